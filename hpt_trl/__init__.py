@@ -1,0 +1,33 @@
+"""Post-training recipes for language models on Hugging Face's trainers.
+
+The public names are imported on first use: `import hpt_trl` loads neither torch nor transformers, so the command
+line can answer `--help` at once.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_EXPORTS = {
+    "HybridPostConfig": "hpt_trl.hybrid.config",
+    "HybridPostTrainer": "hpt_trl.hybrid.trainer",
+    "UserError": "hpt_trl.errors",
+}
+
+__all__ = ["HybridPostConfig", "HybridPostTrainer", "UserError", "__version__"]
+
+if TYPE_CHECKING:
+    from hpt_trl.errors import UserError
+    from hpt_trl.hybrid.config import HybridPostConfig
+    from hpt_trl.hybrid.trainer import HybridPostTrainer
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_EXPORTS[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,74 @@
+"""The recipe keys that every stage shares, beside TRL's `ModelConfig` and the stage's own trainer config."""
+
+from dataclasses import dataclass, field
+
+from trl import ScriptArguments
+
+
+@dataclass
+class RecipeArguments(ScriptArguments):
+    """Where the data comes from, what it is rewarded with and how the run is evaluated.
+
+    The names of `ScriptArguments` (`dataset_name`, `dataset_config`, `dataset_train_split`, `dataset_test_split`)
+    keep TRL's meaning; `dataset_name` is a Hub id, a local .jsonl/.json/.parquet file, a folder written by
+    `save_to_disk`, `arithmetic` (built in) or `reasoning_gym:<task>`.
+    """
+
+    stage: str = field(default="hpt", metadata={"help": "Training stage: hpt."})
+    dataset_kwargs: dict | str | None = field(
+        default=None,
+        metadata={"help": "Options of a generated dataset (`arithmetic`, `reasoning_gym:<task>`), e.g. {size: 500}."},
+    )
+    column_mapping: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "Column that the trainer reads -> column in the data (a dotted path reaches into a struct), e.g. "
+            "{prompt: question, completion: answer, answer: reward_model.ground_truth}."
+        },
+    )
+    test_split_size: float | None = field(
+        default=None,
+        metadata={
+            "help": "Rows held out for the evaluation where the data has no `dataset_test_split`: a count, or a share "
+            "below 1."
+        },
+    )
+    system_prompt: str | None = field(
+        default=None, metadata={"help": "System message put before every prompt (makes string prompts conversational)."}
+    )
+    prompt_template: str | None = field(
+        default=None, metadata={"help": "Text around a string prompt; `{prompt}` stands for it."}
+    )
+    conversational: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Turn string prompts and demonstrations into user and assistant messages. By default this is done "
+            "when the tokenizer has a chat template."
+        },
+    )
+    reward_funcs: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Rewards by name (math_answer, exact_match, boxed_format, reasoning_gym) or as the dotted path of "
+            "your own function, e.g. my_package.rewards.brevity."
+        },
+    )
+    global_batch_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Rows per optimizer step over all processes (for RL: completions). Gradient accumulation follows "
+            "from it, so the same recipe gives the same result on any number of processes."
+        },
+    )
+    eval_samples: int = field(
+        default=0, metadata={"help": "Held-out rows that are answered before and after training; 0 for none."}
+    )
+    eval_temperature: float = field(
+        default=0.0, metadata={"help": "Sampling temperature of the evaluation; 0 decodes greedily."}
+    )
+    eval_num_generations: int = field(
+        default=1, metadata={"help": "Completions per held-out row (avg@k); needs `eval_temperature` above 0 if over 1."}
+    )
+    eval_max_new_tokens: int | None = field(
+        default=None, metadata={"help": "Length limit of the evaluation; by default the stage's own."}
+    )
