@@ -1,0 +1,169 @@
+"""What happens to every row of a generation batch, decided from the rewards of all processes."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from hpt_trl.hybrid.config import HybridPostConfig
+from hpt_trl.hybrid.estimator import chord_mu, union_advantages
+from hpt_trl.hybrid.gate import no_contrast, prompt_coefficients
+
+
+@dataclass
+class Plan:
+    """Coefficients of every prompt of the generation batch, the same on all processes."""
+
+    solved: Bool[Tensor, "prompts group"]
+    sft: Float[Tensor, " prompts"]  # coefficient of the supervised term; 0: not trained
+    off_advantage: Float[Tensor, " prompts"]  # off-policy coefficient x advantage of the demonstration
+    rollout_factor: Float[Tensor, " prompts"]  # factor of the stock advantages
+    union: Float[Tensor, "prompts group"]  # advantages over the union with the demonstration ...
+    uses_union: Bool[Tensor, " prompts"]  # ... of the prompts that use them instead of the stock ones
+    signed: Bool[Tensor, " prompts"]  # prompts whose rollouts get SRFT's loss instead of the stock one
+    dead: Bool[Tensor, "prompts group"]  # rollouts that carry no gradient
+
+    @property
+    def needs_demonstration(self) -> Bool[Tensor, " prompts"]:
+        return (self.sft != 0) | (self.off_advantage != 0)
+
+
+def make_plan(
+    rewards: Float[Tensor, "prompts group"],
+    has_demonstration: Bool[Tensor, " prompts"],
+    config: HybridPostConfig,
+    step: int,
+) -> Plan:
+    """Decide from the weighted rewards how each prompt is trained.
+
+    Args:
+        rewards: Weighted reward of every rollout over all processes; NaN where a rollout could not be scored.
+        has_demonstration: Prompts without one stay with their rollouts.
+        step: Optimizer steps done so far (CHORD's schedule).
+    """
+    # A sum of float32 weights can miss the threshold by rounding.
+    solved = rewards >= config.success_threshold - 1e-6
+    coefficients = prompt_coefficients(
+        solved.sum(1).to(rewards.dtype),
+        rewards.size(1),
+        config.unify_strategy,
+        gate=config.switch_gate,
+        gate_off=config.switch_gate_off,
+        soft_table=config.soft_table,
+    )
+    coefficients[~has_demonstration] = coefficients.new_tensor([1.0, 0.0, 0.0])
+    on, off, sft = coefficients.unbind(1)
+    sft = sft * config.sft_loss_coef
+    signed = torch.zeros_like(on, dtype=torch.bool)
+    if config.unify_strategy != "no":
+        if config.offline_loss_type == "off_policy":
+            off, sft = off + sft, torch.zeros_like(sft)
+        elif config.offline_loss_type == "srft":
+            off, signed = off + sft, on != 0
+        elif config.offline_loss_type == "chord":
+            mu = chord_mu(step, config.chord_mu, config.chord_mu_final, config.chord_mu_decay_steps)
+            on, sft = on * (1 - mu), sft * mu
+    # The demonstration is solved by definition; it counts with the least reward that is.
+    union, demonstration_advantage = union_advantages(rewards, config.success_threshold, config.scale_rewards)
+    with_demonstration = torch.cat([rewards, torch.full_like(rewards[:, :1], config.success_threshold)], dim=1)
+    flat_union = no_contrast(with_demonstration)
+    uses_union = (off != 0) & ~signed
+    flat = torch.where(uses_union, flat_union, no_contrast(rewards)) & ~signed
+    dead = ((on == 0) | flat).unsqueeze(1) | rewards.isnan()
+    return Plan(
+        solved=solved,
+        sft=sft,
+        off_advantage=torch.where(flat_union, 0.0, off * demonstration_advantage),
+        rollout_factor=torch.where(signed, torch.zeros_like(on), on),
+        union=union * on.unsqueeze(1),
+        uses_union=uses_union,
+        signed=signed,
+        dead=dead,
+    )
+
+
+@dataclass
+class MicroBatch:
+    """What a micro-batch holds beside the stock tensors of its rollouts.
+
+    The stock loss sees the rollouts alone. Its forward pass takes the demonstrations along and leaves out fillers,
+    rows that only keep the shapes equal on all processes.
+    """
+
+    rollouts: int  # leading rows of the stock batch that go through the forward pass; the rest are fillers
+    demonstrations: dict[str, Any] | None  # collated, or None
+    forward: dict[str, Any] | None  # arguments of the forward pass where they are not the stock batch's
+    sft_coefficients: Float[Tensor, " demonstrations"]
+    off_advantages: Float[Tensor, " demonstrations"]
+    signed: Bool[Tensor, " rows"]  # rollouts with SRFT's loss
+    solved: Bool[Tensor, " rows"]
+    rollout_scale: float  # stock rows of a micro-batch / rows of this one: undoes a mean over rows
+    rows_per_step: int  # rollouts per optimizer step over all processes, dropped ones included
+    tokens_per_step: Tensor  # () loss tokens of the rollouts per optimizer step, dropped ones included
+    prompts_per_step: float  # prompts per optimizer step over all processes
+    demonstration_tokens: float  # demonstration tokens per optimizer step over all processes
+
+
+def rows_that_must_stay(config: HybridPostConfig, aux_loss: bool) -> str | None:
+    """Why rollouts with zero advantage still act on the gradient under these settings; None if they do not."""
+    if config.beta != 0:
+        return "`beta` is not 0: the KL term acts on every rollout"
+    if config.entropy_coef != 0 or config.use_adaptive_entropy:
+        return "the entropy bonus acts on every rollout"
+    if config.top_entropy_quantile < 1:
+        return "`top_entropy_quantile` is taken over every rollout"
+    if config.loss_type == "bnpo":
+        return "`loss_type: bnpo` divides by the tokens of each micro-batch"
+    if config.multi_objective_aggregation != "sum_then_normalize":
+        return "`multi_objective_aggregation: normalize_then_sum` moves equal rewards away from zero"
+    if aux_loss:
+        return "the load-balancing loss acts on every rollout"
+    return None
+
+
+def refuse_what_cannot_work(config: HybridPostConfig, arguments: dict[str, Any]) -> None:
+    """Settings under which demonstrations would be trained wrongly.
+
+    Raises:
+        ValueError: with the reason and what to set instead.
+    """
+    if not config.uses_demonstrations:
+        return
+    if config.temperature != 1.0:
+        raise ValueError(
+            f"`temperature` is {config.temperature}, but the log-probabilities of demonstrations are taken at the "
+            "sampling temperature and would be those of another distribution. Set `temperature: 1.0`."
+        )
+    if config.steps_per_generation % config.gradient_accumulation_steps:
+        raise ValueError(
+            f"`steps_per_generation` ({config.steps_per_generation}) is not a multiple of "
+            f"`gradient_accumulation_steps` ({config.gradient_accumulation_steps}): an optimizer step would mix "
+            "generation batches and the demonstrations of one step could not share a denominator."
+        )
+    if config.remove_unused_columns:
+        raise ValueError("`remove_unused_columns: true` removes the demonstrations. Set it to false.")
+    for name in ("tools", "rollout_func", "environment_factory"):
+        if arguments.get(name) is not None:
+            raise ValueError(
+                f"`{name}` changes the prompt or the turns of a rollout, which a demonstration of the dataset cannot "
+                "follow. Use `unify_strategy: no` with it."
+            )
+
+
+def routed_advantages(
+    advantages: Float[Tensor, " rows"], index: Tensor, plan: Plan, group_size: int
+) -> Float[Tensor, " rows"]:
+    """The stock advantages under a plan: scaled per prompt, or replaced by those over the union.
+
+    Args:
+        advantages: Of a micro-batch, shape (rows,) or (rows, tokens).
+        index: Row of each in the generation batch of all processes.
+    """
+    prompt = index // group_size
+    shape = (-1,) + (1,) * (advantages.ndim - 1)
+    factor = plan.rollout_factor[prompt].to(advantages).view(shape)
+    union = plan.union.flatten()[index].to(advantages).view(shape)
+    uses_union = plan.uses_union[prompt].to(advantages.device).view(shape)
+    return torch.where(uses_union, union, advantages * factor)

@@ -1,0 +1,247 @@
+"""Rows of a generation batch without padding: taken out of TRL's padded tensors, dealt to micro-batches, padded again.
+
+TRL pads a generation batch once, to its longest prompt and completion. Dropping rows, adding demonstrations and
+padding each micro-batch only to its own longest row all need the rows one by one.
+"""
+
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+from trl.trainer.utils import pad, split_pixel_values_by_grid
+
+# Per-token tensors of the completion and what stands in padding, where the loss mask is 0.
+_COMPLETION_FILL = {
+    "tool_mask": 0,
+    "old_per_token_logps": 0.0,
+    "ref_per_token_logps": 0.0,
+    "sampling_per_token_logps": 0.0,
+    "importance_sampling_ratio": 1.0,
+}
+# Per-token tensors of prompt and completion together.
+_SEQUENCE_KEYS = ("token_type_ids", "mm_token_type_ids")
+_TEXT_KEYS = {"prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "advantages", "row"}
+_LIST_KEYS = ("num_images", "num_tiles")
+# What TRL's `_compute_loss` hands to the forward pass beside ids and mask.
+FORWARD_KEYS = (
+    "pixel_values",
+    "image_grid_thw",
+    "num_images",
+    "pixel_attention_mask",
+    "spatial_shapes",
+    "num_tiles",
+    "image_sizes",
+    "token_type_ids",
+    "mm_token_type_ids",
+    "image_position_ids",
+)
+
+
+@dataclass(eq=False)
+class Row:
+    """One sequence: a rollout, or a demonstration with the same prompt and images."""
+
+    prompt_ids: Tensor  # (prompt tokens,)
+    completion_ids: Tensor  # (completion tokens,)
+    advantage: Tensor  # (), or (completion tokens,)
+    completion_mask: Tensor  # (completion tokens,)
+    tokens: dict[str, Tensor] = field(default_factory=dict)  # name -> (completion tokens,)
+    sequence: dict[str, Tensor] = field(default_factory=dict)  # name -> (prompt + completion tokens,)
+    images: dict[str, Any] = field(default_factory=dict)  # name -> the row's part, leading dimension kept
+    window: int = 0  # optimizer step of the generation batch that trains the row
+    prompt: int = -1  # index of the prompt over all processes
+    solved: bool = False
+    dead: bool = False  # a rollout without gradient
+    sft_coefficient: float = 0.0
+    off_advantage: float = 0.0  # off-policy coefficient times the demonstration's advantage
+    truncated: bool = False
+
+    @property
+    def is_demonstration(self) -> bool:
+        return self.sft_coefficient != 0.0 or self.off_advantage != 0.0
+
+    @property
+    def lengths(self) -> tuple[int, int]:
+        return len(self.prompt_ids), len(self.completion_ids)
+
+    def with_completion(self, completion_ids: Tensor, **changes: Any) -> "Row":
+        """The same prompt and images with another completion; per-token tensors of the old one are left behind."""
+        prompt_length = len(self.prompt_ids)
+        sequence = {
+            name: torch.cat([value[:prompt_length], value.new_zeros(len(completion_ids))])
+            for name, value in self.sequence.items()
+        }
+        return Row(
+            prompt_ids=self.prompt_ids,
+            completion_ids=completion_ids,
+            advantage=self.advantage.new_zeros(()),
+            completion_mask=torch.ones_like(completion_ids),
+            sequence=sequence,
+            images=self.images,
+            prompt=self.prompt,
+            window=self.window,
+            **changes,
+        )
+
+    def filler(self) -> "Row":
+        """The shortest row that the stock loss accepts and that carries nothing: its loss mask is 0.
+
+        A prompt with images is kept whole, since its image tokens must match the image features.
+        """
+        row = self.with_completion(self.completion_ids[:1])
+        row.completion_mask = torch.zeros_like(row.completion_mask)
+        row.tokens = {name: value.new_full((1,), _COMPLETION_FILL[name]) for name, value in self.tokens.items()}
+        if not self.images:
+            row.prompt_ids = row.prompt_ids[-1:]
+            row.sequence = {name: value[-2:] for name, value in row.sequence.items()}
+        return row
+
+    def to(self, device: torch.device | str) -> "Row":
+        """A text row with its tensors copied to `device`. Rows are views: only a copy can be sent without its batch."""
+
+        def copy(values: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {name: value.to(device, copy=True) for name, value in values.items()}
+
+        own = ("prompt_ids", "completion_ids", "advantage", "completion_mask")
+        return replace(
+            self,
+            tokens=copy(self.tokens),
+            sequence=copy(self.sequence),
+            **copy({name: getattr(self, name) for name in own}),
+        )
+
+
+def unpad(batch: dict[str, Any]) -> list[Row]:
+    """Rows of a padded batch as TRL's `_generate_and_score_completions` lays it out."""
+    batch = split_pixel_values_by_grid(batch)
+    prompt_width, completion_width = batch["prompt_ids"].size(1), batch["completion_ids"].size(1)
+    prompt_lengths = batch["prompt_mask"].sum(1).tolist()
+    # A truncated completion may be masked altogether; one token stays so that the row has a shape.
+    completion_lengths = batch["completion_mask"].sum(1).clamp(min=1).tolist()
+    per_token = [name for name in _COMPLETION_FILL if name in batch]
+    sequence_keys = [name for name in _SEQUENCE_KEYS if name in batch]
+    image_keys = [
+        name
+        for name, value in batch.items()
+        if name not in _TEXT_KEYS
+        and name not in per_token
+        and name not in sequence_keys
+        and (isinstance(value, list) or (isinstance(value, Tensor) and value.ndim > 0))
+    ]
+    rows = []
+    for i, (p, c) in enumerate(zip(prompt_lengths, completion_lengths, strict=True)):
+        advantage = batch["advantages"][i]
+        rows.append(
+            Row(
+                prompt_ids=batch["prompt_ids"][i, prompt_width - p :],
+                completion_ids=batch["completion_ids"][i, :c],
+                advantage=advantage if advantage.ndim == 0 else advantage[:c],
+                completion_mask=batch["completion_mask"][i, :c],
+                # A sequence-level ratio has one column, which every token shares.
+                tokens={name: batch[name].expand(-1, completion_width)[i, :c] for name in per_token},
+                sequence={name: batch[name][i, prompt_width - p : prompt_width + c] for name in sequence_keys},
+                images={name: _image_part(batch[name], i) for name in image_keys},
+            )
+        )
+    return rows
+
+
+def _image_part(value: list | Tensor, index: int) -> list | Tensor:
+    if isinstance(value, Tensor):
+        return value[index : index + 1]
+    part = value[index]
+    return part if isinstance(part, Tensor) else [part]
+
+
+def collate(rows: list[Row], pad_token_id: int, pad_to_multiple_of: int | None = None) -> dict[str, Any]:
+    """Rows as one padded batch in TRL's layout: prompts padded left, completions right, no wider than needed."""
+
+    def join(values: list[Tensor], fill: float, side: str) -> Tensor:
+        return pad(values, padding_value=fill, padding_side=side, pad_to_multiple_of=pad_to_multiple_of)
+
+    batch: dict[str, Any] = {
+        "prompt_ids": join([row.prompt_ids for row in rows], pad_token_id, "left"),
+        "prompt_mask": join([torch.ones_like(row.prompt_ids) for row in rows], 0, "left"),
+        "completion_ids": join([row.completion_ids for row in rows], pad_token_id, "right"),
+        "completion_mask": join([row.completion_mask for row in rows], 0, "right"),
+    }
+    advantages = [row.advantage for row in rows]
+    width = max(advantage.ndim for advantage in advantages)
+    if width == 1:  # fillers carry one number whatever the rollouts carry
+        advantages = [a.expand(len(row.completion_ids)) for a, row in zip(advantages, rows, strict=True)]
+    batch["advantages"] = torch.stack(advantages) if width == 0 else join(advantages, 0.0, "right")
+    for name in rows[0].tokens:
+        batch[name] = join([row.tokens[name] for row in rows], _COMPLETION_FILL[name], "right")
+    for name in rows[0].sequence:
+        prompts = [row.sequence[name][: len(row.prompt_ids)] for row in rows]
+        completions = [row.sequence[name][len(row.prompt_ids) :] for row in rows]
+        batch[name] = torch.cat([join(prompts, 0, "left"), join(completions, 0, "right")], dim=1)
+    for name, first in rows[0].images.items():
+        parts = [row.images[name] for row in rows]
+        batch[name] = torch.cat(parts) if isinstance(first, Tensor) else [item for part in parts for item in part]
+    return batch
+
+
+def forward_arguments(batches: list[dict[str, Any]], pad_token_id: int) -> dict[str, Any]:
+    """Collated batches as the arguments of one forward pass, their rows in order.
+
+    Returns:
+        `input_ids` and `attention_mask` (rows, P + C), `logits_to_keep` (C) and what there is of `FORWARD_KEYS`, with P
+        and C the longest prompt and completion of all batches.
+    """
+    prompt_width = max(batch["prompt_ids"].size(1) for batch in batches)
+    completion_width = max(batch["completion_ids"].size(1) for batch in batches)
+
+    def stack(parts: list[Tensor], fill: int) -> Tensor:
+        widened = []
+        for batch, part in zip(batches, parts, strict=True):
+            left, right = prompt_width - batch["prompt_ids"].size(1), completion_width - batch["completion_ids"].size(1)
+            widened.append(torch.nn.functional.pad(part, (left, right), value=fill))
+        return torch.cat(widened)
+
+    arguments: dict[str, Any] = {
+        "input_ids": stack([torch.cat([b["prompt_ids"], b["completion_ids"]], dim=1) for b in batches], pad_token_id),
+        "attention_mask": stack([torch.cat([b["prompt_mask"], b["completion_mask"]], dim=1) for b in batches], 0),
+        "logits_to_keep": completion_width,
+    }
+    for name in FORWARD_KEYS:
+        if name not in batches[0]:
+            continue
+        parts = [batch[name] for batch in batches]
+        if name in _SEQUENCE_KEYS:
+            arguments[name] = stack(parts, 0)
+        else:
+            arguments[name] = [item for part in parts for item in part] if name in _LIST_KEYS else torch.cat(parts)
+    return arguments
+
+
+def deal(lengths: list[tuple[int, int]], slots: int) -> list[list[int]]:
+    """Indices of rows dealt to `slots` micro-batches: equal counts, rows of like length together.
+
+    Rows are sorted and cut into consecutive chunks; of several sorting keys the one with the smallest padded area
+    (rows x (longest prompt + longest completion)) is taken. The dealing depends on nothing but the lengths.
+    """
+    keys = (
+        lambda i: (lengths[i][0] + lengths[i][1], lengths[i]),
+        lambda i: (lengths[i], i),
+        lambda i: (lengths[i][1], lengths[i][0], i),
+    )
+    candidates = [_chunks(sorted(range(len(lengths)), key=key, reverse=True), slots) for key in keys]
+    return min(candidates, key=lambda chunks: sum(padded_area([lengths[i] for i in chunk]) for chunk in chunks))
+
+
+def padded_area(lengths: list[tuple[int, int]]) -> int:
+    """Positions that a batch of rows occupies once padded."""
+    if not lengths:
+        return 0
+    return len(lengths) * (max(p for p, _ in lengths) + max(c for _, c in lengths))
+
+
+def _chunks(order: list[int], slots: int) -> list[list[int]]:
+    size, extra = divmod(len(order), slots)
+    bounds = [0]
+    for slot in range(slots):
+        bounds.append(bounds[-1] + size + (slot < extra))
+    return [order[start:stop] for start, stop in pairwise(bounds)]

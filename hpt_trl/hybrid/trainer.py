@@ -1,0 +1,415 @@
+"""HybridPostTrainer: GRPOTrainer with demonstrations beside its rollouts.
+
+Five of the base's methods are wrapped, none is copied:
+
+    _calculate_rewards                    keeps the rewards of all processes: every rank knows every group
+    _generate_and_score_completions       marks the rows, so that they can be told apart after the base's shuffle
+    _prepare_inputs                       re-deals the shuffled rows: dead ones out, demonstrations in, padding trimmed
+    _get_per_token_logps_and_entropies    takes the demonstrations along in the forward pass of the rollouts
+    _compute_loss                         adds the demonstrations' terms to the base's loss of the rollouts
+
+The base draws the same random numbers as ever, since rows are dropped only after its shuffle: with the gate at -1 a
+run sees the rollouts that plain GRPO would see.
+"""
+
+import textwrap
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from datasets import Dataset
+from torch import Tensor
+from transformers import PreTrainedModel
+from trl import GRPOTrainer
+from trl.models.utils import disable_gradient_checkpointing
+
+from hpt_trl.data import validate_rows
+from hpt_trl.errors import UserError
+from hpt_trl.hybrid import estimator
+from hpt_trl.hybrid.config import HybridPostConfig
+from hpt_trl.hybrid.demonstrations import demonstration_ids
+from hpt_trl.hybrid.routing import (
+    MicroBatch,
+    Plan,
+    make_plan,
+    refuse_what_cannot_work,
+    routed_advantages,
+    rows_that_must_stay,
+)
+from hpt_trl.hybrid.rows import Row, collate, deal, forward_arguments, padded_area, unpad
+from hpt_trl.rewards import guard
+
+# Loss types of TRL that average over the rows of a micro-batch; the others divide by a number of tokens.
+_ROW_NORMALIZED = ("grpo", "sapo", "dr_grpo", "luspo")
+
+
+class HybridPostTrainer(GRPOTrainer):
+    """Hybrid Post-Training (HPT, arXiv 2509.04419): RL on prompts that the model can solve, SFT on those it cannot.
+
+    Takes the arguments of `trl.GRPOTrainer`, with `args` a `HybridPostConfig`. A row of the dataset has a `prompt` and,
+    under `args.demonstration_column`, a demonstration of the same kind (text or messages).
+
+    Raises:
+        ValueError: settings that cannot work together; the message gives the reason.
+        UserError: the dataset lacks demonstrations that the strategy needs (with the row), or a reward fails.
+    """
+
+    _tag_names = ["trl", "hpt"]
+    _name = "HPT"
+    _paper = {
+        "title": "Towards a Unified View of Large Language Model Post-Training",
+        "id": "2509.04419",
+        "citation": textwrap.dedent("""\
+            @article{lv2025unified,
+                title  = {{Towards a Unified View of Large Language Model Post-Training}},
+                author = {Xingtai Lv and others},
+                year   = 2025,
+                eprint = {arXiv:2509.04419},
+            }"""),
+    }
+
+    def __init__(
+        self,
+        model: "str | PreTrainedModel",
+        reward_funcs: Any = None,
+        args: HybridPostConfig | None = None,
+        train_dataset: Any = None,
+        **kwargs: Any,
+    ):
+        if args is None:
+            name = model if isinstance(model, str) else model.config._name_or_path
+            args = HybridPostConfig(f"{name.split('/')[-1]}-HPT")
+        refuse_what_cannot_work(args, kwargs)
+        if args.uses_demonstrations and isinstance(train_dataset, Dataset):
+            validate_rows(
+                train_dataset,
+                "train_dataset",
+                demonstration_column=args.demonstration_column,
+                needs_demonstration=args.on_missing_demonstration == "error",
+            )
+        reward_funcs = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs] if reward_funcs else []
+        # Models and their names are the base's business; only functions can raise on a row or return NaN.
+        guarded = [f if isinstance(f, str | torch.nn.Module) else guard(f) for f in reward_funcs]
+        self._defer_old_logps = False
+        self._generation: tuple[list[dict[str, Any]], Tensor] | None = None
+        self._micro: MicroBatch | None = None
+        self._forward: tuple[Tensor, Tensor | None, Tensor | None, Tensor | None] | None = None
+        super().__init__(model, guarded, args, train_dataset, **kwargs)
+        self._window_sums = torch.zeros(4, device=self.accelerator.device)
+        self._drops_rows = args.skip_dead_rows and rows_that_must_stay(args, self.aux_loss_enabled) is None
+
+    @property
+    def _old_logps_are_known(self) -> bool:
+        """The correction for vLLM needs old log-probabilities of every row; else they wait for the dead rows."""
+        return self.use_vllm and self.vllm_importance_sampling_correction
+
+    # Generation: keep what routing needs to know.
+
+    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
+        rewards = super()._calculate_rewards(*args, **kwargs)
+        # `guard` reports NaN and inf with their row and hands both on as inf. NaN in every column is the base's sign
+        # for a row without a reward: it leaves the baseline alone and gets no advantage.
+        rewards[torch.isinf(rewards).any(dim=1)] = torch.nan
+        self._rewards = rewards
+        return rewards
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        if not self.model.training:
+            return super()._generate_and_score_completions(inputs)
+        self._defer_old_logps = self._drops_rows and not self._old_logps_are_known
+        try:
+            batch = super()._generate_and_score_completions(inputs)
+        finally:
+            self._defer_old_logps = False
+        batch["row"] = torch.arange(len(inputs), device=batch["prompt_ids"].device)
+        self._generation = (inputs, self._rewards)
+        return batch
+
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        inputs = super()._prepare_inputs(generation_batch)
+        if self._generation is not None:
+            (examples, rewards), self._generation = self._generation, None
+            self._buffered_inputs = self._route(examples, rewards, self._buffered_inputs)
+            inputs = self._buffered_inputs[self._step % self.args.steps_per_generation]
+        return inputs
+
+    # Routing: from shuffled rollouts to micro-batches.
+
+    def _route(
+        self, examples: list[dict[str, Any]], rewards_per_func: Tensor, buffers: list[dict[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """Micro-batches of the generation batch: the rollouts that carry a gradient, and the demonstrations."""
+        args, group = self.args, self.num_generations
+        rewards = (rewards_per_func * self.reward_weights.to(rewards_per_func.device)).nansum(dim=1)
+        rewards[rewards_per_func.isnan().all(dim=1)] = torch.nan
+        usable = [args.on_missing_demonstration == "error" or bool(e.get(args.demonstration_column)) for e in examples]
+        usable = self.accelerator.gather(torch.tensor(usable, device=rewards.device)).view(-1, group)[:, 0]
+        plan = make_plan(rewards.view(-1, group).float().cpu(), usable.cpu(), args, self.state.global_step)
+
+        # Rows stay in the optimizer step in which the base would train them.
+        aligned = args.steps_per_generation % args.gradient_accumulation_steps == 0
+        per_window = args.gradient_accumulation_steps if aligned else 1
+        rollouts: list[list[Row]] = []
+        demonstrations: list[Row] = []
+        first_row = self.accelerator.process_index * len(examples)
+        for number, buffer in enumerate(buffers):
+            index = buffer["row"].cpu() + first_row
+            buffer["advantages"] = routed_advantages(buffer["advantages"], index, plan, group)
+            rollouts.append(unpad(buffer))
+            for row, i in zip(rollouts[-1], index.tolist(), strict=True):
+                row.window, row.prompt = number // per_window, i // group
+                row.solved, row.dead = bool(plan.solved.view(-1)[i]), bool(plan.dead.view(-1)[i])
+                # The process that holds a group's first rollout brings the demonstration, once.
+                if i % group == 0 and plan.needs_demonstration[row.prompt]:
+                    demonstrations.append(self._demonstration(row, examples[i - first_row], plan))
+
+        filler = rollouts[0][0].filler()
+        if self._drops_rows:
+            kept = [row for micro in rollouts for row in micro if not row.dead]
+            micros = self._deal(kept + demonstrations, len(buffers), per_window)
+        else:
+            micros = rollouts
+            for turn, row in enumerate(sorted(demonstrations, key=lambda row: row.prompt)):
+                micros[row.window * per_window + turn % per_window].append(row)
+        tokens = self._log_routing(plan, micros, per_window)
+        # The base gathers a metric per row, so every process needs the same number of rows.
+        counts = torch.tensor([sum(not row.is_demonstration for row in micro) for micro in micros])
+        counts = self.accelerator.gather(counts.to(self.accelerator.device)).view(-1, len(micros)).amax(0).tolist()
+        return [
+            self._micro_batch(micro, max(count, 1), filler, buffer, plan, per_window, tokens[number // per_window])
+            for number, (micro, count, buffer) in enumerate(zip(micros, counts, buffers, strict=True))
+        ]
+
+    def _micro_batch(
+        self,
+        rows: list[Row],
+        count: int,
+        filler: Row,
+        buffer: dict[str, Any],
+        plan: Plan,
+        per_window: int,
+        demonstration_tokens: float,
+    ) -> dict[str, Any]:
+        """The stock batch of `count` rollouts (fillers included) with its `MicroBatch` under `hybrid`."""
+
+        def padded(some: list[Row]) -> dict[str, Any]:
+            return collate(some, self._tokenizer.pad_token_id, self.pad_to_multiple_of)
+
+        rollouts = [row for row in rows if not row.is_demonstration]
+        demonstrations = [row for row in rows if row.is_demonstration]
+        stock_rows = rollouts + [filler] * (count - len(rollouts))
+        batch = buffer
+        if self.args.skip_dead_rows:
+            batch = padded(stock_rows) | {"num_items_in_batch": buffer["num_items_in_batch"]}
+        extra = padded(demonstrations) if demonstrations else None
+        live = [batch] if len(rollouts) == count else [padded(rollouts)] if rollouts else []
+        forward = None
+        if extra is not None or (rollouts and len(rollouts) < count):
+            forward = forward_arguments([*live, *([extra] if extra else [])], self._tokenizer.pad_token_id)
+        if self._drops_rows and "old_per_token_logps" in buffer and not self._old_logps_are_known:
+            batch["old_per_token_logps"] = self._old_logps(batch, live, count)
+        device = self.accelerator.device
+        steps = len(self._buffered_inputs) // per_window
+        rows_per_step = self.args.per_device_train_batch_size * per_window * self.accelerator.num_processes
+        batch["hybrid"] = MicroBatch(
+            rollouts=len(rollouts),
+            demonstrations=extra,
+            forward=forward,
+            sft_coefficients=torch.tensor([row.sft_coefficient for row in demonstrations], device=device),
+            off_advantages=torch.tensor([row.off_advantage for row in demonstrations], device=device),
+            signed=torch.tensor(
+                [i < len(rollouts) and bool(plan.signed[row.prompt]) for i, row in enumerate(stock_rows)],
+                device=device,
+            ),
+            solved=torch.tensor([row.solved for row in stock_rows], device=device),
+            rollout_scale=count / self.args.per_device_train_batch_size,
+            rows_per_step=rows_per_step,
+            tokens_per_step=buffer["num_items_in_batch"].clamp(min=1) / steps,
+            prompts_per_step=rows_per_step / self.num_generations,
+            demonstration_tokens=demonstration_tokens,
+        )
+        return batch
+
+    def _demonstration(self, row: Row, example: dict[str, Any], plan: Plan) -> Row:
+        """The demonstration of `row`'s prompt, with the coefficients that the plan gives it."""
+        column = self.args.demonstration_column
+        if not example.get(column):
+            raise UserError(
+                f"A prompt calls for its demonstration, but `{column}` is {example.get(column)!r}. Give the row a "
+                f"demonstration or set `on_missing_demonstration: rl`. Prompt: {example['prompt']!r}"
+            )
+        ids, truncated = demonstration_ids(
+            example,
+            column,
+            self.processing_class,
+            self.eos_token_ids,
+            self.args.max_demonstration_length,
+            self.chat_template_kwargs,
+        )
+        return row.with_completion(
+            torch.tensor(ids, device=row.completion_ids.device),
+            sft_coefficient=plan.sft[row.prompt].item(),
+            off_advantage=plan.off_advantage[row.prompt].item(),
+            truncated=truncated,
+        )
+
+    def _deal(self, rows: list[Row], micro_batches: int, per_window: int) -> list[list[Row]]:
+        """Deal rows to micro-batches of their optimizer step, over all processes so that none waits for another.
+
+        Rows with images stay where they are: their features are too large to send around.
+        """
+        world, rank, device = self.accelerator.num_processes, self.accelerator.process_index, self.accelerator.device
+        if world > 1 and not self._is_vlm:
+            rows = [row.to(device) for row in gather_object([row.to("cpu") for row in rows])]
+        else:
+            world, rank = 1, 0
+        micros: list[list[Row]] = []
+        for window in range(micro_batches // per_window):
+            own = [row for row in rows if row.window == window]
+            slots = deal([row.lengths for row in own], per_window * world)
+            micros += [[own[i] for i in slot] for slot in slots[rank::world]]
+        return micros
+
+    @torch.no_grad()
+    def _old_logps(self, batch: dict[str, Any], live: list[dict[str, Any]], count: int) -> Tensor:
+        """Old log-probabilities (rows, tokens) of a micro-batch, which the base would have computed for every row."""
+        arguments = forward_arguments(live or [batch], self._tokenizer.pad_token_id)
+        with disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
+            logps, _, _ = super()._get_per_token_logps_and_entropies(self.model, **arguments)
+        return torch.nn.functional.pad(logps, (0, 0, 0, count - len(logps)))
+
+    def _log_routing(self, plan: Plan, micros: list[list[Row]], per_window: int) -> list[float]:
+        """Log what became of the rollouts; return the demonstration tokens of each optimizer step, all processes."""
+        demonstrations = [row for micro in micros for row in micro if row.is_demonstration]
+        lengths = [[row.lengths for row in micro] for micro in micros]
+        tokens = [0.0] * (len(micros) // per_window)
+        for row in demonstrations:
+            tokens[row.window] += len(row.completion_ids)
+        counts = [
+            sum(len(micro) for micro in micros),
+            sum(padded_area(micro) for micro in lengths),
+            sum(p + c for micro in lengths for p, c in micro),
+            len(demonstrations),
+            sum(row.truncated for row in demonstrations),
+        ]
+        sums = torch.tensor([*counts, *tokens], dtype=torch.float32, device=self.accelerator.device)
+        sums = self.accelerator.reduce(sums, reduction="sum").tolist()
+        rows, area, live, demonstrated, truncated = sums[: len(counts)]
+        metrics = self._metrics["train"]
+        metrics["hpt/solved_mean"].append(plan.solved.float().mean().item())
+        metrics["hpt/sft_fraction"].append((plan.sft != 0).float().mean().item())
+        metrics["hpt/off_fraction"].append((plan.off_advantage != 0).float().mean().item())
+        metrics["hpt/rows_kept"].append(rows / plan.solved.numel())
+        metrics["hpt/demonstrations_truncated"].append(truncated / max(demonstrated, 1))
+        if self.args.skip_dead_rows:
+            metrics["hpt/padding"].append(area / max(live, 1) - 1)
+        return sums[len(counts) :]
+
+    # The step: one forward pass, the base's loss of the rollouts, the terms of the demonstrations.
+
+    def _get_per_token_logps_and_entropies(
+        self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        if self._defer_old_logps:
+            return torch.zeros(len(input_ids), logits_to_keep, device=input_ids.device), None, None
+        micro, count = self._micro, len(input_ids)
+        if micro is None or micro.forward is None:
+            result = super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
+            )
+            self._forward = (*result[:2], None, None)
+            return result
+        logps, entropies, aux_loss = super()._get_per_token_logps_and_entropies(model, **kwargs | micro.forward)
+
+        def of_rollouts(values: Tensor) -> Tensor:
+            # Fillers took no part in the forward pass; their loss mask is 0.
+            return torch.nn.functional.pad(values[: micro.rollouts, :logits_to_keep], (0, 0, 0, count - micro.rollouts))
+
+        self._forward = (
+            of_rollouts(logps),
+            of_rollouts(entropies),
+            logps[micro.rollouts :],
+            entropies[micro.rollouts :],
+        )
+        return *self._forward[:2], aux_loss
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        if "hybrid" not in inputs:  # evaluation
+            return super()._compute_loss(model, inputs)
+        self._micro = micro = inputs["hybrid"]
+        try:
+            loss = super()._compute_loss(model, inputs)
+            if self.loss_type in _ROW_NORMALIZED and micro.rollout_scale != 1:
+                loss = loss * micro.rollout_scale
+            terms = self._demonstration_terms(micro)
+            if micro.signed.any():
+                terms["rl"] = self._signed_rollouts(micro, inputs)
+        finally:
+            self._micro = self._forward = None
+        self._log_losses(loss, terms, micro)
+        for name in ("rl", "off", "sft"):
+            if name in terms:
+                loss = loss + terms[name]
+        return loss
+
+    def _demonstration_terms(self, micro: MicroBatch) -> dict[str, Tensor]:
+        """Loss terms of the demonstrations: `sft`, `off`, and the sum `nll` of their negative log-likelihood."""
+        if micro.demonstrations is None:
+            return {}
+        _, _, logps, entropies = self._forward
+        mask = micro.demonstrations["completion_mask"].to(logps.dtype)
+        logps, entropies = logps[:, : mask.size(1)], entropies[:, : mask.size(1)]
+        terms = {"nll": -(logps.detach() * mask).sum()}
+        if (micro.sft_coefficients != 0).any():
+            nll, row_weight = -logps * mask, micro.sft_coefficients
+            if self.args.offline_loss_type == "srft":
+                row_weight = row_weight * estimator.srft_sft_weight(estimator.masked_mean(entropies, mask))
+            elif self.args.offline_loss_type == "chord":
+                nll = nll * estimator.chord_token_weight(logps)
+            if self.args.sft_loss_normalization == "token":
+                loss = (row_weight * nll.sum(1)).sum() / max(micro.demonstration_tokens, 1)
+            else:
+                loss = (row_weight * estimator.masked_mean(nll, mask)).sum() / micro.prompts_per_step
+            # Gradients are averaged over the processes, the denominators are global.
+            terms["sft"] = loss * self.accelerator.num_processes
+        if (micro.off_advantages != 0).any():
+            weight = estimator.shaped_weight(logps, self.args.off_policy_reshape, self.args.off_policy_reshape_gamma)
+            loss = estimator.policy_gradient_loss(weight, micro.off_advantages, mask)
+            terms["off"] = self._normalize_like_rollouts(loss, mask, micro)
+        return terms
+
+    def _signed_rollouts(self, micro: MicroBatch, inputs: dict[str, Any]) -> Tensor:
+        """SRFT's loss of the rollouts, in place of the stock one, whose advantages are 0."""
+        logps, entropies, _, _ = self._forward
+        mask = inputs["completion_mask"].to(logps.dtype)
+        advantages = estimator.srft_rollout_advantages(estimator.masked_mean(entropies, mask), micro.solved)
+        loss = estimator.policy_gradient_loss(logps, advantages * micro.signed, mask)
+        return self._normalize_like_rollouts(loss, mask, micro)
+
+    def _normalize_like_rollouts(self, loss: Tensor, mask: Tensor, micro: MicroBatch) -> Tensor:
+        """Sum of a per-token loss (rows, tokens) over the denominator that `loss_type` gives to the rollouts."""
+        world = self.accelerator.num_processes
+        if self.loss_type in ("grpo", "sapo"):
+            return estimator.masked_mean(loss, mask).sum() * world / micro.rows_per_step
+        if self.loss_type == "dr_grpo":
+            return loss.sum() * world / (micro.rows_per_step * self.max_completion_length)
+        if self.loss_type == "luspo":
+            return loss.sum() * world / micro.rows_per_step
+        return loss.sum() * world / micro.tokens_per_step
+
+    def _log_losses(self, rollout_loss: Tensor, terms: dict[str, Tensor], micro: MicroBatch) -> None:
+        """Add up the terms of an optimizer step and log them at its end, averaged as the gradients are."""
+        zero = torch.zeros((), device=rollout_loss.device)
+        parts = [rollout_loss + terms.get("rl", zero), *(terms.get(name, zero) for name in ("off", "sft", "nll"))]
+        self._window_sums = self._window_sums + torch.stack([part.detach().float() for part in parts])
+        if not self.accelerator.sync_gradients:
+            return
+        sums = self.accelerator.reduce(self._window_sums, reduction="sum")
+        self._window_sums = torch.zeros_like(self._window_sums)
+        rl, off, sft, nll = sums.tolist()
+        metrics, world = self._metrics["train"], self.accelerator.num_processes
+        metrics["hpt/rl_loss"].append(rl / world)
+        metrics["hpt/off_loss"].append(off / world)
+        metrics["hpt/sft_loss"].append(sft / world)
+        if micro.demonstration_tokens:
+            metrics["hpt/demo_nll"].append(nll / micro.demonstration_tokens)

@@ -1,0 +1,132 @@
+"""Training runs whose rollouts are fixed, so that two trainers can be compared on the same ones.
+
+Only the sampling is replaced, by completions drawn from the prompt and the member of its group: the rest of `.train()`
+is the trainer's own. Which completions come out does not depend on the number of processes or on the weights.
+"""
+
+import zlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import GRPOConfig, GRPOTrainer
+
+from hpt_trl import HybridPostConfig, HybridPostTrainer
+
+GROUP = 4
+
+
+class FixedRollouts:
+    """Mixin for a GRPOTrainer: completions of 1 to `max_completion_length` tokens, most ending on EOS."""
+
+    def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any):
+        first = self.accelerator.process_index * len(prompt_ids)
+        completions = []
+        for offset, ids in enumerate(prompt_ids):
+            member = (first + offset) % self.num_generations
+            key = zlib.crc32(bytes(str((ids, member, self.state.global_step)), "utf8"))
+            generator = torch.Generator().manual_seed(key)
+            length = int(torch.randint(1, self.max_completion_length + 1, (), generator=generator))
+            completion = torch.randint(3, len(self._tokenizer), (length,), generator=generator).tolist()
+            if member % 3:
+                completion[-1] = self._tokenizer.eos_token_id
+            completions.append(completion)
+        return completions, None
+
+
+class FixedGRPO(FixedRollouts, GRPOTrainer):
+    pass
+
+
+class FixedHPT(FixedRollouts, HybridPostTrainer):
+    pass
+
+
+def parity_reward(completion_ids: list[list[int]], kind: list[str], **_: Any) -> list[float]:
+    """1 or 0: by the row's kind (`fail`, `solve`), else by the parity of the first token."""
+    fixed = {"fail": 0.0, "solve": 1.0}
+    return [
+        fixed.get(name, float(sum(ids) % 2)) for name, ids in zip(kind, completion_ids, strict=True)
+    ]
+
+
+def rows(kinds: list[str]) -> Dataset:
+    """One row per kind, each with its own prompt and demonstration."""
+    return Dataset.from_list(
+        [
+            {
+                "prompt": [{"role": "user", "content": f"What is {i} + {i * 3}?" + " please" * (i % 3)}],
+                "completion": [{"role": "assistant", "content": f"{i} + {i * 3} = {i * 4}\n#### {i * 4}"}],
+                "kind": kind,
+            }
+            for i, kind in enumerate(kinds)
+        ]
+    )
+
+
+MIXED = ["fail", "mixed", "solve", "mixed", "fail", "mixed", "fail", "solve"]
+
+
+def train(
+    trainer_class: type,
+    model_path: str,
+    output_dir: str | Path,
+    kinds: list[str] = MIXED,
+    dataset: Dataset | None = None,
+    reward: Any = parity_reward,
+    peft_config: Any = None,
+    **settings: Any,
+) -> Any:
+    """Train one step (by default) on all prompts at once; returns the trainer. Settings are config fields."""
+    hybrid = issubclass(trainer_class, HybridPostTrainer)
+    group = settings.get("num_generations", GROUP)
+    defaults: dict[str, Any] = {
+        "output_dir": str(output_dir),
+        "num_generations": group,
+        "max_completion_length": 12,
+        "per_device_train_batch_size": 8,
+        "gradient_accumulation_steps": max(1, len(kinds) * group // 8),
+        "max_steps": 1,
+        "learning_rate": 1e-2,
+        "optim": "sgd",
+        "lr_scheduler_type": "constant",
+        "max_grad_norm": 0.0,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "bf16": False,
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "gradient_checkpointing": False,
+        "loss_type": "grpo",
+        "seed": 7,
+    }
+    config_class = HybridPostConfig if hybrid else GRPOConfig
+    config = config_class(**(defaults | settings))
+    trainer = trainer_class(
+        model=AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32),
+        reward_funcs=reward,
+        args=config,
+        train_dataset=rows(kinds) if dataset is None else dataset,
+        processing_class=AutoTokenizer.from_pretrained(model_path),
+        peft_config=peft_config,
+    )
+    trainer.train()
+    return trainer
+
+
+def weights(trainer: Any) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
+
+
+def start_weights(model_path: str) -> dict[str, torch.Tensor]:
+    return {n: p.detach() for n, p in AutoModelForCausalLM.from_pretrained(model_path).named_parameters()}
+
+
+def update_distance(ours: dict, theirs: dict, start: dict) -> float:
+    """Norm of the difference of two updates over the norm of the second; with SGD an update is a gradient."""
+    difference = sum((ours[n] - theirs[n]).double().square().sum() for n in ours)
+    update = sum((theirs[n] - start[n]).double().square().sum() for n in theirs)
+    return float((difference / update).sqrt())
