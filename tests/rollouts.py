@@ -16,23 +16,39 @@ from trl import GRPOConfig, GRPOTrainer
 from hpt_trl import HybridPostConfig, HybridPostTrainer
 
 GROUP = 4
+# With SGD an update is minus this times the gradient; at 1 it is not lost in the rounding of the weights.
+LEARNING_RATE = 1.0
+
+
+def fixed_completion(
+    prompt_ids: list[int], member: int, step: int, longest: int, vocabulary: int, eos: int
+) -> list[int]:
+    """Completion of 1 to `longest` tokens of a member of a prompt's group; two of three end on EOS."""
+    generator = torch.Generator().manual_seed(zlib.crc32(bytes(str((prompt_ids, member, step)), "utf8")))
+    length = int(torch.randint(1, longest + 1, (), generator=generator))
+    completion = torch.randint(3, vocabulary, (length,), generator=generator).tolist()
+    if member % 3:
+        completion[-1] = eos
+    return completion
 
 
 class FixedRollouts:
-    """Mixin for a GRPOTrainer: completions of 1 to `max_completion_length` tokens, most ending on EOS."""
+    """Mixin for a GRPOTrainer whose completions come from `fixed_completion`."""
 
     def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any):
         first = self.accelerator.process_index * len(prompt_ids)
-        completions = []
-        for offset, ids in enumerate(prompt_ids):
-            member = (first + offset) % self.num_generations
-            key = zlib.crc32(bytes(str((ids, member, self.state.global_step)), "utf8"))
-            generator = torch.Generator().manual_seed(key)
-            length = int(torch.randint(1, self.max_completion_length + 1, (), generator=generator))
-            completion = torch.randint(3, len(self._tokenizer), (length,), generator=generator).tolist()
-            if member % 3:
-                completion[-1] = self._tokenizer.eos_token_id
-            completions.append(completion)
+        vocabulary, eos = len(self._tokenizer), self._tokenizer.eos_token_id
+        completions = [
+            fixed_completion(
+                ids,
+                (first + offset) % self.num_generations,
+                self.state.global_step,
+                self.max_completion_length,
+                vocabulary,
+                eos,
+            )
+            for offset, ids in enumerate(prompt_ids)
+        ]
         return completions, None
 
 
@@ -47,9 +63,7 @@ class FixedHPT(FixedRollouts, HybridPostTrainer):
 def parity_reward(completion_ids: list[list[int]], kind: list[str], **_: Any) -> list[float]:
     """1 or 0: by the row's kind (`fail`, `solve`), else by the parity of the first token."""
     fixed = {"fail": 0.0, "solve": 1.0}
-    return [
-        fixed.get(name, float(sum(ids) % 2)) for name, ids in zip(kind, completion_ids, strict=True)
-    ]
+    return [fixed.get(name, float(sum(ids) % 2)) for name, ids in zip(kind, completion_ids, strict=True)]
 
 
 def rows(kinds: list[str]) -> Dataset:
@@ -89,7 +103,7 @@ def train(
         "per_device_train_batch_size": 8,
         "gradient_accumulation_steps": max(1, len(kinds) * group // 8),
         "max_steps": 1,
-        "learning_rate": 1e-2,
+        "learning_rate": LEARNING_RATE,
         "optim": "sgd",
         "lr_scheduler_type": "constant",
         "max_grad_norm": 0.0,
@@ -125,8 +139,10 @@ def start_weights(model_path: str) -> dict[str, torch.Tensor]:
     return {n: p.detach() for n, p in AutoModelForCausalLM.from_pretrained(model_path).named_parameters()}
 
 
-def update_distance(ours: dict, theirs: dict, start: dict) -> float:
-    """Norm of the difference of two updates over the norm of the second; with SGD an update is a gradient."""
-    difference = sum((ours[n] - theirs[n]).double().square().sum() for n in ours)
-    update = sum((theirs[n] - start[n]).double().square().sum() for n in theirs)
-    return float((difference / update).sqrt())
+def assert_same_update(ours: dict, theirs: dict, start: dict, tolerance: float = 1e-4) -> None:
+    """The norm of the difference of two updates is at most `tolerance` of the second's."""
+    difference = sum((ours[n].double() - theirs[n]).square().sum() for n in ours)
+    update = sum((theirs[n].double() - start[n]).square().sum() for n in theirs)
+    distance = float((difference / update).sqrt())
+    assert update > 0
+    assert distance < tolerance
