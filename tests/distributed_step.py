@@ -1,0 +1,27 @@
+"""One optimizer step of HPT on the fixed rollouts, run by `torchrun`; writes the weights and what was logged.
+
+Arguments: model folder, output folder, JSON of settings for `tests.rollouts.train`.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+
+from tests.rollouts import FixedHPT, train, weights
+
+
+def main() -> None:
+    model_path, output_dir, settings = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
+    expected = settings.pop("processes")
+    trainer = train(FixedHPT, model_path, output_dir, **settings)
+    assert trainer.accelerator.num_processes == expected, trainer.accelerator.num_processes
+    if PartialState().is_main_process:
+        torch.save(weights(trainer), output_dir / "weights.pt")
+        (output_dir / "log.json").write_text(json.dumps(trainer.state.log_history[0]))
+
+
+if __name__ == "__main__":
+    main()
