@@ -58,7 +58,7 @@ def gradient(
         text = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, tokenize=False)
         prompt_ids = tokenizer(text)["input_ids"]
         completions = [
-            fixed_completion(prompt_ids, m, 0, max_completion_length, len(tokenizer), tokenizer.eos_token_id)
+            fixed_completion(prompt_ids, m, 0, max_completion_length, tokenizer.vocab_size, tokenizer.eos_token_id)
             for m in range(group)
         ]
         rewards = parity_reward(completions, [row["kind"]] * group)

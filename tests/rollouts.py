@@ -37,7 +37,7 @@ class FixedRollouts:
 
     def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any):
         first = self.accelerator.process_index * len(prompt_ids)
-        vocabulary, eos = len(self._tokenizer), self._tokenizer.eos_token_id
+        vocabulary, eos = self._tokenizer.vocab_size, self._tokenizer.eos_token_id
         completions = [
             fixed_completion(
                 ids,

@@ -1,0 +1,19 @@
+"""Settings that must stand before torch and the Hub client are imported, and the model that the tests share."""
+
+import os
+
+# One thread each: the models are tiny, and `make test` runs one worker per core.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def tiny_model_path(tmp_path_factory) -> str:
+    """Folder of a real two-layer Llama with tokenizer and chat template (see tests/tiny.py); read only."""
+    from tests.tiny import save_tiny_model
+
+    return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny-llama")

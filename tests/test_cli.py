@@ -1,0 +1,121 @@
+"""The command line, by real processes: speed, exit codes, messages without a traceback, several processes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def hpt_trl(*words: str, **variables: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "hpt_trl", *words],
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT | variables,
+        timeout=120,
+    )
+
+
+def test_help_is_short_and_quick():
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        result = hpt_trl("--help")
+        seconds.append(time.perf_counter() - start)
+    assert result.returncode == 0
+    assert len(result.stdout.splitlines()) <= 60
+    assert all(command in result.stdout for command in ("run", "check", "list", "report"))
+    assert min(seconds) < 0.5, seconds
+
+
+def test_help_of_commands_and_version():
+    for words in (["run", "--help"], ["run", "anything", "--beta", "1", "--help"]):
+        result = hpt_trl(*words)
+        assert result.returncode == 0 and "usage: hpt-trl run RECIPE [--key value ...]" in result.stdout
+    assert hpt_trl("--version").stdout.startswith("hpt-trl ")
+
+
+def test_list_shows_every_recipe_without_importing_torch():
+    code = (
+        "import sys; from hpt_trl.cli import main; code = main(['list']);"
+        "heavy = {'torch', 'transformers', 'trl'} & set(sys.modules); sys.exit(str(heavy) if heavy else code)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT, cwd=ROOT)
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[0].split() == ["RECIPE", "STAGE", "MODEL", "DATA", "HARDWARE"]
+    names = {
+        path.relative_to(ROOT / "recipes").with_suffix("").as_posix() for path in (ROOT / "recipes").rglob("*.yaml")
+    }
+    assert {line.split()[0] for line in lines[1:]} == names
+    assert not [line for line in lines if line.endswith(" -")], "a recipe has no `# Hardware:` line"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["run", "quikstart"], "error: there is no recipe `quikstart`"),
+        (["run", "--max_steps", "3", "quickstart"], "error: the recipe comes before its overrides"),
+        (["check", "quickstart", "--lerning_rate", "1"], "Did you mean `learning_rate`?"),
+    ],
+)
+def test_a_mistake_is_a_message_and_exit_code_2(words, said):
+    result = hpt_trl(*words)
+    assert result.returncode == 2
+    assert said in result.stderr and "Traceback" not in result.stderr
+    assert result.stdout == ""
+
+
+def test_unknown_command_is_refused():
+    result = hpt_trl("trian")
+    assert result.returncode == 2 and "invalid choice" in result.stderr
+
+
+def test_interrupt_is_one_line_and_exit_code_130():
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hpt_trl", "check", "quickstart"], stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
+    )
+    # In the midst of the imports, the first seconds of any run.
+    time.sleep(1.5)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.splitlines()[-1] == "interrupted" and "Traceback" not in errors
+
+
+def test_of_several_processes_one_speaks_and_all_fail():
+    result = subprocess.run(
+        [
+            *(
+                sys.executable,
+                "-m",
+                "accelerate.commands.launch",
+                "--cpu",
+                "--num_processes",
+                "2",
+                "--num_machines",
+                "1",
+            ),
+            *("--mixed_precision", "no", "--dynamo_backend", "no", "-m", "hpt_trl", "run", "no-such-recipe"),
+        ],
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT | {"MASTER_ADDR": "127.0.0.1"},
+        timeout=120,
+    )
+    assert result.returncode != 0
+    assert result.stderr.count("there is no recipe `no-such-recipe`") == 1
+    assert "error in process 1" not in result.stderr
+
+
+def test_a_process_whose_error_is_its_own_is_heard():
+    result = hpt_trl("run", "no-such-recipe", RANK="1")
+    assert result.returncode == 2
+    assert result.stderr.startswith("error in process 1: there is no recipe")
