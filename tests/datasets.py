@@ -1,0 +1,34 @@
+"""Writing and loading of small datasets, shared by the tests of data."""
+
+import json
+
+import pytest
+
+from hpt_trl.arguments import RecipeArguments
+from hpt_trl.data import load_splits
+from hpt_trl.errors import UserError
+
+
+def load(name, *, seed=0, needs_demonstration=True, demonstration_column="completion", first_rows=None, **keys):
+    return load_splits(
+        RecipeArguments(dataset_name=str(name), **keys),
+        seed=seed,
+        needs_demonstration=needs_demonstration,
+        demonstration_column=demonstration_column,
+        first_rows=first_rows,
+    )
+
+
+def write_jsonl(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def refused(name, **keys):
+    with pytest.raises(UserError) as caught:
+        load(name, **keys)
+    return str(caught.value)
+
+
+def chat(role="user", content="Hi"):
+    return [{"role": role, "content": content}]
