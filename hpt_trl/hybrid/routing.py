@@ -10,6 +10,7 @@ from torch import Tensor
 from hpt_trl.hybrid.config import HybridPostConfig
 from hpt_trl.hybrid.estimator import chord_mu, union_advantages
 from hpt_trl.hybrid.gate import no_contrast, prompt_coefficients
+from hpt_trl.hybrid.rows import Forward
 
 
 @dataclass
@@ -92,9 +93,9 @@ class MicroBatch:
     rows that only keep the shapes equal on all processes.
     """
 
-    rollouts: int  # leading rows of the stock batch that go through the forward pass; the rest are fillers
-    demonstrations: dict[str, Any] | None  # collated, or None
-    forward: dict[str, Any] | None  # arguments of the forward pass where they are not the stock batch's
+    rollouts: int  # leading rows of the stock batch that go through the forward pass
+    forward: Forward | None  # the rollouts, then the demonstrations; None: the stock batch as it is
+    demonstration_mask: Float[Tensor, "demonstrations tokens"]
     sft_coefficients: Float[Tensor, " demonstrations"]
     off_advantages: Float[Tensor, " demonstrations"]
     signed: Bool[Tensor, " rows"]  # rollouts with SRFT's loss

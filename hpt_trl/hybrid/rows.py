@@ -5,7 +5,7 @@ padding each micro-batch only to its own longest row all need the rows one by on
 """
 
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -23,20 +23,6 @@ _COMPLETION_FILL = {
 # Per-token tensors of prompt and completion together.
 _SEQUENCE_KEYS = ("token_type_ids", "mm_token_type_ids")
 _TEXT_KEYS = {"prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "advantages", "row"}
-_LIST_KEYS = ("num_images", "num_tiles")
-# What TRL's `_compute_loss` hands to the forward pass beside ids and mask.
-FORWARD_KEYS = (
-    "pixel_values",
-    "image_grid_thw",
-    "num_images",
-    "pixel_attention_mask",
-    "spatial_shapes",
-    "num_tiles",
-    "image_sizes",
-    "token_type_ids",
-    "mm_token_type_ids",
-    "image_position_ids",
-)
 
 
 @dataclass(eq=False)
@@ -62,9 +48,8 @@ class Row:
     def is_demonstration(self) -> bool:
         return self.sft_coefficient != 0.0 or self.off_advantage != 0.0
 
-    @property
-    def lengths(self) -> tuple[int, int]:
-        return len(self.prompt_ids), len(self.completion_ids)
+    def __len__(self) -> int:
+        return len(self.prompt_ids) + len(self.completion_ids)
 
     def with_completion(self, completion_ids: Tensor, **changes: Any) -> "Row":
         """The same prompt and images with another completion; per-token tensors of the old one are left behind."""
@@ -178,70 +163,68 @@ def collate(rows: list[Row], pad_token_id: int, pad_to_multiple_of: int | None =
         prompts = [row.sequence[name][: len(row.prompt_ids)] for row in rows]
         completions = [row.sequence[name][len(row.prompt_ids) :] for row in rows]
         batch[name] = torch.cat([join(prompts, 0, "left"), join(completions, 0, "right")], dim=1)
+    return batch | _join_images(rows)
+
+
+def _join_images(rows: list[Row]) -> dict[str, Any]:
+    joined: dict[str, Any] = {}
     for name, first in rows[0].images.items():
         parts = [row.images[name] for row in rows]
-        batch[name] = torch.cat(parts) if isinstance(first, Tensor) else [item for part in parts for item in part]
-    return batch
+        joined[name] = torch.cat(parts) if isinstance(first, Tensor) else [item for part in parts for item in part]
+    return joined
 
 
-def forward_arguments(batches: list[dict[str, Any]], pad_token_id: int) -> dict[str, Any]:
-    """Collated batches as the arguments of one forward pass, their rows in order.
+@dataclass
+class Forward:
+    """One forward pass over rows without a gap between prompt and completion, padded on the right only.
 
-    Returns:
-        `input_ids` and `attention_mask` (rows, P + C), `logits_to_keep` (C) and what there is of `FORWARD_KEYS`, with P
-        and C the longest prompt and completion of all batches.
+    TRL pads prompts and completions apart, to the longest of each; here a batch is as wide as its longest row.
     """
-    prompt_width = max(batch["prompt_ids"].size(1) for batch in batches)
-    completion_width = max(batch["completion_ids"].size(1) for batch in batches)
 
-    def stack(parts: list[Tensor], fill: int) -> Tensor:
-        widened = []
-        for batch, part in zip(batches, parts, strict=True):
-            left, right = prompt_width - batch["prompt_ids"].size(1), completion_width - batch["completion_ids"].size(1)
-            widened.append(torch.nn.functional.pad(part, (left, right), value=fill))
-        return torch.cat(widened)
+    arguments: dict[str, Any]  # `input_ids` and `attention_mask` (rows, width), `logits_to_keep`, images
+    starts: Tensor  # (rows,) where each completion starts among the kept positions
+    lengths: Tensor  # (rows,) of the completions
 
-    arguments: dict[str, Any] = {
-        "input_ids": stack([torch.cat([b["prompt_ids"], b["completion_ids"]], dim=1) for b in batches], pad_token_id),
-        "attention_mask": stack([torch.cat([b["prompt_mask"], b["completion_mask"]], dim=1) for b in batches], 0),
-        "logits_to_keep": completion_width,
-    }
-    for name in FORWARD_KEYS:
-        if name not in batches[0]:
-            continue
-        parts = [batch[name] for batch in batches]
-        if name in _SEQUENCE_KEYS:
-            arguments[name] = stack(parts, 0)
-        else:
-            arguments[name] = [item for part in parts for item in part] if name in _LIST_KEYS else torch.cat(parts)
-    return arguments
+    @classmethod
+    def of(cls, rows: list[Row], pad_token_id: int, pad_to_multiple_of: int | None = None) -> "Forward":
+        def join(values: list[Tensor], fill: int) -> Tensor:
+            return pad(values, padding_value=fill, padding_side="right", pad_to_multiple_of=pad_to_multiple_of)
+
+        masks = [torch.cat([torch.ones_like(row.prompt_ids), row.completion_mask]) for row in rows]
+        arguments: dict[str, Any] = {
+            "input_ids": join([torch.cat([row.prompt_ids, row.completion_ids]) for row in rows], pad_token_id),
+            "attention_mask": join(masks, 0),
+            **{name: join([row.sequence[name] for row in rows], 0) for name in rows[0].sequence},
+            **_join_images(rows),
+        }
+        shortest = min(len(row.prompt_ids) for row in rows)
+        arguments["logits_to_keep"] = arguments["input_ids"].size(1) - shortest
+        device = rows[0].prompt_ids.device
+        return cls(
+            arguments,
+            starts=torch.tensor([len(row.prompt_ids) - shortest for row in rows], device=device),
+            lengths=torch.tensor([len(row.completion_ids) for row in rows], device=device),
+        )
+
+    def completions(self, values: Tensor, rows: slice, width: int) -> Tensor:
+        """Per-token values (rows, logits_to_keep) of some rows as (rows, width) from the completion's first token."""
+        values, starts, lengths = values[rows], self.starts[rows].unsqueeze(1), self.lengths[rows].unsqueeze(1)
+        offsets = torch.arange(width, device=values.device)
+        picked = values.gather(1, (starts + offsets).clamp(max=values.size(1) - 1))
+        return torch.where(offsets < lengths, picked, 0.0)
 
 
-def deal(lengths: list[tuple[int, int]], slots: int) -> list[list[int]]:
+def deal(lengths: list[int], slots: int) -> list[list[int]]:
     """Indices of rows dealt to `slots` micro-batches: equal counts, rows of like length together.
 
-    Rows are sorted and cut into consecutive chunks; of several sorting keys the one with the smallest padded area
-    (rows x (longest prompt + longest completion)) is taken. The dealing depends on nothing but the lengths.
+    Rows are sorted by length and cut into consecutive chunks. The dealing depends on nothing but the lengths.
     """
-    keys = (
-        lambda i: (lengths[i][0] + lengths[i][1], lengths[i]),
-        lambda i: (lengths[i], i),
-        lambda i: (lengths[i][1], lengths[i][0], i),
-    )
-    candidates = [_chunks(sorted(range(len(lengths)), key=key, reverse=True), slots) for key in keys]
-    return min(candidates, key=lambda chunks: sum(padded_area([lengths[i] for i in chunk]) for chunk in chunks))
-
-
-def padded_area(lengths: list[tuple[int, int]]) -> int:
-    """Positions that a batch of rows occupies once padded."""
-    if not lengths:
-        return 0
-    return len(lengths) * (max(p for p, _ in lengths) + max(c for _, c in lengths))
-
-
-def _chunks(order: list[int], slots: int) -> list[list[int]]:
+    order = sorted(range(len(lengths)), key=lambda i: lengths[i], reverse=True)
     size, extra = divmod(len(order), slots)
-    bounds = [0]
-    for slot in range(slots):
-        bounds.append(bounds[-1] + size + (slot < extra))
+    bounds = list(accumulate((size + (slot < extra) for slot in range(slots)), initial=0))
     return [order[start:stop] for start, stop in pairwise(bounds)]
+
+
+def padded_area(lengths: list[int]) -> int:
+    """Positions that a batch of rows occupies once padded."""
+    return len(lengths) * max(lengths, default=0)

@@ -36,7 +36,7 @@ from hpt_trl.hybrid.routing import (
     routed_advantages,
     rows_that_must_stay,
 )
-from hpt_trl.hybrid.rows import Row, collate, deal, forward_arguments, padded_area, unpad
+from hpt_trl.hybrid.rows import Forward, Row, collate, deal, padded_area, unpad
 from hpt_trl.rewards import guard
 
 # Loss types of TRL that average over the rows of a micro-batch; the others divide by a number of tokens.
@@ -192,29 +192,31 @@ class HybridPostTrainer(GRPOTrainer):
     ) -> dict[str, Any]:
         """The stock batch of `count` rollouts (fillers included) with its `MicroBatch` under `hybrid`."""
 
-        def padded(some: list[Row]) -> dict[str, Any]:
-            return collate(some, self._tokenizer.pad_token_id, self.pad_to_multiple_of)
-
         rollouts = [row for row in rows if not row.is_demonstration]
         demonstrations = [row for row in rows if row.is_demonstration]
         stock_rows = rollouts + [filler] * (count - len(rollouts))
-        batch = buffer
+        pad_token, multiple = self._tokenizer.pad_token_id, self.pad_to_multiple_of
+        batch, forward = buffer, None
         if self.args.skip_dead_rows:
-            batch = padded(stock_rows) | {"num_items_in_batch": buffer["num_items_in_batch"]}
-        extra = padded(demonstrations) if demonstrations else None
-        live = [batch] if len(rollouts) == count else [padded(rollouts)] if rollouts else []
-        forward = None
-        if extra is not None or (rollouts and len(rollouts) < count):
-            forward = forward_arguments([*live, *([extra] if extra else [])], self._tokenizer.pad_token_id)
-        if self._drops_rows and "old_per_token_logps" in buffer and not self._old_logps_are_known:
-            batch["old_per_token_logps"] = self._old_logps(batch, live, count)
+            batch = collate(stock_rows, pad_token, multiple) | {"num_items_in_batch": buffer["num_items_in_batch"]}
+        passed = rollouts + demonstrations or stock_rows
+        if self.args.skip_dead_rows or demonstrations:
+            forward = Forward.of(passed, pad_token, multiple)
+        if self._drops_rows and rollouts and "old_per_token_logps" in batch and not self._old_logps_are_known:
+            old = Forward.of(rollouts, pad_token, multiple)
+            batch["old_per_token_logps"] = self._old_logps(old, batch["completion_ids"].shape)
+        lengths = [len(row.completion_ids) for row in demonstrations]
         device = self.accelerator.device
         steps = len(self._buffered_inputs) // per_window
         rows_per_step = self.args.per_device_train_batch_size * per_window * self.accelerator.num_processes
         batch["hybrid"] = MicroBatch(
-            rollouts=len(rollouts),
-            demonstrations=extra,
+            rollouts=len(passed) - len(demonstrations),
             forward=forward,
+            demonstration_mask=(
+                torch.arange(max(lengths, default=0)) < torch.tensor(lengths, dtype=torch.long).unsqueeze(1)
+            )
+            .float()
+            .to(device),
             sft_coefficients=torch.tensor([row.sft_coefficient for row in demonstrations], device=device),
             off_advantages=torch.tensor([row.off_advantage for row in demonstrations], device=device),
             signed=torch.tensor(
@@ -266,29 +268,29 @@ class HybridPostTrainer(GRPOTrainer):
         micros: list[list[Row]] = []
         for window in range(micro_batches // per_window):
             own = [row for row in rows if row.window == window]
-            slots = deal([row.lengths for row in own], per_window * world)
+            slots = deal([len(row) for row in own], per_window * world)
             micros += [[own[i] for i in slot] for slot in slots[rank::world]]
         return micros
 
     @torch.no_grad()
-    def _old_logps(self, batch: dict[str, Any], live: list[dict[str, Any]], count: int) -> Tensor:
-        """Old log-probabilities (rows, tokens) of a micro-batch, which the base would have computed for every row."""
-        arguments = forward_arguments(live or [batch], self._tokenizer.pad_token_id)
+    def _old_logps(self, forward: Forward, shape: torch.Size) -> Tensor:
+        """Old log-probabilities of a micro-batch's rollouts, which the base would have computed for every row."""
         with disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
-            logps, _, _ = super()._get_per_token_logps_and_entropies(self.model, **arguments)
-        return torch.nn.functional.pad(logps, (0, 0, 0, count - len(logps)))
+            logps, _, _ = super()._get_per_token_logps_and_entropies(self.model, **forward.arguments)
+        logps = forward.completions(logps, slice(None), shape[1])
+        return torch.nn.functional.pad(logps, (0, 0, 0, shape[0] - len(logps)))
 
     def _log_routing(self, plan: Plan, micros: list[list[Row]], per_window: int) -> list[float]:
         """Log what became of the rollouts; return the demonstration tokens of each optimizer step, all processes."""
         demonstrations = [row for micro in micros for row in micro if row.is_demonstration]
-        lengths = [[row.lengths for row in micro] for micro in micros]
+        lengths = [[len(row) for row in micro] for micro in micros]
         tokens = [0.0] * (len(micros) // per_window)
         for row in demonstrations:
             tokens[row.window] += len(row.completion_ids)
         counts = [
             sum(len(micro) for micro in micros),
             sum(padded_area(micro) for micro in lengths),
-            sum(p + c for micro in lengths for p, c in micro),
+            sum(sum(micro) for micro in lengths),
             len(demonstrations),
             sum(row.truncated for row in demonstrations),
         ]
@@ -319,18 +321,18 @@ class HybridPostTrainer(GRPOTrainer):
             )
             self._forward = (*result[:2], None, None)
             return result
-        logps, entropies, aux_loss = super()._get_per_token_logps_and_entropies(model, **kwargs | micro.forward)
+        forward, live, demonstrated = micro.forward, micro.rollouts, micro.demonstration_mask.size(1)
+        logps, entropies, aux_loss = super()._get_per_token_logps_and_entropies(model, **kwargs | forward.arguments)
 
         def of_rollouts(values: Tensor) -> Tensor:
-            # Fillers took no part in the forward pass; their loss mask is 0.
-            return torch.nn.functional.pad(values[: micro.rollouts, :logits_to_keep], (0, 0, 0, count - micro.rollouts))
+            # Rows that took no part in the forward pass are fillers; their loss mask is 0.
+            values = forward.completions(values, slice(live), logits_to_keep)
+            return torch.nn.functional.pad(values, (0, 0, 0, count - len(values)))
 
-        self._forward = (
-            of_rollouts(logps),
-            of_rollouts(entropies),
-            logps[micro.rollouts :],
-            entropies[micro.rollouts :],
-        )
+        def of_demonstrations(values: Tensor) -> Tensor:
+            return forward.completions(values, slice(live, None), demonstrated)
+
+        self._forward = (*map(of_rollouts, (logps, entropies)), *map(of_demonstrations, (logps, entropies)))
         return *self._forward[:2], aux_loss
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
@@ -354,11 +356,10 @@ class HybridPostTrainer(GRPOTrainer):
 
     def _demonstration_terms(self, micro: MicroBatch) -> dict[str, Tensor]:
         """Loss terms of the demonstrations: `sft`, `off`, and the sum `nll` of their negative log-likelihood."""
-        if micro.demonstrations is None:
+        if not len(micro.demonstration_mask):
             return {}
         _, _, logps, entropies = self._forward
-        mask = micro.demonstrations["completion_mask"].to(logps.dtype)
-        logps, entropies = logps[:, : mask.size(1)], entropies[:, : mask.size(1)]
+        mask = micro.demonstration_mask
         terms = {"nll": -(logps.detach() * mask).sum()}
         if (micro.sft_coefficients != 0).any():
             nll, row_weight = -logps * mask, micro.sft_coefficients
