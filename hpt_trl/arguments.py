@@ -67,8 +67,16 @@ class RecipeArguments(ScriptArguments):
         default=0.0, metadata={"help": "Sampling temperature of the evaluation; 0 decodes greedily."}
     )
     eval_num_generations: int = field(
-        default=1, metadata={"help": "Completions per held-out row (avg@k); needs `eval_temperature` above 0 if over 1."}
+        default=1,
+        metadata={"help": "Completions per held-out row (avg@k); above 1 it needs an `eval_temperature` above 0."},
     )
     eval_max_new_tokens: int | None = field(
         default=None, metadata={"help": "Length limit of the evaluation; by default the stage's own."}
+    )
+    overwrite: bool = field(
+        default=False,
+        metadata={
+            "help": "Start anew in an `output_dir` that holds another run of this package; that run's files are "
+            "removed, nothing else is."
+        },
     )

@@ -5,10 +5,17 @@ import math
 import pytest
 import torch
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+    GenerationConfig,
+)
 
 from hpt_trl.errors import UserError
 from hpt_trl.evaluation import as_text, encode_prompts, evaluate, score_completions, weighted_reward
+from tests.test_hybrid_vision import image_rows, vlm_path  # noqa: F401
 
 SETTINGS = {"max_new_tokens": 8, "batch_size": 3, "seed": 7}
 
@@ -145,3 +152,18 @@ def test_refusals(model, tokenizer):
         evaluate(model, tokenizer, sums(0), [length], **SETTINGS)
     with pytest.raises(UserError, match="eval_temperature"):
         evaluate(model, tokenizer, sums(2), [length], **SETTINGS, num_generations=2)
+
+
+def test_images_reach_a_vision_language_model(vlm_path):  # noqa: F811
+    vision, processor = AutoModelForImageTextToText.from_pretrained(vlm_path), AutoProcessor.from_pretrained(vlm_path)
+    rows = image_rows()
+    batched = evaluate(vision, processor, rows, [length], **SETTINGS)
+    alone = evaluate(vision, processor, rows, [length], **SETTINGS | {"batch_size": 1})
+    texts = [entry["completion"] for entry in batched["completions"]]
+    assert texts == [entry["completion"] for entry in alone["completions"]]
+    # 16 image tokens for each row, and rows that differ in nothing but their image.
+    assert batched["tokens"] > 16 * len(rows)
+    one_image = Dataset.from_list([row | {"image": rows[0]["image"]} for row in rows])
+    assert texts != [
+        e["completion"] for e in evaluate(vision, processor, one_image, [length], **SETTINGS)["completions"]
+    ]

@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hpt_trl import reporting, runner
 from hpt_trl.errors import UserError
+
+ROOT = Path(__file__).parent.parent
 
 # A tiny model solves nothing, so a demonstration counts as solved only by the threshold: every prompt is gated.
 KEYS = {
@@ -214,6 +219,35 @@ def test_check_prints_the_resolved_facts_and_writes_nothing(recipe, tmp_path, ca
         assert fact in printed
     assert "1 process x 4 rows x 2 accumulation steps = 8 completions = 4 prompts x 2" in printed
     assert "6 rows x 1, greedy, up to 12 tokens" in printed
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_processes_give_the_result_of_one(recipe, tmp_path):
+    path = recipe(global_batch_size=16, per_device_eval_batch_size=4, eval_temperature=0.7)
+    runner.run(path, ["--output_dir", str(tmp_path / "one")])
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", str(port), "--config_file"]
+    command += ["accelerate_configs/cpu.yaml", "-m", "hpt_trl", "run", path, "--output_dir", str(tmp_path / "two")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.stdout.count("Held-out accuracy after:") == 1
+    one, two = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two"))
+    assert one["hardware"]["processes"] == 1 and two["hardware"]["processes"] == 2
+    assert two["before"] == one["before"]
+    assert two["tokens"]["training"] > 0 and two["steps"] == one["steps"] == 2
+    first = [reporting.read_metrics(tmp_path / name)[0] for name in ("one", "two")]
+    assert first[0]["hpt/sft_fraction"] == first[1]["hpt/sft_fraction"] == 1.0
+
+
+def test_a_run_that_is_refused_in_two_processes_writes_nothing(recipe, tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", "-m", "hpt_trl"]
+    done = subprocess.run(
+        [*command, "run", recipe(eval_samples=9)], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode != 0 and "error: " in done.stderr and "9 rows, but arithmetic (test) has 8" in done.stderr
+    assert "hpt_trl/preparation.py" not in done.stderr
     assert not (tmp_path / "out").exists()
 
 

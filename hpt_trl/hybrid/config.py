@@ -45,7 +45,7 @@ class HybridPostConfig(GRPOConfig):
     success_threshold: float = field(
         default=1.0, metadata={"help": "A rollout whose weighted reward is at least this is solved."}
     )
-    soft_table: dict | str = field(
+    soft_table: dict | str | None = field(
         default="type_0",
         metadata={
             "help": "`soft`: solved share -> [on-policy, off-policy, SFT] coefficients, linear in between; or a name: "

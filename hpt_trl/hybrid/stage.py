@@ -16,7 +16,7 @@ def check(recipe: Recipe) -> None:
     try:
         refuse_what_cannot_work(recipe.config, {})
     except ValueError as error:
-        raise recipe.error("stage", str(error)) from None
+        raise recipe.place(error) from None
 
 
 def build(inputs: StageInputs) -> Trainer:

@@ -1,0 +1,141 @@
+"""The command line: `hpt-trl run | check | list | report`.
+
+Nothing heavy is imported before a command needs it, so that `hpt-trl --help` answers at once.
+"""
+
+import argparse
+import logging
+import os
+import sys
+import time
+
+from hpt_trl import __version__
+from hpt_trl.errors import UserError
+
+DESCRIPTION = """\
+Post-training recipes for language models on Hugging Face's trainers.
+
+A recipe is one small YAML: `stage: hpt` and flat keys, the fields of the stage's trainer
+config and of TRL's ModelConfig. Any key can be set on the command line as well."""
+
+EXAMPLES = """\
+examples:
+  hpt-trl list
+  hpt-trl check quickstart
+  hpt-trl run quickstart --max_steps 20 --output_dir outputs/short
+  hpt-trl run my_recipe.yaml --use_peft true --reward_funcs math_answer boxed_format
+  accelerate launch --config_file accelerate_configs/zero2.yaml -m hpt_trl run my_recipe.yaml
+  hpt-trl report outputs/quickstart"""
+
+OVERRIDES = """\
+overrides (they stand above the recipe, the recipe above the defaults):
+  --key value           --max_steps 20          --key=value is the same
+  --key value value     --reward_funcs math_answer boxed_format
+  --key '{name: value}' --dataset_kwargs '{size: 200}'   (YAML or JSON)
+  --key                 --use_peft              (a boolean: true)"""
+
+# Seconds that a process other than the first waits before it prints an error. Where the error is everyone's, the
+# launcher ends the process within that time; where it is its own (a reward failed on its row), it must be heard.
+GRACE = 5.0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    plain = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog="hpt-trl", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=plain, allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"hpt-trl {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, short, long in (
+        ("run", "train and evaluate by a recipe", "Train by a recipe and evaluate before and after; see `list`."),
+        (
+            "check",
+            "check a recipe without loading weights",
+            "Check a recipe: keys, values, files, columns, first rows, and an estimate of peak memory.",
+        ),
+    ):
+        command = commands.add_parser(
+            name,
+            help=short,
+            description=long,
+            epilog=OVERRIDES,
+            formatter_class=plain,
+            usage=f"hpt-trl {name} RECIPE [--key value ...]",
+            allow_abbrev=False,
+        )
+        command.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the name of a bundled recipe")
+        command.add_argument("overrides", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    commands.add_parser("list", help="list the bundled recipes", description="List the bundled recipes.")
+    report = commands.add_parser(
+        "report",
+        help="summarise a run and redraw its curves",
+        description="Print the summary of a finished or running run and redraw its curves.",
+    )
+    report.add_argument("output_dir", metavar="OUTPUT_DIR", help="output folder of the run")
+    return parser
+
+
+def recipe_table() -> str:
+    """Returns the bundled recipes as a table: name, stage, model, data, hardware."""
+    from hpt_trl.recipes import RecipeSummary, bundled_recipes, recipes_folder, summarize
+
+    rows = [summarize(path) for path in bundled_recipes()]
+    if not rows:
+        raise UserError(f"there are no recipes in {recipes_folder()}; the installation is incomplete.")
+    lines = [tuple(name.upper() for name in RecipeSummary._fields), *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(RecipeSummary._fields))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def run_command(words: list[str]) -> None:
+    """Parses the words and runs the command they name."""
+    parser = build_parser()
+    if len(words) > 1 and words[0] in ("run", "check") and words[1].startswith("--") and words[1] != "--help":
+        raise UserError(f"the recipe comes before its overrides: hpt-trl {words[0]} RECIPE {words[1]} ...")
+    options = parser.parse_args(words)
+    if options.command == "list":
+        print(recipe_table())
+    elif options.command == "report":
+        from hpt_trl import reporting
+
+        reporting.report(options.output_dir)
+    elif {"--help", "-h"} & set(options.overrides):
+        parser.parse_args([options.command, "--help"])
+    else:
+        from hpt_trl.recipes import find_recipe
+
+        # A wrong name is answered before the seconds that the runner's imports take.
+        find_recipe(options.recipe)
+
+        from hpt_trl import runner
+
+        command = runner.run if options.command == "run" else runner.check
+        command(options.recipe, options.overrides)
+
+
+def main(words: list[str] | None = None) -> int:
+    """Runs one command.
+
+    Returns:
+        The exit code: 0, 2 after a mistake of the user, 130 after an interrupt. Any other failure is a traceback.
+    """
+    # Usage data goes to the Hub only where the user asks for it.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    # It warns of an optional CPU kernel whenever it is imported, also where nothing is quantized.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    rank = int(os.environ.get("RANK", "0"))
+    try:
+        run_command(sys.argv[1:] if words is None else words)
+    except UserError as error:
+        if rank > 0:
+            time.sleep(GRACE)
+        sys.stdout.flush()
+        print(f"error: {error}" if rank == 0 else f"error in process {rank}: {error}", file=sys.stderr, flush=True)
+        return 2
+    except KeyboardInterrupt:
+        if rank == 0:
+            print("\ninterrupted", file=sys.stderr, flush=True)
+        return 130
+    return 0

@@ -1,0 +1,242 @@
+"""The picture of a run: which metrics share a panel, and how they are drawn.
+
+matplotlib is imported on use only. A stage's metrics appear in the picture by a line in `PANELS`; a panel of which a
+run logged nothing is left out.
+"""
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_BLUE, _ORANGE, _GREEN, _RED, _VIOLET, _GREY = "#2166ac", "#e08214", "#1b7837", "#b2182b", "#762a83", "#7f7f7f"
+_STYLE: Any = {
+    "font.size": 9.5,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#555555",
+    "legend.frameon": True,
+    "legend.framealpha": 0.85,
+    "legend.edgecolor": "none",
+    "legend.fontsize": 9,
+}
+
+Points = list[tuple[int, float]]
+
+
+@dataclass(frozen=True)
+class Series:
+    """One curve of a panel.
+
+    Attributes:
+        key: The metric's name in metrics.jsonl.
+        same_as: Left out where it equals one of these metrics at every step.
+        optional: Left out where it is zero at every step.
+        right: Drawn on a second axis, from 0 to 100 %.
+    """
+
+    key: str
+    label: str
+    color: str
+    dashed: bool = False
+    same_as: tuple[str, ...] = ()
+    optional: bool = False
+    right: bool = False
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Curves that share an axis; `share` runs from 0 to 100 %, `marks_accuracy` adds the evaluations."""
+
+    title: str
+    unit: str
+    series: tuple[Series, ...]
+    share: bool = False
+    marks_accuracy: bool = False
+
+
+PANELS = (
+    Panel(
+        "Rewards of the rollouts",
+        "",
+        (
+            Series("hpt/solved_mean", "solved rollouts", _BLUE),
+            Series("reward", "mean reward", _ORANGE, same_as=("hpt/solved_mean",)),
+        ),
+        marks_accuracy=True,
+    ),
+    Panel(
+        "What is trained on",
+        "",
+        (
+            Series("hpt/sft_fraction", "prompts with their demonstration", _RED),
+            Series("hpt/off_fraction", "prompts with it off-policy", _VIOLET, optional=True),
+            Series("hpt/rows_kept", "rows computed", _GREY, dashed=True),
+        ),
+        share=True,
+    ),
+    Panel(
+        "Losses",
+        "loss",
+        (
+            Series("loss", "total", _GREY, dashed=True, same_as=("hpt/rl_loss", "hpt/sft_loss")),
+            Series("hpt/rl_loss", "RL", _BLUE, optional=True),
+            Series("hpt/off_loss", "off-policy", _VIOLET, optional=True),
+            Series("hpt/sft_loss", "SFT", _RED, optional=True),
+            Series("hpt/demo_nll", "NLL of the demonstrations", _ORANGE, dashed=True, same_as=("hpt/sft_loss",)),
+        ),
+    ),
+    Panel(
+        "Completions",
+        "mean length (tokens)",
+        (
+            Series("completions/mean_length", "mean length", _GREEN),
+            Series("completions/clipped_ratio", "cut at the limit", _GREY, dashed=True, right=True),
+        ),
+    ),
+)
+
+
+def logged_series(lines: list[dict[str, Any]]) -> dict[str, Points]:
+    """(step, value) of every metric of `PANELS` that the run logged and that says something of its own."""
+    every = [series for panel in PANELS for series in panel.series]
+    points = {series.key: _points(lines, series.key) for series in every}
+    return {
+        series.key: points[series.key]
+        for series in every
+        if points[series.key]
+        and not (series.optional and not any(value for _, value in points[series.key]))
+        and not any(_equal(points[series.key], points[other]) for other in series.same_as)
+    }
+
+
+def draw(lines: list[dict[str, Any]], results: dict[str, Any] | None, title: str, path: Path) -> None:
+    """Writes the picture to `path` (PNG).
+
+    Args:
+        lines: Lines of metrics.jsonl.
+        results: results.json, for the accuracies before and after; None for a run that did not finish.
+
+    Raises:
+        ValueError: none of the metrics of `PANELS` was logged.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    curves = logged_series(lines)
+    panels = [panel for panel in PANELS if any(series.key in curves for series in panel.series)]
+    if not panels:
+        raise ValueError("no metric that can be drawn")
+    columns = min(2, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(
+            rows,
+            columns,
+            figsize=(5.6 * columns, 3.4 * rows + 0.4),
+            squeeze=False,
+            layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1),
+        )
+        for axis, panel in zip(axes.flat, panels, strict=False):
+            _draw_panel(axis, panel, curves, results)
+        for axis in axes.flat[len(panels) :]:
+            axis.set_visible(False)
+        figure.suptitle(title, fontsize=12.5, x=0.015, ha="left")
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        figure.savefig(temporary, dpi=150, format="png")
+        plt.close(figure)
+    os.replace(temporary, path)
+
+
+def _points(lines: list[dict[str, Any]], key: str) -> Points:
+    return [(line["step"], line[key]) for line in lines if isinstance(line.get(key), int | float)]
+
+
+def _equal(one: Points, other: Points) -> bool:
+    """Whether `other` has the value of `one` at each of its steps."""
+    values = dict(other)
+    return all(step in values and math.isclose(value, values[step], rel_tol=1e-4, abs_tol=1e-6) for step, value in one)
+
+
+def _draw_panel(axis: Any, panel: Panel, curves: dict[str, Points], results: dict[str, Any] | None) -> None:
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+    axis.set_title(panel.title)
+    axis.set_xlabel("step")
+    axis.set_ylabel(panel.unit)
+    axis.grid(True, color="#e6e6e6", linewidth=0.8)
+    axis.set_axisbelow(True)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    handles = []
+    shares = [axis] if panel.share else []
+    for series in (series for series in panel.series if series.key in curves):
+        target = axis
+        if series.right:
+            target = axis.twinx()
+            target.spines["right"].set_visible(True)
+            target.set_ylabel(series.label)
+            shares.append(target)
+        steps, values = zip(*curves[series.key], strict=True)
+        handles += _draw_series(target, series, steps, values)
+    if panel.marks_accuracy:
+        handles += _mark_accuracy(axis, results)
+        if "reward" not in curves:
+            # A share of nothing but zeros and single solved rollouts is not blown up to the whole height.
+            axis.set_ylim(top=max(0.1, axis.get_ylim()[1]))
+            axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    for share in shares:
+        # Above 100 % there is room for the legend.
+        share.set_ylim(-0.04, 1.3)
+        share.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1])
+        share.yaxis.set_major_formatter(PercentFormatter(1.0))
+    if panel.unit.endswith("(tokens)"):
+        axis.set_ylim(bottom=0, top=1.3 * axis.get_ylim()[1])
+    axis.legend(handles=handles, loc="upper right" if shares else "best")
+
+
+def _draw_series(axis: Any, series: Series, steps: Sequence[int], values: Sequence[float]) -> list[Any]:
+    line = {"color": series.color, "linestyle": "--" if series.dashed else "-", "label": series.label}
+    half = len(values) // 50
+    if half == 0:
+        return axis.plot(steps, values, linewidth=1.8, marker="o", markersize=3, **line)
+    # Many noisy points: the values pale, and on top their centred mean over about 4 % of the run.
+    axis.plot(steps, values, color=series.color, alpha=0.22, linewidth=0.8)
+    windows = [values[max(0, i - half) : i + half + 1] for i in range(len(values))]
+    return axis.plot(steps, [sum(window) / len(window) for window in windows], linewidth=1.8, **line)
+
+
+def _mark_accuracy(axis: Any, results: dict[str, Any] | None) -> list[Any]:
+    """Held-out accuracy before (step 0) and after (last step) as labelled diamonds."""
+    if results is None:
+        return []
+    marks = [
+        (step, results[name]["accuracy"], side)
+        for name, step, side in (("before", 0, "left"), ("after", results["steps"], "right"))
+        if results[name] is not None
+    ]
+    if not marks:
+        return []
+    for step, accuracy, side in marks:
+        axis.annotate(
+            f"{accuracy:.1%}",
+            (step, accuracy),
+            xytext=(8 if side == "left" else -2, 4 if side == "left" else -18),
+            textcoords="offset points",
+            ha=side,
+            color=_GREEN,
+            weight="bold",
+            bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.85},
+            zorder=6,
+        )
+    style = {"color": _GREEN, "markersize": 8, "markeredgecolor": "white", "zorder": 7}
+    return axis.plot(
+        [step for step, _, _ in marks], [share for _, share, _ in marks], "D", label="held-out accuracy", **style
+    )

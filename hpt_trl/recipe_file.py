@@ -1,0 +1,181 @@
+"""Reads a recipe's YAML and keeps the line of every key, so that an error can name it.
+
+PyYAML speaks YAML 1.1, where `no` and `off` are booleans and `1e-6` is text. Recipes say `unify_strategy: no` and
+`learning_rate: 1e-6` and mean what they say, so scalars are read by the rules of YAML 1.2 (its core schema).
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hpt_trl.errors import UserError
+
+
+class RecipeLoader(yaml.SafeLoader):
+    """`yaml.SafeLoader` with the scalars of YAML 1.2: `true` and `false` only, no dates, no base 60, `1e-6` a float."""
+
+
+# The parent's resolvers are YAML 1.1's; the merge key `<<` is the only one of them that is kept as it is.
+RecipeLoader.yaml_implicit_resolvers = {"<": [("tag:yaml.org,2002:merge", re.compile(r"^<<$"))]}
+for _tag, _pattern, _first in (
+    ("null", r"^(~|null|Null|NULL|)$", ["~", "n", "N", ""]),
+    ("bool", r"^(true|True|TRUE|false|False|FALSE)$", list("tTfF")),
+    ("int", r"^[-+]?[0-9]+$", list("-+0123456789")),
+    (
+        "float",
+        r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$",
+        list("-+.0123456789"),
+    ),
+):
+    RecipeLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), _first)
+
+
+def _construct_int(loader: RecipeLoader, node: yaml.ScalarNode) -> int:
+    # SafeLoader would read 010 as eight.
+    return int(loader.construct_scalar(node))
+
+
+RecipeLoader.add_constructor("tag:yaml.org,2002:int", _construct_int)
+
+
+@dataclass(frozen=True)
+class RecipeFile:
+    """The keys of one recipe file.
+
+    Attributes:
+        path: the file.
+        values: key -> value as YAML reads it.
+        lines: key -> line of the key, counted from 1.
+        texts: key -> the value as it is written, for keys whose value is a single scalar.
+    """
+
+    path: Path
+    values: dict[str, Any]
+    lines: dict[str, int]
+    texts: dict[str, str]
+
+
+def shown(path: Path) -> str:
+    """Returns the path as messages name it: relative to the working directory where that is shorter."""
+    resolved = path.resolve()
+    return str(resolved.relative_to(Path.cwd())) if resolved.is_relative_to(Path.cwd()) else str(path)
+
+
+@dataclass
+class Sources:
+    """Where each value comes from: the recipe file, and the command line (key -> the words that follow it)."""
+
+    file: RecipeFile
+    overrides: dict[str, list[str]]
+
+    def given(self, key: str) -> str:
+        """Returns a key's value as the user wrote it; empty where there is none."""
+        if key in self.overrides:
+            return " ".join(self.overrides[key])
+        return self.file.texts.get(key, str(self.file.values.get(key, "")))
+
+    def error(self, key: str, message: str) -> UserError:
+        """Returns (does not raise) the error about a key, with the place that set it in front of the message."""
+        if key in self.overrides:
+            return UserError(f"--{key} on the command line ({shown(self.file.path)}): {message}")
+        if key in self.file.lines:
+            return UserError(f"{shown(self.file.path)}, line {self.file.lines[key]}, `{key}`: {message}")
+        return UserError(f"{shown(self.file.path)}, `{key}` (not set, its default holds): {message}")
+
+
+def _refuse_duplicates(node: yaml.Node, path: Path) -> None:
+    if isinstance(node, yaml.MappingNode):
+        seen: dict[str, int] = {}
+        for key, value in node.value:
+            _refuse_duplicates(value, path)
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            line = key.start_mark.line + 1
+            if key.value in seen:
+                raise UserError(
+                    f"{shown(path)}, line {line}, `{key.value}`: the key is already set on line {seen[key.value]}. "
+                    "Keep one of the two."
+                )
+            seen[key.value] = line
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _refuse_duplicates(item, path)
+
+
+def read_recipe_file(path: Path) -> RecipeFile:
+    """Reads one recipe file.
+
+    Raises:
+        UserError: the file cannot be read, is not YAML, is empty, is not a mapping of names to values, or sets a key
+            twice. The message names the file and, where there is one, the line.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{shown(path)}: the recipe cannot be read as text: {error}.") from error
+    loader = RecipeLoader(text)
+    try:
+        root = loader.get_single_node()
+        if root is None:
+            raise UserError(f"{shown(path)}: the recipe is empty. Write `key: value` lines, at least `stage: hpt`.")
+        if not isinstance(root, yaml.MappingNode):
+            raise UserError(
+                f"{shown(path)}, line {root.start_mark.line + 1}: a recipe is a mapping of `key: value` lines, this is "
+                f"a {'list' if isinstance(root, yaml.SequenceNode) else 'single value'}."
+            )
+        for key, _ in root.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise UserError(f"{shown(path)}, line {key.start_mark.line + 1}: a key is one word, not a structure.")
+        _refuse_duplicates(root, path)
+        loader.flatten_mapping(root)
+        nodes = {key.value: (key, value) for key, value in root.value}
+        return RecipeFile(
+            path=path,
+            values={name: loader.construct_object(value, deep=True) for name, (_, value) in nodes.items()},
+            lines={name: key.start_mark.line + 1 for name, (key, _) in nodes.items()},
+            texts={name: value.value for name, (_, value) in nodes.items() if isinstance(value, yaml.ScalarNode)},
+        )
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{shown(path)}{where}: this is not YAML: {error.problem}.") from error
+    except (yaml.YAMLError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{shown(path)}: this is not YAML: {error}.") from error
+    finally:
+        loader.dispose()
+
+
+def split_overrides(words: list[str]) -> dict[str, list[str]]:
+    """Splits `--key value ...`, `--key=value` and `--flag` into key -> words; of a key given twice the last counts.
+
+    Raises:
+        UserError: a word stands before the first key.
+    """
+    overrides: dict[str, list[str]] = {}
+    current: list[str] | None = None
+    for word in words:
+        if word.startswith("--") and len(word) > 2:
+            key, equals, value = word[2:].partition("=")
+            current = overrides[key.replace("-", "_")] = [value] if equals else []
+        elif current is None:
+            raise UserError(f"`{word}` on the command line follows no key; overrides are written `--key value`.")
+        else:
+            current.append(word)
+    return overrides
+
+
+def parse_yaml_text(text: str) -> Any:
+    """Reads a value given as text on the command line by the same rules as a recipe's (`1e-6`, `{size: 200}`).
+
+    Raises:
+        ValueError: the text is not YAML.
+    """
+    try:
+        return yaml.load(text, Loader=RecipeLoader)
+    except yaml.MarkedYAMLError as error:
+        raise ValueError(f"{text} is not YAML: {error.problem}") from error

@@ -1,0 +1,324 @@
+"""One run of a recipe: checks, evaluation, training, evaluation, and the files that stay.
+
+The evaluation before training takes place inside `Trainer.train`, once the trainer has put the model where it trains
+(device, DDP, FSDP, DeepSpeed): the same code then serves one process and many.
+"""
+
+import json
+import logging
+import os
+import platform
+import resource
+import shlex
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from transformers import ProgressCallback, Trainer, TrainerCallback, set_seed
+
+from hpt_trl import __version__, memory
+from hpt_trl.batches import processes
+from hpt_trl.evaluation import as_text, encode_prompts, evaluate
+from hpt_trl.models import resolve_model
+from hpt_trl.output_folder import BEFORE_FILE, open_output_folder
+from hpt_trl.preparation import Prepared, prepare
+from hpt_trl.recipes import recipe_name, recipes_folder
+from hpt_trl.reporting import (
+    MetricsWriter,
+    ProgressLines,
+    accuracy_line,
+    draw_curves,
+    duration,
+    side_by_side,
+    valid_json,
+    write_atomically,
+    write_results,
+)
+from hpt_trl.stages import StageInputs
+
+_PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets")
+# Prompts that `check` measures for the estimate of memory.
+_MEASURED_PROMPTS = 1000
+
+
+def run(name: str, overrides: list[str]) -> None:
+    """Runs a recipe: `hpt-trl run NAME [--key value ...]`.
+
+    Args:
+        name: Path of a recipe, or the name of a bundled one.
+        overrides: Words of the command line.
+
+    Raises:
+        UserError: a mistake in the recipe, its data, model or rewards; before the training nothing is written.
+    """
+    started = time.perf_counter()
+    with _quiet():
+        prepared = prepare(name, overrides)
+        state = PartialState()
+        # Every process has looked at the folder before the first one writes to it.
+        state.wait_for_everyone()
+        if state.is_main_process:
+            open_output_folder(prepared.recipe, resuming=prepared.checkpoint is not None)
+        state.wait_for_everyone()
+        evaluations = _Evaluations(prepared)
+        trainer = _build_trainer(prepared, [_AtTrainBegin(evaluations.before_training)])
+        evaluations.trainer = trainer
+        train_started = time.perf_counter()
+        trainer.train(resume_from_checkpoint=None if prepared.checkpoint is None else str(prepared.checkpoint))
+        train_time = time.perf_counter() - train_started - evaluations.seconds
+        after = evaluations.evaluate("After training")
+        trainer.save_model(prepared.recipe.config.output_dir)
+        if state.is_main_process:
+            wall = {"total": time.perf_counter() - started, "train": train_time, "evaluation": evaluations.seconds}
+            _finish(prepared, trainer, evaluations.before, after, wall, ["hpt-trl", "run", name, *overrides])
+        trainer.end()
+
+
+def check(name: str, overrides: list[str]) -> None:
+    """Resolves a recipe without loading weights and prints what it comes to: `hpt-trl check NAME [--key value ...]`.
+
+    Raises:
+        UserError: the first mistake found.
+    """
+    with _quiet():
+        prepared = prepare(name, overrides)
+        if PartialState().is_main_process:
+            print(_facts(prepared))
+
+
+class _AtTrainBegin(TrainerCallback):
+    """Calls a function when everything is ready for the first step."""
+
+    def __init__(self, function: Callable[[], None]):
+        self.function = function
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.function()
+
+
+class _Evaluations:
+    """Evaluates the trainer's model on the held-out rows and adds up the time that takes."""
+
+    def __init__(self, prepared: Prepared):
+        self.prepared = prepared
+        self.trainer: Any = None
+        self.before: dict[str, Any] | None = None
+        self.seconds = 0.0
+
+    def before_training(self) -> None:
+        path = Path(self.prepared.recipe.config.output_dir) / BEFORE_FILE
+        if self.prepared.checkpoint is not None:
+            # The model is the checkpoint's by now; what it could do before any training was found by the first run.
+            stored = [json.loads(path.read_text(encoding="utf-8")) if path.exists() else None]
+            self.before = broadcast_object_list(stored)[0]
+            return
+        self.before = self.evaluate("Before training")
+        if self.before is not None and self.trainer.is_world_process_zero():
+            write_atomically(path, json.dumps(valid_json(self.before), ensure_ascii=False))
+
+    def evaluate(self, description: str) -> dict[str, Any] | None:
+        prepared, recipe = self.prepared, self.prepared.recipe
+        if prepared.held_out is None:
+            return None
+        started = time.perf_counter()
+        result = evaluate(
+            self.trainer.model_wrapped,
+            prepared.tokenizer,
+            prepared.held_out,
+            prepared.rewards,
+            reward_weights=prepared.reward_weights,
+            success_threshold=recipe.config.success_threshold,
+            max_new_tokens=prepared.eval_max_new_tokens,
+            temperature=recipe.arguments.eval_temperature,
+            num_generations=recipe.arguments.eval_num_generations,
+            batch_size=recipe.config.per_device_eval_batch_size,
+            seed=recipe.config.seed,
+            chat_template_kwargs=recipe.config.chat_template_kwargs,
+            accelerator=self.trainer.accelerator,
+            description=description,
+        )
+        self.seconds += time.perf_counter() - started
+        return result
+
+
+def _build_trainer(prepared: Prepared, callbacks: list[TrainerCallback]) -> Trainer:
+    recipe = prepared.recipe
+    config, model_args = recipe.config, recipe.model_args
+    config.model_init_kwargs = {
+        "revision": model_args.model_revision,
+        "trust_remote_code": config.trust_remote_code,
+        "attn_implementation": model_args.attn_implementation,
+        "dtype": model_args.dtype,
+        **(config.model_init_kwargs or {}),
+    }
+    # Adapters are drawn before the trainer sets the seed itself.
+    set_seed(config.seed)
+    trainer = recipe.stage.build(
+        StageInputs(
+            model=resolve_model(prepared.model),
+            tokenizer=prepared.tokenizer,
+            config=config,
+            model_args=model_args,
+            arguments=recipe.arguments,
+            splits=prepared.splits,
+            rewards=prepared.rewards,
+            # Ahead of the trainer's own progress bar, which starts its clock at the same event.
+            callbacks=[*callbacks, MetricsWriter(config.output_dir)],
+        )
+    )
+    if not config.disable_tqdm:
+        trainer.remove_callback(ProgressCallback)
+        trainer.add_callback(ProgressLines())
+    return trainer
+
+
+def _finish(
+    prepared: Prepared,
+    trainer: Trainer,
+    before: dict[str, Any] | None,
+    after: dict[str, Any] | None,
+    wall: dict[str, float],
+    command: list[str],
+) -> None:
+    """Writes results.json and the curves, and prints what came out."""
+    recipe = prepared.recipe
+    folder = Path(recipe.config.output_dir)
+    results = {
+        "recipe": _short_name(recipe.path),
+        "stage": recipe.stage.name,
+        "model": prepared.model,
+        "before": before,
+        "after": after,
+        "steps": trainer.state.global_step,
+        "wall_time_s": wall,
+        "tokens": {
+            "training": trainer.state.num_input_tokens_seen,
+            "evaluation": sum(evaluation["tokens"] for evaluation in (before, after) if evaluation is not None),
+        },
+        "versions": {"hpt_trl": __version__, "python": platform.python_version()}
+        | {package: version(package) for package in _PACKAGES},
+        "hardware": _hardware(trainer),
+        "command": shlex.join(command),
+    }
+    write_results(folder, results)
+    (folder / BEFORE_FILE).unlink(missing_ok=True)
+    curves = draw_curves(folder)
+    print()
+    if before is not None and after is not None:
+        print(side_by_side(before, after) + "\n")
+    for name, evaluation in (("before", before), ("after", after)):
+        if evaluation is not None:
+            print(accuracy_line(name, evaluation))
+    print(
+        f"{results['steps']} steps in {duration(wall['total'])} (training {duration(wall['train'])}, evaluation "
+        f"{duration(wall['evaluation'])})\n"
+        f"Model:   {folder}\nResults: {folder / 'results.json'}\nCurves:  {curves}"
+    )
+
+
+def _hardware(trainer: Trainer) -> dict[str, Any]:
+    device = trainer.accelerator.device
+    on_gpu = device.type == "cuda"
+    # ru_maxrss is in KiB, on macOS in bytes.
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    peak = torch.cuda.max_memory_allocated(device) if on_gpu else resident
+    return {
+        "device": torch.cuda.get_device_name(device) if on_gpu else device.type,
+        "processes": trainer.accelerator.num_processes,
+        "cpu_threads": torch.get_num_threads(),
+        "peak_memory_gib": round(peak / 2**30, 3),
+    }
+
+
+def _short_name(path: Path) -> str:
+    folder = recipes_folder()
+    return recipe_name(path) if path.resolve().is_relative_to(folder) else path.stem
+
+
+def _facts(prepared: Prepared) -> str:
+    """What `check` prints: one line per fact."""
+    recipe, config, splits = prepared.recipe, prepared.recipe.config, prepared.splits
+    arguments, first = recipe.arguments, prepared.splits.train[0]
+    rows = [splits.train[index] for index in range(min(_MEASURED_PROMPTS, len(splits.train)))]
+    kwargs = config.chat_template_kwargs
+    encoded = encode_prompts(prepared.tokenizer, rows, kwargs, return_tensors=None)["input_ids"]
+    longest = max(len(ids) for ids in encoded)
+    model = prepared.model_config
+    estimate = memory.estimate(model, memory.sizes_of(recipe, model, longest), recipe.model_args)
+    per_device, accumulation = config.per_device_train_batch_size, config.gradient_accumulation_steps
+    batch = recipe.world_size * per_device * accumulation
+    rewards = zip(arguments.reward_funcs or [], prepared.reward_weights, strict=True)
+    lines = [
+        ("recipe", str(recipe.path)),
+        ("stage", recipe.stage.name),
+        ("model", f"{prepared.model} ({model.model_type}, dtype {recipe.model_args.dtype})"),
+        ("data", f"{splits.source}, {len(splits.train):,} rows, prompts of up to {longest} tokens"),
+        ("held out", "none" if splits.test is None else f"{splits.test_source}, {len(splits.test):,} rows"),
+        ("first prompt", _indented(str(prepared.tokenizer.decode(encoded[0])))),
+    ]
+    if first.get(splits.demonstration_column):
+        lines.append(("demonstration", _indented(as_text(first[splits.demonstration_column]))))
+    if first.get("answer") is not None:
+        lines.append(("answer", str(first["answer"])))
+    lines += [
+        ("rewards", ", ".join(f"{reward} (weight {weight:g})" for reward, weight in rewards)),
+        (
+            "batch",
+            f"{processes(recipe.world_size)} x {per_device} rows x {accumulation} accumulation steps = {batch} "
+            f"completions = {batch / config.num_generations:g} prompts x {config.num_generations} per optimizer step",
+        ),
+        ("steps", _steps(config, len(splits.train), batch)),
+        ("evaluation", _evaluation_fact(prepared)),
+        ("peak memory", f"{estimate.total / 2**30:.1f} GiB per process, estimated from\n{estimate.table()}"),
+        ("device", "CPU" if config.use_cpu else str(config.device)),
+        ("output", config.output_dir + (f", resuming from {prepared.checkpoint}" if prepared.checkpoint else "")),
+    ]
+    return "\n".join(f"{name + ':':<15} {text}" for name, text in lines)
+
+
+def _steps(config: Any, rows: int, batch: int) -> str:
+    if config.max_steps > 0:
+        return f"{config.max_steps:,}"
+    per_epoch = max(rows * config.num_generations // batch, 1)
+    return f"about {round(per_epoch * config.num_train_epochs):,} ({config.num_train_epochs:g} epochs)"
+
+
+def _evaluation_fact(prepared: Prepared) -> str:
+    if prepared.held_out is None:
+        return "none"
+    arguments = prepared.recipe.arguments
+    decoding = f"temperature {arguments.eval_temperature:g}" if arguments.eval_temperature > 0 else "greedy"
+    return (
+        f"{len(prepared.held_out)} rows x {arguments.eval_num_generations}, {decoding}, up to "
+        f"{prepared.eval_max_new_tokens} tokens, before and after training"
+    )
+
+
+def _indented(text: str) -> str:
+    return text.rstrip().replace("\n", "\n" + 16 * " ")
+
+
+@contextmanager
+def _quiet():
+    """Silences what users of a command cannot act on; the libraries' own settings come back after."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logger = logging.getLogger("transformers.generation")
+    level = logger.level
+    with warnings.catch_warnings():
+        for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
+            warnings.simplefilter("ignore", category)
+        # The data loader's pinned memory on a machine without accelerator.
+        warnings.filterwarnings("ignore", message=".*pin_memory.*", category=UserWarning)
+        logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
