@@ -20,10 +20,10 @@ quickstart: $(INSTALLED)  ## train SmolLM2-135M by HPT on the arithmetic task, i
 	$(BIN)/hpt-trl run quickstart
 
 test: $(INSTALLED)  ## run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 test-slow: $(INSTALLED)  ## run all tests, also those that take minutes
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(BIN)/python -m pytest -n 2 -m "slow or not slow"
 
 lint: $(INSTALLED)  ## check style and types
 	$(BIN)/ruff check

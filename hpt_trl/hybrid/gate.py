@@ -22,7 +22,7 @@ SOFT_TABLES: dict[str, Table] = {
 } | {"on_off": [(0.0, (1.0, 1.0, 0.0))], "on_sft": [(0.0, (1.0, 0.0, 1.0))]}
 
 
-def read_soft_table(table: dict | str) -> Table:
+def read_soft_table(table: dict | str | None) -> Table:
     """A table of `soft` as rows (solved share, (on, off, SFT coefficient)) in rising order.
 
     Args:
@@ -31,7 +31,7 @@ def read_soft_table(table: dict | str) -> Table:
     Raises:
         ValueError: an unknown name, a share outside 0 to 1, or coefficients that are not three numbers of 0 or more.
     """
-    if isinstance(table, str):
+    if not isinstance(table, dict):
         if table not in SOFT_TABLES:
             raise ValueError(
                 f"`soft_table` is {table!r}; allowed: {', '.join(SOFT_TABLES)}, or a mapping such as "
@@ -65,7 +65,7 @@ def prompt_coefficients(
     *,
     gate: int = 0,
     gate_off: int | None = None,
-    soft_table: dict | str = "type_0",
+    soft_table: dict | str | None = "type_0",
 ) -> Float[Tensor, "prompts 3"]:
     """Coefficients (on-policy RL, off-policy RL, SFT) of each prompt.
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from hpt_trl.hybrid.config import HybridPostConfig
 from hpt_trl.hybrid.estimator import chord_mu, union_advantages
 from hpt_trl.hybrid.gate import no_contrast, prompt_coefficients
-from hpt_trl.hybrid.rows import Forward
+from hpt_trl.hybrid.rows import Forward, Row
 
 
 @dataclass
@@ -100,11 +100,35 @@ class MicroBatch:
     off_advantages: Float[Tensor, " demonstrations"]
     signed: Bool[Tensor, " rows"]  # rollouts with SRFT's loss
     solved: Bool[Tensor, " rows"]
-    rollout_scale: float  # stock rows of a micro-batch / rows of this one: undoes a mean over rows
+    has_sft: bool
+    has_off_policy: bool
+    has_signed: bool
+    rollout_scale: float  # rows of this micro-batch / of a stock one: undoes a mean over rows
     rows_per_step: int  # rollouts per optimizer step over all processes, dropped ones included
     tokens_per_step: Tensor  # () loss tokens of the rollouts per optimizer step, dropped ones included
     prompts_per_step: float  # prompts per optimizer step over all processes
     demonstration_tokens: float  # demonstration tokens per optimizer step over all processes
+
+    @classmethod
+    def of(cls, rollouts: list[Row], demonstrations: list[Row], plan: Plan, **counts: Any) -> "MicroBatch":
+        """Collect the coefficients of a micro-batch's rows; `rollouts` are those of the stock batch."""
+        device = rollouts[0].prompt_ids.device
+        lengths = torch.tensor([len(row.completion_ids) for row in demonstrations], dtype=torch.long)
+        mask = torch.arange(max(lengths.tolist(), default=0)) < lengths.unsqueeze(1)
+        sft = [row.sft_coefficient for row in demonstrations]
+        off = [row.off_advantage for row in demonstrations]
+        signed = [bool(plan.signed[row.prompt]) for row in rollouts]
+        return cls(
+            demonstration_mask=mask.float().to(device),
+            sft_coefficients=torch.tensor(sft, device=device),
+            off_advantages=torch.tensor(off, device=device),
+            signed=torch.tensor(signed, device=device),
+            solved=torch.tensor([row.solved for row in rollouts], device=device),
+            has_sft=any(sft),
+            has_off_policy=any(off),
+            has_signed=any(signed),
+            **counts,
+        )
 
 
 def rows_that_must_stay(config: HybridPostConfig, aux_loss: bool) -> str | None:
@@ -137,9 +161,10 @@ def refuse_what_cannot_work(config: HybridPostConfig, arguments: dict[str, Any])
             f"`temperature` is {config.temperature}, but the log-probabilities of demonstrations are taken at the "
             "sampling temperature and would be those of another distribution. Set `temperature: 1.0`."
         )
-    if config.steps_per_generation % config.gradient_accumulation_steps:
+    steps_per_generation = config.steps_per_generation or config.gradient_accumulation_steps
+    if steps_per_generation % config.gradient_accumulation_steps:
         raise ValueError(
-            f"`steps_per_generation` ({config.steps_per_generation}) is not a multiple of "
+            f"`steps_per_generation` ({steps_per_generation}) is not a multiple of "
             f"`gradient_accumulation_steps` ({config.gradient_accumulation_steps}): an optimizer step would mix "
             "generation batches and the demonstrations of one step could not share a denominator."
         )

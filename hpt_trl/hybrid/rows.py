@@ -37,7 +37,7 @@ class Row:
     sequence: dict[str, Tensor] = field(default_factory=dict)  # name -> (prompt + completion tokens,)
     images: dict[str, Any] = field(default_factory=dict)  # name -> the row's part, leading dimension kept
     window: int = 0  # optimizer step of the generation batch that trains the row
-    prompt: int = -1  # index of the prompt over all processes
+    prompt: int = 0  # index of the prompt over all processes
     solved: bool = False
     dead: bool = False  # a rollout without gradient
     sft_coefficient: float = 0.0

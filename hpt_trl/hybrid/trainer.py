@@ -27,7 +27,6 @@ from trl.models.utils import disable_gradient_checkpointing
 
 from hpt_trl.data import validate_rows
 from hpt_trl.errors import UserError
-from hpt_trl.hybrid import estimator
 from hpt_trl.hybrid.config import HybridPostConfig
 from hpt_trl.hybrid.demonstrations import demonstration_ids
 from hpt_trl.hybrid.routing import (
@@ -39,10 +38,8 @@ from hpt_trl.hybrid.routing import (
     rows_that_must_stay,
 )
 from hpt_trl.hybrid.rows import Forward, Row, collate, deal, padded_area, unpad
+from hpt_trl.hybrid.terms import ROW_NORMALIZED, Scores, demonstration_terms, loggable, signed_rollouts, sum_of
 from hpt_trl.rewards import guard
-
-# Loss types of TRL that average over the rows of a micro-batch; the others divide by a number of tokens.
-_ROW_NORMALIZED = ("grpo", "sapo", "dr_grpo", "luspo")
 
 
 class HybridPostTrainer(GRPOTrainer):
@@ -55,6 +52,12 @@ class HybridPostTrainer(GRPOTrainer):
         ValueError: settings that cannot work together; the message gives the reason.
         UserError: the dataset lacks demonstrations that the strategy needs (with the row), or a reward fails.
     """
+
+    args: HybridPostConfig
+    model: PreTrainedModel
+    num_generations: int
+    pad_to_multiple_of: int | None
+    _buffered_inputs: list[dict[str, Any]]
 
     _tag_names = ["trl", "hpt"]
     _name = "HPT"
@@ -95,7 +98,8 @@ class HybridPostTrainer(GRPOTrainer):
         self._defer_old_logps = False
         self._generation: tuple[list[dict[str, Any]], Tensor] | None = None
         self._micro: MicroBatch | None = None
-        self._forward: tuple[Tensor, Tensor | None, Tensor | None, Tensor | None] | None = None
+        self._rollout_scores: Scores
+        self._demonstration_scores: Scores
         super().__init__(model, guarded, args, train_dataset, **kwargs)
         self._window_sums = torch.zeros(4, device=self.accelerator.device)
         self._drops_rows = args.skip_dead_rows and rows_that_must_stay(args, self.aux_loss_enabled) is None
@@ -215,28 +219,16 @@ class HybridPostTrainer(GRPOTrainer):
         if self._drops_rows and rollouts and "old_per_token_logps" in batch and not self._old_logps_are_known:
             old = Forward.of(rollouts, pad_token, multiple)
             batch["old_per_token_logps"] = self._old_logps(old, batch["completion_ids"].shape)
-        lengths = [len(row.completion_ids) for row in demonstrations]
-        device = self.accelerator.device
-        steps = len(self._buffered_inputs) // per_window
         rows_per_step = self.args.per_device_train_batch_size * per_window * self.accelerator.num_processes
-        batch["hybrid"] = MicroBatch(
-            rollouts=len(passed) - len(demonstrations),
+        batch["hybrid"] = MicroBatch.of(
+            stock_rows,
+            demonstrations,
+            plan,
             forward=forward,
-            demonstration_mask=(
-                torch.arange(max(lengths, default=0)) < torch.tensor(lengths, dtype=torch.long).unsqueeze(1)
-            )
-            .float()
-            .to(device),
-            sft_coefficients=torch.tensor([row.sft_coefficient for row in demonstrations], device=device),
-            off_advantages=torch.tensor([row.off_advantage for row in demonstrations], device=device),
-            signed=torch.tensor(
-                [i < len(rollouts) and bool(plan.signed[row.prompt]) for i, row in enumerate(stock_rows)],
-                device=device,
-            ),
-            solved=torch.tensor([row.solved for row in stock_rows], device=device),
+            rollouts=len(passed) - len(demonstrations),
             rollout_scale=count / self.args.per_device_train_batch_size,
             rows_per_step=rows_per_step,
-            tokens_per_step=buffer["num_items_in_batch"].clamp(min=1) / steps,
+            tokens_per_step=buffer["num_items_in_batch"].clamp(min=1) * per_window / len(self._buffered_inputs),
             prompts_per_step=rows_per_step / self.num_generations,
             demonstration_tokens=demonstration_tokens,
         )
@@ -329,7 +321,8 @@ class HybridPostTrainer(GRPOTrainer):
             result = super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
             )
-            self._forward = (*result[:2], None, None)
+            if micro is not None:
+                self._rollout_scores = Scores(*result[:2])
             return result
         forward, live, demonstrated = micro.forward, micro.rollouts, micro.demonstration_mask.size(1)
         logps, entropies, aux_loss = super()._get_per_token_logps_and_entropies(model, **kwargs | forward.arguments)
@@ -342,85 +335,41 @@ class HybridPostTrainer(GRPOTrainer):
         def of_demonstrations(values: Tensor) -> Tensor:
             return forward.completions(values, slice(live, None), demonstrated)
 
-        self._forward = (*map(of_rollouts, (logps, entropies)), *map(of_demonstrations, (logps, entropies)))
-        return *self._forward[:2], aux_loss
+        self._rollout_scores = Scores(of_rollouts(logps), of_rollouts(entropies))
+        self._demonstration_scores = Scores(of_demonstrations(logps), of_demonstrations(entropies))
+        return self._rollout_scores.logps, self._rollout_scores.entropies, aux_loss
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         if "hybrid" not in inputs:  # evaluation
             return super()._compute_loss(model, inputs)
-        self._micro = micro = inputs["hybrid"]
+        micro: MicroBatch = inputs["hybrid"]
+        processes = self.accelerator.num_processes
+        self._micro = micro
         try:
             loss = super()._compute_loss(model, inputs)
-            if self.loss_type in _ROW_NORMALIZED and micro.rollout_scale != 1:
-                loss = loss * micro.rollout_scale
-            terms = self._demonstration_terms(micro)
-            if micro.signed.any():
-                terms["rl"] = self._signed_rollouts(micro, inputs)
         finally:
-            self._micro = self._forward = None
-        self._log_losses(loss, terms, micro)
-        for name in ("rl", "off", "sft"):
-            if name in terms:
-                loss = loss + terms[name]
-        return loss
+            self._micro = None
+        if self.loss_type in ROW_NORMALIZED and micro.rollout_scale != 1:
+            loss = loss * micro.rollout_scale
+        terms: dict[str, Tensor] = {}
+        if len(micro.demonstration_mask):
+            terms = demonstration_terms(self._demonstration_scores, micro, self.args, processes)
+        if micro.has_signed:
+            mask = inputs["completion_mask"].float()
+            terms["rl"] = signed_rollouts(self._rollout_scores, mask, micro, self.args, processes)
+        self._log_losses(loggable(loss, terms), micro)
+        return sum_of(loss, terms)
 
-    def _demonstration_terms(self, micro: MicroBatch) -> dict[str, Tensor]:
-        """Loss terms of the demonstrations: `sft`, `off`, and the sum `nll` of their negative log-likelihood."""
-        if not len(micro.demonstration_mask):
-            return {}
-        _, _, logps, entropies = self._forward
-        mask = micro.demonstration_mask
-        terms = {"nll": -(logps.detach() * mask).sum()}
-        if (micro.sft_coefficients != 0).any():
-            nll, row_weight = -logps * mask, micro.sft_coefficients
-            if self.args.offline_loss_type == "srft":
-                row_weight = row_weight * estimator.srft_sft_weight(estimator.masked_mean(entropies, mask))
-            elif self.args.offline_loss_type == "chord":
-                nll = nll * estimator.chord_token_weight(logps)
-            if self.args.sft_loss_normalization == "token":
-                loss = (row_weight * nll.sum(1)).sum() / max(micro.demonstration_tokens, 1)
-            else:
-                loss = (row_weight * estimator.masked_mean(nll, mask)).sum() / micro.prompts_per_step
-            # Gradients are averaged over the processes, the denominators are global.
-            terms["sft"] = loss * self.accelerator.num_processes
-        if (micro.off_advantages != 0).any():
-            weight = estimator.shaped_weight(logps, self.args.off_policy_reshape, self.args.off_policy_reshape_gamma)
-            loss = estimator.policy_gradient_loss(weight, micro.off_advantages, mask)
-            terms["off"] = self._normalize_like_rollouts(loss, mask, micro)
-        return terms
-
-    def _signed_rollouts(self, micro: MicroBatch, inputs: dict[str, Any]) -> Tensor:
-        """SRFT's loss of the rollouts, in place of the stock one, whose advantages are 0."""
-        logps, entropies, _, _ = self._forward
-        mask = inputs["completion_mask"].to(logps.dtype)
-        advantages = estimator.srft_rollout_advantages(estimator.masked_mean(entropies, mask), micro.solved)
-        loss = estimator.policy_gradient_loss(logps, advantages * micro.signed, mask)
-        return self._normalize_like_rollouts(loss, mask, micro)
-
-    def _normalize_like_rollouts(self, loss: Tensor, mask: Tensor, micro: MicroBatch) -> Tensor:
-        """Sum of a per-token loss (rows, tokens) over the denominator that `loss_type` gives to the rollouts."""
-        world = self.accelerator.num_processes
-        if self.loss_type in ("grpo", "sapo"):
-            return estimator.masked_mean(loss, mask).sum() * world / micro.rows_per_step
-        if self.loss_type == "dr_grpo":
-            return loss.sum() * world / (micro.rows_per_step * self.max_completion_length)
-        if self.loss_type == "luspo":
-            return loss.sum() * world / micro.rows_per_step
-        return loss.sum() * world / micro.tokens_per_step
-
-    def _log_losses(self, rollout_loss: Tensor, terms: dict[str, Tensor], micro: MicroBatch) -> None:
+    def _log_losses(self, parts: Tensor, micro: MicroBatch) -> None:
         """Add up the terms of an optimizer step and log them at its end, averaged as the gradients are."""
-        zero = torch.zeros((), device=rollout_loss.device)
-        parts = [rollout_loss + terms.get("rl", zero), *(terms.get(name, zero) for name in ("off", "sft", "nll"))]
-        self._window_sums = self._window_sums + torch.stack([part.detach().float() for part in parts])
+        self._window_sums = self._window_sums + parts
         if not self.accelerator.sync_gradients:
             return
-        sums = self.accelerator.reduce(self._window_sums, reduction="sum")
+        rl, off, sft, nll = self.accelerator.reduce(self._window_sums, reduction="sum").tolist()
         self._window_sums = torch.zeros_like(self._window_sums)
-        rl, off, sft, nll = sums.tolist()
-        metrics, world = self._metrics["train"], self.accelerator.num_processes
-        metrics["hpt/rl_loss"].append(rl / world)
-        metrics["hpt/off_loss"].append(off / world)
-        metrics["hpt/sft_loss"].append(sft / world)
+        metrics, processes = self._metrics["train"], self.accelerator.num_processes
+        metrics["hpt/rl_loss"].append(rl / processes)
+        metrics["hpt/off_loss"].append(off / processes)
+        metrics["hpt/sft_loss"].append(sft / processes)
         if micro.demonstration_tokens:
             metrics["hpt/demo_nll"].append(nll / micro.demonstration_tokens)
