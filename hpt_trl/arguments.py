@@ -15,7 +15,7 @@ class RecipeArguments(ScriptArguments):
     """
 
     stage: str = field(default="hpt", metadata={"help": "Training stage: hpt."})
-    dataset_kwargs: dict | str | None = field(
+    dataset_options: dict | str | None = field(
         default=None,
         metadata={"help": "Options of a generated dataset (`arithmetic`, `reasoning_gym:<task>`), e.g. {size: 500}."},
     )

@@ -31,7 +31,7 @@ OVERRIDES = """\
 overrides (they stand above the recipe, the recipe above the defaults):
   --key value           --max_steps 20          --key=value is the same
   --key value value     --reward_funcs math_answer boxed_format
-  --key '{name: value}' --dataset_kwargs '{size: 200}'   (YAML or JSON)
+  --key '{name: value}' --dataset_options '{size: 200}'   (YAML or JSON)
   --key                 --use_peft              (a boolean: true)"""
 
 # Seconds that a process other than the first waits before it prints an error. Where the error is everyone's, the

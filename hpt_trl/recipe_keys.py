@@ -11,7 +11,7 @@ from typing import Any
 RENAMED = {
     "torch_dtype": "it is now `dtype`",
     "warmup_ratio": "write `warmup_steps`; a value below 1 is a share of all steps",
-    "overwrite_output_dir": "it was removed; name another `output_dir`",
+    "overwrite_output_dir": "it was removed; write `overwrite: true`, or name another `output_dir`",
     "max_prompt_length": "it was removed: prompts are not cut; drop the line",
     "max_seq_length": "it is now `max_length` (SFT) or `max_completion_length` (RL)",
     "max_new_tokens": "write `max_completion_length`",

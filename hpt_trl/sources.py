@@ -73,12 +73,12 @@ def read_source(
         raise UserError(
             "dataset_streaming: every row is checked before training, so the data is not streamed; drop it."
         )
-    options = as_dict(arguments.dataset_kwargs, "dataset_kwargs")
+    options = as_dict(arguments.dataset_options, "dataset_options")
     if name.startswith(GENERATED):
         return _generate(name, options, seed=seed, first_rows=first_rows)
     if options:
         raise UserError(
-            f"dataset_kwargs: only generated datasets ({', '.join(GENERATED)}<task>) have options; drop it."
+            f"dataset_options: only generated datasets ({', '.join(GENERATED)}<task>) have options; drop it."
         )
     if Path(name).is_dir():
         return _pick_splits(_read_folder(name), arguments, first_rows)

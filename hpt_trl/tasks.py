@@ -25,7 +25,7 @@ _DEFAULT_TEST_SIZE = 200
 
 @dataclass(frozen=True)
 class ArithmeticOptions:
-    """What `dataset_kwargs` may hold for `arithmetic`.
+    """What `dataset_options` may hold for `arithmetic`.
 
     `terms` is the least and the greatest count of numbers in a problem, `largest` the greatest number, `operators`
     some of `+` and `-` (differences take SmolLM2-135M about twice as many steps to learn as sums). No running total
@@ -68,7 +68,7 @@ def arithmetic(options: dict[str, Any], *, seed: int) -> tuple[Dataset, Dataset 
             misses += 1
             if misses > 50 * wanted + 1000:
                 raise UserError(
-                    f"dataset_kwargs of arithmetic: {wanted} rows are asked for (size + test_size), but there are few "
+                    f"dataset_options of arithmetic: {wanted} rows are asked for (size + test_size), but there are few "
                     f"more than {len(rows)} different problems. Lower `size`, or raise `largest` or `terms`."
                 )
             continue
@@ -113,7 +113,7 @@ def _arithmetic_options(options: dict[str, Any]) -> ArithmeticOptions:
     def whole(key: str, value: Any, least: int) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise UserError(
-                f"dataset_kwargs of arithmetic: `{key}: {value}` must be a whole number of at least {least}."
+                f"dataset_options of arithmetic: `{key}: {value}` must be a whole number of at least {least}."
             )
         return value
 
@@ -125,16 +125,16 @@ def _arithmetic_options(options: dict[str, Any]) -> ArithmeticOptions:
         terms = checked["terms"]
         if not isinstance(terms, (list, tuple)) or len(terms) != 2:
             raise UserError(
-                f"dataset_kwargs of arithmetic: `terms: {terms}` must be the least and the greatest count, e.g. [2, 4]."
+                f"dataset_options of arithmetic: `terms: {terms}` must be the least and greatest count, e.g. [2, 4]."
             )
         low, high = whole("terms", terms[0], 2), whole("terms", terms[1], 2)
         if low > high:
-            raise UserError(f"dataset_kwargs of arithmetic: `terms: {terms}` must not fall; write [{high}, {low}].")
+            raise UserError(f"dataset_options of arithmetic: `terms: {terms}` must not fall; write [{high}, {low}].")
         checked["terms"] = (low, high)
     if "operators" in checked:
         operators = checked["operators"]
         if not isinstance(operators, (list, tuple, str)) or not operators or set(operators) - {"+", "-"}:
-            raise UserError(f'dataset_kwargs of arithmetic: `operators: {operators}` must be some of ["+", "-"].')
+            raise UserError(f'dataset_options of arithmetic: `operators: {operators}` must be some of ["+", "-"].')
         checked["operators"] = tuple(dict.fromkeys(operators))
     return ArithmeticOptions(**checked)
 
@@ -169,7 +169,7 @@ def reasoning_gym(task: str, options: dict[str, Any], *, seed: int) -> tuple[Dat
         value = own.pop(key, sizes[key])
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise UserError(
-                f"dataset_kwargs of {REASONING_GYM}{task}: `{key}: {value}` must be a whole number of at least {least}."
+                f"dataset_options of {REASONING_GYM}{task}: `{key}: {value}` must be a whole number from {least}."
             )
         sizes[key] = value
     known = [name for name in inspect.signature(registry[task][1]).parameters if name not in sizes]
@@ -191,7 +191,7 @@ def reasoning_gym(task: str, options: dict[str, Any], *, seed: int) -> tuple[Dat
     rows = list(entries.values())
     if len(rows) <= sizes["test_size"]:
         raise UserError(
-            f"dataset_kwargs of {REASONING_GYM}{task}: only {len(rows)} different questions came out of {wanted}; "
+            f"dataset_options of {REASONING_GYM}{task}: only {len(rows)} different questions came out of {wanted}; "
             f"lower `test_size` (now {sizes['test_size']}) or make the task larger by its options."
         )
     if len(rows) < wanted:
@@ -232,7 +232,7 @@ def _create(task: str, options: dict[str, Any], *, size: int, seed: int) -> Any:
         return create_dataset(task, size=size, seed=seed, **options)
     # The tasks check their options with bare assertions.
     except (AssertionError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"dataset_kwargs of {REASONING_GYM}{task}: {options} is refused: {error}") from error
+        raise UserError(f"dataset_options of {REASONING_GYM}{task}: {options} is refused: {error}") from error
 
 
 def _refuse_unknown(source: str, options: dict[str, Any], known: list[str]) -> None:
@@ -240,7 +240,7 @@ def _refuse_unknown(source: str, options: dict[str, Any], known: list[str]) -> N
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean `{near[0]}`? " if near else ""
-            raise UserError(f"dataset_kwargs of {source}: unknown option `{key}`; {hint}Known: {', '.join(known)}.")
+            raise UserError(f"dataset_options of {source}: unknown option `{key}`; {hint}Known: {', '.join(known)}.")
 
 
 def _pack(value: Any) -> Any:

@@ -105,7 +105,7 @@ def test_files_that_cannot_be_read(tmp_path):
 
 def test_only_generated_data_has_options(tmp_path):
     path = write_jsonl(tmp_path / "data.jsonl", [{"prompt": "a", "completion": "b"}])
-    assert "only generated datasets" in refused(path, dataset_kwargs={"size": 3})
+    assert "only generated datasets" in refused(path, dataset_options={"size": 3})
     assert "is missing" in refused("")
     assert "not streamed" in refused(path, dataset_streaming=True)
     assert "did you mean `arithmetic`" in refused("arithmetics")

@@ -28,7 +28,7 @@ def tokenizer():
 
 
 def test_arithmetic(tokenizer):
-    splits = load("arithmetic", dataset_kwargs={"size": 300, "test_size": 100, "operators": ["+", "-"]})
+    splits = load("arithmetic", dataset_options={"size": 300, "test_size": 100, "operators": ["+", "-"]})
     assert (len(splits.train), len(splits.test)) == (300, 100)
     for row in [*splits.train, *splits.test]:
         expression = row["prompt"].removeprefix("Calculate ").removesuffix(".")
@@ -48,11 +48,11 @@ def test_arithmetic_holds_out_problems_not_rows():
     def problems(rows):
         return {tuple(sorted(prompt[10:-1].split(" + "))) for prompt in rows["prompt"]}
 
-    splits = load("arithmetic", dataset_kwargs={"size": 500, "test_size": 200, "operators": ["+"]})
+    splits = load("arithmetic", dataset_options={"size": 500, "test_size": 200, "operators": ["+"]})
     assert len(problems(splits.train)) == 500 and len(problems(splits.test)) == 200
     assert not problems(splits.train) & problems(splits.test)
-    assert splits.train[:] == load("arithmetic", dataset_kwargs='{"size": 500, "operators": ["+"]}').train[:]
-    assert splits.train[:] != load("arithmetic", seed=1, dataset_kwargs={"size": 500, "operators": ["+"]}).train[:]
+    assert splits.train[:] == load("arithmetic", dataset_options='{"size": 500, "operators": ["+"]}').train[:]
+    assert splits.train[:] != load("arithmetic", seed=1, dataset_options={"size": 500, "operators": ["+"]}).train[:]
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_arithmetic_holds_out_problems_not_rows():
 )
 def test_arithmetic_options_are_checked(options, message):
     with pytest.raises(UserError, match=message):
-        load("arithmetic", dataset_kwargs=options)
+        load("arithmetic", dataset_options=options)
 
 
 def test_gsm8k_layout(tmp_path):
@@ -162,7 +162,7 @@ def test_openr1_layout_from_every_kind_of_file(tmp_path, kind, tokenizer):
 
 
 def test_reasoning_gym_rows():
-    splits = load("reasoning_gym:chain_sum", dataset_kwargs={"size": 20, "test_size": 5, "max_terms": 3})
+    splits = load("reasoning_gym:chain_sum", dataset_options={"size": 20, "test_size": 5, "max_terms": 3})
     assert len(splits.train) == 20 and len(splits.test) == 5
     assert not set(splits.train["prompt"]) & set(splits.test["prompt"])
     assert splits.train[0]["completion"] == f"#### {splits.train[0]['answer']}"
@@ -171,12 +171,12 @@ def test_reasoning_gym_rows():
 
 def test_reasoning_gym_refuses():
     assert "Nearest: chain_sum" in refused("reasoning_gym:chain_sums")
-    assert "did you mean `max_terms`" in refused("reasoning_gym:chain_sum", dataset_kwargs={"max_term": 3})
-    assert "is refused" in refused("reasoning_gym:chain_sum", dataset_kwargs={"min_terms": 5, "max_terms": 3})
+    assert "did you mean `max_terms`" in refused("reasoning_gym:chain_sum", dataset_options={"max_term": 3})
+    assert "is refused" in refused("reasoning_gym:chain_sum", dataset_options={"min_terms": 5, "max_terms": 3})
     # A task without a single answer has no demonstrations.
-    message = refused("reasoning_gym:graph_color", dataset_kwargs={"size": 3, "test_size": 0})
+    message = refused("reasoning_gym:graph_color", dataset_options={"size": 3, "test_size": 0})
     assert "row 1: the demonstration (`completion`) is missing" in message
-    load("reasoning_gym:graph_color", needs_demonstration=False, dataset_kwargs={"size": 3, "test_size": 1})
+    load("reasoning_gym:graph_color", needs_demonstration=False, dataset_options={"size": 3, "test_size": 1})
 
 
 # Columns

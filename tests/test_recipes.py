@@ -63,7 +63,7 @@ def test_values_have_the_types_of_their_fields(read):
         "eval_strategy: no\n"
         "lr_scheduler_type: cosine_with_min_lr\n"
         "lr_scheduler_kwargs: {min_lr: 1e-7}\n"
-        "dataset_kwargs:\n  size: 200\n"
+        "dataset_options:\n  size: 200\n"
     )
     config = recipe.config
     assert config.unify_strategy == "no"
@@ -74,7 +74,7 @@ def test_values_have_the_types_of_their_fields(read):
     assert config.scale_rewards == "none"
     assert config.lr_scheduler_kwargs == {"min_lr": 1e-7}
     assert recipe.arguments.reward_funcs == ["math_answer"]
-    assert recipe.arguments.dataset_kwargs == {"size": 200}
+    assert recipe.arguments.dataset_options == {"size": 200}
     assert config.report_to == []
 
 
@@ -84,7 +84,7 @@ def test_command_line_stands_above_the_file_and_the_file_above_defaults(read):
         [
             *("--beta", "0.2", "--max-steps=7", "--use_peft", "--gradient_checkpointing", "false"),
             *("--reward_funcs", "math_answer", "boxed_format", "--reward_weights", "1", "0.5"),
-            *("--dataset_kwargs", "{size: 200}", "--column_mapping", '{"prompt": "question"}'),
+            *("--dataset_options", "{size: 200}", "--column_mapping", '{"prompt": "question"}'),
             *("--switch_gate", "-1", "--switch_gate_off", "null", "--no_shuffle_dataset"),
             *("--system_prompt", "Answer: {briefly}"),
         ],
@@ -97,7 +97,7 @@ def test_command_line_stands_above_the_file_and_the_file_above_defaults(read):
     assert recipe.config.gradient_checkpointing is False
     assert recipe.arguments.reward_funcs == ["math_answer", "boxed_format"]
     assert recipe.config.reward_weights == [1.0, 0.5]
-    assert recipe.arguments.dataset_kwargs == {"size": 200}
+    assert recipe.arguments.dataset_options == {"size": 200}
     assert recipe.arguments.column_mapping == {"prompt": "question"}
     assert recipe.config.switch_gate == -1 and recipe.config.switch_gate_off is None
     assert recipe.config.shuffle_dataset is False
@@ -165,7 +165,7 @@ MISTAKES = {
     "dtype: bf16": "allowed: one of auto, bfloat16, float16, float32",
     "optim: adamw_torchh": "Did you mean `adamw_torch`?",
     "use_peft: maybe": "allowed: true or false",
-    "dataset_kwargs: 5": "allowed: a mapping",
+    "dataset_options: 5": "allowed: a mapping",
     "reward_weights: [1, x]": "allowed: a list (a number)",
     "reward_weights: [1, 2]": "2 weights for 1 rewards",
     "load_in_4bit: true\nload_in_8bit: true": "`load_in_8bit` is set as well",
@@ -215,7 +215,7 @@ def test_float16_on_a_cpu_is_refused(read):
         ("--lerning_rate=1", "--lerning_rate on the command line (recipe.yaml): there is no such key. Did you mean"),
         ("--beta", "there is no value; allowed: a number, after the key"),
         ("--beta 1 2", "1 2 is not allowed; allowed: a number, as one word"),
-        ("--dataset_kwargs {size", "{size is not YAML"),
+        ("--dataset_options {size", "{size is not YAML"),
         ("--reward_weights 1 x", "1 x is not allowed; allowed: a list (a number)"),
         ("beta 1", "`beta` on the command line follows no key"),
         ("--stage hptt", "Did you mean `hpt`?"),
@@ -236,7 +236,7 @@ def test_a_mistake_on_the_command_line(read, overrides, said):
         ("stage: hpt\nbeta: [1\n", "this is not YAML"),
         ("stage: hpt\nbeta: 1\n  gamma: 2\n", "line 3: this is not YAML"),
         ("stage: hpt\nbeta: 1\nbeta: 2\n", "line 3, `beta`: the key is already set on line 2"),
-        ("stage: hpt\ndataset_kwargs:\n  size: 1\n  size: 2\n", "line 4, `size`: the key is already set on line 3"),
+        ("stage: hpt\ndataset_options:\n  size: 1\n  size: 2\n", "line 4, `size`: the key is already set on line 3"),
         ("? [a]\n: 1\n", "a key is one word"),
         ("beta: 1\n", "the key `stage` is missing. Write one of: `stage: hpt`"),
         ("stage: hpt\nenv: 3\n", "line 2, `env`: allowed: a mapping"),

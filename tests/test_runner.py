@@ -22,7 +22,7 @@ KEYS = {
     "stage": "hpt",
     "dtype": "float32",
     "dataset_name": "arithmetic",
-    "dataset_kwargs": {"size": 32, "test_size": 8},
+    "dataset_options": {"size": 32, "test_size": 8},
     "reward_funcs": ["math_answer"],
     "num_generations": 2,
     "global_batch_size": 8,
@@ -175,7 +175,7 @@ def test_a_run_of_another_recipe_that_did_not_finish_is_kept(recipe, tmp_path):
         ({"resume_from_checkpoint": "nowhere"}, "there is no folder nowhere"),
         ({"resume_from_checkpoint": "true", "overwrite": True}, "resumed or started anew"),
         ({"eval_samples": 9}, r"9 rows, but arithmetic \(test\) has 8"),
-        ({"eval_samples": 4, "dataset_kwargs": {"size": 32, "test_size": 0}}, "no held-out rows"),
+        ({"eval_samples": 4, "dataset_options": {"size": 32, "test_size": 0}}, "no held-out rows"),
         ({"eval_num_generations": 4}, "eval_temperature"),
         ({"max_completion_length": 512}, "leave no room for a prompt"),
         ({"max_completion_length": 500}, "arithmetic, row .* tokens, more than 12"),
@@ -183,7 +183,7 @@ def test_a_run_of_another_recipe_that_did_not_finish_is_kept(recipe, tmp_path):
         ({"reward_funcs": ["tests.test_runner.constant"]}, "gives 0.5 to each .* constant reward"),
         ({"reward_funcs": ["tests.test_runner.broken"]}, "`broken` raised KeyError.*row 1"),
         ({"model_name_or_path": "nowhere/at/all"}, "there is no folder nowhere/at/all"),
-        ({"dataset_name": "missing.jsonl", "dataset_kwargs": None}, "there is no file missing.jsonl"),
+        ({"dataset_name": "missing.jsonl", "dataset_options": None}, "there is no file missing.jsonl"),
     ],
 )
 @pytest.mark.parametrize("command", [runner.run, runner.check])
@@ -206,7 +206,7 @@ def test_demonstrations_that_the_reward_calls_wrong_are_named(recipe, tmp_path):
     data = tmp_path / "data.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     mapping = {"prompt": "question", "completion": "solution"}
-    path = recipe(dataset_name=str(data), dataset_kwargs=None, column_mapping=mapping, eval_samples=0)
+    path = recipe(dataset_name=str(data), dataset_options=None, column_mapping=mapping, eval_samples=0)
     with pytest.raises(UserError, match=r"(?s)gives 0 to each of the first 8 demonstrations.*It is 1\.") as error:
         runner.check(path, [])
     assert "data.jsonl" in str(error.value) and "row 1" in str(error.value)

@@ -40,7 +40,7 @@ def demonstration_ids(
             f"write both as text or both as messages. Row: {prompt!r}"
         )
     is_processor = isinstance(processing_class, ProcessorMixin)
-    tokenizer = processing_class.tokenizer if is_processor else processing_class
+    tokenizer: Any = processing_class.tokenizer if is_processor else processing_class
     text = demonstration
     if isinstance(demonstration, list):
         if is_processor:

@@ -110,20 +110,20 @@ class MicroBatch:
     demonstration_tokens: float  # demonstration tokens per optimizer step over all processes
 
     @classmethod
-    def of(cls, rollouts: list[Row], demonstrations: list[Row], plan: Plan, **counts: Any) -> "MicroBatch":
-        """Collect the coefficients of a micro-batch's rows; `rollouts` are those of the stock batch."""
-        device = rollouts[0].prompt_ids.device
+    def of(cls, stock_rows: list[Row], demonstrations: list[Row], plan: Plan, **counts: Any) -> "MicroBatch":
+        """Collect the coefficients of a micro-batch's rows; `stock_rows` are those that the stock loss sees."""
+        device = stock_rows[0].prompt_ids.device
         lengths = torch.tensor([len(row.completion_ids) for row in demonstrations], dtype=torch.long)
         mask = torch.arange(max(lengths.tolist(), default=0)) < lengths.unsqueeze(1)
         sft = [row.sft_coefficient for row in demonstrations]
         off = [row.off_advantage for row in demonstrations]
-        signed = [bool(plan.signed[row.prompt]) for row in rollouts]
+        signed = [bool(plan.signed[row.prompt]) for row in stock_rows]
         return cls(
             demonstration_mask=mask.float().to(device),
             sft_coefficients=torch.tensor(sft, device=device),
             off_advantages=torch.tensor(off, device=device),
             signed=torch.tensor(signed, device=device),
-            solved=torch.tensor([row.solved for row in rollouts], device=device),
+            solved=torch.tensor([row.solved for row in stock_rows], device=device),
             has_sft=any(sft),
             has_off_policy=any(off),
             has_signed=any(signed),

@@ -89,18 +89,20 @@ class Row:
         def copy(values: dict[str, Tensor]) -> dict[str, Tensor]:
             return {name: value.to(device, copy=True) for name, value in values.items()}
 
-        own = ("prompt_ids", "completion_ids", "advantage", "completion_mask")
         return replace(
             self,
+            prompt_ids=self.prompt_ids.to(device, copy=True),
+            completion_ids=self.completion_ids.to(device, copy=True),
+            completion_mask=self.completion_mask.to(device, copy=True),
+            advantage=self.advantage.to(device, copy=True),
             tokens=copy(self.tokens),
             sequence=copy(self.sequence),
-            **copy({name: getattr(self, name) for name in own}),
         )
 
 
-def unpad(batch: dict[str, Any]) -> list[Row]:
+def unpad(padded: dict[str, Any]) -> list[Row]:
     """Rows of a padded batch as TRL's `_generate_and_score_completions` lays it out."""
-    batch = split_pixel_values_by_grid(batch)
+    batch: dict[str, Any] = split_pixel_values_by_grid(padded)
     prompt_width, completion_width = batch["prompt_ids"].size(1), batch["completion_ids"].size(1)
     prompt_lengths = batch["prompt_mask"].sum(1).tolist()
     # A truncated completion may be masked altogether; one token stays so that the row has a shape.
@@ -143,7 +145,7 @@ def _image_part(value: list | Tensor, index: int) -> list | Tensor:
 def collate(rows: list[Row], pad_token_id: int, pad_to_multiple_of: int | None = None) -> dict[str, Any]:
     """Rows as one padded batch in TRL's layout: prompts padded left, completions right, no wider than needed."""
 
-    def join(values: list[Tensor], fill: float, side: str) -> Tensor:
+    def join(values: list[Tensor], fill: Any, side: str) -> Tensor:
         return pad(values, padding_value=fill, padding_side=side, pad_to_multiple_of=pad_to_multiple_of)
 
     batch: dict[str, Any] = {

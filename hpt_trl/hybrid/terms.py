@@ -72,7 +72,7 @@ def _like_rollouts(loss: Tensor, mask: Tensor, micro: MicroBatch, config: Hybrid
     """Sum of a per-token loss over the global denominator that `loss_type` gives to the rollouts."""
     if config.loss_type in ("grpo", "sapo"):
         return estimator.masked_mean(loss, mask).sum() / micro.rows_per_step
-    if config.loss_type == "dr_grpo":
+    if config.loss_type == "dr_grpo" and config.max_completion_length:
         return loss.sum() / (micro.rows_per_step * config.max_completion_length)
     if config.loss_type == "luspo":
         return loss.sum() / micro.rows_per_step

@@ -21,7 +21,7 @@ import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
@@ -57,7 +57,9 @@ class HybridPostTrainer(GRPOTrainer):
     model: PreTrainedModel
     num_generations: int
     pad_to_multiple_of: int | None
-    _buffered_inputs: list[dict[str, Any]]
+    processing_class: PreTrainedTokenizerBase | ProcessorMixin
+    chat_template_kwargs: dict[str, Any]
+    _buffered_inputs: Any  # the micro-batches of a generation batch; None before the first
 
     _tag_names = ["trl", "hpt"]
     _name = "HPT"
@@ -144,7 +146,7 @@ class HybridPostTrainer(GRPOTrainer):
         if self._generation is not None:
             (examples, rewards), self._generation = self._generation, None
             self._buffered_inputs = self._route(examples, rewards, self._buffered_inputs)
-            inputs = self._buffered_inputs[self._step % self.args.steps_per_generation]
+            inputs = self._buffered_inputs[self._step % len(self._buffered_inputs)]
         return inputs
 
     # Routing: from shuffled rollouts to micro-batches.
@@ -161,7 +163,7 @@ class HybridPostTrainer(GRPOTrainer):
         plan = make_plan(rewards.view(-1, group).float().cpu(), usable.cpu(), args, self.state.global_step)
 
         # Rows stay in the optimizer step in which the base would train them.
-        aligned = args.steps_per_generation % args.gradient_accumulation_steps == 0
+        aligned = len(buffers) % args.gradient_accumulation_steps == 0
         per_window = args.gradient_accumulation_steps if aligned else 1
         rollouts: list[list[Row]] = []
         demonstrations: list[Row] = []
@@ -277,7 +279,8 @@ class HybridPostTrainer(GRPOTrainer):
     @torch.no_grad()
     def _old_logps(self, forward: Forward, shape: torch.Size) -> Tensor:
         """Old log-probabilities of a micro-batch's rollouts, which the base would have computed for every row."""
-        with disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
+        checkpointing: Any = self.args.gradient_checkpointing_kwargs
+        with disable_gradient_checkpointing(self.model, checkpointing):
             logps, _, _ = super()._get_per_token_logps_and_entropies(self.model, **forward.arguments)
         logps = forward.completions(logps, slice(None), shape[1])
         return torch.nn.functional.pad(logps, (0, 0, 0, shape[0] - len(logps)))
