@@ -24,7 +24,7 @@ examples:
   hpt-trl check quickstart
   hpt-trl run quickstart --max_steps 20 --output_dir outputs/short
   hpt-trl run my_recipe.yaml --use_peft true --reward_funcs math_answer boxed_format
-  accelerate launch --config_file accelerate_configs/zero2.yaml -m hpt_trl run my_recipe.yaml
+  accelerate launch --config_file accelerate_configs/multi_gpu.yaml -m hpt_trl run my_recipe.yaml
   hpt-trl report outputs/quickstart"""
 
 OVERRIDES = """\
