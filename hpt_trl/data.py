@@ -79,7 +79,7 @@ def load_splits(
 
     train = _prepare(train, source, mapping, needed, demonstration_column)
     validate_rows(train, source, demonstration_column=demonstration_column, needs_demonstration=needs_demonstration)
-    if held_out is None:
+    if held_out is None or arguments.test_split_size is not None:
         test, test_source = None, f"{source} (held out)"
         if arguments.test_split_size is not None and first_rows is None:
             train, test = _hold_out(train, source, arguments.test_split_size, seed)

@@ -51,9 +51,13 @@ def check_output_folder(recipe: Recipe) -> Path | None:
     if resume is not None and str(resume).lower() not in ("false", "no"):
         if recipe.arguments.overwrite:
             raise recipe.error("overwrite", "a run is either resumed or started anew; drop one of the two keys.")
-        return _checkpoint(recipe, folder, str(resume))
+        checkpoint = _checkpoint(recipe, folder, str(resume))
+        if checkpoint.resolve().parent == folder.resolve():
+            return checkpoint
+    else:
+        checkpoint = None
     if not folder.exists() or not any(folder.iterdir()):
-        return None
+        return checkpoint
     stored = folder / RECIPE_FILE
     if not stored.is_file() or not stored.read_text(encoding="utf-8").startswith(_MARK):
         raise recipe.error(
@@ -74,7 +78,7 @@ def check_output_folder(recipe: Recipe) -> Path | None:
         )
     if _differs(stored, recipe):
         raise recipe.error("output_dir", f"{folder} holds a run of another recipe, not finished. {choices}.")
-    return None
+    return checkpoint
 
 
 def open_output_folder(recipe: Recipe, *, resuming: bool) -> Path:

@@ -61,7 +61,8 @@ def prepare(name: str, overrides: list[str]) -> Prepared:
     arguments, config = recipe.arguments, recipe.config
     recipe.stage.check(recipe)
     checkpoint = check_output_folder(recipe)
-    rewards = [guard(reward) for reward in load_rewards(arguments.reward_funcs or [])]
+    names = (arguments.reward_funcs or []) if recipe.stage.uses_rewards else []
+    rewards = [guard(reward) for reward in load_rewards(names)] if names else []
     model = str(recipe.model_args.model_name_or_path)
     settings: dict[str, Any] = {
         "revision": recipe.model_args.model_revision,
@@ -91,7 +92,7 @@ def prepare(name: str, overrides: list[str]) -> Prepared:
         eval_max_new_tokens=arguments.eval_max_new_tokens or config.max_completion_length,
     )
     _check_lengths(prepared)
-    if recipe.stage.uses_rewards:
+    if recipe.stage.uses_rewards and recipe.stage.needs_demonstration(config):
         _probe_rewards(prepared)
     return prepared
 

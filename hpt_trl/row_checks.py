@@ -34,7 +34,7 @@ def validate_rows(
     first, others = None, 0
     for row, values in iterate_rows(dataset, columns):
         fault = _prompt_fault(values[0])
-        if fault is None and has_demonstration and (needs_demonstration or values[1] is not None):
+        if fault is None and has_demonstration and (needs_demonstration or values[1]):
             fault = _demonstration_fault(demonstration_column, values[1])
         if fault is None:
             continue

@@ -32,6 +32,7 @@ from hpt_trl.output_folder import BEFORE_FILE, open_output_folder
 from hpt_trl.preparation import Prepared, prepare
 from hpt_trl.recipes import recipe_name, recipes_folder
 from hpt_trl.reporting import (
+    RESULTS_FILE,
     MetricsWriter,
     ProgressLines,
     accuracy_line,
@@ -74,8 +75,9 @@ def run(name: str, overrides: list[str]) -> None:
         train_started = time.perf_counter()
         trainer.train(resume_from_checkpoint=None if prepared.checkpoint is None else str(prepared.checkpoint))
         train_time = time.perf_counter() - train_started - evaluations.seconds
-        after = evaluations.evaluate("After training")
+        # Saved before it is evaluated: whatever fails there, the model stays.
         trainer.save_model(prepared.recipe.config.output_dir)
+        after = evaluations.evaluate("After training")
         if state.is_main_process:
             wall = {"total": time.perf_counter() - started, "train": train_time, "evaluation": evaluations.seconds}
             _finish(prepared, trainer, evaluations.before, after, wall, ["hpt-trl", "run", name, *overrides])
@@ -117,8 +119,7 @@ class _Evaluations:
         path = Path(self.prepared.recipe.config.output_dir) / BEFORE_FILE
         if self.prepared.checkpoint is not None:
             # The model is the checkpoint's by now; what it could do before any training was found by the first run.
-            stored = [json.loads(path.read_text(encoding="utf-8")) if path.exists() else None]
-            self.before = broadcast_object_list(stored)[0]
+            self.before = broadcast_object_list([_stored_before(path.parent)])[0]
             return
         self.before = self.evaluate("Before training")
         if self.before is not None and self.trainer.is_world_process_zero():
@@ -147,6 +148,15 @@ class _Evaluations:
         )
         self.seconds += time.perf_counter() - started
         return result
+
+
+def _stored_before(folder: Path) -> dict[str, Any] | None:
+    """The evaluation before training that the resumed run left: beside its checkpoints, or in its results."""
+    if (folder / BEFORE_FILE).exists():
+        return json.loads((folder / BEFORE_FILE).read_text(encoding="utf-8"))
+    if (folder / RESULTS_FILE).exists():
+        return json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))["before"]
+    return None
 
 
 def _build_trainer(prepared: Prepared, callbacks: list[TrainerCallback]) -> Trainer:

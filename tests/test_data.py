@@ -61,7 +61,7 @@ def test_arithmetic_holds_out_problems_not_rows():
         ({"sise": 5}, "did you mean `size`"),
         ({"size": 0}, "`size: 0` must be a whole number of at least 1"),
         ({"terms": [4, 2]}, r"write \[2, 4\]"),
-        ({"terms": 3}, "the least and the greatest"),
+        ({"terms": 3}, "the least and greatest"),
         ({"operators": ["*"]}, "some of"),
         ({"largest": 2, "terms": [2, 2]}, "different problems"),
         ("{size: 5}", "is not JSON"),

@@ -18,7 +18,7 @@ from hpt_trl.hybrid.estimator import (
     union_advantages,
 )
 from hpt_trl.hybrid.gate import SOFT_TABLES, no_contrast, prompt_coefficients, read_soft_table
-from hpt_trl.hybrid.rows import deal, padded_area
+from hpt_trl.hybrid.rows import collate, deal, padded_area, unpad
 
 P = np.array([[0.001, 0.1, 0.5, 0.99]])
 LOGPS = np.log(P)
@@ -160,3 +160,31 @@ def test_dealing_keeps_padding_low():
         lengths += [prompt + draw.randrange(20, 300) for _ in range(draw.randrange(2, 9))]
     area = sum(padded_area([lengths[i] for i in chunk]) for chunk in deal(lengths, 16))
     assert area <= 1.15 * sum(lengths)
+
+
+def test_rows_keep_every_per_token_tensor():
+    """Also those of vLLM's correction: out of a padded batch and back, in another order and width."""
+    lengths = [(3, 2), (1, 4), (2, 1)]
+    width = max(c for _, c in lengths)
+    batch = {
+        "prompt_ids": torch.tensor([[5, 6, 7], [0, 0, 8], [0, 9, 10]]),
+        "prompt_mask": torch.tensor([[1, 1, 1], [0, 0, 1], [0, 1, 1]]),
+        "completion_ids": torch.tensor([[1, 2, 0, 0], [1, 2, 3, 4], [1, 0, 0, 0]]),
+        "completion_mask": torch.tensor([[int(t < c) for t in range(width)] for _, c in lengths]),
+        "advantages": torch.tensor([0.5, -1.0, 2.0]),
+        "num_items_in_batch": torch.tensor(7),
+    }
+    per_token = ("old_per_token_logps", "ref_per_token_logps", "sampling_per_token_logps", "importance_sampling_ratio")
+    for name in per_token:
+        batch[name] = torch.rand(3, width)
+    rows = unpad(batch)
+    again = collate([rows[2], rows[0], rows[0].filler()], pad_token_id=0)
+    assert again["prompt_ids"].tolist() == [[0, 9, 10], [5, 6, 7], [0, 0, 7]]
+    assert again["completion_ids"].tolist() == [[1, 0], [1, 2], [1, 0]]
+    assert again["completion_mask"].tolist() == [[1, 0], [1, 1], [0, 0]]
+    assert again["advantages"].tolist() == [2.0, 0.5, 0.0]
+    for name in per_token:
+        assert torch.equal(again[name][1], batch[name][0, :2])
+        assert again[name][0, 0] == batch[name][2, 0]
+    batch["importance_sampling_ratio"] = torch.tensor([[0.5], [0.7], [0.9]])  # one ratio per sequence
+    assert collate(unpad(batch), pad_token_id=0)["importance_sampling_ratio"][1].tolist() == pytest.approx([0.7] * 4)

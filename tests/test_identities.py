@@ -162,9 +162,13 @@ def test_switch_with_the_papers_normalization(tiny_model_path, tmp_path, start):
     assert_same_update(weights(ours), as_update(expected, start), start)
 
 
-@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+# Each loss type at one group size, and the other sizes at one loss type.
+LOSS_AND_GROUP = [*((loss_type, 4) for loss_type in LOSS_TYPES), *(("grpo", group) for group in (2, 8, 16))]
+
+
+@pytest.mark.parametrize("loss_type,group", LOSS_AND_GROUP)
 @pytest.mark.parametrize("scale", ["group", "none"])
-def test_luffy(tiny_model_path, tmp_path, start, loss_type, scale):
+def test_luffy(tiny_model_path, tmp_path, start, loss_type, group, scale):
     """Advantages over rollouts and demonstration together, p/(p+0.1) on the demonstration's tokens."""
 
     def loss(prompts):
@@ -181,32 +185,37 @@ def test_luffy(tiny_model_path, tmp_path, start, loss_type, scale):
         tmp_path,
         loss_type=loss_type,
         scale_rewards=scale,
+        num_generations=group,
         unify_strategy="soft",
         soft_table="on_off",
     )
-    expected = oracle.gradient(tiny_model_path, rows(MIXED), loss)
+    expected = oracle.gradient(tiny_model_path, rows(MIXED), loss, group=group)
     assert_same_update(weights(ours), as_update(expected, start), start)
 
 
-def test_off_policy_gate(tiny_model_path, tmp_path, start):
-    """`switch_gate_off` (HPT's OFF/ON): no solved rollout -> off-policy RL on the demonstration alone."""
+@pytest.mark.parametrize("group", [2, 4, 8, 16])
+@pytest.mark.parametrize("gate,gate_off", [(-1, 0), (0, 1)])
+def test_off_policy_gate(tiny_model_path, tmp_path, start, group, gate, gate_off):
+    """HPT's OFF/ON, and both gates at once: SFT, off-policy RL on the demonstration alone, or the rollouts."""
 
     def loss(prompts):
         normalizer = oracle.Normalizer("grpo", prompts)
-        total = grpo_rows([p for p in prompts if p.solved], normalizer, lambda p: p.advantages())
+        total = grpo_rows([p for p in prompts if p.solved > gate_off], normalizer, lambda p: p.advantages())
+        total = total + oracle.token_mean_nll(prompts, lambda p: float(p.solved <= gate))
         for prompt in prompts:
-            if not prompt.solved:
+            if gate < prompt.solved <= gate_off:
                 p = prompt.demonstration.logp.exp()
                 total = total + normalizer(-prompt.union()[1] * p / (p + 0.1))
         return total
 
-    ours = train(FixedHPT, tiny_model_path, tmp_path, switch_gate=-1, switch_gate_off=0)
-    expected = oracle.gradient(tiny_model_path, rows(MIXED), loss)
+    ours = train(FixedHPT, tiny_model_path, tmp_path, num_generations=group, switch_gate=gate, switch_gate_off=gate_off)
+    expected = oracle.gradient(tiny_model_path, rows(MIXED), loss, group=group)
     assert_same_update(weights(ours), as_update(expected, start), start)
 
 
-@pytest.mark.parametrize("loss_type", LOSS_TYPES)
-def test_srft(tiny_model_path, tmp_path, start, loss_type):
+@pytest.mark.parametrize("loss_type,group", LOSS_AND_GROUP)
+@pytest.mark.parametrize("on", [1.0, 0.3])
+def test_srft(tiny_model_path, tmp_path, start, loss_type, group, on):
     """Entropy-weighted SFT, LUFFY's term on the demonstration, signed REINFORCE on the rollouts."""
 
     def loss(prompts):
@@ -219,7 +228,7 @@ def test_srft(tiny_model_path, tmp_path, start, loss_type):
             for rollout, reward in zip(prompt.rollouts, prompt.rewards, strict=True):
                 entropy = rollout.entropy.mean().detach()
                 advantage = 0.1 * torch.exp(entropy) if reward == 1 else -1.0
-                total = total + normalizer(-advantage * rollout.logp)
+                total = total + on * normalizer(-advantage * rollout.logp)
         return total
 
     ours = train(
@@ -227,15 +236,17 @@ def test_srft(tiny_model_path, tmp_path, start, loss_type):
         tiny_model_path,
         tmp_path,
         loss_type=loss_type,
+        num_generations=group,
         unify_strategy="soft",
-        soft_table="on_sft",
+        soft_table={0: [on, 0, 1]},  # on = 1: `on_sft`
         offline_loss_type="srft",
     )
-    expected = oracle.gradient(tiny_model_path, rows(MIXED), loss)
+    expected = oracle.gradient(tiny_model_path, rows(MIXED), loss, group=group)
     assert_same_update(weights(ours), as_update(expected, start), start)
 
 
-def test_chord(tiny_model_path, tmp_path, start):
+@pytest.mark.parametrize("group", [2, 4, 8, 16])
+def test_chord(tiny_model_path, tmp_path, start, group):
     """(1 - mu) GRPO + mu SFT, its tokens weighted by p (1 - p)."""
 
     def loss(prompts):
@@ -250,12 +261,13 @@ def test_chord(tiny_model_path, tmp_path, start):
         FixedHPT,
         tiny_model_path,
         tmp_path,
+        num_generations=group,
         unify_strategy="soft",
         soft_table="on_sft",
         offline_loss_type="chord",
         chord_mu=0.8,
     )
-    expected = oracle.gradient(tiny_model_path, rows(MIXED), loss)
+    expected = oracle.gradient(tiny_model_path, rows(MIXED), loss, group=group)
     assert_same_update(weights(ours), as_update(expected, start), start)
 
 

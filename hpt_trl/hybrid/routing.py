@@ -23,7 +23,7 @@ class Plan:
     rollout_factor: Float[Tensor, " prompts"]  # factor of the stock advantages
     union: Float[Tensor, "prompts group"]  # advantages over the union with the demonstration ...
     uses_union: Bool[Tensor, " prompts"]  # ... of the prompts that use them instead of the stock ones
-    signed: Bool[Tensor, " prompts"]  # prompts whose rollouts get SRFT's loss instead of the stock one
+    signed: Float[Tensor, " prompts"]  # factor of SRFT's loss of the rollouts, which stands in for the stock one
     dead: Bool[Tensor, "prompts group"]  # rollouts that carry no gradient
 
     @property
@@ -41,8 +41,8 @@ def make_plan(
 
     Args:
         rewards: Weighted reward of every rollout over all processes; NaN where a rollout could not be scored.
-        has_demonstration: Prompts without one stay with their rollouts.
-        step: Optimizer steps done so far (CHORD's schedule).
+        has_demonstration: Whether each prompt has one.
+        step: Optimizer steps done before this generation batch (CHORD's schedule).
     """
     # A sum of float32 weights can miss the threshold by rounding.
     solved = rewards >= config.success_threshold - 1e-6
@@ -54,15 +54,16 @@ def make_plan(
         gate_off=config.switch_gate_off,
         soft_table=config.soft_table,
     )
-    coefficients[~has_demonstration] = coefficients.new_tensor([1.0, 0.0, 0.0])
+    # Without a demonstration, or without a reward that says whether it is needed, a prompt stays with its rollouts.
+    stays = ~has_demonstration | rewards.isnan().all(dim=1)
+    coefficients[stays] = coefficients.new_tensor([1.0, 0.0, 0.0])
     on, off, sft = coefficients.unbind(1)
-    sft = sft * config.sft_loss_coef
-    signed = torch.zeros_like(on, dtype=torch.bool)
+    signed = torch.zeros_like(on)
     if config.unify_strategy != "no":
         if config.offline_loss_type == "off_policy":
             off, sft = off + sft, torch.zeros_like(sft)
         elif config.offline_loss_type == "srft":
-            off, signed = off + sft, on != 0
+            off, signed = off + sft, on
         elif config.offline_loss_type == "chord":
             mu = chord_mu(step, config.chord_mu, config.chord_mu_final, config.chord_mu_decay_steps)
             on, sft = on * (1 - mu), sft * mu
@@ -70,14 +71,15 @@ def make_plan(
     union, demonstration_advantage = union_advantages(rewards, config.success_threshold, config.scale_rewards)
     with_demonstration = torch.cat([rewards, torch.full_like(rewards[:, :1], config.success_threshold)], dim=1)
     flat_union = no_contrast(with_demonstration)
-    uses_union = (off != 0) & ~signed
-    flat = torch.where(uses_union, flat_union, no_contrast(rewards)) & ~signed
+    is_signed = signed != 0
+    uses_union = (off != 0) & ~is_signed
+    flat = torch.where(uses_union, flat_union, no_contrast(rewards)) & ~is_signed
     dead = ((on == 0) | flat).unsqueeze(1) | rewards.isnan()
     return Plan(
         solved=solved,
-        sft=sft,
+        sft=sft * config.sft_loss_coef,
         off_advantage=torch.where(flat_union, 0.0, off * demonstration_advantage),
-        rollout_factor=torch.where(signed, torch.zeros_like(on), on),
+        rollout_factor=torch.where(is_signed, 0.0, on),
         union=union * on.unsqueeze(1),
         uses_union=uses_union,
         signed=signed,
@@ -98,8 +100,9 @@ class MicroBatch:
     demonstration_mask: Float[Tensor, "demonstrations tokens"]
     sft_coefficients: Float[Tensor, " demonstrations"]
     off_advantages: Float[Tensor, " demonstrations"]
-    signed: Bool[Tensor, " rows"]  # rollouts with SRFT's loss
+    signed: Float[Tensor, " rows"]  # factor of SRFT's loss of each rollout
     solved: Bool[Tensor, " rows"]
+    has_rollouts: bool  # whether any row of the stock batch is more than a filler
     has_sft: bool
     has_off_policy: bool
     has_signed: bool
@@ -107,7 +110,8 @@ class MicroBatch:
     rows_per_step: int  # rollouts per optimizer step over all processes, dropped ones included
     tokens_per_step: Tensor  # () loss tokens of the rollouts per optimizer step, dropped ones included
     prompts_per_step: float  # prompts per optimizer step over all processes
-    demonstration_tokens: float  # demonstration tokens per optimizer step over all processes
+    sft_tokens: float  # tokens of demonstrations with a supervised term, per optimizer step over all processes
+    demonstration_tokens: float  # tokens of all demonstrations, likewise
 
     @classmethod
     def of(cls, stock_rows: list[Row], demonstrations: list[Row], plan: Plan, **counts: Any) -> "MicroBatch":
@@ -117,7 +121,7 @@ class MicroBatch:
         mask = torch.arange(max(lengths.tolist(), default=0)) < lengths.unsqueeze(1)
         sft = [row.sft_coefficient for row in demonstrations]
         off = [row.off_advantage for row in demonstrations]
-        signed = [bool(plan.signed[row.prompt]) for row in stock_rows]
+        signed = [plan.signed[row.prompt].item() for row in stock_rows]
         return cls(
             demonstration_mask=mask.float().to(device),
             sft_coefficients=torch.tensor(sft, device=device),

@@ -44,7 +44,7 @@ def demonstration_terms(
         elif config.offline_loss_type == "chord":
             nll = nll * estimator.chord_token_weight(logps)
         if config.sft_loss_normalization == "token":
-            loss = (row_weight * nll.sum(1)).sum() / max(micro.demonstration_tokens, 1)
+            loss = (row_weight * nll.sum(1)).sum() / max(micro.sft_tokens, 1)
         else:
             loss = (row_weight * estimator.masked_mean(nll, mask)).sum() / micro.prompts_per_step
         terms["sft"] = loss * processes

@@ -123,10 +123,10 @@ class HybridPostTrainer(GRPOTrainer):
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
         # The base generates with float32 weights that every forward pass casts anew under mixed precision. One
-        # autocast around all of them keeps the casts: the same tokens, several times as fast on a CPU. The weights of
-        # a sharded model come and go, their casts must not be kept.
-        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
-        with nullcontext() if sharded else self.accelerator.autocast():
+        # autocast around all of them keeps the casts: the same arithmetic, several times as fast on a CPU. The weights
+        # of a sharded model come and go, their casts must not be kept.
+        foreign = self.use_vllm or self.is_fsdp_enabled or self.is_deepspeed_enabled
+        with nullcontext() if foreign else self.accelerator.autocast():
             return super()._generate_single_turn(*args, **kwargs)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -204,7 +204,7 @@ class HybridPostTrainer(GRPOTrainer):
         buffer: dict[str, Any],
         plan: Plan,
         per_window: int,
-        demonstration_tokens: float,
+        tokens: tuple[float, float],
     ) -> dict[str, Any]:
         """The stock batch of `count` rollouts (fillers included) with its `MicroBatch` under `hybrid`."""
 
@@ -218,8 +218,9 @@ class HybridPostTrainer(GRPOTrainer):
         passed = rollouts + demonstrations or stock_rows
         if self.args.skip_dead_rows or demonstrations:
             forward = Forward.of(passed, pad_token, multiple)
-        if self._drops_rows and rollouts and "old_per_token_logps" in batch and not self._old_logps_are_known:
-            old = Forward.of(rollouts, pad_token, multiple)
+        if self._drops_rows and "old_per_token_logps" in batch and not self._old_logps_are_known:
+            # Also for fillers alone: sharded models need as many forward passes on every process.
+            old = Forward.of(rollouts or stock_rows, pad_token, multiple)
             batch["old_per_token_logps"] = self._old_logps(old, batch["completion_ids"].shape)
         rows_per_step = self.args.per_device_train_batch_size * per_window * self.accelerator.num_processes
         batch["hybrid"] = MicroBatch.of(
@@ -227,12 +228,14 @@ class HybridPostTrainer(GRPOTrainer):
             demonstrations,
             plan,
             forward=forward,
+            has_rollouts=bool(rollouts),
             rollouts=len(passed) - len(demonstrations),
             rollout_scale=count / self.args.per_device_train_batch_size,
             rows_per_step=rows_per_step,
             tokens_per_step=buffer["num_items_in_batch"].clamp(min=1) * per_window / len(self._buffered_inputs),
             prompts_per_step=rows_per_step / self.num_generations,
-            demonstration_tokens=demonstration_tokens,
+            sft_tokens=tokens[0],
+            demonstration_tokens=tokens[1],
         )
         return batch
 
@@ -285,13 +288,20 @@ class HybridPostTrainer(GRPOTrainer):
         logps = forward.completions(logps, slice(None), shape[1])
         return torch.nn.functional.pad(logps, (0, 0, 0, shape[0] - len(logps)))
 
-    def _log_routing(self, plan: Plan, micros: list[list[Row]], per_window: int) -> list[float]:
-        """Log what became of the rollouts; return the demonstration tokens of each optimizer step, all processes."""
+    def _log_routing(self, plan: Plan, micros: list[list[Row]], per_window: int) -> list[tuple[float, float]]:
+        """Log what became of the rollouts.
+
+        Returns:
+            For each optimizer step, over all processes: tokens of the demonstrations with a supervised term, and of
+            all demonstrations.
+        """
         demonstrations = [row for micro in micros for row in micro if row.is_demonstration]
         lengths = [[len(row) for row in micro] for micro in micros]
-        tokens = [0.0] * (len(micros) // per_window)
+        windows = len(micros) // per_window
+        tokens = [0.0] * (2 * windows)
         for row in demonstrations:
-            tokens[row.window] += len(row.completion_ids)
+            tokens[row.window] += len(row.completion_ids) * (row.sft_coefficient != 0)
+            tokens[windows + row.window] += len(row.completion_ids)
         counts = [
             sum(len(micro) for micro in micros),
             sum(padded_area(micro) for micro in lengths),
@@ -309,8 +319,9 @@ class HybridPostTrainer(GRPOTrainer):
         metrics["hpt/rows_kept"].append(rows / plan.solved.numel())
         metrics["hpt/demonstrations_truncated"].append(truncated / max(demonstrated, 1))
         if self.args.skip_dead_rows:
-            metrics["hpt/padding"].append(area / max(live, 1) - 1)
-        return sums[len(counts) :]
+            metrics["hpt/padding"].append(area / live - 1 if live else 0.0)
+        tokens = sums[len(counts) :]
+        return list(zip(tokens[:windows], tokens[windows:], strict=True))
 
     # The step: one forward pass, the base's loss of the rollouts, the terms of the demonstrations.
 
@@ -347,11 +358,19 @@ class HybridPostTrainer(GRPOTrainer):
             return super()._compute_loss(model, inputs)
         micro: MicroBatch = inputs["hybrid"]
         processes = self.accelerator.num_processes
+        metrics = self._metrics["train"]
+        logged = {name: len(values) for name, values in metrics.items()}
         self._micro = micro
         try:
             loss = super()._compute_loss(model, inputs)
         finally:
             self._micro = None
+        if not micro.has_rollouts:
+            # What the base logs of fillers would pull the means of entropy and clipping towards zero.
+            for name in list(metrics):
+                del metrics[name][logged.get(name, 0) :]
+                if not metrics[name]:
+                    del metrics[name]
         if self.loss_type in ROW_NORMALIZED and micro.rollout_scale != 1:
             loss = loss * micro.rollout_scale
         terms: dict[str, Tensor] = {}
