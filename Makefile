@@ -17,7 +17,7 @@ help:  ## show this help
 install: $(INSTALLED)  ## make the virtual environment with the pinned packages
 
 quickstart: $(INSTALLED)  ## train SmolLM2-135M by HPT on the arithmetic task, into outputs/quickstart
-	$(BIN)/hpt-trl run quickstart --overwrite true
+	CUDA_VISIBLE_DEVICES=$${CUDA_VISIBLE_DEVICES-0} $(BIN)/hpt-trl run quickstart --overwrite true
 
 test: $(INSTALLED)  ## run the tests
 	$(BIN)/python -m pytest -n 2

@@ -24,11 +24,9 @@ from trl.distributed import DistributedBackend
 from trl.models import unwrap_model_for_generation
 
 from hpt_trl.errors import UserError
+from hpt_trl.rewards import THRESHOLD_SLACK
 
 Prompt = str | list[dict[str, Any]]
-
-# Rewards are added up in float32 by the trainers: 0.7 + 0.2 + 0.1 must still reach a threshold of 1.
-THRESHOLD_SLACK = 1e-6
 
 
 def evaluate(

@@ -14,11 +14,11 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase, ProcessorMix
 
 from hpt_trl.data import Splits, load_splits, to_conversational
 from hpt_trl.errors import UserError
-from hpt_trl.evaluation import THRESHOLD_SLACK, as_text, score_completions, weighted_reward
+from hpt_trl.evaluation import as_text, score_completions, weighted_reward
 from hpt_trl.models import load_config, load_tokenizer, model_exists
 from hpt_trl.output_folder import check_output_folder
 from hpt_trl.recipes import Recipe, find_recipe, read_recipe
-from hpt_trl.rewards import check_columns, guard, load_rewards
+from hpt_trl.rewards import THRESHOLD_SLACK, check_columns, guard, load_rewards
 from hpt_trl.row_checks import validate_lengths
 
 # Demonstrations that the rewards are tried on.

@@ -87,7 +87,7 @@ def recipes_folder() -> Path:
 
 
 def recipe_name(path: Path) -> str:
-    """Returns the name by which `find_recipe` finds a bundled recipe, e.g. `hybrid/gsm8k-smollm2-135m`."""
+    """Returns the name by which `find_recipe` finds a bundled recipe, e.g. `hybrid/smollm2-135m-gsm8k`."""
     return path.resolve().relative_to(recipes_folder()).with_suffix("").as_posix()
 
 

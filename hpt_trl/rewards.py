@@ -28,6 +28,8 @@ _HASHES = re.compile(r"^[ \t]*####[ \t]*(.*)$", re.MULTILINE)
 _BOXED = "\\boxed{"
 _SHOWN = 500
 
+# Rewards are added up in float32 by the trainers: 0.7 + 0.2 + 0.1 must still reach a threshold of 1.
+THRESHOLD_SLACK = 1e-6
 _guarded: WeakSet[Reward] = WeakSet()
 
 

@@ -52,7 +52,9 @@ class HybridPostConfig(GRPOConfig):
             "`type_0`, `type_1`, `type_2` (the official tables), `on_off` and `on_sft` (both terms for every prompt)."
         },
     )
-    sft_loss_coef: float = field(default=1.0, metadata={"help": "Factor of the supervised term."})
+    sft_loss_coef: float = field(
+        default=1.0, metadata={"help": "Factor of the supervised term (cross-entropy), not of an off-policy one."}
+    )
     sft_loss_normalization: str = field(
         default="token",
         metadata={
@@ -83,7 +85,10 @@ class HybridPostConfig(GRPOConfig):
     )
     chord_mu_final: float = field(default=0.05, metadata={"help": "`chord`: weight of the SFT term after the decay."})
     chord_mu_decay_steps: int = field(
-        default=200, metadata={"help": "`chord`: optimizer steps over which the weight falls linearly."}
+        default=200,
+        metadata={
+            "help": "`chord`: optimizer steps over which the weight falls linearly; a generation batch keeps its own."
+        },
     )
     demonstration_column: str = field(
         default="completion",
@@ -101,7 +106,7 @@ class HybridPostConfig(GRPOConfig):
         default=True,
         metadata={
             "help": "Compute neither rollouts that carry no gradient nor padding, wherever that is exact. With `false` "
-            "the rollouts go through the stock step unchanged."
+            "every rollout is computed; a micro-batch without demonstrations goes through the stock step unchanged."
         },
     )
 

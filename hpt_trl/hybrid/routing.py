@@ -11,6 +11,7 @@ from hpt_trl.hybrid.config import HybridPostConfig
 from hpt_trl.hybrid.estimator import chord_mu, union_advantages
 from hpt_trl.hybrid.gate import no_contrast, prompt_coefficients
 from hpt_trl.hybrid.rows import Forward, Row
+from hpt_trl.rewards import THRESHOLD_SLACK
 
 
 @dataclass
@@ -44,8 +45,7 @@ def make_plan(
         has_demonstration: Whether each prompt has one.
         step: Optimizer steps done before this generation batch (CHORD's schedule).
     """
-    # A sum of float32 weights can miss the threshold by rounding.
-    solved = rewards >= config.success_threshold - 1e-6
+    solved = rewards >= config.success_threshold - THRESHOLD_SLACK
     coefficients = prompt_coefficients(
         solved.sum(1).to(rewards.dtype),
         rewards.size(1),
