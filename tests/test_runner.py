@@ -136,6 +136,16 @@ def test_resume_goes_on_where_the_run_stopped(recipe, tmp_path):
     assert results["before"] == before and results["steps"] == 4
     logged = [line["step"] for line in reporting.read_metrics(stopped) if "hpt/sft_fraction" in line]
     assert logged == [1, 2, 3, 4]
+    # A finished run can be trained on; what it could do before any training stays known.
+    runner.run(recipe(**saving, max_steps=5, output_dir=str(stopped)), ["--resume_from_checkpoint", "true"])
+    results = json.loads((stopped / "results.json").read_text())
+    assert results["before"] == before and results["steps"] == 5
+    # Its checkpoint is no leave to write over another run.
+    kept = weights(straight)
+    elsewhere = ["--resume_from_checkpoint", str(stopped / "checkpoint-4")]
+    with pytest.raises(UserError, match="finished run"):
+        runner.run(recipe(**saving, max_steps=5, output_dir=str(straight)), elsewhere)
+    assert weights(straight) == kept
 
 
 def test_nothing_is_written_over(recipe, tmp_path):
