@@ -21,6 +21,9 @@ def main() -> None:
     if PartialState().is_main_process:
         torch.save(weights(trainer), output_dir / "weights.pt")
         (output_dir / "log.json").write_text(json.dumps(trainer.state.log_history[0]))
+    # A process that leaves with the group's threads still running is aborted by the C++ runtime now and then.
+    PartialState().wait_for_everyone()
+    PartialState().destroy_process_group()
 
 
 if __name__ == "__main__":
