@@ -1,6 +1,6 @@
 """Time of HPT's update phase against stock GRPOTrainer's, on the same rollouts.
 
-    python -m benchmarks.update_phase                      # SmolLM2-135M, about 8 minutes on two cores
+    python -m benchmarks.update_phase                      # SmolLM2-135M; a stock step is about a minute on two cores
     python -m benchmarks.update_phase --output benchmarks/results/update_phase-cpu.json
 
 Sampling is replaced by preset completions, so that a step is everything but generation: tokenizing, rewards, routing,

@@ -34,8 +34,6 @@ def demonstration_terms(
         log-likelihoods without gradient.
     """
     logps, mask = scores.logps, micro.demonstration_mask
-    if not len(mask):
-        return {}
     terms = {"nll": -(logps.detach() * mask).sum()}
     if micro.has_sft:
         nll, row_weight = -logps * mask, micro.sft_coefficients
