@@ -12,15 +12,19 @@ __version__ = "0.1.0"
 _EXPORTS = {
     "HybridPostConfig": "hpt_trl.hybrid.config",
     "HybridPostTrainer": "hpt_trl.hybrid.trainer",
+    "PPOConfig": "hpt_trl.ppo.config",
+    "PPOTrainer": "hpt_trl.ppo.trainer",
     "UserError": "hpt_trl.errors",
 }
 
-__all__ = ["HybridPostConfig", "HybridPostTrainer", "UserError", "__version__"]
+__all__ = ["HybridPostConfig", "HybridPostTrainer", "PPOConfig", "PPOTrainer", "UserError", "__version__"]
 
 if TYPE_CHECKING:
     from hpt_trl.errors import UserError
     from hpt_trl.hybrid.config import HybridPostConfig
     from hpt_trl.hybrid.trainer import HybridPostTrainer
+    from hpt_trl.ppo.config import PPOConfig
+    from hpt_trl.ppo.trainer import PPOTrainer
 
 
 def __getattr__(name: str) -> Any:

@@ -14,7 +14,9 @@ class RecipeArguments(ScriptArguments):
     `save_to_disk`, `arithmetic` (built in) or `reasoning_gym:<task>`.
     """
 
-    stage: str = field(default="hpt", metadata={"help": "Training stage: hpt."})
+    stage: str = field(
+        default="hpt", metadata={"help": "Training stage: pretrain, sft, reward, dpo, grpo, ppo or hpt."}
+    )
     dataset_options: dict | str | None = field(
         default=None,
         metadata={"help": "Options of a generated dataset (`arithmetic`, `reasoning_gym:<task>`), e.g. {size: 500}."},
@@ -23,7 +25,8 @@ class RecipeArguments(ScriptArguments):
         default=None,
         metadata={
             "help": "Column that the trainer reads -> column in the data (a dotted path reaches into a struct), e.g. "
-            "{prompt: question, completion: answer, answer: reward_model.ground_truth}."
+            "{prompt: question, completion: answer, answer: reward_model.ground_truth}, {chosen: better, rejected: "
+            "worse}, {text: content}."
         },
     )
     test_split_size: float | None = field(
@@ -49,8 +52,16 @@ class RecipeArguments(ScriptArguments):
     reward_funcs: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Rewards by name (math_answer, exact_match, boxed_format, reasoning_gym) or as the dotted path of "
-            "your own function, e.g. my_package.rewards.brevity."
+            "help": "Rewards by name (math_answer, exact_match, boxed_format, reasoning_gym, story_score) or as the "
+            "dotted path of your own function, e.g. my_package.rewards.brevity."
+        },
+    )
+    reward_model_name_or_path: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Reward models beside or instead of `reward_funcs`: output folders of `stage: reward` (whole "
+            "models or LoRA adapters), or Hub ids of sequence classifiers with one output. `reward_weights` counts "
+            "them after the functions."
         },
     )
     global_batch_size: int | None = field(
@@ -72,6 +83,10 @@ class RecipeArguments(ScriptArguments):
     )
     eval_max_new_tokens: int | None = field(
         default=None, metadata={"help": "Length limit of the evaluation; by default the stage's own."}
+    )
+    eval_success_threshold: float | None = field(
+        default=None,
+        metadata={"help": "Reward from which the evaluation counts a completion as solved; by default the stage's."},
     )
     overwrite: bool = field(
         default=False,

@@ -1,4 +1,4 @@
-"""The command line: `hpt-trl run | check | list | report`.
+"""The command line: `hpt-trl run | check | list | report | merge`.
 
 Nothing heavy is imported before a command needs it, so that `hpt-trl --help` answers at once.
 """
@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import time
+from pathlib import Path
 
 from hpt_trl import __version__
 from hpt_trl.errors import UserError
@@ -16,7 +17,8 @@ DESCRIPTION = """\
 Post-training recipes for language models on Hugging Face's trainers.
 
 A recipe is one small YAML: `stage: hpt` and flat keys, the fields of the stage's trainer
-config and of TRL's ModelConfig. Any key can be set on the command line as well."""
+config and of TRL's ModelConfig. Any key can be set on the command line as well. A pipeline
+(`stage: pipeline`) is a YAML of such stages, each of which may start from what others left."""
 
 EXAMPLES = """\
 examples:
@@ -24,15 +26,18 @@ examples:
   hpt-trl check quickstart
   hpt-trl run quickstart --max_steps 20 --output_dir outputs/short
   hpt-trl run my_recipe.yaml --use_peft true --reward_funcs math_answer boxed_format
+  hpt-trl run my_pipeline.yaml --sft.max_steps 5
   accelerate launch --config_file accelerate_configs/multi_gpu.yaml -m hpt_trl run my_recipe.yaml
-  hpt-trl report outputs/quickstart"""
+  hpt-trl report outputs/quickstart
+  hpt-trl merge outputs/with-lora outputs/merged"""
 
 OVERRIDES = """\
 overrides (they stand above the recipe, the recipe above the defaults):
   --key value           --max_steps 20          --key=value is the same
   --key value value     --reward_funcs math_answer boxed_format
   --key '{name: value}' --dataset_options '{size: 200}'   (YAML or JSON)
-  --key                 --use_peft              (a boolean: true)"""
+  --key                 --use_peft              (a boolean: true)
+  --stage.key value     --sft.max_steps 5       (of a pipeline's stage)"""
 
 # Seconds that a process other than the first waits before it prints an error. Where the error is everyone's, the
 # launcher ends the process within that time; where it is its own (a reward failed on its row), it must be heard.
@@ -69,9 +74,16 @@ def build_parser() -> argparse.ArgumentParser:
     report = commands.add_parser(
         "report",
         help="summarise a run and redraw its curves",
-        description="Print the summary of a finished or running run and redraw its curves.",
+        description="Print the summary of a finished or running run, or of a pipeline, and redraw its picture.",
     )
     report.add_argument("output_dir", metavar="OUTPUT_DIR", help="output folder of the run")
+    merge = commands.add_parser(
+        "merge",
+        help="merge a LoRA adapter into its base model",
+        description="Merge the adapter that a run with `use_peft` left into its base model, and write the whole model.",
+    )
+    merge.add_argument("folder", metavar="FOLDER", help="output folder of the run")
+    merge.add_argument("output_dir", metavar="OUTPUT_DIR", help="new or empty folder for the whole model")
     return parser
 
 
@@ -98,21 +110,48 @@ def run_command(words: list[str]) -> None:
     if options.command == "list":
         print(recipe_table())
     elif options.command == "report":
-        from hpt_trl import reporting
+        _report(options.output_dir)
+    elif options.command == "merge":
+        from hpt_trl.models import merge_adapter
 
-        reporting.report(options.output_dir)
+        merge_adapter(options.folder, options.output_dir)
     elif {"--help", "-h"} & set(options.overrides):
         parser.parse_args([options.command, "--help"])
     else:
-        from hpt_trl.recipes import find_recipe
+        _run_or_check(options.command, options.recipe, options.overrides)
 
-        # A wrong name is answered before the seconds that the runner's imports take.
-        find_recipe(options.recipe)
 
+def _run_or_check(command: str, recipe: str, overrides: list[str]) -> None:
+    from hpt_trl.pipeline.plan import is_pipeline
+    from hpt_trl.recipes import find_recipe
+
+    # A wrong name is answered before the seconds that the runner's imports take.
+    path = find_recipe(recipe)
+    if not is_pipeline(path):
         from hpt_trl import runner
 
-        command = runner.run if options.command == "run" else runner.check
-        command(options.recipe, options.overrides)
+        (runner.run if command == "run" else runner.check)(recipe, overrides)
+    elif command == "run":
+        from hpt_trl.pipeline.run import run
+
+        run(path, overrides)
+    else:
+        from hpt_trl.pipeline.checks import check
+
+        check(path, overrides)
+
+
+def _report(output_dir: str) -> None:
+    from hpt_trl.pipeline.record import PIPELINE_FILE
+
+    if (Path(output_dir) / PIPELINE_FILE).exists():
+        from hpt_trl.pipeline import summary
+
+        summary.report(output_dir)
+    else:
+        from hpt_trl import reporting
+
+        reporting.report(output_dir)
 
 
 def main(words: list[str] | None = None) -> int:

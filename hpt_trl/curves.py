@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 _BLUE, _ORANGE, _GREEN, _RED, _VIOLET, _GREY = "#2166ac", "#e08214", "#1b7837", "#b2182b", "#762a83", "#7f7f7f"
-_STYLE: Any = {
+STYLE: Any = {
     "font.size": 9.5,
     "axes.titlesize": 11,
     "axes.titleweight": "bold",
@@ -71,6 +71,44 @@ PANELS = (
         marks_accuracy=True,
     ),
     Panel(
+        "Comparisons told apart",
+        "",
+        (
+            Series("accuracy", "training", _BLUE),
+            Series("rewards/accuracies", "training", _BLUE),
+            Series("eval_accuracy", "held out", _GREEN),
+            Series("eval_rewards/accuracies", "held out", _GREEN),
+        ),
+        share=True,
+    ),
+    Panel(
+        "Margins of the chosen ones",
+        "difference of scores",
+        (
+            Series("margin", "training", _BLUE),
+            Series("rewards/margins", "training", _BLUE),
+            Series("eval_margin", "held out", _GREEN),
+            Series("eval_rewards/margins", "held out", _GREEN),
+        ),
+    ),
+    Panel(
+        "Distance from the reference",
+        "KL (nats per completion)",
+        (
+            Series("ppo/kl", "KL", _BLUE),
+            Series("ppo/kl_coef", "its coefficient", _GREY, dashed=True),
+        ),
+    ),
+    Panel(
+        "Value model",
+        "",
+        (
+            Series("ppo/value_loss", "value loss", _ORANGE),
+            Series("ppo/explained_variance", "explained variance", _GREEN),
+            Series("ppo/clipfrac", "clipped tokens", _GREY, dashed=True),
+        ),
+    ),
+    Panel(
         "What is trained on",
         "",
         (
@@ -85,6 +123,7 @@ PANELS = (
         "loss",
         (
             Series("loss", "total", _GREY, dashed=True, same_as=("hpt/rl_loss", "hpt/sft_loss")),
+            Series("eval_loss", "held out", _GREEN),
             Series("hpt/rl_loss", "RL", _BLUE, optional=True),
             Series("hpt/off_loss", "off-policy", _VIOLET, optional=True),
             Series("hpt/sft_loss", "SFT", _RED, optional=True),
@@ -137,7 +176,7 @@ def draw(lines: list[dict[str, Any]], results: dict[str, Any] | None, title: str
         raise ValueError("no metric that can be drawn")
     columns = min(2, len(panels))
     rows = math.ceil(len(panels) / columns)
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
             rows,
             columns,
@@ -185,7 +224,7 @@ def _draw_panel(axis: Any, panel: Panel, curves: dict[str, Points], results: dic
             target.set_ylabel(series.label)
             shares.append(target)
         steps, values = zip(*curves[series.key], strict=True)
-        handles += _draw_series(target, series, steps, values)
+        handles += draw_series(target, series, steps, values)
     if panel.marks_accuracy:
         handles += _mark_accuracy(axis, results)
         if "reward" not in curves:
@@ -202,7 +241,8 @@ def _draw_panel(axis: Any, panel: Panel, curves: dict[str, Points], results: dic
     axis.legend(handles=handles, loc="upper right" if shares else "best")
 
 
-def _draw_series(axis: Any, series: Series, steps: Sequence[int], values: Sequence[float]) -> list[Any]:
+def draw_series(axis: Any, series: Series, steps: Sequence[int], values: Sequence[float]) -> list[Any]:
+    """Draws one curve, noisy ones with their centred mean; returns the handles of the legend."""
     line = {"color": series.color, "linestyle": "--" if series.dashed else "-", "label": series.label}
     half = len(values) // 50
     if half == 0:
@@ -220,7 +260,7 @@ def _mark_accuracy(axis: Any, results: dict[str, Any] | None) -> list[Any]:
     marks = [
         (step, results[name]["accuracy"], side)
         for name, step, side in (("before", 0, "left"), ("after", results["steps"], "right"))
-        if results[name] is not None
+        if "accuracy" in (results[name] or {})
     ]
     if not marks:
         return []

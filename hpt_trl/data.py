@@ -5,8 +5,9 @@ Every stage reads its data here, so that a layout is described once, in the reci
 
 import difflib
 import logging
+import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +16,21 @@ from datasets import Dataset
 from hpt_trl.arguments import RecipeArguments
 from hpt_trl.errors import UserError
 from hpt_trl.rewards import final_answer
-from hpt_trl.row_checks import iterate_rows, validate_lengths, validate_rows
-from hpt_trl.sources import ROW, as_dict, read_source
+from hpt_trl.row_checks import (
+    conversation_fault,
+    iterate_rows,
+    validate_comparisons,
+    validate_documents,
+    validate_lengths,
+    validate_rows,
+)
+from hpt_trl.sources import ROW, as_dict, read_source, where
+from hpt_trl.stages import Layout
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Splits", "load_splits", "to_conversational", "validate_lengths", "validate_rows"]
+__all__ = ["Splits", "columns_for", "load_splits", "to_conversational", "validate_lengths", "validate_rows"]
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +39,9 @@ _RESERVED = ("prompts", "completions", "trainer_state", "log_extra", "log_metric
 _USUAL_NAMES = {
     "prompt": ("question", "problem", "instruction", "query", "input", "messages"),
     "completion": ("target", "solution", "response", "output", "answer", "demonstration"),
+    "chosen": ("better", "preferred", "accepted", "winner", "chosen_response"),
+    "rejected": ("worse", "dispreferred", "refused", "loser", "rejected_response"),
+    "text": ("content", "document", "story", "body"),
 }
 # GSM8K's calculator marks: <<48/2=24>>. A demonstration is not to teach calls of a calculator that is not there.
 _CALCULATOR = re.compile(r"<<[\d\s+\-*/().,%$]*=[\d\s+\-*/().,%$]*>>")
@@ -39,8 +51,9 @@ _CALCULATOR = re.compile(r"<<[\d\s+\-*/().,%$]*=[\d\s+\-*/().,%$]*>>")
 class Splits:
     """Training and held-out rows; `source` and `test_source` are how messages name them.
 
-    Columns: `prompt` (text or messages), the demonstration column (of the same kind; optional), `answer` (text or
-    None; optional), `row` (1-based row or line of the source) and what else the source has.
+    Columns: those of the layout (`hpt_trl.stages`), all texts or all messages; of layout `prompts` the demonstration
+    column is optional. Then `answer` (text or None; optional), `row` (1-based row or line of the source) and what else
+    the source has.
     """
 
     train: Dataset
@@ -48,6 +61,12 @@ class Splits:
     source: str
     test_source: str
     demonstration_column: str = "completion"
+    layout: Layout = "prompts"
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """The columns of what follows the prompt."""
+        return _answers(self.layout, self.demonstration_column)
 
 
 def load_splits(
@@ -57,6 +76,7 @@ def load_splits(
     needs_demonstration: bool,
     demonstration_column: str = "completion",
     first_rows: int | None = None,
+    layout: Layout = "prompts",
 ) -> Splits:
     """Read the data of a recipe, map its columns, check every row and hold rows out.
 
@@ -69,30 +89,45 @@ def load_splits(
         needs_demonstration: every training row must have a demonstration.
         demonstration_column: name of the demonstrations' column, after the mapping.
         first_rows: read and check only so many rows of each split, and hold none out.
+        layout: the columns that the rows must have.
 
     Raises:
         UserError: data that cannot be read, a missing column, a faulty row, or a held-out size that does not fit.
     """
     mapping = as_dict(arguments.column_mapping, "column_mapping")
     (train, source), held_out = read_source(arguments, seed=seed, first_rows=first_rows)
-    needed = ["prompt", demonstration_column] if needs_demonstration else ["prompt"]
 
-    train = _prepare(train, source, mapping, needed, demonstration_column)
-    validate_rows(train, source, demonstration_column=demonstration_column, needs_demonstration=needs_demonstration)
+    def read(rows: Dataset, name: str, *, complete: bool) -> Dataset:
+        rows = _prepare(rows, name, mapping, layout, demonstration_column, complete=complete)
+        if layout == "documents":
+            validate_documents(rows, name)
+        elif layout == "comparisons":
+            validate_comparisons(rows, name)
+        else:
+            validate_rows(rows, name, demonstration_column=demonstration_column, needs_demonstration=complete)
+        return rows
+
+    train = read(train, source, complete=needs_demonstration)
     if held_out is None or arguments.test_split_size is not None:
         test, test_source = None, f"{source} (held out)"
         if arguments.test_split_size is not None and first_rows is None:
-            train, test = _hold_out(train, source, arguments.test_split_size, seed)
+            train, test = _hold_out(train, source, arguments.test_split_size, seed, layout)
     else:
         test, test_source = held_out
-        # The evaluation reads no demonstrations, so a test split may lack them.
-        test = _prepare(test, test_source, mapping, ["prompt"], demonstration_column)
-        validate_rows(test, test_source, demonstration_column=demonstration_column, needs_demonstration=False)
-    return Splits(train, test, source, test_source, demonstration_column)
+        # Answering prompts takes no demonstrations, so a test split may lack them; a loss is measured on them.
+        test = read(test, test_source, complete=layout == "demonstrations")
+    return Splits(train, test, source, test_source, demonstration_column, layout)
+
+
+def columns_for(dataset: Dataset | None, *names: str) -> Dataset | None:
+    """Return the dataset with those of the named columns that it has: TRL gives others a meaning of its own."""
+    if dataset is None:
+        return None
+    return dataset.select_columns([name for name in names if name in dataset.column_names])
 
 
 def to_conversational(splits: Splits, tokenizer: "PreTrainedTokenizerBase", arguments: RecipeArguments) -> Splits:
-    """Apply `prompt_template`, `conversational` and `system_prompt`.
+    """Apply `prompt_template`, `conversational` and `system_prompt`; documents have none of them.
 
     The template goes around a string prompt, or around the last user message. String prompts become messages where
     the tokenizer has a chat template, unless `conversational` says otherwise. `system_prompt` replaces the system
@@ -103,6 +138,11 @@ def to_conversational(splits: Splits, tokenizer: "PreTrainedTokenizerBase", argu
             for string prompts.
     """
     template, system = arguments.prompt_template, arguments.system_prompt
+    if splits.layout == "documents":
+        for key in ("prompt_template", "system_prompt", "conversational"):
+            if getattr(arguments, key):
+                raise UserError(f"{key}: documents (column `text`) are trained on as they are; drop the line.")
+        return splits
     if template is not None and "{prompt}" not in template:
         raise UserError(f"prompt_template: {template!r} must hold `{{prompt}}`, which stands for the prompt.")
     has_template = tokenizer.chat_template is not None
@@ -139,23 +179,43 @@ def to_conversational(splits: Splits, tokenizer: "PreTrainedTokenizerBase", argu
     def convert(dataset: Dataset) -> Dataset:
         if is_text or template is not None or system is not None:
             dataset = _replace(dataset, "prompt", prompt_of)
-        if chat and is_text and splits.demonstration_column in dataset.column_names:
-            dataset = _replace(dataset, splits.demonstration_column, _assistant)
+        if chat and is_text:
+            for column in splits.answers:
+                if column in dataset.column_names:
+                    dataset = _replace(dataset, column, _assistant)
         return dataset
 
     test = None if splits.test is None else convert(splits.test)
     return replace(splits, train=convert(splits.train), test=test)
 
 
+def _answers(layout: Layout, demonstration_column: str) -> tuple[str, ...]:
+    if layout == "comparisons":
+        return ("chosen", "rejected")
+    return () if layout == "documents" else (demonstration_column,)
+
+
 def _prepare(
-    dataset: Dataset, source: str, mapping: dict[str, str], needed: Sequence[str], demonstration_column: str
+    dataset: Dataset,
+    source: str,
+    mapping: dict[str, str],
+    layout: Layout,
+    demonstration_column: str,
+    *,
+    complete: bool,
 ) -> Dataset:
     if len(dataset) == 0:
         raise UserError(f"{source} has no rows.")
     if ROW not in dataset.column_names:
         dataset = dataset.add_column(ROW, list(range(1, len(dataset) + 1)))
     dataset = _map_columns(dataset, source, mapping)
+    if layout == "demonstrations":
+        dataset = _split_messages(dataset, source, demonstration_column)
+    elif layout == "comparisons":
+        dataset = _split_conversations(dataset, source)
     present = [name for name in dataset.column_names if name != ROW]
+    answers = _answers(layout, demonstration_column)
+    needed = ["text"] if layout == "documents" else ["prompt", *(answers if complete or len(answers) > 1 else ())]
     for column in needed:
         if column not in present:
             raise _missing_column(column, column, source, present, mapping)
@@ -167,8 +227,49 @@ def _prepare(
             )
     if "answer" in present:
         dataset = _replace(dataset, "answer", _short_answer)
-    if demonstration_column in present:
-        dataset = _prepare_demonstrations(dataset, demonstration_column)
+    return _alike(dataset, [column for column in answers if column in present])
+
+
+def _split_messages(dataset: Dataset, source: str, demonstration_column: str) -> Dataset:
+    """A column `messages` in place of `prompt` and demonstration: the last message is the demonstration."""
+    if "messages" not in dataset.column_names or "prompt" in dataset.column_names:
+        return dataset
+    prompts, demonstrations = [], []
+    for row, (messages,) in iterate_rows(dataset, ["messages"]):
+        if fault := conversation_fault("messages", messages):
+            raise UserError(f"{where(source, row)}: {fault}")
+        prompts.append(messages[:-1])
+        demonstrations.append(messages[-1:])
+    dataset = dataset.remove_columns("messages").add_column("prompt", prompts)
+    return dataset.add_column(demonstration_column, demonstrations)
+
+
+def _split_conversations(dataset: Dataset, source: str) -> Dataset:
+    """`chosen` and `rejected` as whole conversations: the prompt is what both begin with."""
+    if not {"chosen", "rejected"} <= set(dataset.column_names):
+        return dataset
+    first = next((pair for _, pair in iterate_rows(dataset, ["chosen", "rejected"]) if all(pair)), None)
+    if first is None or not all(
+        isinstance(messages, list) and isinstance(messages[0], dict) and messages[0].get("role") != "assistant"
+        for messages in first
+    ):
+        return dataset
+    columns: dict[str, list[Any]] = {"prompt": [], "chosen": [], "rejected": []}
+    for row, pair in iterate_rows(dataset, ["chosen", "rejected"]):
+        for name, messages in zip(("chosen", "rejected"), pair, strict=True):
+            if fault := conversation_fault(name, messages):
+                raise UserError(f"{where(source, row)}: {fault}")
+        chosen, rejected = pair
+        shared = next((place for place, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b), None)
+        # Equal conversations keep their last message, for the check of the rows to find them.
+        shared = min(len(chosen), len(rejected)) - 1 if shared is None else shared
+        if shared == 0:
+            raise UserError(f"{where(source, row)}: `chosen` and `rejected` do not begin with the same prompt.")
+        for name, part in zip(columns, (chosen[:shared], chosen[shared:], rejected[shared:]), strict=True):
+            columns[name].append(part)
+    dataset = dataset.remove_columns([name for name in columns if name in dataset.column_names])
+    for name, values in columns.items():
+        dataset = dataset.add_column(name, values)
     return dataset
 
 
@@ -219,8 +320,8 @@ def _missing_column(target: str, path: str, source: str, columns: list[str], map
     )
 
 
-def _hold_out(dataset: Dataset, source: str, size: float, seed: int) -> tuple[Dataset, Dataset]:
-    """Split rows off for the evaluation; training rows that repeat a held-out prompt are dropped."""
+def _hold_out(dataset: Dataset, source: str, size: float, seed: int, layout: Layout) -> tuple[Dataset, Dataset]:
+    """Split rows off for the evaluation; training rows that repeat a held-out prompt (or document) are dropped."""
     count = round(size * len(dataset)) if 0 < size < 1 else int(size)
     if count != size and not 0 < size < 1:
         raise UserError(f"test_split_size: {size} must be a count of rows, or a share between 0 and 1.")
@@ -229,15 +330,25 @@ def _hold_out(dataset: Dataset, source: str, size: float, seed: int) -> tuple[Da
             f"test_split_size: {size:g} asks for {count} held-out rows, but {source} has {len(dataset)} rows; write a "
             f"count from 1 to {len(dataset) - 1}, or a share between 0 and 1."
         )
-    parts = dataset.train_test_split(test_size=count, seed=seed)
-    held_out = {repr(prompt) for prompt in _values(parts["test"], "prompt")}
-    keep = [row for row, prompt in enumerate(_values(parts["train"], "prompt")) if repr(prompt) not in held_out]
+    key = "text" if layout == "documents" else "prompt"
+    if layout == "comparisons":
+        # A prompt has several comparisons: whole prompts are held out, so that few training rows are dropped.
+        prompts = [repr(prompt) for prompt in _values(dataset, key)]
+        order = list(dict.fromkeys(prompts))
+        random.Random(seed).shuffle(order)
+        place = {prompt: number for number, prompt in enumerate(order)}
+        rows = sorted(range(len(dataset)), key=lambda row: place[prompts[row]])
+        test, rest = dataset.select(rows[:count]), dataset.select(sorted(rows[count:]))
+    else:
+        parts = dataset.train_test_split(test_size=count, seed=seed)
+        test, rest = parts["test"], parts["train"]
+    held_out = {repr(value) for value in _values(test, key)}
+    keep = [row for row, value in enumerate(_values(rest, key)) if repr(value) not in held_out]
     if not keep:
-        raise UserError(f"test_split_size: every prompt of {source} is also among the {count} held-out ones.")
-    if len(keep) < len(parts["train"]):
-        repeated = len(parts["train"]) - len(keep)
-        logger.warning("%s: %d training rows repeat a held-out prompt and are dropped.", source, repeated)
-    return _copied(parts["train"].select(keep)), _copied(parts["test"])
+        raise UserError(f"test_split_size: every {key} of {source} is also among the {count} held-out ones.")
+    if len(keep) < len(rest):
+        logger.warning("%s: %d training rows repeat a held-out %s and are dropped.", source, len(rest) - len(keep), key)
+    return _copied(rest.select(keep)), _copied(test)
 
 
 def _copied(dataset: Dataset) -> Dataset:
@@ -267,15 +378,19 @@ def _kind(dataset: Dataset, column: str) -> type | None:
     return next((type(value) for _, (value,) in iterate_rows(dataset, [column]) if value is not None), None)
 
 
-def _prepare_demonstrations(dataset: Dataset, column: str) -> Dataset:
-    """Drop calculator marks, and make prompt and demonstration both text or both messages, as TRL takes them."""
-    kinds = (_kind(dataset, "prompt"), _kind(dataset, column))
-    if kinds[1] is str:
-        dataset = _replace(dataset, column, lambda text: None if text is None else _CALCULATOR.sub("", text))
-    if kinds == (list, str):
-        return _replace(dataset, column, _assistant)
-    if kinds == (str, list):
-        return _replace(dataset, "prompt", lambda text: [{"role": "user", "content": text}])
+def _alike(dataset: Dataset, answers: list[str]) -> Dataset:
+    """Drop calculator marks, and make prompt and answers all texts or all messages, as TRL takes them."""
+    kinds = {column: _kind(dataset, column) for column in ("prompt", *answers)} if answers else {}
+    for column in answers:
+        if kinds[column] is str:
+            dataset = _replace(dataset, column, lambda text: None if text is None else _CALCULATOR.sub("", text))
+    if set(kinds.values()) != {str, list}:
+        return dataset
+    for column in answers:
+        if kinds[column] is str:
+            dataset = _replace(dataset, column, _assistant)
+    if kinds["prompt"] is str:
+        dataset = _replace(dataset, "prompt", lambda text: [{"role": "user", "content": text}])
     return dataset
 
 

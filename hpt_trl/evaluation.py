@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, gather_object
 from datasets import Dataset
 from tqdm.auto import tqdm
-from transformers import GenerationConfig, PreTrainedTokenizerBase, ProcessorMixin, TrainerState
+from transformers import GenerationConfig, PreTrainedTokenizerBase, ProcessorMixin, Trainer, TrainerState
 from trl.data_utils import is_conversational, prepare_multimodal_messages
 from trl.distributed import DistributedBackend
 from trl.models import unwrap_model_for_generation
@@ -112,6 +112,28 @@ def evaluate(
     return _summary(records, rows, success_threshold, num_generations, completions_kept) | {
         "temperature": temperature,
         "max_new_tokens": max_new_tokens,
+    }
+
+
+def measure_held_out(trainer: Trainer) -> dict[str, float]:
+    """What the trainer's own evaluation finds on its held-out rows: the loss, and what TRL measures beside it.
+
+    The random state of the training stays as it is. All processes must call it together. The loss is a mean over the
+    rows; what TRL measures beside it is a mean over the batches, in which a last, smaller one counts as much.
+
+    Returns:
+        Metric -> value, without the prefix `eval_` and without times and counters.
+    """
+    left_out = ("runtime", "_per_second", "num_tokens", "model_preparation_time")
+    model: Any = trainer.model
+    was_training = model.training
+    with _forked_random_state(trainer.accelerator.device):
+        metrics = trainer.evaluate()
+    model.train(was_training)
+    return {
+        key.removeprefix("eval_"): value
+        for key, value in metrics.items()
+        if key.startswith("eval_") and not key.endswith(left_out)
     }
 
 

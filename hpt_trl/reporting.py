@@ -26,13 +26,36 @@ _PROGRESS = {
     "hpt/solved_mean": "solved",
     "hpt/sft_fraction": "demonstrations",
     "hpt/demo_nll": "demo nll",
+    "ppo/kl": "KL",
+    "ppo/value_loss": "value loss",
     "completions/mean_length": "length",
+    "accuracy": "accuracy",
+    "rewards/accuracies": "accuracy",
+    "margin": "margin",
+    "rewards/margins": "margin",
+    "mean_token_accuracy": "token accuracy",
     "loss": "loss",
+    "eval_loss": "held-out loss",
+    "eval_accuracy": "held-out accuracy",
+    "eval_rewards/accuracies": "held-out accuracy",
+}
+
+# What the trainer measured on the held-out rows -> its name in the closing lines, in this order.
+_HELD_OUT = {
+    "loss": "loss",
+    "accuracy": "accuracy",
+    "rewards/accuracies": "accuracy",
+    "margin": "margin",
+    "rewards/margins": "margin",
 }
 
 
 # The trainer's closing figures count the evaluation before training as training time; results.json has them apart.
-_SPEEDS = ("train_runtime", "train_samples_per_second", "train_steps_per_second")
+_SPEEDS = tuple(
+    f"{mode}_{name}"
+    for mode in ("train", "eval")
+    for name in ("runtime", "samples_per_second", "steps_per_second", "num_tokens", "model_preparation_time")
+)
 
 
 class MetricsWriter(TrainerCallback):
@@ -182,9 +205,7 @@ def summary(output_dir: str | Path) -> str:
             f"{results['steps']} steps in {duration(wall['total'])} (training {duration(wall['train'])}, evaluation "
             f"{duration(wall['evaluation'])}); {tokens['training']:,} tokens in training."
         )
-        for name in ("before", "after"):
-            if results[name] is not None:
-                text.append(accuracy_line(name, results[name]))
+        text += evaluation_lines(results["before"], results["after"])
     for key, points in logged_series(lines).items():
         (first_step, first), (last_step, last) = points[0], points[-1]
         text.append(f"  {key:<26} {first:>9.4g} (step {first_step})  -> {last:>9.4g} (step {last_step})")
@@ -203,6 +224,18 @@ def report(output_dir: str | Path) -> None:
     """
     draw_curves(output_dir)
     print(summary(output_dir))
+
+
+def evaluation_lines(before: dict[str, Any] | None, after: dict[str, Any] | None) -> list[str]:
+    """The evaluations before and after a training for reading: solved share, and what was measured on held-out rows."""
+    both = {"before": before or {}, "after": after or {}}
+    lines = [accuracy_line(name, result) for name, result in both.items() if "accuracy" in result]
+    for key, label in _HELD_OUT.items():
+        values = [result["held_out"].get(key) for result in both.values() if "held_out" in result]
+        if values and values[-1] is not None:
+            shown = [f"{value:.1%}" if label == "accuracy" else f"{value:.4g}" for value in values if value is not None]
+            lines.append(f"Held-out {label}: {' -> '.join(shown)}")
+    return lines
 
 
 def accuracy_line(name: str, evaluation: dict[str, Any]) -> str:

@@ -127,13 +127,37 @@ def reasoning_gym(completions: Sequence[Any], metadata: Sequence[str] | None = N
     ]
 
 
+def story_score(
+    completions: Sequence[Any], hero: Sequence[str] | None = None, thing: Sequence[str] | None = None, **_: Any
+) -> list[float]:
+    """The true reward of a story of `stories:<part>`, from 0 to 1 (see `hpt_trl.stories.score_story`).
+
+    Raises:
+        UserError: the data has no columns `hero` and `thing`.
+    """
+    from hpt_trl.stories import score_story
+
+    heroes, things = _required("story_score", "hero", hero), _required("story_score", "thing", thing)
+    return [
+        score_story(text_of(completion), *pair) for completion, *pair in zip(completions, heroes, things, strict=True)
+    ]
+
+
 REWARDS: dict[str, Reward] = {
     "math_answer": math_answer,
     "exact_match": exact_match,
     "boxed_format": boxed_format,
     "reasoning_gym": reasoning_gym,
+    "story_score": story_score,
 }
-REQUIRED_COLUMNS = {"math_answer": "answer", "exact_match": "answer", "reasoning_gym": "metadata"}
+REQUIRED_COLUMNS = {
+    "math_answer": "answer",
+    "exact_match": "answer",
+    "reasoning_gym": "metadata",
+    "story_score": "hero",
+}
+# Rewards that score one family of generated datasets.
+_DATASETS = {"reasoning_gym": "reasoning_gym:<task>", "story_score": "stories:<part>"}
 
 
 def load_rewards(names: Sequence[str]) -> list[Reward]:
@@ -229,8 +253,8 @@ def _required(reward: str, column: str, values: Sequence[Any] | None) -> Sequenc
 
 
 def _missing_column(reward: str, column: str, found: str) -> str:
-    if column == "metadata":
-        return f"reward_funcs: `{reward}` scores datasets `reasoning_gym:<task>` only ({found})."
+    if reward in _DATASETS:
+        return f"reward_funcs: `{reward}` scores datasets `{_DATASETS[reward]}` only ({found})."
     return (
         f"reward_funcs: `{reward}` reads the column `{column}` ({found}). Name the column that holds it, e.g. "
         f"column_mapping: {{{column}: solution}}"

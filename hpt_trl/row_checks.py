@@ -5,7 +5,8 @@ TRL finds a bad row only when it reaches it, and without its number.
 
 import difflib
 import itertools
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset
@@ -27,15 +28,62 @@ def validate_rows(
     Raises:
         UserError: the first faulty row, with the number of the others; or no rows at all.
     """
+    has_demonstration = demonstration_column in dataset.column_names
+
+    def fault_of(prompt: Any, demonstration: Any = None) -> str | None:
+        fault = _prompt_fault(prompt)
+        if fault is None and has_demonstration and (needs_demonstration or demonstration):
+            return _demonstration_fault(demonstration_column, demonstration)
+        return fault
+
+    _refuse_faulty(dataset, source, ["prompt", demonstration_column] if has_demonstration else ["prompt"], fault_of)
+
+
+def validate_comparisons(dataset: Dataset, source: str) -> None:
+    """Check every comparison: a prompt and two answers that are there, well formed and not the same.
+
+    A column `margin`, by which RewardTrainer shifts its loss, must hold numbers.
+
+    Raises:
+        UserError: the first faulty row, with the number of the others; or no rows at all.
+    """
+
+    columns = ["prompt", "chosen", "rejected"] + ["margin"] * ("margin" in dataset.column_names)
+
+    def fault_of(prompt: Any, chosen: Any, rejected: Any, margin: Any = 0.0) -> str | None:
+        if not chosen and not rejected:
+            return "the comparison is empty: neither `chosen` nor `rejected` holds anything; write both, or drop it."
+        fault = _prompt_fault(prompt) or _answer_fault("chosen", chosen) or _answer_fault("rejected", rejected)
+        if fault is None and chosen == rejected:
+            return f"`chosen` and `rejected` are the same ({chosen!r:.60}): nothing can be learnt; drop the row."
+        if fault is None and not (isinstance(margin, int | float) and math.isfinite(margin)):
+            return f"`margin` is {margin!r:.60}; write how much better `chosen` is, a number, or drop the column."
+        return fault
+
+    _refuse_faulty(dataset, source, columns, fault_of)
+
+
+def validate_documents(dataset: Dataset, source: str) -> None:
+    """Check that every document is a text that is not empty.
+
+    Raises:
+        UserError: the first faulty row, with the number of the others; or no rows at all.
+    """
+
+    def fault_of(text: Any) -> str | None:
+        if not isinstance(text, str):
+            return f"`text` is {text!r:.60}; write a text."
+        return None if text.strip() else "`text` is empty."
+
+    _refuse_faulty(dataset, source, ["text"], fault_of)
+
+
+def _refuse_faulty(dataset: Dataset, source: str, columns: list[str], fault_of: Callable[..., str | None]) -> None:
     if len(dataset) == 0:
         raise UserError(f"{source} has no rows.")
-    has_demonstration = demonstration_column in dataset.column_names
-    columns = ["prompt", demonstration_column] if has_demonstration else ["prompt"]
     first, others = None, 0
     for row, values in iterate_rows(dataset, columns):
-        fault = _prompt_fault(values[0])
-        if fault is None and has_demonstration and (needs_demonstration or values[1]):
-            fault = _demonstration_fault(demonstration_column, values[1])
+        fault = fault_of(*values)
         if fault is None:
             continue
         if first is None:
@@ -47,43 +95,62 @@ def validate_rows(
 
 
 def validate_lengths(
-    dataset: Dataset, source: str, tokenizer: "PreTrainedTokenizerBase", *, longest: int, reason: str
+    dataset: Dataset,
+    source: str,
+    tokenizer: "PreTrainedTokenizerBase",
+    *,
+    longest: int,
+    reason: str,
+    columns: Sequence[str] = ("prompt",),
+    remedy: str = "lower max_completion_length",
 ) -> None:
-    """Check that no prompt has more than `longest` tokens.
+    """Check that no prompt, or no row, has more than `longest` tokens.
 
     Args:
         dataset: rows as `to_conversational` returns them.
         reason: where the limit comes from, e.g. `max_position_embeddings 8192 - max_completion_length 1024`.
+        columns: what is counted together, in the order of the text.
+        remedy: what else can be done than to shorten or drop the rows.
 
     Raises:
-        UserError: the longest prompt's row, its tokens and the limit.
+        UserError: the longest one's row, its tokens and the limit.
     """
     found, worst_row, too_long = 0, 0, 0
+    for row, tokens in count_tokens(dataset, tokenizer, columns):
+        too_long += tokens > longest
+        if tokens > found:
+            found, worst_row = tokens, row
+    if too_long:
+        what = "prompt" if len(columns) == 1 and columns[0] == "prompt" else "row"
+        raise UserError(
+            f"{where(source, worst_row)}: the {what} has {found} tokens, more than {longest} ({reason}); {too_long} of "
+            f"{len(dataset)} {what}s are too long. Shorten or drop them, or {remedy}."
+        )
+
+
+def count_tokens(
+    dataset: Dataset, tokenizer: "PreTrainedTokenizerBase", columns: Sequence[str] = ("prompt",)
+) -> Iterator[tuple[int, int]]:
+    """Yield the number of each row and the tokens of its columns taken together, as the trainers encode them."""
     batch: list[tuple[int, str]] = []
 
-    def measure() -> None:
-        nonlocal found, worst_row, too_long
+    def measured() -> Iterator[tuple[int, int]]:
         tokens = tokenizer(text=[text for _, text in batch], add_special_tokens=False)["input_ids"]
         for (row, _), ids in zip(batch, tokens, strict=True):
-            too_long += len(ids) > longest
-            if len(ids) > found:
-                found, worst_row = len(ids), row
+            yield row, len(ids)
         batch.clear()
 
-    for row, (prompt,) in iterate_rows(dataset, ["prompt"]):
-        text = prompt
-        if not isinstance(prompt, str):
-            text = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
+    for row, values in iterate_rows(dataset, list(columns)):
+        if isinstance(values[0], str):
+            text = "".join(values)
+        else:
+            messages = [message for value in values for message in value]
+            text = str(tokenizer.apply_chat_template(messages, add_generation_prompt=len(values) == 1, tokenize=False))
         batch.append((row, text))
         if len(batch) == 1000:
-            measure()
+            yield from measured()
     if batch:
-        measure()
-    if too_long:
-        raise UserError(
-            f"{where(source, worst_row)}: the prompt has {found} tokens, more than {longest} ({reason}); {too_long} of "
-            f"{len(dataset)} prompts are too long. Shorten or drop them, or lower max_completion_length."
-        )
+        yield from measured()
 
 
 def iterate_rows(dataset: Dataset, columns: list[str]) -> Iterator[tuple[int, tuple[Any, ...]]]:
@@ -109,14 +176,32 @@ def _prompt_fault(prompt: Any) -> str | None:
 def _demonstration_fault(column: str, value: Any) -> str | None:
     if value is None:
         return (
-            f"the demonstration (`{column}`) is missing (None); write one, or set on_missing_demonstration: rl to "
-            "train such rows by reinforcement only."
+            f"the demonstration (`{column}`) is missing (None); write one or drop the row (stage hpt: or set "
+            "on_missing_demonstration: rl to train such rows by reinforcement only)."
         )
     if isinstance(value, str):
         return None if value.strip() else f"the demonstration (`{column}`) is empty."
+    return _answer_fault(column, value, "demonstration")
+
+
+def _answer_fault(column: str, value: Any, what: str = "completion") -> str | None:
+    if value is None:
+        return f"`{column}` is missing (None); write a text or messages, or drop the row."
+    if isinstance(value, str):
+        return None if value.strip() else f"`{column}` is empty."
     fault = _messages_fault(column, value)
     if fault is None and value[0]["role"] != "assistant":
-        return f"`{column}`, message 1 has the role {value[0]['role']!r}; a demonstration begins with 'assistant'."
+        return f"`{column}`, message 1 has the role {value[0]['role']!r}; a {what} begins with 'assistant'."
+    return fault
+
+
+def conversation_fault(column: str, messages: Any) -> str | None:
+    """What is wrong with a conversation that holds a prompt and an answer of the assistant; None if nothing is."""
+    if messages is None:
+        return f"`{column}` is missing (None)."
+    fault = _messages_fault(column, messages)
+    if fault is None and (len(messages) < 2 or messages[-1]["role"] != "assistant"):
+        return f"`{column}` must hold a prompt and end with a message of the assistant."
     return fault
 
 

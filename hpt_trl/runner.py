@@ -22,12 +22,13 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
+from datasets import Dataset
 from transformers import ProgressCallback, Trainer, TrainerCallback, set_seed
 
-from hpt_trl import __version__, memory
-from hpt_trl.batches import processes
-from hpt_trl.evaluation import as_text, encode_prompts, evaluate
-from hpt_trl.models import resolve_model
+from hpt_trl import __version__
+from hpt_trl.evaluation import evaluate, measure_held_out
+from hpt_trl.facts import facts
+from hpt_trl.models import keep_four_bit_trainable, resolve_model
 from hpt_trl.output_folder import BEFORE_FILE, open_output_folder
 from hpt_trl.preparation import Prepared, prepare
 from hpt_trl.recipes import recipe_name, recipes_folder
@@ -35,9 +36,9 @@ from hpt_trl.reporting import (
     RESULTS_FILE,
     MetricsWriter,
     ProgressLines,
-    accuracy_line,
     draw_curves,
     duration,
+    evaluation_lines,
     side_by_side,
     valid_json,
     write_atomically,
@@ -46,8 +47,6 @@ from hpt_trl.reporting import (
 from hpt_trl.stages import StageInputs
 
 _PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets")
-# Prompts that `check` measures for the estimate of memory.
-_MEASURED_PROMPTS = 1000
 
 
 def run(name: str, overrides: list[str]) -> None:
@@ -93,7 +92,7 @@ def check(name: str, overrides: list[str]) -> None:
     with _quiet():
         prepared = prepare(name, overrides)
         if PartialState().is_main_process:
-            print(_facts(prepared))
+            print(facts(prepared))
 
 
 class _AtTrainBegin(TrainerCallback):
@@ -127,27 +126,34 @@ class _Evaluations:
 
     def evaluate(self, description: str) -> dict[str, Any] | None:
         prepared, recipe = self.prepared, self.prepared.recipe
-        if prepared.held_out is None:
+        measures = recipe.stage.measures_held_out and prepared.splits.test is not None
+        if prepared.answered is None and not measures:
             return None
         started = time.perf_counter()
-        result = evaluate(
+        result = {} if prepared.answered is None else self._answer(prepared.answered, description)
+        if measures:
+            result["held_out"] = measure_held_out(self.trainer)
+        self.seconds += time.perf_counter() - started
+        return result
+
+    def _answer(self, rows: Dataset, description: str) -> dict[str, Any]:
+        prepared, recipe = self.prepared, self.prepared.recipe
+        return evaluate(
             self.trainer.model_wrapped,
             prepared.tokenizer,
-            prepared.held_out,
-            prepared.rewards,
-            reward_weights=prepared.reward_weights,
-            success_threshold=recipe.config.success_threshold,
+            rows,
+            prepared.rewards[: prepared.judges],
+            reward_weights=prepared.judge_weights,
+            success_threshold=prepared.success_threshold,
             max_new_tokens=prepared.eval_max_new_tokens,
             temperature=recipe.arguments.eval_temperature,
             num_generations=recipe.arguments.eval_num_generations,
             batch_size=recipe.config.per_device_eval_batch_size,
             seed=recipe.config.seed,
-            chat_template_kwargs=recipe.config.chat_template_kwargs,
+            chat_template_kwargs=recipe.setting("chat_template_kwargs"),
             accelerator=self.trainer.accelerator,
             description=description,
         )
-        self.seconds += time.perf_counter() - started
-        return result
 
 
 def _stored_before(folder: Path) -> dict[str, Any] | None:
@@ -162,28 +168,32 @@ def _stored_before(folder: Path) -> dict[str, Any] | None:
 def _build_trainer(prepared: Prepared, callbacks: list[TrainerCallback]) -> Trainer:
     recipe = prepared.recipe
     config, model_args = recipe.config, recipe.model_args
-    config.model_init_kwargs = {
-        "revision": model_args.model_revision,
-        "trust_remote_code": config.trust_remote_code,
-        "attn_implementation": model_args.attn_implementation,
-        "dtype": model_args.dtype,
-        **(config.model_init_kwargs or {}),
-    }
+    if prepared.model is not None:
+        config.model_init_kwargs = {
+            "revision": model_args.model_revision,
+            "trust_remote_code": config.trust_remote_code,
+            "attn_implementation": model_args.attn_implementation,
+            "dtype": model_args.dtype,
+            **(config.model_init_kwargs or {}),
+        }
     # Adapters are drawn before the trainer sets the seed itself.
     set_seed(config.seed)
     trainer = recipe.stage.build(
         StageInputs(
-            model=resolve_model(prepared.model),
+            model=None if prepared.model is None else resolve_model(prepared.model),
             tokenizer=prepared.tokenizer,
             config=config,
             model_args=model_args,
             arguments=recipe.arguments,
             splits=prepared.splits,
             rewards=prepared.rewards,
-            # Ahead of the trainer's own progress bar, which starts its clock at the same event.
-            callbacks=[*callbacks, MetricsWriter(config.output_dir)],
+            # Ahead of the trainer's own progress bar, which starts its clock at the same event. The writer, first of
+            # all, opens its file for what the evaluation before the training logs.
+            callbacks=[MetricsWriter(config.output_dir), *callbacks],
+            model_config=prepared.model_config,
         )
     )
+    keep_four_bit_trainable(trainer.model)
     if not config.disable_tqdm:
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(ProgressLines())
@@ -204,14 +214,14 @@ def _finish(
     results = {
         "recipe": _short_name(recipe.path),
         "stage": recipe.stage.name,
-        "model": prepared.model,
+        "model": prepared.model or f"a new {prepared.model_config.model_type}",
         "before": before,
         "after": after,
         "steps": trainer.state.global_step,
         "wall_time_s": wall,
         "tokens": {
-            "training": trainer.state.num_input_tokens_seen,
-            "evaluation": sum(evaluation["tokens"] for evaluation in (before, after) if evaluation is not None),
+            "training": _training_tokens(trainer),
+            "evaluation": sum((evaluation or {}).get("tokens", 0) for evaluation in (before, after)),
         },
         "versions": {"hpt_trl": __version__, "python": platform.python_version()}
         | {package: version(package) for package in _PACKAGES},
@@ -222,16 +232,21 @@ def _finish(
     (folder / BEFORE_FILE).unlink(missing_ok=True)
     curves = draw_curves(folder)
     print()
-    if before is not None and after is not None:
+    if before and after and "completions" in before and "completions" in after:
         print(side_by_side(before, after) + "\n")
-    for name, evaluation in (("before", before), ("after", after)):
-        if evaluation is not None:
-            print(accuracy_line(name, evaluation))
+    for line in evaluation_lines(before, after):
+        print(line)
     print(
         f"{results['steps']} steps in {duration(wall['total'])} (training {duration(wall['train'])}, evaluation "
         f"{duration(wall['evaluation'])})\n"
         f"Model:   {folder}\nResults: {folder / 'results.json'}\nCurves:  {curves}"
     )
+
+
+def _training_tokens(trainer: Trainer) -> int:
+    """RL trainers count in the trainer's state, the others in their log."""
+    logged = [line["num_tokens"] for line in trainer.state.log_history if "num_tokens" in line]
+    return trainer.state.num_input_tokens_seen or round(logged[-1] if logged else 0)
 
 
 def _hardware(trainer: Trainer) -> dict[str, Any]:
@@ -251,69 +266,6 @@ def _hardware(trainer: Trainer) -> dict[str, Any]:
 def _short_name(path: Path) -> str:
     folder = recipes_folder()
     return recipe_name(path) if path.resolve().is_relative_to(folder) else path.stem
-
-
-def _facts(prepared: Prepared) -> str:
-    """What `check` prints: one line per fact."""
-    recipe, config, splits = prepared.recipe, prepared.recipe.config, prepared.splits
-    arguments, first = recipe.arguments, prepared.splits.train[0]
-    rows = [splits.train[index] for index in range(min(_MEASURED_PROMPTS, len(splits.train)))]
-    kwargs = config.chat_template_kwargs
-    encoded = encode_prompts(prepared.tokenizer, rows, kwargs, return_tensors=None)["input_ids"]
-    longest = max(len(ids) for ids in encoded)
-    model = prepared.model_config
-    estimate = memory.estimate(model, memory.sizes_of(recipe, model, longest), recipe.model_args)
-    per_device, accumulation = config.per_device_train_batch_size, config.gradient_accumulation_steps
-    batch = recipe.world_size * per_device * accumulation
-    rewards = zip(arguments.reward_funcs or [], prepared.reward_weights, strict=True)
-    lines = [
-        ("recipe", str(recipe.path)),
-        ("stage", recipe.stage.name),
-        ("model", f"{prepared.model} ({model.model_type}, dtype {recipe.model_args.dtype})"),
-        ("data", f"{splits.source}, {len(splits.train):,} rows, prompts of up to {longest} tokens"),
-        ("held out", "none" if splits.test is None else f"{splits.test_source}, {len(splits.test):,} rows"),
-        ("first prompt", _indented(str(prepared.tokenizer.decode(encoded[0])))),
-    ]
-    if first.get(splits.demonstration_column):
-        lines.append(("demonstration", _indented(as_text(first[splits.demonstration_column]))))
-    if first.get("answer") is not None:
-        lines.append(("answer", str(first["answer"])))
-    lines += [
-        ("rewards", ", ".join(f"{reward} (weight {weight:g})" for reward, weight in rewards)),
-        (
-            "batch",
-            f"{processes(recipe.world_size)} x {per_device} rows x {accumulation} accumulation steps = {batch} "
-            f"completions = {batch / config.num_generations:g} prompts x {config.num_generations} per optimizer step",
-        ),
-        ("steps", _steps(config, len(splits.train), batch)),
-        ("evaluation", _evaluation_fact(prepared)),
-        ("peak memory", f"{estimate.total / 2**30:.1f} GiB per process, estimated from\n{estimate.table()}"),
-        ("device", "CPU" if config.use_cpu else str(config.device)),
-        ("output", config.output_dir + (f", resuming from {prepared.checkpoint}" if prepared.checkpoint else "")),
-    ]
-    return "\n".join(f"{name + ':':<15} {text}" for name, text in lines)
-
-
-def _steps(config: Any, rows: int, batch: int) -> str:
-    if config.max_steps > 0:
-        return f"{config.max_steps:,}"
-    per_epoch = max(rows * config.num_generations // batch, 1)
-    return f"about {round(per_epoch * config.num_train_epochs):,} ({config.num_train_epochs:g} epochs)"
-
-
-def _evaluation_fact(prepared: Prepared) -> str:
-    if prepared.held_out is None:
-        return "none"
-    arguments = prepared.recipe.arguments
-    decoding = f"temperature {arguments.eval_temperature:g}" if arguments.eval_temperature > 0 else "greedy"
-    return (
-        f"{len(prepared.held_out)} rows x {arguments.eval_num_generations}, {decoding}, up to "
-        f"{prepared.eval_max_new_tokens} tokens, before and after training"
-    )
-
-
-def _indented(text: str) -> str:
-    return text.rstrip().replace("\n", "\n" + 16 * " ")
 
 
 @contextmanager

@@ -18,7 +18,8 @@ from datasets import Dataset, DatasetDict
 from hpt_trl.arguments import RecipeArguments
 from hpt_trl.errors import UserError
 
-GENERATED = ("arithmetic", "reasoning_gym:")
+GENERATED = ("arithmetic", "prompts")
+GENERATED_FAMILIES = ("reasoning_gym:", "stories:")
 _FILES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
 
 # Column with the 1-based row of the source (the line of a .jsonl file), by which messages name a row.
@@ -66,19 +67,20 @@ def read_source(
     name = arguments.dataset_name
     if not name:
         raise UserError(
-            "dataset_name is missing: write arithmetic, reasoning_gym:<task>, a local .jsonl, .json or .parquet file, "
-            "a folder written by save_to_disk, or a Hub id."
+            "dataset_name is missing: write arithmetic, reasoning_gym:<task>, stories:<part>, a local .jsonl, .json or "
+            ".parquet file, a folder written by save_to_disk, or a Hub id."
         )
     if arguments.dataset_streaming:
         raise UserError(
             "dataset_streaming: every row is checked before training, so the data is not streamed; drop it."
         )
     options = as_dict(arguments.dataset_options, "dataset_options")
-    if name.startswith(GENERATED):
+    if name in GENERATED or name.startswith(GENERATED_FAMILIES):
         return _generate(name, options, seed=seed, first_rows=first_rows)
     if options:
         raise UserError(
-            f"dataset_options: only generated datasets ({', '.join(GENERATED)}<task>) have options; drop it."
+            "dataset_options: only generated datasets (arithmetic, prompts, reasoning_gym:<task>, stories:<part>) have options; "
+            "drop it."
         )
     if Path(name).is_dir():
         return _pick_splits(_read_folder(name), arguments, first_rows)
@@ -90,11 +92,16 @@ def read_source(
 def _generate(
     name: str, options: dict[str, Any], *, seed: int, first_rows: int | None
 ) -> tuple[tuple[Dataset, str], tuple[Dataset, str] | None]:
-    from hpt_trl.tasks import arithmetic, reasoning_gym
+    from hpt_trl.stories import STORIES, stories
+    from hpt_trl.tasks import REASONING_GYM, arithmetic, prompts, reasoning_gym
 
     if name == "arithmetic":
         train, test = arithmetic(options, seed=seed)
-    elif name.startswith("reasoning_gym:"):
+    elif name == "prompts":
+        train, test = prompts(options)
+    elif name.startswith(STORIES):
+        train, test = stories(name.removeprefix(STORIES), options, seed=seed)
+    elif name.startswith(REASONING_GYM):
         if first_rows is not None:
             # Some tasks take a second a row; a first look draws no more than it shows.
             first = {"size": first_rows, "test_size": min(first_rows, 1)}
@@ -102,7 +109,7 @@ def _generate(
                 key: min(options[key], limit) if isinstance(options.get(key), int) else options.get(key, limit)
                 for key, limit in first.items()
             }
-        train, test = reasoning_gym(name.removeprefix("reasoning_gym:"), options, seed=seed)
+        train, test = reasoning_gym(name.removeprefix(REASONING_GYM), options, seed=seed)
     else:
         raise UserError(f"dataset_name: unknown dataset `{name}`; did you mean `arithmetic`?")
     return (_head(train, first_rows), name), None if test is None else (_head(test, first_rows), f"{name} (test)")

@@ -139,6 +139,32 @@ def _arithmetic_options(options: dict[str, Any]) -> ArithmeticOptions:
     return ArithmeticOptions(**checked)
 
 
+def prompts(options: dict[str, Any]) -> tuple[Dataset, Dataset | None]:
+    """Build a dataset of the prompts that the recipe itself lists, column prompt.
+
+    Args:
+        options: `prompts`, a list of texts; `size`, the training rows, which go round the list (by default one each);
+            `test_prompts`, the held-out rows (by default the same prompts).
+
+    Raises:
+        UserError: an unknown option, no prompts, or something else than texts.
+    """
+    source = "prompts"
+    _refuse_unknown(source, options, ["prompts", "size", "test_prompts"])
+    given = options.get("prompts")
+    for key, texts in (("prompts", given), ("test_prompts", options.get("test_prompts", given))):
+        if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+            raise UserError(
+                f'dataset_options of {source}: `{key}: {texts}` must be a list of texts, e.g. ["I feel so"].'
+            )
+    size = options.get("size", len(given))
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise UserError(f"dataset_options of {source}: `size: {size}` must be a whole number of at least 1.")
+    train = [{"prompt": given[row % len(given)]} for row in range(size)]
+    held_out = [{"prompt": text} for text in options.get("test_prompts", given)]
+    return Dataset.from_list(train), Dataset.from_list(held_out)
+
+
 def reasoning_gym(task: str, options: dict[str, Any], *, seed: int) -> tuple[Dataset, Dataset | None]:
     """Build a task of reasoning-gym: columns prompt, completion, answer and metadata (JSON text).
 

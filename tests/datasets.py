@@ -9,13 +9,23 @@ from hpt_trl.data import load_splits
 from hpt_trl.errors import UserError
 
 
-def load(name, *, seed=0, needs_demonstration=True, demonstration_column="completion", first_rows=None, **keys):
+def load(
+    name,
+    *,
+    seed=0,
+    needs_demonstration=True,
+    demonstration_column="completion",
+    first_rows=None,
+    layout="prompts",
+    **keys,
+):
     return load_splits(
         RecipeArguments(dataset_name=str(name), **keys),
         seed=seed,
         needs_demonstration=needs_demonstration,
         demonstration_column=demonstration_column,
         first_rows=first_rows,
+        layout=layout,
     )
 
 

@@ -13,7 +13,8 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 
-from hpt_trl import HybridPostConfig, HybridPostTrainer
+from hpt_trl import HybridPostConfig, HybridPostTrainer, PPOConfig, PPOTrainer
+from hpt_trl.rollouts.trainer import RolloutTrainer
 
 GROUP = 4
 # With SGD an update is minus this times the gradient; at 1 it is not lost in the rounding of the weights.
@@ -60,6 +61,17 @@ class FixedHPT(FixedRollouts, HybridPostTrainer):
     pass
 
 
+class FixedPPO(FixedRollouts, PPOTrainer):
+    pass
+
+
+class FixedMended(FixedRollouts, RolloutTrainer):
+    pass
+
+
+CONFIGS = {HybridPostTrainer: HybridPostConfig, PPOTrainer: PPOConfig}
+
+
 def parity_reward(completion_ids: list[list[int]], kind: list[str], **_: Any) -> list[float]:
     """1 or 0: by the row's kind (`fail`, `solve`), else by the parity of the first token."""
     fixed = {"fail": 0.0, "solve": 1.0}
@@ -83,7 +95,14 @@ def rows(kinds: list[str]) -> Dataset:
 MIXED = ["fail", "mixed", "solve", "mixed", "fail", "mixed", "fail", "solve"]
 
 
-def train(
+def train(*args: Any, resume_from_checkpoint: str | None = None, **settings: Any) -> Any:
+    """Train one step (by default) on all prompts at once, see `build`; returns the trainer."""
+    trainer = build(*args, **settings)
+    trainer.train(resume_from_checkpoint=resume_from_checkpoint)
+    return trainer
+
+
+def build(
     trainer_class: type,
     model_path: str,
     output_dir: str | Path,
@@ -91,10 +110,10 @@ def train(
     dataset: Dataset | None = None,
     reward: Any = parity_reward,
     peft_config: Any = None,
+    model: Any = None,
     **settings: Any,
 ) -> Any:
-    """Train one step (by default) on all prompts at once; returns the trainer. Settings are config fields."""
-    hybrid = issubclass(trainer_class, HybridPostTrainer)
+    """A trainer of one step (by default) on all prompts at once. Settings are config fields."""
     group = settings.get("num_generations", GROUP)
     defaults: dict[str, Any] = {
         "output_dir": str(output_dir),
@@ -117,18 +136,16 @@ def train(
         "loss_type": "grpo",
         "seed": 7,
     }
-    config_class = HybridPostConfig if hybrid else GRPOConfig
+    config_class = next((CONFIGS[base] for base in trainer_class.__mro__ if base in CONFIGS), GRPOConfig)
     config = config_class(**(defaults | settings))
-    trainer = trainer_class(
-        model=AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32),
+    return trainer_class(
+        model=model or AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32),
         reward_funcs=reward,
         args=config,
         train_dataset=rows(kinds) if dataset is None else dataset,
         processing_class=AutoTokenizer.from_pretrained(model_path),
         peft_config=peft_config,
     )
-    trainer.train()
-    return trainer
 
 
 def weights(trainer: Any) -> dict[str, torch.Tensor]:

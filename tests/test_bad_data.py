@@ -69,6 +69,62 @@ def test_the_line_counts_blank_lines(tmp_path):
     assert f"{path}, line 4: `prompt` is empty" in refused(path)
 
 
+# Comparisons, conversations and documents
+
+COMPARISON = {"prompt": "a", "chosen": "b", "rejected": "c", "margin": 1.5}
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"rejected": "b"}, "`chosen` and `rejected` are the same ('b')"),
+        ({"chosen": "", "rejected": ""}, "the comparison is empty"),
+        ({"chosen": None, "rejected": None}, "the comparison is empty"),
+        ({"chosen": " "}, "`chosen` is empty"),
+        ({"rejected": None}, "`rejected` is missing (None)"),
+        ({"prompt": None}, "`prompt` is missing (None)"),
+        ({"prompt": " "}, "`prompt` is empty"),
+        ({"margin": None}, "`margin` is None"),
+    ],
+)
+def test_faulty_comparisons(tmp_path, bad, message):
+    path = write_jsonl(tmp_path / "data.jsonl", [COMPARISON, COMPARISON, COMPARISON | bad, COMPARISON | bad])
+    text = refused(path, layout="comparisons")
+    assert f"{path}, line 3: {message}" in text and "1 more of 4 rows" in text
+
+
+def test_whole_conversations_are_split(tmp_path):
+    rows = [{"chosen": [*chat(), *chat("assistant", "b")], "rejected": [*chat(), *chat("assistant", "c")]}]
+    splits = load(write_jsonl(tmp_path / "data.jsonl", rows), layout="comparisons")
+    assert splits.train[0]["prompt"] == chat() and splits.train[0]["rejected"] == chat("assistant", "c")
+    same = write_jsonl(tmp_path / "same.jsonl", [*rows, rows[0] | {"rejected": rows[0]["chosen"]}])
+    assert "line 2: `chosen` and `rejected` are the same" in refused(same, layout="comparisons")
+    torn = write_jsonl(tmp_path / "torn.jsonl", [*rows, rows[0] | {"rejected": chat()}])
+    assert "line 2: `rejected` must hold a prompt and end with" in refused(torn, layout="comparisons")
+
+    messages = [{"messages": [*chat(), *chat("assistant", "b")]}]
+    splits = load(write_jsonl(tmp_path / "chats.jsonl", messages), layout="demonstrations")
+    assert splits.train[0]["prompt"] == chat() and splits.train[0]["completion"] == chat("assistant", "b")
+    path = write_jsonl(tmp_path / "odd.jsonl", [*messages, {"messages": chat()}])
+    assert "line 2: `messages` must hold a prompt and end with" in refused(path, layout="demonstrations")
+
+
+def test_faulty_documents(tmp_path):
+    path = write_jsonl(tmp_path / "data.jsonl", [{"text": "Once"}, {"text": " "}])
+    assert f"{path}, line 2: `text` is empty" in refused(path, layout="documents")
+    path = write_jsonl(tmp_path / "data.jsonl", [{"content": "Once"}])
+    assert "column_mapping: {text: content}" in refused(path, layout="documents")
+    path = write_jsonl(tmp_path / "data.jsonl", [{"prompt": "a", "better": "b", "rejected": "c"}])
+    assert "column_mapping: {chosen: better}" in refused(path, layout="comparisons")
+
+
+def test_prompts_are_held_out_with_all_their_comparisons(tmp_path):
+    rows = [{"prompt": f"p{i // 4}", "chosen": f"b{i}", "rejected": f"c{i}"} for i in range(40)]
+    splits = load(write_jsonl(tmp_path / "data.jsonl", rows), layout="comparisons", test_split_size=8)
+    assert len(splits.test) == 8 and len(splits.train) == 32
+    assert len(set(splits.test["prompt"])) == 2 and not set(splits.test["prompt"]) & set(splits.train["prompt"])
+
+
 # Files that cannot be read
 
 

@@ -57,6 +57,7 @@ def test_two_processes_are_one(tiny_model_path, tmp_path, kinds, settings):
     two, log = launch(
         tiny_model_path,
         tmp_path / "two",
+        trainer="FixedHPT",
         kinds=kinds,
         per_device_train_batch_size=4,
         gradient_accumulation_steps=one.args.gradient_accumulation_steps,

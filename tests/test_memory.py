@@ -139,6 +139,17 @@ def test_what_settings_change():
     assert parts.weights == round(2 * (counts.total - counts.linear) + 0.5625 * counts.linear + 2 * adapter)
 
 
+def test_a_reward_model_has_a_score_for_a_head():
+    config = tiny(tie_word_embeddings=False)
+    counts = count_parameters(config, scores=True)
+    assert counts.total == count_parameters(config).total - 512 * 128 + 128
+    assert counts.linear == count_parameters(config).linear
+    # The score is trained beside the adapter: both count.
+    lora = count_parameters(config, ModelConfig(use_peft=True, lora_r=8), scores=True)
+    assert lora.trainable == count_parameters(config, ModelConfig(use_peft=True, lora_r=8)).trainable + 128
+    assert estimate(config, sizes(scores=True, generates=False)).head == 2 * 4 * 256 * 128 * 4
+
+
 def test_table_shows_every_part_and_the_peak():
     table = estimate(SMOLLM2_135M, sizes()).table()
     assert "weights              0.501 GiB" in table and "optimizer            1.002 GiB" in table

@@ -10,8 +10,8 @@ from torch import Tensor
 from hpt_trl.hybrid.config import HybridPostConfig
 from hpt_trl.hybrid.estimator import chord_mu, union_advantages
 from hpt_trl.hybrid.gate import no_contrast, prompt_coefficients
-from hpt_trl.hybrid.rows import Forward, Row
 from hpt_trl.rewards import THRESHOLD_SLACK
+from hpt_trl.rollouts.rows import Forward, Row
 
 
 @dataclass

@@ -3,7 +3,6 @@
 from transformers import Trainer
 from trl import get_peft_config, get_quantization_config
 
-from hpt_trl.arguments import RecipeArguments
 from hpt_trl.hybrid.config import HybridPostConfig
 from hpt_trl.hybrid.routing import refuse_what_cannot_work
 from hpt_trl.hybrid.trainer import HybridPostTrainer
@@ -25,6 +24,7 @@ def build(inputs: StageInputs) -> Trainer:
         reward_funcs=inputs.rewards,
         args=inputs.config,
         train_dataset=inputs.splits.train,
+        eval_dataset=inputs.eval_rows,
         processing_class=inputs.tokenizer,
         callbacks=inputs.callbacks,
         peft_config=get_peft_config(inputs.model_args),
@@ -35,10 +35,11 @@ def build(inputs: StageInputs) -> Trainer:
 STAGE = Stage(
     name="hpt",
     config_class=HybridPostConfig,
-    argument_class=RecipeArguments,
-    check=check,
     build=build,
+    check=check,
     needs_demonstration=lambda config: config.uses_demonstrations and config.on_missing_demonstration == "error",
     demonstration_column=lambda config: config.demonstration_column,
-    uses_rewards=True,
+    rewards="required",
+    completion_length=lambda config: config.max_completion_length,
+    success_threshold=lambda config: config.success_threshold,
 )

@@ -1,9 +1,7 @@
 """HybridPostTrainer: GRPOTrainer with demonstrations beside its rollouts.
 
-Six of the base's methods are wrapped, none is copied:
+Four of the base's methods are wrapped, none is copied:
 
-    _generate_single_turn                 casts the weights once per generation, not once per token
-    _calculate_rewards                    keeps the rewards of all processes: every rank knows every group
     _generate_and_score_completions       marks the rows, so that they can be told apart after the base's shuffle
     _prepare_inputs                       re-deals the shuffled rows: dead ones out, demonstrations in, padding trimmed
     _get_per_token_logps_and_entropies    takes the demonstrations along in the forward pass of the rollouts
@@ -14,15 +12,13 @@ run sees the rollouts that plain GRPO would see.
 """
 
 import textwrap
-from contextlib import nullcontext
 from typing import Any
 
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
-from trl import GRPOTrainer
+from transformers import PreTrainedModel
 from trl.models.utils import disable_gradient_checkpointing
 
 from hpt_trl.data import validate_rows
@@ -37,12 +33,12 @@ from hpt_trl.hybrid.routing import (
     routed_advantages,
     rows_that_must_stay,
 )
-from hpt_trl.hybrid.rows import Forward, Row, collate, deal, padded_area, unpad
 from hpt_trl.hybrid.terms import ROW_NORMALIZED, Scores, demonstration_terms, loggable, signed_rollouts, sum_of
-from hpt_trl.rewards import guard
+from hpt_trl.rollouts.rows import Forward, Row, collate, deal, padded_area, unpad
+from hpt_trl.rollouts.trainer import RolloutTrainer
 
 
-class HybridPostTrainer(GRPOTrainer):
+class HybridPostTrainer(RolloutTrainer):
     """Hybrid Post-Training (HPT, arXiv 2509.04419): RL on prompts that the model can solve, SFT on those it cannot.
 
     Takes the arguments of `trl.GRPOTrainer`, with `args` a `HybridPostConfig`. A row of the dataset has a `prompt` and,
@@ -55,11 +51,7 @@ class HybridPostTrainer(GRPOTrainer):
 
     args: HybridPostConfig
     model: PreTrainedModel
-    num_generations: int
-    pad_to_multiple_of: int | None
-    processing_class: PreTrainedTokenizerBase | ProcessorMixin
-    chat_template_kwargs: dict[str, Any]
-    _buffered_inputs: Any  # the micro-batches of a generation batch; None before the first
+    _buffered_types = (MicroBatch, Forward)
 
     _tag_names = ["trl", "hpt"]
     _name = "HPT"
@@ -94,15 +86,12 @@ class HybridPostTrainer(GRPOTrainer):
                 demonstration_column=args.demonstration_column,
                 needs_demonstration=args.on_missing_demonstration == "error",
             )
-        reward_funcs = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs] if reward_funcs else []
-        # Models and their names are the base's business; only functions can raise on a row or return NaN.
-        guarded = [f if isinstance(f, str | torch.nn.Module) else guard(f) for f in reward_funcs]
         self._defer_old_logps = False
         self._generation: tuple[list[dict[str, Any]], Tensor] | None = None
         self._micro: MicroBatch | None = None
         self._rollout_scores: Scores
         self._demonstration_scores: Scores
-        super().__init__(model, guarded, args, train_dataset, **kwargs)
+        super().__init__(model, reward_funcs, args, train_dataset, **kwargs)
         self._window_sums = torch.zeros(4, device=self.accelerator.device)
         self._drops_rows = args.skip_dead_rows and rows_that_must_stay(args, self.aux_loss_enabled) is None
 
@@ -112,22 +101,6 @@ class HybridPostTrainer(GRPOTrainer):
         return self.use_vllm and self.vllm_importance_sampling_correction
 
     # Generation: keep what routing needs to know.
-
-    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
-        rewards = super()._calculate_rewards(*args, **kwargs)
-        # `guard` reports NaN and inf with their row and hands both on as inf. NaN in every column is the base's sign
-        # for a row without a reward: it leaves the baseline alone and gets no advantage.
-        rewards[torch.isinf(rewards).any(dim=1)] = torch.nan
-        self._rewards = rewards
-        return rewards
-
-    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
-        # The base generates with float32 weights that every forward pass casts anew under mixed precision. One
-        # autocast around all of them keeps the casts: the same arithmetic, several times as fast on a CPU. The weights
-        # of a sharded model come and go, their casts must not be kept.
-        foreign = self.use_vllm or self.is_fsdp_enabled or self.is_deepspeed_enabled
-        with nullcontext() if foreign else self.accelerator.autocast():
-            return super()._generate_single_turn(*args, **kwargs)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         if not self.model.training:
@@ -156,8 +129,7 @@ class HybridPostTrainer(GRPOTrainer):
     ) -> list[dict[str, Any]]:
         """Micro-batches of the generation batch: the rollouts that carry a gradient, and the demonstrations."""
         args, group = self.args, self.num_generations
-        rewards = (rewards_per_func * self.reward_weights.to(rewards_per_func.device)).nansum(dim=1)
-        rewards[rewards_per_func.isnan().all(dim=1)] = torch.nan
+        rewards = self._weighted_rewards(rewards_per_func)
         usable = [args.on_missing_demonstration == "error" or bool(e.get(args.demonstration_column)) for e in examples]
         usable = self.accelerator.gather(torch.tensor(usable, device=rewards.device)).view(-1, group)[:, 0]
         plan = make_plan(rewards.view(-1, group).float().cpu(), usable.cpu(), args, self.state.global_step)

@@ -19,6 +19,8 @@ _COMPLETION_FILL = {
     "ref_per_token_logps": 0.0,
     "sampling_per_token_logps": 0.0,
     "importance_sampling_ratio": 1.0,
+    "values": 0.0,
+    "returns": 0.0,
 }
 # Per-token tensors of prompt and completion together.
 _SEQUENCE_KEYS = ("token_type_ids", "mm_token_type_ids")

@@ -1,0 +1,125 @@
+"""What `hpt-trl check` prints of a recipe: one line per fact, before any weight is loaded."""
+
+from typing import cast
+
+from transformers import PreTrainedTokenizerBase, ProcessorMixin
+
+from hpt_trl import memory
+from hpt_trl.batches import processes
+from hpt_trl.evaluation import as_text, encode_prompts
+from hpt_trl.preparation import Prepared
+from hpt_trl.row_checks import count_tokens
+
+# Rows that are measured for the estimate of memory.
+_MEASURED = 1000
+
+
+def facts(prepared: Prepared) -> str:
+    """Returns the recipe as it resolves: model, rows, rewards, batch, steps, evaluation, memory."""
+    recipe, config, splits = prepared.recipe, prepared.recipe.config, prepared.splits
+    per_device, accumulation = config.per_device_train_batch_size, config.gradient_accumulation_steps
+    batch = recipe.world_size * per_device * accumulation
+    model = prepared.model_config
+    rows, longest = _rows(prepared)
+    judges = [reward_model.config for reward_model in prepared.reward_models]
+    estimate = memory.estimate(model, memory.sizes_of(recipe, model, longest, judges), recipe.model_args)
+    name = prepared.model or "new, random weights"
+    lines = [
+        ("recipe", str(recipe.path)),
+        ("stage", recipe.stage.name),
+        ("model", f"{name} ({model.model_type}, dtype {recipe.model_args.dtype})"),
+        *rows,
+        ("held out", "none" if splits.test is None else f"{splits.test_source}, {len(splits.test):,} rows"),
+    ]
+    if prepared.rewards:
+        rewards = zip(prepared.rewards, prepared.reward_weights, strict=True)
+        lines.append(("rewards", ", ".join(f"{reward.__name__} (weight {weight:g})" for reward, weight in rewards)))
+    lines += [
+        (
+            "batch",
+            f"{processes(recipe.world_size)} x {per_device} rows x {accumulation} accumulation steps = {batch} "
+            + _per_step(prepared, batch),
+        ),
+        ("steps", _steps(prepared, batch)),
+        ("evaluation", _evaluation(prepared)),
+        ("peak memory", f"{estimate.total / 2**30:.1f} GiB per process, estimated from\n{estimate.table()}"),
+        ("device", "CPU" if config.use_cpu else str(config.device)),
+        ("output", config.output_dir + (f", resuming from {prepared.checkpoint}" if prepared.checkpoint else "")),
+    ]
+    return "\n".join(f"{name + ':':<15} {text}" for name, text in lines)
+
+
+def _rows(prepared: Prepared) -> tuple[list[tuple[str, str]], int]:
+    """The lines about the training rows, and the tokens of the longest prompt or, without rollouts, row."""
+    splits, tokenizer = prepared.splits, prepared.tokenizer
+    text_tokenizer = cast(PreTrainedTokenizerBase, tokenizer)
+    first = splits.train[0]
+    source = f"{splits.source}, {len(splits.train):,} rows"
+    some = splits.train.select(range(min(_MEASURED, len(splits.train))))
+    if splits.layout == "documents":
+        longest = max(tokens for _, tokens in count_tokens(some, text_tokenizer, ("text",)))
+        limit = prepared.recipe.setting("max_length") or longest
+        return [
+            ("data", f"{source}, documents of up to {longest} tokens"),
+            ("first document", _indented(_cut(first["text"]))),
+        ], limit
+    kwargs = prepared.recipe.setting("chat_template_kwargs")
+    encoded = encode_prompts(tokenizer, [some[index] for index in range(len(some))], kwargs, return_tensors=None)
+    longest = max(len(ids) for ids in encoded["input_ids"])
+    lines = [
+        ("data", f"{source}, prompts of up to {longest} tokens"),
+        ("first prompt", _indented(str(tokenizer.decode(encoded["input_ids"][0])))),
+    ]
+    for column in splits.answers:
+        if first.get(column):
+            name = column if splits.layout == "comparisons" else "demonstration"
+            lines.append((name, _indented(as_text(first[column]))))
+    if first.get("answer") is not None:
+        lines.append(("answer", str(first["answer"])))
+    if splits.layout == "prompts" or isinstance(tokenizer, ProcessorMixin):
+        return lines, longest
+    whole = max(
+        tokens for column in splits.answers for _, tokens in count_tokens(some, text_tokenizer, ("prompt", column))
+    )
+    lines[0] = ("data", f"{lines[0][1]}, with their answer {whole}")
+    limit = prepared.recipe.setting("max_length")
+    return lines, limit if prepared.recipe.setting("packing", False) else min(whole, limit or whole)
+
+
+def _per_step(prepared: Prepared, batch: int) -> str:
+    group = prepared.recipe.setting("num_generations")
+    if group is not None:
+        return f"completions = {batch / group:g} prompts x {group} per optimizer step"
+    return f"{'comparisons' if prepared.splits.layout == 'comparisons' else 'rows'} per optimizer step"
+
+
+def _steps(prepared: Prepared, batch: int) -> str:
+    config = prepared.recipe.config
+    if config.max_steps > 0:
+        return f"{config.max_steps:,}"
+    if prepared.recipe.setting("packing", False):
+        return f"{config.num_train_epochs:g} epochs of packed rows"
+    rows = len(prepared.splits.train) * prepared.recipe.setting("num_generations", 1)
+    return f"about {round(max(rows // batch, 1) * config.num_train_epochs):,} ({config.num_train_epochs:g} epochs)"
+
+
+def _evaluation(prepared: Prepared) -> str:
+    parts = []
+    arguments, splits = prepared.recipe.arguments, prepared.splits
+    if prepared.answered is not None:
+        decoding = f"temperature {arguments.eval_temperature:g}" if arguments.eval_temperature > 0 else "greedy"
+        parts.append(
+            f"{len(prepared.answered)} rows x {arguments.eval_num_generations}, {decoding}, up to "
+            f"{prepared.eval_max_new_tokens} tokens"
+        )
+    if prepared.recipe.stage.measures_held_out and splits.test is not None:
+        parts.append(f"the loss on {len(splits.test):,} held-out rows")
+    return " and ".join(parts) + ", before and after training" if parts else "none"
+
+
+def _indented(text: str) -> str:
+    return text.rstrip().replace("\n", "\n" + 16 * " ")
+
+
+def _cut(text: str, length: int = 400) -> str:
+    return text if len(text) <= length else text[:length] + " […]"

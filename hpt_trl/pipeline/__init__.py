@@ -1,0 +1,1 @@
+"""`stage: pipeline`: a chain of recipes, each of which trains on what earlier ones left."""

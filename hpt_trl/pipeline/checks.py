@@ -1,0 +1,70 @@
+"""`hpt-trl check` of a pipeline: every stage's keys, values, data and rewards, before any of them runs."""
+
+import json
+from pathlib import Path
+
+import yaml
+
+from hpt_trl.errors import UserError
+from hpt_trl.models import is_adapter
+from hpt_trl.pipeline.plan import Plan, PlannedStage, read_plan
+from hpt_trl.pipeline.record import Action, Step, plan_steps, read_record
+from hpt_trl.recipe_file import shown
+
+
+def check(path: Path, overrides: list[str]) -> None:
+    """Checks a pipeline and prints what it would do: `hpt-trl check PIPELINE [--<stage>.<key> value ...]`.
+
+    A stage whose model comes from a stage that is still to run is checked as far as that goes without the model.
+
+    Raises:
+        UserError: the first mistake found.
+    """
+    plan = read_plan(path, overrides)
+    steps = plan_steps(plan, read_record(plan.output_dir))
+    lines = [f"pipeline: {shown(plan.file.path)}, {len(steps)} stages, in {plan.output_dir}"]
+    finished: set[str] = set()
+    for number, step in enumerate(steps, 1):
+        lines.append(f"[{number}/{len(steps)}] {_check_step(plan, step, finished)}")
+    print("\n".join(lines))
+
+
+def headline(stage: PlannedStage) -> str:
+    """A stage in a few words: `ppo: ppo by ppo/stories-tiny, from sft and reward`."""
+    recipe = f" by {stage.recipe}" if stage.recipe else ""
+    uses = f", from {' and '.join(stage.uses)}" if stage.uses else ""
+    return f"{stage.name}: {stage.kind}{recipe}{uses}"
+
+
+def _check_step(plan: Plan, step: Step, finished: set[str]) -> str:
+    """Checks one stage; adds it to the finished ones if it is. Returns its line."""
+    stage = step.stage
+    if step.action is Action.KEEP:
+        finished.add(stage.name)
+        return f"{headline(stage)}; {step.action.value}, not run again"
+
+    from hpt_trl.preparation import check_without_model, prepare_recipe
+    from hpt_trl.recipes import resolve_recipe
+
+    recipe = resolve_recipe(plan.sources(stage, step.words), _world_size(plan))
+    if all(used in finished and not is_adapter(str(plan.folder(used))) for used in stage.uses):
+        prepare_recipe(recipe)
+    else:
+        check_without_model(recipe)
+    return f"{headline(stage)}; {step.action.value}{f' ({step.reason})' if step.reason else ''}"
+
+
+def _world_size(plan: Plan) -> int:
+    """Processes of each stage."""
+    if plan.accelerate_config is None:
+        return 1
+    if plan.num_processes is not None:
+        return plan.num_processes
+    text = plan.accelerate_config.read_text(encoding="utf-8")
+    try:
+        values = json.loads(text) if plan.accelerate_config.suffix == ".json" else yaml.safe_load(text)
+        return int(values["num_processes"])
+    except (ValueError, TypeError, KeyError, yaml.YAMLError) as error:
+        raise UserError(
+            f"{plan.accelerate_config}: it says no `num_processes` ({error}); write what `accelerate config` writes."
+        ) from error

@@ -1,0 +1,128 @@
+"""The critic: a value head on the policy's trunk, or a value model of its own.
+
+Either is a submodule of the policy, so that one forward pass gives both, and optimizer, DDP and checkpoints take it
+along. It is no part of the language model: it is taken out while the model is saved or sent to vLLM, and has a file of
+its own beside the model.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from trl.trainer.utils import get_config_model_id
+
+from hpt_trl.errors import UserError
+
+VALUE_HEAD_FILE = "value_head.safetensors"
+_NAME = "value_head"
+
+
+class ValueHead(nn.Module):
+    """V = w . h + b of the trunk's last hidden state, in float32; 0 everywhere at first."""
+
+    def __init__(self, hidden_size: int):
+        super().__init__()
+        self.linear = nn.Linear(hidden_size, 1)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, hidden: Float[Tensor, "rows tokens width"], inputs: Any) -> Float[Tensor, "rows tokens"]:
+        with torch.autocast(hidden.device.type, enabled=False):
+            return self.linear(hidden.float()).squeeze(-1)
+
+
+class ValueModel(nn.Module):
+    """A trunk of its own under a value head: a sequence classifier (its head is taken over) or a causal model."""
+
+    def __init__(self, name: str, **settings: Any):
+        super().__init__()
+        classifier = AutoModelForSequenceClassification.from_pretrained(name, num_labels=1, **settings)
+        self.trunk = classifier.base_model
+        self.head = ValueHead(classifier.config.get_text_config().hidden_size)
+        architectures = classifier.config.architectures or []
+        if any("SequenceClassification" in architecture for architecture in architectures):
+            with torch.no_grad():
+                self.head.linear.weight.copy_(classifier.score.weight)
+
+    def forward(self, hidden: Tensor, inputs: dict[str, Any]) -> Float[Tensor, "rows tokens"]:
+        """Values of every position; the policy's hidden states are not used, only the inputs of its trunk."""
+        taken = {name: inputs[name] for name in ("input_ids", "attention_mask", "position_ids") if name in inputs}
+        return self.head(self.trunk(**taken, use_cache=False).last_hidden_state, inputs)
+
+
+def _base(policy: nn.Module) -> PreTrainedModel:
+    """The model under a PEFT adapter, or the model itself."""
+    model: Any = policy
+    return model.get_base_model() if hasattr(model, "peft_config") else model
+
+
+class Critic:
+    """The value head (or model) of a policy: attached to it, asked along with it, kept out of its files.
+
+    Args:
+        policy: the model that is trained, before it is wrapped for distributed training.
+        value_model: name or folder of a separate value model, None for a head on the policy's trunk.
+        settings: of `from_pretrained` for the value model.
+    """
+
+    def __init__(self, policy: nn.Module, value_model: str | None = None, **settings: Any):
+        self.policy = policy
+        base = _base(policy)
+        device = base.get_output_embeddings().weight.device
+        width = base.config.get_text_config().hidden_size
+        self.module: nn.Module = ValueHead(width) if value_model is None else ValueModel(value_model, **settings)
+        policy.add_module(_NAME, self.module.to(device))
+        start = Path(get_config_model_id(base.config) or "") / VALUE_HEAD_FILE
+        if value_model is None and start.is_file():
+            self.load(start.parent)
+
+    @contextmanager
+    def asked(self) -> Iterator[list[Float[Tensor, "rows tokens"]]]:
+        """While open, each forward pass of the policy adds the values of its positions to the list.
+
+        A value stands at the position whose output predicts the next token: V(s_t), before token t is chosen.
+        """
+        values: list[Tensor] = []
+
+        def ask(trunk: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
+            inputs = kwargs if "input_ids" in kwargs or not args else {**kwargs, "input_ids": args[0]}
+            values.append(self.module(output.last_hidden_state, inputs))
+
+        hook = _base(self.policy).base_model.register_forward_hook(ask, with_kwargs=True)
+        try:
+            yield values
+        finally:
+            hook.remove()
+
+    @contextmanager
+    def detached(self) -> Iterator[None]:
+        """While open, the policy is the plain language model: what is saved, or sent to vLLM."""
+        del self.policy._modules[_NAME]
+        try:
+            yield
+        finally:
+            self.policy.add_module(_NAME, self.module)
+
+    def save(self, folder: str | Path) -> None:
+        state = {name: value.detach().cpu().contiguous() for name, value in self.module.state_dict().items()}
+        save_file(state, Path(folder) / VALUE_HEAD_FILE)
+
+    def load(self, folder: str | Path) -> None:
+        """Loads what `save` wrote.
+
+        Raises:
+            UserError: the folder has no value head, or one of another shape.
+        """
+        file = Path(folder) / VALUE_HEAD_FILE
+        if not file.is_file():
+            raise UserError(f"{file} is missing: the checkpoint was not written by PPO, or not to its end.")
+        try:
+            self.module.load_state_dict(load_file(file))
+        except RuntimeError as error:
+            raise UserError(f"{file} belongs to another critic (see `value_model_name_or_path`): {error}") from error

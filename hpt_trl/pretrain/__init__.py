@@ -1,0 +1,1 @@
+"""Pretraining: next-token training from random weights, with a tokenizer of the corpus' own."""

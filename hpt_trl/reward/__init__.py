@@ -1,0 +1,1 @@
+"""Reward models: trained on comparisons with TRL's RewardTrainer, and used as rewards."""

@@ -1,0 +1,121 @@
+"""RolloutTrainer: GRPOTrainer with the faults of TRL 1.16 that bite on rollouts mended in one place.
+
+Each mend wraps one method of the base and can be dropped when upstream is fixed:
+
+    _get_train_sampler             a resumed run draws the permutation of its own epoch, not the first one's
+    _save_rng_state                a checkpoint between two generations keeps the rollouts that are still to be trained
+    _load_rng_state                ... and a resumed run goes on with them
+    _calculate_rewards             a reward of NaN or infinity leaves its row out instead of spoiling the batch
+    _generate_single_turn          weights are cast once per generation, not once per token
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Sampler
+from transformers import PreTrainedTokenizerBase, ProcessorMixin
+from trl import GRPOConfig, GRPOTrainer
+from trl.trainer.utils import RepeatSampler
+
+from hpt_trl.rewards import guard
+
+
+class EpochSampler(RepeatSampler):
+    """TRL's RepeatSampler, whose permutation depends on the epoch alone.
+
+    The base draws one permutation after the other from one generator, so a resumed run sees the first again. Here an
+    epoch's permutation is the one that an uninterrupted run of the base would have drawn.
+    """
+
+    seed: int
+
+    def __init__(self, *args: Any, epoch: Callable[[], int], **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        if self.shuffle:
+            self.generator.manual_seed(self.seed)
+            for _ in range(self.epoch()):
+                torch.randperm(self.num_samples, generator=self.generator)
+        yield from super().__iter__()
+
+
+class RolloutTrainer(GRPOTrainer):
+    """`trl.GRPOTrainer` with the mends of this module; takes the same arguments.
+
+    Raises:
+        UserError: a reward function fails or returns something else than a number for each completion.
+    """
+
+    args: GRPOConfig
+    pad_to_multiple_of: int | None
+    num_generations: int
+    processing_class: PreTrainedTokenizerBase | ProcessorMixin
+    chat_template_kwargs: dict[str, Any]
+    _buffered_inputs: Any  # the micro-batches of a generation batch; None before the first
+    # Classes that the micro-batches may hold beside tensors, lists and numbers.
+    _buffered_types: tuple[type, ...] = ()
+
+    def __init__(self, model: Any, reward_funcs: Any = None, *args: Any, **kwargs: Any):
+        reward_funcs = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs] if reward_funcs else []
+        # Models and their names are the base's business; only functions can raise on a row or return NaN.
+        guarded = [f if isinstance(f, str | torch.nn.Module) else guard(f) for f in reward_funcs]
+        super().__init__(model, guarded, *args, **kwargs)
+
+    def _get_train_sampler(self, dataset: Any = None) -> Sampler:
+        stock = super()._get_train_sampler(dataset)
+        assert isinstance(stock, RepeatSampler)
+        return EpochSampler(
+            stock.data_source,
+            mini_repeat_count=stock.mini_repeat_count,
+            batch_size=stock.batch_size,
+            repeat_count=stock.repeat_count,
+            shuffle=stock.shuffle,
+            seed=stock.seed,
+            # Whole when an epoch begins; a run that resumes inside of one starts from a fraction.
+            epoch=lambda: int(self.state.epoch or 0),
+        )
+
+    def _rollouts_file(self, checkpoint: str) -> Path:
+        return Path(checkpoint) / f"rollouts_{self.accelerator.process_index}.pt"
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        every = int(self.args.steps_per_generation or 1) * self.num_iterations
+        buffered = self._buffered_inputs if self._step % every else None
+        torch.save({"step": self._step, "buffered": buffered}, self._rollouts_file(output_dir))
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        super()._load_rng_state(checkpoint)
+        # A checkpoint of the stock trainer has no such file: it is resumed as the stock trainer does.
+        if checkpoint is not None and (file := self._rollouts_file(checkpoint)).is_file():
+            with torch.serialization.safe_globals(list(self._buffered_types)):
+                state = torch.load(file, map_location=self.accelerator.device, weights_only=True)
+            self._step, self._buffered_inputs = state["step"], state["buffered"]
+
+    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
+        rewards = super()._calculate_rewards(*args, **kwargs)
+        # `guard` reports NaN and inf with their row and hands both on as inf. NaN in every column is the base's sign
+        # for a row without a reward: it leaves the baseline alone and gets no advantage.
+        rewards[torch.isinf(rewards).any(dim=1)] = torch.nan
+        self._rewards = rewards
+        return rewards
+
+    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
+        # The base generates with float32 weights that every forward pass casts anew under mixed precision. One
+        # autocast around all of them keeps the casts: the same arithmetic, several times as fast on a CPU. The weights
+        # of a sharded model come and go, their casts must not be kept.
+        foreign = self.use_vllm or self.is_fsdp_enabled or self.is_deepspeed_enabled
+        with nullcontext() if foreign else self.accelerator.autocast():
+            return super()._generate_single_turn(*args, **kwargs)
+
+    def _weighted_rewards(self, rewards_per_func: Tensor) -> Tensor:
+        """Weighted reward of each rollout over all processes; NaN where no reward applies. Shape: (rollouts,)."""
+        rewards = (rewards_per_func * self.reward_weights.to(rewards_per_func.device)).nansum(dim=1)
+        rewards[rewards_per_func.isnan().all(dim=1)] = torch.nan
+        return rewards

@@ -1,0 +1,36 @@
+"""The stage `sft`: recipes that train on demonstrations with TRL's own SFTTrainer."""
+
+from transformers import Trainer
+from trl import SFTConfig, SFTTrainer, get_peft_config, get_quantization_config
+
+from hpt_trl.data import columns_for
+from hpt_trl.ranges import one_of
+from hpt_trl.stages import Stage, StageInputs
+
+# What SFTTrainer reads of a row. A column `text` beside them would get the end-of-sequence token in their stead.
+COLUMNS = ("prompt", "completion", "tools", "chat_template_kwargs", "image", "images")
+
+
+def build(inputs: StageInputs) -> Trainer:
+    return SFTTrainer(
+        model=inputs.model,
+        args=inputs.config,
+        train_dataset=columns_for(inputs.splits.train, *COLUMNS),
+        eval_dataset=columns_for(inputs.splits.test, *COLUMNS),
+        processing_class=inputs.tokenizer,
+        callbacks=inputs.callbacks,
+        peft_config=get_peft_config(inputs.model_args),
+        quantization_config=get_quantization_config(inputs.model_args),
+    )
+
+
+STAGE = Stage(
+    name="sft",
+    config_class=SFTConfig,
+    build=build,
+    rules=(one_of("loss_type", "nll", "dft"), one_of("truncation_mode", "keep_start", "keep_end")),
+    layout="demonstrations",
+    needs_demonstration=lambda config: True,
+    rewards="optional",
+    measures_held_out=True,
+)

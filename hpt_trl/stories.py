@@ -1,0 +1,366 @@
+"""A toy world of small stories: text for a model from scratch, and a reward that is known exactly.
+
+A pipeline that starts at random weights needs a corpus, demonstrations, comparisons and prompts that belong together,
+and a true reward to say what each stage gained. Here a grammar of a few hundred words writes all of them in no time.
+A quarter of the pairs of a hero and a thing is kept out of every training split, whatever its part and seed: a
+held-out prompt asks for a pair that no stage of a chain has trained on.
+
+The stories of the demonstrations are of mixed mood and care, so that there is something left to prefer. The true
+reward, `score_story`, is 1 for a story about what was asked, told cheerfully in different words, with a happy end.
+"""
+
+import difflib
+import math
+import random
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from datasets import Dataset
+
+from hpt_trl.errors import UserError
+
+STORIES = "stories:"
+PARTS = ("documents", "demonstrations", "comparisons", "prompts")
+
+
+def _words(text: str) -> list[str]:
+    return text.split()
+
+
+GIRLS = _words("Mia Anna Lily Zoe Ruby Nora Ella Clara Rosa Ivy Maya Tess Emma Jane Lena Kate")
+BOYS = _words("Tom Ben Sam Leo Max Jack Finn Hugo Paul Otto Adam Carl Noah Luke Theo Dan")
+THINGS = _words(
+    "kite ball boat drum doll lamp book hat cake bell bike cup key map rose shell stone flute scarf clock basket "
+    "ladder pencil mirror ring sled coat box puppet whistle button wagon"
+)
+
+# A cheerful word counts once, and no sentence counts for more than two of them: a list of such words is no story.
+CHEERFUL = frozenset(
+    _words("happy glad joy fun bright kind loved smiled laughed sang danced hugged proud merry wonderful lucky")
+)
+GLOOMY = frozenset(_words("sad cried lost broke alone dark cold angry afraid tears rain hurt"))
+CHEERFUL_WANTED = 5
+CHEERFUL_PER_SENTENCE = 2
+WORDS_LEAST, WORDS_MOST = 16, 45
+
+_HELD_OUT_SHARE = 0.25
+
+_SLOTS = {
+    "color": _words("red blue green yellow white black"),
+    "size": _words("big small old new tiny heavy"),
+    "day": _words("morning evening day night"),
+    "season": _words("spring summer autumn winter"),
+    "where": ["in the garden", "by the river", "under a tree", "on the hill", "at the market", "near the school"],
+    "to": ["to the park", "to the lake", "to the farm", "to the town", "into the woods", "up the road"],
+    "animal": _words("dog cat bird horse duck rabbit"),
+    "relative": _words("mother father sister brother uncle"),
+}
+_OPENINGS = (
+    "{hero} had a {color} {thing}.",
+    "One {day} {hero} found a {thing} {where}.",
+    "{hero} got a {size} {thing} from {his} {relative}.",
+    "In the {season} {hero} made a {thing}.",
+    "There was a {thing} {where}, and {hero} saw it.",
+    "{hero} wanted a {color} {thing} for a long time.",
+)
+_PLAIN = (
+    "{hero} took the {thing} {to}.",
+    "{friend} came along and saw {hero}.",
+    "{friend} asked {hero} about the {thing}.",
+    "Then they went {to}.",
+    "{hero} put the {thing} in a bag.",
+    "A {animal} looked at the {thing}.",
+    "It was a {size} {thing}.",
+    "{His} {relative} was {where}.",
+    "{hero} and {friend} sat {where}.",
+)
+_CHEERFUL = (
+    "The sun was bright.",
+    "{hero} laughed with joy.",
+    "{friend} was kind to {hero}.",
+    "{hero} and {friend} danced.",
+    "A {animal} sang for {hero}.",
+    "It was so much fun.",
+    "{hero} loved the {thing}.",
+    "{hero} smiled at {friend}.",
+    "{hero} hugged {his} {relative}.",
+    "They sang a merry song.",
+    "What a wonderful {thing} it was.",
+    "{hero} was proud of the {thing}.",
+    "{friend} was glad to see {hero}.",
+    "{hero} felt very lucky.",
+)
+_GLOOMY = (
+    "Then the {thing} broke.",
+    "{hero} cried.",
+    "It was dark and cold.",
+    "{friend} was angry with {hero}.",
+    "{hero} lost the {thing} {where}.",
+    "Then the rain came.",
+    "{hero} was afraid of the {animal}.",
+    "{friend} was hurt.",
+)
+_ENDINGS = {
+    "happy": (
+        "In the end {hero} was happy.",
+        "{hero} and {friend} laughed all the way home.",
+        "So {hero} went home glad.",
+        "It was a wonderful day.",
+        "And they were all merry.",
+    ),
+    "plain": (
+        "Then {hero} went home.",
+        "Then it was time for bed.",
+        "The {thing} is still {where}.",
+        "And that was the {day}.",
+    ),
+    "sad": (
+        "In the end {hero} was sad.",
+        "So {hero} went home alone.",
+        "And the {thing} was lost.",
+        "There were only tears.",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class StoriesOptions:
+    """What `dataset_options` may hold for `stories:<part>`.
+
+    `size` is 4000 by default, and for `prompts`, which are never repeated, all there are.
+    `noise` (comparisons) is the temperature of a Bradley-Terry judge: 0 always prefers the better story, a larger value
+    sometimes the worse one, the more often the closer they are.
+    """
+
+    size: int = 4000
+    test_size: int = 128
+    noise: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class _Manner:
+    """How a story is told: what its middle sentences and its end are drawn from, and what its teller forgets."""
+
+    cheerful: float
+    gloomy: float
+    ending: str
+    middles: int
+    forgets_hero: bool = False
+    forgets_thing: bool = False
+    repeats: bool = False
+    stops_early: bool = False
+
+
+def stories(part: str, options: dict[str, Any], *, seed: int) -> tuple[Dataset, Dataset | None]:
+    """Build one part of the toy world.
+
+    - `documents`: text
+    - `demonstrations`: prompt, completion, hero, thing
+    - `comparisons`: prompt, chosen, rejected, hero, thing
+    - `prompts`: prompt, hero, thing
+
+    Args:
+        part: one of `PARTS`.
+        options: fields of `StoriesOptions`; `seed` in it comes before the argument.
+
+    Returns:
+        The training rows and the held-out rows (None for `test_size: 0`); no held-out prompt is asked twice.
+
+    Raises:
+        UserError: an unknown part or option, or a value out of range.
+    """
+    if part not in PARTS:
+        near = difflib.get_close_matches(part, PARTS, n=1)
+        hint = f"did you mean `{STORIES}{near[0]}`? " if near else ""
+        raise UserError(
+            f"dataset_name: there are no `{STORIES}{part}`; {hint}Parts: {', '.join(STORIES + p for p in PARTS)}."
+        )
+    train, held_out = _pairs()
+    default = {"size": len(train)} if part == "prompts" else {}
+    checked = _options(part, {"seed": seed, **default, **options})
+    if part == "prompts" and checked.size > len(train):
+        raise UserError(
+            f"dataset_options of {STORIES}prompts: `size: {checked.size}`, but there are {len(train)} different "
+            "prompts for training; write at most that."
+        )
+    if part != "documents" and checked.test_size > len(held_out):
+        raise UserError(
+            f"dataset_options of {STORIES}{part}: `test_size: {checked.test_size}`, but there are {len(held_out)} "
+            "held-out prompts; write at most that."
+        )
+    rows = [
+        _rows(part, pairs, count, checked.noise, random.Random(f"{checked.seed} {part} {split}"))
+        for split, pairs, count in (("train", train, checked.size), ("test", held_out, checked.test_size))
+    ]
+    return Dataset.from_list(rows[0]), Dataset.from_list(rows[1]) if rows[1] else None
+
+
+def score_story(text: str, hero: str, thing: str) -> float:
+    """Return the true reward of a story, from 0 to 1: faithful x form x (0.4 happy end + 0.6 cheerful).
+
+    - faithful: half for the hero's name, half for the thing
+    - form: halved for each of these: no full stop at the end, fewer than 16 or more than 45 words, a sentence twice
+    - happy end: the last sentence has a cheerful word and no gloomy one
+    - cheerful: different cheerful words, at most two of a sentence, up to five
+    """
+    sentences = [sentence for sentence in re.split(r"[.\n]+", text) if sentence.strip()]
+    if not sentences:
+        return 0.0
+    words = [re.findall(r"[a-z]+", sentence.lower()) for sentence in sentences]
+    count = sum(len(sentence) for sentence in words)
+    told = {word for sentence in words for word in sentence}
+    faithful = 0.5 * (hero.lower() in told) + 0.5 * (thing.lower() in told)
+    faults = (
+        not text.rstrip().endswith("."),
+        not WORDS_LEAST <= count <= WORDS_MOST,
+        len({tuple(sentence) for sentence in words}) < len(words),
+    )
+    cheerful: set[str] = set()
+    for sentence in words:
+        fresh = dict.fromkeys(word for word in sentence if word in CHEERFUL and word not in cheerful)
+        cheerful.update(list(fresh)[:CHEERFUL_PER_SENTENCE])
+    last = set(words[-1])
+    happy_end = bool(last & CHEERFUL) and not last & GLOOMY
+    mood = 0.4 * happy_end + 0.6 * min(len(cheerful), CHEERFUL_WANTED) / CHEERFUL_WANTED
+    return round(faithful * 0.5 ** sum(faults) * mood, 6)
+
+
+def _pairs() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Every pair of a hero and a thing: those to train on, and those that are held out of every part."""
+    pairs = [(hero, thing) for hero in [*GIRLS, *BOYS] for thing in THINGS]
+    random.Random("hpt-trl stories").shuffle(pairs)
+    held_out = round(_HELD_OUT_SHARE * len(pairs))
+    return pairs[held_out:], pairs[:held_out]
+
+
+def _rows(
+    part: str, pairs: list[tuple[str, str]], count: int, noise: float, generator: random.Random
+) -> list[dict[str, str]]:
+    return [_row(part, hero, thing, noise, generator) for hero, thing in _deal(pairs, count, generator)]
+
+
+def _deal(pairs: list[tuple[str, str]], count: int, generator: random.Random) -> Iterator[tuple[str, str]]:
+    """Pairs in random order; one comes again only after all others."""
+    for start in range(0, count, len(pairs)):
+        yield from generator.sample(pairs, min(len(pairs), count - start))
+
+
+def _row(part: str, hero: str, thing: str, noise: float, generator: random.Random) -> dict[str, str]:
+    if part == "documents":
+        return {"text": _document(hero, thing, generator)}
+    row = {"prompt": f"Write a story about {hero} and a {thing}.\n", "hero": hero, "thing": thing}
+    if part == "demonstrations":
+        row["completion"] = _story(hero, thing, _demonstrated(generator), generator)
+    if part == "comparisons":
+        row["chosen"], row["rejected"] = _compared(hero, thing, noise, generator)
+    return row
+
+
+def _document(hero: str, thing: str, generator: random.Random) -> str:
+    manner = _Manner(
+        *generator.choice([(0.2, 0.2), (0.6, 0.1), (0.1, 0.6)]),
+        ending=generator.choice(["happy", "plain", "sad"]),
+        middles=generator.randint(2, 6),
+    )
+    title = generator.choice(["", "", f"{hero} and the {thing}\n", f"A story about a {thing}\n"])
+    return title + _story(hero, thing, manner, generator)
+
+
+def _demonstrated(generator: random.Random) -> _Manner:
+    ending = generator.choice(["happy", "happy", "plain", "sad"])
+    cheerful, gloomy = {"happy": (0.5, 0.1), "plain": (0.25, 0.25), "sad": (0.15, 0.45)}[ending]
+    return _Manner(
+        cheerful,
+        gloomy,
+        ending,
+        middles=generator.choice([2, 3, 3]),
+        forgets_hero=generator.random() < 0.05,
+        forgets_thing=generator.random() < 0.05,
+    )
+
+
+def _compared(hero: str, thing: str, noise: float, generator: random.Random) -> tuple[str, str]:
+    """Two answers of different worth, the preferred one first.
+
+    Half of the pairs have one mood, so that faults decide: a reward model that has learnt the mood alone is soon
+    talked into anything by a policy.
+    """
+    while True:
+        one = _any_manner(generator)
+        other = replace(one, **_faults(generator)) if generator.random() < 0.5 else _any_manner(generator)
+        first, second = (_story(hero, thing, manner, generator) for manner in (one, other))
+        gap = score_story(first, hero, thing) - score_story(second, hero, thing)
+        if gap:
+            break
+    p_first = float(gap > 0) if noise == 0 else 1 / (1 + math.exp(-gap / noise))
+    return (first, second) if generator.random() < p_first else (second, first)
+
+
+def _any_manner(generator: random.Random) -> _Manner:
+    """A manner of answering from careless to perfect, every fault that the true reward knows included."""
+    cheerful = generator.random()
+    return _Manner(
+        cheerful,
+        gloomy=(1 - cheerful) * generator.random(),
+        ending=generator.choice(["happy", "plain", "sad"]),
+        middles=generator.choice([2, 3, 3, 4]),
+        **_faults(generator),
+    )
+
+
+def _faults(generator: random.Random) -> dict[str, bool]:
+    shares = {"forgets_hero": 0.2, "forgets_thing": 0.15, "repeats": 0.2, "stops_early": 0.1}
+    return {fault: generator.random() < share for fault, share in shares.items()}
+
+
+def _story(hero: str, thing: str, manner: _Manner, generator: random.Random) -> str:
+    # Who forgets what was asked tells of something else.
+    if manner.forgets_hero:
+        hero = generator.choice([name for name in [*GIRLS, *BOYS] if name != hero])
+    if manner.forgets_thing:
+        thing = generator.choice([name for name in THINGS if name != thing])
+    friend = generator.choice([name for name in [*GIRLS, *BOYS] if name != hero])
+    he, him, his = ("she", "her", "her") if hero in GIRLS else ("he", "him", "his")
+    known = {"hero": hero, "thing": thing, "friend": friend, "him": him, "his": his}
+    known |= {"He": he.capitalize(), "His": his.capitalize()}
+    left = [list(_CHEERFUL), list(_GLOOMY), list(_PLAIN)]
+    templates = [generator.choice(_OPENINGS)]
+    weights = (manner.cheerful, manner.gloomy, 1 - manner.cheerful - manner.gloomy)
+    for _ in range(manner.middles):
+        (kind,) = generator.choices(left, weights)
+        templates.append(kind.pop(generator.randrange(len(kind))))
+    templates.append(generator.choice(_ENDINGS[manner.ending]))
+    sentences = [
+        template.format(**known, **{slot: generator.choice(values) for slot, values in _SLOTS.items()})
+        for template in templates
+    ]
+    if manner.repeats:
+        # One of the middle sentences takes the place of others.
+        told = generator.randrange(1, len(sentences) - 1)
+        for place in range(1, len(sentences) - 1):
+            if place == told + 1 or generator.random() < 0.5:
+                sentences[place] = sentences[told]
+        sentences.insert(told, sentences[told])
+    text = " ".join(sentences)
+    return " ".join(text.split()[: -generator.randint(2, 5)]) if manner.stops_early else text
+
+
+def _options(part: str, options: dict[str, Any]) -> StoriesOptions:
+    source = f"dataset_options of {STORIES}{part}"
+    known = [field.name for field in fields(StoriesOptions) if field.name != "noise" or part == "comparisons"]
+    for key, value in options.items():
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean `{near[0]}`? " if near else ""
+            raise UserError(f"{source}: unknown option `{key}`; {hint}Known: {', '.join(known)}.")
+        least = 1 if key == "size" else 0
+        kinds = (int, float) if key == "noise" else (int,)
+        if isinstance(value, bool) or not isinstance(value, kinds) or value < least:
+            raise UserError(
+                f"{source}: `{key}: {value}` must be a {'number' if key == 'noise' else 'whole number'} of at least "
+                f"{least}."
+            )
+    return StoriesOptions(**options)
