@@ -100,7 +100,8 @@ def _steps(prepared: Prepared, batch: int) -> str:
     if prepared.recipe.setting("packing", False):
         return f"{config.num_train_epochs:g} epochs of packed rows"
     rows = len(prepared.splits.train) * prepared.recipe.setting("num_generations", 1)
-    return f"about {round(max(rows // batch, 1) * config.num_train_epochs):,} ({config.num_train_epochs:g} epochs)"
+    steps = max(rows // batch, 1) * prepared.recipe.setting("num_iterations", 1)
+    return f"about {round(steps * config.num_train_epochs):,} ({config.num_train_epochs:g} epochs)"
 
 
 def _evaluation(prepared: Prepared) -> str:

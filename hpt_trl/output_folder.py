@@ -11,6 +11,7 @@ import yaml
 
 from hpt_trl.recipes import Recipe
 from hpt_trl.reporting import CURVES_FILE, METRICS_FILE, RESULTS_FILE
+from hpt_trl.reward.shift import PICTURE_FILE, SCORES_FILE
 
 RECIPE_FILE = "recipe.yaml"
 BEFORE_FILE = "before.json"
@@ -18,7 +19,7 @@ BEFORE_FILE = "before.json"
 _MARK = "# Resolved recipe of a run of hpt-trl."
 # Everything that a run, TRL and `save_pretrained` write; `overwrite` removes these and nothing else.
 _RUN_FILES = (
-    *(RECIPE_FILE, BEFORE_FILE, METRICS_FILE, RESULTS_FILE, CURVES_FILE),
+    *(RECIPE_FILE, BEFORE_FILE, METRICS_FILE, RESULTS_FILE, CURVES_FILE, SCORES_FILE, PICTURE_FILE),
     *("*.safetensors", "model.safetensors.index.json", "config.json", "generation_config.json", "training_args.bin"),
     *("adapter_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "*.jinja"),
     *("vocab.json", "merges.txt", "added_tokens.json", "tokenizer.model", "*processor_config.json", "README.md"),

@@ -15,6 +15,7 @@ from transformers import ProgressCallback, TrainerCallback
 
 from hpt_trl.curves import draw, logged_series
 from hpt_trl.errors import UserError
+from hpt_trl.reward.shift import report_shift
 
 METRICS_FILE = "metrics.jsonl"
 RESULTS_FILE = "results.json"
@@ -217,13 +218,14 @@ def summary(output_dir: str | Path) -> str:
 
 
 def report(output_dir: str | Path) -> None:
-    """Redraws the curves and prints the summary: `hpt-trl report OUTPUT_DIR`.
+    """Redraws the curves and prints the summary, a reward model's shift too: `hpt-trl report OUTPUT_DIR`.
 
     Raises:
         UserError: the files are missing or broken.
     """
     draw_curves(output_dir)
-    print(summary(output_dir))
+    for line in [summary(output_dir), *report_shift(output_dir)]:
+        print(line)
 
 
 def evaluation_lines(before: dict[str, Any] | None, after: dict[str, Any] | None) -> list[str]:

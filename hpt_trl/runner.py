@@ -44,6 +44,7 @@ from hpt_trl.reporting import (
     write_atomically,
     write_results,
 )
+from hpt_trl.reward.shift import report_shift
 from hpt_trl.stages import StageInputs
 
 _PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets")
@@ -77,6 +78,7 @@ def run(name: str, overrides: list[str]) -> None:
         # Saved before it is evaluated: whatever fails there, the model stays.
         trainer.save_model(prepared.recipe.config.output_dir)
         after = evaluations.evaluate("After training")
+        prepared.recipe.stage.finish(trainer)
         if state.is_main_process:
             wall = {"total": time.perf_counter() - started, "train": train_time, "evaluation": evaluations.seconds}
             _finish(prepared, trainer, evaluations.before, after, wall, ["hpt-trl", "run", name, *overrides])
@@ -234,7 +236,7 @@ def _finish(
     print()
     if before and after and "completions" in before and "completions" in after:
         print(side_by_side(before, after) + "\n")
-    for line in evaluation_lines(before, after):
+    for line in [*evaluation_lines(before, after), *report_shift(folder)]:
         print(line)
     print(
         f"{results['steps']} steps in {duration(wall['total'])} (training {duration(wall['train'])}, evaluation "

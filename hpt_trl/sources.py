@@ -17,6 +17,7 @@ from datasets import Dataset, DatasetDict
 
 from hpt_trl.arguments import RecipeArguments
 from hpt_trl.errors import UserError
+from hpt_trl.values import did_you_mean
 
 GENERATED = ("arithmetic", "prompts")
 GENERATED_FAMILIES = ("reasoning_gym:", "stories:")
@@ -67,8 +68,8 @@ def read_source(
     name = arguments.dataset_name
     if not name:
         raise UserError(
-            "dataset_name is missing: write arithmetic, reasoning_gym:<task>, stories:<part>, a local .jsonl, .json or "
-            ".parquet file, a folder written by save_to_disk, or a Hub id."
+            "dataset_name is missing: write arithmetic, prompts, reasoning_gym:<task>, stories:<part>, a local .jsonl, "
+            ".json or .parquet file, a folder written by save_to_disk, or a Hub id."
         )
     if arguments.dataset_streaming:
         raise UserError(
@@ -78,10 +79,8 @@ def read_source(
     if name in GENERATED or name.startswith(GENERATED_FAMILIES):
         return _generate(name, options, seed=seed, first_rows=first_rows)
     if options:
-        raise UserError(
-            "dataset_options: only generated datasets (arithmetic, prompts, reasoning_gym:<task>, stories:<part>) have options; "
-            "drop it."
-        )
+        generated = ", ".join((*GENERATED, *GENERATED_FAMILIES))
+        raise UserError(f"dataset_options: only generated datasets ({generated}…) have options; drop it.")
     if Path(name).is_dir():
         return _pick_splits(_read_folder(name), arguments, first_rows)
     if Path(name).exists() or name.endswith(_FILES) or name.startswith((".", "/", "~")):
@@ -101,7 +100,7 @@ def _generate(
         train, test = prompts(options)
     elif name.startswith(STORIES):
         train, test = stories(name.removeprefix(STORIES), options, seed=seed)
-    elif name.startswith(REASONING_GYM):
+    else:
         if first_rows is not None:
             # Some tasks take a second a row; a first look draws no more than it shows.
             first = {"size": first_rows, "test_size": min(first_rows, 1)}
@@ -110,8 +109,6 @@ def _generate(
                 for key, limit in first.items()
             }
         train, test = reasoning_gym(name.removeprefix(REASONING_GYM), options, seed=seed)
-    else:
-        raise UserError(f"dataset_name: unknown dataset `{name}`; did you mean `arithmetic`?")
     return (_head(train, first_rows), name), None if test is None else (_head(test, first_rows), f"{name} (test)")
 
 
@@ -149,7 +146,8 @@ def _read_hub(name: str, config: str | None) -> Dataset | DatasetDict:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"dataset_name: `{name}` is not a local file or folder, and as a Hub dataset it cannot be loaded: "
-            f"{reason}\nCheck the name (owner/name) and `dataset_config`, or give a local copy: "
+            f"{reason}{did_you_mean(name, (*GENERATED, *GENERATED_FAMILIES))}\n"
+            "Check the name (owner/name) and `dataset_config`, or give a local copy: "
             "--dataset_name path/to/file.jsonl (also .json, .parquet, or a folder written by save_to_disk)."
         ) from error
 

@@ -90,6 +90,8 @@ class Stage:
         name: the recipe's value of `stage`.
         config_class: trainer config, a subclass of `transformers.TrainingArguments`; its fields are recipe keys.
         build: makes the trainer.
+        finish: of the trainer: leaves what the stage has beside the model, once the model is saved and evaluated;
+            called by every process.
         argument_class: the other recipe keys, usually `RecipeArguments`.
         check: checks of the stage's own before any weight is loaded; raises `UserError` by `recipe.error`.
         rules: allowed ranges of the stage's own keys; they stand above those of `hpt_trl.ranges`.
@@ -109,6 +111,7 @@ class Stage:
     config_class: type
     build: "Callable[[StageInputs], Trainer]"
     argument_class: "type[RecipeArguments]" = field(default_factory=_recipe_arguments)
+    finish: "Callable[[Trainer], None]" = lambda trainer: None
     check: "Callable[[Recipe], None]" = lambda recipe: None
     rules: "tuple[Rule, ...]" = ()
     layout: Layout = "prompts"

@@ -311,7 +311,7 @@ def _any_manner(generator: random.Random) -> _Manner:
     )
 
 
-def _faults(generator: random.Random) -> dict[str, bool]:
+def _faults(generator: random.Random) -> dict[str, Any]:
     shares = {"forgets_hero": 0.2, "forgets_thing": 0.15, "repeats": 0.2, "stops_early": 0.1}
     return {fault: generator.random() < share for fault, share in shares.items()}
 
@@ -338,12 +338,11 @@ def _story(hero: str, thing: str, manner: _Manner, generator: random.Random) -> 
         for template in templates
     ]
     if manner.repeats:
-        # One of the middle sentences takes the place of others.
-        told = generator.randrange(1, len(sentences) - 1)
-        for place in range(1, len(sentences) - 1):
-            if place == told + 1 or generator.random() < 0.5:
+        middles = range(1, len(sentences) - 1)
+        told, again = generator.sample(middles, 2)
+        for place in middles:
+            if place == again or generator.random() < 0.5:
                 sentences[place] = sentences[told]
-        sentences.insert(told, sentences[told])
     text = " ".join(sentences)
     return " ".join(text.split()[: -generator.randint(2, 5)]) if manner.stops_early else text
 

@@ -151,7 +151,7 @@ def prompts(options: dict[str, Any]) -> tuple[Dataset, Dataset | None]:
     """
     source = "prompts"
     _refuse_unknown(source, options, ["prompts", "size", "test_prompts"])
-    given = options.get("prompts")
+    given: Any = options.get("prompts")
     for key, texts in (("prompts", given), ("test_prompts", options.get("test_prompts", given))):
         if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
             raise UserError(

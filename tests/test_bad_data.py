@@ -164,7 +164,7 @@ def test_only_generated_data_has_options(tmp_path):
     assert "only generated datasets" in refused(path, dataset_options={"size": 3})
     assert "is missing" in refused("")
     assert "not streamed" in refused(path, dataset_streaming=True)
-    assert "did you mean `arithmetic`" in refused("arithmetics")
+    assert "Did you mean `arithmetic`?" in refused("arithmetics")
 
 
 def test_splits_are_picked_by_name(tmp_path):

@@ -241,7 +241,8 @@ def _accelerate_config(name: str | None, top: Sources) -> Path | None:
     if name is None:
         return None
     package = Path(__file__).resolve().parents[1]
-    shipped = package.parent / "accelerate_configs"
+    installed = package / "_accelerate_configs"
+    shipped = installed if installed.is_dir() else package.parent / "accelerate_configs"
     candidates = [top.file.path.parent / name, Path(name), shipped / f"{name.removesuffix('.yaml')}.yaml"]
     for candidate in candidates:
         if candidate.is_file():

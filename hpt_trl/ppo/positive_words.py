@@ -8,7 +8,6 @@ from typing import Any
 
 from hpt_trl.rewards import text_of
 
-
 WORDS = ("happy", "glad", "good", "great", "smile", "joy", "love")
 _WORD = re.compile("|".join(WORDS), re.IGNORECASE)
 # A progress report stands after so many epochs.
