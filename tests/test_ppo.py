@@ -185,6 +185,21 @@ def test_the_reference_under_lora_is_the_initial_adapter(tiny_model_path, tmp_pa
     assert (tmp_path / "saved" / VALUE_HEAD_FILE).is_file()
 
 
+def test_the_engine_that_generates_sees_the_plain_model(tiny_model_path, tmp_path, monkeypatch):
+    # vLLM's weight sync walks over the parameters during the base's `_generate_single_turn`.
+    seen = []
+    generate = FixedPPO._generate_single_turn
+
+    def watched(self, *args, **kwargs):
+        seen.append({name for name, _ in self.model.named_parameters()})
+        return generate(self, *args, **kwargs)
+
+    monkeypatch.setattr("trl.GRPOTrainer._generate_single_turn", watched)
+    trainer = train(PPOTrainer, tiny_model_path, tmp_path, **PPO)
+    assert seen == [set(start_weights(tiny_model_path))]
+    assert "value_head.linear.weight" in weights(trainer)
+
+
 def test_a_separate_value_model(tiny_model_path, tmp_path):
     settings = PPO | {"value_model_name_or_path": tiny_model_path, "learning_rate": 0.5}
     trainer = train(FixedPPO, tiny_model_path, tmp_path, **settings, max_steps=2)

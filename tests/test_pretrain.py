@@ -6,12 +6,14 @@ import random
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hpt_trl import runner
 from hpt_trl.errors import UserError
 from hpt_trl.pretrain.tokenizer import train_tokenizer
+from hpt_trl.recipes import find_recipe, read_recipe
 from hpt_trl.stories import stories
 
 MODEL = {
@@ -132,6 +134,17 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(recipe, tm
     with pytest.raises(UserError, match=message):
         runner.run(recipe(**changes), [])
     assert not (tmp_path / "out").exists()
+
+
+def test_the_cluster_recipe_describes_a_model_of_a_billion_parameters(tiny_model_path):
+    recipe = read_recipe(find_recipe("pretrain/llama-1b-fineweb-edu"), ["--use_cpu", "true"], world_size=8)
+    recipe.stage.check(recipe)
+    config = recipe.stage.make_config(recipe, AutoTokenizer.from_pretrained(tiny_model_path))
+    config.vocab_size = 49152
+    with torch.device("meta"):
+        assert 1.0e9 < AutoModelForCausalLM.from_config(config).num_parameters() < 1.2e9
+    assert config.rope_parameters["rope_theta"] == 500000
+    assert recipe.config.gradient_accumulation_steps == 4
 
 
 def test_the_tokenizer_gives_any_text_back_and_is_the_same_each_time():

@@ -55,7 +55,7 @@ def recipe(tmp_path, tiny_model_path):
     def write(stage: str, **changes) -> str:
         values = {**KEYS, "stage": stage, "dataset_name": str(data), "test_split_size": 6}
         values |= {"model_name_or_path": tiny_model_path, "output_dir": str(tmp_path / stage)}
-        if stage == "grpo":
+        if stage in ("grpo", "ppo"):
             values |= {
                 "num_generations": 2,
                 "max_completion_length": 8,
@@ -113,11 +113,12 @@ def test_a_stage_trains_and_measures_the_held_out_rows(recipe, tmp_path, capsys,
     AutoTokenizer.from_pretrained(out)
 
 
-def test_grpo_trains_on_rewards(recipe, tmp_path):
+@pytest.mark.parametrize("stage", ["grpo", "ppo"])
+def test_rl_trains_on_rewards(recipe, tmp_path, stage):
     # Also with the trainer's own evaluation between the steps.
-    runner.run(recipe("grpo", eval_samples=2, eval_strategy="steps", eval_steps=2, per_device_eval_batch_size=2), [])
-    assert any("eval_reward" in line for line in reporting.read_metrics(tmp_path / "grpo"))
-    found = results(tmp_path / "grpo")
+    runner.run(recipe(stage, eval_samples=2, eval_strategy="steps", eval_steps=2, per_device_eval_batch_size=2), [])
+    assert any("eval_reward" in line for line in reporting.read_metrics(tmp_path / stage))
+    found = results(tmp_path / stage)
     assert found["after"]["samples"] == 2 and "held_out" not in found["after"] and found["tokens"]["training"] > 0
 
 
@@ -129,11 +130,12 @@ def test_rewards_judge_the_answers_of_stages_that_do_not_train_on_them(recipe, t
     assert after["samples"] == 3 and after["max_new_tokens"] == 6 and after["held_out"]["loss"] > 0
 
 
-@pytest.mark.parametrize("stage", ["sft", "dpo", "reward"])
+@pytest.mark.parametrize("stage", ["sft", "dpo", "reward", "grpo", "ppo"])
 def test_a_stopped_run_goes_on_to_the_same_weights(recipe, tmp_path, stage):
     path = recipe(stage, save_strategy="steps", save_steps=2)
     runner.run(path, [])
     out, before = tmp_path / stage, results(tmp_path / stage)["before"]
+    assert (before is None) == (stage in ("grpo", "ppo"))
     straight = weights(out)
     (out / "results.json").unlink()
     (out / "before.json").write_text(json.dumps(before))
@@ -144,7 +146,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(recipe, tmp_path, stage):
     assert weights(tmp_path / "again") == straight
 
 
-@pytest.mark.parametrize("stage", ["sft", "dpo", "grpo"])
+@pytest.mark.parametrize("stage", ["sft", "dpo", "grpo", "ppo"])
 def test_lora_leaves_an_adapter_that_merges(recipe, tmp_path, tiny_model_path, stage):
     runner.run(recipe(stage, **LORA), [])
     out = tmp_path / stage

@@ -30,6 +30,7 @@ def build(inputs: StageInputs) -> Trainer:
         reward_funcs=inputs.rewards,
         args=inputs.config,
         train_dataset=inputs.splits.train,
+        eval_dataset=inputs.eval_rows,
         processing_class=inputs.tokenizer,
         callbacks=inputs.callbacks,
         peft_config=get_peft_config(inputs.model_args),
