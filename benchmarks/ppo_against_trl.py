@@ -33,13 +33,13 @@ import tempfile
 import time
 import venv
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, logging
 
 from benchmarks.ppo_workers import Setup
 from hpt_trl.arguments import RecipeArguments
@@ -114,10 +114,8 @@ class Worker:
 
     def close(self) -> None:
         assert self._process.stdin is not None
-        try:
+        with suppress(BrokenPipeError):
             self._process.stdin.close()
-        except BrokenPipeError:
-            pass
         self._reports.close()
         try:
             self._process.wait(timeout=30)
@@ -358,6 +356,8 @@ def main() -> None:
     run = vars(arguments).pop("run")
     if arguments.batch % arguments.mini_batches or arguments.epochs * arguments.mini_batches < 2:
         parser.error("`--batch` must be a multiple of `--mini-batches`, with two optimizer steps per update or more")
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as folder:
         result = run(arguments, Path(folder))
     if arguments.json:

@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -248,10 +249,8 @@ def main() -> None:
         torch.manual_seed(setup.seed)
         trainer = {"ours": ours, "theirs": theirs}[setup.side](setup, rows, reports)
         trainer.remove_callback(PrinterCallback)
-        try:
+        with suppress(Finished):
             trainer.train()
-        except Finished:
-            pass
 
 
 if __name__ == "__main__":
