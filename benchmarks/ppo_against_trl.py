@@ -110,6 +110,7 @@ class Worker:
         return json.loads(line)
 
     def _fail(self) -> None:
+        self.close()  # its last words come after the end of its reports
         sys.exit(f"The side `{self._side}` failed:\n{self._log.read_text()[-4000:]}")
 
     def close(self) -> None:
@@ -127,7 +128,7 @@ class Worker:
 def prepare(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Writes what both sides read: the tokenizer, the prompts and, where none is given, an untrained reward model."""
     model = resolve_model(arguments.model)
-    tokenizer = load_tokenizer(model)
+    tokenizer: Any = load_tokenizer(model)
     if tokenizer.pad_token_id == tokenizer.eos_token_id:
         # The stock trainer takes a completion's first padding token for its end: an EOS would not be part of it.
         others = {tokenizer.unk_token, tokenizer.bos_token} - {None, tokenizer.eos_token}
@@ -194,7 +195,8 @@ def workers(settings: dict[str, Any], folder: Path, **variables: str) -> Iterato
 def speed(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Rounds of one update each; the ratio of samples per second, ours / theirs."""
     settings = prepare(arguments, folder) | {"seed": 0, "updates": arguments.rounds + 1}
-    begin, rounds = time.perf_counter(), []
+    begin = time.perf_counter()
+    rounds: list[dict[str, Any]] = []
     with workers(settings, folder) as pair:
         for turn in range(arguments.rounds + 1):
             start = time.perf_counter()
@@ -257,9 +259,9 @@ def curve(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     for side in SIDES:
         result[side] = {}
         for part, of in (("first", _first), ("last", _last)):
-            values = [of(scores) for scores in runs[side]["score"]]
-            spread = statistics.stdev(values) if len(values) > 1 else 0.0
-            result[side][part] = {"mean": round(statistics.mean(values), 4), "spread": round(spread, 4)}
+            means = [of(scores) for scores in runs[side]["score"]]
+            spread = statistics.stdev(means) if len(means) > 1 else 0.0
+            result[side][part] = {"mean": round(statistics.mean(means), 4), "spread": round(spread, 4)}
             spreads[side] = spread
         first, last = result[side]["first"], result[side]["last"]
         print(

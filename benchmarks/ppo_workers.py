@@ -25,6 +25,7 @@ from transformers import (
     AutoTokenizer,
     PrinterCallback,
     TrainerCallback,
+    set_seed,
 )
 
 
@@ -246,7 +247,8 @@ def main() -> None:
     setup = Setup(**json.loads(Path(sys.argv[1]).read_text()))
     rows = json.loads(Path(setup.rows).read_text())
     with os.fdopen(int(sys.argv[2]), "w") as reports:
-        torch.manual_seed(setup.seed)
+        # The stock trainer shuffles by numpy's generator, which it does not seed.
+        set_seed(setup.seed)
         trainer = {"ours": ours, "theirs": theirs}[setup.side](setup, rows, reports)
         trainer.remove_callback(PrinterCallback)
         with suppress(Finished):

@@ -6,6 +6,7 @@ import math
 import pytest
 import yaml
 
+from benchmarks.gsm8k_reward_model import split_pairs
 from hpt_trl import reporting, runner
 from hpt_trl.errors import UserError
 from hpt_trl.reward.scoring import RewardModel
@@ -63,7 +64,7 @@ def test_report_of_scores_alone(tmp_path, capsys):
     write_scores(tmp_path, [*lines, comparison("prompt 6", None, 1)])
     reporting.report(tmp_path)
     printed = capsys.readouterr().out
-    assert "12 held-out completions of 6 prompts" in printed and "`score_centering: prompt`" in printed
+    assert "12 held-out completions of 6 prompts" in printed and "`center_rewards_coefficient`" in printed
     assert "chosen above rejected, same prompt" in printed and (tmp_path / "reward_shift.png").stat().st_size > 5000
     write_scores(tmp_path, [comparison(f"prompt {i}", 1, 0) for i in range(6)])
     assert "Little shift" in "\n".join(report_shift(tmp_path))
@@ -118,3 +119,28 @@ def test_a_run_leaves_the_scores_of_its_held_out_rows(tmp_path, tiny_model_path,
     assert "spread inside a prompt" in capsys.readouterr().out and (out / "reward_shift.png").exists()
     runner.run(str(path), ["--overwrite", "true", "--test_split_size", "null"])
     assert not (out / "scores.jsonl").exists() and not (out / "reward_shift.png").exists()
+
+
+def test_pairs_of_held_out_questions_stay_out_of_training():
+    def solution(text, right):
+        return {"is_correct": right, "solution": text}
+
+    rows = [
+        {
+            "question": f"question {i}",
+            "a": solution(f"{i} <<1+1=2>>2", True),
+            "b": solution(f"{i} 2", True),
+            "c": solution(f"{i} 3", False),
+            "d": solution(f"{i} 4", i == 0),
+        }
+        for i in range(6)
+    ]
+    everyone_right = {"question": "easy", "a": solution("1", True), "b": solution("2", True)}
+    train, test = split_pairs([*rows, everyone_right], 6, 2, lambda pair: pair["rejected"] != "5 4")
+    questions = [{pair["prompt"] for pair in part} for part in (train, test)]
+    assert len(questions[0]) == 4 and len(questions[1]) == len(test) == 2 and not questions[0] & questions[1]
+    # Without its calculator marks the first solution is the second one.
+    assert all("<<" not in pair["chosen"] for pair in train)
+    assert len({tuple(pair.values()) for pair in train}) == 6
+    with pytest.raises(SystemExit, match="pairs are left for training"):
+        split_pairs(rows, 60, 2, lambda pair: True)

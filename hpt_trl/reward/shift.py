@@ -175,8 +175,8 @@ def shift_lines(shift: Shift) -> list[str]:
         lines.append("  Little shift from prompt to prompt: RL can take the scores as they are.")
     else:
         lines.append(
-            "  That share of what RL would see is the prompt's, not the answer's. In PPO write `score_centering: prompt`\n"
-            "  with `num_generations: 4` or so (GRPO centres by itself), or train the reward model with a\n"
+            "  That share of what RL would see is the prompt's, not the answer's. In PPO write `score_centering:\n"
+            "  prompt` with `num_generations: 4` or so (GRPO centres by itself), or train the reward model with a\n"
             "  `center_rewards_coefficient`, e.g. 0.01."
         )
     return lines
