@@ -340,7 +340,11 @@ def sizes_of(
     rl = isinstance(settings, GRPOConfig)
     comparisons, scores = recipe.stage.layout == "comparisons", recipe.stage.name == "reward"
     # DPO's reference is a copy unless an adapter can be switched off or its figures are computed beforehand.
-    refers = recipe.setting("kl_coef", settings.beta) != 0 if rl else comparisons and not scores and not settings.precompute_ref_log_probs
+    refers = (
+        recipe.setting("kl_coef", settings.beta) != 0
+        if rl
+        else comparisons and not scores and not settings.precompute_ref_log_probs
+    )
     return Sizes(
         rows=settings.per_device_train_batch_size * (2 if comparisons else 1),
         generated_rows=settings.per_device_train_batch_size * settings.steps_per_generation if rl else 0,
