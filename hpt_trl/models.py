@@ -247,6 +247,9 @@ def merge_adapter(folder: str | Path, destination: str | Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     merged.save_pretrained(partial)
     tokenizer.save_pretrained(partial)
+    # PPO's critic reads the trunk's hidden states, which merging leaves as they are.
+    if (source / "value_head.safetensors").is_file():
+        shutil.copy2(source / "value_head.safetensors", partial)
     os.replace(partial, target)
 
 

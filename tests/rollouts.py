@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 
@@ -111,6 +112,7 @@ def build(
     reward: Any = parity_reward,
     peft_config: Any = None,
     model: Any = None,
+    lora: bool = False,
     **settings: Any,
 ) -> Any:
     """A trainer of one step (by default) on all prompts at once. Settings are config fields."""
@@ -144,7 +146,7 @@ def build(
         args=config,
         train_dataset=rows(kinds) if dataset is None else dataset,
         processing_class=AutoTokenizer.from_pretrained(model_path),
-        peft_config=peft_config,
+        peft_config=LoraConfig(r=4, lora_dropout=0.0, target_modules="all-linear") if lora else peft_config,
     )
 
 

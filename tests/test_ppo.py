@@ -7,9 +7,17 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+)
 
 from hpt_trl import PPOConfig, PPOTrainer, UserError
+from hpt_trl.models import merge_adapter
 from hpt_trl.ppo.critic import VALUE_HEAD_FILE
 from tests.rollouts import (
     MIXED,
@@ -183,6 +191,10 @@ def test_the_reference_under_lora_is_the_initial_adapter(tiny_model_path, tmp_pa
     trainer.save_model(str(tmp_path / "saved"))
     assert not any("value_head" in name for name in load_file(tmp_path / "saved" / "adapter_model.safetensors"))
     assert (tmp_path / "saved" / VALUE_HEAD_FILE).is_file()
+    assert not (tmp_path / "saved" / "reference").exists()
+    # Merged into its base, the model keeps the head beside it.
+    merge_adapter(tmp_path / "saved", tmp_path / "merged")
+    assert (tmp_path / "merged" / VALUE_HEAD_FILE).read_bytes() == (tmp_path / "saved" / VALUE_HEAD_FILE).read_bytes()
 
 
 def test_the_engine_that_generates_sees_the_plain_model(tiny_model_path, tmp_path, monkeypatch):
@@ -225,22 +237,67 @@ def test_files_hold_the_plain_model_and_the_head_beside_it(tiny_model_path, tmp_
     assert again.model.value_head.linear.weight.any()
 
 
+def test_a_value_model_takes_over_the_head_of_a_reward_model(tiny_model_path, tmp_path):
+    classifier = AutoModelForSequenceClassification.from_pretrained(tiny_model_path, num_labels=1)
+    classifier.to(torch.bfloat16).save_pretrained(tmp_path / "reward")
+    trainer = build(FixedPPO, tiny_model_path, tmp_path, **PPO, value_model_name_or_path=str(tmp_path / "reward"))
+    head = trainer.model.value_head.head.linear
+    assert torch.equal(head.weight, classifier.score.weight.float())
+    # What is trained is float32, in whatever type it was stored.
+    assert {p.dtype for p in trainer.model.value_head.parameters()} == {torch.float32}
+    # A head of another shape beside the model is left alone.
+    trainer.save_model(str(tmp_path / "saved"))
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "saved", dtype=torch.float32)
+    plain = build(FixedPPO, tiny_model_path, tmp_path / "plain", model=model, **PPO)
+    assert not plain.model.value_head.linear.weight.any()
+
+
+def test_positions_that_are_absolute_are_those_of_the_rollouts(tiny_model_path, tmp_path):
+    """TRL's padded layout would shift GPT-2's positions; ours has no gap, in the rollouts' pass and in the update's."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_path)
+    config = GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=2, n_head=4, n_positions=128)
+    config.bos_token_id = config.eos_token_id = tokenizer.eos_token_id
+    config.attn_pdrop = config.embd_pdrop = config.resid_pdrop = 0.0
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(config)
+    displace(model)
+    model.config._name_or_path = ""
+    trainer = train(FixedPPO, tiny_model_path, tmp_path, model=model, **PPO)
+    assert trainer.state.log_history[0]["ppo/approx_kl"] < 1e-10
+
+
+def test_a_cut_completion_pays_for_its_missing_end(tiny_model_path, tmp_path):
+    plain = train(FixedPPO, tiny_model_path, tmp_path / "1", **PPO)
+    fined = train(FixedPPO, tiny_model_path, tmp_path / "2", **PPO, missing_eos_penalty=0.5)
+    cut = plain.state.log_history[0]["completions/clipped_ratio"]
+    assert 0 < cut < 1
+    expected = plain.state.log_history[0]["ppo/score"] - 0.5 * cut
+    assert fined.state.log_history[0]["ppo/score"] == pytest.approx(expected)
+
+
 RESUMED = PPO | {"optim": "adamw_torch", "learning_rate": 1e-2, "kl_controller": "adaptive", "kl_horizon": 50.0}
 
 
 # 2 epochs of 2 mini-batches: step 3 lies inside of a generation batch, step 4 between two. 8 prompts make 2
 # generation batches a pass, so that steps 9 and on are in the second pass over the data.
-@pytest.mark.parametrize("stopped", [3, 4, 11])
-def test_a_resumed_run_is_one_that_never_stopped(tiny_model_path, tmp_path, stopped):
-    settings = RESUMED | {
-        "per_device_train_batch_size": 4,
-        "gradient_accumulation_steps": 1,
-        "generation_batch_size": 8,
-        "num_iterations": 2,
-        "max_steps": 13,
-        "save_strategy": "steps",
-        "save_steps": stopped,
-    }
+@pytest.mark.parametrize(
+    "stopped,kind", [(3, {}), (4, {}), (11, {}), (3, {"lora": True}), (3, {"value_model_name_or_path": "tiny"})]
+)
+def test_a_resumed_run_is_one_that_never_stopped(tiny_model_path, tmp_path, stopped, kind):
+    kind = {key: tiny_model_path if value == "tiny" else value for key, value in kind.items()}
+    settings = (
+        RESUMED
+        | kind
+        | {
+            "per_device_train_batch_size": 4,
+            "gradient_accumulation_steps": 1,
+            "generation_batch_size": 8,
+            "num_iterations": 2,
+            "max_steps": 13,
+            "save_strategy": "steps",
+            "save_steps": stopped,
+        }
+    )
     # Real rollouts: the random state is part of what is resumed.
     whole = train(PPOTrainer, tiny_model_path, tmp_path / "run", **settings)
     checkpoint = tmp_path / "run" / f"checkpoint-{stopped}"
@@ -260,7 +317,9 @@ def test_a_checkpoint_without_a_value_head_is_refused(tiny_model_path, tmp_path)
         train(FixedPPO, tiny_model_path, tmp_path / "run", **PPO, resume_from_checkpoint=str(checkpoint))
 
 
-@pytest.mark.parametrize("settings", [{}, {"num_iterations": 2, "score_centering": "prompt"}], ids=["one", "epochs"])
+@pytest.mark.parametrize(
+    "settings", [{"lora": True}, {"num_iterations": 2, "score_centering": "prompt"}], ids=["lora", "epochs"]
+)
 def test_two_processes_are_one(tiny_model_path, tmp_path, settings):
     settings = PPO | {"shuffle_dataset": False, "max_steps": 2, "learning_rate": 0.5} | settings
     one = train(FixedPPO, tiny_model_path, tmp_path, **settings)
@@ -272,7 +331,7 @@ def test_two_processes_are_one(tiny_model_path, tmp_path, settings):
         gradient_accumulation_steps=one.args.gradient_accumulation_steps,
         **settings,
     )
-    start = start_weights(tiny_model_path) | zero_head(one)
+    start = weights(build(FixedPPO, tiny_model_path, tmp_path, **settings))
     assert_same_update(two, weights(one), start)
     expected = one.state.log_history[0]
     for name in ("ppo/kl", "ppo/score", "ppo/value_loss", "ppo/returns_mean", "ppo/ratio"):
@@ -290,9 +349,17 @@ def test_a_rollout_without_a_score_teaches_nothing(tiny_model_path, tmp_path):
     assert both.state.log_history[0]["ppo/score"] in (0.0, 0.5, 1.0)
     assert both.state.log_history[0]["grad_norm"] > 0
     none = train(
-        FixedPPO, tiny_model_path, tmp_path / "2", kinds=["fail"] * 2, reward=some, per_device_train_batch_size=4, **PPO
+        FixedPPO,
+        tiny_model_path,
+        tmp_path / "2",
+        kinds=["fail"] * 2,
+        reward=some,
+        per_device_train_batch_size=4,
+        num_iterations=2,
+        max_steps=2,
+        **PPO,
     )
-    assert none.state.log_history[0]["grad_norm"] == 0
+    assert [line["grad_norm"] for line in none.state.log_history if "grad_norm" in line] == [0, 0]
 
 
 @pytest.mark.parametrize(
@@ -304,6 +371,7 @@ def test_a_rollout_without_a_score_teaches_nothing(tiny_model_path, tmp_path):
         ({"lam": 1.5}, "0 to 1"),
         ({"num_generations": 1, "score_centering": "prompt"}, "at least 2"),
         ({"cliprange_value": 0.0}, "above 0"),
+        ({"multi_objective_aggregation": "normalize_then_sum"}, "sum_then_normalize"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(tmp_path, settings, message):

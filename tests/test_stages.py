@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from datasets import Dataset
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from hpt_trl import reporting, runner
+from hpt_trl import PPOConfig, PPOTrainer, reporting, runner
 from hpt_trl.errors import UserError
 from hpt_trl.models import merge_adapter
 from hpt_trl.reward.scoring import RewardModel
@@ -171,6 +173,14 @@ def test_an_adapter_over_a_four_bit_base_learns(recipe, tmp_path, stage):
     assert after < 0.97 * before
 
 
+@pytest.mark.parametrize("stage", ["grpo", "ppo"])
+def test_an_adapter_over_a_four_bit_base_is_trained_by_rewards(recipe, tmp_path, stage):
+    pytest.importorskip("bitsandbytes")
+    runner.run(recipe(stage, **LORA, load_in_4bit=True, eval_samples=2), [])
+    adapter = load_file(tmp_path / stage / "adapter_model.safetensors")
+    assert all(value.any() for name, value in adapter.items() if "lora_B" in name)
+
+
 def held_out_scores(folder: Path, rows: list[dict], conversational: bool) -> list[list[float]]:
     """What RewardTrainer's own pipeline gives for chosen and rejected answers, from its dataset to the logits."""
     from datasets import Dataset
@@ -237,6 +247,19 @@ def test_a_reward_model_is_a_reward(recipe, tmp_path, capsys):
     after, line = results(tmp_path / "both")["after"], reporting.read_metrics(tmp_path / "both")[0]
     assert after["reward"] == sum(round(entry["reward"]) for entry in after["completions"]) / 2
     assert line["reward"] == pytest.approx(0.5 * line["rewards/reward/mean"])
+
+
+def test_a_trainer_takes_a_reward_model_by_its_folder(recipe, tmp_path, tiny_model_path):
+    runner.run(recipe("reward"), [])
+    folder = str(tmp_path / "reward")
+    trainer = PPOTrainer(
+        model=tiny_model_path,
+        reward_funcs=[remainder, folder],
+        args=PPOConfig(str(tmp_path / "ppo"), max_steps=1, max_completion_length=4, bf16=False, use_cpu=True),
+        train_dataset=Dataset.from_list([{"prompt": row["prompt"]} for row in sums()]),
+    )
+    trainer.train()
+    assert "rewards/reward/mean" in trainer.state.log_history[0]
 
 
 def test_reward_models_that_cannot_be_used_are_refused(recipe, tmp_path, tiny_model_path, capsys):

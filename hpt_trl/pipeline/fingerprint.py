@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +59,11 @@ def _local_data(stage: PlannedStage) -> dict[str, str]:
         folders = key == "dataset_name" or key.endswith("_name_or_path")
         for item in value if isinstance(value, list) else [value]:
             if isinstance(item, str) and item and not references_of(item):
-                path = Path(item).expanduser()
-                if path.is_file() or (folders and path.is_dir()):
-                    found[item] = _digest(path)
+                # Any text may stand here, also one that no file system takes for a name.
+                with suppress(OSError, RuntimeError):
+                    path = Path(item).expanduser()
+                    if path.is_file() or (folders and path.is_dir()):
+                        found[item] = _digest(path)
     return found
 
 

@@ -96,6 +96,7 @@ class PPOConfig(GRPOConfig):
             ("score_scaling", SCORE_NORMALIZATIONS),
             ("loss_type", LOSS_TYPES),
             ("importance_sampling_level", ("token",)),
+            ("multi_objective_aggregation", ("sum_then_normalize",)),
         ):
             if getattr(self, key) not in allowed:
                 raise ValueError(f"`{key}` is {getattr(self, key)!r}; allowed: {', '.join(allowed)}.")

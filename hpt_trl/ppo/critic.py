@@ -5,6 +5,7 @@ along. It is no part of the language model: it is taken out while the model is s
 its own beside the model.
 """
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
@@ -21,6 +23,8 @@ from hpt_trl.errors import UserError
 
 VALUE_HEAD_FILE = "value_head.safetensors"
 _NAME = "value_head"
+
+logger = logging.getLogger(__name__)
 
 
 class ValueHead(nn.Module):
@@ -34,7 +38,7 @@ class ValueHead(nn.Module):
 
     def forward(self, hidden: Float[Tensor, "rows tokens width"], inputs: Any) -> Float[Tensor, "rows tokens"]:
         with torch.autocast(hidden.device.type, enabled=False):
-            return self.linear(hidden.float()).squeeze(-1)
+            return self.linear(hidden.to(self.linear.weight.dtype)).squeeze(-1).float()
 
 
 class ValueModel(nn.Module):
@@ -42,13 +46,17 @@ class ValueModel(nn.Module):
 
     def __init__(self, name: str, **settings: Any):
         super().__init__()
-        classifier = AutoModelForSequenceClassification.from_pretrained(name, num_labels=1, **settings)
+        # Trained weights: in the type that they are stored in, small updates might be rounded away.
+        classifier = AutoModelForSequenceClassification.from_pretrained(
+            name, num_labels=1, dtype=torch.float32, **settings
+        )
         self.trunk = classifier.base_model
         self.head = ValueHead(classifier.config.get_text_config().hidden_size)
+        score = dict(classifier.named_children()).get("score")
         architectures = classifier.config.architectures or []
-        if any("SequenceClassification" in architecture for architecture in architectures):
+        if isinstance(score, nn.Linear) and any("SequenceClassification" in kind for kind in architectures):
             with torch.no_grad():
-                self.head.linear.weight.copy_(classifier.score.weight)
+                self.head.linear.weight.copy_(score.weight)
 
     def forward(self, hidden: Tensor, inputs: dict[str, Any]) -> Float[Tensor, "rows tokens"]:
         """Values of every position; the policy's hidden states are not used, only the inputs of its trunk."""
@@ -59,11 +67,13 @@ class ValueModel(nn.Module):
 def _base(policy: nn.Module) -> PreTrainedModel:
     """The model under a PEFT adapter, or the model itself."""
     model: Any = policy
-    return model.get_base_model() if hasattr(model, "peft_config") else model
+    return model.get_base_model() if isinstance(policy, PeftModel) else model
 
 
 class Critic:
     """The value head (or model) of a policy: attached to it, asked along with it, kept out of its files.
+
+    A head that lies beside the weights that the policy was loaded from is taken up.
 
     Args:
         policy: the model that is trained, before it is wrapped for distributed training.
@@ -78,9 +88,12 @@ class Critic:
         width = base.config.get_text_config().hidden_size
         self.module: nn.Module = ValueHead(width) if value_model is None else ValueModel(value_model, **settings)
         policy.add_module(_NAME, self.module.to(device))
-        start = Path(get_config_model_id(base.config) or "") / VALUE_HEAD_FILE
-        if value_model is None and start.is_file():
-            self.load(start.parent)
+        source = get_config_model_id(base.config)
+        if value_model is None and source and (Path(source) / VALUE_HEAD_FILE).is_file():
+            try:
+                self.load(source)
+            except UserError as error:
+                logger.warning("The value head starts at zero: %s", error)
 
     @contextmanager
     def asked(self) -> Iterator[list[Float[Tensor, "rows tokens"]]]:
@@ -125,4 +138,5 @@ class Critic:
         try:
             self.module.load_state_dict(load_file(file))
         except RuntimeError as error:
-            raise UserError(f"{file} belongs to another critic (see `value_model_name_or_path`): {error}") from error
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{file} belongs to another critic (see `value_model_name_or_path`): {reason}") from error

@@ -10,7 +10,7 @@ from hpt_trl.rewards import text_of
 
 WORDS = ("happy", "glad", "good", "great", "smile", "joy", "love")
 _WORD = re.compile("|".join(WORDS), re.IGNORECASE)
-# A progress report stands after so many epochs.
+# A progress report stands at the first generation batch (mostly the only one) of each tenth epoch.
 REPORT_EVERY = 10
 
 

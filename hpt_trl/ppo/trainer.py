@@ -4,7 +4,7 @@ What is wrapped of the base, and why:
 
     _generate_and_score_completions       adds old log-probabilities, values, returns and GAE advantages to the rollouts
     _prepare_inputs                       deals rollouts of like length to a micro-batch and trims the padding
-    _get_per_token_logps_and_entropies    asks the critic in the same forward pass
+    _get_per_token_logps_and_entropies    asks the critic in the same forward pass, of rows without a gap
     _compute_loss                         adds the value loss to the base's clipped surrogate
     _generate_single_turn, _save, ...     keep the critic out of vLLM and out of the model's files, and save it beside
 
@@ -13,16 +13,17 @@ The base generates, scores, masks tool outputs, corrects for vLLM, clips and acc
 
 import copy
 import json
+import os
 import textwrap
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
-from trl.models.utils import disable_gradient_checkpointing, prepare_fsdp
+from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import use_adapter
 
 from hpt_trl.ppo.config import PPOConfig
@@ -36,10 +37,37 @@ from hpt_trl.ppo.estimator import (
     value_loss,
     whiten,
 )
-from hpt_trl.rollouts.rows import Forward, collate, deal, unpad
+from hpt_trl.rollouts.rows import Forward, Row, collate, deal, unpad
 from hpt_trl.rollouts.trainer import RolloutTrainer
 
 _CONTROLLER_FILE = "kl_controller.json"
+_REFERENCE = "reference"  # name of the frozen copy of an adapter that was passed
+_UPDATE_METRICS = ("value_loss", "value_clipfrac", "clipfrac", "ratio", "approx_kl")
+
+
+def loss_mask(batch: dict[str, Any]) -> Tensor:
+    """1.0 on the policy's own tokens, 0.0 on a tool's and on padding. Shape: (rows, completion tokens)."""
+    mask = batch["completion_mask"]
+    return (mask * batch["tool_mask"] if "tool_mask" in batch else mask).float()
+
+
+def refuse_what_cannot_work(args: PPOConfig) -> None:
+    """Find settings that cannot work before anything is loaded.
+
+    Raises:
+        ValueError: the first such setting, by its name.
+    """
+    if args.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+        raise ValueError(
+            "`fsdp` is set; PPO keeps its critic beside the policy, which FSDP does not shard yet. Use DDP."
+        )
+    if args.deepspeed or os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
+        raise ValueError("`deepspeed` is set; PPO's critic and reference are not sharded by it yet. Use DDP.")
+    if args.ddp_find_unused_parameters:
+        raise ValueError(
+            "`ddp_find_unused_parameters` is true; DDP would look for the critic in the model's output, where it is "
+            "not. Drop the key."
+        )
 
 
 class PPOTrainer(RolloutTrainer):
@@ -77,14 +105,14 @@ class PPOTrainer(RolloutTrainer):
         if args is None:
             name = model if isinstance(model, str) else model.config._name_or_path
             args = PPOConfig(f"{name.split('/')[-1]}-PPO")
-        initial_adapter = not isinstance(model, str) and hasattr(model, "peft_config")
-        if args.ddp_find_unused_parameters is None:
-            # DDP would look for the critic in the model's output, which has only the policy's part.
-            args.ddp_find_unused_parameters = False
+        refuse_what_cannot_work(args)
+        # DDP would look for the critic in the model's output, which has only the policy's part.
+        args.ddp_find_unused_parameters = False
+        passed_adapter = isinstance(model, PeftModel)
         super().__init__(model, reward_funcs, args, **kwargs)
         self._adapter_reference: str | None = None
         if args.kl_coef != 0.0:
-            self._make_reference(initial_adapter)
+            self._make_reference(passed_adapter)
         self._critic = Critic(self.model, args.value_model_name_or_path, trust_remote_code=args.trust_remote_code)
         self._kl_controller = KLController(
             args.kl_coef,
@@ -92,33 +120,26 @@ class PPOTrainer(RolloutTrainer):
             target=args.kl_target,
             horizon=args.kl_horizon,
         )
-        self._values: Tensor | None = None
-        self._logps: Tensor
+        self._defer_old_logps = False
+        self._forward: Forward | None = None
+        self._scored: tuple[Tensor, Tensor]  # log-probabilities and values of a micro-batch
+        self._window_sums = torch.zeros(len(_UPDATE_METRICS) + 1, device=self.accelerator.device)
 
-    def _make_reference(self, initial_adapter: bool) -> None:
+    def _make_reference(self, passed_adapter: bool) -> None:
         """The base rebuilds its reference from the config's name; ours are the weights that were passed."""
-        if hasattr(self.model, "peft_config"):
-            if initial_adapter:
-                # What was passed is base model and adapter; disabling the adapter would take a part of it away.
-                policy: Any = self.model
-                policy.add_adapter("reference", policy.peft_config["default"])
-                for name, value in policy.named_parameters():
-                    if ".default." in name:
-                        copied = policy.get_parameter(name.replace(".default.", ".reference."))
-                        copied.requires_grad_(False).copy_(value.detach())
-                self._adapter_reference = "reference"
-            return
-        if self.is_deepspeed_enabled:
-            raise ValueError(
-                "`kl_coef`: the frozen copy of the policy is not sharded by DeepSpeed. Train with LoRA "
-                "(`use_peft: true`), whose base model is the reference, or set `kl_coef: 0`."
-            )
-        reference: Any = copy.deepcopy(self.model).eval().requires_grad_(False)
-        if self.is_fsdp_enabled:
-            reference = prepare_fsdp(reference, self.accelerator)
-        else:
-            reference = self.accelerator.prepare_model(reference, evaluation_mode=True)
-        self.ref_model = reference
+        policy: Any = self.model
+        if passed_adapter:
+            # What was passed is base model and adapter; disabling the adapter would take a part of it away.
+            active = policy.active_adapter
+            policy.add_adapter(_REFERENCE, policy.peft_config[active])
+            for name, value in policy.named_parameters():
+                if f".{active}." in name:
+                    copied = policy.get_parameter(name.replace(f".{active}.", f".{_REFERENCE}."))
+                    copied.requires_grad_(False).copy_(value.detach())
+            self._adapter_reference = _REFERENCE
+        elif not isinstance(policy, PeftModel):
+            reference: Any = copy.deepcopy(policy).eval().requires_grad_(False)
+            self.ref_model = self.accelerator.prepare_model(reference, evaluation_mode=True)
 
     def _all_sum(self, value: Tensor) -> Tensor:
         return self.accelerator.reduce(value, reduction="sum")
@@ -130,75 +151,96 @@ class PPOTrainer(RolloutTrainer):
             return super()._generate_single_turn(*args, **kwargs)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        batch = super()._generate_and_score_completions(inputs)
         if not self.model.training:
-            return batch
-        mask = batch["completion_mask"]
-        mask = (mask * batch["tool_mask"] if "tool_mask" in batch else mask).float()
-        scores = self._scores(batch["completion_ids"], batch["completion_mask"])
-        # A rollout without a score teaches nothing; the others are whitened without it.
-        scored = ~scores.isnan()
-        mask, scores = mask * scored.unsqueeze(1), scores.nan_to_num(0.0)
-
+            return super()._generate_and_score_completions(inputs)
+        # The base would compute old log-probabilities in the padding of the whole batch; ours come with the values.
+        # Only its correction for vLLM needs them inside.
+        self._defer_old_logps = not (self.use_vllm and self.vllm_importance_sampling_correction)
+        try:
+            batch = super()._generate_and_score_completions(inputs)
+        finally:
+            self._defer_old_logps = False
+        scores = self._scores(batch)
+        if scores.isnan().any():
+            # A rollout without a score teaches nothing: none of its tokens counts as the policy's own.
+            own = batch.get("tool_mask", torch.ones_like(batch["completion_mask"]))
+            batch["tool_mask"] = own * (~scores.isnan()).unsqueeze(1).to(own.dtype)
+            scores = scores.nan_to_num(0.0)
+        mask = loss_mask(batch)
         old_logps, values, ref_logps = self._score_rollouts(batch)
         rewards = token_rewards(old_logps, ref_logps, mask, scores, self._kl_controller.coefficient)
         advantages, returns = generalized_advantages(rewards, values, mask, self.args.gamma, self.args.lam)
         self._log_rollouts(mask, scores, old_logps, ref_logps, values, returns)
         if self.args.whiten_advantages:
             advantages = whiten(advantages, mask, self._all_sum)
-        batch |= {
-            "old_per_token_logps": old_logps,
-            "advantages": advantages,
-            "values": values,
-            "returns": torch.where(mask > 0, returns, values),
-        }
+        batch |= {"old_per_token_logps": old_logps, "advantages": advantages, "values": values, "returns": returns}
         return batch
 
-    def _scores(self, completion_ids: Tensor, completion_mask: Tensor) -> Tensor:
+    def _scores(self, batch: dict[str, Any]) -> Tensor:
         """Score of each local completion: the weighted reward, normalized as the settings say; NaN without one."""
-        args = self.args
+        args, ids = self.args, batch["completion_ids"]
         rewards = self._weighted_rewards(self._rewards).float()
         if args.missing_eos_penalty is not None:
-            ends = torch.tensor(self.eos_token_ids, device=completion_ids.device)
-            finished = (torch.isin(completion_ids, ends) & (completion_mask > 0)).any(dim=1)
-            rewards = rewards - args.missing_eos_penalty * (~self.accelerator.gather(finished)).float()
+            last = batch["completion_mask"].sum(1, keepdim=True).clamp(min=1) - 1
+            ended = torch.isin(ids.gather(1, last), torch.tensor(self.eos_token_ids, device=ids.device))
+            rewards = rewards - args.missing_eos_penalty * (~self.accelerator.gather(ended[:, 0])).float()
         scores = normalized_scores(
             rewards, self.num_generations, args.score_centering, args.score_scaling, args.score_clip
         )
-        first = self.accelerator.process_index * len(completion_ids)
-        return scores[first : first + len(completion_ids)]
+        first = self.accelerator.process_index * len(ids)
+        return scores[first : first + len(ids)]
 
     @torch.no_grad()
     def _score_rollouts(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor | None]:
         """Old log-probabilities, values and the reference's log-probabilities, each (rollouts, completion tokens)."""
-        policy: Any = self.accelerator.unwrap_model(self.model)
-        if self.args.kl_coef == 0.0:
-            reference: Any = None
-        elif self.ref_model is None:
-            reference = (self.model, lambda: use_adapter(policy, adapter_name=self._adapter_reference))
-        else:
-            reference = (self.ref_model, nullcontext)
+        rows, width = unpad(batch), batch["completion_ids"].size(1)
+        slots = deal([len(row) for row in rows], max(1, len(rows) // self.args.per_device_train_batch_size))
+        forwards = [(slot, self._forward_of([rows[i] for i in slot])) for slot in slots]
+        zeros = torch.zeros(batch["completion_ids"].shape, device=batch["completion_ids"].device)
+        old_logps, values, ref_logps = zeros, zeros.clone(), None
         checkpointing: Any = self.args.gradient_checkpointing_kwargs
         with disable_gradient_checkpointing(self.model, checkpointing):
-            old_logps, values = self._forward_rollouts(batch, self.model, nullcontext)
-            ref_logps = None if reference is None else self._forward_rollouts(batch, *reference)[0]
+            for slot, forward in forwards:
+                logps, _, _, of_critic = self._pass(self.model, forward, width)
+                old_logps[slot], values[slot] = logps, of_critic
+            if self.args.kl_coef != 0.0:
+                ref_logps = torch.zeros_like(zeros)
+                policy: Any = self.accelerator.unwrap_model(self.model)
+                switched = (
+                    nullcontext() if self.ref_model else use_adapter(policy, adapter_name=self._adapter_reference)
+                )
+                with switched:
+                    for slot, forward in forwards:
+                        logps, _, _ = super()._get_per_token_logps_and_entropies(
+                            self.ref_model or self.model, **forward.arguments
+                        )
+                        ref_logps[slot] = forward.completions(logps, slice(None), width)
         return old_logps, values, ref_logps
 
-    def _forward_rollouts(self, batch: dict[str, Any], model: Any, adapter: Callable[[], Any]) -> tuple[Tensor, Tensor]:
-        """Log-probabilities and values of a generation batch; rows of like length go together, without a gap."""
-        rows, width = unpad(batch), batch["completion_ids"].size(1)
-        slots = max(1, len(rows) // self.args.per_device_train_batch_size)
-        logps = torch.zeros(batch["completion_ids"].shape, device=batch["completion_ids"].device)
-        values = torch.zeros_like(logps)
-        for chosen in deal([len(row) for row in rows], slots):
-            forward = Forward.of([rows[i] for i in chosen], self._tokenizer.pad_token_id, self.pad_to_multiple_of)
-            with adapter():
-                scored = self._get_per_token_logps_and_entropies(model, **forward.arguments)[0]
-            every = slice(None)
-            logps[chosen] = forward.completions(scored, every, width)
-            if self._values is not None:
-                values[chosen] = forward.completions(self._values, every, width)
-        return logps, values
+    def _forward_of(self, rows: list[Row]) -> Forward:
+        return Forward.of(rows, self._tokenizer.pad_token_id, self.pad_to_multiple_of)
+
+    def _pass(
+        self, model: Any, forward: Forward, width: int, **kwargs: Any
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
+        """One forward pass of policy and critic.
+
+        Returns:
+            Log-probabilities, entropies (None if not asked for), the load-balancing loss of a mixture of experts, and
+            values; per token (rows, width) from the completion's first token on, 0 after its end.
+        """
+        with self._critic.asked() as chunks:
+            logps, entropies, aux_loss = super()._get_per_token_logps_and_entropies(model, **kwargs | forward.arguments)
+        kept, every = forward.arguments["logits_to_keep"], slice(None)
+        # The last position predicts a token that is not there.
+        values = torch.cat([chunk[:, :-1][:, -kept:] for chunk in chunks])
+        entropies = None if entropies is None else forward.completions(entropies, every, width)
+        return (
+            forward.completions(logps, every, width),
+            entropies,
+            aux_loss,
+            forward.completions(values, every, width),
+        )
 
     def _log_rollouts(
         self,
@@ -254,56 +296,59 @@ class PPOTrainer(RolloutTrainer):
     def _get_per_token_logps_and_entropies(
         self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        with self._critic.asked() as values:
-            result = super()._get_per_token_logps_and_entropies(
+        if self._defer_old_logps:
+            return torch.zeros(len(input_ids), logits_to_keep, device=input_ids.device), None, None
+        if self._forward is None:
+            return super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
             )
-        # None of the reference. The last position predicts a token that is not there.
-        self._values = torch.cat([chunk[:, :-1][:, -logits_to_keep:] for chunk in values]) if values else None
-        self._logps = result[0]
-        return result
+        logps, entropies, aux_loss, values = self._pass(model, self._forward, logits_to_keep, **kwargs)
+        self._scored = logps.detach(), values
+        return logps, entropies, aux_loss
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
-        loss = super()._compute_loss(model, inputs)
         if "returns" not in inputs:  # evaluation
-            return loss
-        args, values = self.args, self._values
-        assert values is not None
-        mask = inputs["completion_mask"]
-        mask = (mask * inputs["tool_mask"] if "tool_mask" in inputs else mask).float()
+            return super()._compute_loss(model, inputs)
+        self._forward = self._forward_of(unpad(inputs))
+        try:
+            loss = super()._compute_loss(model, inputs)
+        finally:
+            self._forward = None
+        args, (logps, values) = self.args, self._scored
+        mask = loss_mask(inputs)
         per_token, clipped = value_loss(values, inputs["values"], inputs["returns"], args.cliprange_value)
-        # The base's token-mean denominator: loss tokens of one optimizer step, averaged over the generation batch.
-        share = self.current_gradient_accumulation_steps / args.steps_per_generation
+        # Loss tokens of one optimizer step, averaged over the generation batch: the base's own denominator for `dapo`.
+        share = self.current_gradient_accumulation_steps / int(args.steps_per_generation or 1)
         tokens = inputs["num_items_in_batch"].clamp(min=1) * share / self.accelerator.num_processes
         critic_loss = (per_token * mask).sum() / tokens
-
         with torch.no_grad():
-            log_ratio = (self._logps - inputs["old_per_token_logps"]) * mask
-            ratio = log_ratio.exp()
-            advantages = inputs["advantages"]
+            log_ratio = (logps - inputs["old_per_token_logps"]) * mask
+            ratio, advantages = log_ratio.exp(), inputs["advantages"]
             outside = torch.where(advantages > 0, ratio > 1 + self.epsilon_high, ratio < 1 - self.epsilon_low)
-            per_metric = (
-                mask,
-                per_token * mask,
-                clipped * mask,
-                outside * mask,
-                ratio * mask,
-                0.5 * log_ratio.square(),
-            )
-            sums = self._all_sum(torch.stack([x.sum() for x in per_metric]))
-            means = (sums[1:] / sums[0].clamp(min=1)).tolist()
-        names = ("value_loss", "value_clipfrac", "clipfrac", "ratio", "approx_kl")
-        for name, mean in zip(names, means, strict=True):
-            self._metrics["train"][f"ppo/{name}"].append(mean)
+            self._log_update(mask, per_token, clipped, outside, ratio, 0.5 * log_ratio.square())
         return loss + args.vf_coef * critic_loss
+
+    def _log_update(self, mask: Tensor, *per_token: Tensor) -> None:
+        """Add up `_UPDATE_METRICS` over the tokens of an optimizer step and log their means at its end."""
+        self._window_sums += torch.stack([mask.sum(), *((values * mask).sum() for values in per_token)])
+        if self.accelerator.sync_gradients:
+            tokens, *sums = self._all_sum(self._window_sums).tolist()
+            for name, value in zip(_UPDATE_METRICS, sums, strict=True):
+                self._metrics["train"][f"ppo/{name}"].append(value / max(tokens, 1.0))
+            self._window_sums = torch.zeros_like(self._window_sums)
 
     # Files: the model without the critic, the critic and the controller beside it.
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        if state_dict is not None:
-            state_dict = {name: value for name, value in state_dict.items() if not name.startswith("value_head.")}
-        with self._critic.detached():
-            super()._save(output_dir, state_dict)
+        adapters: dict[str, Any] = self.model.peft_config if isinstance(self.model, PeftModel) else {}
+        # The frozen copy is made anew from the adapter that a run starts from.
+        frozen = adapters.pop(_REFERENCE, None)
+        try:
+            with self._critic.detached():
+                super()._save(output_dir, state_dict)
+        finally:
+            if frozen is not None:
+                adapters[_REFERENCE] = frozen
         if self.args.should_save:
             self._critic.save(output_dir or str(self.args.output_dir))
 
@@ -319,3 +364,9 @@ class PPOTrainer(RolloutTrainer):
         file = Path(resume_from_checkpoint) / _CONTROLLER_FILE
         if file.is_file():
             self._kl_controller.coefficient = json.loads(file.read_text())["kl_coef"]
+
+    def _load_best_model(self) -> None:
+        with self._critic.detached():
+            super()._load_best_model()
+        if self.state.best_model_checkpoint is not None:
+            self._critic.load(self.state.best_model_checkpoint)

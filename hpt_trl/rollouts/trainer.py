@@ -5,6 +5,7 @@ Each mend wraps one method of the base and can be dropped when upstream is fixed
     _get_train_sampler             a resumed run draws the permutation of its own epoch, not the first one's
     _save_rng_state                a checkpoint between two generations keeps the rollouts that are still to be trained
     _load_rng_state                ... and a resumed run goes on with them
+    __init__                       a reward model given by name is asked about texts as it was trained on
     _calculate_rewards             a reward of NaN or infinity leaves its row out instead of spoiling the batch
     _generate_single_turn          weights are cast once per generation, not once per token
 """
@@ -21,6 +22,7 @@ from transformers import PreTrainedTokenizerBase, ProcessorMixin
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
+from hpt_trl.reward.scoring import RewardModel
 from hpt_trl.rewards import guard
 
 
@@ -49,7 +51,8 @@ class RolloutTrainer(GRPOTrainer):
     """`trl.GRPOTrainer` with the mends of this module; takes the same arguments.
 
     Raises:
-        UserError: a reward function fails or returns something else than a number for each completion.
+        UserError: a reward model that cannot be used, or a reward function that fails or returns something else than a
+            number for each completion.
     """
 
     args: GRPOConfig
@@ -63,8 +66,10 @@ class RolloutTrainer(GRPOTrainer):
 
     def __init__(self, model: Any, reward_funcs: Any = None, *args: Any, **kwargs: Any):
         reward_funcs = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs] if reward_funcs else []
-        # Models and their names are the base's business; only functions can raise on a row or return NaN.
-        guarded = [f if isinstance(f, str | torch.nn.Module) else guard(f) for f in reward_funcs]
+        # The base ends no text when it asks a reward model by name, and so asks about texts that it never saw.
+        named: list[Any] = [RewardModel(f) if isinstance(f, str) else f for f in reward_funcs]
+        # Models are the base's business; only functions can raise on a row or return NaN.
+        guarded: list[Any] = [f if isinstance(f, torch.nn.Module) else guard(f) for f in named]
         super().__init__(model, guarded, *args, **kwargs)
 
     def _get_train_sampler(self, dataset: Any = None) -> Sampler:
