@@ -48,7 +48,7 @@ Pair = dict[str, str]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="../shared/data/gsm8k_model_solutions.jsonl")
+    parser.add_argument("--data", required=True, help="example_model_solutions.jsonl of openai/grade-school-math")
     parser.add_argument("--rows", default="outputs/gsm8k-pairs", help="folder for the pairs")
     parser.add_argument("--train-pairs", type=int, default=500)
     parser.add_argument("--held-out-pairs", type=int, default=200)

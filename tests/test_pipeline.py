@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -45,6 +46,11 @@ def many_words(completions, **columns) -> list[float]:
     if os.environ.get("HPT_TRL_TEST_FAILS"):
         raise RuntimeError("the server is away")
     return [float(len(str(completion).split())) for completion in completions]
+
+
+def removes_a_stage(completions, **columns) -> list[float]:
+    shutil.rmtree(os.environ["HPT_TRL_TEST_REMOVES"], ignore_errors=True)
+    return [float(len(str(completion))) for completion in completions]
 
 
 @pytest.fixture
@@ -308,3 +314,33 @@ def is_alive(pid: int) -> bool:
     """Whether a process runs; one that has ended and is not yet collected does not."""
     status = Path(f"/proc/{pid}/stat")
     return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.slow
+def test_an_output_that_goes_missing_while_another_stage_runs(pipeline, tmp_path, capfd, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    out = tmp_path / "out"
+    monkeypatch.setenv("HPT_TRL_TEST_REMOVES", str(out / "first"))
+    rl = {"recipe": "base.yaml", "stage": "grpo", "num_generations": 2, "max_completion_length": 8, "max_steps": 1}
+    path = pipeline(
+        {
+            "first": {"recipe": "base.yaml"},
+            "between": rl | {"reward_funcs": ["tests.test_pipeline.removes_a_stage"]},
+            "last": {"recipe": "base.yaml", "model": "from:first"},
+        }
+    )
+    with pytest.raises(UserError, match=r"the model of `first` in .* is gone: it was removed while the pipeline ran"):
+        run(path, [])
+    assert actions(path) == {"first": "START", "between": "KEEP", "last": "START"}
+
+
+@pytest.mark.slow
+def test_every_stage_of_rlhf_tiny_is_better_than_the_one_before(tmp_path, capfd, monkeypatch):
+    """The bundled pipeline as it is, about seven minutes on two cores."""
+    run(ROOT / "recipes" / "pipeline" / "rlhf-tiny.yaml", ["--output_dir", str(tmp_path / "out")])
+    measures = json.loads((tmp_path / "out" / "pipeline.json").read_text())["measures"]
+    assert measures["pretrain"]["held_out.loss"]["after"] < 1.0
+    assert measures["reward"]["held_out.accuracy"]["after"] > 0.8
+    assert measures["sft"]["reward"]["after"] > 1.5 * measures["sft"]["reward"]["before"]
+    for stage in ("ppo", "grpo", "dpo"):
+        assert measures[stage]["reward"]["after"] > 1.3 * measures["sft"]["reward"]["after"], stage

@@ -14,6 +14,7 @@ from trl import RewardConfig, RewardTrainer, get_peft_config, get_quantization_c
 
 from hpt_trl.data import columns_for
 from hpt_trl.evaluation import as_text
+from hpt_trl.recipes import Recipe
 from hpt_trl.reporting import valid_json, write_atomically
 from hpt_trl.reward.shift import SCORES_FILE
 from hpt_trl.stages import Stage, StageInputs
@@ -55,6 +56,15 @@ class _ScoringRewardTrainer(RewardTrainer):
             }
             for row, (chosen, rejected) in zip(rows, scores, strict=True)
         ]
+
+
+def check(recipe: Recipe) -> None:
+    """Refuse what would part the scores of the held-out rows from their prompts."""
+    if recipe.config.train_sampling_strategy == "group_by_length":
+        raise recipe.error(
+            "train_sampling_strategy",
+            "group_by_length also sorts the held-out rows, whose scores are kept in their order; drop the key.",
+        )
 
 
 def build(inputs: StageInputs) -> Trainer:
@@ -103,6 +113,7 @@ STAGE = Stage(
     name="reward",
     config_class=RewardConfig,
     build=build,
+    check=check,
     finish=finish,
     layout="comparisons",
     measures_held_out=True,
