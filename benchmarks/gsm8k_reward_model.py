@@ -56,6 +56,7 @@ def main() -> None:
     parser.add_argument("--baseline-pairs", type=int, default=200, help="training pairs that the baselines choose on")
     parser.add_argument("--model", default=MODEL, help="Hub id or folder")
     parser.add_argument("--stages", nargs="*", default=["reward", "dpo"], choices=["reward", "dpo"])
+    parser.add_argument("--reuse", action="store_true", help="take the stages that finished in --folder as they are")
     parser.add_argument("--rows-only", action="store_true", help="write the pairs and stop")
     parser.add_argument("--folder", default="outputs/gsm8k_reward_model")
     parser.add_argument("--output", help="write the figures as JSON here")
@@ -76,7 +77,8 @@ def main() -> None:
         folder = Path(arguments.folder) / stage
         words = [*common, "--output_dir", str(folder), "--overwrite", "true"]
         command = [sys.executable, "-m", "hpt_trl", "run", f"{stage}/smollm2-135m-gsm8k", *words]
-        subprocess.run(command, check=True)
+        if not (arguments.reuse and (folder / "results.json").is_file()):
+            subprocess.run(command, check=True)
         results = json.loads((folder / "results.json").read_text())
         found = {"loss": [results[name]["held_out"]["loss"] for name in ("before", "after")]}
         if stage == "reward":
