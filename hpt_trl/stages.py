@@ -75,6 +75,24 @@ class StageInputs:
         """The held-out rows, where the recipe asks the trainer to evaluate during the training (`eval_strategy`)."""
         return None if self.config.eval_strategy == "no" else self.splits.test
 
+    def trainer_arguments(self) -> dict[str, Any]:
+        """What every trainer takes: model, config, tokenizer, callbacks, adapter and quantization."""
+        from trl import get_peft_config, get_quantization_config
+
+        return {
+            "model": self.model,
+            "args": self.config,
+            "processing_class": self.tokenizer,
+            "callbacks": self.callbacks,
+            "peft_config": get_peft_config(self.model_args),
+            "quantization_config": get_quantization_config(self.model_args),
+        }
+
+    def rollout_arguments(self) -> dict[str, Any]:
+        """The same for trainers on rollouts, with rewards and rows."""
+        rows = {"train_dataset": self.splits.train, "eval_dataset": self.eval_rows}
+        return self.trainer_arguments() | {"reward_funcs": self.rewards} | rows
+
 
 def _recipe_arguments() -> "type[RecipeArguments]":
     from hpt_trl.arguments import RecipeArguments

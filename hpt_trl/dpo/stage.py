@@ -5,7 +5,7 @@ adapter off.
 """
 
 from transformers import Trainer
-from trl import DPOConfig, DPOTrainer, get_peft_config, get_quantization_config
+from trl import DPOConfig, DPOTrainer
 
 from hpt_trl.data import columns_for
 from hpt_trl.ranges import Rule, one_of
@@ -22,14 +22,9 @@ LOSSES = (
 
 def build(inputs: StageInputs) -> Trainer:
     return DPOTrainer(
-        model=inputs.model,
-        args=inputs.config,
         train_dataset=columns_for(inputs.splits.train, *COLUMNS),
         eval_dataset=columns_for(inputs.splits.test, *COLUMNS),
-        processing_class=inputs.tokenizer,
-        callbacks=inputs.callbacks,
-        peft_config=get_peft_config(inputs.model_args),
-        quantization_config=get_quantization_config(inputs.model_args),
+        **inputs.trainer_arguments(),
     )
 
 

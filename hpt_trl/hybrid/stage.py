@@ -1,7 +1,6 @@
 """The stage `hpt`: recipes that train with HybridPostTrainer."""
 
 from transformers import Trainer
-from trl import get_peft_config, get_quantization_config
 
 from hpt_trl.hybrid.config import HybridPostConfig
 from hpt_trl.hybrid.routing import refuse_what_cannot_work
@@ -19,17 +18,7 @@ def check(recipe: Recipe) -> None:
 
 
 def build(inputs: StageInputs) -> Trainer:
-    return HybridPostTrainer(
-        model=inputs.model,
-        reward_funcs=inputs.rewards,
-        args=inputs.config,
-        train_dataset=inputs.splits.train,
-        eval_dataset=inputs.eval_rows,
-        processing_class=inputs.tokenizer,
-        callbacks=inputs.callbacks,
-        peft_config=get_peft_config(inputs.model_args),
-        quantization_config=get_quantization_config(inputs.model_args),
-    )
+    return HybridPostTrainer(**inputs.rollout_arguments())
 
 
 STAGE = Stage(

@@ -3,7 +3,6 @@
 from typing import Any
 
 from transformers import Trainer
-from trl import get_peft_config, get_quantization_config
 
 from hpt_trl.errors import UserError
 from hpt_trl.models import load_tokenizer, model_exists, resolve_model
@@ -40,17 +39,7 @@ def check(recipe: Recipe) -> None:
 def build(inputs: StageInputs) -> Trainer:
     if inputs.config.value_model_name_or_path is not None:
         inputs.config.value_model_name_or_path = resolve_model(inputs.config.value_model_name_or_path)
-    return PPOTrainer(
-        model=inputs.model,
-        reward_funcs=inputs.rewards,
-        args=inputs.config,
-        train_dataset=inputs.splits.train,
-        eval_dataset=inputs.eval_rows,
-        processing_class=inputs.tokenizer,
-        callbacks=inputs.callbacks,
-        peft_config=get_peft_config(inputs.model_args),
-        quantization_config=get_quantization_config(inputs.model_args),
-    )
+    return PPOTrainer(**inputs.rollout_arguments())
 
 
 STAGE = Stage(

@@ -9,8 +9,8 @@ from typing import Any, cast
 import torch
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
-from transformers import PreTrainedTokenizerBase, Trainer
-from trl import RewardConfig, RewardTrainer, get_peft_config, get_quantization_config
+from transformers import Trainer
+from trl import RewardConfig, RewardTrainer
 
 from hpt_trl.data import columns_for
 from hpt_trl.evaluation import as_text
@@ -69,16 +69,11 @@ def check(recipe: Recipe) -> None:
 
 def build(inputs: StageInputs) -> Trainer:
     # For this task PEFT trains and saves the score head beside the adapter; for any other it stays as it was drawn.
-    model_args = replace(inputs.model_args, lora_task_type="SEQ_CLS")
+    inputs = replace(inputs, model_args=replace(inputs.model_args, lora_task_type="SEQ_CLS"))
     trainer = _ScoringRewardTrainer(
-        model=inputs.model,
-        args=inputs.config,
         train_dataset=columns_for(inputs.splits.train, *COLUMNS),
         eval_dataset=columns_for(inputs.splits.test, *COLUMNS),
-        processing_class=cast(PreTrainedTokenizerBase, inputs.tokenizer),
-        callbacks=inputs.callbacks,
-        peft_config=get_peft_config(model_args),
-        quantization_config=get_quantization_config(model_args),
+        **inputs.trainer_arguments(),
     )
     _restore_head_type(trainer)
     return trainer

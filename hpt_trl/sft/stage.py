@@ -1,7 +1,7 @@
 """The stage `sft`: recipes that train on demonstrations with TRL's own SFTTrainer."""
 
 from transformers import Trainer
-from trl import SFTConfig, SFTTrainer, get_peft_config, get_quantization_config
+from trl import SFTConfig, SFTTrainer
 
 from hpt_trl.data import columns_for
 from hpt_trl.ranges import one_of
@@ -13,14 +13,9 @@ COLUMNS = ("prompt", "completion", "tools", "chat_template_kwargs", "image", "im
 
 def build(inputs: StageInputs) -> Trainer:
     return SFTTrainer(
-        model=inputs.model,
-        args=inputs.config,
         train_dataset=columns_for(inputs.splits.train, *COLUMNS),
         eval_dataset=columns_for(inputs.splits.test, *COLUMNS),
-        processing_class=inputs.tokenizer,
-        callbacks=inputs.callbacks,
-        peft_config=get_peft_config(inputs.model_args),
-        quantization_config=get_quantization_config(inputs.model_args),
+        **inputs.trainer_arguments(),
     )
 
 
