@@ -78,12 +78,18 @@ def test_unknown_command_is_refused():
     assert result.returncode == 2 and "invalid choice" in result.stderr
 
 
-def test_interrupt_is_one_line_and_exit_code_130():
+def test_interrupt_is_one_line_and_exit_code_130(tmp_path):
+    # A reward that takes its time to be imported says when the command is under way.
+    (tmp_path / "slow_reward.py").write_text('import time\nprint("ready", flush=True)\ntime.sleep(60)\n')
     process = subprocess.Popen(
-        [sys.executable, "-m", "hpt_trl", "check", "quickstart"], stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
+        [sys.executable, "-m", "hpt_trl", "check", "quickstart", "--reward_funcs", "slow_reward.reward"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT | {"PYTHONPATH": str(ROOT)},
+        cwd=tmp_path,
     )
-    # In the midst of the imports, the first seconds of any run.
-    time.sleep(1.5)
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
