@@ -112,7 +112,7 @@ def test_scores_are_normalized_per_prompt_or_batch():
     assert centred[5] == 0.0  # the only score of its prompt
     whitened = normalized_scores(scores[:4], 2, "prompt", "prompt")
     assert whitened.tolist() == pytest.approx(
-        [-math.sqrt(0.5), math.sqrt(0.5)] * 1 + [math.sqrt(0.5), -math.sqrt(0.5)], abs=1e-3
+        [-math.sqrt(0.5), math.sqrt(0.5), math.sqrt(0.5), -math.sqrt(0.5)], abs=1e-3
     )
     batch = normalized_scores(scores[:4], 2, "batch", "batch")
     assert torch.allclose(batch, (scores[:4] - 3) / scores[:4].std(), atol=1e-3)

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from trl.trainer.utils import RepeatSampler
 
 from hpt_trl import HybridPostTrainer
-from hpt_trl.rollouts.trainer import RolloutTrainer
+from hpt_trl.rollouts.trainer import EpochSampler, RolloutTrainer
 from tests.rollouts import train, weights
 
 # 8 prompts, 4 a generation batch, 2 mini-batches each: steps 1 to 4 are the first epoch.
@@ -30,3 +31,12 @@ def test_a_resumed_run_is_one_that_never_stopped(tiny_model_path, tmp_path, trai
     assert resumed.state.global_step == 7
     one, other = weights(whole), weights(resumed)
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_epochs_are_in_the_order_of_the_stock_sampler():
+    settings = {"mini_repeat_count": 2, "batch_size": 4, "repeat_count": 2, "seed": 7}
+    stock = RepeatSampler(range(8), **settings)
+    drawn = [list(stock) for _ in range(3)]
+    assert drawn[0] != drawn[1] != drawn[2]
+    # Each epoch by itself, as a resumed run begins with it.
+    assert [list(EpochSampler(range(8), epoch=lambda e=e: e, **settings)) for e in range(3)] == drawn
