@@ -14,10 +14,21 @@ _EXPORTS = {
     "HybridPostTrainer": "hpt_trl.hybrid.trainer",
     "PPOConfig": "hpt_trl.ppo.config",
     "PPOTrainer": "hpt_trl.ppo.trainer",
+    "Rho1Config": "hpt_trl.rho1.config",
+    "Rho1Trainer": "hpt_trl.rho1.trainer",
     "UserError": "hpt_trl.errors",
 }
 
-__all__ = ["HybridPostConfig", "HybridPostTrainer", "PPOConfig", "PPOTrainer", "UserError", "__version__"]
+__all__ = [
+    "HybridPostConfig",
+    "HybridPostTrainer",
+    "PPOConfig",
+    "PPOTrainer",
+    "Rho1Config",
+    "Rho1Trainer",
+    "UserError",
+    "__version__",
+]
 
 if TYPE_CHECKING:
     from hpt_trl.errors import UserError
@@ -25,6 +36,8 @@ if TYPE_CHECKING:
     from hpt_trl.hybrid.trainer import HybridPostTrainer
     from hpt_trl.ppo.config import PPOConfig
     from hpt_trl.ppo.trainer import PPOTrainer
+    from hpt_trl.rho1.config import Rho1Config
+    from hpt_trl.rho1.trainer import Rho1Trainer
 
 
 def __getattr__(name: str) -> Any:

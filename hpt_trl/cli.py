@@ -1,4 +1,4 @@
-"""The command line: `hpt-trl run | check | list | report | merge`.
+"""The command line: `hpt-trl run | check | score-reference | list | report | merge`.
 
 Nothing heavy is imported before a command needs it, so that `hpt-trl --help` answers at once.
 """
@@ -39,6 +39,8 @@ overrides (they stand above the recipe, the recipe above the defaults):
   --key                 --use_peft              (a boolean: true)
   --stage.key value     --sft.max_steps 5       (of a pipeline's stage)"""
 
+RECIPE_COMMANDS = ("run", "check", "score-reference")
+
 # Seconds that a process other than the first waits before it prints an error. Where the error is everyone's, the
 # launcher ends the process within that time; where it is its own (a reward failed on its row), it must be heard.
 GRACE = 5.0
@@ -57,6 +59,12 @@ def build_parser() -> argparse.ArgumentParser:
             "check",
             "check a recipe without loading weights",
             "Check a recipe: keys, values, files, columns, first rows, and an estimate of peak memory.",
+        ),
+        (
+            "score-reference",
+            "fill the cache of a Rho-1 recipe's reference",
+            "Score a Rho-1 recipe's rows with its reference, for the training to find. What is there is kept: the "
+            "command can be stopped and given again.",
         ),
     ):
         command = commands.add_parser(
@@ -104,7 +112,7 @@ def recipe_table() -> str:
 def run_command(words: list[str]) -> None:
     """Parses the words and runs the command they name."""
     parser = build_parser()
-    if len(words) > 1 and words[0] in ("run", "check") and words[1].startswith("--") and words[1] != "--help":
+    if len(words) > 1 and words[0] in RECIPE_COMMANDS and words[1].startswith("--") and words[1] != "--help":
         raise UserError(f"the recipe comes before its overrides: hpt-trl {words[0]} RECIPE {words[1]} ...")
     options = parser.parse_args(words)
     if options.command == "list":
@@ -118,16 +126,22 @@ def run_command(words: list[str]) -> None:
     elif {"--help", "-h"} & set(options.overrides):
         parser.parse_args([options.command, "--help"])
     else:
-        _run_or_check(options.command, options.recipe, options.overrides)
+        _with_recipe(options.command, options.recipe, options.overrides)
 
 
-def _run_or_check(command: str, recipe: str, overrides: list[str]) -> None:
+def _with_recipe(command: str, recipe: str, overrides: list[str]) -> None:
     from hpt_trl.pipeline.plan import is_pipeline
     from hpt_trl.recipes import find_recipe
 
     # A wrong name is answered before the seconds that the runner's imports take.
     path = find_recipe(recipe)
-    if not is_pipeline(path):
+    if command == "score-reference":
+        if is_pipeline(path):
+            raise UserError(f"{recipe} is a pipeline; name the recipe of its stage `rho1`.")
+        from hpt_trl.rho1.command import score_reference
+
+        score_reference(recipe, overrides)
+    elif not is_pipeline(path):
         from hpt_trl import runner
 
         (runner.run if command == "run" else runner.check)(recipe, overrides)

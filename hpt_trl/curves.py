@@ -115,8 +115,25 @@ PANELS = (
             Series("hpt/sft_fraction", "prompts with their demonstration", _RED),
             Series("hpt/off_fraction", "prompts with it off-policy", _VIOLET, optional=True),
             Series("hpt/rows_kept", "rows computed", _GREY, dashed=True),
+            Series("rho1/select_ratio", "tokens selected", _BLUE),
         ),
         share=True,
+    ),
+    Panel(
+        "Losses of the tokens",
+        "loss (nats)",
+        (
+            Series("rho1/selected_loss", "selected", _BLUE),
+            Series("rho1/unselected_loss", "not selected", _ORANGE),
+        ),
+    ),
+    Panel(
+        "Excess over the reference",
+        "nats",
+        (
+            Series("rho1/mean_excess", "mean of all tokens", _BLUE),
+            Series("rho1/threshold", "lowest score selected", _GREY, dashed=True),
+        ),
     ),
     Panel(
         "Losses",

@@ -338,7 +338,7 @@ def sizes_of(
     trainable_bytes = (2 if quantized else 4) if model_args.use_peft else weight_bytes
     weight_shards, state_shards = _shards(recipe.world_size)
     rl = isinstance(settings, GRPOConfig)
-    comparisons, scores = recipe.stage.layout == "comparisons", recipe.stage.name == "reward"
+    comparisons, scores = recipe.stage.layout(recipe.arguments) == "comparisons", recipe.stage.name == "reward"
     # DPO's reference is a copy unless an adapter can be switched off or its figures are computed beforehand.
     refers = (
         recipe.setting("kl_coef", settings.beta) != 0
@@ -356,7 +356,7 @@ def sizes_of(
         activation_bytes=2 if settings.bf16 or settings.fp16 else weight_bytes,
         optimizer=str(settings.optim.value),
         gradient_checkpointing=settings.gradient_checkpointing,
-        reference_model=refers and not model_args.use_peft,
+        reference_model=(refers and not model_args.use_peft) or recipe.setting("reference_mode") == "online",
         generates=rl and not settings.use_vllm,
         # Label smoothing needs the whole distribution.
         head_logits=not rl and settings.label_smoothing_factor > 0,

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -153,6 +154,24 @@ def keep_four_bit_trainable(model: Any) -> None:
                 module.support_avx512bf16_for_cpu = False
 
 
+@contextmanager
+def hidden_adapter(model: Any, name: str) -> Iterator[None]:
+    """Keep a frozen adapter out of what is saved; a model without it is left alone.
+
+    Its entry in `peft_config` stays meanwhile: by it PEFT knows which weights are not the other adapters'.
+    """
+    adapters = getattr(model, "peft_config", {})
+    if name not in adapters:
+        yield
+        return
+    others = [other for other in adapters if other != name]
+    model.save_pretrained = partial(model.save_pretrained, selected_adapters=others)
+    try:
+        yield
+    finally:
+        del model.save_pretrained
+
+
 def is_adapter(name: str) -> bool:
     """Whether a name leads to a local PEFT adapter."""
     return (Path(name) / "adapter_config.json").is_file()
@@ -205,23 +224,29 @@ def load_sequence_classifier(
     from transformers import AutoModelForSequenceClassification
 
     settings: dict[str, Any] = {"dtype": dtype, "trust_remote_code": trust_remote_code}
-    with _whole_weights():
+    with whole_weights():
         if is_adapter(name):
-            return _merged(name, pad_token_id=pad_token_id, **settings)
+            return merged_adapter(name, pad_token_id=pad_token_id, **settings)
         return AutoModelForSequenceClassification.from_pretrained(name, revision=revision, **settings)
 
 
 @contextmanager
-def _whole_weights() -> Iterator[None]:
-    """Load each process its own copy: under ZeRO-3 `from_pretrained` would spread it as if it were trained."""
+def whole_weights() -> Iterator[None]:
+    """Load each process its own copy, as of a model that is not trained.
+
+    Under ZeRO-3 `from_pretrained` would spread it, under FSDP leave all processes but the first without weights.
+    """
     from transformers.integrations import deepspeed
 
     reference = deepspeed._hf_deepspeed_config_weak_ref
     deepspeed.unset_hf_deepspeed_config()
+    first_only = os.environ.pop("FSDP_CPU_RAM_EFFICIENT_LOADING", None)
     try:
         yield
     finally:
         deepspeed._hf_deepspeed_config_weak_ref = reference
+        if first_only is not None:
+            os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = first_only
 
 
 def merge_adapter(folder: str | Path, destination: str | Path) -> None:
@@ -242,7 +267,7 @@ def merge_adapter(folder: str | Path, destination: str | Path) -> None:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{target} is not empty, and nothing is written over; name a folder that is new or empty.")
     tokenizer = AutoTokenizer.from_pretrained(source)
-    merged = _merged(str(source), pad_token_id=tokenizer.pad_token_id, dtype="auto", trust_remote_code=False)
+    merged = merged_adapter(str(source), pad_token_id=tokenizer.pad_token_id, dtype="auto", trust_remote_code=False)
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     merged.save_pretrained(partial)
@@ -253,8 +278,17 @@ def merge_adapter(folder: str | Path, destination: str | Path) -> None:
     os.replace(partial, target)
 
 
-def _merged(folder: str, *, pad_token_id: int, dtype: str, trust_remote_code: bool) -> "PreTrainedModel":
-    """The base model of an adapter with the adapter in its weights."""
+def merged_adapter(
+    folder: str, *, pad_token_id: int | None = None, dtype: str, trust_remote_code: bool
+) -> "PreTrainedModel":
+    """Load the base model of an adapter with the adapter in its weights.
+
+    Args:
+        pad_token_id: of a reward model, whose base need not say.
+
+    Raises:
+        UserError: the base model cannot be loaded.
+    """
     from peft import PeftConfig, PeftModel
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 

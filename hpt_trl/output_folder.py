@@ -12,6 +12,7 @@ import yaml
 from hpt_trl.recipes import Recipe
 from hpt_trl.reporting import CURVES_FILE, METRICS_FILE, RESULTS_FILE
 from hpt_trl.reward.shift import PICTURE_FILE, SCORES_FILE
+from hpt_trl.rho1.page import PAGE_FILE, SELECTIONS_FILE
 
 RECIPE_FILE = "recipe.yaml"
 BEFORE_FILE = "before.json"
@@ -20,10 +21,11 @@ _MARK = "# Resolved recipe of a run of hpt-trl."
 # Everything that a run, TRL and `save_pretrained` write; `overwrite` removes these and nothing else.
 _RUN_FILES = (
     *(RECIPE_FILE, BEFORE_FILE, METRICS_FILE, RESULTS_FILE, CURVES_FILE, SCORES_FILE, PICTURE_FILE),
+    *(SELECTIONS_FILE, PAGE_FILE),
     *("*.safetensors", "model.safetensors.index.json", "config.json", "generation_config.json", "training_args.bin"),
     *("adapter_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "*.jinja"),
     *("vocab.json", "merges.txt", "added_tokens.json", "tokenizer.model", "*processor_config.json", "README.md"),
-    *("checkpoint-*", "completions", "runs"),
+    *("checkpoint-*", "checkpoints", "completions", "runs"),
 )
 # Keys that say how a run is started, not what it does.
 _STARTING_KEYS = ("overwrite", "resume_from_checkpoint", "output_dir")

@@ -104,6 +104,7 @@ def prepare_recipe(recipe: Recipe) -> Prepared:
         tokenizer: Any = stage.make_tokenizer(recipe, splits)
     else:
         tokenizer = load_tokenizer(str(model), **settings)
+    stage.check_tokenizer(recipe, tokenizer)
     splits = to_conversational(splits, cast(PreTrainedTokenizerBase, tokenizer), arguments)
     for reward_model in reward_models:
         # Messages need its chat template.
@@ -157,7 +158,7 @@ def _load_splits(recipe: Recipe) -> Splits:
         seed=0,
         needs_demonstration=stage.needs_demonstration(config),
         demonstration_column=stage.demonstration_column(config),
-        layout=stage.layout,
+        layout=stage.layout(arguments),
     )
     check_columns(arguments.reward_funcs or [], splits.train.column_names, splits.source)
     if config.eval_strategy != "no" and splits.test is None:
@@ -166,7 +167,7 @@ def _load_splits(recipe: Recipe) -> Splits:
             f"{config.eval_strategy.value}, but {splits.source} has no held-out rows. Set `test_split_size`, name a "
             "`dataset_test_split`, or write `eval_strategy: no`.",
         )
-    return splits
+    return splits if stage.sample is None else stage.sample(recipe, splits)
 
 
 def _reward_models(recipe: Recipe) -> list[RewardModel]:

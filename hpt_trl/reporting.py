@@ -16,6 +16,7 @@ from transformers import ProgressCallback, TrainerCallback
 from hpt_trl.curves import draw, logged_series
 from hpt_trl.errors import UserError
 from hpt_trl.reward.shift import report_shift
+from hpt_trl.rho1.page import draw_selections
 
 METRICS_FILE = "metrics.jsonl"
 RESULTS_FILE = "results.json"
@@ -27,6 +28,9 @@ _PROGRESS = {
     "hpt/solved_mean": "solved",
     "hpt/sft_fraction": "demonstrations",
     "hpt/demo_nll": "demo nll",
+    "rho1/selected_loss": "selected loss",
+    "rho1/unselected_loss": "unselected loss",
+    "rho1/mean_excess": "excess",
     "ppo/kl": "KL",
     "ppo/value_loss": "value loss",
     "completions/mean_length": "length",
@@ -218,14 +222,24 @@ def summary(output_dir: str | Path) -> str:
 
 
 def report(output_dir: str | Path) -> None:
-    """Redraws the curves and prints the summary, a reward model's shift too: `hpt-trl report OUTPUT_DIR`.
+    """Redraws the curves and prints the summary, with what else a stage left: `hpt-trl report OUTPUT_DIR`.
 
     Raises:
         UserError: the files are missing or broken.
     """
     draw_curves(output_dir)
-    for line in [summary(output_dir), *report_shift(output_dir)]:
+    for line in [summary(output_dir), *report_stage(output_dir)]:
         print(line)
+
+
+def report_stage(output_dir: str | Path) -> list[str]:
+    """Draws what only some stages leave and returns lines about it: a reward model's shift, Rho-1's selected tokens.
+
+    Raises:
+        UserError: the files are broken.
+    """
+    page = draw_selections(output_dir)
+    return [*report_shift(output_dir), *([] if page is None else [f"Selected tokens: {page}"])]
 
 
 def evaluation_lines(before: dict[str, Any] | None, after: dict[str, Any] | None) -> list[str]:

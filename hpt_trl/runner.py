@@ -39,12 +39,12 @@ from hpt_trl.reporting import (
     draw_curves,
     duration,
     evaluation_lines,
+    report_stage,
     side_by_side,
     valid_json,
     write_atomically,
     write_results,
 )
-from hpt_trl.reward.shift import report_shift
 from hpt_trl.stages import StageInputs
 
 _PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets")
@@ -236,7 +236,7 @@ def _finish(
     print()
     if before and after and "completions" in before and "completions" in after:
         print(side_by_side(before, after) + "\n")
-    for line in [*evaluation_lines(before, after), *report_shift(folder)]:
+    for line in [*evaluation_lines(before, after), *report_stage(folder)]:
         print(line)
     print(
         f"{results['steps']} steps in {duration(wall['total'])} (training {duration(wall['train'])}, evaluation "

@@ -31,6 +31,8 @@ STAGE_MODULES = {
     "grpo": "hpt_trl.grpo.stage",
     "ppo": "hpt_trl.ppo.stage",
     "hpt": "hpt_trl.hybrid.stage",
+    "ref_tuning": "hpt_trl.ref_tuning.stage",
+    "rho1": "hpt_trl.rho1.stage",
 }
 
 # Which rows a stage trains on (columns after the mapping):
@@ -38,7 +40,8 @@ STAGE_MODULES = {
 #   demonstrations  prompt and completion; or `messages`, the last one the assistant's
 #   comparisons     prompt, chosen and rejected; or chosen and rejected as whole conversations
 #   documents       text
-Layout = Literal["prompts", "demonstrations", "comparisons", "documents"]
+#   solutions       instruction, output, problem_id and is_correct, from which demonstrations are drawn
+Layout = Literal["prompts", "demonstrations", "comparisons", "documents", "solutions"]
 
 # Completions of the evaluation in stages whose config has no `max_completion_length`, in tokens.
 EVAL_NEW_TOKENS = 256
@@ -112,8 +115,10 @@ class Stage:
             called by every process.
         argument_class: the other recipe keys, usually `RecipeArguments`.
         check: checks of the stage's own before any weight is loaded; raises `UserError` by `recipe.error`.
+        check_tokenizer: the same for what depends on the tokenizer.
         rules: allowed ranges of the stage's own keys; they stand above those of `hpt_trl.ranges`.
-        layout: the rows that it trains on.
+        layout: of the recipe's other keys: the rows that it reads.
+        sample: of a recipe and its rows: the rows that it trains on, where these are drawn or made from what it reads.
         needs_demonstration: of a config: whether every row of layout `prompts` must have a demonstration.
         demonstration_column: of a config: the column that holds it.
         rewards: whether a recipe has to name rewards (functions or reward models), may name some, for the evaluation
@@ -131,8 +136,10 @@ class Stage:
     argument_class: "type[RecipeArguments]" = field(default_factory=_recipe_arguments)
     finish: "Callable[[Trainer], None]" = lambda trainer: None
     check: "Callable[[Recipe], None]" = lambda recipe: None
+    check_tokenizer: "Callable[[Recipe, PreTrainedTokenizerBase], None]" = lambda recipe, tokenizer: None
     rules: "tuple[Rule, ...]" = ()
-    layout: Layout = "prompts"
+    layout: "Callable[[RecipeArguments], Layout]" = lambda arguments: "prompts"
+    sample: "Callable[[Recipe, Splits], Splits] | None" = None
     needs_demonstration: Callable[[Any], bool] = lambda config: False
     demonstration_column: Callable[[Any], str] = lambda config: "completion"
     rewards: Literal["required", "optional", "none"] = "none"

@@ -1,10 +1,12 @@
-"""One optimizer step on the fixed rollouts, run by `torchrun`; writes the weights and what was logged.
+"""One optimizer step on fixed rows, run by `torchrun`; writes the weights and what was logged.
 
-Arguments: model folder, output folder, JSON of settings for `tests.rollouts.train` (`trainer`: a class of that module).
+Arguments: model folder, output folder, JSON of settings for the `train` of a test module (`module`, by default
+`tests.rollouts`, whose `trainer` is a class of it; elsewhere `trainer` is passed on).
 """
 
 import json
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -16,7 +18,9 @@ from tests import rollouts
 def main() -> None:
     model_path, output_dir, settings = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
     expected = settings.pop("processes")
-    trainer = rollouts.train(vars(rollouts)[settings.pop("trainer")], model_path, output_dir, **settings)
+    module = import_module(settings.pop("module", "tests.rollouts"))
+    name = settings.pop("trainer")
+    trainer = module.train(vars(rollouts)[name] if module is rollouts else name, model_path, output_dir, **settings)
     assert trainer.accelerator.num_processes == expected, trainer.accelerator.num_processes
     if PartialState().is_main_process:
         torch.save(rollouts.weights(trainer), output_dir / "weights.pt")

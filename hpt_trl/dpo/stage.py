@@ -36,7 +36,7 @@ STAGE = Stage(
         one_of("truncation_mode", "keep_start", "keep_end"),
         Rule(("loss_type",), lambda names: bool(names) and set(names) <= set(LOSSES), ", ".join(LOSSES), LOSSES),
     ),
-    layout="comparisons",
+    layout=lambda arguments: "comparisons",
     rewards="optional",
     measures_held_out=True,
 )

@@ -26,6 +26,7 @@ from transformers import PreTrainedModel
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import use_adapter
 
+from hpt_trl.models import hidden_adapter
 from hpt_trl.ppo.config import PPOConfig
 from hpt_trl.ppo.critic import Critic
 from hpt_trl.ppo.estimator import (
@@ -340,15 +341,9 @@ class PPOTrainer(RolloutTrainer):
     # Files: the model without the critic, the critic and the controller beside it.
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        adapters: dict[str, Any] = self.model.peft_config if isinstance(self.model, PeftModel) else {}
         # The frozen copy is made anew from the adapter that a run starts from.
-        frozen = adapters.pop(_REFERENCE, None)
-        try:
-            with self._critic.detached():
-                super()._save(output_dir, state_dict)
-        finally:
-            if frozen is not None:
-                adapters[_REFERENCE] = frozen
+        with hidden_adapter(self.model, _REFERENCE), self._critic.detached():
+            super()._save(output_dir, state_dict)
         if self.args.should_save:
             self._critic.save(output_dir or str(self.args.output_dir))
 

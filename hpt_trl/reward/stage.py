@@ -110,6 +110,6 @@ STAGE = Stage(
     build=build,
     check=check,
     finish=finish,
-    layout="comparisons",
+    layout=lambda arguments: "comparisons",
     measures_held_out=True,
 )

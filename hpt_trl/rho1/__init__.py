@@ -1,0 +1,1 @@
+"""Rho-1: Selective Language Modeling on TRL's SFTTrainer."""

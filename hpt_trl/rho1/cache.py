@@ -1,0 +1,299 @@
+"""The reference's losses on disk: 2 bytes a scored token and 12 bytes a row, found by what a row holds.
+
+A cache is one folder per reference model and preparation of the rows, `FOLDER/<hash of the contents>/`:
+
+    manifest.json    what the scores belong to, readable; the hash of it names the folder
+    <unique>.nll     segments: a header, the rows' keys and lengths, then their losses as float16, end to end
+
+A segment is written whole or not at all, and never changed. So processes and runs may fill one folder at once, a run
+that is killed loses only what it had not written yet, and rows are found after any shuffling.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import struct
+import time
+import uuid
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hpt_trl.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+KEY = "reference_cache_dir"
+# Bytes on disk of a scored token and of a row.
+TOKEN_BYTES, ROW_BYTES = 2, 12
+
+_MAGIC = b"hptnll01"
+# Magic, rows, scored tokens, digest of the index.
+_HEADER = struct.Struct("<8sQQ16s")
+# A segment takes seconds to write; what is older was left by a run that was killed.
+_ABANDONED_S = 3600.0
+
+
+def row_key(input_ids: Any, labels: Any = None, seq_lengths: Any = None) -> bytes:
+    """Return 8 bytes that stand for a row.
+
+    Args:
+        input_ids: (tokens,) as prepared for the training.
+        labels: (tokens,), -100 where no loss is taken; by default the ids.
+        seq_lengths: of the documents of a packed row, where attention ends with each.
+    """
+    state = hashlib.blake2b(digest_size=8)
+    for part in (input_ids, input_ids if labels is None else labels, [] if seq_lengths is None else seq_lengths):
+        numbers = np.asarray(part, dtype=np.int32)
+        state.update(len(numbers).to_bytes(4, "little"))
+        state.update(numbers.tobytes())
+    return state.digest()
+
+
+def example_key(example: dict[str, Any]) -> bytes:
+    """Return the key of a prepared row."""
+    return row_key(example["input_ids"], example.get("labels"), example.get("seq_lengths"))
+
+
+def scored_positions(labels: torch.Tensor) -> torch.Tensor:
+    """Return the mask (rows, tokens) of the labels that have a loss: the first token of a row has nothing before it."""
+    scored = labels != -100
+    scored[:, 0] = False
+    return scored
+
+
+def contents_hash(contents: dict[str, Any]) -> str:
+    """Return the name of the folder for these contents."""
+    text = json.dumps({"format": FORMAT, **contents}, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+class ScoreCache:
+    """The losses of one reference on rows of one preparation.
+
+    Args:
+        folder: of all caches; this one's is `folder/<hash of contents>`.
+        contents: what the scores depend on, readable.
+
+    Raises:
+        UserError: the folder cannot be made or read, or holds the scores of something else.
+    """
+
+    def __init__(self, folder: str | Path, contents: dict[str, Any]):
+        self.contents = json.loads(json.dumps({"format": FORMAT, **contents}))
+        self.folder = Path(folder) / contents_hash(contents)
+        try:
+            self._open()
+            self.reload()
+        except OSError as error:
+            raise UserError(f"{KEY}: {self.folder} cannot be used: {error}. Name a folder that can.") from error
+
+    def reload(self) -> None:
+        """Read the segments' indexes: what other processes and runs have written since is there then."""
+        parts = []
+        self._segments: list[tuple[str, int]] = []
+        for path in sorted(self.folder.glob("*.nll")):
+            index = _read_index(path)
+            if index is not None:
+                parts.append((len(self._segments), *index))
+                self._segments.append((str(path), index[0].size))
+        lengths = [length for _, _, length in parts]
+        keys = np.concatenate([keys for _, keys, _ in parts] or [np.empty(0, np.uint64)])
+        counts = np.concatenate(lengths or [np.empty(0, np.uint32)])
+        owners = np.repeat(np.arange(len(parts), dtype=np.int32), [length.size for length in lengths])
+        starts = [np.concatenate([[0], np.cumsum(length[:-1], dtype=np.int64)]) for length in lengths]
+        # A row that two runs scored is there twice; one of them will do.
+        self._keys, first = np.unique(keys, return_index=True)
+        self._lengths, self._owners = counts[first], owners[first]
+        self._starts = np.concatenate(starts or [np.empty(0, np.int64)])[first]
+
+    def __len__(self) -> int:
+        return self._keys.size
+
+    def holds(self, keys: np.ndarray) -> np.ndarray:
+        """Return for each key (uint64) whether its row is there."""
+        place = np.searchsorted(self._keys, keys)
+        found = place < self._keys.size
+        found[found] = self._keys[place[found]] == keys[found]
+        return found
+
+    def scores(self, key: bytes) -> np.ndarray | None:
+        """Return the losses (float16) of a row's scored tokens in their order, None if the row is not there."""
+        number = np.frombuffer(key, dtype="<u8")[0]
+        place = np.searchsorted(self._keys, number)
+        if place == self._keys.size or self._keys[place] != number:
+            return None
+        start, length = self._starts[place], self._lengths[place]
+        if length == 0:
+            return np.empty(0, np.float16)
+        return _losses(*self._segments[self._owners[place]])[start : start + length]
+
+    @property
+    def tokens(self) -> int:
+        """Scored tokens of the rows that are there."""
+        return int(self._lengths.sum(dtype=np.int64))
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+        return sum(path.stat().st_size for path in self.folder.glob("*.nll"))
+
+    def check_room(self, rows: int, tokens: int) -> None:
+        """Raise `UserError` if the disk has no room for so many more rows and scored tokens."""
+        needed, free = rows * ROW_BYTES + tokens * TOKEN_BYTES, shutil.disk_usage(self.folder).free
+        if needed > free:
+            raise self._no_room(needed, "too little room")
+
+    def write(self, keys: Sequence[bytes], losses: Sequence[np.ndarray]) -> None:
+        """Add a segment; it is there whole or not at all.
+
+        Args:
+            keys: of the rows.
+            losses: float16, one array a row.
+
+        Raises:
+            UserError: it cannot be written; all other segments are as they were.
+        """
+        lengths = np.array([len(row) for row in losses], dtype=np.uint32)
+        index = b"".join(keys) + lengths.tobytes()
+        header = _HEADER.pack(_MAGIC, len(keys), int(lengths.sum(dtype=np.int64)), _digest(index))
+        name = uuid.uuid4().hex
+        partial = self.folder / f"{name}.partial"
+        try:
+            with partial.open("wb") as file:
+                for part in (header, index, *(row.astype("<f2", copy=False).tobytes() for row in losses)):
+                    file.write(part)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, self.folder / f"{name}.nll")
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise self._no_room(len(header) + len(index) + 2 * int(lengths.sum()), str(error.strerror)) from error
+
+    def _no_room(self, needed: int, why: str) -> UserError:
+        free = shutil.disk_usage(self.folder).free
+        return UserError(
+            f"{KEY}: {self.folder} does not take {needed:,} more bytes ({why}); {free:,} are free on its disk. "
+            "What was scored before is kept. Make room, or name a folder on another disk; the "
+            "same command goes on from there."
+        )
+
+    def _open(self) -> None:
+        manifest = self.folder / MANIFEST
+        found = _read_manifest(manifest)
+        if not found:
+            self._explain_new()
+            self.folder.mkdir(parents=True, exist_ok=True)
+            partial = manifest.with_name(f"{uuid.uuid4().hex}.partial")
+            partial.write_text(json.dumps(self.contents, indent=2) + "\n", encoding="utf-8")
+            os.replace(partial, manifest)
+        elif found != self.contents:
+            raise UserError(
+                f"{KEY}: {manifest} is of other scores than its folder's name says ({_changed(found, self.contents)}). "
+                "Remove the folder, or name another one."
+            )
+        for path in self.folder.glob("*.partial"):
+            if time.time() - path.stat().st_mtime > _ABANDONED_S:
+                path.unlink(missing_ok=True)
+
+    def _explain_new(self) -> None:
+        """Say what sets the scores that are there apart from these: scoring anew may take hours."""
+        others = [found for path in self.folder.parent.glob(f"*/{MANIFEST}") if (found := _read_manifest(path))]
+        if others:
+            nearest = min((_changed(found, self.contents) for found in others), key=len)
+            logger.warning(
+                "%s holds scores, but none for this run (other: %s); they stay, and new ones are made.",
+                self.folder.parent,
+                nearest,
+            )
+
+
+class WithReference:
+    """A collator that adds the reference's losses to a batch, as `reference_nll`.
+
+    (rows, tokens) float16, at the places of the labels: the reference's negative log-probability of each label that
+    has a loss, else 0.
+
+    Args:
+        collator: the trainer's own.
+        cache: holds every row that will come.
+    """
+
+    def __init__(self, collator: Any, cache: ScoreCache):
+        self.collator = collator
+        self.cache = cache
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        """Collate rows and look their scores up.
+
+        Raises:
+            UserError: a row is not in the cache, or has another number of scored tokens there.
+        """
+        rows = [self.cache.scores(example_key(example)) for example in examples]
+        batch = self.collator(examples)
+        if any(row is None for row in rows):
+            raise UserError(
+                f"{KEY}: a row of the training is not in {self.cache.folder}: the rows have changed since it was "
+                "filled, or the processes do not see the same folder. Name one that all of them see."
+            )
+        # A batch lays its rows one after the other, padded or flattened; so its scored labels are the rows' in turn.
+        scores = np.concatenate([row for row in rows if row is not None])
+        scored = scored_positions(batch["labels"])
+        if int(scored.sum()) != scores.size:
+            raise UserError(
+                f"{KEY}: {self.cache.folder} has {scores.size} losses for rows with {int(scored.sum())} scored tokens. "
+                "Remove the folder; it is filled anew."
+            )
+        values = torch.zeros(batch["labels"].shape, dtype=torch.float16)
+        values[scored] = torch.from_numpy(scores)
+        return {**batch, "reference_nll": values}
+
+
+@lru_cache(maxsize=256)
+def _losses(path: str, rows: int) -> np.ndarray:
+    """A segment's losses; the number of segments open at a time is limited, as that of files is."""
+    return np.memmap(path, dtype="<f2", mode="r", offset=_HEADER.size + rows * ROW_BYTES)
+
+
+def _read_index(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
+    """Keys (uint64) and lengths (uint32) of a segment; a damaged one is set aside."""
+    try:
+        with path.open("rb") as file:
+            header = file.read(_HEADER.size)
+            if len(header) == _HEADER.size:
+                magic, rows, tokens, digest = _HEADER.unpack(header)
+                whole = _HEADER.size + rows * ROW_BYTES + tokens * TOKEN_BYTES == path.stat().st_size
+                index = file.read(rows * ROW_BYTES) if magic == _MAGIC and whole else b""
+                if index and _digest(index) == digest:
+                    return np.frombuffer(index, "<u8", rows), np.frombuffer(index, "<u4", rows, offset=8 * rows)
+        aside = path.with_suffix(".damaged")
+        os.replace(path, aside)
+    except FileNotFoundError:
+        # Another process has just set it aside.
+        return None
+    logger.warning("%s was truncated or damaged: it is set aside as %s, and its rows are scored anew.", path, aside)
+    return None
+
+
+def _digest(index: bytes) -> bytes:
+    return hashlib.blake2b(index, digest_size=16).digest()
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _changed(found: dict[str, Any], wanted: dict[str, Any]) -> str:
+    return ", ".join(sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name)))

@@ -1,0 +1,131 @@
+"""Settings of Rho-1, checked when the config is made."""
+
+from dataclasses import dataclass, field
+
+from trl import SFTConfig
+
+SELECTIONS = ("excess", "reference_low", "random", "full")
+# Selections that compare tokens with a reference model.
+REFERENCED = ("excess", "reference_low")
+SCOPES = ("sequence", "micro_batch", "global")
+SCHEDULES = ("constant", "linear", "cosine")
+MODES = ("cached", "online")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+@dataclass
+class Rho1Config(SFTConfig):
+    """Configuration of `Rho1Trainer`: TRL's SFTConfig, and which tokens are trained on (arXiv 2404.07965)."""
+
+    select_ratio: float = field(
+        default=0.6, metadata={"help": "Share of the tokens of a group that are trained on, above 0 and at most 1."}
+    )
+    selection: str = field(
+        default="excess",
+        metadata={
+            "help": "Which tokens: `excess`, those whose loss exceeds the reference's most (the paper's); controls at "
+            "the same ratio: `reference_low`, those with the lowest loss under the reference; `random`, a seeded draw; "
+            "`full`, all of them.",
+            "choices": list(SELECTIONS),
+        },
+    )
+    selection_scope: str = field(
+        default="sequence",
+        metadata={
+            "help": "The group that tokens are ranked in: `sequence`, a row (or a document of a packed row, where "
+            "attention ends with it); `micro_batch`, what one process computes at once; `global`, all tokens of the "
+            "optimizer step, over accumulation and processes (with accumulation this costs a forward pass more).",
+            "choices": list(SCOPES),
+        },
+    )
+    selection_warmup_steps: int = field(
+        default=0, metadata={"help": "Optimizer steps on all tokens before the selection begins."}
+    )
+    select_ratio_schedule: str = field(
+        default="constant",
+        metadata={
+            "help": "`constant`, or `linear` or `cosine` from 1 after the warm-up to `select_ratio` at the last step.",
+            "choices": list(SCHEDULES),
+        },
+    )
+    reference_model_name_or_path: str | None = field(
+        default=None,
+        metadata={
+            "help": "Reference model: a Hub id, a model folder, or the folder of a LoRA adapter over its base model. "
+            "It must have the tokenizer of the trained model."
+        },
+    )
+    reference_model_revision: str | None = field(
+        default=None, metadata={"help": "Branch, tag or commit of the reference model on the Hub."}
+    )
+    reference_dtype: str = field(
+        default="auto",
+        metadata={
+            "help": "Type that the reference is loaded in; `auto` is the checkpoint's own.",
+            "choices": list(DTYPES),
+        },
+    )
+    reference_load_in_4bit: bool = field(
+        default=False, metadata={"help": "Load the reference with 4-bit weights (NF4)."}
+    )
+    reference_mode: str = field(
+        default="cached",
+        metadata={
+            "help": "`cached`: the reference's losses are kept on disk, 2 bytes a token, and no reference model is "
+            "held while training; `online`: the reference runs beside the training.",
+            "choices": list(MODES),
+        },
+    )
+    reference_cache_dir: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder of the reference's losses; each reference and tokenization has a folder of its own there. "
+            "By default `reference_scores` in the package's cache."
+        },
+    )
+    reference_check_rows: int = field(
+        default=2, metadata={"help": "Rows that are scored anew when a cache is opened, to see that it fits; 0: none."}
+    )
+
+    def __post_init__(self):
+        """Check the settings that belong together.
+
+        Raises:
+            ValueError: a value outside its range, or settings that exclude each other.
+        """
+        super().__post_init__()
+        if not 0 < self.select_ratio <= 1:
+            raise ValueError(f"`select_ratio` is {self.select_ratio}; allowed: above 0 and at most 1.")
+        for name, allowed in (
+            ("selection", SELECTIONS),
+            ("selection_scope", SCOPES),
+            ("select_ratio_schedule", SCHEDULES),
+            ("reference_mode", MODES),
+            ("reference_dtype", DTYPES),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"`{name}` is {getattr(self, name)!r}; allowed: {', '.join(allowed)}.")
+        for name in ("selection_warmup_steps", "reference_check_rows"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"`{name}` is {getattr(self, name)}; allowed: 0 or more.")
+        if self.selection in REFERENCED and self.reference_model_name_or_path is None:
+            raise ValueError(
+                f"`reference_model_name_or_path` is missing: `selection: {self.selection}` compares tokens with a "
+                "reference model. Name one (e.g. the output of `stage: ref_tuning`), or write `selection: random` or "
+                "`full`."
+            )
+        if self.loss_type != "nll":
+            raise ValueError(
+                f"`loss_type` is {self.loss_type}; allowed: nll. The selected tokens are weighted, which another "
+                "transform of their likelihood would undo."
+            )
+        if self.label_smoothing_factor:
+            raise ValueError(
+                f"`label_smoothing_factor` is {self.label_smoothing_factor}; allowed: 0. Smoothing needs the logits of "
+                "all tokens, which are never held here."
+            )
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the selection compares tokens with a reference model."""
+        return self.selection in REFERENCED
