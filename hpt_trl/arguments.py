@@ -15,7 +15,8 @@ class RecipeArguments(ScriptArguments):
     """
 
     stage: str = field(
-        default="hpt", metadata={"help": "Training stage: pretrain, sft, reward, dpo, grpo, ppo or hpt."}
+        default="hpt",
+        metadata={"help": "Training stage: pretrain, sft, ref_tuning, rho1, reward, dpo, grpo, ppo or hpt."},
     )
     dataset_options: dict | str | None = field(
         default=None,

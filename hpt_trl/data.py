@@ -4,17 +4,17 @@ Every stage reads its data here, so that a layout is described once, in the reci
 """
 
 import difflib
-import logging
-import random
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from datasets import Dataset
 
 from hpt_trl.arguments import RecipeArguments
+from hpt_trl.code_contests import one_row_per_solution
 from hpt_trl.errors import UserError
+from hpt_trl.holding_out import hold_out
 from hpt_trl.rewards import final_answer
 from hpt_trl.row_checks import (
     conversation_fault,
@@ -23,16 +23,16 @@ from hpt_trl.row_checks import (
     validate_documents,
     validate_lengths,
     validate_rows,
+    validate_solutions,
 )
-from hpt_trl.sources import ROW, as_dict, read_source, where
+from hpt_trl.solutions import SolutionArguments
+from hpt_trl.sources import ROW, as_dict, column_values, read_source, where
 from hpt_trl.stages import Layout
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 __all__ = ["Splits", "columns_for", "load_splits", "to_conversational", "validate_lengths", "validate_rows"]
-
-logger = logging.getLogger(__name__)
 
 # GRPOTrainer passes these to the rewards itself; a column of the same name would be a second value for the argument.
 _RESERVED = ("prompts", "completions", "trainer_state", "log_extra", "log_metric", "environments")
@@ -42,6 +42,16 @@ _USUAL_NAMES = {
     "chosen": ("better", "preferred", "accepted", "winner", "chosen_response"),
     "rejected": ("worse", "dispreferred", "refused", "loser", "rejected_response"),
     "text": ("content", "document", "story", "body"),
+    "instruction": ("description", "problem", "question", "prompt", "statement"),
+    "output": ("solution", "code", "completion", "response"),
+    "problem_id": ("name", "task_id", "id", "problem"),
+    "is_correct": ("correct", "passed", "label"),
+}
+# Of layouts where every row has the same columns.
+_NEEDED: dict[str, tuple[str, ...]] = {
+    "documents": ("text",),
+    "solutions": ("instruction", "output", "problem_id", "is_correct"),
+    "comparisons": ("prompt", "chosen", "rejected"),
 }
 # GSM8K's calculator marks: <<48/2=24>>. A demonstration is not to teach calls of a calculator that is not there.
 _CALCULATOR = re.compile(r"<<[\d\s+\-*/().,%$]*=[\d\s+\-*/().,%$]*>>")
@@ -94,13 +104,14 @@ def load_splits(
     Raises:
         UserError: data that cannot be read, a missing column, a faulty row, or a held-out size that does not fit.
     """
-    mapping = as_dict(arguments.column_mapping, "column_mapping")
     (train, source), held_out = read_source(arguments, seed=seed, first_rows=first_rows)
 
     def read(rows: Dataset, name: str, *, complete: bool) -> Dataset:
-        rows = _prepare(rows, name, mapping, layout, demonstration_column, complete=complete)
+        rows = _prepare(rows, name, arguments, layout, demonstration_column, complete=complete)
         if layout == "documents":
             validate_documents(rows, name)
+        elif layout == "solutions":
+            validate_solutions(rows, name)
         elif layout == "comparisons":
             validate_comparisons(rows, name)
         else:
@@ -111,7 +122,7 @@ def load_splits(
     if held_out is None or arguments.test_split_size is not None:
         test, test_source = None, f"{source} (held out)"
         if arguments.test_split_size is not None and first_rows is None:
-            train, test = _hold_out(train, source, arguments.test_split_size, seed, layout)
+            train, test = hold_out(train, source, arguments.test_split_size, seed, layout)
     else:
         test, test_source = held_out
         # Answering prompts takes no demonstrations, so a test split may lack them; a loss is measured on them.
@@ -192,13 +203,13 @@ def to_conversational(splits: Splits, tokenizer: "PreTrainedTokenizerBase", argu
 def _answers(layout: Layout, demonstration_column: str) -> tuple[str, ...]:
     if layout == "comparisons":
         return ("chosen", "rejected")
-    return () if layout == "documents" else (demonstration_column,)
+    return () if layout in ("documents", "solutions") else (demonstration_column,)
 
 
 def _prepare(
     dataset: Dataset,
     source: str,
-    mapping: dict[str, str],
+    arguments: RecipeArguments,
     layout: Layout,
     demonstration_column: str,
     *,
@@ -208,14 +219,17 @@ def _prepare(
         raise UserError(f"{source} has no rows.")
     if ROW not in dataset.column_names:
         dataset = dataset.add_column(ROW, list(range(1, len(dataset) + 1)))
+    mapping = as_dict(arguments.column_mapping, "column_mapping")
     dataset = _map_columns(dataset, source, mapping)
     if layout == "demonstrations":
         dataset = _split_messages(dataset, source, demonstration_column)
     elif layout == "comparisons":
         dataset = _split_conversations(dataset, source)
+    elif layout == "solutions":
+        dataset = one_row_per_solution(dataset, source, cast(SolutionArguments, arguments).solution_languages)
     present = [name for name in dataset.column_names if name != ROW]
     answers = _answers(layout, demonstration_column)
-    needed = ["text"] if layout == "documents" else ["prompt", *(answers if complete or len(answers) > 1 else ())]
+    needed = _NEEDED.get(layout) or ("prompt", *(answers if complete else ()))
     for column in needed:
         if column not in present:
             raise _missing_column(column, column, source, present, mapping)
@@ -290,7 +304,7 @@ def _map_columns(dataset: Dataset, source: str, mapping: dict[str, str]) -> Data
             renamed[name] = target
         else:
             copied[target] = _reach(
-                _values(dataset, name), [name, *inner], f"column_mapping: `{target}: {path}`", source
+                column_values(dataset, name), [name, *inner], f"column_mapping: `{target}: {path}`", source
             )
     replaced = [name for name in columns if name in mapping and mapping[name] != name and name not in renamed]
     dataset = dataset.remove_columns(replaced).rename_columns(renamed)
@@ -320,48 +334,8 @@ def _missing_column(target: str, path: str, source: str, columns: list[str], map
     )
 
 
-def _hold_out(dataset: Dataset, source: str, size: float, seed: int, layout: Layout) -> tuple[Dataset, Dataset]:
-    """Split rows off for the evaluation; training rows that repeat a held-out prompt (or document) are dropped."""
-    count = round(size * len(dataset)) if 0 < size < 1 else int(size)
-    if count != size and not 0 < size < 1:
-        raise UserError(f"test_split_size: {size} must be a count of rows, or a share between 0 and 1.")
-    if not 0 < count < len(dataset):
-        raise UserError(
-            f"test_split_size: {size:g} asks for {count} held-out rows, but {source} has {len(dataset)} rows; write a "
-            f"count from 1 to {len(dataset) - 1}, or a share between 0 and 1."
-        )
-    key = "text" if layout == "documents" else "prompt"
-    if layout == "comparisons":
-        # A prompt has several comparisons: whole prompts are held out, so that few training rows are dropped.
-        prompts = [repr(prompt) for prompt in _values(dataset, key)]
-        order = list(dict.fromkeys(prompts))
-        random.Random(seed).shuffle(order)
-        place = {prompt: number for number, prompt in enumerate(order)}
-        rows = sorted(range(len(dataset)), key=lambda row: place[prompts[row]])
-        test, rest = dataset.select(rows[:count]), dataset.select(sorted(rows[count:]))
-    else:
-        parts = dataset.train_test_split(test_size=count, seed=seed)
-        test, rest = parts["test"], parts["train"]
-    held_out = {repr(value) for value in _values(test, key)}
-    keep = [row for row, value in enumerate(_values(rest, key)) if repr(value) not in held_out]
-    if not keep:
-        raise UserError(f"test_split_size: every {key} of {source} is also among the {count} held-out ones.")
-    if len(keep) < len(rest):
-        logger.warning("%s: %d training rows repeat a held-out %s and are dropped.", source, len(rest) - len(keep), key)
-    return _copied(rest.select(keep)), _copied(test)
-
-
-def _copied(dataset: Dataset) -> Dataset:
-    """Lay picked rows out anew: each later change of a column would otherwise copy all columns again, and slowly."""
-    return Dataset(dataset.with_format("arrow")[:].combine_chunks(), info=dataset.info)
-
-
-def _values(dataset: Dataset, column: str) -> list[Any]:
-    return dataset.select_columns(column)[:][column]
-
-
 def _replace(dataset: Dataset, column: str, change: Callable[[Any], Any]) -> Dataset:
-    values = _values(dataset, column)
+    values = column_values(dataset, column)
     changed = [change(value) for value in values]
     return dataset if changed == values else dataset.remove_columns(column).add_column(column, changed)
 

@@ -78,6 +78,35 @@ def validate_documents(dataset: Dataset, source: str) -> None:
     _refuse_faulty(dataset, source, ["text"], fault_of)
 
 
+def validate_solutions(dataset: Dataset, source: str) -> None:
+    """Check that every solution has a problem and a text, and says whether it is correct.
+
+    `input` may be None or empty; a column `difficulty` must hold numbers or None.
+
+    Raises:
+        UserError: the first faulty row, with the number of the others; or no rows at all.
+    """
+    optional = [name for name in ("input", "difficulty") if name in dataset.column_names]
+
+    def fault_of(instruction: Any, output: Any, problem: Any, correct: Any, *others: Any) -> str | None:
+        for column, text in (("instruction", instruction), ("output", output)):
+            if not isinstance(text, str) or not text.strip():
+                said = "is missing (None)" if text is None else f"is {text!r:.60}"
+                return f"`{column}` {said}; write a text, or drop the row."
+        if not isinstance(problem, str | int) or not str(problem).strip():
+            return f"`problem_id` is {problem!r:.60}; write the name or number that the problem's solutions share."
+        if not isinstance(correct, bool):
+            return f"`is_correct` is {correct!r:.60}; write true or false."
+        for column, value in zip(optional, others, strict=True):
+            if column == "input" and not isinstance(value, str | None):
+                return f"`input` is {value!r:.60}; write a text, or leave it out."
+            if column == "difficulty" and not isinstance(value, int | float | None):
+                return f"`difficulty` is {value!r:.60}; write a number, or leave it out."
+        return None
+
+    _refuse_faulty(dataset, source, ["instruction", "output", "problem_id", "is_correct", *optional], fault_of)
+
+
 def _refuse_faulty(dataset: Dataset, source: str, columns: list[str], fault_of: Callable[..., str | None]) -> None:
     if len(dataset) == 0:
         raise UserError(f"{source} has no rows.")

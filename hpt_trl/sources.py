@@ -51,6 +51,11 @@ def where(source: str, row: int) -> str:
     return f"{source}, {unit} {row}"
 
 
+def column_values(dataset: Dataset, column: str) -> list[Any]:
+    """Return a column as a list, without reading any other."""
+    return dataset.select_columns(column)[:][column]
+
+
 def read_source(
     arguments: RecipeArguments, *, seed: int, first_rows: int | None
 ) -> tuple[tuple[Dataset, str], tuple[Dataset, str] | None]:

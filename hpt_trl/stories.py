@@ -1,7 +1,8 @@
 """A toy world of small stories: text for a model from scratch, and a reward that is known exactly.
 
-A pipeline that starts at random weights needs a corpus, demonstrations, comparisons and prompts that belong together,
-and a true reward to say what each stage gained. Here a grammar of a few hundred words writes all of them in no time.
+A pipeline that starts at random weights needs a corpus, demonstrations, solutions, comparisons and prompts that belong
+together, and a true reward to say what each stage gained. Here a grammar of a few hundred words writes all of them in
+no time, and where a corpus should be a bad one, a known share of its sentences is noise.
 A quarter of the pairs of a hero and a thing is kept out of every training split, whatever its part and seed: a
 held-out prompt asks for a pair that no stage of a chain has trained on.
 
@@ -22,7 +23,9 @@ from datasets import Dataset
 from hpt_trl.errors import UserError
 
 STORIES = "stories:"
-PARTS = ("documents", "demonstrations", "comparisons", "prompts")
+PARTS = ("documents", "demonstrations", "solutions", "comparisons", "prompts")
+# What `noise` may be at most, in the parts that have it.
+_MOST_NOISE = {"documents": 1.0, "comparisons": math.inf}
 
 
 def _words(text: str) -> list[str]:
@@ -125,13 +128,19 @@ _ENDINGS = {
 }
 
 
+# What a careless teller does, and how often.
+_FAULTS = {"forgets_hero": 0.2, "forgets_thing": 0.15, "repeats": 0.2, "stops_early": 0.1}
+
+
 @dataclass(frozen=True)
 class StoriesOptions:
     """What `dataset_options` may hold for `stories:<part>`.
 
     `size` is 4000 by default, and for `prompts`, which are never repeated, all there are.
-    `noise` (comparisons) is the temperature of a Bradley-Terry judge: 0 always prefers the better story, a larger value
-    sometimes the worse one, the more often the closer they are.
+    `noise` of comparisons is the temperature of a Bradley-Terry judge: 0 always prefers the better story, a larger
+    value sometimes the worse one, the more often the closer they are. `noise` of documents is a share: in place of so
+    many of the training documents' sentences stand as many random words of the same vocabulary. The other sentences
+    are those of `noise: 0`, and held-out documents have none.
     """
 
     size: int = 4000
@@ -159,6 +168,8 @@ def stories(part: str, options: dict[str, Any], *, seed: int) -> tuple[Dataset, 
 
     - `documents`: text
     - `demonstrations`: prompt, completion, hero, thing
+    - `solutions`: instruction, output, problem_id, is_correct, hero, thing; several of a problem, about half of them
+      correct, i.e. a whole story about what was asked without a sentence twice
     - `comparisons`: prompt, chosen, rejected, hero, thing
     - `prompts`: prompt, hero, thing
 
@@ -167,7 +178,8 @@ def stories(part: str, options: dict[str, Any], *, seed: int) -> tuple[Dataset, 
         options: fields of `StoriesOptions`; `seed` in it comes before the argument.
 
     Returns:
-        The training rows and the held-out rows (None for `test_size: 0`); no held-out prompt is asked twice.
+        The training rows and the held-out rows (None for `test_size: 0`); only of documents and solutions more than
+        one may be about the same held-out pair.
 
     Raises:
         UserError: an unknown part or option, or a value out of range.
@@ -186,7 +198,7 @@ def stories(part: str, options: dict[str, Any], *, seed: int) -> tuple[Dataset, 
             f"dataset_options of {STORIES}prompts: `size: {checked.size}`, but there are {len(train)} different "
             "prompts for training; write at most that."
         )
-    if part != "documents" and checked.test_size > len(held_out):
+    if part not in ("documents", "solutions") and checked.test_size > len(held_out):
         raise UserError(
             f"dataset_options of {STORIES}{part}: `test_size: {checked.test_size}`, but there are {len(held_out)} "
             "held-out prompts; write at most that."
@@ -195,6 +207,8 @@ def stories(part: str, options: dict[str, Any], *, seed: int) -> tuple[Dataset, 
         _rows(part, pairs, count, checked.noise, random.Random(f"{checked.seed} {part} {split}"))
         for split, pairs, count in (("train", train, checked.size), ("test", held_out, checked.test_size))
     ]
+    if part == "documents" and checked.noise > 0:
+        rows[0] = _with_noise(rows[0], checked.noise, random.Random(f"{checked.seed} {part} noise"))
     return Dataset.from_list(rows[0]), Dataset.from_list(rows[1]) if rows[1] else None
 
 
@@ -238,7 +252,7 @@ def _pairs() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
 
 def _rows(
     part: str, pairs: list[tuple[str, str]], count: int, noise: float, generator: random.Random
-) -> list[dict[str, str]]:
+) -> list[dict[str, Any]]:
     return [_row(part, hero, thing, noise, generator) for hero, thing in _deal(pairs, count, generator)]
 
 
@@ -248,10 +262,21 @@ def _deal(pairs: list[tuple[str, str]], count: int, generator: random.Random) ->
         yield from generator.sample(pairs, min(len(pairs), count - start))
 
 
-def _row(part: str, hero: str, thing: str, noise: float, generator: random.Random) -> dict[str, str]:
+def _row(part: str, hero: str, thing: str, noise: float, generator: random.Random) -> dict[str, Any]:
     if part == "documents":
         return {"text": _document(hero, thing, generator)}
-    row = {"prompt": f"Write a story about {hero} and a {thing}.\n", "hero": hero, "thing": thing}
+    asked = f"Write a story about {hero} and a {thing}."
+    if part == "solutions":
+        manner = _any_manner(generator)
+        return {
+            "instruction": asked,
+            "output": _story(hero, thing, manner, generator),
+            "problem_id": f"{hero} {thing}",
+            "is_correct": not any(getattr(manner, fault) for fault in _FAULTS),
+            "hero": hero,
+            "thing": thing,
+        }
+    row = {"prompt": f"{asked}\n", "hero": hero, "thing": thing}
     if part == "demonstrations":
         row["completion"] = _story(hero, thing, _demonstrated(generator), generator)
     if part == "comparisons":
@@ -267,6 +292,18 @@ def _document(hero: str, thing: str, generator: random.Random) -> str:
     )
     title = generator.choice(["", "", f"{hero} and the {thing}\n", f"A story about a {thing}\n"])
     return title + _story(hero, thing, manner, generator)
+
+
+def _with_noise(rows: list[dict[str, Any]], share: float, generator: random.Random) -> list[dict[str, Any]]:
+    """Documents with so many of their sentences, but no title, replaced by random words of all documents."""
+    words = sorted({word for row in rows for word in re.findall(r"\w+", row["text"])})
+
+    def sentence(match: re.Match[str]) -> str:
+        if generator.random() >= share:
+            return match.group()
+        return " ".join(generator.choices(words, k=len(match.group().split()))) + "."
+
+    return [{"text": re.sub(r"\b[^.\n]+\.", sentence, row["text"])} for row in rows]
 
 
 def _demonstrated(generator: random.Random) -> _Manner:
@@ -312,8 +349,7 @@ def _any_manner(generator: random.Random) -> _Manner:
 
 
 def _faults(generator: random.Random) -> dict[str, Any]:
-    shares = {"forgets_hero": 0.2, "forgets_thing": 0.15, "repeats": 0.2, "stops_early": 0.1}
-    return {fault: generator.random() < share for fault, share in shares.items()}
+    return {fault: generator.random() < share for fault, share in _FAULTS.items()}
 
 
 def _story(hero: str, thing: str, manner: _Manner, generator: random.Random) -> str:
@@ -349,7 +385,7 @@ def _story(hero: str, thing: str, manner: _Manner, generator: random.Random) -> 
 
 def _options(part: str, options: dict[str, Any]) -> StoriesOptions:
     source = f"dataset_options of {STORIES}{part}"
-    known = [field.name for field in fields(StoriesOptions) if field.name != "noise" or part == "comparisons"]
+    known = [field.name for field in fields(StoriesOptions) if field.name != "noise" or part in _MOST_NOISE]
     for key, value in options.items():
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
@@ -362,4 +398,6 @@ def _options(part: str, options: dict[str, Any]) -> StoriesOptions:
                 f"{source}: `{key}: {value}` must be a {'number' if key == 'noise' else 'whole number'} of at least "
                 f"{least}."
             )
+        if key == "noise" and value > _MOST_NOISE[part]:
+            raise UserError(f"{source}: `noise: {value}` is a share of the sentences; write at most 1.")
     return StoriesOptions(**options)

@@ -20,7 +20,9 @@ def test_noisy_corpus(tmp_path):
     assert len({run["num_tokens"] for run in report["runs"]}) == 2  # the same tokens on the same seed
     excess = next(run for run in report["runs"] if run["arm"] == "excess")
     assert excess["rho1/select_ratio"] == pytest.approx(0.6, abs=0.05)
-    assert set(report["arms"]["excess"]) == {"learning_rate", "search", "losses", "mean", "deviation", "less_than_full"}
+    found = report["arms"]["excess"]
+    assert found["learning_rate"] == min(found["search"], key=lambda pair: pair[1])[0] and found["at_edge"]
+    assert found["less_than_full"]["losses"] == [found["losses"][0] - report["arms"]["full"]["losses"][0]]
 
 
 def test_gsm8k(tmp_path, tiny_model_path):

@@ -158,7 +158,7 @@ def test_cached_scores_are_the_references(prepared, reference, rows, settings):
         torch.testing.assert_close(cached, reference_nll(online, batch), rtol=2e-3, atol=1e-5)
 
 
-def test_rows_with_few_or_no_labels(tmp_path, prepared, reference):
+def test_rows_with_few_or_no_labels(prepared):
     made = prepared(demonstrations())
     rows = [
         {"input_ids": [5, 6, 7, 8], "labels": [-100, -100, 7, -100]},
@@ -175,6 +175,8 @@ def test_rows_with_few_or_no_labels(tmp_path, prepared, reference):
     assert (batch["reference_nll"] != 0).nonzero().tolist() == [[0, 2], [3, 1], [4, 1]]
     # None of the labels of these is scored.
     assert WithReference(made.collator, cache)(rows[1:3])["reference_nll"].abs().sum() == 0
+    made.rows = Dataset.from_list([{"input_ids": [number], "labels": [number]} for number in (3, 4)])
+    assert len(made.cache()) == 6
     with pytest.raises(UserError, match="is not in"):
         WithReference(made.collator, cache)([{"input_ids": [9, 10], "labels": [-100, 10]}])
 

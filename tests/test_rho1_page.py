@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from hpt_trl import reporting
 from hpt_trl.errors import UserError
 from hpt_trl.rho1.page import draw_selections
 
@@ -89,6 +90,18 @@ def test_half_a_line_of_a_killed_run_is_left_out(tmp_path):
 def test_broken_samples_are_named(tmp_path, line, message):
     with pytest.raises(UserError, match=message):
         draw(tmp_path, line, SAMPLE)
+
+
+def test_report_draws_the_page_and_the_curves_of_the_selection(tmp_path, capsys):
+    keys = ("selected_loss", "unselected_loss", "select_ratio", "mean_excess", "threshold")
+    lines = [{"step": step, "loss": 1.0, **{f"rho1/{key}": 0.5 / step for key in keys}} for step in (1, 2, 3)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "selections.jsonl").write_text(json.dumps(SAMPLE) + "\n")
+    reporting.report(tmp_path)
+    printed = capsys.readouterr().out
+    assert all(f"rho1/{key}" in printed for key in keys)
+    assert f"Selected tokens: {tmp_path / 'selections.html'}" in printed
+    assert (tmp_path / "curves.png").exists() and (tmp_path / "selections.html").exists()
 
 
 def test_no_samples_no_page(tmp_path):

@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForSequenceClassification, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Gemma2Config,
+    GraniteConfig,
+    LlamaForSequenceClassification,
+    PreTrainedTokenizerFast,
+)
+from trl.trainer.utils import add_fused_lm_head
 
 from hpt_trl import Rho1Config, UserError
 from hpt_trl.models import merge_adapter
@@ -183,6 +191,20 @@ def test_an_adapter_scores_as_merged_and_nothing_can_be_trained(configured, adap
     assert (scores[:, 0] == 0).all()
     base = reference_nll(load_reference(configured(reference), CPU), inputs)
     assert (base - scores).abs().mean() > 0.1
+
+
+@pytest.mark.parametrize(
+    "kind", [Gemma2Config(final_logit_softcapping=2.0, head_dim=8), GraniteConfig(logits_scaling=0.3)]
+)
+def test_logits_are_scaled_and_capped_as_the_model_does(kind):
+    for name, value in {"vocab_size": 372, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}.items():
+        setattr(kind, name, value)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(kind).eval()
+    inputs = batch()
+    add_fused_lm_head(model)
+    scores = reference_nll(model, inputs)
+    torch.testing.assert_close(scores[:, 1:].double(), plain_nll(model, inputs), rtol=1e-3, atol=1e-5)
 
 
 def test_four_bit_references_score_close_to_whole_ones(configured, adapter, tmp_path):

@@ -26,8 +26,9 @@ def test_held_out_prompts_are_new_to_every_part_and_seed():
     trained, held_out = set(), []
     for seed, part in enumerate(PARTS[1:]):
         train, test = stories(part, {"size": 700, "test_size": 200}, seed=seed)
-        trained |= set(train["prompt"])
-        held_out.append(test["prompt"])
+        column = "instruction" if part == "solutions" else "prompt"
+        trained |= {prompt.strip() for prompt in train[column]}
+        held_out.append([prompt.strip() for prompt in test[column]])
     assert all(len(set(prompts)) == len(prompts) for prompts in held_out)
     assert not trained & {prompt for prompts in held_out for prompt in prompts}
 
@@ -41,6 +42,35 @@ def test_the_preferred_story_is_the_better_one_unless_the_judge_is_noisy():
     assert min(gaps(0)) > 0
     noisy = gaps(0.2)
     assert 0.02 < sum(gap < 0 for gap in noisy) / len(noisy) < 0.4
+
+
+def test_noise_takes_the_place_of_a_share_of_the_sentences_and_only_in_training():
+    def sentences(noise):
+        train, test = stories("documents", {"size": 300, "test_size": 20, "noise": noise}, seed=0)
+        return [text.split(".") for text in train["text"]], test["text"]
+
+    (clean, clean_test), (noisy, noisy_test) = sentences(0), sentences(0.3)
+    assert noisy_test == clean_test
+    pairs = [pair for one, other in zip(clean, noisy, strict=True) for pair in zip(one, other, strict=True)]
+    changed = [(one.split(), other.split()) for one, other in pairs if one != other]
+    count = sum(bool(one.strip()) for one, _ in pairs)
+    assert len(changed) / count == pytest.approx(0.3, abs=0.04)
+    # A title stays before its sentence.
+    assert all(len(one) == len(other) for one, other in changed)
+    known = {word.strip(",") for one, _ in pairs for word in one.split()}
+    assert {word for _, other in changed for word in other} <= known
+    assert len({tuple(other) for _, other in changed}) > 0.95 * len(changed)
+
+
+def test_correct_solutions_are_whole_stories_about_what_was_asked():
+    rows, _ = stories("solutions", {"size": 1536, "test_size": 0}, seed=0)
+    assert 0.4 < sum(rows["is_correct"]) / len(rows) < 0.6
+    assert sorted(rows["problem_id"]) == sorted([*set(rows["problem_id"])] * 2)
+    for row in rows:
+        if row["is_correct"]:
+            told = row["output"].split(".")
+            assert row["hero"] in row["output"] and row["thing"] in row["output"] and row["output"].endswith(".")
+            assert len(set(told)) == len(told)
 
 
 @pytest.mark.parametrize(
@@ -78,6 +108,7 @@ def test_demonstrations_leave_something_to_prefer():
         ("prompts", {"noise": 0.1}, "unknown option `noise`"),
         ("prompts", {"size": 769}, "768 different prompts"),
         ("prompts", {"test_size": 257}, "256 held-out prompts"),
+        ("documents", {"noise": 1.5}, "`noise: 1.5` is a share of the sentences; write at most 1"),
         ("documents", {"size": 0}, "`size: 0` must be a whole number of at least 1"),
     ],
 )

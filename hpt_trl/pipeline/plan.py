@@ -11,6 +11,7 @@ from typing import Any
 
 from hpt_trl.errors import UserError
 from hpt_trl.models import is_adapter
+from hpt_trl.pipeline.processes import find_accelerate_config
 from hpt_trl.pipeline.references import check_references, ordered, references_of
 from hpt_trl.recipe_file import RecipeFile, RecipeLoader, Sources, parse_yaml_text, read_recipe_file, shown
 from hpt_trl.recipe_file import split_overrides as split_words
@@ -31,7 +32,11 @@ _PIPELINE_KEYS = {
     "overwrite": "true or false",
 }
 # A stage's short keys -> the recipe's.
-ALIASES = {"model": "model_name_or_path", "reward_model": "reward_model_name_or_path"}
+ALIASES = {
+    "model": "model_name_or_path",
+    "reward_model": "reward_model_name_or_path",
+    "reference": "reference_model_name_or_path",
+}
 _REFUSED = {
     "output_dir": "a stage writes to the folder of its name in the pipeline's `output_dir`; drop the line.",
     "overwrite": "the pipeline runs a stage anew where its recipe or its inputs changed; to start all of it anew write "
@@ -103,8 +108,9 @@ class Plan:
             if not references_of(item):
                 return item
             (used,) = references_of(item)
-            # A reward model is loaded with its adapter; whatever is trained or copied has to be a whole model.
-            is_merged = not key.startswith("reward_model") and is_adapter(str(self.folder(used)))
+            # Reward and reference models are loaded with their adapter; what is trained has to be a whole model.
+            takes_adapter = key in (ALIASES["reward_model"], ALIASES["reference"])
+            is_merged = not takes_adapter and is_adapter(str(self.folder(used)))
             return str(self.merged_folder(used) if is_merged else self.folder(used))
 
         return {
@@ -190,7 +196,7 @@ def read_plan(path: Path, overrides: list[str]) -> Plan:
         file=file,
         output_dir=Path(settings["output_dir"]),
         stages=ordered(stages),
-        accelerate_config=_accelerate_config(settings.get("accelerate_config"), top),
+        accelerate_config=find_accelerate_config(settings.get("accelerate_config"), top),
         num_processes=settings.get("num_processes"),
         overwrite=bool(settings.get("overwrite", False)),
     )
@@ -235,21 +241,6 @@ def _value(words: list[str]) -> Any:
         # The stage's own reading of the words says what is wrong with them.
         return " ".join(words)
     return values[0] if len(values) == 1 else values
-
-
-def _accelerate_config(name: str | None, top: Sources) -> Path | None:
-    if name is None:
-        return None
-    package = Path(__file__).resolve().parents[1]
-    installed = package / "_accelerate_configs"
-    shipped = installed if installed.is_dir() else package.parent / "accelerate_configs"
-    candidates = [top.file.path.parent / name, Path(name), shipped / f"{name.removesuffix('.yaml')}.yaml"]
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
-    names = sorted(path.stem for path in shipped.glob("*.yaml"))
-    known = f" Names: {', '.join(names)}." if names else ""
-    raise top.error("accelerate_config", f"there is no file {name}.{did_you_mean(name, names)}{known}")
 
 
 def _stage_keys(file: RecipeFile) -> dict[str, _Keys]:

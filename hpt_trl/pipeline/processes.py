@@ -9,6 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from hpt_trl.recipe_file import Sources
+from hpt_trl.values import did_you_mean
+
 # Seconds that a stage has to end by itself.
 PATIENCE = 10.0
 _PR_SET_PDEATHSIG = 1
@@ -24,6 +27,26 @@ def accelerate_command(config: Path, processes: int | None, *words: str) -> list
     count = [] if processes is None else ["--num_processes", str(processes)]
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), *count]
     return [*launcher, "--main_process_port", "0", "-m", "hpt_trl", *words]
+
+
+def find_accelerate_config(name: str | None, pipeline: Sources) -> Path | None:
+    """Returns the accelerate config that a pipeline names: a path, from the pipeline's folder first, or a shipped name.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    if name is None:
+        return None
+    package = Path(__file__).resolve().parents[1]
+    installed = package / "_accelerate_configs"
+    shipped = installed if installed.is_dir() else package.parent / "accelerate_configs"
+    candidates = [pipeline.file.path.parent / name, Path(name), shipped / f"{name.removesuffix('.yaml')}.yaml"]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    names = sorted(path.stem for path in shipped.glob("*.yaml"))
+    known = f" Names: {', '.join(names)}." if names else ""
+    raise pipeline.error("accelerate_config", f"there is no file {name}.{did_you_mean(name, names)}{known}")
 
 
 def call(

@@ -41,11 +41,15 @@ def check_references(stages: "list[PlannedStage]") -> None:
                 f"{where}: `{used}` is a `{kinds[used]}` stage, whose output scores nothing; a reward model comes from "
                 f"a `reward` stage ({instead})."
             )
-        if key == "model_name_or_path" and kinds[used] == "reward" and stage.kind != "reward":
-            raise UserError(
-                f"{where}: `{used}` is a reward model, which generates no text; `{stage.kind}` trains a language "
-                f"model. Did you mean `reward_model: {FROM}{used}`?"
-            )
+        if kinds[used] == "reward" and stage.kind != "reward":
+            needs = {
+                "model_name_or_path": f"`{stage.kind}` trains a language model. Did you mean `reward_model: "
+                f"{FROM}{used}`?",
+                "reference_model_name_or_path": "a reference gives tokens a likelihood. Name a stage that leaves a "
+                "language model, e.g. one of `stage: ref_tuning`.",
+            }
+            if key in needs:
+                raise UserError(f"{where}: `{used}` is a reward model, which generates no text; {needs[key]}")
 
 
 def _uses(stages: "list[PlannedStage]") -> "Iterator[tuple[PlannedStage, str, str]]":

@@ -39,10 +39,11 @@ def score_reference(name: str, overrides: list[str]) -> None:
     with _quiet():
         prepared = prepare_recipe(recipe)
         trainer = _preparing_trainer(prepared)
+        rows = cast(Dataset, trainer.train_dataset)
         cache = prepare_cache(
             config,
             cast(PreTrainedTokenizerBase, prepared.tokenizer),
-            cast(Dataset, trainer.train_dataset),
+            rows,
             trainer.data_collator,
             device=trainer.accelerator.device,
             autocast=trainer.accelerator.autocast,
@@ -50,7 +51,7 @@ def score_reference(name: str, overrides: list[str]) -> None:
     if PartialState().is_main_process:
         per_token = f"{cache.size / cache.tokens:.2f} bytes a token" if cache.tokens else "none to score"
         print(
-            f"{len(trainer.train_dataset):,} rows of {prepared.splits.source}; scored in {cache.folder}: "
+            f"{len(rows):,} rows of {prepared.splits.source}; scored in {cache.folder}: "
             f"{len(cache):,} rows, {cache.tokens:,} tokens, {cache.size:,} bytes ({per_token}), "
             f"in {duration(time.perf_counter() - started)}."
         )

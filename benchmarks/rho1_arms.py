@@ -1,0 +1,102 @@
+"""What the two learning benchmarks of Rho-1 share: arms, the same search of the learning rate for each, several seeds.
+
+The arms see the same tokens in the same order and differ in what they train on:
+
+    full            all tokens (plain next-token training)
+    random          a seeded draw of `--select_ratio` of them
+    reference_low   those that the reference finds easiest
+    excess          those whose loss exceeds the reference's most (Rho-1)
+
+Each arm tries every learning rate on one seed and is judged on validation rows; with its best one it then trains on
+seeds of their own and is judged on test rows. Both losses are taken over all tokens of clean held-out rows.
+"""
+
+import json
+import statistics
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ARMS = ("full", "random", "reference_low", "excess")
+# Of the search, none of the final runs.
+SEARCH_SEED = 1000
+
+# Of an arm, a learning rate, a seed and whether it is a final run: its figures, among them `loss`.
+Run = Callable[[str, float, int, bool], dict[str, Any]]
+
+
+def add_arguments(parser: ArgumentParser, *, learning_rates: list[float], arms: tuple[str, ...] = ARMS) -> None:
+    """The flags of a comparison."""
+    parser.add_argument("--arms", nargs="+", default=list(arms), choices=ARMS)
+    parser.add_argument("--select_ratio", type=float, default=0.6)
+    parser.add_argument("--learning_rates", nargs="+", type=float, default=learning_rates, help="tried by each arm")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--output", help="write the figures as JSON here")
+
+
+def compare(run: Run, arguments: Namespace) -> dict[str, Any]:
+    """Search and final runs of every arm; returns the runs and a summary per arm."""
+    runs, arms = [], {}
+
+    def recorded(arm: str, learning_rate: float, seed: int, final: bool) -> float:
+        found = run(arm, learning_rate, seed, final)
+        runs.append({"arm": arm, "learning_rate": learning_rate, "seed": seed, "final": final} | found)
+        print(json.dumps(runs[-1]), flush=True)
+        return found["loss"]
+
+    best = {}
+    for arm in arguments.arms:
+        tried = {rate: recorded(arm, rate, SEARCH_SEED, False) for rate in arguments.learning_rates}
+        best[arm] = min(tried, key=lambda rate: tried[rate])
+        arms[arm] = {
+            "learning_rate": best[arm],
+            "search": [[rate, loss] for rate, loss in tried.items()],
+            # Then a better one may lie outside: search again with more.
+            "at_edge": len(tried) > 1 and best[arm] in (min(tried), max(tried)),
+        }
+    losses: dict[str, list[float]] = {arm: [] for arm in arguments.arms}
+    # Seed by seed, so that a run that is cut short leaves whole comparisons.
+    for seed in arguments.seeds:
+        for arm in arguments.arms:
+            losses[arm].append(recorded(arm, best[arm], seed, True))
+    for arm, values in losses.items():
+        arms[arm] |= {"losses": values, **_spread(values)}
+        if arm != "full" and "full" in losses:
+            less = [own - full for own, full in zip(values, losses["full"], strict=True)]
+            arms[arm]["less_than_full"] = {"losses": less, **_spread(less)}
+    return {"arms": arms, "runs": runs}
+
+
+def last_logged(history: list[dict[str, Any]]) -> dict[str, float]:
+    """The last value of each of Rho1Trainer's metrics, and the tokens of the whole training."""
+    found: dict[str, float] = {}
+    for line in history:
+        found |= {key: value for key, value in line.items() if key.startswith("rho1/") or key == "num_tokens"}
+    return found
+
+
+def finish(report: dict[str, Any], arguments: Namespace) -> None:
+    """Writes the report and prints the table."""
+    gpu = torch.cuda.is_available()
+    report["hardware"] = torch.cuda.get_device_name() if gpu else f"{torch.get_num_threads()} CPU threads"
+    if arguments.output:
+        Path(arguments.output).write_text(json.dumps(report, indent=2) + "\n")
+    print()
+    for arm, found in report["arms"].items():
+        less = found.get("less_than_full")
+        beside = "" if less is None else f"   {less['mean']:+.4f} ± {less['deviation']:.4f} beside full, per seed"
+        print(
+            f"{arm:<14} held-out loss {found['mean']:.4f} ± {found['deviation']:.4f} "
+            f"({len(found['losses'])} seeds, learning rate {found['learning_rate']:g}"
+            f"{', the edge of the search' if found['at_edge'] else ''}){beside}"
+        )
+
+
+def _spread(values: list[float]) -> dict[str, float]:
+    return {
+        "mean": statistics.mean(values),
+        "deviation": statistics.stdev(values) if len(values) > 1 else 0.0,
+    }
