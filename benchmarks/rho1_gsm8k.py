@@ -55,7 +55,9 @@ class Experiment:
         trainer = self.trainer(self.rows["clean"], self.rows["test"], rate, 0, **settings)
         trainer.train()
         trainer.save_model(str(self.folder / "reference"))
-        return {"loss": trainer.evaluate()["eval_loss"], "steps": trainer.state.global_step}
+        # Taken before `evaluate()`: of the training alone.
+        tokens = last_logged(trainer.state.log_history)["num_tokens"]
+        return {"loss": trainer.evaluate()["eval_loss"], "steps": trainer.state.global_step, "tokens": round(tokens)}
 
     def run(self, arm: str, learning_rate: float, seed: int, final: bool) -> dict[str, Any]:
         settings: dict[str, Any] = {"selection": arm, "num_train_epochs": self.arguments.epochs}
@@ -163,11 +165,11 @@ def main(words: list[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train", required=True, help="GSM8K's training rows: question, answer")
     parser.add_argument("--wrong", required=True, help="example_model_solutions.jsonl of openai/grade-school-math")
-    add_arguments(parser, learning_rates=[5e-4, 2e-3], arms=("full", "random", "excess"))
+    add_arguments(parser, learning_rates=[3e-4, 1e-3, 3e-3], arms=("full", "random", "excess"))
     parser.add_argument("--noise", type=float, default=0.5, help="share of the corpus' rows that are wrong")
-    parser.add_argument("--corpus_rows", type=int, default=96)
+    parser.add_argument("--corpus_rows", type=int, default=80)
     parser.add_argument("--clean_rows", type=int, default=192, help="of the reference")
-    parser.add_argument("--held_out_rows", type=int, default=48, help="for each, validation and test")
+    parser.add_argument("--held_out_rows", type=int, default=40, help="for each, validation and test")
     parser.add_argument("--epochs", type=float, default=1)
     parser.add_argument("--max_length", type=int, default=512, help="tokens of a block")
     parser.add_argument("--blocks", type=int, default=2, help="per step")
@@ -181,7 +183,8 @@ def main(words: list[str] | None = None) -> dict[str, Any]:
     started = time.perf_counter()
     experiment = Experiment(arguments)
     base, reference = experiment.measure_base(), experiment.train_reference()
-    print(f"test loss: base model {base:.4f}, reference {reference['loss']:.4f}", flush=True)
+    said = f"reference {reference['loss']:.4f}, after training on {reference['tokens']:,} tokens"
+    print(f"test loss: base model {base:.4f}, {said}", flush=True)
     skipped = ("output", "folder", "train", "wrong")
     report = {
         "settings": {key: value for key, value in vars(arguments).items() if key not in skipped},
@@ -192,6 +195,7 @@ def main(words: list[str] | None = None) -> dict[str, Any]:
     report["minutes"] = (time.perf_counter() - started) / 60
     finish(report, arguments)
     print(f"beside them: the base model {base:.4f}, the reference {reference['loss']:.4f}")
+    print(f"the reference cost {reference['tokens']:,} training tokens beyond those of a run")
     return report
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from datasets import ClassLabel, Dataset, Features, List, Value
 
 from hpt_trl.errors import UserError
-from hpt_trl.sources import ROW, where
+from hpt_trl.sources import ROW, column_values, where
 from hpt_trl.values import did_you_mean
 
 logger = logging.getLogger(__name__)
@@ -20,13 +20,14 @@ _OF_PROBLEM = (ROW, "problem_id", "instruction", "input", "difficulty")
 def one_row_per_solution(dataset: Dataset, source: str, languages: list[str] | None) -> Dataset:
     """Lays `solutions` and `incorrect_solutions` out as rows with `output`, `is_correct` and `language`.
 
-    Rows that have an `output` of their own stay as they are. Each row keeps the number of its source row.
+    Solutions without text and problems without a statement are left out and counted in a warning. Rows that have an
+    `output` of their own stay as they are. Each row keeps the number of its source row.
 
     Args:
         languages: the programming languages that are kept; None for all.
 
     Raises:
-        UserError: solutions of another form, or none in the languages.
+        UserError: solutions of another form, none with text, or none in the languages.
     """
     nested = "solutions" in dataset.column_names and "output" not in dataset.column_names
     if languages is None and not nested:
@@ -48,13 +49,38 @@ def one_row_per_solution(dataset: Dataset, source: str, languages: list[str] | N
             )
         if absent:
             logger.warning("%s has no solution in %s (`solution_languages`).", source, ", ".join(absent))
-    without = len(dataset) - len(set(laid_out[ROW])) if nested else 0
-    if without:
-        logger.warning("%s: %d of %d problems have no solution at all and are skipped.", source, without, len(dataset))
     return laid_out
 
 
 def _lay_out(dataset: Dataset, source: str, languages: list[str] | None) -> Dataset:
+    problems = len(dataset)
+    if "instruction" in dataset.column_names:
+        # Rows of a data set on the Hub cannot be dropped by those who read it.
+        texts = column_values(dataset, "instruction")
+        dataset = dataset.select([place for place, text in enumerate(texts) if not _is_blank(text)])
+    laid_out = _rows(dataset, source, languages)
+    valid = laid_out.data.column("output").is_valid().to_numpy()
+    if len(valid) and not valid.any():
+        raise UserError(f"{source}: none of its {len(valid):,} solutions holds any text.")
+    kept = laid_out if valid.all() else laid_out.select(valid.nonzero()[0])
+    skipped = {
+        "solutions without text": len(laid_out) - len(kept),
+        "problems without an `instruction`": problems - len(dataset),
+        "problems without a solution": len(dataset) - len(set(kept[ROW])),
+    }
+    if any(skipped.values()):
+        said = ", ".join(f"{what} ({count:,})" for what, count in skipped.items() if count)
+        logger.warning("%s has %d problems; left out are %s.", source, problems, said)
+    return kept
+
+
+def _is_blank(text: Any) -> bool:
+    """Whether there is nothing; another type is left for the check of the rows to name."""
+    return text is None or (isinstance(text, str) and not text.strip())
+
+
+def _rows(dataset: Dataset, source: str, languages: list[str] | None) -> Dataset:
+    """One row per solution; the `output` of a blank one is None."""
     kept = [name for name in _OF_PROBLEM if name in dataset.column_names]
     lists = [name for name in _SOLUTIONS if name in dataset.column_names]
     namers = {name: _namer(_language_feature(dataset.features[name])) for name in lists}
@@ -71,7 +97,7 @@ def _lay_out(dataset: Dataset, source: str, languages: list[str] | None) -> Data
                         continue
                     for key in kept:
                         rows[key].append(batch[key][place])
-                    rows["output"].append(solution)
+                    rows["output"].append(None if _is_blank(solution) else solution)
                     rows["is_correct"].append(_SOLUTIONS[column])
                     rows["language"].append(name)
         return rows

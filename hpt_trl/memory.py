@@ -356,7 +356,8 @@ def sizes_of(
         activation_bytes=2 if settings.bf16 or settings.fp16 else weight_bytes,
         optimizer=str(settings.optim.value),
         gradient_checkpointing=settings.gradient_checkpointing,
-        reference_model=(refers and not model_args.use_peft) or recipe.setting("reference_mode") == "online",
+        reference_model=(refers and not model_args.use_peft)
+        or (recipe.setting("reference_mode") == "online" and settings.needs_reference),
         generates=rl and not settings.use_vllm,
         # Label smoothing needs the whole distribution.
         head_logits=not rl and settings.label_smoothing_factor > 0,

@@ -226,7 +226,7 @@ def load_sequence_classifier(
     settings: dict[str, Any] = {"dtype": dtype, "trust_remote_code": trust_remote_code}
     with whole_weights():
         if is_adapter(name):
-            return merged_adapter(name, pad_token_id=pad_token_id, **settings)
+            return _merged(name, pad_token_id=pad_token_id, **settings)
         return AutoModelForSequenceClassification.from_pretrained(name, revision=revision, **settings)
 
 
@@ -267,7 +267,7 @@ def merge_adapter(folder: str | Path, destination: str | Path) -> None:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{target} is not empty, and nothing is written over; name a folder that is new or empty.")
     tokenizer = AutoTokenizer.from_pretrained(source)
-    merged = merged_adapter(str(source), pad_token_id=tokenizer.pad_token_id, dtype="auto", trust_remote_code=False)
+    merged = _merged(str(source), pad_token_id=tokenizer.pad_token_id, dtype="auto", trust_remote_code=False)
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     merged.save_pretrained(partial)
@@ -278,17 +278,8 @@ def merge_adapter(folder: str | Path, destination: str | Path) -> None:
     os.replace(partial, target)
 
 
-def merged_adapter(
-    folder: str, *, pad_token_id: int | None = None, dtype: str, trust_remote_code: bool
-) -> "PreTrainedModel":
-    """Load the base model of an adapter with the adapter in its weights.
-
-    Args:
-        pad_token_id: of a reward model, whose base need not say.
-
-    Raises:
-        UserError: the base model cannot be loaded.
-    """
+def _merged(folder: str, *, pad_token_id: int, dtype: str, trust_remote_code: bool) -> "PreTrainedModel":
+    """The base model of an adapter with the adapter in its weights."""
     from peft import PeftConfig, PeftModel
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 

@@ -61,7 +61,7 @@ def run(name: str, overrides: list[str]) -> None:
         UserError: a mistake in the recipe, its data, model or rewards; before the training nothing is written.
     """
     started = time.perf_counter()
-    with _quiet():
+    with quiet():
         prepared = prepare(name, overrides)
         state = PartialState()
         # Every process has looked at the folder before the first one writes to it.
@@ -91,7 +91,7 @@ def check(name: str, overrides: list[str]) -> None:
     Raises:
         UserError: the first mistake found.
     """
-    with _quiet():
+    with quiet():
         prepared = prepare(name, overrides)
         if PartialState().is_main_process:
             print(facts(prepared))
@@ -271,7 +271,7 @@ def _short_name(path: Path) -> str:
 
 
 @contextmanager
-def _quiet():
+def quiet():
     """Silences what users of a command cannot act on; the libraries' own settings come back after."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logger = logging.getLogger("transformers.generation")

@@ -17,3 +17,11 @@ def tiny_model_path(tmp_path_factory) -> str:
     from tests.tiny import save_tiny_model
 
     return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny-llama")
+
+
+@pytest.fixture(scope="session")
+def reference_model_path(tmp_path_factory) -> str:
+    """The same with other weights, for what compares two models; read only."""
+    from tests.tiny import save_tiny_model
+
+    return save_tiny_model(tmp_path_factory.mktemp("models") / "reference", seed=1)

@@ -6,15 +6,16 @@ import pytest
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerFast
 from trl.kernels import chunked_logprob
 
-from hpt_trl import Rho1Config, Rho1Trainer
+from hpt_trl import Rho1Config, Rho1Trainer, UserError
 from hpt_trl.models import merge_adapter
+from hpt_trl.rho1.samples import SelectionSamples
 from tests.rho1 import LEARNING_RATE, Oracle, train
 from tests.rollouts import assert_same_update, start_weights, weights
 from tests.test_distributed import launch
-from tests.tiny import save_tiny_model
 
 ALL = [list(range(8))]
 EACH = [[row] for row in range(8)]
@@ -22,18 +23,12 @@ PACKED = {"packing": True, "packing_strategy": "wrapped", "max_length": 32}
 ADAM = {"max_steps": 3, "optim": "adamw_torch", "learning_rate": 1e-2}
 
 
-@pytest.fixture(scope="module")
-def reference(tmp_path_factory) -> str:
-    """The tiny model with other weights."""
-    return save_tiny_model(tmp_path_factory.mktemp("models") / "reference", seed=1)
-
-
 @pytest.fixture
-def rho1(tiny_model_path, reference, tmp_path):
+def rho1(tiny_model_path, reference_model_path, tmp_path):
     """Trains Rho1Trainer at ratio 0.6 and returns it."""
 
     def run(name: str = "run", **settings):
-        settings = {"select_ratio": 0.6, "reference_model_name_or_path": reference} | settings
+        settings = {"select_ratio": 0.6, "reference_model_name_or_path": reference_model_path} | settings
         return train("Rho1Trainer", tiny_model_path, tmp_path / name, **settings)
 
     return run
@@ -74,18 +69,39 @@ def test_ratio_1_is_sft_bit_for_bit(settings, rho1, tiny_model_path, tmp_path):
     assert_equal(weights(full), weights(stock))
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2},
+        {"rows": "demonstrations"},
+        {"packing": True, "packing_strategy": "bfd", "max_length": 64},
+        {"lora": True},
+    ],
+    ids=["accumulation", "completions", "bfd", "lora"],
+)
+def test_a_ratio_that_rounds_to_all_tokens_is_sft(settings, rho1, tiny_model_path, tmp_path):
+    # Unlike ratio 1, this goes the whole way: scores, ranks, weights of 1 and the short backward pass of the head.
+    settings = settings | {"max_steps": 3, "logging_steps": 1}
+    stock = train("SFTTrainer", tiny_model_path, tmp_path / "sft", **settings)
+    ours = rho1(select_ratio=0.9999, **settings)
+    assert metrics(ours, "rho1/select_ratio") == [1, 1, 1]
+    assert metrics(ours, "loss") == pytest.approx(metrics(stock, "loss"), rel=1e-6)
+    start = {name: 0 * value for name, value in weights(stock).items()}
+    assert_same_update(weights(ours), weights(stock), start, tolerance=1e-6)
+
+
 @pytest.mark.parametrize("rows", ["documents", "demonstrations"])
 @pytest.mark.parametrize("selection", ["excess", "reference_low"])
 @pytest.mark.parametrize("scope", ["sequence", "micro_batch", "global"])
 @pytest.mark.parametrize("accumulation", [1, 4])
-def test_oracle(rows, selection, scope, accumulation, rho1, tiny_model_path, reference):
+def test_oracle(rows, selection, scope, accumulation, rho1, tiny_model_path, reference_model_path):
     per_step = 8 // accumulation
     groups = {
         "sequence": EACH,
         "micro_batch": [list(range(first, first + per_step)) for first in range(0, 8, per_step)],
         "global": ALL,
     }[scope]
-    oracle = Oracle(tiny_model_path, reference, rows)
+    oracle = Oracle(tiny_model_path, reference_model_path, rows)
     gradient = oracle.gradient(0.6, groups, selection)
     trained = rho1(
         rows=rows,
@@ -100,9 +116,9 @@ def test_oracle(rows, selection, scope, accumulation, rho1, tiny_model_path, ref
     assert metrics(trained, "loss") == pytest.approx([oracle.loss], rel=1e-5)
 
 
-def test_metrics(rho1, tiny_model_path, reference):
+def test_metrics(rho1, tiny_model_path, reference_model_path):
     trained = rho1()
-    oracle = Oracle(tiny_model_path, reference)
+    oracle = Oracle(tiny_model_path, reference_model_path)
     excess = [loss.detach() - other for loss, other in zip(oracle.losses, oracle.references, strict=True)]
     chosen, rest, thresholds = [], [], []
     for loss, score in zip(oracle.losses, excess, strict=True):
@@ -130,8 +146,9 @@ def test_metrics(rho1, tiny_model_path, reference):
         {"packing": True, "packing_strategy": "bfd", "max_length": 64},
         {"padding_free": True, "max_length": None},
         {"rows": "demonstrations", "selection_scope": "global"},
+        {"bf16": True, "per_device_train_batch_size": 4} | PACKED,
     ],
-    ids=["padded", "wrapped", "bfd", "padding-free", "completions"],
+    ids=["padded", "wrapped", "bfd", "padding-free", "completions", "bf16"],
 )
 def test_cached_is_online(settings, rho1):
     settings = ADAM | settings
@@ -147,9 +164,11 @@ def test_cached_is_online(settings, rho1):
     [
         {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4},
         {"padding_free": True, "max_length": None},
+        {"packing": True, "packing_strategy": "bfd", "max_length": 128},
         {"gradient_checkpointing": True},
+        {"dataloader_num_workers": 1},
     ],
-    ids=["accumulation", "padding-free", "checkpointing"],
+    ids=["accumulation", "padding-free", "packed", "checkpointing", "workers"],
 )
 def test_a_sequence_is_ranked_alone_however_it_is_batched(settings, selection, rho1, tiny_model_path):
     one = rho1(selection=selection)
@@ -168,14 +187,15 @@ def test_a_sequence_is_ranked_alone_however_it_is_batched(settings, selection, r
     ],
     ids=["sequence", "global", "global-random", "global-accumulated", "online"],
 )
-def test_two_processes_are_one(settings, rho1, tiny_model_path, reference, tmp_path):
-    settings = {"select_ratio": 0.6, "reference_model_name_or_path": reference} | settings
+def test_two_processes_are_one(settings, rho1, tiny_model_path, reference_model_path, tmp_path):
+    settings = {"select_ratio": 0.6, "reference_model_name_or_path": reference_model_path} | settings
     one = rho1(**(settings | {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1}))
     settings = {"per_device_train_batch_size": 4} | settings
     two, log = launch(tiny_model_path, tmp_path / "two", module="tests.rho1", trainer="Rho1Trainer", **settings)
     assert_same_update(two, weights(one), start_weights(tiny_model_path), tolerance=1e-5)
     first = one.state.log_history[0]
-    for name in ("loss", "rho1/selected_loss", "rho1/unselected_loss", "rho1/select_ratio", "rho1/threshold"):
+    assert log["loss"] == pytest.approx(first["loss"], rel=1e-5)
+    for name in ("rho1/selected_loss", "rho1/unselected_loss", "rho1/select_ratio", "rho1/threshold"):
         # Means over micro-batches weigh each alike, however many tokens it holds.
         assert log[name] == pytest.approx(first[name], rel=0.05), name
 
@@ -243,6 +263,10 @@ def test_an_adapter_over_the_shared_base(rho1, tiny_model_path, tmp_path):
     assert metrics(shared, "rho1/mean_excess")[0] != 0
     assert metrics(shared, "rho1/mean_excess") == pytest.approx(metrics(merged, "rho1/mean_excess"), rel=1e-3)
     assert len(shared.model.peft_config) == 2
+    # The reference's own weights are those that were loaded.
+    loaded = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    held = {name.replace(".reference.", "."): value for name, value in shared.model.state_dict().items()}
+    assert all(torch.equal(held[name], value) for name, value in loaded.items())
     assert weights(shared).keys() == weights(merged).keys()
     shared.save_model()
     assert not (tmp_path / "shared" / "reference").exists()
@@ -259,12 +283,29 @@ def test_four_bit_base_with_lora_learns(rho1, tiny_model_path):
     assert losses[-1] < losses[0] - 0.3
 
 
-def test_resumes_bit_for_bit(rho1, tmp_path):
-    settings = ADAM | {"max_steps": 6, "selection": "random", "select_ratio_schedule": "cosine", "save_steps": 2}
-    settings |= {"save_strategy": "steps", "per_device_train_batch_size": 2}
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"selection": "random", "select_ratio_schedule": "cosine"},
+        {"selection_scope": "global", "gradient_accumulation_steps": 2},
+        {"lora": True, "reference_mode": "online"},
+    ],
+    ids=["random", "cached-global", "shared-adapter"],
+)
+def test_resumes_bit_for_bit(settings, rho1, tmp_path, tiny_model_path):
+    if settings.get("lora"):
+        adapter = train("SFTTrainer", tiny_model_path, tmp_path / "adapter", lora=True, learning_rate=1.0)
+        adapter.save_model()
+        settings = settings | {"reference_model_name_or_path": str(tmp_path / "adapter")}
+    # Rows in an order drawn anew in each epoch.
+    settings = ADAM | {"max_steps": 6, "train_sampling_strategy": "random", "per_device_train_batch_size": 2} | settings
+    settings |= {"save_strategy": "steps", "save_steps": 2}
     whole = rho1(**settings)
+    kept = json.loads((tmp_path / "run" / "selections.jsonl").read_text().splitlines()[-1])
+    assert kept["step"] == 4
     resumed = rho1(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"), **settings)
     assert_equal(weights(resumed), weights(whole))
+    assert json.loads((tmp_path / "run" / "selections.jsonl").read_text().splitlines()[-1]) == kept
 
 
 def test_rows_with_one_token_or_none(rho1, tmp_path):
@@ -282,6 +323,35 @@ def test_rows_with_one_token_or_none(rho1, tmp_path):
     alone = rho1("alone", dataset=rows, max_length=None, per_device_train_batch_size=1, gradient_accumulation_steps=4)
     together = rho1("together", dataset=rows, max_length=None, per_device_train_batch_size=4)
     assert_same_update(weights(alone), weights(together), start_weights(alone.model.config._name_or_path))
+
+
+@pytest.mark.parametrize("scope", ["sequence", "global"])
+def test_exactly_k_tokens_where_all_are_alike(scope, rho1, tmp_path):
+    # Under one repeated token every position of the random control differs, every one of `reference_low` ties almost.
+    rows = Dataset.from_dict({"input_ids": [[9] * 41] * 4})
+    trained = rho1(dataset=rows, selection="reference_low", selection_scope=scope, per_device_train_batch_size=4)
+    assert metrics(trained, "rho1/select_ratio") == [0.6]
+    sample = json.loads((tmp_path / "run" / "selections.jsonl").read_text())
+    assert scope == "global" or sum(flag for flag in sample["selected"] if flag) == 24
+
+
+def test_a_token_keeps_its_leading_space(tiny_model_path, tmp_path):
+    # SentencePiece-like decoders drop the space at the front of a text, so tokens by themselves have none.
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    tokenizer.train_from_iterator(["one two three one two"], trainers.BpeTrainer(vocab_size=40, show_progress=False))
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    ids = fast("one two three")["input_ids"]
+    SelectionSamples(tmp_path, fast).write(1, ids, {})
+    tokens = json.loads((tmp_path / "selections.jsonl").read_text())["tokens"]
+    assert len(tokens) == len(ids) and "".join(tokens) == "one two three"
+
+
+def test_a_new_run_forgets_the_samples_of_an_old_one(rho1, tmp_path):
+    rho1(max_steps=4)
+    rho1(max_steps=3, logging_steps=3)
+    lines = (tmp_path / "run" / "selections.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [3]
 
 
 def test_samples_of_the_selection(rho1, tmp_path):
@@ -317,16 +387,16 @@ def test_settings_that_are_refused(settings, said, rho1):
         rho1(**settings)
 
 
-def test_arguments_that_are_refused(tiny_model_path, reference, tmp_path):
-    config = Rho1Config(str(tmp_path), reference_model_name_or_path=reference, bf16=False, use_cpu=True)
+def test_arguments_that_are_refused(tiny_model_path, reference_model_path, tmp_path):
+    config = Rho1Config(str(tmp_path), reference_model_name_or_path=reference_model_path, bf16=False, use_cpu=True)
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_path)
     with pytest.raises(TypeError, match="Rho1Config"):
         Rho1Trainer(tiny_model_path, train("SFTTrainer", tiny_model_path, tmp_path).args)
     with pytest.raises(ValueError, match="compute_loss_func"):
         Rho1Trainer(tiny_model_path, config, compute_loss_func=print)
-    with pytest.raises(ValueError, match="online"):
+    with pytest.raises(UserError, match="online"):
         rows = Dataset.from_dict({"text": ["one", "two"]}).to_iterable_dataset()
         streamed = Rho1Config(
-            str(tmp_path), reference_model_name_or_path=reference, bf16=False, use_cpu=True, max_steps=1
+            str(tmp_path), reference_model_name_or_path=reference_model_path, bf16=False, use_cpu=True, max_steps=1
         )
         Rho1Trainer(tiny_model_path, streamed, train_dataset=rows, processing_class=tokenizer)

@@ -4,10 +4,12 @@ import itertools
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +24,7 @@ from hpt_trl import Rho1Config, UserError, cli, runner
 from hpt_trl.rho1 import scoring
 from hpt_trl.rho1.cache import ScoreCache, WithReference, example_key, row_key
 from hpt_trl.rho1.reference import load_reference
-from hpt_trl.rho1.scoring import prepare_cache, reference_nll
+from hpt_trl.rho1.scoring import autocast_of, prepare_cache, reference_nll
 from tests.rho1 import demonstrations, documents
 from tests.test_cli import ROOT, hpt_trl
 from tests.test_pretrain import digest
@@ -32,20 +34,15 @@ CPU = torch.device("cpu")
 BLOCK = 256
 
 
-@pytest.fixture(scope="module")
-def reference(tmp_path_factory) -> str:
-    return save_tiny_model(tmp_path_factory.mktemp("models") / "reference", seed=1)
-
-
 @pytest.fixture
-def recipe(tmp_path, tiny_model_path, reference):
+def recipe(tmp_path, tiny_model_path, reference_model_path):
     """Writes a recipe with these keys beside the usual ones and returns its path."""
 
     def write(**changes) -> str:
         values = {
             "stage": "rho1",
             "model_name_or_path": tiny_model_path,
-            "reference_model_name_or_path": reference,
+            "reference_model_name_or_path": reference_model_path,
             "reference_cache_dir": str(tmp_path / "scores"),
             "dataset_name": "stories:documents",
             "dataset_options": {"size": 300, "test_size": 20},
@@ -68,33 +65,26 @@ def recipe(tmp_path, tiny_model_path, reference):
 
 
 @pytest.fixture
-def prepared(tmp_path, tiny_model_path, reference):
+def prepared(tmp_path, tiny_model_path, reference_model_path):
     """Rows, collator and config of a training, and `cache()`, which opens its cache."""
 
     class Prepared:
         def __init__(self, rows: Dataset, **settings):
-            settings = {"max_length": 64, "per_device_train_batch_size": 3} | settings
+            settings = {"max_length": 64, "per_device_train_batch_size": 3, "bf16": False} | settings
             self.config = Rho1Config(
                 output_dir=str(tmp_path),
-                reference_model_name_or_path=settings.pop("reference", reference),
+                reference_model_name_or_path=settings.pop("reference", reference_model_path),
                 reference_cache_dir=str(tmp_path / "scores"),
-                bf16=False,
                 use_cpu=True,
                 report_to="none",
                 **settings,
             )
             self.tokenizer = AutoTokenizer.from_pretrained(tiny_model_path)
             trainer = SFTTrainer(tiny_model_path, self.config, train_dataset=rows, processing_class=self.tokenizer)
-            self.rows, self.collator, self.autocast = (
-                trainer.train_dataset,
-                trainer.data_collator,
-                trainer.accelerator.autocast,
-            )
+            self.rows, self.collator = trainer.train_dataset, trainer.data_collator
 
         def cache(self) -> ScoreCache:
-            return prepare_cache(
-                self.config, self.tokenizer, self.rows, self.collator, device=CPU, autocast=self.autocast
-            )
+            return prepare_cache(self.config, self.tokenizer, self.rows, self.collator, device=CPU)
 
     return Prepared
 
@@ -143,19 +133,48 @@ def plain_nll(model, example: dict) -> np.ndarray:
     ],
     ids=["padded", "multiple-of-8", "padding-free", "bfd", "wrapped"],
 )
-def test_cached_scores_are_the_references(prepared, reference, rows, settings):
+def test_cached_scores_are_the_references(prepared, reference_model_path, rows, settings):
     made = prepared(rows, **settings)
     cache = made.cache()
-    oracle = AutoModelForCausalLM.from_pretrained(reference, dtype=torch.float64)
+    oracle = AutoModelForCausalLM.from_pretrained(reference_model_path, dtype=torch.float64)
     for example in made.rows:
         np.testing.assert_allclose(cache.scores(example_key(example)), plain_nll(oracle, example), rtol=1e-3, atol=1e-5)
     online, collator = load_reference(made.config, CPU), pickle.loads(pickle.dumps(WithReference(made.collator, cache)))
     for start in range(0, len(made.rows), 3):
         batch = collator([made.rows[index] for index in range(start, min(start + 3, len(made.rows)))])
-        cached = batch.pop("reference_nll")
-        assert cached.dtype == torch.float16 and cached.shape == batch["labels"].shape
+        bits = batch.pop("reference_nll")
+        # What DeepSpeed casts are floating numbers.
+        assert bits.dtype == torch.int16 and bits.shape == batch["labels"].shape
+        cached = bits.view(torch.float16)
         assert ((cached != 0) <= (batch["labels"] != -100)).all()
         torch.testing.assert_close(cached, reference_nll(online, batch), rtol=2e-3, atol=1e-5)
+
+
+def test_the_reference_computes_in_the_precision_of_the_training(prepared):
+    made = prepared(documents(3), bf16=True)
+    cache = made.cache()
+    assert cache.contents["autocast"] == "torch.bfloat16"
+    assert prepared(documents(3)).cache().contents["autocast"] is None
+    batch = WithReference(made.collator, cache)(list(made.rows))
+    cached = batch.pop("reference_nll").view(torch.float16)
+    online = load_reference(made.config, CPU)
+    with autocast_of(made.config, CPU)():
+        torch.testing.assert_close(cached, reference_nll(online, batch), rtol=0.02, atol=0.02)
+    assert not torch.allclose(cached, reference_nll(online, batch), rtol=1e-3, atol=1e-5)
+
+
+def test_nothing_of_the_reference_is_left_once_all_is_scored(prepared, monkeypatch):
+    parts = []
+
+    def load(*arguments):
+        model = load_reference(*arguments)
+        parts.extend(weakref.ref(part) for part in (model, *model.modules(), *model.parameters()))
+        return model
+
+    monkeypatch.setattr(scoring, "load_reference", load)
+    cache = prepared(documents()).cache()
+    assert len(cache) == 8 and len(parts) > 20
+    assert [part for part in parts if part() is not None] == []
 
 
 def test_rows_with_few_or_no_labels(prepared):
@@ -235,6 +254,17 @@ def test_recipes_without_scores_are_refused(recipe, tmp_path, capsys, words, sai
     assert "allowed here: rho1" in capsys.readouterr().err
 
 
+def test_the_command_leaves_the_output_folder_alone(recipe, tmp_path, caplog):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    # Without a network, a repository on the Hub would be an error.
+    words = ["--push_to_hub", "true", "--resume_from_checkpoint", "true", "--attn_implementation", "eager"]
+    assert cli.main(["score-reference", recipe(), *words]) == 0
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["notes.txt"]
+    assert len(segments(tmp_path)) == 1
+    assert "model_init_kwargs" not in caplog.text
+
+
 def test_only_new_rows_are_scored(prepared, tmp_path):
     assert len(prepared(documents(3)).cache()) == 3
     cache = prepared(documents(8)).cache()
@@ -292,7 +322,19 @@ def test_scores_that_the_reference_does_not_give_are_refused(prepared, tmp_path)
     assert len(made.cache()) == 8
 
 
-def test_a_reference_that_gives_no_number_is_refused(prepared, reference, tmp_path):
+def test_scores_that_are_no_numbers_are_refused(prepared, tmp_path):
+    made = prepared(documents(), reference_check_rows=0)
+    made.cache()
+    [segment] = segments(tmp_path)
+    content = bytearray(segment.read_bytes())
+    content[-2:] = np.float16(np.inf).tobytes()
+    segment.write_bytes(content)
+    cache = made.cache()
+    with pytest.raises(UserError, match=f"{segment.parent} has losses that are no numbers"):
+        WithReference(made.collator, cache)(list(made.rows))
+
+
+def test_a_reference_that_gives_no_number_is_refused(prepared, tmp_path):
     broken = Path(save_tiny_model(tmp_path / "broken"))
     model = AutoModelForCausalLM.from_pretrained(broken)
     with torch.no_grad():
@@ -312,7 +354,7 @@ def test_no_model_is_loaded_for_a_filled_cache(prepared):
 
     table = scoring.row_table(made.rows)
     cache = made.cache()
-    asked = scoring.Reference(load, CPU, made.autocast)
+    asked = scoring.Reference(load, CPU, autocast_of(made.config, CPU))
     assert scoring.fill(cache, made.rows, made.collator, asked, table, batch_size=2) == 0
     scoring.verify(cache, made.rows, made.collator, asked, table, rows=0)
     with pytest.raises(UserError, match=r"does not take .* more bytes \(too little room\)"):
@@ -364,23 +406,44 @@ def test_a_killed_scoring_goes_on_where_it_stopped(recipe, tmp_path):
     assert sum(sizes) == len(cache) > scored
 
 
-def test_processes_share_the_rows(recipe, tmp_path):
-    path = recipe()
+# Of two caches the second is damaged; what is said of it goes to FOLDER/<rank>.txt.
+IN_EACH_PROCESS = """
+import sys
+from pathlib import Path
+from accelerate import PartialState
+from hpt_trl import UserError, cli
+from hpt_trl.rho1.command import score_reference
+recipe, folder = sys.argv[1:]
+assert cli.main(["score-reference", recipe]) == 0
+try:
+    score_reference(recipe, ["--reference_cache_dir", f"{folder}/damaged"])
+except UserError as error:
+    Path(folder, f"{PartialState().process_index}.txt").write_text(str(error))
+"""
+
+
+def test_processes_share_the_rows_and_learn_of_each_others_errors(recipe, tmp_path):
+    assert cli.main(["score-reference", recipe(reference_cache_dir=str(tmp_path / "one"))]) == 0
+    [segment] = shutil.copytree(tmp_path / "one", tmp_path / "damaged").glob("*/*.nll")
+    content = segment.read_bytes()
+    index = 40 + 12 * rows_of(segment)
+    segment.write_bytes(content[:index] + bytes(len(content) - index))
+    (tmp_path / "each.py").write_text(IN_EACH_PROCESS)
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
-    launch += [str(ROOT / "accelerate_configs/cpu.yaml"), "--main_process_port", "0", "-m", "hpt_trl"]
+    launch += [str(ROOT / "accelerate_configs/cpu.yaml"), "--main_process_port", "0", str(tmp_path / "each.py")]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*launch, "score-reference", path], capture_output=True, text=True, env=environment, timeout=200
+        [*launch, recipe(), str(tmp_path)], capture_output=True, text=True, env=environment, timeout=200
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("bytes a token") == 1
+    for rank in (0, 1):
+        assert "does not hold this reference's losses" in (tmp_path / f"{rank}.txt").read_text()
     two = segments(tmp_path)
     sizes = [rows_of(path) for path in two]
     contents = contents_of(two[0])
     cache = ScoreCache(tmp_path / "scores", contents)
     assert len(sizes) == 2 and sum(sizes) == len(cache) and abs(sizes[0] - sizes[1]) <= 4
-    assert cli.main(["score-reference", recipe(reference_cache_dir=str(tmp_path / "one"))]) == 0
-    assert segments(tmp_path) == two
     one = ScoreCache(tmp_path / "one", contents)
     for key in itertools.islice(keys_of(two[0]), 20):
         np.testing.assert_allclose(one.scores(key), cache.scores(key), rtol=2e-3)

@@ -75,10 +75,6 @@ def test_without_a_reference_there_is_no_colour(tmp_path):
     assert [token[1] for token in Page(text).tokens][:5] == [["x"], ["s"], [], [], ["s"]]
 
 
-def test_half_a_line_of_a_killed_run_is_left_out(tmp_path):
-    assert draw(tmp_path, SAMPLE, '{"step": 3').count("<section>") == 1
-
-
 @pytest.mark.parametrize(
     ("line", "message"),
     [

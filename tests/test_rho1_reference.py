@@ -6,15 +6,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import constants
 from peft import LoraConfig, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     Gemma2Config,
     GraniteConfig,
+    Idefics3Processor,
     LlamaForSequenceClassification,
     PreTrainedTokenizerFast,
 )
+from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from trl.trainer.utils import add_fused_lm_head
 
 from hpt_trl import Rho1Config, UserError
@@ -28,21 +31,16 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory) -> str:
-    return save_tiny_model(tmp_path_factory.mktemp("models") / "reference", seed=1)
-
-
-@pytest.fixture(scope="module")
-def adapter(reference, tmp_path_factory) -> str:
-    """A LoRA adapter over `reference` that changes it, with the tokenizer beside it as a run leaves it."""
+def adapter(reference_model_path, tmp_path_factory) -> str:
+    """A LoRA adapter over the reference that changes it, with the tokenizer beside it as a run leaves it."""
     folder = tmp_path_factory.mktemp("models") / "adapter"
     torch.manual_seed(3)
     model = get_peft_model(
-        AutoModelForCausalLM.from_pretrained(reference),
+        AutoModelForCausalLM.from_pretrained(reference_model_path),
         LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM"),
     )
     model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(reference).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(reference_model_path).save_pretrained(folder)
     return str(folder)
 
 
@@ -113,7 +111,8 @@ def test_what_differs_is_said_with_ids():
     assert f"vocabulary: {len(ours) - 300} tokens have an id here only, e.g. {lone!r} (300)" in differences(
         ours, smaller
     )
-    moved = changed(lambda parts: parts["model"]["vocab"].update({"a": 257, "b": ours.convert_tokens_to_ids("a")}))
+    a, b = ours.convert_tokens_to_ids(["a", "b"])
+    moved = changed(lambda parts: parts["model"]["vocab"].update({"a": b, "b": a}))
     assert any("another id, e.g. 'a' is" in line for line in differences(ours, moved))
     ended = build_tokenizer()
     ended.eos_token = "<|endoftext|>"
@@ -132,7 +131,7 @@ def test_a_tokenizer_that_begins_texts_is_another():
     assert "tokens added around a text: [[], []] here, [[1], []] there" in found
 
 
-def test_references_that_will_not_do(configured, reference, adapter, tiny_model_path, tmp_path):
+def test_references_that_will_not_do(configured, reference_model_path, adapter, tiny_model_path, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_path)
 
     def refused(name, **settings) -> str:
@@ -146,7 +145,7 @@ def test_references_that_will_not_do(configured, reference, adapter, tiny_model_
     assert "another tokenizer" in refused(other) and "tokens have an id here only" in refused(other)
     assert "there is no folder" in refused(tmp_path / "nowhere")
     assert "nobody/no-such-model" in refused("nobody/no-such-model")
-    assert "takes 512 tokens, but `max_length` is 600" in refused(reference, max_length=600, packing=True)
+    assert "takes 512 tokens, but `max_length` is 600" in refused(reference_model_path, max_length=600, packing=True)
     assert "trained model itself" in refused(tiny_model_path + "/")
     assert "trained model itself" in refused(tiny_model_path, selection_scope="global")
     check_reference(configured(tiny_model_path, selection_warmup_steps=5), tokenizer, model=tiny_model_path)
@@ -155,7 +154,7 @@ def test_references_that_will_not_do(configured, reference, adapter, tiny_model_
     (other / "tokenizer.json").unlink()
     (other / "tokenizer_config.json").unlink()
     assert "cannot be loaded" in refused(other)
-    classifier = LlamaForSequenceClassification.from_pretrained(reference, num_labels=1)
+    classifier = LlamaForSequenceClassification.from_pretrained(reference_model_path, num_labels=1)
     classifier.save_pretrained(tmp_path / "reward")
     tokenizer.save_pretrained(tmp_path / "reward")
     assert "is a reward model" in refused(tmp_path / "reward")
@@ -165,9 +164,41 @@ def test_references_that_will_not_do(configured, reference, adapter, tiny_model_
     for change, said in (
         ({"base_model_name_or_path": str(tmp_path / "gone")}, "the base model of the adapter"),
         ({"task_type": "SEQ_CLS"}, "adapter of a reward model"),
+        ({"target_modules": ["q_proj", "lm_head"]}, f"Merge it with `hpt-trl merge {moved} OUT`"),
+        ({"target_modules": ".*head"}, "adapts `lm_head`"),
+        ({"modules_to_save": ["lm_head"]}, "adapts `lm_head`"),
+        ({"peft_type": "PROMPT_TUNING"}, "puts learnt tokens before each row"),
     ):
         (moved / "adapter_config.json").write_text(json.dumps(settings | change))
         assert said in refused(moved)
+        assert said in refused(moved, reference_mode="online")
+
+    processor = Idefics3Processor(image_processor=Idefics3ImageProcessorPil(), tokenizer=tokenizer)
+    with pytest.raises(UserError, match=r"^reference_model_name_or_path: .* does not support images"):
+        check_reference(configured(reference_model_path), processor, model="vision")
+
+
+def test_the_end_of_rows_is_the_one_that_the_training_will_set(configured, tiny_model_path, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_path)
+    tuned = Path(save_tiny_model(tmp_path / "tuned", seed=1))
+    ended = build_tokenizer()
+    ended.eos_token = "<|endoftext|>"
+    ended.save_pretrained(tuned)
+    check_reference(configured(str(tuned), eos_token="<|endoftext|>"), tokenizer, model=tiny_model_path)
+    assert tokenizer.eos_token == "<|im_end|>"
+    with pytest.raises(UserError, match="end-of-sequence token: 2 here, 0 there"):
+        check_reference(configured(str(tuned)), tokenizer, model=tiny_model_path)
+
+
+def test_adapters_on_the_hub_are_to_be_downloaded(configured, adapter, tiny_model_path, tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    folder, commit = tmp_path / "models--someone--adapter", "0" * 40
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text(commit)
+    shutil.copytree(adapter, folder / "snapshots" / commit)
+    with pytest.raises(UserError, match="hf download someone/adapter --local-dir FOLDER"):
+        tokenizer = AutoTokenizer.from_pretrained(tiny_model_path)
+        check_reference(configured("someone/adapter"), tokenizer, model=tiny_model_path)
 
 
 def test_hub_names_and_adapters_are_checked_without_weights(configured, adapter, tiny_model_path):
@@ -178,19 +209,45 @@ def test_hub_names_and_adapters_are_checked_without_weights(configured, adapter,
         )
 
 
-def test_an_adapter_scores_as_merged_and_nothing_can_be_trained(configured, adapter, reference, tmp_path):
+def test_an_adapter_scores_as_merged_and_nothing_can_be_trained(configured, adapter, reference_model_path, tmp_path):
     inputs = batch()
     merge_adapter(adapter, tmp_path / "merged")
     loaded = load_reference(configured(adapter), CPU)
     assert not loaded.training and not any(weight.requires_grad for weight in loaded.parameters())
     scores = reference_nll(loaded, inputs)
     assert scores.dtype == torch.float16 and scores.shape == inputs["labels"].shape
-    assert torch.equal(scores, reference_nll(load_reference(configured(str(tmp_path / "merged")), CPU), inputs))
+    merged = reference_nll(load_reference(configured(str(tmp_path / "merged")), CPU), inputs)
+    torch.testing.assert_close(scores, merged, rtol=2e-3, atol=1e-5)
     oracle = plain_nll(AutoModelForCausalLM.from_pretrained(tmp_path / "merged"), inputs)
     torch.testing.assert_close(scores[:, 1:].double(), oracle, rtol=1e-3, atol=1e-5)
     assert (scores[:, 0] == 0).all()
-    base = reference_nll(load_reference(configured(reference), CPU), inputs)
+    base = reference_nll(load_reference(configured(reference_model_path), CPU), inputs)
     assert (base - scores).abs().mean() > 0.1
+
+
+def test_small_adapters_over_half_precision_are_not_lost(configured, reference_model_path, tmp_path):
+    inputs = batch()
+    model = AutoModelForCausalLM.from_pretrained(reference_model_path, dtype=torch.bfloat16)
+    model.save_pretrained(tmp_path / "base")
+    AutoTokenizer.from_pretrained(reference_model_path).save_pretrained(tmp_path / "base")
+    torch.manual_seed(3)
+    config = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
+    over = get_peft_model(AutoModelForCausalLM.from_pretrained(tmp_path / "base"), config)
+    with torch.no_grad():
+        for name, weight in over.named_parameters():
+            # Less than the last place of most weights.
+            weight.mul_(0.003 if "lora_B" in name else 1)
+    over.save_pretrained(tmp_path / "adapter")
+    base = reference_nll(load_reference(configured(str(tmp_path / "base")), CPU), inputs)
+    scores = reference_nll(load_reference(configured(str(tmp_path / "adapter")), CPU), inputs)
+    assert not torch.equal(scores, base)
+    # As the online mode has it, which takes turns with the trained adapter over one base.
+    trained = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    add_fused_lm_head(trained)
+    trained = get_peft_model(trained, LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"))
+    trained.load_adapter(str(tmp_path / "adapter"), "reference", is_trainable=False)
+    trained.set_adapter("reference")
+    assert torch.equal(scores, reference_nll(trained.eval(), inputs))
 
 
 @pytest.mark.parametrize(
@@ -225,7 +282,8 @@ def test_four_bit_references_score_close_to_whole_ones(configured, adapter, tmp_
     assert apart < 0.6 < (whole - adapted).abs().mean()
 
 
-def test_the_fingerprint_is_of_contents_not_of_names(configured, reference, adapter, tmp_path):
+def test_the_fingerprint_is_of_contents_not_of_names(configured, reference_model_path, adapter, tmp_path):
+    reference = reference_model_path
     tokenizer = AutoTokenizer.from_pretrained(reference)
 
     def taken(name, autocast=None, **settings):
@@ -234,6 +292,11 @@ def test_the_fingerprint_is_of_contents_not_of_names(configured, reference, adap
     copy = Path(shutil.copytree(reference, tmp_path / "copy"))
     (copy / "results.json").write_text("{}")
     assert taken(copy) == taken(reference)
+    moved = Path(shutil.copytree(adapter, tmp_path / "moved"))
+    settings = json.loads((moved / "adapter_config.json").read_text())
+    for change, same in (({"base_model_name_or_path": str(copy)}, True), ({"lora_alpha": 3}, False)):
+        (moved / "adapter_config.json").write_text(json.dumps(settings | change))
+        assert (taken(moved) == taken(adapter)) == same
     shutil.copy(Path(save_tiny_model(tmp_path / "other", seed=2)) / "model.safetensors", copy)
     for other in (
         taken(copy),

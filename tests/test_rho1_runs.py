@@ -11,16 +11,10 @@ from hpt_trl.cli import main
 from hpt_trl.errors import UserError
 from tests.rho1 import TEXTS
 from tests.test_stages import KEYS, results, sums
-from tests.tiny import save_tiny_model
-
-
-@pytest.fixture(scope="module")
-def reference(tmp_path_factory) -> str:
-    return save_tiny_model(tmp_path_factory.mktemp("models") / "reference", seed=1)
 
 
 @pytest.fixture
-def recipe(tmp_path, tiny_model_path, reference):
+def recipe(tmp_path, tiny_model_path, reference_model_path):
     """Writes a recipe of the stage and returns its path."""
     documents, pairs = tmp_path / "texts.jsonl", tmp_path / "sums.jsonl"
     documents.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS * 3))
@@ -29,7 +23,10 @@ def recipe(tmp_path, tiny_model_path, reference):
     def write(**changes) -> str:
         values = {**KEYS, "stage": "rho1", "dataset_name": str(documents), "test_split_size": 2}
         values |= {"model_name_or_path": tiny_model_path, "output_dir": str(tmp_path / "run"), "max_length": 64}
-        values |= {"reference_model_name_or_path": reference, "reference_cache_dir": str(tmp_path / "scores")}
+        values |= {
+            "reference_model_name_or_path": reference_model_path,
+            "reference_cache_dir": str(tmp_path / "scores"),
+        }
         if changes.get("dataset_layout") == "demonstrations":
             values |= {"dataset_name": str(pairs), "test_split_size": 6}
         path = tmp_path / "rho1.yaml"

@@ -66,7 +66,7 @@ def test_problems_with_lists_become_rows(tmp_path, caplog):
     rows = problems_with_lists()
     rows[3]["solutions"] = rows[3]["incorrect_solutions"] = None
     splits = load(write_jsonl(tmp_path / "code.jsonl", rows), column_mapping=MAPPING)
-    assert "1 of 4 problems have no solution at all" in caplog.text
+    assert "has 4 problems; left out are problems without a solution (1)." in caplog.text
     assert len(splits.train) == 9 and "private_tests" not in splits.train.column_names
     first = [row for row in splits.train if row["problem_id"] == "problem-1"]
     assert [(row["is_correct"], row["language"], row["row"]) for row in first] == [
@@ -77,6 +77,26 @@ def test_problems_with_lists_become_rows(tmp_path, caplog):
     rows[1]["solutions"] = {"language": ["CPP"], "solution": ["a", "b"]}
     broken = write_jsonl(tmp_path / "broken.jsonl", rows)
     assert "line 2: `solutions` is " in (said := refused(broken, column_mapping=MAPPING)) and "of one length" in said
+
+
+def test_blank_solutions_of_problems_with_lists_are_skipped(tmp_path, caplog):
+    rows = problems_with_lists(5)
+    rows[0]["solutions"]["solution"][1] = " \n"
+    rows[1]["incorrect_solutions"]["solution"][0] = None
+    rows[2]["description"], rows[3]["description"] = None, "\n"
+    rows[4]["incorrect_solutions"] = None
+    rows[4]["solutions"] = {"language": ["CPP"], "solution": [""]}
+    path = write_jsonl(tmp_path / "code.jsonl", rows)
+    found = [(row["row"], row["output"]) for row in load(path, column_mapping=MAPPING).train]
+    assert found == [(1, "print(int(input()) + 1)"), (1, "print(1)"), (2, "print(int(input()) + 2)"), (2, "// plus 2")]
+    said = "solutions without text (3), problems without an `instruction` (2), problems without a solution (1)."
+    assert f"{path} has 5 problems; left out are {said}" in caplog.text
+    said = refused(path, column_mapping=MAPPING, solution_languages=["JAVA"])
+    assert "has no solution in JAVA; it has CPP, PYTHON3" in said
+    for row in rows[:2]:
+        row["solutions"] = row["incorrect_solutions"] = {"language": ["CPP"], "solution": [None]}
+    path = write_jsonl(tmp_path / "blank.jsonl", rows)
+    assert "none of its 5 solutions holds any text" in refused(path, column_mapping=MAPPING)
 
 
 @pytest.mark.parametrize("structs", [False, True], ids=["lists", "structs"])

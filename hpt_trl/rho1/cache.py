@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 FORMAT = 1
 MANIFEST = "manifest.json"
-KEY = "reference_cache_dir"
+DIR_KEY = "reference_cache_dir"
 # Bytes on disk of a scored token and of a row.
 TOKEN_BYTES, ROW_BYTES = 2, 12
 
@@ -70,12 +70,6 @@ def scored_positions(labels: torch.Tensor) -> torch.Tensor:
     return scored
 
 
-def contents_hash(contents: dict[str, Any]) -> str:
-    """Return the name of the folder for these contents."""
-    text = json.dumps({"format": FORMAT, **contents}, sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-
-
 class ScoreCache:
     """The losses of one reference on rows of one preparation.
 
@@ -88,13 +82,14 @@ class ScoreCache:
     """
 
     def __init__(self, folder: str | Path, contents: dict[str, Any]):
-        self.contents = json.loads(json.dumps({"format": FORMAT, **contents}))
-        self.folder = Path(folder) / contents_hash(contents)
+        text = json.dumps({"format": FORMAT, **contents}, sort_keys=True)
+        self.contents = json.loads(text)
+        self.folder = Path(folder) / hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
         try:
             self._open()
             self.reload()
         except OSError as error:
-            raise UserError(f"{KEY}: {self.folder} cannot be used: {error}. Name a folder that can.") from error
+            raise UserError(f"{DIR_KEY}: {self.folder} cannot be used: {error}. Name a folder that can.") from error
 
     def reload(self) -> None:
         """Read the segments' indexes: what other processes and runs have written since is there then."""
@@ -181,7 +176,7 @@ class ScoreCache:
     def _no_room(self, needed: int, why: str) -> UserError:
         free = shutil.disk_usage(self.folder).free
         return UserError(
-            f"{KEY}: {self.folder} does not take {needed:,} more bytes ({why}); {free:,} are free on its disk. "
+            f"{DIR_KEY}: {self.folder} does not take {needed:,} more bytes ({why}); {free:,} are free on its disk. "
             "What was scored before is kept. Make room, or name a folder on another disk; the "
             "same command goes on from there."
         )
@@ -197,8 +192,8 @@ class ScoreCache:
             os.replace(partial, manifest)
         elif found != self.contents:
             raise UserError(
-                f"{KEY}: {manifest} is of other scores than its folder's name says ({_changed(found, self.contents)}). "
-                "Remove the folder, or name another one."
+                f"{DIR_KEY}: {manifest} is of other scores than its folder's name says "
+                f"({_changed(found, self.contents)}). Remove the folder, or name another one."
             )
         for path in self.folder.glob("*.partial"):
             if time.time() - path.stat().st_mtime > _ABANDONED_S:
@@ -219,8 +214,9 @@ class ScoreCache:
 class WithReference:
     """A collator that adds the reference's losses to a batch, as `reference_nll`.
 
-    (rows, tokens) float16, at the places of the labels: the reference's negative log-probability of each label that
-    has a loss, else 0.
+    (rows, tokens), at the places of the labels: the reference's negative log-probability of each label that has a
+    loss, else 0. These are float16, as int16 of the same bits: DeepSpeed would cast the floating numbers of a batch to
+    the training's type. `batch["reference_nll"].view(torch.float16)` has them back.
 
     Args:
         collator: the trainer's own.
@@ -235,13 +231,14 @@ class WithReference:
         """Collate rows and look their scores up.
 
         Raises:
-            UserError: a row is not in the cache, or has another number of scored tokens there.
+            UserError: a row is not in the cache, has another number of scored tokens there, or scores that are no
+                numbers.
         """
         rows = [self.cache.scores(example_key(example)) for example in examples]
         batch = self.collator(examples)
         if any(row is None for row in rows):
             raise UserError(
-                f"{KEY}: a row of the training is not in {self.cache.folder}: the rows have changed since it was "
+                f"{DIR_KEY}: a row of the training is not in {self.cache.folder}: the rows have changed since it was "
                 "filled, or the processes do not see the same folder. Name one that all of them see."
             )
         # A batch lays its rows one after the other, padded or flattened; so its scored labels are the rows' in turn.
@@ -249,12 +246,17 @@ class WithReference:
         scored = scored_positions(batch["labels"])
         if int(scored.sum()) != scores.size:
             raise UserError(
-                f"{KEY}: {self.cache.folder} has {scores.size} losses for rows with {int(scored.sum())} scored tokens. "
-                "Remove the folder; it is filled anew."
+                f"{DIR_KEY}: {self.cache.folder} has {scores.size} losses for rows with {int(scored.sum())} scored "
+                "tokens. Remove the folder; it is filled anew."
+            )
+        if not np.isfinite(scores).all():
+            raise UserError(
+                f"{DIR_KEY}: {self.cache.folder} has losses that are no numbers: its files are damaged. Remove the "
+                "folder; it is filled anew."
             )
         values = torch.zeros(batch["labels"].shape, dtype=torch.float16)
         values[scored] = torch.from_numpy(scores)
-        return {**batch, "reference_nll": values}
+        return {**batch, "reference_nll": values.view(torch.int16)}
 
 
 @lru_cache(maxsize=256)

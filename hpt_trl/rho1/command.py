@@ -1,7 +1,9 @@
 """`hpt-trl score-reference RECIPE`: the cache of a recipe's reference, filled before any training asks for it."""
 
+import tempfile
 import time
-from typing import cast
+from copy import copy
+from typing import Any, cast
 
 from accelerate import PartialState
 from datasets import Dataset
@@ -14,7 +16,7 @@ from hpt_trl.reporting import duration
 from hpt_trl.rho1.config import Rho1Config
 from hpt_trl.rho1.scoring import prepare_cache
 from hpt_trl.rho1.stage import training_rows
-from hpt_trl.runner import _quiet
+from hpt_trl.runner import quiet
 
 
 def score_reference(name: str, overrides: list[str]) -> None:
@@ -34,19 +36,22 @@ def score_reference(name: str, overrides: list[str]) -> None:
         raise recipe.error("selection", f"{config.selection} needs no reference, so there is nothing to score.")
     if config.reference_mode != "cached":
         raise recipe.error("reference_mode", f"{config.reference_mode} keeps no scores; allowed here: cached.")
-    # Nothing is written to the output folder: the run that lies there may be finished.
-    recipe.arguments.overwrite = not config.resume_from_checkpoint
-    with _quiet():
+    with quiet(), tempfile.TemporaryDirectory() as empty:
+        # A trainer makes its output folder, and its repository on the Hub; these are the training's.
+        config.output_dir, config.push_to_hub, config.resume_from_checkpoint = empty, False, None
         prepared = prepare_recipe(recipe)
         trainer = _preparing_trainer(prepared)
         rows = cast(Dataset, trainer.train_dataset)
+        config.model_init_kwargs = {
+            "attn_implementation": recipe.model_args.attn_implementation,
+            **cast(dict[str, Any], config.model_init_kwargs or {}),
+        }
         cache = prepare_cache(
             config,
             cast(PreTrainedTokenizerBase, prepared.tokenizer),
             rows,
             trainer.data_collator,
             device=trainer.accelerator.device,
-            autocast=trainer.accelerator.autocast,
         )
     if PartialState().is_main_process:
         per_token = f"{cache.size / cache.tokens:.2f} bytes a token" if cache.tokens else "none to score"
@@ -59,13 +64,9 @@ def score_reference(name: str, overrides: list[str]) -> None:
 
 def _preparing_trainer(prepared: Prepared) -> SFTTrainer:
     """A trainer that tokenizes and packs the rows as the training will, around a model that is never used."""
-    config, model_args = prepared.recipe.config, prepared.recipe.model_args
+    config = copy(prepared.recipe.config)
+    config.model_init_kwargs, config.eval_strategy = None, "no"
     tokenizer = cast(PreTrainedTokenizerBase, prepared.tokenizer)
-    config.model_init_kwargs = {
-        "attn_implementation": model_args.attn_implementation,
-        **(config.model_init_kwargs or {}),
-    }
-    config.eval_strategy = "no"
     toy = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1
     )

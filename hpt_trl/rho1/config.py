@@ -108,7 +108,7 @@ class Rho1Config(SFTConfig):
         for name in ("selection_warmup_steps", "reference_check_rows"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` is {getattr(self, name)}; allowed: 0 or more.")
-        if self.selection in REFERENCED and self.reference_model_name_or_path is None:
+        if self.needs_reference and self.reference_model_name_or_path is None:
             raise ValueError(
                 f"`reference_model_name_or_path` is missing: `selection: {self.selection}` compares tokens with a "
                 "reference model. Name one (e.g. the output of `stage: ref_tuning`), or write `selection: random` or "
@@ -127,5 +127,6 @@ class Rho1Config(SFTConfig):
 
     @property
     def needs_reference(self) -> bool:
-        """Whether the selection compares tokens with a reference model."""
-        return self.selection in REFERENCED
+        """Whether the selection compares tokens with a reference model, at any step."""
+        all_tokens = self.select_ratio == 1 and self.select_ratio_schedule == "constant"
+        return self.selection in REFERENCED and not all_tokens

@@ -1,26 +1,33 @@
-"""A backward pass of TRL's fused head that computes only the tokens with a gradient.
+"""TRL's fused head without what is not needed: rows without a gradient, and scoring at the price of training.
 
-TRL 1.16 recomputes the logits of every position in the backward pass and multiplies most of them by zero where few
-tokens carry a gradient. Drop this file when upstream leaves such rows out.
+TRL 1.16 recomputes the logits of every row in the backward pass, however many have a gradient of zero. On devices
+without Triton it projects every position as well, labelled or not, in tiles of hundreds of megabytes that are read and
+written several times. Drop what upstream does as well.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn.functional import linear
+from trl.kernels import ChunkedLogProbFunction
 from trl.trainer import utils
 
+# Logits that exist at a time while scoring: they stay in the processor's cache.
+_LOGITS = 2**23
 
-class CompactedLogProb(utils._ChunkedLogProbFunction):
+
+class _Compacted(ChunkedLogProbFunction):
     """TRL's chunked log-probabilities; the backward pass drops the rows whose gradient is zero."""
 
     @staticmethod
-    def backward(ctx: Any, grad_logprobs: torch.Tensor | None, grad_entropy: torch.Tensor | None, *others: Any) -> Any:
-        hidden, weight, bias, targets, log_z, entropy = ctx.saved_tensors
+    def backward(ctx: Any, grad_logprobs: Tensor | None, grad_entropy: Tensor | None, *others: Any) -> Any:
         if grad_logprobs is None or grad_entropy is not None:
-            return utils._ChunkedLogProbFunction.backward(ctx, grad_logprobs, grad_entropy, *others)
+            return ChunkedLogProbFunction.backward(ctx, grad_logprobs, grad_entropy, *others)
+        hidden, weight, bias, targets, log_z, entropy = ctx.saved_tensors
         rows = grad_logprobs.nonzero().squeeze(-1)
         kept = SimpleNamespace(
             saved_tensors=(hidden[rows], weight, bias, targets[rows], log_z[rows], entropy[rows]),
@@ -29,19 +36,67 @@ class CompactedLogProb(utils._ChunkedLogProbFunction):
             kernel_args=ctx.kernel_args,
             needs_input_grad=ctx.needs_input_grad,
         )
-        grad_hidden, *rest = utils._ChunkedLogProbFunction.backward(kept, grad_logprobs[rows], None, *others)
+        grad_hidden, *rest = ChunkedLogProbFunction.backward(kept, grad_logprobs[rows], None, *others)
         if grad_hidden is not None:
             grad_hidden = torch.zeros_like(hidden).index_copy_(0, rows, grad_hidden)
         return grad_hidden, *rest
 
 
+def compacted_backward() -> AbstractContextManager[None]:
+    """Heads that run in this context go back over rows with a gradient alone, also where that comes later."""
+    return _in_place_of_stock(_Compacted)
+
+
+def scoring(labelled: Tensor) -> AbstractContextManager[None]:
+    """Heads that run in this context compute log-probabilities alone, without a gradient, where there is a label.
+
+    With Triton the stock head is as quick, and stays.
+
+    Args:
+        labelled: (positions,), whether a position's next token has a label.
+    """
+    if utils._use_triton(labelled.device):
+        return nullcontext()
+
+    class Labelled(ChunkedLogProbFunction):
+        @staticmethod
+        def apply(
+            hidden: Tensor,
+            weight: Tensor,
+            bias: Tensor | None,
+            targets: Tensor,
+            temperature: float,
+            chunk_size: int,
+            softcap: float | None,
+            scale: float,
+            outputs: tuple[str, ...],
+        ) -> tuple[Tensor | None, ...]:
+            logp = hidden.new_zeros(len(targets), dtype=torch.float32)
+            places = labelled.nonzero().squeeze(-1)
+            for some in places.split(max(1, _LOGITS // len(weight))):
+                logits = linear(hidden[some], weight, bias).float()
+                # Each pass over the logits takes its time.
+                if scale != 1:
+                    logits.mul_(scale)
+                if softcap is not None:
+                    logits.div_(softcap).tanh_().mul_(softcap)
+                if temperature != 1:
+                    logits.div_(temperature)
+                chosen = logits.gather(-1, targets[some].unsqueeze(-1)).squeeze(-1)
+                most = logits.amax(-1)
+                logp[some] = chosen - most - logits.sub_(most.unsqueeze(-1)).exp_().sum(-1).log()
+            return logp, None, None, None, None
+
+    return _in_place_of_stock(Labelled)
+
+
 @contextmanager
-def compacted_backward() -> Iterator[None]:
-    """Heads that run in this context have the short backward pass, also where that comes later."""
-    names = vars(utils)
-    stock = names["_ChunkedLogProbFunction"]
-    names["_ChunkedLogProbFunction"] = CompactedLogProb
+def _in_place_of_stock(function: type) -> Iterator[None]:
+    """TRL's patched forward looks the function up by name on each call."""
+    names, name = vars(utils), "_ChunkedLogProbFunction"
+    stock = names[name]
+    names[name] = function
     try:
         yield
     finally:
-        names["_ChunkedLogProbFunction"] = stock
+        names[name] = stock

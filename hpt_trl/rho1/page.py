@@ -29,7 +29,6 @@ class Token:
 
     Attributes:
         scored: whether its loss counts; a prompt's does not, nor does the first token's.
-        shade: -SHADES (far below the reference's loss) to SHADES (far above it); 0 without a reference.
     """
 
     text: str
@@ -37,7 +36,6 @@ class Token:
     selected: bool
     loss: float | None
     reference: float | None
-    shade: int
 
     @property
     def excess(self) -> float | None:
@@ -59,13 +57,14 @@ def draw_selections(folder: str | Path) -> Path | None:
         return None
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    scale = _scale(samples)
+    tokens = [_tokens(sample) for sample in samples]
+    scale = _scale(tokens)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     text = environment.get_template(_TEMPLATE).render(
         title=Path(folder).resolve().name,
-        samples=[_shown(sample, scale) for sample in samples],
+        samples=[_shown(*pair, scale) for pair in zip(samples, tokens, strict=True)],
         scale=scale,
         shades=SHADES,
     )
@@ -77,22 +76,19 @@ def draw_selections(folder: str | Path) -> Path | None:
 
 
 def read_samples(folder: str | Path) -> list[dict[str, Any]]:
-    """Lines of selections.jsonl; none without the file. A broken last line, as a killed run leaves it, is left out.
+    """Lines of selections.jsonl; none without the file.
 
     Raises:
-        UserError: another line is not a sample.
+        UserError: a line is not a sample.
     """
     path = Path(folder) / SELECTIONS_FILE
     if not path.exists():
         return []
     samples = []
-    texts = path.read_text(encoding="utf-8").splitlines()
-    for number, text in enumerate(texts, start=1):
+    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
             sample = json.loads(text)
         except ValueError:
-            if number == len(texts):
-                break
             sample = None
         if not isinstance(sample, dict) or any(key not in sample for key in _KEYS):
             raise UserError(f"{path}, line {number}: not a JSON object with {', '.join(_KEYS)}; remove the line.")
@@ -104,51 +100,46 @@ def read_samples(folder: str | Path) -> list[dict[str, Any]]:
     return samples
 
 
-def _scale(samples: list[dict[str, Any]]) -> float | None:
+def _scale(samples: list[list[Token]]) -> float | None:
     """The excess, in nats, that has the deepest shade on the page; None without a reference."""
-    sizes = sorted(abs(excess) for sample in samples for excess in _excesses(sample) if excess is not None)
+    sizes = sorted(abs(token.excess) for tokens in samples for token in tokens if token.excess is not None)
     return None if not sizes else max(sizes[int(_INSIDE * (len(sizes) - 1))], 0.01)
 
 
-def _excesses(sample: dict[str, Any]) -> list[float | None]:
+def _tokens(sample: dict[str, Any]) -> list[Token]:
+    references = sample["reference_loss"] or [None] * len(sample["tokens"])
+    columns = (sample["tokens"], sample["loss"], references, sample["selected"])
     return [
-        None if loss is None or reference is None else loss - reference
-        for loss, reference in zip(sample["loss"], _references(sample), strict=True)
-    ]
-
-
-def _references(sample: dict[str, Any]) -> list[float | None]:
-    return sample["reference_loss"] or [None] * len(sample["tokens"])
-
-
-def _shown(sample: dict[str, Any], scale: float | None) -> dict[str, Any]:
-    """What the template reads of a sample."""
-    columns = (sample["tokens"], sample["loss"], _references(sample), sample["selected"], _excesses(sample))
-    tokens = [
         Token(
             text=text.replace("\n", "↵\n") or "∅",
             scored=selected is not None,
             selected=bool(selected),
             loss=loss,
             reference=reference,
-            shade=0 if excess is None or scale is None else _shade(excess / scale),
         )
-        for text, loss, reference, selected, excess in zip(*columns, strict=True)
+        for text, loss, reference, selected in zip(*columns, strict=True)
     ]
+
+
+def _shown(sample: dict[str, Any], tokens: list[Token], scale: float | None) -> dict[str, Any]:
+    """What the template reads of a sample."""
     scored = [token for token in tokens if token.scored]
     chosen = [token for token in scored if token.selected]
     left = [token for token in scored if not token.selected]
     return {
         **{key: sample[key] for key in ("step", "select_ratio", "scope", "selection", "threshold")},
-        "tokens": tokens,
+        "tokens": [(token, _shade(token, scale)) for token in tokens],
         "scored": len(scored),
         "share": len(chosen) / max(1, len(scored)),
         "groups": [_figures("selected", chosen), _figures("not selected", left)],
     }
 
 
-def _shade(relative: float) -> int:
-    return round(SHADES * max(-1.0, min(1.0, relative)))
+def _shade(token: Token, scale: float | None) -> int:
+    """-SHADES (far below the reference's loss) to SHADES (far above it); 0 without a reference."""
+    if token.excess is None or scale is None:
+        return 0
+    return round(SHADES * max(-1.0, min(1.0, token.excess / scale)))
 
 
 def _figures(name: str, tokens: list[Token]) -> dict[str, Any]:

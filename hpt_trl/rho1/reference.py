@@ -1,6 +1,9 @@
 """The reference model of Rho-1: found and compared without weights, loaded frozen, and told from others by a digest."""
 
+import copy
 import hashlib
+import json
+import re
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +20,7 @@ from transformers import (
     PreTrainedTokenizerBase,
     ProcessorMixin,
 )
+from transformers.utils import find_adapter_config_file
 from transformers.utils.hub import cached_file, extract_commit_hash
 from trl.trainer.utils import add_fused_lm_head
 
@@ -28,7 +32,6 @@ from hpt_trl.models import (
     is_adapter,
     load_config,
     load_tokenizer,
-    merged_adapter,
     model_exists,
     resolve_model,
     whole_weights,
@@ -36,11 +39,11 @@ from hpt_trl.models import (
 from hpt_trl.rho1 import tokenizers
 from hpt_trl.rho1.config import Rho1Config
 
-KEY = "reference_model_name_or_path"
+MODEL_KEY = "reference_model_name_or_path"
 
 # What `from_pretrained` reads of a folder; a run leaves other files beside them.
 _MODEL_FILES = ("config.json", "model*.safetensors", "pytorch_model*.bin")
-_ADAPTER_FILES = ("adapter_config.json", "adapter_model.*")
+_ADAPTER_FILES = ("adapter_model.*",)
 # Settings that decide what a row is and where in it a loss is taken.
 _PREPARATION = (
     "max_length",
@@ -75,15 +78,24 @@ def check_reference(
         model: its name, where it has one.
 
     Raises:
-        UserError: there is no such reference, it is a reward model, too short or the trained model itself, or its
-            tokenizer is another one. The message starts with the key.
+        UserError: there is no such reference, it is a reward model, too short or the trained model itself, its
+            tokenizer is another one, or the trained model reads images. The message starts with the key.
     """
+    if isinstance(tokenizer, ProcessorMixin):
+        raise UserError(
+            f"{MODEL_KEY}: no reference goes with {model or 'the trained model'}: it has a processor, and Rho-1 does "
+            "not support images. Name a text model as `model_name_or_path`."
+        )
     name, source = str(config.reference_model_name_or_path), _source(config)
     reference = _load_config(source, name)
     kinds = reference.architectures or []
     if any(kind.endswith("ForSequenceClassification") for kind in kinds):
         raise _error(name, f"is a reward model ({kinds[0]}), which gives no token a loss; name a language model.")
-    ours = _text(tokenizer)
+    ours = tokenizer
+    if config.eos_token in tokenizer.get_vocab():
+        # The trainer sets it later; a reference that was tuned with this key was saved with it.
+        ours = copy.deepcopy(tokenizer)
+        ours.eos_token = config.eos_token
     said = tokenizers.differences(ours, _load_tokenizer(source, name))
     if said:
         raise _error(
@@ -112,30 +124,26 @@ def check_reference(
 def load_reference(config: Rho1Config, device: torch.device) -> PreTrainedModel:
     """Load the reference, frozen and without dropout; each process has a whole copy.
 
+    An adapter stays an adapter: added to weights of half precision, small changes would be lost.
+
     It takes `fused_lm_head=True` (`trl.trainer.utils.add_fused_lm_head`) and then returns log-probabilities alone.
     """
     source = _source(config)
-    with whole_weights():
-        if source.adapter is not None and not config.reference_load_in_4bit:
-            model: Any = merged_adapter(
-                source.adapter, dtype=config.reference_dtype, trust_remote_code=source.trust_remote_code
-            )
-            model.to(device)
-        else:
-            model = AutoModelForCausalLM.from_pretrained(
-                resolve_model(source.base),
-                dtype=config.reference_dtype,
-                quantization_config=_four_bit(config, source),
-                device_map={"": device},
-                **source.settings,
-            )
     # Packed rows need a kernel that ends attention with each document, as the trained model's does.
     attention = dict(config.model_init_kwargs or {}).get("attn_implementation")  # type: ignore[arg-type]
-    if attention is not None:
-        model.set_attn_implementation(attention)
-    add_fused_lm_head(model)
-    if source.adapter is not None and config.reference_load_in_4bit:
-        model = PeftModel.from_pretrained(model, source.adapter)
+    with whole_weights():
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            resolve_model(source.base),
+            dtype=config.reference_dtype,
+            quantization_config=_four_bit(config, source),
+            device_map={"": device},
+            **source.settings,
+        )
+        if attention is not None:
+            model.set_attn_implementation(attention)
+        add_fused_lm_head(model)
+        if source.adapter is not None:
+            model = PeftModel.from_pretrained(model, source.adapter, torch_device=str(device))
     model.requires_grad_(False)
     return model.eval()
 
@@ -154,7 +162,7 @@ def fingerprint(config: Rho1Config, tokenizer: PreTrainedTokenizerBase, *, autoc
     return {
         "architecture": (reference.architectures or [reference.model_type])[0],
         "weights": _weights(source),
-        "adapter": None if source.adapter is None else _digest(Path(source.adapter), _ADAPTER_FILES),
+        "adapter": None if source.adapter is None else _adapter(Path(source.adapter)),
         "dtype": config.reference_dtype,
         "load_in_4bit": config.reference_load_in_4bit,
         "autocast": autocast,
@@ -171,7 +179,7 @@ def _source(config: Rho1Config) -> _Source:
         UserError: it is a folder that is not there or holds no model, or an adapter that cannot be a reference.
     """
     name = str(config.reference_model_name_or_path)
-    check_model_folder(name, key=KEY, adapters=True)
+    check_model_folder(name, key=MODEL_KEY, adapters=True)
     if config.reference_load_in_4bit and find_spec("bitsandbytes") is None:
         raise UserError("reference_load_in_4bit: true needs bitsandbytes: pip install 'hpt-trl[quantization]'")
     if not is_adapter(name):
@@ -179,8 +187,14 @@ def _source(config: Rho1Config) -> _Source:
     adapter = PeftConfig.from_pretrained(name)
     if adapter.task_type == "SEQ_CLS":
         raise _error(name, "is the adapter of a reward model, which gives no token a loss; name a language model's.")
-    if config.reference_load_in_4bit and "lm_head" in (adapter.target_modules or ()):
-        raise _error(name, "adapts `lm_head`, which works merged only; write `reference_load_in_4bit: false`.")
+    if adapter.is_prompt_learning:
+        raise _error(name, "puts learnt tokens before each row (prompt learning); name a LoRA adapter.")
+    if _adapts_head(adapter):
+        raise _error(
+            name,
+            "adapts `lm_head`, and the losses are computed with the weights of the head alone. Merge it with "
+            f"`hpt-trl merge {name} OUT`, and name OUT.",
+        )
     return _Source(str(adapter.base_model_name_or_path), adapter.revision, name, config.trust_remote_code)
 
 
@@ -190,9 +204,15 @@ def _load_config(source: _Source, name: str) -> PretrainedConfig:
         model_exists(source.base, **source.settings)
         return load_config(source.base, **source.settings)
     except UserError as error:
+        if source.adapter is None and _is_hub_adapter(source):
+            raise _error(
+                name,
+                "is an adapter on the Hub; adapters must be local folders. Download it (`hf download "
+                f"{name} --local-dir FOLDER`), and name the folder.",
+            ) from error
         message = str(error).removeprefix("model_name_or_path: ")
         base = "" if source.adapter is None else f"the base model of the adapter {name}: "
-        raise UserError(f"{KEY}: {base}{message}") from error
+        raise UserError(f"{MODEL_KEY}: {base}{message}") from error
 
 
 def _load_tokenizer(source: _Source, name: str) -> PreTrainedTokenizerBase:
@@ -200,14 +220,28 @@ def _load_tokenizer(source: _Source, name: str) -> PreTrainedTokenizerBase:
         # A run with an adapter leaves its tokenizer beside it; an adapter from elsewhere may come without.
         if source.adapter is not None and (Path(source.adapter) / "tokenizer_config.json").is_file():
             return AutoTokenizer.from_pretrained(source.adapter, trust_remote_code=source.trust_remote_code)
-        return _text(load_tokenizer(source.base, **source.settings))
+        loaded = load_tokenizer(source.base, **source.settings)
+        return loaded.tokenizer if isinstance(loaded, ProcessorMixin) else loaded  # type: ignore[attr-defined]
     except (UserError, OSError, ValueError) as error:
         message = str(error).strip().removeprefix("model_name_or_path: ")
-        raise UserError(f"{KEY}: {message}") from error
+        raise UserError(f"{MODEL_KEY}: {message}") from error
 
 
-def _text(tokenizer: PreTrainedTokenizerBase | ProcessorMixin) -> PreTrainedTokenizerBase:
-    return tokenizer.tokenizer if isinstance(tokenizer, ProcessorMixin) else tokenizer  # type: ignore[attr-defined]
+def _adapts_head(adapter: PeftConfig) -> bool:
+    """Whether PEFT puts a layer of its own in place of the head."""
+    targets = getattr(adapter, "target_modules", None) or ()
+    if isinstance(targets, str):
+        # A pattern of whole names.
+        targets = ["lm_head"] if re.fullmatch(targets, "lm_head") else []
+    names = [*targets, *(getattr(adapter, "modules_to_save", None) or ())]
+    return any(name.split(".")[-1] == "lm_head" for name in names)
+
+
+def _is_hub_adapter(source: _Source) -> bool:
+    try:
+        return find_adapter_config_file(source.base, revision=source.revision) is not None
+    except OSError:
+        return False
 
 
 def _place(name: str) -> str:
@@ -240,6 +274,14 @@ def _weights(source: _Source) -> str:
     return f"commit {commit}"
 
 
+def _adapter(folder: Path) -> str:
+    """A digest of an adapter; where its base lies does not matter."""
+    settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    settings.pop("base_model_name_or_path", None)
+    said = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=16).hexdigest()
+    return f"{_digest(folder, _ADAPTER_FILES)} with settings {said}"
+
+
 def _digest(folder: Path, patterns: tuple[str, ...]) -> str:
     total = hashlib.blake2b(digest_size=16)
     for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):
@@ -250,4 +292,4 @@ def _digest(folder: Path, patterns: tuple[str, ...]) -> str:
 
 
 def _error(name: str, message: str) -> UserError:
-    return UserError(f"{KEY}: {name} {message}")
+    return UserError(f"{MODEL_KEY}: {name} {message}")

@@ -1,12 +1,14 @@
 """Losses under the reference: of a batch, and of a whole data set into a cache, which is then all a training needs."""
 
+import gc
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,16 +20,28 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hpt_trl.errors import UserError
 from hpt_trl.models import cache_folder
-from hpt_trl.rho1.cache import KEY, ScoreCache, example_key, scored_positions
+from hpt_trl.rho1 import head
+from hpt_trl.rho1.cache import DIR_KEY, ScoreCache, example_key, scored_positions
 from hpt_trl.rho1.config import Rho1Config
-from hpt_trl.rho1.reference import fingerprint, load_reference
-from hpt_trl.rho1.scoring_head import scoring_head
+from hpt_trl.rho1.reference import MODEL_KEY, fingerprint, load_reference
 
 # Batches whose rows are sorted by length together: little is padded, and the rows are still read from nearby.
 _WINDOW = 32
 # A segment is written when it has so many tokens, or when a kill would cost more than a tenth of the time spent so far.
 _SEGMENT_TOKENS = 2**24
 _SEGMENT_S = 30.0
+
+_T = TypeVar("_T")
+
+
+def autocast_of(config: Rho1Config, device: torch.device) -> Callable[[], AbstractContextManager]:
+    """Return what makes the context of a reference's forward pass: the precision of the training.
+
+    Not the accelerator's own: it does nothing under DeepSpeed, where the trained model's weights have that type.
+    """
+    if not (config.bf16 or config.fp16):
+        return nullcontext
+    return partial(torch.autocast, device.type, torch.bfloat16 if config.bf16 else torch.float16)
 
 
 @torch.no_grad()
@@ -41,7 +55,7 @@ def reference_nll(model: torch.nn.Module, batch: dict[str, Any]) -> torch.Tensor
     Returns:
         (rows, tokens) float16, in nats, at the places of the labels.
     """
-    with scoring_head((batch["labels"][:, 1:] != -100).flatten()):
+    with head.scoring((batch["labels"][:, 1:] != -100).flatten()):
         outputs = model(**batch, fused_lm_head=True)
     losses = torch.zeros(batch["labels"].shape, dtype=torch.float16, device=batch["labels"].device)
     losses[:, 1:] = -outputs.log_probs
@@ -79,6 +93,13 @@ class Reference:
         with self.autocast():
             return reference_nll(self._model, batch)
 
+    def unload(self) -> None:
+        """Give the model's memory back at once; it refers to itself, by the method that the fused head stands in."""
+        self._model = None
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
     @property
     def precision(self) -> float:
         """Of the numbers that it computes with: the distance from 1 to the next."""
@@ -94,7 +115,6 @@ def prepare_cache(
     collator: Callable[[list[dict[str, Any]]], dict[str, Any]],
     *,
     device: torch.device,
-    autocast: Callable[[], AbstractContextManager],
 ) -> ScoreCache:
     """Open the cache of a run, check what is there, and score what is missing; all processes must call it together.
 
@@ -104,7 +124,6 @@ def prepare_cache(
         dataset: prepared rows (`input_ids`, `labels`, `seq_lengths` where they are packed).
         collator: the trainer's.
         device: of this process.
-        autocast: makes the context of the reference's forward pass, e.g. `accelerator.autocast`.
 
     Returns:
         A cache that holds every row of the data set. The reference model is gone by then.
@@ -112,19 +131,20 @@ def prepare_cache(
     Raises:
         UserError: no room on the disk, a cache whose scores are not this reference's, or a loss that is not finite.
     """
-    state = PartialState()
+    autocast = autocast_of(config, device)
     kind = _autocast_type(autocast, device)
     # One process reads gigabytes of weights for the digest, not each of them.
-    contents: list[dict[str, Any] | None] = [None]
-    if state.is_main_process:
-        contents = [fingerprint(config, tokenizer, autocast=None if kind is None else str(kind))]
+    contents = _in_first_process(lambda: fingerprint(config, tokenizer, autocast=None if kind is None else str(kind)))
     folder = Path(config.reference_cache_dir or cache_folder() / "reference_scores").expanduser()
-    cache = ScoreCache(folder, broadcast_object_list(contents)[0] or {})
+    # What the first one makes or sets aside, it alone speaks of.
+    with PartialState().main_process_first():
+        cache = ScoreCache(folder, contents)
     reference = Reference(lambda: load_reference(config, device), device, autocast)
     table = row_table(dataset)
     with _kept_random_state(device):
-        verify(cache, dataset, collator, reference, table, rows=config.reference_check_rows)
+        _in_first_process(lambda: verify(cache, dataset, collator, reference, table, rows=config.reference_check_rows))
         fill(cache, dataset, collator, reference, table, batch_size=config.per_device_train_batch_size)
+    reference.unload()
     return cache
 
 
@@ -191,7 +211,7 @@ def fill(
             for key, losses, row in zip(keys, _split(reference.nll(batch), batch, examples), own[number], strict=True):
                 if not np.isfinite(losses).all():
                     raise UserError(
-                        f"reference_model_name_or_path: the reference gives row {row} of the prepared data a loss of "
+                        f"{MODEL_KEY}: the reference gives row {row} of the prepared data a loss of "
                         f"{losses[~np.isfinite(losses)][0]}. It is damaged, or its type is too narrow: try "
                         "`reference_dtype: float32`."
                     )
@@ -202,7 +222,7 @@ def fill(
     state.wait_for_everyone()
     cache.reload()
     if _missing(cache, table.keys).size:
-        raise UserError(f"{KEY}: {cache.folder} is not the same folder for all processes; name one that is.")
+        raise UserError(f"{DIR_KEY}: {cache.folder} is not the same folder for all processes; name one that is.")
     return int(missing.size)
 
 
@@ -233,8 +253,9 @@ def verify(
         apart = np.abs(new.astype(np.float32) - old.astype(np.float32)).mean() if new.size == old.size else np.inf
         if new.size and not apart <= allowed:
             raise UserError(
-                f"{KEY}: {cache.folder} does not hold this reference's losses: those of row {row} of the prepared data "
-                f"are {apart:.3g} nats apart, {allowed:.3g} at most is rounding. Remove the folder; it is filled anew."
+                f"{DIR_KEY}: {cache.folder} does not hold this reference's losses: those of row {row} of the prepared "
+                f"data are {apart:.3g} nats apart, {allowed:.3g} at most is rounding. Remove the folder; it is filled "
+                "anew."
             )
 
 
@@ -316,6 +337,20 @@ def _split(losses: torch.Tensor, batch: dict[str, Any], examples: list[dict[str,
         ends = torch.tensor([len(example["input_ids"]) for example in examples]).cumsum(0)
         counts = scored[0].cumsum(0)[ends - 1].diff(prepend=torch.zeros(1, dtype=torch.long))
     return np.split(flat, counts.cumsum(0)[:-1].numpy())
+
+
+def _in_first_process(act: Callable[[], _T]) -> _T:
+    """Do something in the first process alone: all of them return its result, or raise its `UserError`."""
+    outcome: list[Any] = [None, None]
+    if PartialState().is_main_process:
+        try:
+            outcome[0] = act()
+        except UserError as error:
+            outcome[1] = str(error)
+    result, message = broadcast_object_list(outcome)
+    if message is not None:
+        raise UserError(message)
+    return result
 
 
 def _autocast_type(autocast: Callable[[], AbstractContextManager], device: torch.device) -> torch.dtype | None:

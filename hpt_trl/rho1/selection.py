@@ -8,6 +8,8 @@ import math
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
 
 # A position that takes no part: it is ranked behind all others of its group.
 _LAST = float("-inf")
@@ -33,16 +35,14 @@ def ratio_at(step: int, *, ratio: float, schedule: str, warmup_steps: int, max_s
     return 1 - (1 - ratio) * done
 
 
-def groups_of(labels: torch.Tensor, position_ids: torch.Tensor | None) -> torch.Tensor:
-    """The sequence that each predicted token belongs to.
+def groups_of(
+    labels: Int[Tensor, "rows tokens"], position_ids: Int[Tensor, "1 tokens"] | None
+) -> Int[Tensor, "rows tokens-1"]:
+    """The number, from 0, of the sequence that each predicted token belongs to; the first of a row has none.
 
     Args:
-        labels: (B, T), shifted by the caller's convention: entry t is predicted from t - 1.
-        position_ids: (1, T) of a padding-free batch, whose documents lie end to end and start at position 0; None
-            where each row is one sequence.
-
-    Returns:
-        (B, T - 1) group numbers from 0.
+        position_ids: of a padding-free batch, whose documents lie end to end and start at position 0; None where each
+            row is one sequence.
     """
     if position_ids is not None:
         return (position_ids[:, 1:] == 0).long().cumsum(-1)
@@ -55,25 +55,26 @@ class Selection:
     """Which tokens are trained on.
 
     Attributes:
-        weights: float32, n / s on selected tokens and 0 on the others; shape of the scores. Those of a group add up to
-            its number of valid tokens n, so a sum of weighted losses over the number of all valid tokens is the mean
-            over the selected ones, on the scale of the plain mean.
-        thresholds: (groups,) the lowest selected score of each group; inf where nothing is valid.
+        weights: float32, n / s on selected tokens and 0 on the others. Those of a group add up to its number of valid
+            tokens n, so a sum of weighted losses over the number of all valid tokens is the mean over the selected
+            ones (eq. 5), on the scale of the plain mean.
+        thresholds: the lowest selected score of each group; inf where nothing is valid.
     """
 
-    weights: torch.Tensor
-    thresholds: torch.Tensor
+    weights: Float[Tensor, "..."]
+    thresholds: Float[Tensor, " groups"]
 
 
-def select_top(scores: torch.Tensor, valid: torch.Tensor, groups: torch.Tensor, ratio: float) -> Selection:
-    """Select the highest-scored tokens of each group: s = round(ratio * n) of its n valid ones, at least one.
+def select_top(
+    scores: Float[Tensor, "..."], valid: Bool[Tensor, "..."], groups: Int[Tensor, "..."], ratio: float
+) -> Selection:
+    """Select the highest-scored tokens of each group: s = round(ratio * n) of its n valid ones, at least one (eq. 4).
 
     A rank decides, not a quantile: among equal scores those that come first are taken, so that exactly s are.
 
     Args:
-        scores: (...) scores of the tokens.
-        valid: (...) whether a token takes part.
-        groups: (...) group number of each token, from 0.
+        valid: whether a token takes part.
+        groups: number of each token's group, from 0.
         ratio: share that is selected.
     """
     group, device = groups.flatten(), scores.device
@@ -97,22 +98,23 @@ def select_top(scores: torch.Tensor, valid: torch.Tensor, groups: torch.Tensor, 
 
 
 def random_scores(
-    input_ids: torch.Tensor, valid: torch.Tensor, groups: torch.Tensor, *, seed: int, step: int
-) -> torch.Tensor:
-    """Scores of the random control, drawn for each sequence from its own tokens, the seed and the step.
+    input_ids: Int[Tensor, "rows tokens"],
+    valid: Bool[Tensor, "rows tokens-1"],
+    groups: Int[Tensor, "rows tokens-1"],
+    *,
+    seed: int,
+    step: int,
+) -> Float[Tensor, "rows tokens-1"]:
+    """Scores of the random control in [0, 1), drawn for each sequence from its own tokens, the seed and the step.
 
     They do not depend on how sequences are spread over processes, micro-batches and packed rows, nor on the random
     state of the run.
 
     Args:
-        input_ids: (B, T).
-        valid: (B, T - 1) whether a token takes part.
-        groups: (B, T - 1) sequence of each token.
+        valid: whether a token takes part.
+        groups: number of each token's sequence.
         seed: of the run.
         step: optimizer steps done so far.
-
-    Returns:
-        (B, T - 1) float64 in [0, 1).
     """
     scores = torch.zeros(valid.shape, dtype=torch.float64)
     tokens, valid, groups = input_ids[:, 1:].cpu(), valid.cpu(), groups.cpu()

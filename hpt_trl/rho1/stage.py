@@ -9,9 +9,9 @@ from transformers import PreTrainedTokenizerBase, Trainer
 from hpt_trl.arguments import RecipeArguments
 from hpt_trl.data import columns_for
 from hpt_trl.errors import UserError
-from hpt_trl.ranges import at_least, one_of, share
+from hpt_trl.ranges import one_of
 from hpt_trl.recipes import Recipe
-from hpt_trl.rho1.config import DTYPES, MODES, SCHEDULES, SCOPES, SELECTIONS, Rho1Config
+from hpt_trl.rho1.config import Rho1Config
 from hpt_trl.rho1.reference import check_reference
 from hpt_trl.rho1.trainer import Rho1Trainer
 from hpt_trl.sft.stage import COLUMNS
@@ -95,18 +95,7 @@ STAGE = Stage(
     check=check,
     check_tokenizer=check_tokenizer,
     build=build,
-    rules=(
-        share("select_ratio", zero=False),
-        one_of("selection", *SELECTIONS),
-        one_of("selection_scope", *SCOPES),
-        one_of("select_ratio_schedule", *SCHEDULES),
-        one_of("reference_mode", *MODES),
-        one_of("reference_dtype", *DTYPES),
-        one_of("dataset_layout", *LAYOUTS),
-        one_of("truncation_mode", "keep_start", "keep_end"),
-        one_of("loss_type", "nll"),
-        at_least(0, "selection_warmup_steps", "reference_check_rows"),
-    ),
+    rules=(one_of("dataset_layout", *LAYOUTS), one_of("truncation_mode", "keep_start", "keep_end")),
     layout=layout,
     needs_demonstration=lambda config: True,
     rewards="optional",

@@ -25,13 +25,14 @@ from transformers import PreTrainedTokenizerBase
 from trl import SFTTrainer
 from trl.trainer.utils import use_adapter
 
-from hpt_trl.models import hidden_adapter, is_adapter, load_tokenizer
+from hpt_trl.errors import UserError
+from hpt_trl.models import hidden_adapter, is_adapter, keep_four_bit_trainable, load_tokenizer
 from hpt_trl.rho1.cache import WithReference
 from hpt_trl.rho1.config import Rho1Config
 from hpt_trl.rho1.head import compacted_backward
 from hpt_trl.rho1.reference import check_reference, load_reference
 from hpt_trl.rho1.samples import SelectionSamples
-from hpt_trl.rho1.scoring import prepare_cache, reference_nll
+from hpt_trl.rho1.scoring import autocast_of, prepare_cache, reference_nll
 from hpt_trl.rho1.selection import Selection, groups_of, random_scores, ratio_at, select_top
 
 _REFERENCE = "reference"  # name of the reference adapter over the trained model's base
@@ -50,7 +51,7 @@ class Rho1Trainer(SFTTrainer):
 
     Raises:
         UserError: the reference is missing, has another tokenizer, or its cached scores do not fit.
-        ValueError: arguments that do not work with a selection.
+        UserError, ValueError: arguments that do not work with a selection.
     """
 
     _tag_names = ["trl", "rho1"]
@@ -84,21 +85,24 @@ class Rho1Trainer(SFTTrainer):
         self._collate_train = self.data_collator
         if args.needs_reference:
             self._open_reference()
+        # A look at the tokens in evaluation mode comes before the first step, which would be too early.
+        keep_four_bit_trainable(self.model)
         tokenizer = cast(PreTrainedTokenizerBase, self.processing_class)
         self._samples = SelectionSamples(str(args.output_dir), tokenizer)
-        self._last: tuple[dict[str, Any], Tensor, Selection] | None = None
+        self.add_callback(self._samples)
+        self._last: tuple[float, dict[str, Any], Tensor, Selection] | None = None
 
     def _refuse_what_cannot_work(self) -> None:
         if self._is_vision_dataset:
-            raise ValueError("rows with images are not supported: their tokens are made while a batch is collated.")
+            raise UserError("rows with images are not supported: their tokens are made while a batch is collated.")
         if isinstance(self.model, PeftModel) and self.model.active_peft_config.is_prompt_learning:
-            raise ValueError("prompt learning puts tokens without text before each row; use LoRA.")
+            raise UserError("prompt learning puts tokens without text before each row; use LoRA.")
         parallel = self.accelerator.parallelism_config
         if parallel is not None and (parallel.cp_enabled or parallel.sp_enabled):
-            raise ValueError("context and sequence parallelism spread a sequence, whose tokens are ranked together.")
+            raise UserError("context and sequence parallelism spread a sequence, whose tokens are ranked together.")
         cached = self.args.needs_reference and self.args.reference_mode == "cached"
         if cached and not isinstance(self.train_dataset, Dataset):
-            raise ValueError("`reference_mode: cached` scores a dataset with a length; stream with `online`.")
+            raise UserError("`reference_mode: cached` scores a dataset with a length; stream with `online`.")
 
     def _open_reference(self) -> None:
         device = self.accelerator.device
@@ -109,10 +113,9 @@ class Rho1Trainer(SFTTrainer):
                 self.train_dataset,
                 self.data_collator,
                 device=device,
-                autocast=self.accelerator.autocast,
             )
             self._collate_train = WithReference(self.data_collator, cache)
-        elif isinstance(self.model, PeftModel) and _share_base(str(self.args.reference_model_name_or_path), self.model):
+        elif isinstance(self.model, PeftModel) and _share_base(self.args, self.model):
             self.model.load_adapter(str(self.args.reference_model_name_or_path), _REFERENCE, is_trainable=False)
             self._score_batch = self._score_by_adapter
         else:
@@ -167,9 +170,10 @@ class Rho1Trainer(SFTTrainer):
             return model(**inputs, use_cache=False, fused_lm_head=True).log_probs
 
     def _add_reference(self, batch: dict[str, Any]) -> None:
+        """Add the reference's losses where no collator did; like there as bits, which nothing rounds on its way."""
         if self._score_batch is not None and "reference_nll" not in batch:
-            with self.accelerator.autocast():
-                batch["reference_nll"] = self._score_batch(batch)
+            with autocast_of(self.args, self.accelerator.device)():
+                batch["reference_nll"] = self._score_batch(batch).view(torch.int16)
 
     def _scores(self, batch: dict[str, Any], log_probs: Tensor | None) -> Tensor:
         """What the tokens are ranked by, higher is better. Shape: (B, T - 1)."""
@@ -177,10 +181,8 @@ class Rho1Trainer(SFTTrainer):
             sequences = groups_of(batch["labels"], batch.get("position_ids"))
             seed, step = self.args.seed, self.state.global_step
             return random_scores(batch["input_ids"], _valid(batch), sequences, seed=seed, step=step)
-        reference = batch["reference_nll"][:, 1:].float()
-        if self.args.selection == "reference_low":
-            return -reference
-        return -cast(Tensor, log_probs).detach() - reference
+        reference = _reference_of(batch)
+        return -reference if self.args.selection == "reference_low" else -cast(Tensor, log_probs).detach() - reference
 
     def _select_over_all(self, batches: list[dict[str, Any]], scores: list[Tensor]) -> list[Selection]:
         """Rank the tokens of these micro-batches with those that the other processes hold."""
@@ -239,7 +241,7 @@ class Rho1Trainer(SFTTrainer):
         """Add a micro-batch to the metrics; the sums are taken over all processes. `loss`: (B, T - 1), in nats."""
         valid, selected = _valid(batch), selection.weights > 0
         unselected = valid & ~selected
-        excess = loss - batch["reference_nll"][:, 1:].float() if "reference_nll" in batch else None
+        excess = loss - _reference_of(batch) if "reference_nll" in batch else None
         thresholds = selection.thresholds[selection.thresholds.isfinite()]
         parts = [(loss, selected), (loss, unselected), (selected.float(), valid)]
         parts += [] if excess is None else [(excess, valid)]
@@ -250,34 +252,34 @@ class Rho1Trainer(SFTTrainer):
         for name, total, count in zip([*names, "threshold"], reduced[: len(sums)], reduced[len(sums) :], strict=True):
             if count > 0:
                 self._metrics["train"][f"rho1/{name}"].append(total / count)
-        self._last = (batch, loss, selection)
+        self._last = (self._ratio(), batch, loss, selection)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         super().log(logs, *args, **kwargs)
         last, self._last = self._last, None
         if last is None or not self.is_world_process_zero():
             return
-        batch, loss, selection = last
+        ratio, batch, loss, selection = last
         # The first sequence up to its last trained token; padding may follow it, or in a padding-free row others.
         first = _valid(batch)[0] & (groups_of(batch["labels"], batch.get("position_ids"))[0] == 0)
-        length = int(first.nonzero().max()) + 1 if first.any() else 0
-        valid = first[:length].tolist()
+        if not first.any():
+            return
+        length = int(first.nonzero().max()) + 1
 
         def scored(values: Tensor) -> list[Any]:
             """One value for each token of the sequence, None where a token is not predicted."""
-            return [None, *(value if ok else None for value, ok in zip(values.tolist(), valid, strict=True))]
+            shown = zip(values[0, :length].tolist(), first[:length].tolist(), strict=True)
+            return [None, *(value if predicted else None for value, predicted in shown)]
 
         figures = {
-            "select_ratio": self._ratio(),
+            "select_ratio": ratio,
             "scope": self.args.selection_scope,
             "selection": self.args.selection,
-            "threshold": logs.get("rho1/threshold"),
-            "loss": scored(loss[0, :length]),
-            "reference_loss": None,
-            "selected": scored(selection.weights[0, :length] > 0),
+            "threshold": selection.thresholds[0].item(),
+            "loss": scored(loss),
+            "reference_loss": scored(_reference_of(batch)) if "reference_nll" in batch else None,
+            "selected": scored(selection.weights > 0),
         }
-        if "reference_nll" in batch:
-            figures["reference_loss"] = scored(batch["reference_nll"][0, 1 : length + 1])
         self._samples.write(self.state.global_step, batch["input_ids"][0, : length + 1].tolist(), figures)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
@@ -285,12 +287,19 @@ class Rho1Trainer(SFTTrainer):
             super()._save(output_dir, state_dict)
 
 
-def _share_base(reference: str, model: PeftModel) -> bool:
-    """Whether a reference is an adapter over the base model that is trained with another one."""
-    if not is_adapter(reference):
+def _share_base(args: Rho1Config, model: PeftModel) -> bool:
+    """Whether the reference is an adapter over the base model that is trained with another one, loaded alike."""
+    reference = str(args.reference_model_name_or_path)
+    if not is_adapter(reference) or args.reference_dtype != "auto" or args.reference_load_in_4bit:
         return False
-    base = PeftConfig.from_pretrained(reference).base_model_name_or_path
-    return os.path.realpath(str(base)) == os.path.realpath(str(model.active_peft_config.base_model_name_or_path))
+    adapter, own = PeftConfig.from_pretrained(reference), model.active_peft_config
+    bases = [os.path.realpath(str(config.base_model_name_or_path)) for config in (adapter, own)]
+    return bases[0] == bases[1] and adapter.revision in (None, own.revision)
+
+
+def _reference_of(batch: dict[str, Any]) -> Tensor:
+    """The reference's loss of each predicted token. Shape: (B, T - 1), float32."""
+    return batch["reference_nll"][:, 1:].view(torch.float16).float()
 
 
 def _valid(batch: dict[str, Any]) -> Tensor:
