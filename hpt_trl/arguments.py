@@ -20,7 +20,10 @@ class RecipeArguments(ScriptArguments):
     )
     dataset_options: dict | str | None = field(
         default=None,
-        metadata={"help": "Options of a generated dataset (`arithmetic`, `reasoning_gym:<task>`), e.g. {size: 500}."},
+        metadata={
+            "help": "Options of a generated dataset (`arithmetic`, `stories:<part>`, `reasoning_gym:<task>`), e.g. "
+            "{size: 500}."
+        },
     )
     column_mapping: dict | str | None = field(
         default=None,

@@ -5,6 +5,7 @@ Arguments: model folder, output folder, JSON of settings for the `train` of a te
 """
 
 import json
+import os
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -25,9 +26,10 @@ def main() -> None:
     if PartialState().is_main_process:
         torch.save(rollouts.weights(trainer), output_dir / "weights.pt")
         (output_dir / "log.json").write_text(json.dumps(trainer.state.log_history[0]))
-    # A process that leaves with the group's threads still running is aborted by the C++ runtime now and then.
     PartialState().wait_for_everyone()
-    PartialState().destroy_process_group()
+    # gloo's threads may abort a process that takes its objects apart, or wait with it for the interpreter's lock.
+    sys.stdout.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -327,7 +327,7 @@ def test_rows_with_one_token_or_none(rho1, tmp_path):
 
 @pytest.mark.parametrize("scope", ["sequence", "global"])
 def test_exactly_k_tokens_where_all_are_alike(scope, rho1, tmp_path):
-    # Under one repeated token every position of the random control differs, every one of `reference_low` ties almost.
+    # Every token of such a row has the same loss: a quantile would select all of them, or none.
     rows = Dataset.from_dict({"input_ids": [[9] * 41] * 4})
     trained = rho1(dataset=rows, selection="reference_low", selection_scope=scope, per_device_train_batch_size=4)
     assert metrics(trained, "rho1/select_ratio") == [0.6]

@@ -85,7 +85,7 @@ class Rho1Trainer(SFTTrainer):
         self._collate_train = self.data_collator
         if args.needs_reference:
             self._open_reference()
-        # A look at the tokens in evaluation mode comes before the first step, which would be too early.
+        # Scores are taken in evaluation mode, in which such layers would lose their gradients.
         keep_four_bit_trainable(self.model)
         tokenizer = cast(PreTrainedTokenizerBase, self.processing_class)
         self._samples = SelectionSamples(str(args.output_dir), tokenizer)
