@@ -274,11 +274,16 @@ def test_an_adapter_over_the_shared_base(rho1, tiny_model_path, tmp_path):
     assert sum("lora_A" in name for name in saved) == len(weights(shared)) // 2, list(saved)
 
 
-def test_four_bit_base_with_lora_learns(rho1, tiny_model_path):
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"reference_mode": "online", "reference_load_in_4bit": True, "selection_scope": "global"}],
+    ids=["cached", "4-bit-reference"],
+)
+def test_four_bit_base_with_lora_learns(settings, rho1, tiny_model_path):
     model = AutoModelForCausalLM.from_pretrained(
         tiny_model_path, quantization_config=BitsAndBytesConfig(load_in_4bit=True), dtype=torch.float32
     )
-    trained = rho1(model=model, lora=True, **(ADAM | {"max_steps": 12}))
+    trained = rho1(model=model, lora=True, gradient_accumulation_steps=2, **(ADAM | {"max_steps": 12} | settings))
     losses = metrics(trained, "rho1/selected_loss")
     assert losses[-1] < losses[0] - 0.3
 

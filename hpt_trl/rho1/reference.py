@@ -30,6 +30,7 @@ from hpt_trl.models import (
     cache_folder,
     check_model_folder,
     is_adapter,
+    keep_four_bit_trainable,
     load_config,
     load_tokenizer,
     model_exists,
@@ -141,6 +142,8 @@ def load_reference(config: Rho1Config, device: torch.device) -> PreTrainedModel:
         )
         if attention is not None:
             model.set_attn_implementation(attention)
+        # Repacked for a CPU, layers narrower than a block of 4-bit weights fail.
+        keep_four_bit_trainable(model)
         add_fused_lm_head(model)
         if source.adapter is not None:
             model = PeftModel.from_pretrained(model, source.adapter, torch_device=str(device))
