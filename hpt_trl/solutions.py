@@ -228,10 +228,10 @@ def _cell(row: _Row, wanted: Sampling) -> tuple[int, bool]:
     return (cast(int, row.bin) if wanted.weights else 0, row.correct)
 
 
-def _quotas(wanted: Sampling, correct: int) -> dict[tuple[int, bool], int]:
-    """Solutions to draw from each cell; together exactly `n_samples`, or all `correct` ones where that is None."""
+def _quotas(wanted: Sampling, there: int) -> dict[tuple[int, bool], int]:
+    """Solutions to draw from each cell; together `n_samples`, or where that is None all correct ones that are `there`."""
     if wanted.n_samples is None:
-        return {(0, True): correct}
+        return {(0, True): there}
     weights = wanted.weights or (1.0,)
     shares = {
         (number, correct): weight / sum(weights) * part

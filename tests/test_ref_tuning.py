@@ -122,12 +122,12 @@ def test_a_run_keeps_models_along_the_way_and_the_best(recipe, tmp_path, capsys,
         ids = tokenizer("print(", return_tensors="pt")["input_ids"]
         assert model(ids).logits.shape[-1] == len(tokenizer)
     # Without the models on the way the last one is the same.
-    runner.run(path, ["--output_dir", str(tmp_path / "plain"), "--checkpoint_fractions", "null"])
+    runner.run(path, ["--output_dir", str(tmp_path / "plain"), "--checkpoint_fraction", "null"])
     assert digest(tmp_path / "plain") == digest(out) and not (tmp_path / "plain" / "checkpoints").exists()
 
 
 def test_a_worse_model_is_not_the_best(recipe, tmp_path):
-    runner.run(recipe(learning_rate=0.3, lr_scheduler_type="constant", max_steps=4, checkpoint_fractions=0.25), [])
+    runner.run(recipe(learning_rate=0.3, lr_scheduler_type="constant", max_steps=4, checkpoint_fraction=0.25), [])
     out = tmp_path / "out"
     losses = {line["step"]: line["eval_loss"] for line in reporting.read_metrics(out) if line.get("eval_loss")}
     best = min((step for step in losses if step), key=losses.__getitem__)
@@ -163,7 +163,7 @@ FSDP += ["--main_process_port", "0", "--mixed_precision", "no", "-m", "tests.fsd
 
 @pytest.mark.parametrize("launcher", [DDP, FSDP], ids=["ddp", "fsdp"])
 def test_two_processes_keep_the_models_of_one(recipe, tmp_path, launcher):
-    path, two = recipe(max_steps=4, checkpoint_fractions=0.5, global_batch_size=8, logging_steps=2), tmp_path / "two"
+    path, two = recipe(max_steps=4, checkpoint_fraction=0.5, global_batch_size=8, logging_steps=2), tmp_path / "two"
     runner.run(path, ["--output_dir", str(tmp_path / "one")])
     words = ["run", path, "--output_dir", str(two), "--gradient_checkpointing", "true"]
     done = subprocess.run(
@@ -212,7 +212,7 @@ def test_solutions_that_do_not_fit_are_left_out(recipe, tmp_path, caplog):
         ({"difficulty_weights": [1]}, r"one number of 0 or more for each bin of `difficulty_bins` \(0 here\)"),
         ({"difficulty_bins": [1, 25], "difficulty_weights": [0]}, r"\(1 here\), not all 0"),
         ({"difficulty_bins": [20, 25]}, "holds no correct solution .* whose difficulty is \\d+ to \\d+"),
-        ({"checkpoint_fractions": 1}, "`checkpoint_fractions`: 1 is not allowed; allowed: above 0 to below 1, or null"),
+        ({"checkpoint_fraction": 1}, "`checkpoint_fraction`: 1 is not allowed; allowed: above 0 to below 1, or null"),
         ({"test_split_size": 12}, "12 held-out problems, but .* has 12 problems"),
         ({"completion_only_loss": False}, "tuned on the solutions alone"),
         ({"load_best_model_at_end": True, "eval_strategy": "no"}, "load_best_model_at_end"),
@@ -269,7 +269,7 @@ def loss_of(model, rows: list[list[int]]) -> float:
 
 
 def test_rho1_takes_what_a_run_leaves_as_its_reference(recipe, tmp_path, tiny_model_path):
-    short = ["--max_steps", "2", "--checkpoint_fractions", "0.5", "--learning_rate", "1e-2"]
+    short = ["--max_steps", "2", "--checkpoint_fraction", "0.5", "--learning_rate", "1e-2"]
     runner.run(recipe(), ["--output_dir", str(tmp_path / "whole"), *short])
     runner.run(recipe(**LORA), ["--output_dir", str(tmp_path / "lora"), *short])
     texts = [f"{row['instruction']} {row['output']}" for row in solutions(4, 1, 0)]

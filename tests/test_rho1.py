@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from datasets import Dataset
+from peft import PromptTuningConfig, get_peft_model
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerFast
@@ -288,6 +289,25 @@ def test_four_bit_base_with_lora_learns(settings, rho1, tiny_model_path):
     assert losses[-1] < losses[0] - 0.3
 
 
+def test_a_quantized_base_is_shared_only_with_a_quantized_reference(rho1, tiny_model_path, tmp_path):
+    adapter = train("SFTTrainer", tiny_model_path, tmp_path / "adapter", lora=True, learning_rate=1.0)
+    adapter.save_model()
+    adapters = []
+    for in_4bit in (False, True):
+        model = AutoModelForCausalLM.from_pretrained(
+            tiny_model_path, quantization_config=BitsAndBytesConfig(load_in_4bit=True), dtype=torch.float32
+        )
+        trained = rho1(
+            model=model,
+            lora=True,
+            reference_mode="online",
+            reference_load_in_4bit=in_4bit,
+            reference_model_name_or_path=str(tmp_path / "adapter"),
+        )
+        adapters.append(len(trained.model.peft_config))
+    assert adapters == [1, 2]
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -399,6 +419,12 @@ def test_arguments_that_are_refused(tiny_model_path, reference_model_path, tmp_p
         Rho1Trainer(tiny_model_path, train("SFTTrainer", tiny_model_path, tmp_path).args)
     with pytest.raises(ValueError, match="compute_loss_func"):
         Rho1Trainer(tiny_model_path, config, compute_loss_func=print)
+    with pytest.raises(UserError, match="LoRA"):
+        prompts = get_peft_model(
+            AutoModelForCausalLM.from_pretrained(tiny_model_path),
+            PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2),
+        )
+        train("Rho1Trainer", tiny_model_path, tmp_path, model=prompts, selection="random")
     with pytest.raises(UserError, match="online"):
         rows = Dataset.from_dict({"text": ["one", "two"]}).to_iterable_dataset()
         streamed = Rho1Config(

@@ -63,7 +63,7 @@ def test_tokens_in_reading_order_with_marks_colours_and_figures(tmp_path):
     assert tokens[0][2] is None
     assert tokens[1][2] == "loss 3.00, reference 1.00, excess +2.00; selected"
     assert tokens[2][2] == "loss 2.00, reference 2.50, excess -0.50; not selected"
-    assert "50.0 % of 4 scored tokens, threshold 0.250" in text and "of each micro batch" in text
+    assert "50.0 % of 4 scored tokens, threshold 0.250" in text and "of each micro-batch" in text
     assert "<td>2</td><td>3.50</td><td>1.00</td><td>+2.50</td>" in text  # means of the selected ones
     assert not [path for path in tmp_path.iterdir() if path.name not in ("selections.jsonl", "selections.html")]
 

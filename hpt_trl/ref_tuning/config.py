@@ -11,7 +11,7 @@ from hpt_trl.solutions import SolutionArguments
 class RefTuningConfig(SFTConfig):
     """TRL's SFTConfig, and the models that are kept along the run."""
 
-    checkpoint_fractions: float | None = field(
+    checkpoint_fraction: float | None = field(
         default=0.2,
         metadata={
             "help": "Keep a model after every such share of the run, and the one with the lowest held-out loss, in "

@@ -60,8 +60,8 @@ def build(inputs: StageInputs) -> Trainer:
         eval_dataset=columns_for(inputs.splits.test, "prompt", "completion"),
         **inputs.trainer_arguments(),
     )
-    if inputs.config.checkpoint_fractions is not None:
-        trainer.add_callback(KeptModels(trainer, inputs.config.checkpoint_fractions))
+    if inputs.config.checkpoint_fraction is not None:
+        trainer.add_callback(KeptModels(trainer, inputs.config.checkpoint_fraction))
     return trainer
 
 
@@ -156,7 +156,7 @@ STAGE = Stage(
     finish=finish,
     rules=(
         *SAMPLING_RULES,
-        Rule(("checkpoint_fractions",), lambda value: 0 < value < 1, "above 0 to below 1, or null"),
+        Rule(("checkpoint_fraction",), lambda value: 0 < value < 1, "above 0 to below 1, or null"),
         one_of("loss_type", "nll", "dft"),
         one_of("truncation_mode", "keep_start", "keep_end"),
     ),

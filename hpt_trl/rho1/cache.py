@@ -266,7 +266,7 @@ def _losses(path: str, rows: int) -> np.ndarray:
 
 
 def _read_index(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
-    """Keys (uint64) and lengths (uint32) of a segment; a damaged one is set aside."""
+    """Keys (uint64) and lengths (uint32) of a segment; a truncated one, or one with a damaged index, is set aside."""
     try:
         with path.open("rb") as file:
             header = file.read(_HEADER.size)

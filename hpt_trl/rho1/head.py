@@ -47,7 +47,7 @@ def compacted_backward() -> AbstractContextManager[None]:
     return _in_place_of_stock(_Compacted)
 
 
-def scoring(labelled: Tensor) -> AbstractContextManager[None]:
+def labelled_alone(labelled: Tensor) -> AbstractContextManager[None]:
     """Heads that run in this context compute log-probabilities alone, without a gradient, where there is a label.
 
     With Triton the stock head is as quick, and stays.

@@ -55,7 +55,7 @@ def reference_nll(model: torch.nn.Module, batch: dict[str, Any]) -> torch.Tensor
     Returns:
         (rows, tokens) float16, in nats, at the places of the labels.
     """
-    with head.scoring((batch["labels"][:, 1:] != -100).flatten()):
+    with head.labelled_alone((batch["labels"][:, 1:] != -100).flatten()):
         outputs = model(**batch, fused_lm_head=True)
     losses = torch.zeros(batch["labels"].shape, dtype=torch.float16, device=batch["labels"].device)
     losses[:, 1:] = -outputs.log_probs
@@ -178,7 +178,6 @@ def fill(
     table: RowTable,
     *,
     batch_size: int,
-    description: str = "Reference losses",
 ) -> int:
     """Score the rows that the cache lacks; all processes must call it together, and each scores its share.
 
@@ -199,7 +198,7 @@ def fill(
     with (
         tqdm(
             total=int(table.lengths[missing].sum()),
-            desc=description,
+            desc="Reference losses",
             unit="tok",
             unit_scale=True,
             disable=not state.is_main_process,

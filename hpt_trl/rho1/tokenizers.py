@@ -45,7 +45,7 @@ def differences(ours: PreTrainedTokenizerBase, reference: PreTrainedTokenizerBas
 
 
 def digest(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A hash that is equal for tokenizers without `differences`."""
+    """A hash that is equal for tokenizers of one kind (fast, or in Python) without `differences`."""
     return hashlib.blake2b(json.dumps(_traits(tokenizer), sort_keys=True).encode(), digest_size=16).hexdigest()
 
 

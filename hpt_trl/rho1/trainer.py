@@ -78,7 +78,8 @@ class Rho1Trainer(SFTTrainer):
             raise ValueError("`compute_loss_func` would replace the loss whose tokens are selected; leave it out.")
         if args.needs_reference:
             name = model if isinstance(model, str) else model.config._name_or_path
-            check_reference(args, kwargs.get("processing_class") or load_tokenizer(name), model=name)
+            tokenizer = kwargs.get("processing_class") or load_tokenizer(name, trust_remote_code=args.trust_remote_code)
+            check_reference(args, tokenizer, model=name)
         super().__init__(model, args, **kwargs)
         self._refuse_what_cannot_work()
         self._score_batch: Callable[[dict[str, Any]], Tensor] | None = None
@@ -290,7 +291,8 @@ class Rho1Trainer(SFTTrainer):
 def _share_base(args: Rho1Config, model: PeftModel) -> bool:
     """Whether the reference is an adapter over the base model that is trained with another one, loaded alike."""
     reference = str(args.reference_model_name_or_path)
-    if not is_adapter(reference) or args.reference_dtype != "auto" or args.reference_load_in_4bit:
+    in_4bit = bool(getattr(model.get_base_model(), "is_loaded_in_4bit", False))
+    if not is_adapter(reference) or args.reference_dtype != "auto" or args.reference_load_in_4bit != in_4bit:
         return False
     adapter, own = PeftConfig.from_pretrained(reference), model.active_peft_config
     bases = [os.path.realpath(str(config.base_model_name_or_path)) for config in (adapter, own)]
