@@ -229,7 +229,7 @@ def _cell(row: _Row, wanted: Sampling) -> tuple[int, bool]:
 
 
 def _quotas(wanted: Sampling, there: int) -> dict[tuple[int, bool], int]:
-    """Solutions to draw from each cell; together `n_samples`, or where that is None all correct ones that are `there`."""
+    """Solutions to draw from each cell: together `n_samples`; where that is None, all correct ones that are `there`."""
     if wanted.n_samples is None:
         return {(0, True): there}
     weights = wanted.weights or (1.0,)
