@@ -10,8 +10,9 @@ comes once. The reference is the base model tuned on further right rows, `clean`
 ones that nothing trains on. Reference and arms are LoRA adapters over the same base unless `--full`; all start at the
 base model. See `benchmarks.rho1_arms` for the arms, the search of the learning rate and the seeds.
 
-The defaults are cut to about 40 minutes on two slow cores: a run sees less than 20,000 tokens. On a GPU give it more,
-e.g. `--corpus_rows 2000 --clean_rows 2000 --blocks 8`.
+The defaults are cut for two slow cores: a run sees less than 20,000 tokens. With 64 rows of the corpus, 128 of the
+reference and 32 held out it took an hour on one busy core. On a GPU give it more, e.g. `--corpus_rows 2000
+--clean_rows 2000 --blocks 8`.
 """
 
 import argparse

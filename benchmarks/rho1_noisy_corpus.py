@@ -5,7 +5,7 @@
 The corpus is the stories of `stories:documents` with `--noise` of their sentences replaced by random words of the same
 vocabulary: nothing about these can be learnt, and nothing in a word gives them away. The reference, of the same size,
 is trained on other, clean stories. Every arm starts at the same random weights per seed and sees the same tokens once;
-see `benchmarks.rho1_arms` for the arms, the search of the learning rate and the seeds. About 15 minutes on two cores.
+see `benchmarks.rho1_arms` for the arms, the search of the learning rate and the seeds. 24 minutes on one core.
 
 Beside the arms stand two bounds: the reference's own loss, and `clean`, training on all tokens of the same stories
 without their noise, at the learning rate of `full`.
