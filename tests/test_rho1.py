@@ -247,19 +247,9 @@ def test_an_adapter_over_the_shared_base(rho1, tiny_model_path, tmp_path):
     adapter = train("SFTTrainer", tiny_model_path, tmp_path / "adapter", lora=True, learning_rate=1.0, max_steps=3)
     adapter.save_model()
     merge_adapter(tmp_path / "adapter", tmp_path / "merged")
-    shared = rho1(
-        "shared",
-        lora=True,
-        reference_mode="online",
-        reference_model_name_or_path=str(tmp_path / "adapter"),
-        max_steps=2,
-    )
-    merged = rho1(
-        "merged-run",
-        lora=True,
-        reference_mode="online",
-        reference_model_name_or_path=str(tmp_path / "merged"),
-        max_steps=2,
+    shared, merged = (
+        rho1(run, lora=True, reference_mode="online", reference_model_name_or_path=str(tmp_path / folder), max_steps=2)
+        for run, folder in (("shared", "adapter"), ("merged-run", "merged"))
     )
     assert metrics(shared, "rho1/mean_excess")[0] != 0
     assert metrics(shared, "rho1/mean_excess") == pytest.approx(metrics(merged, "rho1/mean_excess"), rel=1e-3)

@@ -55,7 +55,7 @@ def reference_nll(model: torch.nn.Module, batch: dict[str, Any]) -> torch.Tensor
     Returns:
         (rows, tokens) float16, in nats, at the places of the labels.
     """
-    with head.labelled_alone((batch["labels"][:, 1:] != -100).flatten()):
+    with head.labelled_alone(scored_positions(batch["labels"])[:, 1:].flatten()):
         outputs = model(**batch, fused_lm_head=True)
     losses = torch.zeros(batch["labels"].shape, dtype=torch.float16, device=batch["labels"].device)
     losses[:, 1:] = -outputs.log_probs
@@ -206,15 +206,14 @@ def fill(
         _Segments(cache) as segments,
     ):
         for number, (examples, batch) in enumerate(_collated(dataset, collator, own)):
-            keys = [example_key(example) for example in examples]
-            for key, losses, row in zip(keys, _split(reference.nll(batch), batch, examples), own[number], strict=True):
+            for losses, row in zip(_split(reference.nll(batch), batch, examples), own[number], strict=True):
                 if not np.isfinite(losses).all():
                     raise UserError(
                         f"{MODEL_KEY}: the reference gives row {row} of the prepared data a loss of "
                         f"{losses[~np.isfinite(losses)][0]}. It is damaged, or its type is too narrow: try "
                         "`reference_dtype: float32`."
                     )
-                segments.add(key, losses)
+                segments.add(table.keys[row].tobytes(), losses)
             # The others go at about the same pace.
             step = batches[number * state.num_processes : (number + 1) * state.num_processes]
             bar.update(int(sum(table.lengths[rows].sum() for rows in step)))
@@ -244,7 +243,7 @@ def verify(
         example = dataset[int(row)]
         batch = collator([example])
         new = _split(reference.nll(batch), batch, [example])[0]
-        old = cache.scores(example_key(example))
+        old = cache.scores(table.keys[row].tobytes())
         assert old is not None
         # Kernels and batches round differently, by a few units of the logits' last place, in either direction; the
         # losses of another model, or of other tokens, differ by tenths and more.

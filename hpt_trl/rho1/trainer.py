@@ -27,7 +27,7 @@ from trl.trainer.utils import use_adapter
 
 from hpt_trl.errors import UserError
 from hpt_trl.models import hidden_adapter, is_adapter, keep_four_bit_trainable, load_tokenizer
-from hpt_trl.rho1.cache import WithReference
+from hpt_trl.rho1.cache import WithReference, scored_positions
 from hpt_trl.rho1.config import Rho1Config
 from hpt_trl.rho1.head import compacted_backward
 from hpt_trl.rho1.reference import check_reference, load_reference
@@ -306,7 +306,7 @@ def _reference_of(batch: dict[str, Any]) -> Tensor:
 
 def _valid(batch: dict[str, Any]) -> Tensor:
     """Whether a token is predicted, by the one before it. Shape: (B, T - 1)."""
-    return batch["labels"][:, 1:] != -100
+    return scored_positions(batch["labels"])[:, 1:]
 
 
 @contextmanager
