@@ -68,6 +68,15 @@ class RecipeArguments(ScriptArguments):
             "them after the functions."
         },
     )
+    vllm: str | None = field(
+        default=None,
+        metadata={
+            "choices": ("colocate", "server", "auto"),
+            "help": "What generates the rollouts of hpt, grpo and ppo: vLLM in the training process (`colocate`), a "
+            "vLLM server that you start (`server`), or `auto`: vLLM in the process where it is installed and works on "
+            "the run's device, else transformers. Stands for TRL's `use_vllm` and `vllm_mode`.",
+        },
+    )
     global_batch_size: int | None = field(
         default=None,
         metadata={

@@ -1,4 +1,4 @@
-"""The command line: `hpt-trl run | check | score-reference | list | report | merge`.
+"""The command line: `hpt-trl run | check | score-reference | list | report | merge | doctor`.
 
 Nothing heavy is imported before a command needs it, so that `hpt-trl --help` answers at once.
 """
@@ -27,9 +27,10 @@ examples:
   hpt-trl run quickstart --max_steps 20 --output_dir outputs/short
   hpt-trl run my_recipe.yaml --use_peft true --reward_funcs math_answer boxed_format
   hpt-trl run my_pipeline.yaml --sft.max_steps 5
-  accelerate launch --config_file accelerate_configs/multi_gpu.yaml -m hpt_trl run my_recipe.yaml
+  hpt-trl run my_recipe.yaml --accelerate zero3 --num_processes 8
   hpt-trl report outputs/quickstart
-  hpt-trl merge outputs/with-lora outputs/merged"""
+  hpt-trl merge outputs/with-lora outputs/merged
+  hpt-trl doctor my_recipe.yaml"""
 
 OVERRIDES = """\
 overrides (they stand above the recipe, the recipe above the defaults):
@@ -37,7 +38,13 @@ overrides (they stand above the recipe, the recipe above the defaults):
   --key value value     --reward_funcs math_answer boxed_format
   --key '{name: value}' --dataset_options '{size: 200}'   (YAML or JSON)
   --key                 --use_peft              (a boolean: true)
-  --stage.key value     --sft.max_steps 5       (of a pipeline's stage)"""
+  --stage.key value     --sft.max_steps 5       (of a pipeline's stage)
+
+processes (how many, and what they share out; `check` shows what that comes to):
+  --accelerate NAME     a profile of accelerate_configs/, or a file of `accelerate config`
+  --num_processes N     of all machines together; else the profile's number
+  --num_machines N --machine_rank I --main_process_ip ADDRESS --main_process_port PORT
+  --launcher ray --num_workers N --max_failures N       Ray instead of accelerate"""
 
 RECIPE_COMMANDS = ("run", "check", "score-reference")
 
@@ -92,6 +99,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     merge.add_argument("folder", metavar="FOLDER", help="output folder of the run")
     merge.add_argument("output_dir", metavar="OUTPUT_DIR", help="new or empty folder for the whole model")
+    doctor = commands.add_parser(
+        "doctor",
+        help="show what is installed, and what recipes need",
+        description="Show what is installed, whether it fits together, the devices, and what the named recipes need. "
+        "Exit code 1 when one of them cannot run here.",
+    )
+    doctor.add_argument("recipes", nargs="*", metavar="RECIPE", help="a YAML file, or the name of a bundled recipe")
     return parser
 
 
@@ -109,8 +123,8 @@ def recipe_table() -> str:
     )
 
 
-def run_command(words: list[str]) -> None:
-    """Parses the words and runs the command they name."""
+def run_command(words: list[str]) -> int:
+    """Parses the words, runs the command they name and returns its exit code."""
     parser = build_parser()
     if len(words) > 1 and words[0] in RECIPE_COMMANDS and words[1].startswith("--") and words[1] != "--help":
         raise UserError(f"the recipe comes before its overrides: hpt-trl {words[0]} RECIPE {words[1]} ...")
@@ -123,36 +137,66 @@ def run_command(words: list[str]) -> None:
         from hpt_trl.models import merge_adapter
 
         merge_adapter(options.folder, options.output_dir)
+    elif options.command == "doctor":
+        from hpt_trl.doctor import doctor
+
+        return doctor(options.recipes)
     elif {"--help", "-h"} & set(options.overrides):
         parser.parse_args([options.command, "--help"])
     else:
-        _with_recipe(options.command, options.recipe, options.overrides)
+        return _with_recipe(options.command, options.recipe, options.overrides)
+    return 0
 
 
-def _with_recipe(command: str, recipe: str, overrides: list[str]) -> None:
+def _with_recipe(command: str, recipe: str, words: list[str]) -> int:
+    from hpt_trl.launching.options import pipeline_words, refuse_inside_a_launcher, split_launch_options
     from hpt_trl.pipeline.plan import is_pipeline
     from hpt_trl.recipes import find_recipe
 
     # A wrong name is answered before the seconds that the runner's imports take.
     path = find_recipe(recipe)
-    if command == "score-reference":
-        if is_pipeline(path):
-            raise UserError(f"{recipe} is a pipeline; name the recipe of its stage `rho1`.")
+    if is_pipeline(path):
+        _with_pipeline(command, path, pipeline_words(words))
+        return 0
+    options, overrides = split_launch_options(words)
+    refuse_inside_a_launcher(options)
+    if command == "check":
+        from hpt_trl.launching.accelerate import planned_profile
+        from hpt_trl.runner import check
+
+        check(recipe, overrides, planned_profile(options))
+    elif options.launcher == "ray":
+        if command != "run":
+            raise UserError(f"--launcher: {command} is started by accelerate alone; allowed here: accelerate.")
+        from hpt_trl.launching import ray_train
+
+        return ray_train.launch(recipe, overrides, options)
+    elif options.accelerate is not None:
+        from hpt_trl.launching import accelerate
+
+        return accelerate.launch(command, recipe, overrides, options)
+    elif command == "run":
+        from hpt_trl import runner
+
+        runner.run(recipe, overrides)
+    else:
         from hpt_trl.rho1.command import score_reference
 
         score_reference(recipe, overrides)
-    elif not is_pipeline(path):
-        from hpt_trl import runner
+    return 0
 
-        (runner.run if command == "run" else runner.check)(recipe, overrides)
-    elif command == "run":
+
+def _with_pipeline(command: str, path: Path, words: list[str]) -> None:
+    if command == "score-reference":
+        raise UserError(f"{path} is a pipeline; name the recipe of its stage `rho1`.")
+    if command == "run":
         from hpt_trl.pipeline.run import run
 
-        run(path, overrides)
+        run(path, words)
     else:
         from hpt_trl.pipeline.checks import check
 
-        check(path, overrides)
+        check(path, words)
 
 
 def _report(output_dir: str) -> None:
@@ -168,19 +212,30 @@ def _report(output_dir: str) -> None:
         reporting.report(output_dir)
 
 
-def main(words: list[str] | None = None) -> int:
-    """Runs one command.
-
-    Returns:
-        The exit code: 0, 2 after a mistake of the user, 130 after an interrupt. Any other failure is a traceback.
-    """
+def quiet_libraries() -> None:
+    """Settings of each process that runs a recipe, before it imports the libraries."""
     # Usage data goes to the Hub only where the user asks for it.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     # It warns of an optional CPU kernel whenever it is imported, also where nothing is quantized.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+
+
+def main(words: list[str] | None = None) -> int:
+    """Runs one command.
+
+    Returns:
+        The exit code: 0, 2 after a mistake of the user, 130 after an interrupt, and that of the processes where the
+        command starts some. Any other failure is a traceback.
+    """
+    quiet_libraries()
     rank = int(os.environ.get("RANK", "0"))
+    if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
+        # torchrun starts each process in a session of its own: killed, it would leave them all behind.
+        from hpt_trl.launching.processes import end_with_parent
+
+        end_with_parent()
     try:
-        run_command(sys.argv[1:] if words is None else words)
+        return run_command(sys.argv[1:] if words is None else words)
     except UserError as error:
         if rank > 0:
             time.sleep(GRACE)
@@ -191,4 +246,3 @@ def main(words: list[str] | None = None) -> int:
         if rank == 0:
             print("\ninterrupted", file=sys.stderr, flush=True)
         return 130
-    return 0

@@ -2,12 +2,16 @@
 
 from typing import cast
 
-from transformers import PreTrainedTokenizerBase, ProcessorMixin
+from peft import PeftConfig
+from transformers import PretrainedConfig, PreTrainedTokenizerBase, ProcessorMixin
 
 from hpt_trl import memory
 from hpt_trl.batches import processes
 from hpt_trl.evaluation import as_text, encode_prompts
+from hpt_trl.models import is_adapter, load_config
 from hpt_trl.preparation import Prepared
+from hpt_trl.recipes import Recipe
+from hpt_trl.rollouts.vllm import describe
 from hpt_trl.row_checks import count_tokens
 
 # Rows that are measured for the estimate of memory.
@@ -21,8 +25,7 @@ def facts(prepared: Prepared) -> str:
     batch = recipe.world_size * per_device * accumulation
     model = prepared.model_config
     rows, longest = _rows(prepared)
-    judges = [reward_model.config for reward_model in prepared.reward_models]
-    estimate = memory.estimate(model, memory.sizes_of(recipe, model, longest, judges), recipe.model_args)
+    estimate = _estimate(prepared, longest)
     name = prepared.model or "new, random weights"
     lines = [
         ("recipe", str(recipe.path)),
@@ -40,6 +43,7 @@ def facts(prepared: Prepared) -> str:
             f"{processes(recipe.world_size)} x {per_device} rows x {accumulation} accumulation steps = {batch} "
             + _per_step(prepared, batch),
         ),
+        *([("rollouts", rollouts)] if (rollouts := describe(recipe)) else []),
         ("steps", _steps(prepared, batch)),
         ("evaluation", _evaluation(prepared)),
         ("peak memory", f"{estimate.total / 2**30:.1f} GiB per process, estimated from\n{estimate.table()}"),
@@ -47,6 +51,35 @@ def facts(prepared: Prepared) -> str:
         ("output", config.output_dir + (f", resuming from {prepared.checkpoint}" if prepared.checkpoint else "")),
     ]
     return "\n".join(f"{name + ':':<15} {text}" for name, text in lines)
+
+
+def estimate_of(prepared: Prepared) -> memory.MemoryEstimate:
+    """Returns the estimate of one process's peak memory that `facts` shows."""
+    return _estimate(prepared, _rows(prepared)[1])
+
+
+def _estimate(prepared: Prepared, longest: int) -> memory.MemoryEstimate:
+    recipe, model = prepared.recipe, prepared.model_config
+    judges = [reward_model.config for reward_model in prepared.reward_models]
+    online = recipe.setting("reference_mode") == "online" and recipe.config.needs_reference
+    reference = _config(recipe, "reference_model_name_or_path") if online and not _shares_base(recipe) else None
+    sizes = memory.sizes_of(recipe, model, longest, judges, reference)
+    return memory.estimate(model, sizes, recipe.model_args, _config(recipe, "value_model_name_or_path"))
+
+
+def _config(recipe: Recipe, key: str) -> PretrainedConfig | None:
+    """The config of the model that a key names; of an adapter's base."""
+    name = recipe.setting(key)
+    if name is None:
+        return None
+    if is_adapter(name):
+        name = str(PeftConfig.from_pretrained(name).base_model_name_or_path)
+    return load_config(name, trust_remote_code=recipe.setting("trust_remote_code", False))
+
+
+def _shares_base(recipe: Recipe) -> bool:
+    """Whether Rho-1's reference is an adapter over the trained adapter's own base, which is loaded once."""
+    return recipe.model_args.use_peft and is_adapter(str(recipe.setting("reference_model_name_or_path")))
 
 
 def _rows(prepared: Prepared) -> tuple[list[tuple[str, str]], int]:

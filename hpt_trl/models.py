@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from hpt_trl.errors import UserError
+from hpt_trl.sharded_weights import whole_weights
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
@@ -154,6 +155,16 @@ def keep_four_bit_trainable(model: Any) -> None:
                 module.support_avx512bf16_for_cpu = False
 
 
+def keep_adapter_type(model: Any) -> None:
+    """Let a resumed run go on with its adapter in the type that it was trained in; other models are left alone.
+
+    TRL trains an adapter over a quantized base in bfloat16, and PEFT casts what it loads to float32: the run would go
+    on with other arithmetic and end at other weights.
+    """
+    if getattr(model, "peft_config", None):
+        model.load_adapter = partial(model.load_adapter, autocast_adapter_dtype=False)
+
+
 @contextmanager
 def hidden_adapter(model: Any, name: str) -> Iterator[None]:
     """Keep a frozen adapter out of what is saved; a model without it is left alone.
@@ -230,25 +241,6 @@ def load_sequence_classifier(
         return AutoModelForSequenceClassification.from_pretrained(name, revision=revision, **settings)
 
 
-@contextmanager
-def whole_weights() -> Iterator[None]:
-    """Load each process its own copy, as of a model that is not trained.
-
-    Under ZeRO-3 `from_pretrained` would spread it, under FSDP leave all processes but the first without weights.
-    """
-    from transformers.integrations import deepspeed
-
-    reference = deepspeed._hf_deepspeed_config_weak_ref
-    deepspeed.unset_hf_deepspeed_config()
-    first_only = os.environ.pop("FSDP_CPU_RAM_EFFICIENT_LOADING", None)
-    try:
-        yield
-    finally:
-        deepspeed._hf_deepspeed_config_weak_ref = reference
-        if first_only is not None:
-            os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = first_only
-
-
 def merge_adapter(folder: str | Path, destination: str | Path) -> None:
     """Merge a LoRA adapter into its base model and write the whole model with its tokenizer.
 
@@ -273,13 +265,14 @@ def merge_adapter(folder: str | Path, destination: str | Path) -> None:
     merged.save_pretrained(partial)
     tokenizer.save_pretrained(partial)
     # PPO's critic reads the trunk's hidden states, which merging leaves as they are.
-    if (source / "value_head.safetensors").is_file():
-        shutil.copy2(source / "value_head.safetensors", partial)
+    if (source / "value_head").is_dir():
+        shutil.copytree(source / "value_head", partial / "value_head")
     os.replace(partial, target)
 
 
 def _merged(folder: str, *, pad_token_id: int, dtype: str, trust_remote_code: bool) -> "PreTrainedModel":
     """The base model of an adapter with the adapter in its weights."""
+    import torch
     from peft import PeftConfig, PeftModel
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
@@ -300,6 +293,11 @@ def _merged(folder: str, *, pad_token_id: int, dtype: str, trust_remote_code: bo
         ) from error
     # One rounding for all of it: the sum of weight and adapter is formed in float32.
     stored = model.dtype
+    # A checkpoint that is itself quantized: the adapter goes into the weights that it stands for.
+    if getattr(model.config, "quantization_config", None) is not None:
+        model = model.dequantize(torch.float32)
+        # Saving would write the weights in the form of that checkpoint.
+        model._weight_conversions = None
     merged = PeftModel.from_pretrained(model.float(), folder).merge_and_unload()
     return merged.to(stored)
 

@@ -25,7 +25,7 @@ _RUN_FILES = (
     *("*.safetensors", "model.safetensors.index.json", "config.json", "generation_config.json", "training_args.bin"),
     *("adapter_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "*.jinja"),
     *("vocab.json", "merges.txt", "added_tokens.json", "tokenizer.model", "*processor_config.json", "README.md"),
-    *("checkpoint-*", "checkpoints", "completions", "runs"),
+    *("checkpoint-*", "checkpoints", "completions", "runs", "value_head"),
 )
 # Keys that say how a run is started, not what it does.
 _STARTING_KEYS = ("overwrite", "resume_from_checkpoint", "output_dir")

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hpt_trl.batches import settle_batch
 from hpt_trl.errors import UserError
+from hpt_trl.launching.profiles import Profile, launched_profile
 from hpt_trl.recipe_file import RecipeFile, Sources, read_recipe_file, shown, split_overrides
+from hpt_trl.rollouts.vllm import settle_vllm
 
 if TYPE_CHECKING:
     from trl import ModelConfig
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 
 # Fields of `dict | str` whose text is the path of a file; everywhere else text must be a mapping.
 MAPPING_OR_PATH = ("deepspeed", "fsdp_config", "accelerator_config")
+
+# Beginnings of the names that Transformers gives to the optimizers of bitsandbytes.
+BITSANDBYTES_OPTIMIZERS = ("adamw_bnb", "adamw_8bit", "paged_", "lion", "ademamix", "rmsprop_bnb")
 
 
 @dataclass
@@ -44,6 +49,7 @@ class Recipe:
         raw: key -> value as the file and the command line give it, types settled; written as YAML it is the resolved
             recipe.
         world_size: processes of the run.
+        profile: what the processes share out: of the accelerate config that started them, or is asked about.
         sources: where each value comes from.
         keys: every key that the stage knows.
     """
@@ -57,6 +63,7 @@ class Recipe:
     overrides: set[str]
     raw: dict[str, Any]
     world_size: int
+    profile: Profile
     sources: Sources = field(repr=False)
     keys: "dict[str, Key]" = field(repr=False)
 
@@ -124,15 +131,20 @@ def find_recipe(name: str) -> Path:
 def summarize(path: Path) -> RecipeSummary:
     """Reads what `hpt-trl list` shows of a bundled recipe; the hardware is its comment line `# Hardware: ...`."""
     file = read_recipe_file(path)
-    hardware = re.search(r"^#\s*Hardware:\s*(.+?)\s*$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
     values = {key: str(file.values.get(key, "-")) for key in ("stage", "model_name_or_path", "dataset_name")}
     return RecipeSummary(
         recipe_name(path),
         values["stage"],
         values["model_name_or_path"],
         values["dataset_name"],
-        hardware[1].rstrip(".") if hardware else "-",
+        hardware_of(path) or "-",
     )
+
+
+def hardware_of(path: Path) -> str:
+    """Returns what a recipe's comment line `# Hardware: ...` asks for; empty where there is none."""
+    found = re.search(r"^#\s*Hardware:\s*(.+?)\.?\s*$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return found[1] if found else ""
 
 
 def _set_environment(file: RecipeFile) -> None:
@@ -230,6 +242,7 @@ def _check_ranges(values: dict[str, Any], stage: "Stage", sources: Sources) -> N
             raise sources.error(key, f"a recipe needs it; {advice}.")
     if values.get("load_in_4bit") and values.get("load_in_8bit"):
         raise sources.error("load_in_4bit", "`load_in_8bit` is set as well; keep one of the two.")
+    _check_quantization(values, stage, sources)
     for key in ("reward_funcs", "reward_model_name_or_path"):
         if stage.rewards == "none" and values.get(key):
             raise sources.error(key, f"the stage `{stage.name}` uses no rewards; drop the line.")
@@ -243,22 +256,54 @@ def _check_ranges(values: dict[str, Any], stage: "Stage", sources: Sources) -> N
         )
 
 
+def _check_quantization(values: dict[str, Any], stage: "Stage", sources: Sources) -> None:
+    """Refuses quantized weights without an adapter, which nothing would train, and keys that need bitsandbytes."""
+    asked = [key for key in ("load_in_4bit", "load_in_8bit") if values.get(key)]
+    # A stage that makes its own model refuses quantization altogether.
+    if asked and not values.get("use_peft") and stage.make_config is None:
+        raise sources.error(
+            asked[0], "true: quantized weights are frozen, so that an adapter has to be trained; add `use_peft: true`."
+        )
+    if str(values.get("optim", "")).startswith(BITSANDBYTES_OPTIMIZERS):
+        asked.append("optim")
+    if asked and find_spec("bitsandbytes") is None:
+        raise sources.error(
+            asked[0],
+            f"{sources.given(asked[0])} needs bitsandbytes, which is not installed here: "
+            "pip install 'hpt-trl[quantization]'",
+        )
+
+
+def _shard_on_cpu(values: dict[str, Any], sources: Sources) -> None:
+    """Settles what differs where processes on a CPU share out the weights."""
+    if values.get("use_cpu"):
+        raise sources.error("use_cpu", "with it accelerate would not shard; drop the line, the CPU is used anyway.")
+    for key in ("bf16", "fp16"):
+        if values.get(key):
+            raise sources.error(key, "sharded processes on a CPU train in float32; allowed here: false.")
+    values |= {"use_cpu": False, "bf16": False, "fp16": False}
+
+
 def _settle_device(values: dict[str, Any], sources: Sources) -> None:
     """Chooses the CPU where there is nothing else and the recipe is silent; refuses what the device cannot do."""
     import torch
 
+    from hpt_trl.launching.cpu import launched_sharded, shard_on_cpu
+
     accelerator = torch.accelerator.is_available()
-    if "use_cpu" not in values:
+    # The recipe decides on the precision; a launcher's word would stand in for a `bf16: false`.
+    os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
+    sharded = not accelerator and launched_sharded()
+    if sharded:
+        _shard_on_cpu(values, sources)
+        shard_on_cpu()
+    elif "use_cpu" not in values:
         values["use_cpu"] = not accelerator
     on_cpu = values["use_cpu"]
-    if not on_cpu and not accelerator:
+    if not (on_cpu or accelerator or sharded):
         raise sources.error("use_cpu", "this machine has no accelerator; allowed here: true, or leave it out.")
     if on_cpu and values.get("fp16"):
         raise sources.error("fp16", "a CPU does not train in float16; allowed here: false (and `bf16` true or false).")
-    if values.get("use_vllm") and find_spec("vllm") is None:
-        raise sources.error(
-            "use_vllm", "vLLM is not installed here: pip install 'hpt-trl[vllm]', or write --use_vllm false."
-        )
 
 
 def _check_schedule(config: Any, sources: Sources) -> None:
@@ -281,6 +326,25 @@ def _check_schedule(config: Any, sources: Sources) -> None:
         ) from error
 
 
+def _check_profile(config: Any, profile: Profile, sources: Sources) -> None:
+    """Refuses numbers of a DeepSpeed profile that are not the recipe's, before DeepSpeed itself does after loading."""
+    stated = {
+        "gradient_accumulation_steps": (profile.gradient_accumulation_steps, "gradient_accumulation_steps"),
+        "max_grad_norm": (profile.gradient_clipping, "gradient_clipping"),
+    }
+    for key, (number, name) in stated.items():
+        if number is not None and number != getattr(config, key):
+            batch = "global_batch_size"
+            derived = key == "gradient_accumulation_steps" and (
+                batch in sources.file.values or batch in sources.overrides
+            )
+            raise sources.error(
+                batch if derived else key,
+                f"`{key}` is {getattr(config, key)}, but `{name}` in the accelerate config's DeepSpeed section is "
+                f"{number}; drop the line there, and the recipe's number holds.",
+            )
+
+
 def _place_of(error: Exception, known: "dict[str, Key]", sources: Sources) -> UserError:
     """Returns a config's own complaint with the place of the key that it is about, where it names one."""
     text = str(error).strip()
@@ -294,21 +358,24 @@ def _place_of(error: Exception, known: "dict[str, Key]", sources: Sources) -> Us
     return sources.error(key, text.removeprefix(f"`{key}` is "))
 
 
-def read_recipe(path: Path, overrides: list[str] | None = None, world_size: int | None = None) -> Recipe:
+def read_recipe(
+    path: Path, overrides: list[str] | None = None, world_size: int | None = None, profile: Profile | None = None
+) -> Recipe:
     """Reads and checks a recipe.
 
     Args:
         path: the YAML file.
         overrides: words of the command line, `--key value ...`; they stand above the file, the file above defaults.
-        world_size: processes of the run; by default what the launcher says (WORLD_SIZE), else 1.
+        world_size: processes of the run; by default the profile's, else what the launcher says (WORLD_SIZE), else 1.
+        profile: how the processes are to be started; by default as this one was.
 
     Raises:
         UserError: the first mistake, with file and line (or the command line), key, value and what is allowed.
     """
-    return resolve_recipe(Sources(read_recipe_file(path), split_overrides(overrides or [])), world_size)
+    return resolve_recipe(Sources(read_recipe_file(path), split_overrides(overrides or [])), world_size, profile)
 
 
-def resolve_recipe(sources: Sources, world_size: int | None = None) -> Recipe:
+def resolve_recipe(sources: Sources, world_size: int | None = None, profile: Profile | None = None) -> Recipe:
     """Checks the keys and values of a recipe, wherever they come from; see `read_recipe`.
 
     Raises:
@@ -322,14 +389,19 @@ def resolve_recipe(sources: Sources, world_size: int | None = None) -> Recipe:
 
     from hpt_trl.recipe_keys import keys_of
 
-    world_size = int(os.environ.get("WORLD_SIZE", "1")) if world_size is None else world_size
+    if world_size is None:
+        world_size = int(os.environ.get("WORLD_SIZE", "1")) if profile is None else profile.num_processes
+    profile = launched_profile(world_size) if profile is None else profile
     classes: tuple[Any, ...] = (stage.argument_class, stage.config_class, ModelConfig)
     known = keys_of(*classes)
     values = _read_values(sources, known)
     _check_ranges(values, stage, sources)
     raw = dict(values)
     settle_batch(values, known, world_size, sources)
+    if profile.use_cpu and profile.distributed_type.startswith("MULTI_"):
+        values.setdefault("use_cpu", True)
     _settle_device(values, sources)
+    settle_vllm(values, known, stage.name, sources)
     try:
         with warnings.catch_warnings():
             # TRL's own default trips this deprecation of Transformers 5.
@@ -338,11 +410,13 @@ def resolve_recipe(sources: Sources, world_size: int | None = None) -> Recipe:
     except (ValueError, TypeError, ImportError, OSError) as error:
         raise _place_of(error, known, sources) from error
     _check_schedule(config, sources)
-    if config.n_gpu > 1:
+    _check_profile(config, profile, sources)
+    if config.n_gpu > 1 and world_size == 1:
         raise sources.error(
             "per_device_train_batch_size",
             f"one process sees {config.n_gpu} GPUs and would multiply the batch; start one process per GPU with "
-            "`accelerate launch`, or show it a single one with CUDA_VISIBLE_DEVICES=0.",
+            f"`--accelerate multi_gpu --num_processes {config.n_gpu}`, or show it a single one with "
+            "CUDA_VISIBLE_DEVICES=0.",
         )
     return Recipe(
         path=file.path,
@@ -354,6 +428,7 @@ def resolve_recipe(sources: Sources, world_size: int | None = None) -> Recipe:
         overrides=set(sources.overrides),
         raw=raw,
         world_size=world_size,
+        profile=profile,
         sources=sources,
         keys=known,
     )

@@ -28,10 +28,11 @@ from transformers import ProgressCallback, Trainer, TrainerCallback, set_seed
 from hpt_trl import __version__
 from hpt_trl.evaluation import evaluate, measure_held_out
 from hpt_trl.facts import facts
-from hpt_trl.models import keep_four_bit_trainable, resolve_model
+from hpt_trl.launching.profiles import Profile
+from hpt_trl.models import keep_adapter_type, keep_four_bit_trainable, resolve_model
 from hpt_trl.output_folder import BEFORE_FILE, open_output_folder
-from hpt_trl.preparation import Prepared, prepare
-from hpt_trl.recipes import recipe_name, recipes_folder
+from hpt_trl.preparation import Prepared, prepare, prepare_recipe
+from hpt_trl.recipes import find_recipe, read_recipe, recipe_name, recipes_folder
 from hpt_trl.reporting import (
     RESULTS_FILE,
     MetricsWriter,
@@ -45,6 +46,7 @@ from hpt_trl.reporting import (
     write_atomically,
     write_results,
 )
+from hpt_trl.rollouts.vllm import open_engine
 from hpt_trl.stages import StageInputs
 
 _PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets")
@@ -64,6 +66,8 @@ def run(name: str, overrides: list[str]) -> None:
     with quiet():
         prepared = prepare(name, overrides)
         state = PartialState()
+        if state.is_main_process:
+            open_engine(prepared.recipe)
         # Every process has looked at the folder before the first one writes to it.
         state.wait_for_everyone()
         if state.is_main_process:
@@ -85,14 +89,17 @@ def run(name: str, overrides: list[str]) -> None:
         trainer.end()
 
 
-def check(name: str, overrides: list[str]) -> None:
+def check(name: str, overrides: list[str], profile: Profile | None = None) -> None:
     """Resolves a recipe without loading weights and prints what it comes to: `hpt-trl check NAME [--key value ...]`.
+
+    Args:
+        profile: how the processes are to be started; by default as this one was.
 
     Raises:
         UserError: the first mistake found.
     """
     with quiet():
-        prepared = prepare(name, overrides)
+        prepared = prepare_recipe(read_recipe(find_recipe(name), overrides, profile=profile))
         if PartialState().is_main_process:
             print(facts(prepared))
 
@@ -196,6 +203,7 @@ def _build_trainer(prepared: Prepared, callbacks: list[TrainerCallback]) -> Trai
         )
     )
     keep_four_bit_trainable(trainer.model)
+    keep_adapter_type(trainer.model)
     if not config.disable_tqdm:
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(ProgressLines())

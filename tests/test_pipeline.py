@@ -14,9 +14,9 @@ import yaml
 
 from hpt_trl.cli import main
 from hpt_trl.errors import UserError
+from hpt_trl.launching.processes import call, ending_on_signals
 from hpt_trl.pipeline.checks import check
 from hpt_trl.pipeline.plan import is_pipeline, read_plan
-from hpt_trl.pipeline.processes import call, ending_on_signals
 from hpt_trl.pipeline.record import plan_steps, read_record
 from hpt_trl.pipeline.run import run
 from hpt_trl.recipes import bundled_recipes
@@ -250,7 +250,7 @@ def test_a_stage_ends_with_its_pipeline(tmp_path):
         f"open({str(note)!r}, 'w').write(f'{{os.getpid()}} {{p.pid}}\\n'); time.sleep(60)"
     )
     code = (
-        "import sys; from hpt_trl.pipeline.processes import call, ending_on_signals\n"
+        "import sys; from hpt_trl.launching.processes import call, ending_on_signals\n"
         f"with ending_on_signals(): call([sys.executable, '-c', {child!r}])"
     )
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)

@@ -1,11 +1,7 @@
 """`hpt-trl check` of a pipeline: every stage's keys, values, data and rewards, before any of them runs."""
 
-import json
 from pathlib import Path
 
-import yaml
-
-from hpt_trl.errors import UserError
 from hpt_trl.models import is_adapter
 from hpt_trl.pipeline.plan import Plan, PlannedStage, read_plan
 from hpt_trl.pipeline.record import Action, Step, plan_steps, read_record
@@ -46,25 +42,10 @@ def _check_step(plan: Plan, step: Step, finished: set[str]) -> str:
     from hpt_trl.preparation import check_without_model, prepare_recipe
     from hpt_trl.recipes import resolve_recipe
 
-    recipe = resolve_recipe(plan.sources(stage, step.words), _world_size(plan))
+    world_size = 1 if plan.profile is None else plan.profile.num_processes
+    recipe = resolve_recipe(plan.sources(stage, step.words), world_size, plan.profile)
     if all(used in finished and not is_adapter(str(plan.folder(used))) for used in stage.uses):
         prepare_recipe(recipe)
     else:
         check_without_model(recipe)
     return f"{headline(stage)}; {step.action.value}{f' ({step.reason})' if step.reason else ''}"
-
-
-def _world_size(plan: Plan) -> int:
-    """Processes of each stage."""
-    if plan.accelerate_config is None:
-        return 1
-    if plan.num_processes is not None:
-        return plan.num_processes
-    text = plan.accelerate_config.read_text(encoding="utf-8")
-    try:
-        values = json.loads(text) if plan.accelerate_config.suffix == ".json" else yaml.safe_load(text)
-        return int(values["num_processes"])
-    except (ValueError, TypeError, KeyError, yaml.YAMLError) as error:
-        raise UserError(
-            f"{plan.accelerate_config}: it says no `num_processes` ({error}); write what `accelerate config` writes."
-        ) from error

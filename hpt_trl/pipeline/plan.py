@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from hpt_trl.errors import UserError
+from hpt_trl.launching.profiles import Profile, find_profile, read_profile
 from hpt_trl.models import is_adapter
-from hpt_trl.pipeline.processes import find_accelerate_config
 from hpt_trl.pipeline.references import check_references, ordered, references_of
 from hpt_trl.recipe_file import RecipeFile, RecipeLoader, Sources, parse_yaml_text, read_recipe_file, shown
 from hpt_trl.recipe_file import split_overrides as split_words
@@ -81,16 +81,14 @@ class Plan:
         file: the pipeline's YAML.
         output_dir: folder of all stages.
         stages: in an order in which each stage comes after those it uses.
-        accelerate_config: file for `accelerate launch`; None for one plain process.
-        num_processes: processes of each stage; None for what `accelerate_config` says.
+        profile: how the processes of each stage are started; None for one plain process.
         overwrite: run every stage anew.
     """
 
     file: RecipeFile
     output_dir: Path
     stages: list[PlannedStage]
-    accelerate_config: Path | None
-    num_processes: int | None
+    profile: Profile | None
     overwrite: bool
 
     def folder(self, name: str) -> Path:
@@ -196,8 +194,7 @@ def read_plan(path: Path, overrides: list[str]) -> Plan:
         file=file,
         output_dir=Path(settings["output_dir"]),
         stages=ordered(stages),
-        accelerate_config=find_accelerate_config(settings.get("accelerate_config"), top),
-        num_processes=settings.get("num_processes"),
+        profile=_profile(settings, top),
         overwrite=bool(settings.get("overwrite", False)),
     )
 
@@ -225,10 +222,25 @@ def _settings(top: Sources) -> dict[str, Any]:
     if not values.get("output_dir"):
         raise top.error("output_dir", f"a pipeline needs it: {_PIPELINE_KEYS['output_dir']}.")
     if "num_processes" in values and "accelerate_config" not in values:
-        raise top.error("num_processes", "it needs `accelerate_config`, which says how the processes are started.")
+        raise top.error(
+            "num_processes", "it needs `accelerate_config` (`--accelerate`), which says how they are started."
+        )
     if values.get("num_processes", 1) < 1:
         raise top.error("num_processes", f"{values['num_processes']} is not allowed; allowed: 1 or more.")
     return values
+
+
+def _profile(settings: dict[str, Any], top: Sources) -> Profile | None:
+    name = settings.get("accelerate_config")
+    if name is None:
+        return None
+    try:
+        profile = read_profile(find_profile(name, top.file.path.parent), settings.get("num_processes"))
+    except UserError as error:
+        raise top.error("accelerate_config", str(error)) from error
+    if profile.num_machines > 1:
+        raise top.error("accelerate_config", f"{name} is for several machines; a pipeline starts its stages on one.")
+    return profile
 
 
 def _value(words: list[str]) -> Any:

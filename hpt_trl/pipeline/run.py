@@ -13,10 +13,12 @@ import yaml
 from filelock import FileLock, Timeout
 
 from hpt_trl.errors import UserError
+from hpt_trl.launching.accelerate import check_startable, launch_words, start
+from hpt_trl.launching.options import LaunchOptions
+from hpt_trl.launching.processes import call, ending_on_signals, hpt_trl_command
 from hpt_trl.models import is_adapter
 from hpt_trl.pipeline.checks import headline
 from hpt_trl.pipeline.plan import RECIPES_FOLDER, Plan, PlannedStage, read_plan
-from hpt_trl.pipeline.processes import accelerate_command, call, ending_on_signals, hpt_trl_command
 from hpt_trl.pipeline.record import (
     Action,
     Record,
@@ -42,9 +44,11 @@ def run(path: Path, overrides: list[str]) -> None:
     if launched:
         raise UserError(
             f"a pipeline starts the processes of its stages by itself ({launched[0]} is set: this is a launcher's "
-            "process). Run it plainly and write `accelerate_config: <file or name>` into the pipeline."
+            "process). Run it plainly, with `--accelerate <file or name>`."
         )
     plan = read_plan(path, overrides)
+    if plan.profile is not None:
+        check_startable(plan.profile, LaunchOptions())
     with ending_on_signals():
         steps = plan_steps(plan, read_record(plan.output_dir))
         if any(step.action is not Action.KEEP for step in steps):
@@ -115,13 +119,9 @@ def _run_step(plan: Plan, step: Step, record: Record, mark: str) -> None:
     recipe = _write_recipe(plan, stage)
     extra = [word for key, words in (stage.words | step.words).items() for word in (f"--{key}", *words)]
     words = ["run", str(recipe), *extra]
-    if plan.accelerate_config is None:
-        command = hpt_trl_command(*words)
-    else:
-        command = accelerate_command(plan.accelerate_config, plan.num_processes, *words)
     started, before = time.perf_counter(), known.seconds
     try:
-        code, _ = call(command)
+        code = _start(plan, words)
     finally:
         known.seconds = before + time.perf_counter() - started
         record.write()
@@ -133,6 +133,14 @@ def _run_step(plan: Plan, step: Step, record: Record, mark: str) -> None:
         raise _failure(stage, record, f"ended without a model and results in {folder}")
     known.finished, known.output = True, output_of(folder)
     record.write()
+
+
+def _start(plan: Plan, words: list[str]) -> int:
+    """Runs a stage in the processes of the pipeline's profile; returns the exit code."""
+    if plan.profile is None or plan.profile.path is None:
+        return call(hpt_trl_command(*words))[0]
+    options = LaunchOptions(num_processes=plan.profile.num_processes)
+    return start(launch_words(plan.profile.path, plan.profile, options, words))
 
 
 def _failure(stage: PlannedStage, record: Record, what: str) -> UserError:

@@ -20,8 +20,10 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from trl.trainer.utils import get_config_model_id
 
 from hpt_trl.errors import UserError
+from hpt_trl.sharded_weights import whole
 
-VALUE_HEAD_FILE = "value_head.safetensors"
+# In a folder of its own: vLLM takes every *.safetensors beside a model for the model's.
+VALUE_HEAD_FILE = "value_head/value_head.safetensors"
 _NAME = "value_head"
 
 logger = logging.getLogger(__name__)
@@ -55,7 +57,7 @@ class ValueModel(nn.Module):
         score = dict(classifier.named_children()).get("score")
         architectures = classifier.config.architectures or []
         if isinstance(score, nn.Linear) and any("SequenceClassification" in kind for kind in architectures):
-            with torch.no_grad():
+            with torch.no_grad(), whole(score.weight):
                 self.head.linear.weight.copy_(score.weight)
 
     def forward(self, hidden: Tensor, inputs: dict[str, Any]) -> Float[Tensor, "rows tokens"]:
@@ -122,9 +124,19 @@ class Critic:
         finally:
             self.policy.add_module(_NAME, self.module)
 
-    def save(self, folder: str | Path) -> None:
-        state = {name: value.detach().cpu().contiguous() for name, value in self.module.state_dict().items()}
-        save_file(state, Path(folder) / VALUE_HEAD_FILE)
+    def split(self, state_dict: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Returns the parts of a policy's weights that are the language model's and the critic's, by their names."""
+        mine = f"{_NAME}."
+        critic = {name.removeprefix(mine): value for name, value in state_dict.items() if name.startswith(mine)}
+        return {name: value for name, value in state_dict.items() if not name.startswith(mine)}, critic
+
+    def save(self, folder: str | Path, state_dict: dict[str, Tensor] | None = None) -> None:
+        """Writes the critic's weights: its own, or those that were gathered from all processes."""
+        weights = self.module.state_dict() if state_dict is None else state_dict
+        state = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+        file = Path(folder) / VALUE_HEAD_FILE
+        file.parent.mkdir(exist_ok=True)
+        save_file(state, file)
 
     def load(self, folder: str | Path) -> None:
         """Loads what `save` wrote.

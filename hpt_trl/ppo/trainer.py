@@ -6,14 +6,13 @@ What is wrapped of the base, and why:
     _prepare_inputs                       deals rollouts of like length to a micro-batch and trims the padding
     _get_per_token_logps_and_entropies    asks the critic in the same forward pass, of rows without a gap
     _compute_loss                         adds the value loss to the base's clipped surrogate
-    _generate_single_turn, _save, ...     keep the critic out of vLLM and out of the model's files, and save it beside
+    _generate, _save, ...                 keep the critic out of vLLM and out of the model's files, and save it beside
 
 The base generates, scores, masks tool outputs, corrects for vLLM, clips and accumulates; nothing of it is copied.
 """
 
 import copy
 import json
-import os
 import textwrap
 from contextlib import nullcontext
 from pathlib import Path
@@ -23,8 +22,9 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
-from trl.models.utils import disable_gradient_checkpointing
-from trl.trainer.utils import use_adapter
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+from trl.models.utils import disable_gradient_checkpointing, prepare_deepspeed, prepare_fsdp
+from trl.trainer.utils import add_fused_lm_head, create_model_from_path, use_adapter
 
 from hpt_trl.models import hidden_adapter
 from hpt_trl.ppo.config import PPOConfig
@@ -58,12 +58,6 @@ def refuse_what_cannot_work(args: PPOConfig) -> None:
     Raises:
         ValueError: the first such setting, by its name.
     """
-    if args.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
-        raise ValueError(
-            "`fsdp` is set; PPO keeps its critic beside the policy, which FSDP does not shard yet. Use DDP."
-        )
-    if args.deepspeed or os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
-        raise ValueError("`deepspeed` is set; PPO's critic and reference are not sharded by it yet. Use DDP.")
     if args.ddp_find_unused_parameters:
         raise ValueError(
             "`ddp_find_unused_parameters` is true; DDP would look for the critic in the model's output, where it is "
@@ -113,7 +107,7 @@ class PPOTrainer(RolloutTrainer):
         super().__init__(model, reward_funcs, args, **kwargs)
         self._adapter_reference: str | None = None
         if args.kl_coef != 0.0:
-            self._make_reference(passed_adapter)
+            self._make_reference(model, passed_adapter)
         self._critic = Critic(self.model, args.value_model_name_or_path, trust_remote_code=args.trust_remote_code)
         self._kl_controller = KLController(
             args.kl_coef,
@@ -126,7 +120,7 @@ class PPOTrainer(RolloutTrainer):
         self._scored: tuple[Tensor, Tensor]  # log-probabilities and values of a micro-batch
         self._window_sums = torch.zeros(len(_UPDATE_METRICS) + 1, device=self.accelerator.device)
 
-    def _make_reference(self, passed_adapter: bool) -> None:
+    def _make_reference(self, passed: "str | PreTrainedModel", passed_adapter: bool) -> None:
         """The base rebuilds its reference from the config's name; ours are the weights that were passed."""
         policy: Any = self.model
         if passed_adapter:
@@ -139,17 +133,34 @@ class PPOTrainer(RolloutTrainer):
                     copied.requires_grad_(False).copy_(value.detach())
             self._adapter_reference = _REFERENCE
         elif not isinstance(policy, PeftModel):
-            reference: Any = copy.deepcopy(policy).eval().requires_grad_(False)
-            self.ref_model = self.accelerator.prepare_model(reference, evaluation_mode=True)
+            reference = self._spread_reference(passed) if is_deepspeed_zero3_enabled() else copy.deepcopy(policy)
+            reference.eval().requires_grad_(False)
+            if self.is_deepspeed_enabled:
+                self.ref_model = prepare_deepspeed(reference, self.accelerator)
+            elif self.is_fsdp_enabled:
+                self.ref_model = prepare_fsdp(reference, self.accelerator)
+            else:
+                self.ref_model = self.accelerator.prepare_model(reference, evaluation_mode=True)
+
+    def _spread_reference(self, passed: "str | PreTrainedModel") -> PreTrainedModel:
+        """ZeRO-3 has spread the policy's weights over the processes; the reference is read from the same files."""
+        if not isinstance(passed, str):
+            raise ValueError("ZeRO-3 spreads the weights of `model`, which cannot be copied; pass its name or folder.")
+        settings = {"dtype": self.model.dtype, "trust_remote_code": self.args.trust_remote_code, "device_map": None}
+        reference = create_model_from_path(passed, **settings | (self.args.model_init_kwargs or {}))
+        add_fused_lm_head(reference, temperature=self.temperature, cast_lm_head_to_fp32=self.args.cast_lm_head_to_fp32)
+        return reference
 
     def _all_sum(self, value: Tensor) -> Tensor:
         return self.accelerator.reduce(value, reduction="sum")
 
     # Rollouts: scores, values, advantages.
 
-    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
-        with self._critic.detached():
-            return super()._generate_single_turn(*args, **kwargs)
+    def _generate(self, *args: Any, **kwargs: Any) -> Any:
+        # All of it: weights go to vLLM before a turn, and before a `rollout_func`. Without vLLM the critic is not in the
+        # way, and ZeRO-3 takes its hooks off the modules that it finds and puts them on again.
+        with self._critic.detached() if self.use_vllm else nullcontext():
+            return super()._generate(*args, **kwargs)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         if not self.model.training:
@@ -341,26 +352,36 @@ class PPOTrainer(RolloutTrainer):
     # Files: the model without the critic, the critic and the controller beside it.
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """`state_dict`: what FSDP and DeepSpeed gathered, critic included; None where the weights are whole."""
+        model, critic = (None, None) if state_dict is None else self._critic.split(state_dict)
         # The frozen copy is made anew from the adapter that a run starts from.
         with hidden_adapter(self.model, _REFERENCE), self._critic.detached():
-            super()._save(output_dir, state_dict)
+            super()._save(output_dir, model)
         if self.args.should_save:
-            self._critic.save(output_dir or str(self.args.output_dir))
+            self._critic.save(output_dir or str(self.args.output_dir), critic)
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
         if self.args.should_save:
             (Path(output_dir) / _CONTROLLER_FILE).write_text(json.dumps({"kl_coef": self._kl_controller.coefficient}))
 
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        super()._load_rng_state(checkpoint)
+        if checkpoint is not None and (file := Path(checkpoint) / _CONTROLLER_FILE).is_file():
+            self._kl_controller.coefficient = json.loads(file.read_text())["kl_coef"]
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self.is_fsdp_enabled:  # its own files hold the critic as a part of the model, like DeepSpeed's
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
         with self._critic.detached():
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         self._critic.load(resume_from_checkpoint)
-        file = Path(resume_from_checkpoint) / _CONTROLLER_FILE
-        if file.is_file():
-            self._kl_controller.coefficient = json.loads(file.read_text())["kl_coef"]
 
     def _load_best_model(self) -> None:
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            super()._load_best_model()
+            return
         with self._critic.detached():
             super()._load_best_model()
         if self.state.best_model_checkpoint is not None:

@@ -35,10 +35,10 @@ from hpt_trl.models import (
     load_tokenizer,
     model_exists,
     resolve_model,
-    whole_weights,
 )
 from hpt_trl.rho1 import tokenizers
 from hpt_trl.rho1.config import Rho1Config
+from hpt_trl.sharded_weights import spare_from_gathering, whole_weights
 
 MODEL_KEY = "reference_model_name_or_path"
 
@@ -147,6 +147,7 @@ def load_reference(config: Rho1Config, device: torch.device) -> PreTrainedModel:
         add_fused_lm_head(model)
         if source.adapter is not None:
             model = PeftModel.from_pretrained(model, source.adapter, torch_device=str(device))
+    spare_from_gathering(model)
     model.requires_grad_(False)
     return model.eval()
 

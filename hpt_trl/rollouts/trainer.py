@@ -8,6 +8,8 @@ Each mend wraps one method of the base and can be dropped when upstream is fixed
     __init__                       a reward model given by name is asked about texts as it was trained on
     _calculate_rewards             a reward of NaN or infinity leaves its row out instead of spoiling the batch
     _generate_single_turn          weights are cast once per generation, not once per token
+
+and vLLM's engine and client by `hpt_trl.rollouts.vllm.mended`.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,6 +26,7 @@ from trl.trainer.utils import RepeatSampler
 
 from hpt_trl.reward.scoring import RewardModel
 from hpt_trl.rewards import guard
+from hpt_trl.rollouts.vllm import mended
 
 
 class EpochSampler(RepeatSampler):
@@ -70,7 +73,8 @@ class RolloutTrainer(GRPOTrainer):
         named: list[Any] = [RewardModel(f) if isinstance(f, str) else f for f in reward_funcs]
         # Models are the base's business; only functions can raise on a row or return NaN.
         guarded: list[Any] = [f if isinstance(f, torch.nn.Module) else guard(f) for f in named]
-        super().__init__(model, guarded, *args, **kwargs)
+        with mended(kwargs.get("args") or (args[0] if args else None), model):
+            super().__init__(model, guarded, *args, **kwargs)
 
     def _get_train_sampler(self, dataset: Any = None) -> Sampler:
         stock = super()._get_train_sampler(dataset)

@@ -1,0 +1,186 @@
+"""`hpt-trl run RECIPE --accelerate PROFILE`: the run's processes, started by `accelerate launch`."""
+
+import shlex
+import socket
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from hpt_trl.errors import UserError
+from hpt_trl.launching.options import LaunchOptions
+from hpt_trl.launching.processes import call, ending_on_signals
+from hpt_trl.launching.profiles import Profile, find_profile, read_profile
+from hpt_trl.recipe_file import read_recipe_file, split_overrides
+from hpt_trl.recipes import find_recipe
+
+_INTERRUPTED = 130
+
+
+def launch(command: str, recipe: str, overrides: list[str], options: LaunchOptions) -> int:
+    """Runs a command of `hpt-trl` in the processes of a profile, and says first what it starts.
+
+    Args:
+        command: `run` or `score-reference`.
+        recipe: a file, or the name of a bundled recipe.
+        overrides: the words for the recipe.
+
+    Returns:
+        The exit code: 2 after a mistake of the user, 128 + n where signal n ended a process, else that of the process
+        that failed first.
+
+    Raises:
+        UserError: the profile cannot be started here.
+    """
+    path = find_profile(str(options.accelerate))
+    profile = chosen_profile(options)
+    words = launch_words(path, profile, options, [command, recipe, *overrides])
+    check_startable(profile, options)
+    with ending_on_signals():
+        code = start(words)
+    if code not in (0, 2, _INTERRUPTED):
+        again = [command, recipe, *overrides, *options.words()]
+        print(f"error: the run ended with exit code {code}. {_how_to_go_on(recipe, overrides, again)}", file=sys.stderr)
+    return code
+
+
+def chosen_profile(options: LaunchOptions) -> Profile:
+    """Returns the profile that the options name, with their numbers.
+
+    Raises:
+        UserError: there is none of that name, or its file or the numbers are wrong.
+    """
+    processes = options.num_workers if options.launcher == "ray" else options.num_processes
+    return read_profile(find_profile(str(options.accelerate)), processes, options.num_machines)
+
+
+def planned_profile(options: LaunchOptions) -> Profile | None:
+    """Returns the profile of processes that are not started, to check a recipe for it; None without options.
+
+    Raises:
+        UserError: as `chosen_profile`, or accelerate does not take the file.
+    """
+    if options.accelerate is not None:
+        profile = chosen_profile(options)
+        check_file(find_profile(options.accelerate))
+        return profile
+    workers = options.num_workers or 1
+    # Ray's workers train a copy each.
+    return Profile("", None, "MULTI_GPU" if workers > 1 else "NO", workers) if options.given else None
+
+
+def launch_words(path: Path, profile: Profile, options: LaunchOptions, words: list[str]) -> list[str]:
+    """Returns the words of `accelerate launch` that start `hpt-trl` with the given words in every process.
+
+    Raises:
+        UserError: with several machines, a number or address that each of them needs is missing.
+    """
+    given = {name: value for name, value in options.given.items() if name not in ("accelerate", "launcher")}
+    if profile.num_machines > 1:
+        stated = {
+            "machine_rank": profile.machine_rank,
+            "main_process_ip": profile.main_process_ip,
+            "main_process_port": profile.main_process_port,
+        }
+        for name, value in stated.items():
+            if name not in given and value is None:
+                raise UserError(
+                    f"--{name}: {profile.num_machines} machines need it: the number of this machine from 0 "
+                    "(--machine_rank), and the address and a free port of machine 0 (--main_process_ip, "
+                    "--main_process_port), the same on all of them."
+                )
+        rank = profile.machine_rank if options.machine_rank is None else options.machine_rank
+        if rank is not None and rank >= profile.num_machines:
+            raise UserError(
+                f"--machine_rank: allowed: 0 to {profile.num_machines - 1} for {profile.num_machines} machines."
+            )
+        if given.get("main_process_port") == 0:
+            raise UserError("--main_process_port: 0 chooses a port on one machine; several need one that all know.")
+    elif profile.main_process_port is None:
+        # Any free one.
+        given.setdefault("main_process_port", 0)
+    options_given = [word for name, value in given.items() for word in (f"--{name}", str(value))]
+    return ["--config_file", str(path), *options_given, "-m", "hpt_trl", *words]
+
+
+def check_startable(profile: Profile, options: LaunchOptions) -> None:
+    """Refuses what would fail once it is started: a package that is missing, a port that another process holds.
+
+    Raises:
+        UserError: with what to write or install instead.
+    """
+    if profile.distributed_type == "DEEPSPEED" and find_spec("deepspeed") is None:
+        raise UserError(
+            f"the profile {profile.name} needs DeepSpeed, which is not installed here: pip install "
+            "'hpt-trl[deepspeed]', or take a profile without it, e.g. --accelerate fsdp2."
+        )
+    port = profile.main_process_port if options.main_process_port is None else options.main_process_port
+    rank = profile.machine_rank if options.machine_rank is None else options.machine_rank
+    if port and not rank and _is_taken(port):
+        advice = (
+            "name another one, the same on all machines"
+            if profile.num_machines > 1
+            else "name another one, or leave it out for a free one"
+        )
+        raise UserError(f"--main_process_port: another process on this machine holds port {port}; {advice}.")
+
+
+def check_devices(profile: Profile, gpus: int) -> None:
+    """Refuses more processes than GPUs on a machine that has some.
+
+    Raises:
+        UserError: with the number that fits.
+    """
+    wanted = profile.processes_per_machine
+    if gpus and not profile.use_cpu and wanted > gpus:
+        raise UserError(
+            f"the profile {profile.name} starts {wanted} processes on this machine, which has {gpus} "
+            f"GPU{'s' if gpus > 1 else ''}, and each process needs one: write --num_processes "
+            f"{gpus * profile.num_machines}."
+        )
+
+
+def check_file(path: Path) -> None:
+    """Reads a profile as accelerate itself will: keys that it does not know are refused.
+
+    Raises:
+        UserError: with accelerate's complaint.
+    """
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    try:
+        load_config_from_file(str(path))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: accelerate does not take this config: {error}") from error
+
+
+def start(words: list[str]) -> int:
+    """Prints the command of a launch, runs it to its end, and returns its exit code (128 + n after signal n)."""
+    print(f"starting: {shlex.join(['accelerate', 'launch', *words])}", flush=True)
+    # The same words, to the same function of accelerate.
+    code, _ = call([sys.executable, "-m", "hpt_trl.launching.agent", *words])
+    return code if code >= 0 else 128 - code
+
+
+def _is_taken(port: int) -> bool:
+    with socket.socket() as probe:
+        # As torchrun's own store binds it: a port that a connection has just left is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return True
+    return False
+
+
+def _how_to_go_on(recipe: str, overrides: list[str], words: list[str]) -> str:
+    from hpt_trl.output_folder import complete_checkpoints
+
+    given = split_overrides(overrides)
+    stated = read_recipe_file(find_recipe(recipe)).values.get("output_dir")
+    checkpoints = complete_checkpoints(Path(given.get("output_dir", [str(stated)])[0]))
+    if words[0] != "run" or not checkpoints:
+        return "It left no complete checkpoint: the same command starts it anew."
+    starting = ("overwrite", "resume_from_checkpoint")
+    kept = [word for key, values in given.items() if key not in starting for word in (f"--{key}", *values)]
+    again = [*words[:2], *kept, *words[2 + len(overrides) :], "--resume_from_checkpoint", "true"]
+    return f"Go on from its last complete checkpoint, {checkpoints[-1]}, with:\n  {shlex.join(['hpt-trl', *again])}"

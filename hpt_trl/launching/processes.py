@@ -1,0 +1,85 @@
+"""Processes that a command starts: each in a group of its own, which ends with the command."""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+# Seconds that a process has to end by itself.
+PATIENCE = 10.0
+_PR_SET_PDEATHSIG = 1
+
+
+def hpt_trl_command(*words: str) -> list[str]:
+    """Returns the command of one plain process of this package."""
+    return [sys.executable, "-m", "hpt_trl", *words]
+
+
+def call(
+    command: list[str], *, capture: bool = False, meanwhile: Callable[[], object] | None = None
+) -> tuple[int, str]:
+    """Runs a command to its end; whatever ends the waiting (Ctrl-C, a kill) ends all its processes as well.
+
+    Args:
+        capture: keep what it prints; otherwise that goes straight to the terminal, progress bars included.
+        meanwhile: called once while the command runs.
+
+    Returns:
+        The exit code, and what it printed on stderr if captured.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pipe = subprocess.PIPE if capture else None
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL if capture else None,
+        stderr=pipe,
+        text=True,
+        # A group of its own: Ctrl-C reaches this process alone, which then ends the whole group.
+        start_new_session=True,
+        preexec_fn=end_with_parent if sys.platform == "linux" else None,
+    )
+    try:
+        if meanwhile is not None:
+            meanwhile()
+        _, errors = process.communicate()
+        return process.returncode, errors or ""
+    finally:
+        if process.poll() is None:
+            _end(process)
+
+
+@contextmanager
+def ending_on_signals() -> Iterator[None]:
+    """Turns SIGTERM and SIGHUP into an exception, so that a command that is told to end leaves no process behind."""
+
+    def leave(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def end_with_parent() -> None:
+    """Asks Linux to end this process when its parent is killed in a way that leaves that no last word."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _end(process: "subprocess.Popen[str]") -> None:
+    os.killpg(process.pid, signal.SIGTERM)
+    try:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(PATIENCE)
+    finally:
+        with suppress(ProcessLookupError):
+            # Also what the process itself started and left.
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

@@ -1,0 +1,50 @@
+"""Weights that FSDP or DeepSpeed spread over the processes, and models that are to stay whole beside them."""
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+
+@contextmanager
+def whole_weights() -> Iterator[None]:
+    """Load each process its own copy, as of a model that is not trained.
+
+    Under ZeRO-3 `from_pretrained` would spread it, under FSDP leave all processes but the first without weights.
+    """
+    from transformers.integrations import deepspeed
+
+    reference = deepspeed._hf_deepspeed_config_weak_ref
+    deepspeed.unset_hf_deepspeed_config()
+    first_only = os.environ.pop("FSDP_CPU_RAM_EFFICIENT_LOADING", None)
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = reference
+        if first_only is not None:
+            os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = first_only
+
+
+def whole(*weights: Any) -> AbstractContextManager[None]:
+    """Weights that ZeRO-3 may have spread over the processes, whole while the context is open, to be read."""
+    from transformers.integrations import is_deepspeed_zero3_enabled
+
+    if not is_deepspeed_zero3_enabled():
+        return nullcontext()
+    import deepspeed
+
+    return deepspeed.zero.GatheredParameters(list(weights))
+
+
+def spare_from_gathering(model: Any) -> None:
+    """Tell TRL's fused head that the weights of a model of `whole_weights` are there.
+
+    Under ZeRO-3 it asks every head's weights where they are, also those that were never spread.
+    """
+    from transformers.integrations import is_deepspeed_zero3_enabled
+
+    if is_deepspeed_zero3_enabled():
+        from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
+
+        for weight in model.get_output_embeddings().parameters():
+            weight.ds_status = ZeroParamStatus.AVAILABLE
