@@ -38,6 +38,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -391,7 +392,8 @@ class Bench:
 
     def rollout_trainer(self, side: str, mix: str) -> Any:
         """A trainer on preset rollouts of `MIXES`' prompts."""
-        kinds, hybrid = MIXES[mix]
+        kinds: list[str] = MIXES[mix][0]  # type: ignore[assignment]
+        hybrid: dict[str, Any] = MIXES[mix][1]  # type: ignore[assignment]
         path = self.model("small")
         settings = self.common(
             num_generations=GROUP,
@@ -453,7 +455,7 @@ def measure(section: str, bench: Bench, rounds: int, until: float, peak_flops: f
         return result
 
     for side in sides:
-        trainers[side] = watched(side, lambda side=side: bench.build(section, side))
+        trainers[side] = watched(side, partial(bench.build, section, side))
     turn = 0
     while turn <= 1 or (turn <= rounds and _now() < until):
         for side in sides if turn % 2 else reversed(sides):

@@ -27,7 +27,7 @@ from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hpt_trl.launching.profiles import find_profile
 
@@ -72,22 +72,24 @@ _ROLLOUTS = {
 _LORA = {"use_peft": True, "lora_r": 16, "lora_dropout": 0.0, "lora_target_modules": "all-linear"}
 _RHO1 = {"dataset_name": "demonstrations.jsonl", "max_length": PROMPT + COMPLETION, "select_ratio": 0.6}
 
+_CHECKPOINTING = {"gradient_checkpointing": True}
+
 CONFIGURATIONS = {
     "sft": Configuration({"stage": "sft", **_DEMONSTRATIONS}),
-    "sft-checkpointing": Configuration({"stage": "sft", **_DEMONSTRATIONS, "gradient_checkpointing": True}),
+    "sft-checkpointing": Configuration({"stage": "sft", **_DEMONSTRATIONS, **_CHECKPOINTING}),
     "sft-autocast": Configuration({"stage": "sft", **_DEMONSTRATIONS, "bf16": True}),
     "sft-lora": Configuration({"stage": "sft", **_DEMONSTRATIONS, **_LORA, "dtype": "bfloat16", "bf16": True}),
     "sft-4bit": Configuration(
         {"stage": "sft", **_DEMONSTRATIONS, **_LORA, "dtype": "bfloat16", "bf16": True, "load_in_4bit": True}
     ),
     "sft-accumulation": Configuration(
-        {"stage": "sft", **_DEMONSTRATIONS, "gradient_checkpointing": True, "gradient_accumulation_steps": 2}
+        {"stage": "sft", **_DEMONSTRATIONS, **_CHECKPOINTING, "gradient_accumulation_steps": 2}
     ),
     "dpo": Configuration({"stage": "dpo", **_COMPARISONS, "per_device_train_batch_size": 2}),
     "reward": Configuration({"stage": "reward", **_COMPARISONS, "per_device_train_batch_size": 2}),
     "grpo": Configuration({"stage": "grpo", **_ROLLOUTS}),
-    "hpt": Configuration({"stage": "hpt", **_ROLLOUTS, "gradient_checkpointing": True}),
-    "ppo": Configuration({"stage": "ppo", **_ROLLOUTS, "gradient_checkpointing": True}),
+    "hpt": Configuration({"stage": "hpt", **_ROLLOUTS, **_CHECKPOINTING}),
+    "ppo": Configuration({"stage": "ppo", **_ROLLOUTS, **_CHECKPOINTING}),
     "ppo-value-model": Configuration({"stage": "ppo", **_ROLLOUTS, "value_model_name_or_path": "model"}),
     "rho1-online": Configuration(
         {"stage": "rho1", **_RHO1, "reference_mode": "online", "reference_model_name_or_path": "reference"}
@@ -95,10 +97,11 @@ CONFIGURATIONS = {
     "rho1-cached": Configuration(
         {"stage": "rho1", **_RHO1, "reference_mode": "cached", "reference_model_name_or_path": "reference"}
     ),
-    "sft-ddp": Configuration({"stage": "sft", **_DEMONSTRATIONS, "gradient_checkpointing": True}, 2, "cpu"),
-    "sft-fsdp2": Configuration({"stage": "sft", **_DEMONSTRATIONS, "gradient_checkpointing": True}, 2, "fsdp2"),
-    "sft-zero2": Configuration({"stage": "sft", **_DEMONSTRATIONS, "gradient_checkpointing": True}, 2, "zero2"),
-    "sft-zero3": Configuration({"stage": "sft", **_DEMONSTRATIONS, "gradient_checkpointing": True}, 2, "zero3"),
+    # DDP lays out its buckets anew in the second step: the third is the first that finds them filled.
+    "sft-ddp": Configuration({"stage": "sft", **_DEMONSTRATIONS, **_CHECKPOINTING, "max_steps": 3}, 2, "cpu"),
+    "sft-fsdp2": Configuration({"stage": "sft", **_DEMONSTRATIONS, **_CHECKPOINTING}, 2, "fsdp2"),
+    "sft-zero2": Configuration({"stage": "sft", **_DEMONSTRATIONS, **_CHECKPOINTING}, 2, "zero2"),
+    "sft-zero3": Configuration({"stage": "sft", **_DEMONSTRATIONS, **_CHECKPOINTING}, 2, "zero3"),
 }
 
 
@@ -201,7 +204,7 @@ def memory_of(recipe: str, folder: Path) -> None:
             found["peak"] = _status("VmHWM")
 
     # What every trainer has from the beginning: `run` builds it, not this script.
-    DEFAULT_CALLBACKS.append(AtTrainEnd)
+    cast(list[Any], DEFAULT_CALLBACKS).append(AtTrainEnd)
     found: dict[str, Any] = {"estimate": asdict(estimate) | {"total": estimate.total}}
     found["before"] = _status("VmRSS")
     # From here on VmHWM is the largest size since.

@@ -46,7 +46,7 @@ def facts(prepared: Prepared) -> str:
         *([("rollouts", rollouts)] if (rollouts := describe(recipe)) else []),
         ("steps", _steps(prepared, batch)),
         ("evaluation", _evaluation(prepared)),
-        ("peak memory", f"{estimate.total / 2**30:.1f} GiB per process, estimated from\n{estimate.table()}"),
+        ("peak memory", _memory(recipe, estimate)),
         ("device", "CPU" if config.use_cpu else str(config.device)),
         ("output", config.output_dir + (f", resuming from {prepared.checkpoint}" if prepared.checkpoint else "")),
     ]
@@ -65,6 +65,14 @@ def _estimate(prepared: Prepared, longest: int) -> memory.MemoryEstimate:
     reference = _config(recipe, "reference_model_name_or_path") if online and not _shares_base(recipe) else None
     sizes = memory.sizes_of(recipe, model, longest, judges, reference)
     return memory.estimate(model, sizes, recipe.model_args, _config(recipe, "value_model_name_or_path"))
+
+
+def _memory(recipe: Recipe, estimate: memory.MemoryEstimate) -> str:
+    shown = f"{estimate.total / 2**30:.1f} GiB per process, estimated from\n{estimate.table()}"
+    if recipe.setting("use_vllm") and recipe.setting("vllm_mode") == "colocate":
+        share = recipe.setting("vllm_gpu_memory_utilization")
+        shown += f"\n  and vLLM's own share of the GPU, {share:.0%} (`vllm_gpu_memory_utilization`)"
+    return shown
 
 
 def _config(recipe: Recipe, key: str) -> PretrainedConfig | None:

@@ -249,14 +249,15 @@ def build_on_meta(config: "PretrainedConfig", *, scores: bool = False) -> "PreTr
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForSequenceClassification
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
+    from hpt_trl.sharded_weights import whole_weights
+
+    kind: Any = AutoModelForImageTextToText if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING else None
     if scores:
-        config = copy.deepcopy(config)
+        config, kind = copy.deepcopy(config), AutoModelForSequenceClassification
         config.num_labels = 1
-        with torch.device("meta"):
-            return AutoModelForSequenceClassification.from_config(config)
-    seen = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-    with torch.device("meta"):
-        return (AutoModelForImageTextToText if seen else AutoModelForCausalLM).from_config(config)
+    # In a process of ZeRO-3 it would be given storage, and spread.
+    with whole_weights(), torch.device("meta"):
+        return (kind or AutoModelForCausalLM).from_config(config)
 
 
 def count_parameters(
@@ -428,7 +429,8 @@ def estimate(
     weights = (base + counts.adapter * sizes.trainable_bytes) / sharding.weights
     copies, copies_to_generate = _copies(counts, layers, sizes)
 
-    trained = [(counts.trainable, sizes.trainable_bytes), (value, 4.0)]
+    value_bytes = 2.0 if sharding.master_weights and sizes.weight_bytes == 2 else 4.0
+    trained = [(counts.trainable, sizes.trainable_bytes), (value, value_bytes)]
     gradient_bytes = sum(number * (sharding.gradient_bytes or size) for number, size in trained)
     gradients = gradient_bytes / sharding.gradients
     buckets = 0.0
@@ -449,7 +451,7 @@ def estimate(
     if sharding.offload_weights:
         weights, value_weights = 0.0, 0.0
     else:
-        value_weights = 4 * value / sharding.weights
+        value_weights = value_bytes * value / sharding.weights
 
     begin, end = _activations(config, sizes, counts)
     if value_config is not None and of_value is not None:
@@ -579,8 +581,12 @@ def sizes_of(
     activation_bytes = 2 if half else weight_bytes
     quantized = model_args.load_in_4bit or model_args.load_in_8bit
     sharding = sharding_of(recipe.profile, compute_bytes=activation_bytes, mixed=half)
+    on_cpu = settings.device.type == "cpu"
+    if on_cpu:
+        # There is no other memory to go to.
+        sharding = dataclasses.replace(sharding, offload_weights=False, offload_optimizer=False)
     if recipe.profile.distributed_type == "DEEPSPEED" and half:
-        # The model itself is cast; what is trained has float32 copies in the optimizer.
+        # The model itself is cast, an adapter in it too; what is trained has float32 copies in the optimizer.
         weight_bytes = 2
     elif recipe.profile.distributed_type == "FSDP" and half and not quantized:
         # Accelerate casts the shards to float32; whole layers are gathered in half precision.
@@ -591,7 +597,7 @@ def sizes_of(
     elif model_args.load_in_8bit:
         linear_bytes = EIGHT_BIT
     # PEFT keeps adapters in float32, TRL those of a quantized model in bfloat16.
-    trainable_bytes = (2 if quantized else 4) if model_args.use_peft else weight_bytes
+    trainable_bytes = (2 if quantized or sharding.gradient_bytes else 4) if model_args.use_peft else weight_bytes
     rl = isinstance(settings, GRPOConfig)
     comparisons, scores = recipe.stage.layout(recipe.arguments) == "comparisons", recipe.stage.name == "reward"
     # DPO's reference is a copy unless an adapter can be switched off or its figures are computed beforehand.
@@ -600,7 +606,7 @@ def sizes_of(
         if rl
         else comparisons and not scores and not settings.precompute_ref_log_probs
     )
-    frozen = sum(
+    frozen: float = sum(
         count_parameters(model, scores=True).total * dtype_of("auto", model).itemsize for model in reward_models
     )
     if reference is not None:
@@ -624,7 +630,7 @@ def sizes_of(
         generates=rl and not settings.use_vllm,
         # Label smoothing needs the whole distribution.
         head_logits=not rl and settings.label_smoothing_factor > 0,
-        triton=settings.device.type != "cpu" and is_triton_available(),
+        triton=not on_cpu and is_triton_available(),
         trained_positions=recipe.setting("select_ratio", 1.0),
         scores=scores,
         frozen_models=frozen,

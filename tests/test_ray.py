@@ -76,6 +76,8 @@ def cluster():
 def start(recipe: Path, *words: str, address: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "hpt_trl", "run", str(recipe), "--launcher", "ray", *words]
     environment = os.environ | {"RAY_ADDRESS": address, "PYTHONPATH": str(ROOT)}
+    # In seconds; Ray's own is 2.
+    environment |= {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, cwd=recipe.parent, env=environment, **pipes)
 
@@ -141,7 +143,7 @@ def test_a_run_outlives_the_death_of_a_worker(recipe, one_process, cluster):
     train_workers(ray)[-1].kill()
     code, out, errors = finish(run)
     assert code == 0, errors
-    assert " died (its process was killed, or its node was lost). Starting again: failure 1 of 3 allowed." in errors
+    assert " died (its process was killed, or its node was lost)\nStarting again: failure 1 of 3 allowed." in errors
     assert "Going on from out/checkpoint-" in out
     results = json.loads((folder / "results.json").read_text())
     assert results["hardware"]["processes"] == 2 and results["steps"] == 6

@@ -3,7 +3,7 @@
 python -m tests_vllm.runs train ANSWERS RECIPE [--key value ...]    the command `run`, then greedy answers
 python -m tests_vllm.runs serve-train ...                           the same against a server without NCCL
 python -m tests_vllm.runs answer ANSWERS MODEL                      greedy answers of a freshly loaded model
-python -m tests_vllm.runs stuck ADDRESS                             a transfer that waits inside of NCCL
+python -m tests_vllm.runs stuck ADDRESS                             a request and a transfer without end
 """
 
 import json
@@ -42,11 +42,12 @@ def answers_of(trainer: Any) -> dict[str, Any]:
     engine, sent = trainer.vllm_generation, []
     named = engine._iter_named_params
     engine._iter_named_params = lambda: ((sent.append(name) or name, value) for name, value in named())
-    # Greedy; at temperature 0 a server refuses several completions of a prompt.
-    engine.top_k, engine.max_completion_length = 1, NEW_TOKENS
-    prompts = [conversation(question) for question in QUESTIONS for _ in range(trainer.num_generations)]
+    engine.temperature, engine.max_completion_length = 0.0, NEW_TOKENS
+    # Greedily, several completions of a prompt would be refused by a server.
+    trainer.num_generations = 1
+    prompts = [conversation(question) for question in QUESTIONS]
     assert trainer._last_loaded_step != trainer.state.global_step, "nothing would be sent"
-    answers = trainer._generate(prompts)[1][:: trainer.num_generations]
+    answers = trainer._generate(prompts)[1]
     if isinstance(trainer, PPOTrainer):
         # A `rollout_func` has its weights sent elsewhere in the base.
         trainer.rollout_func = lambda prompts, trainer: {

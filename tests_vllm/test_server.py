@@ -89,6 +89,8 @@ def test_three_stages_train_and_the_server_has_the_trained_weights(server, model
         assert not any("value_head" in name for name in found[stage]["sent"])
     for stage in STAGES:
         assert found[stage]["answers"] == fresh_answers(tmp_path, tmp_path / stage), stage
+    # What the server answered with before any training, it would have answered to all three.
+    assert found["hpt"]["answers"] != found["grpo"]["answers"] != found["ppo"]["answers"]
 
 
 def test_a_server_that_dies_ends_the_run_and_leaves_the_last_checkpoint(server, model_path, tmp_path):
@@ -142,7 +144,7 @@ def test_a_server_that_is_not_there_ends_the_run_before_anything_is_written(mode
 
 
 class HangsUp(BaseHTTPRequestHandler):
-    """Answers as a vLLM server does until weights are announced."""
+    """Answers as a vLLM server does, but not in time to prompts, and hangs up when weights are announced."""
 
     answers = {
         "/health": {},
@@ -152,6 +154,8 @@ class HangsUp(BaseHTTPRequestHandler):
     }
 
     def answer(self) -> None:
+        if self.path == "/v1/completions":
+            time.sleep(10)
         body = self.answers.get(self.path.partition("?")[0])
         if body is None:
             self.connection.close()
@@ -168,11 +172,12 @@ class HangsUp(BaseHTTPRequestHandler):
         pass
 
 
-def test_a_transfer_whose_server_hangs_up_ends_though_its_process_waits_for_nccl():
+def test_a_server_that_hangs_or_hangs_up_ends_the_run_though_its_process_waits_for_nccl():
     with ThreadingHTTPServer(("127.0.0.1", 0), HangsUp) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         process = start("stuck", f"http://127.0.0.1:{server.server_port}")
         said = output_of(process, 90)
         server.shutdown()
     assert process.returncode == 2, said
+    assert "failed during the run (/v1/completions: no answer in 2 s, the limit that `ddp_timeout` sets)" in said
     assert "failed during the run (/update_weights: " in said and "Traceback" not in said

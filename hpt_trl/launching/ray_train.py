@@ -10,10 +10,12 @@ import shutil
 import socket
 import sys
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from queue import Empty
-from threading import Thread
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 from hpt_trl.errors import UserError
@@ -240,37 +242,54 @@ def _trainer(
     return terminal, trainer
 
 
+class _Background(Thread):
+    """A thread that keeps what its function fails with, and does not hold up the end of the process."""
+
+    def __init__(self, function: Callable[[], object]):
+        super().__init__(daemon=True)
+        self.function = function
+        self.failure: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self.function()
+        except BaseException as error:
+            self.failure = error
+
+
 def _fit(trainer: "TorchTrainer", terminal: "Queue") -> BaseException | None:
-    """Runs the trainer in a thread, so that Ctrl-C is this process's own, and prints what the workers say meanwhile.
+    """Runs the trainer and prints what the workers say meanwhile.
+
+    Both in threads: what Ctrl-C or SIGTERM raises can get lost inside of Ray's calls, but not in this waiting.
 
     Returns:
         What ended the run; None after a success.
     """
-    outcome: list[BaseException] = []
-
-    def fit() -> None:
-        try:
-            trainer.fit()
-        except BaseException as error:
-            outcome.append(error)
-
-    thread = Thread(target=fit, daemon=True)
-    thread.start()
-    while thread.is_alive():
-        _show(terminal)
-    _show(terminal)
-    return outcome[0] if outcome else None
+    ended = Event()
+    fit, show = _Background(trainer.fit), _Background(partial(_show, terminal, ended))
+    fit.start()
+    show.start()
+    while fit.is_alive() and show.is_alive():
+        fit.join(0.2)
+    ended.set()
+    show.join()
+    if show.failure is not None:
+        raise show.failure
+    return fit.failure
 
 
-def _show(terminal: "Queue") -> None:
+def _show(terminal: "Queue", ended: Event) -> None:
     streams = {"stdout": sys.stdout, "stderr": sys.stderr}
-    try:
-        while True:
-            name, text = terminal.get(timeout=0.2)
-            streams[name].write(text)
-            streams[name].flush()
-    except Empty:
-        return
+    while True:
+        nothing_follows = ended.is_set()
+        try:
+            while True:
+                name, text = terminal.get(timeout=0.2)
+                streams[name].write(text)
+                streams[name].flush()
+        except Empty:
+            if nothing_follows:
+                return
 
 
 def _exit_code(failure: BaseException | None, workers: int) -> int:
@@ -300,8 +319,8 @@ def _exit_code(failure: BaseException | None, workers: int) -> int:
     # A traceback tells nothing of a worker that was killed.
     happened = dead_workers(failure.worker_failures) or str(failure).rstrip()
     print(
-        f"\n{happened}\nerror: the run has failed more often than --max_failures allows. Its checkpoints are kept: go on "
-        "with `--resume_from_checkpoint true`. What each worker has printed is in Ray's logs, by default in "
+        f"\n{happened}\nerror: the run has failed more often than --max_failures allows. Its checkpoints are kept: go "
+        "on with `--resume_from_checkpoint true`. What each worker has printed is in Ray's logs, by default in "
         "/tmp/ray/session_latest/logs on its node.",
         file=sys.stderr,
     )

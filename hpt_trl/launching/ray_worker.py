@@ -157,10 +157,10 @@ class Failures(UserCallback):
                 raise error
         self.count += 1
         if self.count <= self.allowed:
-            message = (
-                f"{_described(worker_exceptions)}. Starting again: failure {self.count} of {self.allowed} allowed."
-            )
-            self.terminal.put(("stderr", f"\n{message}\n"))
+            rank, error = min(worker_exceptions.items(), key=lambda item: item[0])
+            happened = dead_workers(worker_exceptions) or f"worker {rank}: {type(error).__name__}: {error}"
+            again = f"Starting again: failure {self.count} of {self.allowed} allowed."
+            self.terminal.put(("stderr", f"\n{happened}\n{again}\n"))
 
 
 def dead_workers(failures: dict[int, Exception]) -> str:

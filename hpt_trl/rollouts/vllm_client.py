@@ -15,7 +15,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -35,10 +35,18 @@ GRACE = 20.0
 class _Retry(Retry):
     """urllib3's, which does not ask once more what took too long: a generation would begin anew."""
 
-    def increment(self, *args: Any, error: Exception | None = None, **kwargs: Any) -> Retry:
+    def increment(
+        self,
+        method: Any = None,
+        url: Any = None,
+        response: Any = None,
+        error: Exception | None = None,
+        _pool: Any = None,
+        _stacktrace: Any = None,
+    ) -> Self:
         if isinstance(error, ReadTimeoutError):
             raise error
-        return super().increment(*args, error=error, **kwargs)
+        return super().increment(method, url, response, error, _pool, _stacktrace)
 
 
 class _Adapter(HTTPAdapter):
