@@ -202,8 +202,8 @@ def figures(name: str, gpus: int, assumed: Assumptions) -> Figures:
     run = RUNS[name]
     profile = read_profile(find_profile(run.profile), num_processes=gpus)
     rl = name.startswith("hybrid/")
-    # Read on a machine without vLLM as well; that it generates is taken into account below.
-    recipe = read_recipe(find_recipe(name), ["--use_vllm", "false"] if rl else [], profile=profile)
+    # Read on a machine without vLLM as well; its share of the memory is added below.
+    recipe = read_recipe(find_recipe(name), ["--vllm", "auto"] if rl else [], profile=profile)
     settings, config = recipe.config, config_of(run, recipe)
     longest = assumed.longest_prompt if rl else settings.max_length
     sizes = memory.sizes_of(recipe, config, longest)

@@ -70,7 +70,7 @@ _ROLLOUTS = {
     "steps_per_generation": 1,
 }
 _LORA = {"use_peft": True, "lora_r": 16, "lora_dropout": 0.0, "lora_target_modules": "all-linear"}
-_RHO1 = {"dataset_name": "demonstrations.jsonl", "max_length": PROMPT + COMPLETION, "select_ratio": 0.6}
+_RHO1 = {"stage": "rho1", **_DEMONSTRATIONS, "dataset_layout": "demonstrations", "select_ratio": 0.6}
 
 _CHECKPOINTING = {"gradient_checkpointing": True}
 
@@ -91,12 +91,8 @@ CONFIGURATIONS = {
     "hpt": Configuration({"stage": "hpt", **_ROLLOUTS, **_CHECKPOINTING}),
     "ppo": Configuration({"stage": "ppo", **_ROLLOUTS, **_CHECKPOINTING}),
     "ppo-value-model": Configuration({"stage": "ppo", **_ROLLOUTS, "value_model_name_or_path": "model"}),
-    "rho1-online": Configuration(
-        {"stage": "rho1", **_RHO1, "reference_mode": "online", "reference_model_name_or_path": "reference"}
-    ),
-    "rho1-cached": Configuration(
-        {"stage": "rho1", **_RHO1, "reference_mode": "cached", "reference_model_name_or_path": "reference"}
-    ),
+    "rho1-online": Configuration({**_RHO1, "reference_mode": "online", "reference_model_name_or_path": "reference"}),
+    "rho1-cached": Configuration({**_RHO1, "reference_mode": "cached", "reference_model_name_or_path": "reference"}),
     # DDP lays out its buckets anew in the second step: the third is the first that finds them filled.
     "sft-ddp": Configuration({"stage": "sft", **_DEMONSTRATIONS, **_CHECKPOINTING, "max_steps": 3}, 2, "cpu"),
     "sft-fsdp2": Configuration({"stage": "sft", **_DEMONSTRATIONS, **_CHECKPOINTING}, 2, "fsdp2"),
@@ -271,6 +267,10 @@ def hardware() -> dict[str, Any]:
     }
 
 
+def _read(path: Path) -> dict[str, Any] | None:
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
 def main(words: list[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", default=list(CONFIGURATIONS), choices=list(CONFIGURATIONS))
@@ -278,13 +278,16 @@ def main(words: list[str] | None = None) -> dict[str, Any]:
         parser.add_argument(f"--{field.name}", type=int, default=field.default)
     parser.add_argument("--folder", help="for models and runs; by default a temporary one")
     parser.add_argument("--memory_of", help=argparse.SUPPRESS)
-    parser.add_argument("--output", help="write the figures as JSON here")
+    parser.add_argument("--output", help="JSON for the figures; others of the same machine and shape stay in it")
     arguments = parser.parse_args(words)
     if arguments.memory_of:
         memory_of(arguments.memory_of, Path(arguments.folder))
         return {}
     shape = Shape(**{field.name: getattr(arguments, field.name) for field in fields(Shape)})
     report: dict[str, Any] = {"hardware": hardware(), "shape": asdict(shape), "configurations": {}}
+    earlier = _read(Path(arguments.output)) if arguments.output else None
+    if earlier and all(earlier[key] == report[key] for key in ("hardware", "shape")):
+        report["configurations"] = earlier["configurations"]
     print(f"{'configuration':<24}{'processes':>9}{'estimate':>14}{'measured':>14}{'ratio':>8}")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(arguments.folder or temporary)
@@ -296,8 +299,8 @@ def main(words: list[str] | None = None) -> dict[str, Any]:
                 f"{found['ratio']:>8.2f}",
                 flush=True,
             )
-    if arguments.output:
-        Path(arguments.output).write_text(json.dumps(report, indent=2) + "\n")
+            if arguments.output:
+                Path(arguments.output).write_text(json.dumps(report, indent=2) + "\n")
     return report
 
 

@@ -137,7 +137,8 @@ class Sizes:
         triton: the fused head has its kernels (on GPUs); without them all positions are scored, in PyTorch.
         trained_positions: share of the positions that the head goes back over (Rho-1's selected tokens).
         scores: the model is a sequence classifier: its head gives one number per row.
-        frozen_models: bytes of further frozen models, each held whole: reward models, a reference of another kind.
+        reference_bytes: of a reference model that is no copy of the weights, held whole (Rho-1).
+        reward_models: bytes of the reward models, each held whole.
         sharding: what the processes share out.
     """
 
@@ -160,7 +161,8 @@ class Sizes:
     triton: bool = True
     trained_positions: float = 1.0
     scores: bool = False
-    frozen_models: float = 0.0
+    reference_bytes: float = 0.0
+    reward_models: float = 0.0
     sharding: Sharding = Sharding()
 
 
@@ -171,7 +173,7 @@ _NOTES = {
     "weights": "",
     "value_model": "",
     "reference_model": "",
-    "frozen_models": "",
+    "reward_models": "",
     "optimizer": "",
     "buckets": "",
     "copies": "of weights, while they are used",
@@ -190,7 +192,7 @@ class MemoryEstimate:
         weights: of the trained model, its share where they are spread.
         value_model: the weights of a value model of its own; its gradients and the rest count with the others.
         reference_model: weights.
-        frozen_models: reward models, a reference of another kind.
+        reward_models: weights.
         optimizer: states, and master weights where there are any.
         gradients: of all that is trained.
         buckets: buffers in which gradients are reduced.
@@ -204,7 +206,7 @@ class MemoryEstimate:
     weights: int
     value_model: int
     reference_model: int
-    frozen_models: int
+    reward_models: int
     optimizer: int
     gradients: int
     buckets: int
@@ -464,8 +466,8 @@ def estimate(
     kv_cache = sizes.generated_rows * length * layer.keys_values * layers
     kv_cache += sizes.generated_rows * (sizes.prompt_length * layer.working + vocabulary * (sizes.activation_bytes + 8))
 
-    reference = base / sharding.weights if sizes.reference_model else 0.0
-    stays = weights + value_weights + reference + sizes.frozen_models + optimizer + buckets
+    reference = sizes.reference_bytes + (base / sharding.weights if sizes.reference_model else 0.0)
+    stays = weights + value_weights + reference + sizes.reward_models + optimizer + buckets
     waiting = gradients if sizes.accumulates else 0.0
     # Tied or not, the embedding's gradient is made whole before it is added to what is there.
     embedding = 0 if counts.adapter else vocabulary * hidden * sizes.trainable_bytes
@@ -480,7 +482,7 @@ def estimate(
         weights=round(weights),
         value_model=round(value_weights),
         reference_model=round(reference),
-        frozen_models=round(sizes.frozen_models),
+        reward_models=round(sizes.reward_models),
         optimizer=round(optimizer),
         gradients=round(gradients),
         buckets=round(buckets),
@@ -606,11 +608,9 @@ def sizes_of(
         if rl
         else comparisons and not scores and not settings.precompute_ref_log_probs
     )
-    frozen: float = sum(
+    judges = sum(
         count_parameters(model, scores=True).total * dtype_of("auto", model).itemsize for model in reward_models
     )
-    if reference is not None:
-        frozen += _reference_bytes(recipe, reference)
     flash = "flash" in (model_args.attn_implementation or "")
     return Sizes(
         rows=settings.per_device_train_batch_size * (2 if comparisons else 1),
@@ -633,7 +633,8 @@ def sizes_of(
         triton=not on_cpu and is_triton_available(),
         trained_positions=recipe.setting("select_ratio", 1.0),
         scores=scores,
-        frozen_models=frozen,
+        reference_bytes=0.0 if reference is None else _reference_bytes(recipe, reference),
+        reward_models=judges,
         sharding=sharding,
     )
 

@@ -276,6 +276,8 @@ def _check_quantization(values: dict[str, Any], stage: "Stage", sources: Sources
 
 def _shard_on_cpu(values: dict[str, Any], sources: Sources) -> None:
     """Settles what differs where processes on a CPU share out the weights."""
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true" and os.environ.get("FSDP_VERSION") == "1":
+        raise UserError("fsdp1 needs GPUs: PyTorch's older FSDP cannot save a whole model from a CPU. Take fsdp2.")
     if values.get("use_cpu"):
         raise sources.error("use_cpu", "with it accelerate would not shard; drop the line, the CPU is used anyway.")
     for key in ("bf16", "fp16"):

@@ -19,7 +19,7 @@ from hpt_trl.rollouts.trainer import RolloutTrainer
 from tests.rollouts import FixedRollouts
 
 # What a run imports only when it begins.
-import hpt_trl.runner  # noqa: F401, I001 isort: skip
+import hpt_trl.runner  # noqa: F401 isort: skip
 from hpt_trl.stages import STAGE_MODULES, load_stage
 
 

@@ -21,6 +21,7 @@ from hpt_trl.memory import (
     estimate,
     sharding_of,
 )
+from hpt_trl.recipes import find_recipe
 
 SMOLLM2_135M = LlamaConfig(
     vocab_size=49152,
@@ -262,6 +263,8 @@ def test_check_shows_the_estimate_of_a_profile(tmp_path, capsys):
 
 def test_recipes_of_80_gb_gpus_are_those_of_the_table():
     assert cluster.paper_scale().keys() == cluster.RUNS.keys()
+    for name, gpus in cluster.paper_scale().items():
+        assert f"--accelerate {cluster.RUNS[name].profile} --num_processes {gpus}" in find_recipe(name).read_text()
 
 
 def test_cluster_figures_of_the_pretraining_by_hand():

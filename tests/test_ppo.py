@@ -208,7 +208,9 @@ def test_the_engine_that_generates_sees_the_plain_model(tiny_model_path, tmp_pat
         return generate(self, *args, **kwargs)
 
     monkeypatch.setattr("trl.GRPOTrainer._generate_single_turn", watched)
-    trainer = train(PPOTrainer, tiny_model_path, tmp_path, **PPO)
+    trainer = build(PPOTrainer, tiny_model_path, tmp_path, vllm_importance_sampling_correction=False, **PPO)
+    trainer.use_vllm = True  # the engine itself: tests_vllm/
+    trainer.train()
     assert seen == [set(start_weights(tiny_model_path))]
     assert "value_head.linear.weight" in weights(trainer)
 

@@ -156,18 +156,15 @@ def test_a_stopped_run_goes_on_to_the_same_models(recipe, tmp_path):
     assert any("lora" in name for name, _ in model.named_parameters())
 
 
-DDP = ["torch.distributed.run", "--nproc_per_node=2", "--standalone", "-m", "hpt_trl"]
-FSDP = ["accelerate.commands.launch", "--config_file", "accelerate_configs/fsdp2.yaml", "--num_processes", "2"]
-FSDP += ["--main_process_port", "0", "--mixed_precision", "no", "-m", "tests.fsdp_on_cpu"]
-
-
-@pytest.mark.parametrize("launcher", [DDP, FSDP], ids=["ddp", "fsdp"])
-def test_two_processes_keep_the_models_of_one(recipe, tmp_path, launcher):
-    path, two = recipe(max_steps=4, checkpoint_fraction=0.5, global_batch_size=8, logging_steps=2), tmp_path / "two"
+@pytest.mark.parametrize("profile", ["cpu", "fsdp2"])
+def test_two_processes_keep_the_models_of_one(recipe, tmp_path, profile):
+    settings = {"max_steps": 4, "checkpoint_fraction": 0.5, "global_batch_size": 8, "logging_steps": 2, "use_cpu": None}
+    path, two = recipe(**settings), tmp_path / "two"
     runner.run(path, ["--output_dir", str(tmp_path / "one")])
     words = ["run", path, "--output_dir", str(two), "--gradient_checkpointing", "true"]
+    words += ["--accelerate", profile, "--num_processes", "2"]
     done = subprocess.run(
-        [sys.executable, "-m", *launcher, *words], cwd=ROOT, capture_output=True, text=True, timeout=200
+        [sys.executable, "-m", "hpt_trl", *words], cwd=ROOT, capture_output=True, text=True, timeout=200
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("Drawn from") == 2

@@ -25,10 +25,6 @@ def shard_on_cpu() -> None:
     os.environ["DS_ACCELERATOR"] = "cpu"
     # Processes of one machine divide its cores; accelerate does so only where it knows that it runs on CPUs.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    # The first process alone would hold weights, and send them to GPUs.
-    for name in ("FSDP_CPU_RAM_EFFICIENT_LOADING", "FSDP_SYNC_MODULE_STATES"):
-        if name in os.environ:
-            os.environ[name] = "false"
     if getattr(PartialState, "_shards_on_cpu", False):
         return
     PartialState._shards_on_cpu = True

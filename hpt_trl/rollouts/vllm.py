@@ -106,6 +106,8 @@ def why_not(mode: str, *, use_cpu: bool, load_in_4bit: bool = False, load_in_8bi
         if device != SYNC_DEVICE:
             how = "weights reach a vLLM server over NCCL, between GPUs"
             return f"{how}, and this run trains on {device}; write `vllm: colocate`"
+        if load_in_4bit or load_in_8bit:
+            return "a vLLM server takes no quantized weights (`load_in_4bit`, `load_in_8bit`); write `vllm: colocate`"
         return None
     if current_platform.device_type != device:
         built = current_platform.device_type or "no device of this machine"
