@@ -9,12 +9,12 @@ from pathlib import Path
 
 import yaml
 
+from hpt_trl.checkpoints import RECIPE_FILE, complete_checkpoints, is_complete
 from hpt_trl.recipes import Recipe
 from hpt_trl.reporting import CURVES_FILE, METRICS_FILE, RESULTS_FILE
 from hpt_trl.reward.shift import PICTURE_FILE, SCORES_FILE
 from hpt_trl.rho1.page import PAGE_FILE, SELECTIONS_FILE
 
-RECIPE_FILE = "recipe.yaml"
 BEFORE_FILE = "before.json"
 
 _MARK = "# Resolved recipe of a run of hpt-trl."
@@ -119,26 +119,10 @@ def _checkpoint(recipe: Recipe, folder: Path, resume: str) -> Path:
         raise recipe.error(
             "resume_from_checkpoint", f"there is no folder {resume}; write true, or a checkpoint folder."
         )
-    if not _is_complete(path):
+    if not is_complete(path):
         raise recipe.error(
             "resume_from_checkpoint",
             f"{resume} is not a complete checkpoint: it lacks the trainer's, the optimizer's or the random state (a "
             "run that was killed while saving, or `save_only_model: true`). Name another one.",
         )
     return path
-
-
-def complete_checkpoints(folder: Path) -> list[Path]:
-    """Checkpoints that a run can go on from, in the order of their steps."""
-    found = [path for path in folder.glob("checkpoint-*") if _is_complete(path)]
-    return sorted(
-        (path for path in found if path.name.removeprefix("checkpoint-").isdigit()),
-        key=lambda path: int(path.name.removeprefix("checkpoint-")),
-    )
-
-
-def _is_complete(checkpoint: Path) -> bool:
-    """Whether all states are there. The trainer would go on without the optimizer's, to other weights; it writes
-    trainer_state.json last, so a run that was killed while saving leaves a folder without it."""
-    optimizer = any(checkpoint.glob("optimizer*")) or any(checkpoint.glob("global_step*"))
-    return (checkpoint / "trainer_state.json").is_file() and optimizer and any(checkpoint.glob("rng_state*"))

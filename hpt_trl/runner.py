@@ -26,8 +26,11 @@ from datasets import Dataset
 from transformers import ProgressCallback, Trainer, TrainerCallback, set_seed
 
 from hpt_trl import __version__
+from hpt_trl.checkpoints import PROCESSES_FILE, full_disk_explained
+from hpt_trl.errors import UserError
 from hpt_trl.evaluation import evaluate, measure_held_out
 from hpt_trl.facts import facts
+from hpt_trl.launching.options import LAUNCH_OPTIONS
 from hpt_trl.launching.profiles import Profile
 from hpt_trl.models import keep_adapter_type, keep_four_bit_trainable, resolve_model
 from hpt_trl.output_folder import BEFORE_FILE, open_output_folder
@@ -77,15 +80,17 @@ def run(name: str, overrides: list[str]) -> None:
         trainer = _build_trainer(prepared, [_AtTrainBegin(evaluations.before_training)])
         evaluations.trainer = trainer
         train_started = time.perf_counter()
-        trainer.train(resume_from_checkpoint=None if prepared.checkpoint is None else str(prepared.checkpoint))
-        train_time = time.perf_counter() - train_started - evaluations.seconds
-        # Saved before it is evaluated: whatever fails there, the model stays.
-        trainer.save_model(prepared.recipe.config.output_dir)
+        with full_disk_explained(prepared.recipe.config.output_dir):
+            trainer.train(resume_from_checkpoint=None if prepared.checkpoint is None else str(prepared.checkpoint))
+            train_time = time.perf_counter() - train_started - evaluations.seconds
+            # Saved before it is evaluated: whatever fails there, the model stays.
+            trainer.save_model(prepared.recipe.config.output_dir)
         after = evaluations.evaluate("After training")
         prepared.recipe.stage.finish(trainer)
         if state.is_main_process:
             wall = {"total": time.perf_counter() - started, "train": train_time, "evaluation": evaluations.seconds}
-            _finish(prepared, trainer, evaluations.before, after, wall, ["hpt-trl", "run", name, *overrides])
+            command = ["hpt-trl", "run", name, *overrides, *shlex.split(os.environ.get(LAUNCH_OPTIONS, ""))]
+            _finish(prepared, trainer, evaluations.before, after, wall, command)
         trainer.end()
 
 
@@ -112,6 +117,20 @@ class _AtTrainBegin(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.function()
+
+
+class _NoteProcesses(TrainerCallback):
+    """Notes in each checkpoint how many processes wrote it, once all of them have.
+
+    Each writes a part; without the note a checkpoint of several processes may lack one.
+    """
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        processes = PartialState()
+        processes.wait_for_everyone()
+        if processes.is_main_process and processes.num_processes > 1:
+            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            (checkpoint / PROCESSES_FILE).write_text(f"{processes.num_processes}\n")
 
 
 class _Evaluations:
@@ -198,7 +217,7 @@ def _build_trainer(prepared: Prepared, callbacks: list[TrainerCallback]) -> Trai
             rewards=prepared.rewards,
             # Ahead of the trainer's own progress bar, which starts its clock at the same event. The writer, first of
             # all, opens its file for what the evaluation before the training logs.
-            callbacks=[MetricsWriter(config.output_dir), *callbacks],
+            callbacks=[MetricsWriter(config.output_dir), *callbacks, _NoteProcesses()],
             model_config=prepared.model_config,
         )
     )
@@ -240,7 +259,10 @@ def _finish(
     }
     write_results(folder, results)
     (folder / BEFORE_FILE).unlink(missing_ok=True)
-    curves = draw_curves(folder)
+    try:
+        curves = str(draw_curves(folder))
+    except UserError as error:  # of fewer steps than `logging_steps`
+        curves = f"none, {error}"
     print()
     if before and after and "completions" in before and "completions" in after:
         print(side_by_side(before, after) + "\n")

@@ -10,17 +10,15 @@ import json
 import os
 import sys
 import traceback
+from importlib import import_module
 from pathlib import Path
 
 from transformers import Trainer
 
 from hpt_trl.cli import main
 from hpt_trl.rollouts.trainer import RolloutTrainer
-from tests.rollouts import FixedRollouts
-
-# What a run imports only when it begins.
-import hpt_trl.runner  # noqa: F401 isort: skip
 from hpt_trl.stages import STAGE_MODULES, load_stage
+from tests.rollouts import FixedRollouts
 
 
 def expect(kind: str, processes: int) -> None:
@@ -52,6 +50,8 @@ def run(recipe: Path) -> None:
 
 if __name__ == "__main__":
     kind, processes, *runs = sys.argv[1:]
+    # What a run imports only when it begins.
+    import_module("hpt_trl.runner")
     for name in STAGE_MODULES:
         load_stage(name)
     expect(kind, int(processes))

@@ -1,5 +1,6 @@
 """`hpt-trl run RECIPE --accelerate PROFILE`: the run's processes, started by `accelerate launch`."""
 
+import os
 import shlex
 import socket
 import sys
@@ -7,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from hpt_trl.errors import UserError
-from hpt_trl.launching.options import LaunchOptions
+from hpt_trl.launching.options import LAUNCH_OPTIONS, LaunchOptions
 from hpt_trl.launching.processes import call, ending_on_signals
 from hpt_trl.launching.profiles import Profile, find_profile, read_profile
 from hpt_trl.recipe_file import read_recipe_file, split_overrides
@@ -35,6 +36,7 @@ def launch(command: str, recipe: str, overrides: list[str], options: LaunchOptio
     profile = chosen_profile(options)
     words = launch_words(path, profile, options, [command, recipe, *overrides])
     check_startable(profile, options)
+    os.environ[LAUNCH_OPTIONS] = shlex.join(options.words())
     with ending_on_signals():
         code = start(words)
     if code not in (0, 2, _INTERRUPTED):
@@ -173,7 +175,7 @@ def _is_taken(port: int) -> bool:
 
 
 def _how_to_go_on(recipe: str, overrides: list[str], words: list[str]) -> str:
-    from hpt_trl.output_folder import complete_checkpoints
+    from hpt_trl.checkpoints import complete_checkpoints
 
     given = split_overrides(overrides)
     stated = read_recipe_file(find_recipe(recipe)).values.get("output_dir")

@@ -6,6 +6,7 @@ the trainer's own, in `output_dir`: Ray stores nothing.
 """
 
 import os
+import shlex
 import shutil
 import socket
 import sys
@@ -19,7 +20,7 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 from hpt_trl.errors import UserError
-from hpt_trl.launching.options import LaunchOptions
+from hpt_trl.launching.options import LAUNCH_OPTIONS, LaunchOptions
 from hpt_trl.launching.processes import ending_on_signals
 from hpt_trl.launching.profiles import find_profile, read_profile
 from hpt_trl.recipe_file import Sources, read_recipe_file, split_overrides
@@ -69,6 +70,7 @@ def launch(recipe: str, overrides: list[str], options: LaunchOptions) -> int:
         raise UserError("--launcher ray: Ray is not installed here: pip install 'hpt-trl[ray]'")
     sources = Sources(read_recipe_file(find_recipe(recipe)), split_overrides(overrides))
     environment = {} if options.accelerate is None else accelerate_environment(options.accelerate, workers)
+    environment[LAUNCH_OPTIONS] = shlex.join(options.words())
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
 

@@ -135,7 +135,7 @@ def words_of_attempt(task: Task) -> list[str] | None:
     if not new.checkpoints:
         return task.overrides
 
-    from hpt_trl.output_folder import complete_checkpoints
+    from hpt_trl.checkpoints import complete_checkpoints
 
     complete = [path for path in complete_checkpoints(Path(task.output_dir)) if path.name in new.checkpoints]
     if not complete:

@@ -158,7 +158,7 @@ def _step(plan: Plan, stage: PlannedStage, contents: dict[str, Any], known: Stag
         return Step(stage, contents, Action.KEEP)
     if known.finished:
         return Step(stage, contents, Action.AGAIN, f"its output in {folder} is no longer complete")
-    from hpt_trl.output_folder import complete_checkpoints
+    from hpt_trl.checkpoints import complete_checkpoints
 
     checkpoints = complete_checkpoints(folder) if opened else []
     if checkpoints:

@@ -133,21 +133,24 @@ class PPOTrainer(RolloutTrainer):
                     copied.requires_grad_(False).copy_(value.detach())
             self._adapter_reference = _REFERENCE
         elif not isinstance(policy, PeftModel):
-            reference = self._spread_reference(passed) if is_deepspeed_zero3_enabled() else copy.deepcopy(policy)
+            spread = is_deepspeed_zero3_enabled()
+            reference: Any = self._spread_reference(passed) if spread else copy.deepcopy(policy)
             reference.eval().requires_grad_(False)
             if self.is_deepspeed_enabled:
-                self.ref_model = prepare_deepspeed(reference, self.accelerator)
+                reference = prepare_deepspeed(reference, self.accelerator)
             elif self.is_fsdp_enabled:
-                self.ref_model = prepare_fsdp(reference, self.accelerator)
+                reference = prepare_fsdp(reference, self.accelerator)
             else:
-                self.ref_model = self.accelerator.prepare_model(reference, evaluation_mode=True)
+                reference = self.accelerator.prepare_model(reference, evaluation_mode=True)
+            self.ref_model = reference
 
     def _spread_reference(self, passed: "str | PreTrainedModel") -> PreTrainedModel:
         """ZeRO-3 has spread the policy's weights over the processes; the reference is read from the same files."""
         if not isinstance(passed, str):
             raise ValueError("ZeRO-3 spreads the weights of `model`, which cannot be copied; pass its name or folder.")
-        settings = {"dtype": self.model.dtype, "trust_remote_code": self.args.trust_remote_code, "device_map": None}
-        reference = create_model_from_path(passed, **settings | (self.args.model_init_kwargs or {}))
+        settings: dict[str, Any] = {"dtype": self.model.dtype, "trust_remote_code": self.args.trust_remote_code}
+        settings |= {"device_map": None, **(self.args.model_init_kwargs or {})}  # type: ignore[dict-item]
+        reference = create_model_from_path(passed, **settings)
         add_fused_lm_head(reference, temperature=self.temperature, cast_lm_head_to_fp32=self.args.cast_lm_head_to_fp32)
         return reference
 
@@ -157,8 +160,8 @@ class PPOTrainer(RolloutTrainer):
     # Rollouts: scores, values, advantages.
 
     def _generate(self, *args: Any, **kwargs: Any) -> Any:
-        # All of it: weights go to vLLM before a turn, and before a `rollout_func`. Without vLLM the critic is not in the
-        # way, and ZeRO-3 takes its hooks off the modules that it finds and puts them on again.
+        # All of it: weights go to vLLM before a turn, and before a `rollout_func`. Elsewhere the critic is not in the
+        # way, and ZeRO-3 would take its hooks off and not put them on again.
         with self._critic.detached() if self.use_vllm else nullcontext():
             return super()._generate(*args, **kwargs)
 
