@@ -14,7 +14,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -81,7 +81,8 @@ def run(name: str, overrides: list[str]) -> None:
         evaluations.trainer = trainer
         train_started = time.perf_counter()
         with full_disk_explained(prepared.recipe.config.output_dir):
-            trainer.train(resume_from_checkpoint=None if prepared.checkpoint is None else str(prepared.checkpoint))
+            with suppress(_NothingLeft):
+                trainer.train(resume_from_checkpoint=None if prepared.checkpoint is None else str(prepared.checkpoint))
             train_time = time.perf_counter() - train_started - evaluations.seconds
             # Saved before it is evaluated: whatever fails there, the model stays.
             trainer.save_model(prepared.recipe.config.output_dir)
@@ -117,6 +118,18 @@ class _AtTrainBegin(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.function()
+
+
+class _NothingLeft(Exception):
+    """The checkpoint is of the last step."""
+
+
+class _EndWhereDone(TrainerCallback):
+    """Ends a training that goes on from its last step, for which Trainer would take one step more."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step >= state.max_steps:
+            raise _NothingLeft
 
 
 class _NoteProcesses(TrainerCallback):
@@ -217,7 +230,7 @@ def _build_trainer(prepared: Prepared, callbacks: list[TrainerCallback]) -> Trai
             rewards=prepared.rewards,
             # Ahead of the trainer's own progress bar, which starts its clock at the same event. The writer, first of
             # all, opens its file for what the evaluation before the training logs.
-            callbacks=[MetricsWriter(config.output_dir), *callbacks, _NoteProcesses()],
+            callbacks=[MetricsWriter(config.output_dir), *callbacks, _NoteProcesses(), _EndWhereDone()],
             model_config=prepared.model_config,
         )
     )
