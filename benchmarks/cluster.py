@@ -26,8 +26,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from hpt_trl import memory
+from hpt_trl import memory, memory_settings
 from hpt_trl.launching.profiles import find_profile, read_profile
+from hpt_trl.parameters import count_parameters
 from hpt_trl.recipes import Recipe, bundled_recipes, find_recipe, read_recipe, recipe_name
 
 PEAK_FLOPS, BANDWIDTH, GPU_BYTES = 989e12, 3.35e12, 80e9
@@ -177,7 +178,7 @@ def paper_scale() -> dict[str, int]:
 
 def forward_flops(config: Any, length: int) -> float:
     """FLOPs of a forward pass per token of a row of some length."""
-    counts = memory.count_parameters(config)
+    counts = count_parameters(config)
     head = config.vocab_size * config.hidden_size
     head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     queries = head_width * config.num_attention_heads
@@ -206,7 +207,7 @@ def figures(name: str, gpus: int, assumed: Assumptions) -> Figures:
     recipe = read_recipe(find_recipe(name), ["--vllm", "auto"] if rl else [], profile=profile)
     settings, config = recipe.config, config_of(run, recipe)
     longest = assumed.longest_prompt if rl else settings.max_length
-    sizes = memory.sizes_of(recipe, config, longest)
+    sizes = memory_settings.sizes_of(recipe, config, longest)
     sizes = dataclasses.replace(sizes, triton=True, generates=False)
     estimate = memory.estimate(config, sizes, recipe.model_args)
     flops = gpus * PEAK_FLOPS * assumed.utilisation
@@ -227,7 +228,7 @@ def figures(name: str, gpus: int, assumed: Assumptions) -> Figures:
         generation += rows * assumed.mean_prompt * forward_flops(config, assumed.mean_prompt) / flops
     return Figures(
         gpus=gpus,
-        parameters=memory.count_parameters(config).total,
+        parameters=count_parameters(config).total,
         memory=estimate.total,
         vllm=vllm,
         steps=steps,
@@ -243,7 +244,7 @@ def _completion_seconds(config: Any, share: float, rows: int, assumed: Assumptio
     head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     # Keys and values of a token in bfloat16.
     cache = 2 * config.num_hidden_layers * config.num_key_value_heads * head_width * 2
-    weights = 2 * memory.count_parameters(config).total
+    weights = 2 * count_parameters(config).total
     # Half of a completion is there on average.
     mean = assumed.mean_prompt + assumed.mean_completion / 2
     at_once = min(rows, (share - weights) / (cache * mean))

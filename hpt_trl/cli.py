@@ -4,7 +4,6 @@ Nothing heavy is imported before a command needs it, so that `hpt-trl --help` an
 """
 
 import argparse
-import logging
 import os
 import sys
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from hpt_trl import __version__
 from hpt_trl.errors import UserError
+from hpt_trl.quiet import quiet_libraries
 
 DESCRIPTION = """\
 Post-training recipes for language models on Hugging Face's trainers.
@@ -210,16 +210,6 @@ def _report(output_dir: str) -> None:
         from hpt_trl import reporting
 
         reporting.report(output_dir)
-
-
-def quiet_libraries() -> None:
-    """Settings of each process that runs a recipe, before it imports the libraries."""
-    # Usage data goes to the Hub only where the user asks for it.
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    # It warns of an optional CPU kernel whenever it is imported, also where nothing is quantized.
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
-    # It is imported wherever it is installed, and says in each process that there is no GPU.
-    logging.getLogger("DeepSpeed").addFilter(lambda record: "Setting accelerator to CPU" not in record.getMessage())
 
 
 def main(words: list[str] | None = None) -> int:

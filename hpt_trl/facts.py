@@ -5,7 +5,7 @@ from typing import cast
 from peft import PeftConfig
 from transformers import PretrainedConfig, PreTrainedTokenizerBase, ProcessorMixin
 
-from hpt_trl import memory
+from hpt_trl import memory, memory_settings
 from hpt_trl.batches import processes
 from hpt_trl.evaluation import as_text, encode_prompts
 from hpt_trl.models import is_adapter, load_config
@@ -63,7 +63,7 @@ def _estimate(prepared: Prepared, longest: int) -> memory.MemoryEstimate:
     judges = [reward_model.config for reward_model in prepared.reward_models]
     online = recipe.setting("reference_mode") == "online" and recipe.config.needs_reference
     reference = _config(recipe, "reference_model_name_or_path") if online and not _shares_base(recipe) else None
-    sizes = memory.sizes_of(recipe, model, longest, judges, reference)
+    sizes = memory_settings.sizes_of(recipe, model, longest, judges, reference)
     return memory.estimate(model, sizes, recipe.model_args, _config(recipe, "value_model_name_or_path"))
 
 

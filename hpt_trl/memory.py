@@ -1,24 +1,20 @@
 """An estimate of the peak memory of one process, from a model's config alone.
 
-`hpt-trl check` shows it, so that a recipe that cannot fit is known before a download. Parameters are counted on the
-architecture itself, built without storage; activations follow from a formula (see `estimate`).
-`benchmarks/memory.py` compares it with measured peaks.
+`hpt-trl check` shows it, so that a recipe that cannot fit is known before a download. Parameters are counted
+(`hpt_trl.parameters`), activations follow from a formula (see `estimate`), the numbers come from the recipe and its profile
+(`hpt_trl.memory_settings`). `benchmarks/memory.py` compares it with measured peaks.
 """
 
-import copy
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+from hpt_trl.parameters import Parameters, count_parameters
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import torch
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PretrainedConfig
     from trl import ModelConfig
 
-    from hpt_trl.launching.profiles import Profile
-    from hpt_trl.recipes import Recipe
 
 # Optimizer state in bytes per trainable parameter as (part of fixed size, multiples of the parameter's own size):
 # two moments for the Adam family, one for Lion and SGD with momentum; 8-bit states are one byte a moment.
@@ -45,10 +41,6 @@ OPTIMIZER_STATE = (
     ("lomo", (0.0, 0)),
 )
 
-# Bytes of a parameter of a quantized linear layer: its bits and the scale of its block (bitsandbytes: 64 values share
-# a float32 in 4 bits, or about an eighth of that with nested quantization; a row shares one in 8 bits).
-FOUR_BIT, FOUR_BIT_NESTED, EIGHT_BIT = 0.5 + 4 / 64, 0.5 + 1 / 64, 1.0
-
 # Positions and vocabulary entries of one tile of TRL's fused head, which never holds the logits of all positions.
 HEAD_TILE = (4096, 32768)
 # Where TRL has Triton, a tile is turned into its gradient in place. Elsewhere (CPUs) PyTorch does it, with float32
@@ -59,26 +51,6 @@ TORCH_HEAD_FORWARD, TORCH_HEAD_BACKWARD = 3 * 4 + 1, 7 * 4 + 1
 # DeepSpeed's defaults, in elements: gradients that are reduced at once (`reduce_bucket_size`), and weights that ZeRO-3
 # keeps gathered for their next use (`stage3_max_live_parameters`).
 ZERO_BUCKET, ZERO_LIVE = 5 * 10**8, 10**9
-
-
-class Parameters(NamedTuple):
-    """Numbers of parameters.
-
-    Attributes:
-        total: of the base model, tied ones once.
-        linear: of the base model's linear layers without the head, which quantization and autocast apply to.
-        trainable: that the optimizer updates.
-        adapter: that LoRA adds; a part of `trainable`.
-        adapted_inputs: width of the inputs of all layers that LoRA adapts, together.
-        norms_heads: queries and keys are normalised (Qwen3).
-    """
-
-    total: int
-    linear: int
-    trainable: int
-    adapter: int
-    adapted_inputs: int = 0
-    norms_heads: bool = False
 
 
 @dataclass(frozen=True)
@@ -239,67 +211,6 @@ class MemoryEstimate:
         return "\n".join(
             f"  {name.replace('kv', 'KV'):<17}{size / 2**30:9.3f} GiB  {note}".rstrip() for name, size, note in lines
         )
-
-
-def build_on_meta(config: "PretrainedConfig", *, scores: bool = False) -> "PreTrainedModel":
-    """Returns the model that a config describes, without storage for its parameters.
-
-    Args:
-        scores: as a sequence classifier with one output.
-    """
-    import torch
-    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForSequenceClassification
-    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-
-    from hpt_trl.sharded_weights import whole_weights
-
-    kind: Any = AutoModelForImageTextToText if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING else None
-    if scores:
-        config, kind = copy.deepcopy(config), AutoModelForSequenceClassification
-        config.num_labels = 1
-    # In a process of ZeRO-3 it would be given storage, and spread.
-    with whole_weights(), torch.device("meta"):
-        return (kind or AutoModelForCausalLM).from_config(config)
-
-
-def count_parameters(
-    config: "PretrainedConfig", model_args: "ModelConfig | None" = None, *, scores: bool = False
-) -> Parameters:
-    """Counts parameters on the architecture itself; with `use_peft` by putting PEFT's own adapters into it.
-
-    Args:
-        scores: of a sequence classifier with one output.
-    """
-    import torch
-    from peft import get_peft_model
-    from peft.tuners.tuners_utils import BaseTunerLayer
-    from trl import get_peft_config
-
-    model = build_on_meta(config, scores=scores)
-    head = model.score if scores else model.get_output_embeddings()
-    total = sum(parameter.numel() for parameter in model.parameters())
-    linear = sum(
-        module.weight.numel()
-        for module in model.modules()
-        if isinstance(module, torch.nn.Linear) and module is not head
-    )
-    if scores and model_args is not None:
-        model_args = dataclasses.replace(model_args, lora_task_type="SEQ_CLS")
-    peft_config = None if model_args is None else get_peft_config(model_args)
-    norms_heads = any(name.endswith(".q_norm") for name, _ in model.named_modules())
-    if peft_config is None:
-        return Parameters(total, linear, trainable=total, adapter=0, norms_heads=norms_heads)
-    adapted = get_peft_model(model, peft_config)
-    return Parameters(
-        total,
-        linear,
-        trainable=sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad),
-        adapter=sum(parameter.numel() for parameter in adapted.parameters()) - total,
-        adapted_inputs=sum(
-            int(getattr(module, "in_features", 0)) for module in adapted.modules() if isinstance(module, BaseTunerLayer)
-        ),
-        norms_heads=norms_heads,
-    )
 
 
 def _optimizer_bytes(optimizer: str, parameter_bytes: float) -> float:
@@ -509,139 +420,3 @@ def _copies(counts: Parameters, layers: int, sizes: Sizes) -> tuple[float, float
         gathered = min(counts.total, ZERO_LIVE) * sharding.gathered_bytes
         return gathered, everything if sharding.gathers_to_generate else gathered
     return everything, everything
-
-
-def sharding_of(profile: "Profile", *, compute_bytes: float, mixed: bool) -> Sharding:
-    """Returns what an accelerate profile shares out.
-
-    Args:
-        profile: the processes' own.
-        compute_bytes: bytes of a weight as the model computes with it.
-        mixed: weights are trained in float32 and computed with in half precision.
-    """
-    processes = profile.num_processes
-    offload = {"offload_weights": profile.offload_params, "offload_optimizer": profile.offload_optimizer}
-    if profile.distributed_type == "DEEPSPEED":
-        stage = profile.zero_stage or 0
-        return Sharding(
-            weights=processes if stage == 3 else 1,
-            gradients=processes if stage >= 2 else 1,
-            optimizer=processes if stage >= 1 else 1,
-            gathered="window" if stage == 3 else "",
-            gathered_bytes=compute_bytes,
-            gathers_to_generate=stage == 3,
-            gradient_bytes=compute_bytes if mixed else None,
-            master_weights=True,
-            bucket=ZERO_BUCKET,
-            **offload,
-        )
-    if profile.distributed_type == "FSDP":
-        return Sharding(
-            weights=processes,
-            gradients=processes,
-            optimizer=processes,
-            gathered="layers" if profile.reshard else "all",
-            gathered_bytes=compute_bytes,
-            **offload,
-        )
-    return Sharding(bucket=None if processes > 1 else 0)
-
-
-def dtype_of(name: str | None, config: "PretrainedConfig") -> "torch.dtype":
-    """Returns the type that a recipe's `dtype` loads a model in; `auto` and nothing mean the checkpoint's own."""
-    import torch
-
-    given = config.get_text_config().dtype or config.dtype if name in (None, "auto") else name
-    # A config holds the type itself, or its name; without either Transformers loads float32.
-    return given if isinstance(given, torch.dtype) else getattr(torch, given or "float32")
-
-
-def sizes_of(
-    recipe: "Recipe",
-    config: "PretrainedConfig",
-    longest: int,
-    reward_models: "Sequence[PretrainedConfig]" = (),
-    reference: "PretrainedConfig | None" = None,
-) -> Sizes:
-    """Reads a recipe's numbers.
-
-    Args:
-        recipe: the checked recipe.
-        config: the model's config.
-        longest: tokens of the longest prompt that is expected (a recipe does not bound it); in stages without
-            rollouts of the longest row, prompt and answer together.
-        reward_models: the configs of the reward models that score the rollouts.
-        reference: the config of a reference model that the recipe names (Rho-1), where it is held while training.
-    """
-    from transformers.utils import is_triton_available
-    from trl import GRPOConfig
-
-    model_args: ModelConfig = recipe.model_args
-    settings: Any = recipe.config
-    half = settings.bf16 or settings.fp16
-    weight_bytes = dtype_of(model_args.dtype, config).itemsize
-    activation_bytes = 2 if half else weight_bytes
-    quantized = model_args.load_in_4bit or model_args.load_in_8bit
-    sharding = sharding_of(recipe.profile, compute_bytes=activation_bytes, mixed=half)
-    on_cpu = settings.device.type == "cpu"
-    if on_cpu:
-        # There is no other memory to go to.
-        sharding = dataclasses.replace(sharding, offload_weights=False, offload_optimizer=False)
-    if recipe.profile.distributed_type == "DEEPSPEED" and half:
-        # The model itself is cast, an adapter in it too; what is trained has float32 copies in the optimizer.
-        weight_bytes = 2
-    elif recipe.profile.distributed_type == "FSDP" and half and not quantized:
-        # Accelerate casts the shards to float32; whole layers are gathered in half precision.
-        weight_bytes = 4
-    linear_bytes: float = weight_bytes
-    if model_args.load_in_4bit:
-        linear_bytes = FOUR_BIT_NESTED if model_args.use_bnb_nested_quant else FOUR_BIT
-    elif model_args.load_in_8bit:
-        linear_bytes = EIGHT_BIT
-    # PEFT keeps adapters in float32, TRL those of a quantized model in bfloat16.
-    trainable_bytes = (2 if quantized or sharding.gradient_bytes else 4) if model_args.use_peft else weight_bytes
-    rl = isinstance(settings, GRPOConfig)
-    comparisons, scores = recipe.stage.layout(recipe.arguments) == "comparisons", recipe.stage.name == "reward"
-    # DPO's reference is a copy unless an adapter can be switched off or its figures are computed beforehand.
-    refers = (
-        recipe.setting("kl_coef", settings.beta) != 0
-        if rl
-        else comparisons and not scores and not settings.precompute_ref_log_probs
-    )
-    judges = sum(
-        count_parameters(model, scores=True).total * dtype_of("auto", model).itemsize for model in reward_models
-    )
-    flash = "flash" in (model_args.attn_implementation or "")
-    return Sizes(
-        rows=settings.per_device_train_batch_size * (2 if comparisons else 1),
-        generated_rows=settings.per_device_train_batch_size * settings.steps_per_generation if rl else 0,
-        prompt_length=longest if rl else 0,
-        completion_length=settings.max_completion_length if rl else longest,
-        weight_bytes=weight_bytes,
-        linear_bytes=linear_bytes,
-        trainable_bytes=trainable_bytes,
-        activation_bytes=activation_bytes,
-        autocast=half and recipe.profile.distributed_type != "DEEPSPEED",
-        optimizer=str(settings.optim.value),
-        gradient_checkpointing=settings.gradient_checkpointing,
-        accumulates=settings.gradient_accumulation_steps > 1,
-        padded=not flash and not recipe.setting("packing", False) and not recipe.setting("padding_free", False),
-        reference_model=refers and not model_args.use_peft,
-        generates=rl and not settings.use_vllm,
-        # Label smoothing needs the whole distribution.
-        head_logits=not rl and settings.label_smoothing_factor > 0,
-        triton=not on_cpu and is_triton_available(),
-        trained_positions=recipe.setting("select_ratio", 1.0),
-        scores=scores,
-        reference_bytes=0.0 if reference is None else _reference_bytes(recipe, reference),
-        reward_models=judges,
-        sharding=sharding,
-    )
-
-
-def _reference_bytes(recipe: "Recipe", reference: "PretrainedConfig") -> float:
-    """Bytes of the weights of Rho-1's reference, which each process holds whole."""
-    counts = count_parameters(reference)
-    size = dtype_of(recipe.setting("reference_dtype"), reference).itemsize
-    linear = FOUR_BIT_NESTED if recipe.setting("reference_load_in_4bit") else size
-    return (counts.total - counts.linear) * size + counts.linear * linear

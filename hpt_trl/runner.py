@@ -5,16 +5,14 @@ The evaluation before training takes place inside `Trainer.train`, once the trai
 """
 
 import json
-import logging
 import os
 import platform
 import resource
 import shlex
 import sys
 import time
-import warnings
 from collections.abc import Callable
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -35,6 +33,7 @@ from hpt_trl.launching.profiles import Profile
 from hpt_trl.models import keep_adapter_type, keep_four_bit_trainable, resolve_model
 from hpt_trl.output_folder import BEFORE_FILE, open_output_folder
 from hpt_trl.preparation import Prepared, prepare, prepare_recipe
+from hpt_trl.quiet import quiet
 from hpt_trl.recipes import find_recipe, read_recipe, recipe_name, recipes_folder
 from hpt_trl.reporting import (
     RESULTS_FILE,
@@ -311,21 +310,3 @@ def _hardware(trainer: Trainer) -> dict[str, Any]:
 def _short_name(path: Path) -> str:
     folder = recipes_folder()
     return recipe_name(path) if path.resolve().is_relative_to(folder) else path.stem
-
-
-@contextmanager
-def quiet():
-    """Silences what users of a command cannot act on; the libraries' own settings come back after."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    logger = logging.getLogger("transformers.generation")
-    level = logger.level
-    with warnings.catch_warnings():
-        for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
-            warnings.simplefilter("ignore", category)
-        # The data loader's pinned memory on a machine without accelerator.
-        warnings.filterwarnings("ignore", message=".*pin_memory.*", category=UserWarning)
-        logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            logger.setLevel(level)

@@ -17,10 +17,10 @@ from hpt_trl.memory import (
     GENERATES,
     ZERO_BUCKET,
     Sizes,
-    count_parameters,
     estimate,
-    sharding_of,
 )
+from hpt_trl.memory_settings import sharding_of
+from hpt_trl.parameters import count_parameters
 from hpt_trl.recipes import find_recipe
 
 SMOLLM2_135M = LlamaConfig(

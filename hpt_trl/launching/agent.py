@@ -14,6 +14,7 @@ from pathlib import Path
 from hpt_trl.errors import UserError
 from hpt_trl.launching.accelerate import check_devices, check_file
 from hpt_trl.launching.profiles import read_profile
+from hpt_trl.quiet import quiet_libraries
 
 _USER_ERROR = 2
 
@@ -25,6 +26,8 @@ def main(words: list[str]) -> int:
         0; 2 where a process found a mistake of the user (its message is printed already); 128 + n where signal n ended
         a process or this one; else the exit code of the process that failed first.
     """
+    quiet_libraries()
+
     import torch
     from accelerate.commands.launch import launch_command, launch_command_parser
     from torch.distributed.elastic.agent.server.api import logger as agent_logger

@@ -19,8 +19,8 @@ from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from ray.train.v2.api.callback import UserCallback
 from ray.util.queue import Queue
 
-from hpt_trl.cli import quiet_libraries
 from hpt_trl.errors import UserError
+from hpt_trl.quiet import quiet_libraries
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from hpt_trl.errors import UserError
 from hpt_trl.models import load_config
 from hpt_trl.pretrain.config import PretrainArguments
 from hpt_trl.recipes import Recipe
+from hpt_trl.sharded_weights import whole_weights
 from hpt_trl.sources import as_dict
 from hpt_trl.values import did_you_mean
 
@@ -50,7 +51,7 @@ def make_config(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Pretraine
             config = load_config(name)
             for field, value in fields.items():
                 setattr(config, field, value)
-        with torch.device("meta"):
+        with whole_weights(), torch.device("meta"):
             AutoModelForCausalLM.from_config(config)
     # Whatever a model's class says of impossible sizes: each one says it in its own way.
     except Exception as error:
@@ -64,9 +65,13 @@ def make_config(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Pretraine
 
 
 def new_model(config: PretrainedConfig, *, dtype: str | None, attention: str | None) -> Any:
-    """Return the model with random weights of the current seed."""
+    """Return the model with random weights of the current seed, the same in one process and in many.
+
+    Each process draws all of them; ZeRO-3 and FSDP share them out afterwards.
+    """
     weights = torch.float32 if dtype in (None, "auto") else getattr(torch, str(dtype))
-    return AutoModelForCausalLM.from_config(config, dtype=weights, attn_implementation=attention)
+    with whole_weights():
+        return AutoModelForCausalLM.from_config(config, dtype=weights, attn_implementation=attention)
 
 
 def _fields(recipe: Recipe) -> tuple[str | None, dict[str, Any]]:

@@ -11,12 +11,12 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 from trl import SFTTrainer
 
 from hpt_trl.preparation import Prepared, prepare_recipe
+from hpt_trl.quiet import quiet
 from hpt_trl.recipes import find_recipe, read_recipe
 from hpt_trl.reporting import duration
 from hpt_trl.rho1.config import Rho1Config
 from hpt_trl.rho1.scoring import prepare_cache
 from hpt_trl.rho1.stage import training_rows
-from hpt_trl.runner import quiet
 
 
 def score_reference(name: str, overrides: list[str]) -> None:

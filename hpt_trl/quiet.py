@@ -1,0 +1,35 @@
+"""What users of a command cannot act on is not shown to them."""
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+def quiet_libraries() -> None:
+    """Settings of each process that runs a recipe, before it imports the libraries."""
+    # Usage data goes to the Hub only where the user asks for it.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    # It warns of an optional CPU kernel whenever it is imported, also where nothing is quantized.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    # It is imported wherever it is installed, and says in each process that there is no GPU.
+    logging.getLogger("DeepSpeed").addFilter(lambda record: "Setting accelerator to CPU" not in record.getMessage())
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silences what users of a command cannot act on; the libraries' own settings come back after."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logger = logging.getLogger("transformers.generation")
+    level = logger.level
+    with warnings.catch_warnings():
+        for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
+            warnings.simplefilter("ignore", category)
+        # The data loader's pinned memory on a machine without accelerator.
+        warnings.filterwarnings("ignore", message=".*pin_memory.*", category=UserWarning)
+        logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
