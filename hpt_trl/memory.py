@@ -1,8 +1,8 @@
 """An estimate of the peak memory of one process, from a model's config alone.
 
 `hpt-trl check` shows it, so that a recipe that cannot fit is known before a download. Parameters are counted
-(`hpt_trl.parameters`), activations follow from a formula (see `estimate`), the numbers come from the recipe and its profile
-(`hpt_trl.memory_settings`). `benchmarks/memory.py` compares it with measured peaks.
+(`hpt_trl.parameters`), activations follow from a formula (see `estimate`), the numbers come from the recipe and its
+profile (`hpt_trl.memory_settings`). `benchmarks/memory.py` compares it with measured peaks.
 """
 
 import dataclasses

@@ -31,7 +31,15 @@ TOLERANCE = 5e-6
 PROFILES = {"one": "NO", "cpu": "MULTI_CPU", "fsdp2": "FSDP", "zero2": "DEEPSPEED", "zero3": "DEEPSPEED"}
 RL = {"num_generations": 2, "max_completion_length": 8, "reward_funcs": ["tests.test_stages.remainder"]}
 STAGES = {
-    "pretrain": {"model_config": MODEL, "tokenizer_vocab_size": 400, "max_length": 32, "model_name_or_path": None},
+    "pretrain": {
+        "model_config": MODEL,
+        "model_name_or_path": None,
+        "tokenizer_vocab_size": 400,
+        "dataset_name": "stories:documents",
+        "dataset_options": {"size": 200, "test_size": 20},
+        "test_split_size": None,
+        "max_length": 64,
+    },
     "sft": {},
     "dpo": {},
     "reward": {},
@@ -65,7 +73,7 @@ def recipes(folder: Path, names: list[str], models: dict[str, str]) -> list[Path
     paths = []
     for name in names:
         stage = name.partition("-")[0]
-        data = folder / ("texts.jsonl" if stage in ("pretrain", "rho1") else "sums.jsonl")
+        data = folder / ("texts.jsonl" if stage == "rho1" else "sums.jsonl")
         values = shared | {"stage": stage, "dataset_name": str(data), "model_name_or_path": models["model"]}
         values |= {"output_dir": str(folder / name)} | STAGES[stage] | VARIANTS.get(name, {})
         if stage == "rho1":
