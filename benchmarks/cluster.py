@@ -1,6 +1,6 @@
 """Memory, speed and cost of the paper-scale recipes on paper: computed, not measured.
 
-    python -m benchmarks.cluster                          # the table of docs/scale_figures.md, in Markdown
+    python -m benchmarks.cluster                          # the table of docs/memory.md, in Markdown
     python -m benchmarks.cluster --utilisation 0.3 --mean_completion 4096
 
 For each recipe whose `# Hardware:` names GPUs with 80 GB: memory per GPU by `hpt_trl.memory` under its profile, and
