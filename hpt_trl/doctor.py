@@ -1,6 +1,6 @@
 """`hpt-trl doctor`: what is installed, whether it fits together, the devices, and what recipes need that is not here.
 
-The ranges that were tested are those of pyproject.toml: read from the checkout, else from the installed package, whose
+The versions that it allows are those of pyproject.toml: read from the checkout, else from the installed package, whose
 metadata are made of it. Torch is imported for the devices alone, and no model is loaded.
 """
 
@@ -42,7 +42,7 @@ def doctor(recipes: list[str]) -> int:
     Raises:
         UserError: there is no such recipe.
     """
-    ranges = tested_ranges()
+    ranges = allowed_ranges()
     missing = [requirement for requirement in ranges[""] if _version_of(requirement) is None]
     if not missing:
         from hpt_trl.recipes import bundled_recipes, find_recipe
@@ -62,8 +62,8 @@ def doctor(recipes: list[str]) -> int:
     return _report_recipes(paths, machine, ranges, named=bool(recipes))
 
 
-def tested_ranges() -> dict[str, list[Requirement]]:
-    """Extra -> the ranges of its packages that were tested; those of the package itself stand under the empty name."""
+def allowed_ranges() -> dict[str, list[Requirement]]:
+    """Extra -> the allowed versions of its packages; those of the package itself stand under the empty name."""
     project_file = Path(__file__).resolve().parent.parent / "pyproject.toml"
     if project_file.is_file():
         # A checkout: what an editable installation wrote down may be older than the file.
@@ -91,13 +91,13 @@ def _shown_range(requirement: Requirement) -> str:
 
 
 def _package_table(ranges: dict[str, list[Requirement]]) -> list[str]:
-    lines = [("", "PACKAGE", "INSTALLED", "TESTED", "")]
+    lines = [("", "PACKAGE", "INSTALLED", "ALLOWED", "")]
     for extra, requirements in ranges.items():
         for requirement in requirements:
             version = _version_of(requirement)
             note = "" if version else f"missing: {_install([requirement])}"
             if version and not requirement.specifier.contains(version, prereleases=True):
-                note = f"outside of the tested range: {_install([requirement])}"
+                note = f"outside of the allowed range: {_install([requirement])}"
             name = f"[{extra}]" if extra else ""
             lines.append((name, requirement.name, version or "-", _shown_range(requirement), note))
     widths = [max(len(line[column]) for line in lines) for column in range(4)]
@@ -108,7 +108,7 @@ def _package_table(ranges: dict[str, list[Requirement]]) -> list[str]:
 
 
 def _install(requirements: list[Requirement]) -> str:
-    """The command that installs packages in the tested range."""
+    """The commands that install packages in the allowed range; for vLLM on a CPU, in brackets, where they stand."""
     commands = []
     names = {requirement.name for requirement in requirements}
     if file_only := [requirement for requirement in requirements if requirement.name in _FILE_ONLY]:
@@ -116,12 +116,10 @@ def _install(requirements: list[Requirement]) -> str:
     left_out = set(_FILE_ONLY)
     if "vllm" in names and not _has_nvidia():
         # The package of this name is built for CUDA and would bring another torch.
-        commands.append("vLLM for a CPU: see docs/vllm.md")
+        commands.append("(vLLM for a CPU is installed as docs/vllm.md says)")
         left_out.add("vllm")
     if others := [requirement for requirement in requirements if requirement.name not in left_out]:
-        # Without it DeepSpeed compiles operators when it is installed, for which it needs CUDA's compiler.
-        environment = "DS_BUILD_OPS=0 " if "deepspeed" in names else ""
-        commands.insert(0, f"{environment}pip install {_quoted(others)}")
+        commands.insert(0, f"pip install {_quoted(others)}")
     return "; ".join(commands)
 
 

@@ -15,9 +15,11 @@ from urllib.parse import urlsplit
 
 from hpt_trl.errors import UserError
 from hpt_trl.models import BUILT_IN, check_model_folder, model_exists
-from hpt_trl.pipeline.plan import is_pipeline, read_plan
+from hpt_trl.pipeline.plan import PIPELINE, is_pipeline, read_plan
 from hpt_trl.recipe_file import read_recipe_file, shown
 from hpt_trl.recipes import BITSANDBYTES_OPTIMIZERS, bundled_recipes, hardware_of, recipe_name
+from hpt_trl.stages import STAGE_MODULES
+from hpt_trl.values import did_you_mean
 
 # Seconds that the Hub, or a vLLM server, has to answer.
 TIMEOUT = 3.0
@@ -166,7 +168,8 @@ def needs_of(path: Path, machine: Machine, hub: Hub) -> list[Need]:
     """
     needs = [_hardware(path, machine)]
     if not is_pipeline(path):
-        needs += _needs(read_recipe_file(path).values, path, hub)
+        values = read_recipe_file(path).values
+        needs += [*_stage(values), *_needs(values, path, hub)]
     else:
         plan = read_plan(path, [])
         names = [stage.name for stage in plan.stages]
@@ -180,6 +183,17 @@ def needs_of(path: Path, machine: Machine, hub: Hub) -> list[Need]:
     if profile := _profile_of_command(path):
         needs.append(_package("profile " + profile, "deepspeed"))
     return list(dict.fromkeys(need for need in needs if need.what))
+
+
+def _stage(values: dict[str, Any]) -> list[Need]:
+    """What is wrong with the stage that a recipe names; nothing where it is one."""
+    name, known = values.get("stage"), sorted([*STAGE_MODULES, PIPELINE])
+    if name in known:
+        return []
+    said = (
+        "the key is missing" if name is None else f"there is no such stage.{did_you_mean(str(name), known)}".strip(".")
+    )
+    return [Need("stage" if name is None else f"stage {name}", False, said, f"write one of: {', '.join(known)}")]
 
 
 def _without(value: Any, made: set[str]) -> Any:
@@ -289,7 +303,11 @@ def _packages(values: dict[str, Any]) -> list[Need]:
         needs.append(_package(f"attn_implementation {values['attn_implementation']}", "flash-attn"))
     trackers = values.get("report_to") or []
     for tracker in trackers if isinstance(trackers, list) else [trackers]:
-        if tracker in TRACKERS:
+        if not isinstance(tracker, str):
+            needs.append(
+                Need(f"report_to {tracker}", False, "not a name", f"write one of: {', '.join(TRACKERS)}, none")
+            )
+        elif tracker in TRACKERS:
             needs.append(_package(f"report_to {tracker}", *TRACKERS[tracker]))
     return needs
 
@@ -303,13 +321,19 @@ def _package(what: str, *names: str) -> Need:
 
 def _server(values: dict[str, Any]) -> Need:
     """The vLLM server, which has to listen before the run starts."""
-    host, port = str(values.get("vllm_server_host", "0.0.0.0")), int(values.get("vllm_server_port", 8000))
-    if values.get("vllm_server_base_url"):
-        address = urlsplit(str(values["vllm_server_base_url"]))
-        host, port = address.hostname or host, address.port or (443 if address.scheme == "https" else 80)
-    what = f"vLLM server {host}:{port}"
+    host, port = str(values.get("vllm_server_host", "0.0.0.0")), values.get("vllm_server_port", 8000)
+    key = "vllm_server_base_url" if values.get("vllm_server_base_url") else "vllm_server_port"
+    what = f"vLLM server {values.get(key, port)}"
     try:
+        if key == "vllm_server_base_url":
+            address = urlsplit(str(values[key]))
+            host, port = address.hostname or host, address.port or (443 if address.scheme == "https" else 80)
+        if not 0 < (port := int(port)) < 65536:
+            raise ValueError("a port is a number from 1 to 65535")
+        what = f"vLLM server {host}:{port}"
         socket.create_connection((host, port), timeout=TIMEOUT).close()
+    except (ValueError, TypeError) as error:
+        return Need(what, False, f"this is no address ({error})", f"correct `{key}`")
     except OSError as error:
         return Need(what, False, f"does not answer ({error})", "start it first, see docs/vllm.md")
     return Need(what, True, "listens")

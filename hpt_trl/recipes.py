@@ -281,8 +281,10 @@ def _shard_on_cpu(values: dict[str, Any], sources: Sources) -> None:
     if values.get("use_cpu"):
         raise sources.error("use_cpu", "with it accelerate would not shard; drop the line, the CPU is used anyway.")
     for key in ("bf16", "fp16"):
-        if values.get(key):
+        if values.get(key) and key in sources.overrides:
             raise sources.error(key, "sharded processes on a CPU train in float32; allowed here: false.")
+        if values.get(key) and os.environ.get("RANK", "0") == "0":
+            print(f"`{key}: true` is left out: sharded processes on a CPU train in float32.", flush=True)
     values |= {"use_cpu": False, "bf16": False, "fp16": False}
 
 
@@ -391,6 +393,8 @@ def resolve_recipe(sources: Sources, world_size: int | None = None, profile: Pro
 
     from hpt_trl.recipe_keys import keys_of
 
+    # A pipeline runs here: it names the processes beside its profile.
+    planned = profile is not None and world_size is None
     if world_size is None:
         world_size = int(os.environ.get("WORLD_SIZE", "1")) if profile is None else profile.num_processes
     profile = launched_profile(world_size) if profile is None else profile
@@ -403,7 +407,7 @@ def resolve_recipe(sources: Sources, world_size: int | None = None, profile: Pro
     if profile.use_cpu and profile.distributed_type.startswith("MULTI_"):
         values.setdefault("use_cpu", True)
     _settle_device(values, sources)
-    settle_vllm(values, known, stage.name, sources)
+    settle_vllm(values, known, stage.name, sources, planned)
     try:
         with warnings.catch_warnings():
             # TRL's own default trips this deprecation of Transformers 5.

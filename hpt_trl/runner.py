@@ -75,23 +75,27 @@ def run(name: str, overrides: list[str]) -> None:
         if state.is_main_process:
             open_output_folder(prepared.recipe, resuming=prepared.checkpoint is not None)
         state.wait_for_everyone()
-        evaluations = _Evaluations(prepared)
-        trainer = _build_trainer(prepared, [_AtTrainBegin(evaluations.before_training)])
-        evaluations.trainer = trainer
-        train_started = time.perf_counter()
+        command = ["hpt-trl", "run", name, *overrides, *shlex.split(os.environ.get(LAUNCH_OPTIONS, ""))]
         with full_disk_explained(prepared.recipe.config.output_dir):
-            with suppress(_NothingLeft):
-                trainer.train(resume_from_checkpoint=None if prepared.checkpoint is None else str(prepared.checkpoint))
-            train_time = time.perf_counter() - train_started - evaluations.seconds
-            # Saved before it is evaluated: whatever fails there, the model stays.
-            trainer.save_model(prepared.recipe.config.output_dir)
-        after = evaluations.evaluate("After training")
-        prepared.recipe.stage.finish(trainer)
-        if state.is_main_process:
-            wall = {"total": time.perf_counter() - started, "train": train_time, "evaluation": evaluations.seconds}
-            command = ["hpt-trl", "run", name, *overrides, *shlex.split(os.environ.get(LAUNCH_OPTIONS, ""))]
-            _finish(prepared, trainer, evaluations.before, after, wall, command)
-        trainer.end()
+            _train(prepared, started, command)
+
+
+def _train(prepared: Prepared, started: float, command: list[str]) -> None:
+    evaluations = _Evaluations(prepared)
+    trainer = _build_trainer(prepared, [_AtTrainBegin(evaluations.before_training)])
+    evaluations.trainer = trainer
+    train_started = time.perf_counter()
+    with suppress(_NothingLeft):
+        trainer.train(resume_from_checkpoint=None if prepared.checkpoint is None else str(prepared.checkpoint))
+    train_time = time.perf_counter() - train_started - evaluations.seconds
+    # Saved before it is evaluated: whatever fails there, the model stays.
+    trainer.save_model(prepared.recipe.config.output_dir)
+    after = evaluations.evaluate("After training")
+    prepared.recipe.stage.finish(trainer)
+    if trainer.is_world_process_zero():
+        wall = {"total": time.perf_counter() - started, "train": train_time, "evaluation": evaluations.seconds}
+        _finish(prepared, trainer, evaluations.before, after, wall, command)
+    trainer.end()
 
 
 def check(name: str, overrides: list[str], profile: Profile | None = None) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from transformers import AutoModelForCausalLM
 from hpt_trl import runner
 from hpt_trl.checkpoints import complete_checkpoints, is_complete
 from hpt_trl.errors import UserError
+from tests.test_distributed import ROOT
 from tests.test_stages import recipe, weights  # noqa: F401 (a fixture)
 
 
@@ -19,21 +22,32 @@ def test_a_full_disk_leaves_the_last_checkpoint(recipe, tmp_path, file):  # noqa
     runner.run(path, [])
     straight = weights(tmp_path / "sft")
     shutil.copytree(tmp_path / "sft", out)
-    for done in ("results.json", "training_args.bin"):
-        (out / done).unlink()
+    (out / "results.json").unlink()
+    (out / "training_args.bin").unlink()
     shutil.rmtree(out / "checkpoint-4")
     # The device on which every write fails for want of room.
     (out / file).parent.mkdir(exist_ok=True)
     (out / file).symlink_to("/dev/full")
-    last = "checkpoint-4" if file == "training_args.bin" else "checkpoint-2"
+    last = "checkpoint-2" if file.startswith("checkpoint-4") else "checkpoint-4"
     again = ["--output_dir", str(out), "--resume_from_checkpoint", "true"]
     with pytest.raises(UserError, match=rf"GiB are free there\)\. {last} is complete: make room and go on"):
         runner.run(path, again)
-    assert not (out / "results.json").exists()
+    assert not (out / "results.json").is_file()
     AutoModelForCausalLM.from_pretrained(out / last)
     (out / file).unlink()
     runner.run(path, again)
     assert weights(out) == straight and json.loads((out / "results.json").read_text())["steps"] == 4
+
+
+# Files of at most 100 kB, less than the model has.
+LIMITED = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); "
+
+
+def test_a_model_that_finds_no_room_ends_the_run_with_its_reason(recipe, tmp_path):  # noqa: F811
+    command = f"{LIMITED}from hpt_trl.cli import main; raise SystemExit(main(['run', {recipe('sft', max_steps=1)!r}]))"
+    done = subprocess.run([sys.executable, "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "could not be written (file too large" in done.stderr and "No checkpoint is complete" in done.stderr
 
 
 def test_a_checkpoint_of_several_processes_says_so_when_it_is_whole(tmp_path):

@@ -111,6 +111,15 @@ def test_a_recipe_that_can_run_and_mistakes(tmp_path, tiny_model_path, capsys):
     for name, said in (("empty", "holds no config.json"), ("adapter", "hpt-trl merge")):
         assert main(["doctor", write_recipe(tmp_path, model_name_or_path=str(tmp_path / name))]) == 1
         assert said in capsys.readouterr().out
+    mistakes = {"vllm": "server", "vllm_server_port": "abc", "report_to": {"a": 1}, "stage": "sfft"}
+    assert main(["doctor", write_recipe(tmp_path, model_name_or_path=tiny_model_path, **mistakes)]) == 1
+    said = capsys.readouterr().out
+    assert "not ok  stage sfft: there is no such stage. Did you mean `sft`?" in said
+    assert "not ok  vLLM server abc: this is no address" in said and "correct `vllm_server_port`" in said
+    assert "not ok  report_to {'a': 1}: not a name" in said
+    mistakes |= {"vllm_server_base_url": "http://x:99999"}
+    assert main(["doctor", write_recipe(tmp_path, model_name_or_path=tiny_model_path, **mistakes)]) == 1
+    assert "not ok  vLLM server http://x:99999: this is no address" in capsys.readouterr().out
     rows = str(tmp_path / "rows.jsonl")
     assert main(["doctor", write_recipe(tmp_path, model_name_or_path=tiny_model_path, dataset_name=rows)]) == 1
     assert f"not ok  data {rows}: there is no such file or folder" in capsys.readouterr().out
@@ -164,7 +173,7 @@ def test_a_missing_package_and_versions_that_do_not_fit(tmp_path, tiny_model_pat
     for said in (
         "vllm 0.31.0 requires transformers<5.20,>=5; installed is " + version("transformers"),
         "vllm 0.31.0 requires xgrammar: missing",
-        "outside of the tested range: pip install 'ray[train]>=2.58,<3'",
+        "outside of the allowed range: pip install 'ray[train]>=2.58,<3'",
         "torchvision 0.28.0 is built for CUDA",
         "torch 2.13.0+cpu is built for the CPU, and this machine has an NVIDIA GPU",
         "pip install --force-reinstall 'torch>=2.11'",

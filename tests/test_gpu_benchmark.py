@@ -17,6 +17,12 @@ def report(tmp_path_factory) -> dict:
     return json.loads(path.read_text())
 
 
+def test_a_peak_is_known_of_the_devices_of_the_table_alone(report):
+    peak = gpu.peak_flops_of(report["device"])
+    assert report["peak_tflops"] == (peak and peak / 1e12)
+    assert report["device"] != "cpu" or peak is None
+
+
 @pytest.mark.parametrize("section", gpu.SECTIONS)
 def test_every_section_has_both_sides_and_finite_ratios(report, section):
     found = report["sections"][section]
@@ -26,8 +32,12 @@ def test_every_section_has_both_sides_and_finite_ratios(report, section):
     for name in ("ratio_median", "ratio_min", "ratio_max"):
         assert math.isfinite(found[name]) and found[name] > 0
     for side in ("ours", "stock"):
-        assert found[side]["tokens_per_second"] > 0 and found[side]["tflops_per_second"] >= 0
-        assert found[side]["mfu"] is None  # a CPU is in no table
+        tflops, mfu = found[side]["tflops_per_second"], found[side]["mfu"]
+        assert found[side]["tokens_per_second"] > 0 and tflops > 0
+        if (peak := report["peak_tflops"]) is None:
+            assert mfu is None
+        else:
+            assert mfu == pytest.approx(tflops / peak, abs=1e-4)  # both are rounded to four digits
 
 
 def test_a_step_has_the_tokens_that_it_was_given(report):

@@ -75,7 +75,7 @@ def test_the_shipped_profiles(tmp_path):
     assert {path.stem for path in profiles_folder().glob("*.yaml")} == names
     found = {name: read_profile(find_profile(name), 1 if name == "single_gpu" else 4) for name in names}
     for name, profile in found.items():
-        check_file(find_profile(name))
+        check_file(profile)
         # The recipe's own settings decide on these.
         assert profile.mixed_precision == "no" and profile.gradient_accumulation_steps is None, name
         text = find_profile(name).read_text()
@@ -176,6 +176,11 @@ def test_options_that_cannot_be_are_refused(recipe, tmp_path, capfd, words, mess
     assert not (tmp_path / "out").exists()
 
 
+FSDP = "{distributed_type: FSDP, num_processes: 2,"
+ZERO = "{distributed_type: DEEPSPEED, num_processes: 2,"
+MACHINE = "{distributed_type: MULTI_GPU, num_processes: 2,"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -189,10 +194,24 @@ def test_options_that_cannot_be_are_refused(recipe, tmp_path, capfd, words, mess
         ("{distributed_type: MULTI_GPU, num_processes: 2, mixed_precision: no}", 'write "no"'),
         ("{distributed_type: FSDP, num_processes: 2, use_cpu: true}", "with it FSDP would not shard"),
         ("{distributed_type: DEEPSPEED, num_processes: 2, deepspeed_config: {zero_stage: 4}}", "4 is not allowed"),
+        (f"{FSDP} fsdp_config: [1, 2]}}", "`fsdp_config`: .* allowed: a mapping of `key: value` lines"),
+        (f"{FSDP} fsdp_config: {{fsdp_version: two}}}}", "`fsdp_version`: two is not allowed; allowed: a whole number"),
+        (f"{ZERO} deepspeed_config: hello}}", "`deepspeed_config`: hello is not allowed; allowed: a mapping"),
+        (
+            f"{ZERO} deepspeed_config: {{gradient_accumulation_steps: many}}}}",
+            "`gradient_accumulation_steps`: many is not",
+        ),
+        (f"{ZERO} deepspeed_config: {{deepspeed_config_file: ds.json}}}}", r"ds.json, `offload_optimizer`: cpu is not"),
+        (f"{MACHINE} main_process_port: 70000}}", "`main_process_port`: 70000 is not allowed; .* from 0 to 65535"),
+        (f"{MACHINE} main_process_ip: 10.1}}", "`main_process_ip`: 10.1 is not allowed"),
+        (f"{MACHINE} machine_rank: first}}", "`machine_rank`: first is not allowed"),
+        (f"{MACHINE} mixed_precision: bf17}}", "`mixed_precision`: bf17 is not allowed; allowed: no, bf16"),
         ("{distributed_type: MULTI_GPU, num_processes: 2, num_process: 2}", r"unknown keys \(\['num_process'\]\)"),
     ],
 )
-def test_broken_configs_are_refused(recipe, config, capfd, text, message):
+def test_broken_configs_are_refused(recipe, config, capfd, tmp_path, monkeypatch, text, message):
+    monkeypatch.chdir(tmp_path)
+    Path("ds.json").write_text('{"zero_optimization": {"stage": 2, "offload_optimizer": "cpu"}}')
     assert main(["check", recipe(), "--accelerate", str(config(text))]) == 2
     assert re.search(message, capfd.readouterr().err)
 
@@ -209,6 +228,9 @@ def test_what_cannot_be_started_is_refused_before(recipe, capfd, monkeypatch):
     monkeypatch.setitem(sys.modules, "deepspeed", None)
     assert main(["run", recipe(), "--accelerate", "zero2", "--num_processes", "2"]) == 2
     assert "pip install 'hpt-trl[deepspeed]'" in capfd.readouterr().err
+    for words in ("--accelerate zero2 --launcher ray --num_workers 2", "--launcher ray"):
+        assert main(["check" if words == "--launcher ray" else "run", recipe(), *words.split()]) == 2
+    assert "deepspeed" in (printed := capfd.readouterr().err) and "--launcher ray: add `--num_workers N`" in printed
     monkeypatch.setenv("RANK", "0")
     assert main(["run", recipe(), "--accelerate", "cpu"]) == 2
     assert "this process was started by a launcher (RANK is set)" in capfd.readouterr().err
@@ -293,8 +315,8 @@ def test_a_killed_process_ends_the_run_and_the_checkpoint_goes_on(recipe, run, t
     printed, _ = launched.communicate(timeout=60)
     assert launched.returncode == 128 + signal.SIGKILL and not ranks_of(path)
     assert re.search(
-        r"starting: accelerate launch --config_file \S*cpu.yaml --num_processes 2 --main_process_port 0 -m hpt_trl run "
-        rf"{path}\n",
+        r"starting: accelerate launch --config_file \S*cpu.yaml --num_processes 2 --num_machines 1 "
+        rf"--main_process_port 0 -m hpt_trl run {path}\n",
         printed,
     )
     assert f"error: process 1 (pid {ranks[1]}) was ended by SIGKILL from outside" in printed
@@ -309,6 +331,16 @@ def test_a_killed_process_ends_the_run_and_the_checkpoint_goes_on(recipe, run, t
     assert again.returncode == 0, printed
     found = json.loads((out / "results.json").read_text())
     assert found["steps"] == last + 2 and found["hardware"]["processes"] == 2
+
+
+def test_a_launcher_that_is_told_to_end_leaves_no_process(recipe, run):
+    path = recipe(max_steps=5000)
+    launched = run("run", path, "--accelerate", "cpu")
+    wait_for(lambda: len(ranks_of(path)) == 2, 60)
+    launched.terminate()
+    launched.communicate(timeout=60)
+    assert launched.returncode == 128 + signal.SIGTERM
+    wait_for(lambda: not ranks_of(path), 10)
 
 
 def test_an_interrupt_ends_all_processes(recipe, run, tmp_path):
@@ -340,4 +372,6 @@ def test_a_pipeline_starts_its_stages_by_a_profile(recipe, run, tmp_path, capfd)
     printed, _ = launched.communicate(timeout=200)
     assert launched.returncode == 0, printed
     assert "starting: accelerate launch --config_file" in printed
-    assert json.loads((tmp_path / "chain" / "sft" / "results.json").read_text())["hardware"]["processes"] == 2
+    results = json.loads((tmp_path / "chain" / "sft" / "results.json").read_text())
+    assert results["hardware"]["processes"] == 2
+    assert results["command"].endswith("sft.yaml --max_steps 1 --accelerate cpu --num_processes 2")

@@ -1,16 +1,20 @@
 """The estimate of peak memory: exact parameter counts, activations against what autograd really keeps, and measured
 peaks of whole runs."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, DynamicCache, LlamaConfig, Qwen2Config, Qwen3Config
+from transformers import AutoModelForCausalLM, DynamicCache, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen3Config
 from trl import ModelConfig
 
 from benchmarks import cluster
 from benchmarks import memory as benchmark
+from hpt_trl import facts
 from hpt_trl.cli import main
-from hpt_trl.launching.profiles import Profile
+from hpt_trl.launching.profiles import Profile, find_profile, read_profile
 from hpt_trl.memory import (
     BEGINS_BACKWARD,
     ENDS_BACKWARD,
@@ -21,7 +25,8 @@ from hpt_trl.memory import (
 )
 from hpt_trl.memory_settings import sharding_of
 from hpt_trl.parameters import count_parameters
-from hpt_trl.recipes import find_recipe
+from hpt_trl.preparation import prepare_recipe
+from hpt_trl.recipes import find_recipe, read_recipe
 
 SMOLLM2_135M = LlamaConfig(
     vocab_size=49152,
@@ -244,6 +249,42 @@ def test_estimate_is_within_a_quarter_of_the_measured_peak(name, tmp_path):
     benchmark.write_inputs(tmp_path, SMALL)
     found = benchmark.measure(name, tmp_path, SMALL)
     assert found["ratio"] == pytest.approx(1, abs=0.25), found
+
+
+RECORDED = json.loads((benchmark.ROOT / "benchmarks" / "results" / "memory-cpu.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def recorded_inputs(tmp_path_factory) -> Path:
+    """Rows and configs of the recorded shape. An estimate looks at no weights: they are left out."""
+
+    def without_weights(model: LlamaForCausalLM, folder: Path) -> None:
+        model.config.save_pretrained(folder)
+        (folder / "model.safetensors").touch()
+
+    folder = tmp_path_factory.mktemp("recorded")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LlamaForCausalLM, "save_pretrained", without_weights)
+        benchmark.write_inputs(folder, benchmark.Shape(**RECORDED["shape"]))
+    return folder
+
+
+@pytest.mark.parametrize("name", benchmark.CONFIGURATIONS)
+def test_estimates_of_today_fit_the_recorded_peaks(name, recorded_inputs):
+    """`python -m benchmarks.memory --output benchmarks/results/memory-cpu.json` records them anew."""
+    configuration, recorded = benchmark.CONFIGURATIONS[name], RECORDED["configurations"][name]
+    if configuration.settings.get("load_in_4bit"):
+        pytest.importorskip("bitsandbytes")
+    profile = None
+    if configuration.profile is not None:
+        profile = read_profile(find_profile(configuration.profile), configuration.processes)
+    recipe = benchmark.write_recipe(name, recorded_inputs, benchmark.Shape(**RECORDED["shape"]))
+    prepared = prepare_recipe(read_recipe(recipe, ["--use_cpu", "true"], profile=profile))
+    estimated = facts.estimate_of(prepared).total / 2**20
+    assert recorded["processes"] == configuration.processes
+    assert estimated / recorded["measured_mib"] == pytest.approx(1, abs=0.25)
+    # What the file and docs/memory.md say of the estimate is what the estimate says.
+    assert estimated == pytest.approx(recorded["estimate_mib"], rel=0.01)
 
 
 def test_check_shows_the_estimate_of_a_profile(tmp_path, capsys):

@@ -155,10 +155,11 @@ def test_an_adapter_trains_saves_loads_and_merges(recipe, trainers, tmp_path, fo
     assert distance(learnt, outputs(again, tokenizer)) < 1e-5
     # QLoRA's known gap: the merged model is about as far from the trained one as the base from its quantized form.
     gap, of_base = distance(learnt, expected), distance(quantized, untrained)
-    print(f"{stage} over a base in {base}: merged to trained {gap:.2g} nats, base to its quantized form {of_base:.2g}")
     assert gap < 1e-5 if base == "plain" else gap > 1e-4
     # A reward model's score head is drawn anew at each loading of the base.
-    assert stage == "reward" or gap < 1.2 * of_base + 1e-5
+    if stage != "reward":
+        print(f"{stage} over {base}: merged to trained {gap:.2g} nats, base to its quantized form {of_base:.2g}")
+        assert gap < 1.2 * of_base + 1e-5
     assert (out / VALUE_HEAD_FILE).exists() == (tmp_path / "merged" / VALUE_HEAD_FILE).exists() == (stage == "ppo")
 
 
@@ -173,6 +174,7 @@ def test_a_checkpoint_that_is_quantized_itself_merges_into_the_weights_it_stands
     tokenizer, merged = AutoTokenizer.from_pretrained(tmp_path / "merged"), load(tmp_path / "merged", "sft")
     assert getattr(merged.config, "quantization_config", None) is None
     difference = distance(outputs(trainers[0].model, tokenizer), outputs(merged, tokenizer))
+    print(f"sft over a checkpoint in {base}: merged to trained {difference:.2g}")
     # In 8 bits what enters a layer is rounded as well, which no merged weights can repeat.
     assert difference < (1e-3 if base == "4-bit" else 0.05)
 

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 import pytest
 
 from hpt_trl import runner
+from hpt_trl.cli import main
 from hpt_trl.errors import UserError
 from hpt_trl.recipes import read_recipe
 from hpt_trl.rollouts import vllm
@@ -62,6 +63,18 @@ def test_auto_falls_back_and_says_why(read, tiny_model_path, capsys):
     runner.check("recipe.yaml", [*words, "--output_dir=other"])
     assert f"rollouts:       {describe(recipe)}\n" in capsys.readouterr().out
     assert describe(read()) == "transformers"
+
+
+@pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed")
+@pytest.mark.parametrize("asked", ["colocate", "server"])
+def test_a_check_for_other_processes_takes_vllm_on_trust(read, tiny_model_path, capsys, asked):
+    with pytest.raises(UserError):
+        read(vllm=asked)
+    words = [f"--model_name_or_path={tiny_model_path}", f"--vllm={asked}", "--bf16=false"]
+    words += ["--per_device_train_batch_size=1", "--accelerate", "multi_gpu", "--num_processes", "8"]
+    assert main(["check", "recipe.yaml", *words]) == 0
+    said = capsys.readouterr().out
+    assert "8 processes" in said and f"(not on this machine: vLLM is not installed here: {INSTALL}" in said
 
 
 @pytest.mark.parametrize(

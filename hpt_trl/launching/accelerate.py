@@ -1,11 +1,14 @@
 """`hpt-trl run RECIPE --accelerate PROFILE`: the run's processes, started by `accelerate launch`."""
 
+import errno
 import os
 import shlex
 import socket
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from hpt_trl.errors import UserError
 from hpt_trl.launching.options import LAUNCH_OPTIONS, LaunchOptions
@@ -32,10 +35,9 @@ def launch(command: str, recipe: str, overrides: list[str], options: LaunchOptio
     Raises:
         UserError: the profile cannot be started here.
     """
-    path = find_profile(str(options.accelerate))
     profile = chosen_profile(options)
-    words = launch_words(path, profile, options, [command, recipe, *overrides])
-    check_startable(profile, options)
+    words = launch_words(profile, [command, recipe, *overrides])
+    check_startable(profile)
     os.environ[LAUNCH_OPTIONS] = shlex.join(options.words())
     with ending_on_signals():
         code = start(words)
@@ -46,13 +48,19 @@ def launch(command: str, recipe: str, overrides: list[str], options: LaunchOptio
 
 
 def chosen_profile(options: LaunchOptions) -> Profile:
-    """Returns the profile that the options name, with their numbers.
+    """Returns the profile that the options name, with their numbers and address in place of the file's.
 
     Raises:
         UserError: there is none of that name, or its file or the numbers are wrong.
     """
-    processes = options.num_workers if options.launcher == "ray" else options.num_processes
-    return read_profile(find_profile(str(options.accelerate)), processes, options.num_machines)
+    path = find_profile(str(options.accelerate))
+    if options.launcher == "ray":
+        # Ray decides on which machines the processes are.
+        return read_profile(path, options.num_workers, 1)
+    profile = read_profile(path, options.num_processes, options.num_machines)
+    names = ("machine_rank", "main_process_ip", "main_process_port")
+    places: dict[str, Any] = {name: value for name, value in options.given.items() if name in names}
+    return replace(profile, **places)
 
 
 def planned_profile(options: LaunchOptions) -> Profile | None:
@@ -63,67 +71,76 @@ def planned_profile(options: LaunchOptions) -> Profile | None:
     """
     if options.accelerate is not None:
         profile = chosen_profile(options)
-        check_file(find_profile(options.accelerate))
+        check_file(profile)
         return profile
     workers = options.num_workers or 1
     # Ray's workers train a copy each.
     return Profile("", None, "MULTI_GPU" if workers > 1 else "NO", workers) if options.given else None
 
 
-def launch_words(path: Path, profile: Profile, options: LaunchOptions, words: list[str]) -> list[str]:
+def launch_words(profile: Profile, words: list[str]) -> list[str]:
     """Returns the words of `accelerate launch` that start `hpt-trl` with the given words in every process.
 
     Raises:
         UserError: with several machines, a number or address that each of them needs is missing.
     """
-    given = {name: value for name, value in options.given.items() if name not in ("accelerate", "launcher")}
-    if profile.num_machines > 1:
-        stated = {
-            "machine_rank": profile.machine_rank,
-            "main_process_ip": profile.main_process_ip,
-            "main_process_port": profile.main_process_port,
-        }
-        for name, value in stated.items():
-            if name not in given and value is None:
-                raise UserError(
-                    f"--{name}: {profile.num_machines} machines need it: the number of this machine from 0 "
-                    "(--machine_rank), and the address and a free port of machine 0 (--main_process_ip, "
-                    "--main_process_port), the same on all of them."
-                )
-        rank = profile.machine_rank if options.machine_rank is None else options.machine_rank
-        if rank is not None and rank >= profile.num_machines:
+    port = profile.main_process_port
+    places: dict[str, str | int | None] = {
+        "machine_rank": profile.machine_rank,
+        "main_process_ip": profile.main_process_ip,
+        "main_process_port": port,
+    }
+    if profile.num_machines == 1:
+        # 0: any free one.
+        places = {"main_process_port": port or 0}
+    for name, value in places.items():
+        if value is None:
             raise UserError(
-                f"--machine_rank: allowed: 0 to {profile.num_machines - 1} for {profile.num_machines} machines."
+                f"--{name}: {profile.num_machines} machines need it: the number of this machine from 0 "
+                "(--machine_rank), and the address and a free port of machine 0 (--main_process_ip, "
+                "--main_process_port), the same on all of them."
             )
-        if given.get("main_process_port") == 0:
-            raise UserError("--main_process_port: 0 chooses a port on one machine; several need one that all know.")
-    elif profile.main_process_port is None:
-        # Any free one.
-        given.setdefault("main_process_port", 0)
-    options_given = [word for name, value in given.items() for word in (f"--{name}", str(value))]
-    return ["--config_file", str(path), *options_given, "-m", "hpt_trl", *words]
+    if profile.num_machines > 1 and (profile.machine_rank or 0) >= profile.num_machines:
+        raise UserError(
+            f"--machine_rank: allowed: 0 to {profile.num_machines - 1} for {profile.num_machines} machines."
+        )
+    if profile.num_machines > 1 and port == 0:
+        raise UserError("--main_process_port: 0 chooses a port on one machine; several need one that all know.")
+    numbers = {"num_processes": profile.num_processes, "num_machines": profile.num_machines, **places}
+    stated = [word for name, value in numbers.items() for word in (f"--{name}", str(value))]
+    return ["--config_file", str(profile.path), *stated, "-m", "hpt_trl", *words]
 
 
-def check_startable(profile: Profile, options: LaunchOptions) -> None:
-    """Refuses what would fail once it is started: a package that is missing, a port that another process holds.
+def check_installed(profile: Profile) -> None:
+    """Refuses a profile whose package is missing.
 
     Raises:
-        UserError: with what to write or install instead.
+        UserError: with what to install or take instead.
     """
     if profile.distributed_type == "DEEPSPEED" and find_spec("deepspeed") is None:
         raise UserError(
             f"the profile {profile.name} needs DeepSpeed, which is not installed here: pip install "
             "'hpt-trl[deepspeed]', or take a profile without it, e.g. --accelerate fsdp2."
         )
-    port = profile.main_process_port if options.main_process_port is None else options.main_process_port
-    rank = profile.machine_rank if options.machine_rank is None else options.machine_rank
-    if port and not rank and _is_taken(port):
-        advice = (
-            "name another one, the same on all machines"
-            if profile.num_machines > 1
-            else "name another one, or leave it out for a free one"
-        )
-        raise UserError(f"--main_process_port: another process on this machine holds port {port}; {advice}.")
+
+
+def check_startable(profile: Profile) -> None:
+    """Refuses what would fail once it is started: a package that is missing, a port that cannot be opened.
+
+    Raises:
+        UserError: with what to write or install instead.
+    """
+    check_installed(profile)
+    port = profile.main_process_port
+    if not port or (profile.num_machines > 1 and profile.machine_rank):
+        return
+    problem = {
+        errno.EADDRINUSE: f"another process on this machine holds port {port}",
+        errno.EACCES: f"this user may not open port {port}",
+    }.get(_binding(port))
+    if problem:
+        which = "one, the same on all machines" if profile.num_machines > 1 else "one, or leave it out for a free one"
+        raise UserError(f"--main_process_port: {problem}; name another {which}.")
 
 
 def check_devices(profile: Profile, gpus: int) -> None:
@@ -141,8 +158,8 @@ def check_devices(profile: Profile, gpus: int) -> None:
         )
 
 
-def check_file(path: Path) -> None:
-    """Reads a profile as accelerate itself will: keys that it does not know are refused.
+def check_file(profile: Profile) -> None:
+    """Reads a profile's file as accelerate itself will: keys that it does not know are refused.
 
     Raises:
         UserError: with accelerate's complaint.
@@ -150,9 +167,9 @@ def check_file(path: Path) -> None:
     from accelerate.commands.config.config_args import load_config_from_file
 
     try:
-        load_config_from_file(str(path))
+        load_config_from_file(str(profile.path))
     except (ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: accelerate does not take this config: {error}") from error
+        raise UserError(f"{profile.path}: accelerate does not take this config: {error}") from error
 
 
 def start(words: list[str]) -> int:
@@ -163,24 +180,27 @@ def start(words: list[str]) -> int:
     return code if code >= 0 else 128 - code
 
 
-def _is_taken(port: int) -> bool:
+def _binding(port: int) -> int:
+    """Opens a port for a moment; returns the system's number of what prevents it, 0 for nothing."""
     with socket.socket() as probe:
         # As torchrun's own store binds it: a port that a connection has just left is free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("", port))
-        except OSError:
-            return True
-    return False
+        except OSError as error:
+            return error.errno or 0
+    return 0
 
 
 def _how_to_go_on(recipe: str, overrides: list[str], words: list[str]) -> str:
     from hpt_trl.checkpoints import complete_checkpoints
 
+    if words[0] != "run":
+        return "What was scored is kept: the same command goes on from there."
     given = split_overrides(overrides)
     stated = read_recipe_file(find_recipe(recipe)).values.get("output_dir")
     checkpoints = complete_checkpoints(Path(given.get("output_dir", [str(stated)])[0]))
-    if words[0] != "run" or not checkpoints:
+    if not checkpoints:
         return "It left no complete checkpoint: the same command starts it anew."
     starting = ("overwrite", "resume_from_checkpoint")
     kept = [word for key, values in given.items() if key not in starting for word in (f"--{key}", *values)]

@@ -39,13 +39,17 @@ def main(words: list[str]) -> int:
     for logger in (agent_logger, process_logger):
         logger.setLevel(logging.CRITICAL)
     try:
-        check_file(Path(arguments.config_file))
         profile = read_profile(Path(arguments.config_file), arguments.num_processes, arguments.num_machines)
+        check_file(profile)
         check_devices(profile, torch.accelerator.device_count())
         if profile.use_cpu:
             # Accelerate says so to a single process only.
             os.environ["ACCELERATE_USE_CPU"] = "true"
-        launch_command(arguments)
+        try:
+            launch_command(arguments)
+        except (ValueError, TypeError, AttributeError) as error:
+            # It starts processes and computes nothing: what it stumbles over is the file.
+            raise UserError(f"{profile.path}: accelerate does not take this config: {error}") from error
     except UserError as error:
         return _say(str(error), _USER_ERROR)
     except ChildFailedError as error:

@@ -130,13 +130,15 @@ def _value(name: str, text: str) -> str | int:
 
 
 def _check_together(options: LaunchOptions) -> None:
-    """Refuses an option that nothing would look at."""
+    """Refuses an option that nothing would look at, and one without what it needs."""
     given = options.given
     if options.launcher == "ray":
         for name in _OF_ACCELERATE:
             if name in given:
                 more = " --num_workers says how many processes there are." if name == "num_processes" else ""
                 raise UserError(f"--{name}: it is accelerate's, and Ray starts the processes here; drop it.{more}")
+        if options.num_workers is None:
+            raise UserError("--launcher ray: add `--num_workers N`, one for each GPU that the run is to use.")
         return
     for name in _OF_RAY:
         if name in given:

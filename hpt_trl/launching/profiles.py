@@ -5,11 +5,12 @@ without accelerate, so that a mistake in one is told at once.
 """
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -24,7 +25,11 @@ _TYPES = (_ONE, *(f"MULTI_{device}" for device in _DEVICES), _FSDP, _DEEPSPEED)
 # FSDP1's names, by the numbers that stand for them as well, and whether each shards the weights too.
 _STRATEGIES = {"1": "FULL_SHARD", "2": "SHARD_GRAD_OP", "3": "NO_SHARD", "4": "HYBRID_SHARD", "5": "HYBRID_SHARD_ZERO2"}
 _SHARD_WEIGHTS = ("FULL_SHARD", "HYBRID_SHARD")
+Number = TypeVar("Number", int, float)
 _NO_DEVICE = ("none", "None", "", None)
+_PRECISIONS = ("no", "bf16", "fp16", "fp8")
+# What accelerate sets for its processes stands for the file there.
+_ENVIRONMENT = Path("environment of accelerate")
 
 
 @dataclass(frozen=True)
@@ -128,11 +133,6 @@ def read_profile(path: Path, num_processes: int | None = None, num_machines: int
             f"{values.get('distributed_type', 'there is none')}; allowed: {', '.join(_TYPES)}."
             + did_you_mean(kind, _TYPES),
         )
-    precision = values.get("mixed_precision", "no")
-    if precision is False:
-        raise _error(
-            path, "mixed_precision", 'YAML reads a bare no as false, which accelerate does not take: write "no".'
-        )
     machines = _count(path, values, "num_machines", num_machines, 1)
     processes = _count(path, values, "num_processes", num_processes, 1 if kind == _ONE else None)
     if kind == _ONE and processes > 1:
@@ -152,18 +152,21 @@ def read_profile(path: Path, num_processes: int | None = None, num_machines: int
             f"with it {kind} would not shard; write false (where there is no GPU, the CPU is used anyway).",
         )
     deepspeed = _deepspeed(path, values) if kind == _DEEPSPEED else {}
-    fsdp = _fsdp(values) if kind == _FSDP else {}
+    fsdp = _fsdp(path, values) if kind == _FSDP else {}
+    address = values.get("main_process_ip")
+    if not isinstance(address, str | None):
+        raise _error(path, "main_process_ip", f"{address} is not allowed; allowed: an address, as text.")
     return Profile(
         name=path.stem,
         path=path,
         distributed_type=kind,
         num_processes=processes,
         num_machines=machines,
-        mixed_precision=str(precision or "no"),
+        mixed_precision=_precision(path, values),
         use_cpu=values.get("use_cpu") is True,
-        machine_rank=values.get("machine_rank"),
-        main_process_ip=values.get("main_process_ip"),
-        main_process_port=values.get("main_process_port"),
+        machine_rank=_number(path, values, "machine_rank", int),
+        main_process_ip=address,
+        main_process_port=_number(path, values, "main_process_port", int, most=65535),
         **deepspeed,
         **fsdp,
     )
@@ -189,10 +192,12 @@ def launched_profile(world_size: int) -> Profile:
             settings[name.lower()] = environment.get(f"ACCELERATE_{name}")
         if (file := environment.get(prefix + "CONFIG_FILE")) not in _NO_DEVICE:
             settings["deepspeed_config_file"] = file
-        return Profile(distributed_type=_DEEPSPEED, **shared, **_deepspeed(None, {"deepspeed_config": settings}))
+        return Profile(
+            distributed_type=_DEEPSPEED, **shared, **_deepspeed(_ENVIRONMENT, {"deepspeed_config": settings})
+        )
     if _is_true(environment.get("ACCELERATE_USE_FSDP")):
         settings = {name.lower(): value for name, value in environment.items() if name.startswith("FSDP_")}
-        return Profile(distributed_type=_FSDP, **shared, **_fsdp({"fsdp_config": settings}))
+        return Profile(distributed_type=_FSDP, **shared, **_fsdp(_ENVIRONMENT, {"fsdp_config": settings}))
     return Profile(distributed_type="MULTI_GPU" if world_size > 1 else _ONE, **shared)
 
 
@@ -230,44 +235,85 @@ def _count(path: Path, values: Mapping[str, Any], key: str, given: int | None, d
     return count
 
 
+def _mapping(path: Path, values: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """The mapping under a key; an empty one where the key is not set."""
+    found = values.get(key)
+    if not isinstance(found, Mapping | None):
+        raise _error(path, key, f"{found} is not allowed; allowed: a mapping of `key: value` lines.")
+    return dict(found or {})
+
+
+def _number(
+    path: Path,
+    values: Mapping[str, Any],
+    key: str,
+    kind: type[Number],
+    *,
+    most: int | None = None,
+    unset: tuple = (None, "None", ""),
+) -> Number | None:
+    """The number under a key, which may stand there as text too; None where the key is not set."""
+    value = values.get(key)
+    if value in unset:
+        return None
+    try:
+        number = kind(str(value))
+    except ValueError:
+        number = kind(-1)
+    if not 0 <= number < (math.inf if most is None else most + 1):
+        whole = "a whole number" if kind is int else "a number"
+        to = "on" if most is None else f"to {most}"
+        raise _error(path, key, f"{value} is not allowed; allowed: {whole} from 0 {to}.")
+    return number
+
+
+def _precision(path: Path, values: Mapping[str, Any]) -> str:
+    precision = values.get("mixed_precision", "no")
+    if precision is False:
+        raise _error(
+            path, "mixed_precision", 'YAML reads a bare no as false, which accelerate does not take: write "no".'
+        )
+    precision = str(precision or "no").lower()
+    if precision not in _PRECISIONS:
+        raise _error(path, "mixed_precision", f"{precision} is not allowed; allowed: {', '.join(_PRECISIONS)}.")
+    return precision
+
+
 def _is_true(value: Any) -> bool:
     return str(value).lower() in ("true", "1", "yes", "on")
 
 
-def _deepspeed(path: Path | None, values: Mapping[str, Any]) -> dict[str, Any]:
+def _deepspeed(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a profile that its DeepSpeed section sets, or the file that the section names."""
-    section = dict(values.get("deepspeed_config") or {})
-    file = section.get("deepspeed_config_file")
-    if file:
-        whole = _read(Path(file))
-        zero = whole.get("zero_optimization") or {}
+    section = _mapping(path, values, "deepspeed_config")
+    if (file := section.get("deepspeed_config_file")) not in _NO_DEVICE:
+        path = Path(str(file))
+        whole = _read(path)
+        zero = _mapping(path, whole, "zero_optimization")
         section = {
             **{name: whole.get(name) for name in ("gradient_accumulation_steps", "gradient_clipping")},
             "zero_stage": zero.get("stage"),
-            "offload_optimizer_device": (zero.get("offload_optimizer") or {}).get("device"),
-            "offload_param_device": (zero.get("offload_param") or {}).get("device"),
+            "offload_optimizer_device": _mapping(path, zero, "offload_optimizer").get("device"),
+            "offload_param_device": _mapping(path, zero, "offload_param").get("device"),
         }
-    # 2 is DeepSpeedPlugin's own default.
-    stage = section.get("zero_stage")
-    stage = 2 if stage in (None, "None") else stage
-    if str(stage) not in ("0", "1", "2", "3"):
-        raise _error(path or Path(str(file)), "zero_stage", f"{stage} is not allowed; allowed: 0, 1, 2, 3.")
-    steps, clipping = section.get("gradient_accumulation_steps"), section.get("gradient_clipping")
+    stage = _number(path, section, "zero_stage", int, most=3)
+    unset = (None, "auto")
     return {
-        "zero_stage": int(stage),
-        "gradient_accumulation_steps": None if steps in (None, "auto") else int(steps),
-        "gradient_clipping": None if clipping in (None, "auto") else float(clipping),
+        # 2 is DeepSpeedPlugin's own default.
+        "zero_stage": 2 if stage is None else stage,
+        "gradient_accumulation_steps": _number(path, section, "gradient_accumulation_steps", int, unset=unset),
+        "gradient_clipping": _number(path, section, "gradient_clipping", float, unset=unset),
         "offload_optimizer": section.get("offload_optimizer_device") not in _NO_DEVICE,
         "offload_params": section.get("offload_param_device") not in _NO_DEVICE,
     }
 
 
-def _fsdp(values: Mapping[str, Any]) -> dict[str, Any]:
+def _fsdp(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a profile that its FSDP section sets; accelerate takes keys with and without their prefix."""
     section = {
-        str(key).lower().removeprefix("fsdp_"): value for key, value in (values.get("fsdp_config") or {}).items()
+        str(key).lower().removeprefix("fsdp_"): value for key, value in _mapping(path, values, "fsdp_config").items()
     }
-    version = int(section.get("version") or 1)
+    version = _number(path, {"fsdp_version": section.get("version")}, "fsdp_version", int, most=2) or 1
     if version == 1:
         strategy = str(section.get("sharding_strategy") or "FULL_SHARD").upper()
         reshard = _STRATEGIES.get(strategy, strategy) in _SHARD_WEIGHTS

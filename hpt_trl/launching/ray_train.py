@@ -20,9 +20,10 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 from hpt_trl.errors import UserError
+from hpt_trl.launching.accelerate import check_file, check_installed, chosen_profile
 from hpt_trl.launching.options import LAUNCH_OPTIONS, LaunchOptions
 from hpt_trl.launching.processes import ending_on_signals
-from hpt_trl.launching.profiles import find_profile, read_profile
+from hpt_trl.launching.profiles import Profile
 from hpt_trl.recipe_file import Sources, read_recipe_file, split_overrides
 from hpt_trl.recipes import find_recipe
 
@@ -64,12 +65,12 @@ def launch(recipe: str, overrides: list[str], options: LaunchOptions) -> int:
         UserError: Ray is missing or has no room, the profile cannot be used, or a worker found a mistake.
     """
     workers = options.num_workers
-    if workers is None:
-        raise UserError("--launcher ray: add `--num_workers N`, one for each GPU that the run is to use.")
+    assert workers is not None, "split_launch_options refuses Ray without a number"
     if find_spec("ray") is None or find_spec("pyarrow") is None:
         raise UserError("--launcher ray: Ray is not installed here: pip install 'hpt-trl[ray]'")
     sources = Sources(read_recipe_file(find_recipe(recipe)), split_overrides(overrides))
-    environment = {} if options.accelerate is None else accelerate_environment(options.accelerate, workers)
+    profile = None if options.accelerate is None else chosen_profile(options)
+    environment = {} if profile is None else accelerate_environment(profile)
     environment[LAUNCH_OPTIONS] = shlex.join(options.words())
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -80,7 +81,8 @@ def launch(recipe: str, overrides: list[str], options: LaunchOptions) -> int:
     try:
         place = _connect()
         with ending_on_signals():
-            on_cpu = sources.given("use_cpu").lower() == "true" or sources.overrides.get("use_cpu") == []
+            on_cpu = profile is not None and profile.use_cpu
+            on_cpu = on_cpu or sources.given("use_cpu").lower() == "true" or sources.overrides.get("use_cpu") == []
             resource = "CPU" if on_cpu or not ray.cluster_resources().get("GPU") else "GPU"
             _check_room(workers, resource)
             storage = _make_storage(sources.given("output_dir"))
@@ -103,14 +105,14 @@ def launch(recipe: str, overrides: list[str], options: LaunchOptions) -> int:
             shutil.rmtree(storage, ignore_errors=True)
 
 
-def accelerate_environment(name: str, workers: int) -> dict[str, str]:
+def accelerate_environment(profile: Profile) -> dict[str, str]:
     """Returns the variables that `accelerate launch` sets for a profile, apart from those that place the processes.
 
     Raises:
-        UserError: there is no such profile, or accelerate refuses it.
+        UserError: accelerate refuses the profile, or DeepSpeed is missing.
     """
-    path = find_profile(name)
-    read_profile(path, workers, 1)
+    check_installed(profile)
+    check_file(profile)
 
     from accelerate.commands import launch
     from accelerate.utils.launch import (
@@ -121,7 +123,15 @@ def accelerate_environment(name: str, workers: int) -> dict[str, str]:
 
     # Ray decides on which machines the processes are.
     places = ["--num_machines", "1", "--machine_rank", "0", "--main_process_port", "0"]
-    words = ["--config_file", str(path), "--num_processes", str(workers), *places, "-m", "hpt_trl"]
+    words = [
+        "--config_file",
+        str(profile.path),
+        "--num_processes",
+        str(profile.num_processes),
+        *places,
+        "-m",
+        "hpt_trl",
+    ]
     try:
         # What `accelerate launch` does before it starts processes.
         settings, config, precision = launch._validate_launch_command(launch.launch_command_parser().parse_args(words))
@@ -133,9 +143,10 @@ def accelerate_environment(name: str, workers: int) -> dict[str, str]:
             variables = prepare_multi_gpu_env(settings)
         else:
             variables = prepare_simple_launcher_cmd_env(settings)[1]
-    except ValueError as error:
-        raise UserError(f"{path}: accelerate refuses the profile: {error}") from error
-    return {name: value for name, value in variables.items() if name.startswith(("ACCELERATE_", "FSDP_"))}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{profile.path}: accelerate does not take this config: {error}") from error
+    on_cpu = {"ACCELERATE_USE_CPU": "true"} if profile.use_cpu else {}
+    return {name: value for name, value in variables.items() if name.startswith(("ACCELERATE_", "FSDP_"))} | on_cpu
 
 
 def _connect() -> str:

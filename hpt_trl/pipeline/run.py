@@ -4,6 +4,7 @@ The pipeline's process reads and writes small files only; no stage finds memory 
 """
 
 import os
+import shlex
 import shutil
 import time
 from importlib import import_module
@@ -14,8 +15,9 @@ from filelock import FileLock, Timeout
 
 from hpt_trl.errors import UserError
 from hpt_trl.launching.accelerate import check_startable, launch_words, start
-from hpt_trl.launching.options import LaunchOptions
+from hpt_trl.launching.options import LAUNCH_OPTIONS, LaunchOptions
 from hpt_trl.launching.processes import call, ending_on_signals, hpt_trl_command
+from hpt_trl.launching.profiles import profiles_folder
 from hpt_trl.models import is_adapter
 from hpt_trl.pipeline.checks import headline
 from hpt_trl.pipeline.plan import RECIPES_FOLDER, Plan, PlannedStage, read_plan
@@ -48,7 +50,7 @@ def run(path: Path, overrides: list[str]) -> None:
         )
     plan = read_plan(path, overrides)
     if plan.profile is not None:
-        check_startable(plan.profile, LaunchOptions())
+        check_startable(plan.profile)
     with ending_on_signals():
         steps = plan_steps(plan, read_record(plan.output_dir))
         if any(step.action is not Action.KEEP for step in steps):
@@ -139,8 +141,11 @@ def _start(plan: Plan, words: list[str]) -> int:
     """Runs a stage in the processes of the pipeline's profile; returns the exit code."""
     if plan.profile is None or plan.profile.path is None:
         return call(hpt_trl_command(*words))[0]
-    options = LaunchOptions(num_processes=plan.profile.num_processes)
-    return start(launch_words(plan.profile.path, plan.profile, options, words))
+    path = plan.profile.path
+    name = plan.profile.name if path.parent == profiles_folder() else str(path)
+    options = LaunchOptions(accelerate=name, num_processes=plan.profile.num_processes)
+    os.environ[LAUNCH_OPTIONS] = shlex.join(options.words())
+    return start(launch_words(plan.profile, words))
 
 
 def _failure(stage: PlannedStage, record: Record, what: str) -> UserError:

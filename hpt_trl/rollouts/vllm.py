@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from hpt_trl.recipes import Recipe
 
 MODES = ("colocate", "server", "auto")
-# As the extra `vllm` in pyproject.toml.
-INSTALL = "pip install 'vllm>=0.30,<0.31'"
+INSTALL = "pip install 'hpt-trl[vllm]'"
 # Seconds that a recipe waits for a server where it does not say `vllm_server_timeout`; TRL's own default is 240.
 SERVER_WAIT = 10.0
 # Seconds for a connection, and for the answer to a question that costs the server nothing.
@@ -38,7 +37,9 @@ SYNC_DEVICE = "cuda"
 # The recipe key `vllm`.
 
 
-def settle_vllm(values: dict[str, Any], known: "dict[str, Key]", stage: str, sources: "Sources") -> None:
+def settle_vllm(
+    values: dict[str, Any], known: "dict[str, Key]", stage: str, sources: "Sources", planned: bool = False
+) -> None:
     """Turns the key `vllm` into TRL's `use_vllm` and `vllm_mode`, or refuses what cannot work here.
 
     Args:
@@ -46,6 +47,7 @@ def settle_vllm(values: dict[str, Any], known: "dict[str, Key]", stage: str, sou
         known: every key of the stage.
         stage: its name.
         sources: where each value comes from.
+        planned: the recipe is checked for processes that run elsewhere, where vLLM may be installed.
 
     Raises:
         UserError: the stage generates nothing, TRL's keys are set as well, or vLLM was asked for and cannot be used.
@@ -68,7 +70,7 @@ def settle_vllm(values: dict[str, Any], known: "dict[str, Key]", stage: str, sou
     if not values.get("use_vllm"):
         return
     mode = str(values.get("vllm_mode") or "colocate")
-    reason = None if asked == "auto" else why_not(mode, **_circumstances(values))
+    reason = None if asked == "auto" or planned else why_not(mode, **_circumstances(values))
     if reason is not None:
         raise sources.error(key, f"{reason}. Or write `vllm: auto`, to use vLLM only where it works.")
     if mode == "server":
@@ -127,22 +129,28 @@ def _version() -> str:
 
 
 def describe(recipe: "Recipe") -> str | None:
-    """Returns what generates a recipe's rollouts, and with `vllm: auto` why; None where a stage has none."""
+    """Returns what generates a recipe's rollouts; None where a stage has none.
+
+    With `vllm: auto` it says why, and of processes that are only planned, why vLLM cannot be used on this machine.
+    """
     if "use_vllm" not in recipe.keys:
         return None
     config = recipe.config
     chosen = "transformers"
     if config.use_vllm:
         chosen = f"the vLLM server at {address_of(config)}" if config.vllm_mode == "server" else "vLLM, colocate"
-    if recipe.arguments.vllm != "auto":
+    asked_for = recipe.arguments.vllm != "auto"
+    if asked_for and not config.use_vllm:
         return chosen
     arguments = recipe.model_args
     reason = why_not(
-        "colocate",
+        config.vllm_mode if asked_for else "colocate",
         use_cpu=config.use_cpu,
         load_in_4bit=arguments.load_in_4bit,
         load_in_8bit=arguments.load_in_8bit,
     )
+    if asked_for:
+        return f"{chosen} (not on this machine: {reason})" if reason else chosen
     return f"{chosen} (vllm: auto; {reason or f'vLLM {_version()} works on this device'})"
 
 
