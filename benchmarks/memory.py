@@ -1,7 +1,7 @@
 """The memory estimate of `hpt-trl check` beside measured peaks.
 
     python -m benchmarks.memory                                   # every configuration, about a quarter of an hour
-    python -m benchmarks.memory --only sft-full grpo
+    python -m benchmarks.memory --only sft grpo
     python -m benchmarks.memory --output benchmarks/results/memory-cpu.json
 
 A Llama of random weights (8 layers of width 640, 48M parameters with a vocabulary of 16,384) takes two steps of each

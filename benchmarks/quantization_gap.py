@@ -8,19 +8,18 @@ SmolLM2-135M-Instruct in float32, whose weights come from a GGUF file in 4 bits 
 The model reads demonstrations of the arithmetic task, nothing is trained or generated. Means over the demonstrations'
 tokens, in nats: the KL divergence of the quantized model's next-token distribution from the base's own, KL(base ||
 quantized), and the absolute difference of the written token's log-probability; and how often both find the same token
-the likeliest.
+the likeliest. The losses are those of the demonstrations.
 """
 
 import argparse
 import json
-import platform
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+from benchmarks.memory import hardware
 from hpt_trl.models import load_tokenizer, resolve_model
 from hpt_trl.tasks import arithmetic
 
@@ -69,6 +68,11 @@ def log_probabilities(model: Any, rows: list[tuple[list[int], list[int]]], batch
     return torch.cat(parts)
 
 
+def loss(found: torch.Tensor, written: torch.Tensor) -> float:
+    """Returns the mean loss of the tokens that are written."""
+    return round(float(-found[torch.arange(len(written)), written].mean()), 4)
+
+
 def gap(base: torch.Tensor, other: torch.Tensor, written: torch.Tensor) -> dict[str, float]:
     """Compares log-probabilities (tokens, vocabulary) at the tokens that are written (tokens)."""
     at = (torch.arange(len(written)), written)
@@ -76,6 +80,7 @@ def gap(base: torch.Tensor, other: torch.Tensor, written: torch.Tensor) -> dict[
         "kl_per_token": round(float((base.exp() * (base - other)).sum(dim=-1).mean()), 5),
         "written_token_difference": round(float((base[at] - other[at]).abs().mean()), 5),
         "same_likeliest_token": round(float((base.argmax(dim=-1) == other.argmax(dim=-1)).float().mean()), 4),
+        "loss_per_token": loss(other, written),
     }
 
 
@@ -95,22 +100,18 @@ def main(words: list[str] | None = None) -> dict[str, Any]:
     base = read()
     report: dict[str, Any] = {
         "model": arguments.model,
-        "hardware": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("torch", "transformers", "bitsandbytes")},
+        "hardware": hardware(),
         "rows": len(rows),
         "tokens": len(written),
-        "loss_per_token": round(float(-base[torch.arange(len(written)), written].mean()), 4),
+        "loss_per_token": loss(base, written),
         "bases": {},
     }
-    print(
-        f"{len(rows)} demonstrations, {len(written)} tokens, the base's loss {report['loss_per_token']:.3f} per token"
-    )
+    print(f"{len(rows)} demonstrations, {len(written)} tokens, the base's loss {report['loss_per_token']:.2f}")
     for name, settings in BASES.items():
         found = report["bases"][name] = gap(base, read(quantization_config=BitsAndBytesConfig(**settings)), written)
         print(
             f"{name:<28} KL {found['kl_per_token']:.4f}, written token {found['written_token_difference']:.3f} nats, "
-            f"same likeliest token {found['same_likeliest_token']:.1%}",
+            f"same likeliest token {found['same_likeliest_token']:.1%}, loss {found['loss_per_token']:.2f}",
             flush=True,
         )
     if arguments.output:

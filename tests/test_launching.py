@@ -160,6 +160,7 @@ MACHINES = "--accelerate multi_node --num_processes 2 --main_process_ip 127.0.0.
         ("--accelerate cpu --num_workers 2", "--num_workers: it is Ray's"),
         ("--launcher slurm", "write accelerate or ray"),
         ("--launcher ray --num_processes 2", "--num_processes: it is accelerate's"),
+        ("--accelerate fsdp2 --machine_rank 1", "--machine_rank: it is for several machines; add `--num_machines N`"),
         (f"{MACHINES} 29500", "--machine_rank: 2 machines need it"),
         (f"{MACHINES} 29500 --machine_rank 2", "--machine_rank: allowed: 0 to 1 for 2 machines"),
         (f"{MACHINES} 0 --machine_rank 0", "several need one that all know"),

@@ -15,6 +15,7 @@ from transformers import (
     BitsAndBytesConfig,
 )
 
+from benchmarks import quantization_gap
 from hpt_trl import reporting, runner
 from hpt_trl.cli import main
 from hpt_trl.errors import UserError
@@ -177,6 +178,13 @@ def test_a_checkpoint_that_is_quantized_itself_merges_into_the_weights_it_stands
     print(f"sft over a checkpoint in {base}: merged to trained {difference:.2g}")
     # In 8 bits what enters a layer is rounded as well, which no merged weights can repeat.
     assert difference < (1e-3 if base == "4-bit" else 0.05)
+
+
+def test_the_benchmark_of_the_gap_finds_the_finer_type_nearer(folder):
+    found = quantization_gap.main(["--model", str(folder / "model"), "--rows", "2"])["bases"]
+    eight, four = found["8-bit"], found["4-bit"]
+    for key in ("kl_per_token", "written_token_difference"):
+        assert 0 < eight[key] < four[key]
 
 
 @pytest.mark.parametrize("stage", ["sft", "ppo"])

@@ -15,7 +15,12 @@ import yaml
 from safetensors.torch import load_file
 
 from hpt_trl import runner
-from hpt_trl.output_folder import complete_checkpoints
+from hpt_trl.checkpoints import complete_checkpoints
+from hpt_trl.cli import main
+from hpt_trl.errors import UserError
+from hpt_trl.launching.accelerate import chosen_profile
+from hpt_trl.launching.options import LaunchOptions
+from hpt_trl.launching.ray_train import accelerate_environment
 
 pytest.importorskip("ray")
 ROOT = Path(__file__).parent.parent
@@ -169,6 +174,30 @@ def test_only_what_the_run_has_made_itself_is_gone_on_from(one_process, tmp_path
     assert words_of_attempt(task) is None
 
 
+def test_what_cannot_work_is_refused_before_anything_starts(recipe, tmp_path, monkeypatch, capfd):
+    from hpt_trl.launching.ray_worker import Task, _enter_folder, left_in
+
+    # Nothing listens at port 1.
+    for address, said in (
+        ("ray://127.0.0.1:1", "Ray's client does not share"),
+        ("127.0.0.1:1", "no Ray cluster answers"),
+    ):
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        assert main(["run", str(recipe), "--launcher", "ray", "--num_workers", "2"]) == 2
+        assert said in (errors := capfd.readouterr().err) and address in errors
+    task = Task(str(recipe), [], str(tmp_path), str(tmp_path / "storage"), "out", left_in("out"), {}, terminal=None)
+    with pytest.raises(UserError, match=rf"does not see {tmp_path}/storage\. .* on storage that all nodes share"):
+        _enter_folder(task)
+
+
+def test_a_profile_for_the_cpu_stays_one(recipe):
+    profile = chosen_profile(LaunchOptions(accelerate="cpu", launcher="ray", num_workers=4))
+    assert profile.num_processes == 4 and accelerate_environment(profile)["ACCELERATE_USE_CPU"] == "true"
+    # Ray decides on the machines.
+    profile = chosen_profile(LaunchOptions(accelerate="multi_node", launcher="ray", num_workers=3))
+    assert profile.num_machines == 1 and "ACCELERATE_USE_CPU" not in accelerate_environment(profile)
+
+
 def test_mistakes_end_the_run_with_their_message(recipe, cluster):
     _, address = cluster
     # Two workers need another batch than one, which they alone know.
@@ -189,3 +218,13 @@ def test_ctrl_c_ends_the_workers(recipe, cluster):
     code, _, errors = finish(run)
     assert code == 130 and "interrupted" in errors and "Traceback" not in errors
     wait_for(lambda: not train_workers(ray))
+
+
+def test_a_failure_more_than_allowed_ends_the_run(recipe, cluster):
+    ray, address = cluster
+    run = start(recipe, "--num_workers", "1", "--max_failures", "0", "--output_dir", "failed", address=address)
+    wait_for(lambda: train_workers(ray), run)
+    train_workers(ray)[0].kill()
+    code, _, errors = finish(run)
+    assert code == 1 and "Traceback" not in errors and "Starting again" not in errors
+    assert "worker 0 died" in errors and "the run has failed more often than --max_failures allows" in errors

@@ -70,8 +70,8 @@ def test_auto_falls_back_and_says_why(read, tiny_model_path, capsys):
 def test_a_check_for_other_processes_takes_vllm_on_trust(read, tiny_model_path, capsys, asked):
     with pytest.raises(UserError):
         read(vllm=asked)
-    words = [f"--model_name_or_path={tiny_model_path}", f"--vllm={asked}", "--bf16=false"]
-    words += ["--per_device_train_batch_size=1", "--accelerate", "multi_gpu", "--num_processes", "8"]
+    words = [f"--model_name_or_path={tiny_model_path}", f"--vllm={asked}", "--bf16=false", "--global_batch_size=64"]
+    words += ["--max_completion_length=4", "--accelerate=multi_gpu", "--num_processes=8"]
     assert main(["check", "recipe.yaml", *words]) == 0
     said = capsys.readouterr().out
     assert "8 processes" in said and f"(not on this machine: vLLM is not installed here: {INSTALL}" in said

@@ -60,6 +60,9 @@ def chosen_profile(options: LaunchOptions) -> Profile:
     profile = read_profile(path, options.num_processes, options.num_machines)
     names = ("machine_rank", "main_process_ip", "main_process_port")
     places: dict[str, Any] = {name: value for name, value in options.given.items() if name in names}
+    for name in ("machine_rank", "main_process_ip"):
+        if name in places and profile.num_machines == 1 and options.num_machines is None:
+            raise UserError(f"--{name}: it is for several machines; add `--num_machines N`, or drop it.")
     return replace(profile, **places)
 
 
