@@ -480,7 +480,7 @@ def measure(section: str, bench: Bench, rounds: int, until: float, peak_flops: f
         found[side] = {
             "seconds_per_step": round(median / bench.steps, 5),
             "tokens_per_second": round(tokens / median, 1),
-            "tflops_per_second": round(flops[side] / median / 1e12, 4),
+            "tflops_per_second": round(flops[side] / median / 1e12, 6),
             "mfu": None if peak_flops is None else round(flops[side] / median / peak_flops, 4),
             "peak_memory_gib": round(peaks[side] / 2**30, 3),
         }

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -89,8 +88,6 @@ def test_interrupt_is_one_line_and_exit_code_130(tmp_path):
         text=True,
         env=ENVIRONMENT | {"PYTHONPATH": str(ROOT)},
         cwd=tmp_path,
-        # A shell's background jobs ignore the signal, and so would what they start.
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGINT)

@@ -223,7 +223,7 @@ def test_ctrl_c_ends_the_workers(recipe, cluster):
 def test_a_failure_more_than_allowed_ends_the_run(recipe, cluster):
     ray, address = cluster
     run = start(recipe, "--num_workers", "1", "--max_failures", "0", "--output_dir", "failed", address=address)
-    wait_for(lambda: train_workers(ray), run)
+    wait_for((recipe.parent / "failed").exists, run)
     train_workers(ray)[0].kill()
     code, _, errors = finish(run)
     assert code == 1 and "Traceback" not in errors and "Starting again" not in errors
