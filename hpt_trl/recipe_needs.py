@@ -16,8 +16,9 @@ from urllib.parse import urlsplit
 from hpt_trl.errors import UserError
 from hpt_trl.models import BUILT_IN, check_model_folder, model_exists
 from hpt_trl.pipeline.plan import PIPELINE, is_pipeline, read_plan
+from hpt_trl.recipe_device import BITSANDBYTES_OPTIMIZERS
 from hpt_trl.recipe_file import read_recipe_file, shown
-from hpt_trl.recipes import BITSANDBYTES_OPTIMIZERS, bundled_recipes, hardware_of, recipe_name
+from hpt_trl.recipes import bundled_recipes, hardware_of, recipe_name
 from hpt_trl.stages import STAGE_MODULES
 from hpt_trl.values import did_you_mean
 

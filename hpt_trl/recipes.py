@@ -10,13 +10,13 @@ import os
 import re
 import warnings
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hpt_trl.batches import settle_batch
 from hpt_trl.errors import UserError
 from hpt_trl.launching.profiles import Profile, launched_profile
+from hpt_trl.recipe_device import check_profile, check_quantization, settle_device
 from hpt_trl.recipe_file import RecipeFile, Sources, read_recipe_file, shown, split_overrides
 from hpt_trl.rollouts.vllm import settle_vllm
 
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 
 # Fields of `dict | str` whose text is the path of a file; everywhere else text must be a mapping.
 MAPPING_OR_PATH = ("deepspeed", "fsdp_config", "accelerator_config")
-
-# Beginnings of the names that Transformers gives to the optimizers of bitsandbytes.
-BITSANDBYTES_OPTIMIZERS = ("adamw_bnb", "adamw_8bit", "paged_", "lion", "ademamix", "rmsprop_bnb")
 
 
 @dataclass
@@ -242,7 +239,7 @@ def _check_ranges(values: dict[str, Any], stage: "Stage", sources: Sources) -> N
             raise sources.error(key, f"a recipe needs it; {advice}.")
     if values.get("load_in_4bit") and values.get("load_in_8bit"):
         raise sources.error("load_in_4bit", "`load_in_8bit` is set as well; keep one of the two.")
-    _check_quantization(values, stage, sources)
+    check_quantization(values, stage, sources)
     for key in ("reward_funcs", "reward_model_name_or_path"):
         if stage.rewards == "none" and values.get(key):
             raise sources.error(key, f"the stage `{stage.name}` uses no rewards; drop the line.")
@@ -254,60 +251,6 @@ def _check_ranges(values: dict[str, Any], stage: "Stage", sources: Sources) -> N
             f"{len(weights)} weights for {len(rewards)} rewards; allowed: one per `reward_funcs`, then one per "
             "`reward_model_name_or_path`.",
         )
-
-
-def _check_quantization(values: dict[str, Any], stage: "Stage", sources: Sources) -> None:
-    """Refuses quantized weights without an adapter, which nothing would train, and keys that need bitsandbytes."""
-    asked = [key for key in ("load_in_4bit", "load_in_8bit") if values.get(key)]
-    # A stage that makes its own model refuses quantization altogether.
-    if asked and not values.get("use_peft") and stage.make_config is None:
-        raise sources.error(
-            asked[0], "true: quantized weights are frozen, so that an adapter has to be trained; add `use_peft: true`."
-        )
-    if str(values.get("optim", "")).startswith(BITSANDBYTES_OPTIMIZERS):
-        asked.append("optim")
-    if asked and find_spec("bitsandbytes") is None:
-        raise sources.error(
-            asked[0],
-            f"{sources.given(asked[0])} needs bitsandbytes, which is not installed here: "
-            "pip install 'hpt-trl[quantization]'",
-        )
-
-
-def _shard_on_cpu(values: dict[str, Any], sources: Sources) -> None:
-    """Settles what differs where processes on a CPU share out the weights."""
-    if os.environ.get("ACCELERATE_USE_FSDP") == "true" and os.environ.get("FSDP_VERSION") == "1":
-        raise UserError("fsdp1 needs GPUs: PyTorch's older FSDP cannot save a whole model from a CPU. Take fsdp2.")
-    if values.get("use_cpu"):
-        raise sources.error("use_cpu", "with it accelerate would not shard; drop the line, the CPU is used anyway.")
-    for key in ("bf16", "fp16"):
-        if values.get(key) and key in sources.overrides:
-            raise sources.error(key, "sharded processes on a CPU train in float32; allowed here: false.")
-        if values.get(key) and os.environ.get("RANK", "0") == "0":
-            print(f"`{key}: true` is left out: sharded processes on a CPU train in float32.", flush=True)
-    values |= {"use_cpu": False, "bf16": False, "fp16": False}
-
-
-def _settle_device(values: dict[str, Any], sources: Sources) -> None:
-    """Chooses the CPU where there is nothing else and the recipe is silent; refuses what the device cannot do."""
-    import torch
-
-    from hpt_trl.launching.cpu import launched_sharded, shard_on_cpu
-
-    accelerator = torch.accelerator.is_available()
-    # The recipe decides on the precision; a launcher's word would stand in for a `bf16: false`.
-    os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
-    sharded = not accelerator and launched_sharded()
-    if sharded:
-        _shard_on_cpu(values, sources)
-        shard_on_cpu()
-    elif "use_cpu" not in values:
-        values["use_cpu"] = not accelerator
-    on_cpu = values["use_cpu"]
-    if not (on_cpu or accelerator or sharded):
-        raise sources.error("use_cpu", "this machine has no accelerator; allowed here: true, or leave it out.")
-    if on_cpu and values.get("fp16"):
-        raise sources.error("fp16", "a CPU does not train in float16; allowed here: false (and `bf16` true or false).")
 
 
 def _check_schedule(config: Any, sources: Sources) -> None:
@@ -328,25 +271,6 @@ def _check_schedule(config: Any, sources: Sources) -> None:
         raise sources.error(
             "lr_scheduler_kwargs", f"`lr_scheduler_type: {config.lr_scheduler_type.value}` does not take it: {error}."
         ) from error
-
-
-def _check_profile(config: Any, profile: Profile, sources: Sources) -> None:
-    """Refuses numbers of a DeepSpeed profile that are not the recipe's, before DeepSpeed itself does after loading."""
-    stated = {
-        "gradient_accumulation_steps": (profile.gradient_accumulation_steps, "gradient_accumulation_steps"),
-        "max_grad_norm": (profile.gradient_clipping, "gradient_clipping"),
-    }
-    for key, (number, name) in stated.items():
-        if number is not None and number != getattr(config, key):
-            batch = "global_batch_size"
-            derived = key == "gradient_accumulation_steps" and (
-                batch in sources.file.values or batch in sources.overrides
-            )
-            raise sources.error(
-                batch if derived else key,
-                f"`{key}` is {getattr(config, key)}, but `{name}` in the accelerate config's DeepSpeed section is "
-                f"{number}; drop the line there, and the recipe's number holds.",
-            )
 
 
 def _place_of(error: Exception, known: "dict[str, Key]", sources: Sources) -> UserError:
@@ -406,7 +330,7 @@ def resolve_recipe(sources: Sources, world_size: int | None = None, profile: Pro
     settle_batch(values, known, world_size, sources)
     if profile.use_cpu and profile.distributed_type.startswith("MULTI_"):
         values.setdefault("use_cpu", True)
-    _settle_device(values, sources)
+    settle_device(values, sources)
     settle_vllm(values, known, stage.name, sources, planned)
     try:
         with warnings.catch_warnings():
@@ -416,7 +340,7 @@ def resolve_recipe(sources: Sources, world_size: int | None = None, profile: Pro
     except (ValueError, TypeError, ImportError, OSError) as error:
         raise _place_of(error, known, sources) from error
     _check_schedule(config, sources)
-    _check_profile(config, profile, sources)
+    check_profile(config, profile, sources)
     if config.n_gpu > 1 and world_size == 1:
         raise sources.error(
             "per_device_train_batch_size",
