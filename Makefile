@@ -24,7 +24,7 @@ quickstart: $(INSTALLED)  ## train SmolLM2-135M by HPT on the arithmetic task, i
 	CUDA_VISIBLE_DEVICES=$${CUDA_VISIBLE_DEVICES-0} $(BIN)/hpt-trl run quickstart --overwrite true
 
 test: $(INSTALLED)  ## run the tests
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-slow: $(INSTALLED)  ## run all tests, also those that take minutes
 	$(BIN)/python -m pytest -n 2 -m "slow or not slow"

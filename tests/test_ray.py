@@ -210,6 +210,7 @@ def test_mistakes_end_the_run_with_their_message(recipe, cluster):
     assert code == 2 and "--num_workers 3: each takes a CPU core, and the Ray cluster has 2 of them." in errors
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_workers(recipe, cluster):
     ray, address = cluster
     run = start(recipe, "--num_workers", "2", "--output_dir", "interrupted", address=address)
@@ -220,6 +221,7 @@ def test_ctrl_c_ends_the_workers(recipe, cluster):
     wait_for(lambda: not train_workers(ray))
 
 
+@pytest.mark.slow
 def test_a_failure_more_than_allowed_ends_the_run(recipe, cluster):
     ray, address = cluster
     run = start(recipe, "--num_workers", "1", "--max_failures", "0", "--output_dir", "failed", address=address)
