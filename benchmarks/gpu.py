@@ -56,6 +56,7 @@ from transformers import (
 )
 from trl import GRPOConfig, GRPOTrainer, ModelConfig, SFTConfig, SFTTrainer, get_peft_config, get_quantization_config
 
+from benchmarks.cluster import TINYLLAMA
 from benchmarks.update_phase import GROUP, MIXES, rewards
 from hpt_trl import HybridPostConfig, HybridPostTrainer, Rho1Config, Rho1Trainer
 from hpt_trl.arguments import RecipeArguments
@@ -101,6 +102,14 @@ class Shape:
     completion: int
 
 
+_TINY: dict[str, Any] = {
+    "vocab_size": 512,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
 SHAPES = {
     "full": Shape(
         small={
@@ -112,15 +121,7 @@ SHAPES = {
             "num_key_value_heads": 2,
             "tie_word_embeddings": True,
         },
-        large={
-            "vocab_size": 32000,
-            "hidden_size": 2048,
-            "intermediate_size": 5632,
-            "num_hidden_layers": 22,
-            "num_attention_heads": 32,
-            "num_key_value_heads": 4,
-            "tie_word_embeddings": False,
-        },
+        large={name: value for name, value in TINYLLAMA.items() if name != "model_type"},
         rows=8,
         tokens=1024,
         micro_rows=8,
@@ -128,24 +129,8 @@ SHAPES = {
         completion=512,
     ),
     "tiny": Shape(
-        small={
-            "vocab_size": 512,
-            "hidden_size": 64,
-            "intermediate_size": 128,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "tie_word_embeddings": True,
-        },
-        large={
-            "vocab_size": 512,
-            "hidden_size": 64,
-            "intermediate_size": 128,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "tie_word_embeddings": False,
-        },
+        small=_TINY | {"tie_word_embeddings": True},
+        large=_TINY | {"tie_word_embeddings": False},
         rows=2,
         tokens=32,
         micro_rows=8,

@@ -18,6 +18,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from hpt_trl import __version__
+from hpt_trl.packages import installed
 
 if TYPE_CHECKING:
     from hpt_trl.recipe_needs import Machine
@@ -81,8 +82,6 @@ def allowed_ranges() -> dict[str, list[Requirement]]:
 
 
 def _version_of(requirement: Requirement) -> str | None:
-    from hpt_trl.recipe_needs import installed
-
     return installed(requirement.name, *_ALSO.get(requirement.name, ()))
 
 
@@ -142,20 +141,13 @@ def misfits(ranges: dict[str, list[Requirement]]) -> Iterator[str]:
             except metadata.PackageNotFoundError:
                 continue
             yield from _unmet(distribution, requirement.extras)
-    torch = _installed("torch")
-    vision = _installed("torchvision")
+    torch = installed("torch")
+    vision = installed("torchvision")
     if torch and vision and "+cpu" in torch and "+cpu" not in vision:
         yield (
             f"torchvision {vision} is built for CUDA, torch {torch} for the CPU: importing it fails, and TRL with it. "
             "Nothing here needs it: pip uninstall torchvision"
         )
-
-
-def _installed(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _unmet(distribution: metadata.Distribution, extras: set[str]) -> Iterator[str]:
@@ -165,7 +157,7 @@ def _unmet(distribution: metadata.Distribution, extras: set[str]) -> Iterator[st
         needed = Requirement(text)
         if needed.marker and not any(needed.marker.evaluate({"extra": extra}) for extra in ("", *extras)):
             continue
-        version = _installed(needed.name)
+        version = installed(needed.name)
         if version is None:
             absent.append(str(canonicalize_name(needed.name)))
         elif not needed.specifier.contains(version, prereleases=True):
@@ -176,7 +168,7 @@ def _unmet(distribution: metadata.Distribution, extras: set[str]) -> Iterator[st
 
 def _driver_misfits(ranges: dict[str, list[Requirement]]) -> Iterator[str]:
     """What shows without torch of packages and drivers."""
-    torch = _installed("torch")
+    torch = installed("torch")
     if torch and "+cpu" in torch and _has_nvidia():
         (requirement,) = (requirement for requirement in ranges[""] if requirement.name == "torch")
         yield (

@@ -8,13 +8,13 @@ import os
 import re
 import socket
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from hpt_trl.errors import UserError
 from hpt_trl.models import BUILT_IN, check_model_folder, model_exists
+from hpt_trl.packages import installed
 from hpt_trl.pipeline.plan import PIPELINE, is_pipeline, read_plan
 from hpt_trl.recipe_device import BITSANDBYTES_OPTIMIZERS
 from hpt_trl.recipe_file import read_recipe_file, shown
@@ -149,16 +149,6 @@ class Hub:
         if found.gated and get_token() is None:
             return False, f"on {ENDPOINT}, gated: accept its conditions there, then hf auth login"
         return True, f"on {ENDPOINT}, to be downloaded"
-
-
-def installed(*names: str) -> str | None:
-    """The version of the first of these packages that is installed."""
-    for name in names:
-        try:
-            return version(name)
-        except PackageNotFoundError:
-            continue
-    return None
 
 
 def needs_of(path: Path, machine: Machine, hub: Hub) -> list[Need]:

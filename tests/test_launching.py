@@ -120,6 +120,13 @@ def test_a_process_knows_its_profile(config, monkeypatch, name):
         assert expected != read_profile(find_profile("fsdp2" if kind == "fsdp" else "zero2"), 2)
 
 
+@pytest.mark.parametrize("given,expected", [(False, "no"), (True, "bf16")])
+def test_the_recipe_decides_on_the_precision(recipe, monkeypatch, given, expected):
+    # What `accelerate launch` sets for the other answer.
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no" if given else "bf16")
+    assert read_recipe(Path(recipe(bf16=given))).config.mixed_precision == expected
+
+
 def test_a_deepspeed_file_is_read(config, tmp_path):
     zero = {"stage": 1, "offload_optimizer": {"device": "cpu"}}
     (tmp_path / "ds.json").write_text(json.dumps({"zero_optimization": zero, "gradient_clipping": "auto"}))

@@ -167,6 +167,7 @@ def test_a_profile_trains_what_one_process_trains(tmp_path, one_process, profile
     held = launch(profile, folder, [*names, *resumed], models)
     for name, shares in held.items():
         for found in shares:
+            assert "model" in found, name
             assert found.pop("zero_stage", None) == {"zero2": 2, "zero3": 3}.get(profile), name
             if name != "ppo-value":
                 # A head of one row lies in one process whole.

@@ -16,6 +16,7 @@ def launched_sharded() -> bool:
     return any(os.environ.get(name, "false").lower() == "true" for name in asked)
 
 
+@functools.cache
 def shard_on_cpu() -> None:
     """Let accelerate shard over CPU processes; to be called before its state, or a trainer's config, is made."""
     from accelerate.state import AcceleratorState, PartialState
@@ -25,9 +26,6 @@ def shard_on_cpu() -> None:
     os.environ["DS_ACCELERATOR"] = "cpu"
     # Processes of one machine divide its cores; accelerate does so only where it knows that it runs on CPUs.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    if getattr(PartialState, "_shards_on_cpu", False):
-        return
-    PartialState._shards_on_cpu = True
     choose_backend, initialise = PartialState._prepare_backend, AcceleratorState.__init__
 
     @functools.wraps(choose_backend)

@@ -20,7 +20,7 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 from hpt_trl.errors import UserError
-from hpt_trl.launching.accelerate import check_file, check_installed, chosen_profile
+from hpt_trl.launching.accelerate import check_file, check_installed, chosen_profile, launch_words
 from hpt_trl.launching.options import LAUNCH_OPTIONS, LaunchOptions
 from hpt_trl.launching.processes import ending_on_signals
 from hpt_trl.launching.profiles import Profile
@@ -121,17 +121,7 @@ def accelerate_environment(profile: Profile) -> dict[str, str]:
         prepare_simple_launcher_cmd_env,
     )
 
-    # Ray decides on which machines the processes are.
-    places = ["--num_machines", "1", "--machine_rank", "0", "--main_process_port", "0"]
-    words = [
-        "--config_file",
-        str(profile.path),
-        "--num_processes",
-        str(profile.num_processes),
-        *places,
-        "-m",
-        "hpt_trl",
-    ]
+    words = launch_words(profile, [])
     try:
         # What `accelerate launch` does before it starts processes.
         settings, config, precision = launch._validate_launch_command(launch.launch_command_parser().parse_args(words))
@@ -333,8 +323,7 @@ def _exit_code(failure: BaseException | None, workers: int) -> int:
     happened = dead_workers(failure.worker_failures) or str(failure).rstrip()
     print(
         f"\n{happened}\nerror: the run has failed more often than --max_failures allows. Its checkpoints are kept: go "
-        "on with `--resume_from_checkpoint true`. What each worker has printed is in Ray's logs, by default in "
-        "/tmp/ray/session_latest/logs on its node.",
+        "on with `--resume_from_checkpoint true`. What each worker has printed is in Ray's logs on its node.",
         file=sys.stderr,
     )
     return 1

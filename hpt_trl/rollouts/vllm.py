@@ -12,11 +12,11 @@ import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from hpt_trl.errors import UserError
+from hpt_trl.packages import installed
 
 if TYPE_CHECKING:
     import requests
@@ -122,10 +122,7 @@ def why_not(mode: str, *, use_cpu: bool, load_in_4bit: bool = False, load_in_8bi
 
 
 def _version() -> str:
-    try:
-        return version("vllm")
-    except PackageNotFoundError:
-        return "of unknown version"
+    return installed("vllm") or "of unknown version"
 
 
 def describe(recipe: "Recipe") -> str | None:
