@@ -160,7 +160,7 @@ class PPOTrainer(RolloutTrainer):
     # Rollouts: scores, values, advantages.
 
     def _generate(self, *args: Any, **kwargs: Any) -> Any:
-        # All of it: weights go to vLLM before a turn, and before a `rollout_func`. Elsewhere the critic is not in the way.
+        # All of it: weights go to vLLM before a turn, and before a `rollout_func`. Elsewhere it is not in the way.
         with self._critic.detached() if self.use_vllm else nullcontext():
             return super()._generate(*args, **kwargs)
 
