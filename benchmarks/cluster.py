@@ -3,8 +3,8 @@
     python -m benchmarks.cluster                          # the table of docs/memory.md, in Markdown
     python -m benchmarks.cluster --utilisation 0.3 --mean_completion 4096
 
-For each recipe whose `# Hardware:` names GPUs with 80 GB: memory per GPU by `hpt_trl.memory` under its profile, and
-time by this model of an H100 SXM (NVIDIA's data sheet: 989 TFLOPS in dense bfloat16, 3.35 TB/s, 80 GB):
+For each recipe whose `# Hardware:` names GPUs with 80 GB: memory per GPU by `hpt_trl.planning.memory` under its
+profile, and time by this model of an H100 SXM (NVIDIA's data sheet: 989 TFLOPS in dense bfloat16, 3.35 TB/s, 80 GB):
 
     a forward pass      2 FLOPs per parameter of the linear layers, the head among them, and token, and in each layer
                         2 x query width x row length for attention (causal: half of the square)
@@ -26,10 +26,10 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from hpt_trl import memory, memory_settings
-from hpt_trl.launching.profiles import find_profile, read_profile
-from hpt_trl.parameters import count_parameters
-from hpt_trl.recipes import Recipe, bundled_recipes, find_recipe, read_recipe, recipe_name
+from hpt_trl.models.parameters import count_parameters
+from hpt_trl.planning import memory, memory_settings
+from hpt_trl.recipes.profiles import find_profile, read_profile
+from hpt_trl.recipes.resolving import Recipe, bundled_recipes, find_recipe, read_recipe, recipe_name
 
 PEAK_FLOPS, BANDWIDTH, GPU_BYTES = 989e12, 3.35e12, 80e9
 

@@ -59,13 +59,13 @@ from trl import GRPOConfig, GRPOTrainer, ModelConfig, SFTConfig, SFTTrainer, get
 from benchmarks.cluster import TINYLLAMA
 from benchmarks.update_phase import GROUP, MIXES, rewards
 from hpt_trl import HybridPostConfig, HybridPostTrainer, Rho1Config, Rho1Trainer
-from hpt_trl.arguments import RecipeArguments
-from hpt_trl.data import Splits
-from hpt_trl.models import load_tokenizer
-from hpt_trl.pretrain.tokenizer import train_tokenizer
+from hpt_trl.data.loading import Splits
+from hpt_trl.methods.pretrain.tokenizer import train_tokenizer
+from hpt_trl.methods.sft.stage import STAGE as SFT_STAGE
+from hpt_trl.models.loading import load_tokenizer
+from hpt_trl.recipes.arguments import RecipeArguments
+from hpt_trl.recipes.stages import StageInputs
 from hpt_trl.rollouts.trainer import RolloutTrainer
-from hpt_trl.sft.stage import STAGE as SFT_STAGE
-from hpt_trl.stages import StageInputs
 
 ROOT = Path(__file__).resolve().parents[1]
 # Entries of the tokenizer that lies beside the models: special tokens and bytes. Rows are drawn above them.

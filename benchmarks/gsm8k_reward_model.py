@@ -31,9 +31,9 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from hpt_trl.models import load_tokenizer, resolve_model
-from hpt_trl.preparation import prepare
-from hpt_trl.reward.shift import measure_shift, read_scores
+from hpt_trl.methods.reward.shift import measure_shift, read_scores
+from hpt_trl.models.loading import load_tokenizer, resolve_model
+from hpt_trl.runs.preparation import prepare
 
 MODEL = "smollm2-135m"
 # Of the recipes.

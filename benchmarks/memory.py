@@ -29,7 +29,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
-from hpt_trl.launching.profiles import find_profile
+from hpt_trl.recipes.profiles import find_profile
 
 ROOT = Path(__file__).resolve().parents[1]
 # Of the longest row, in tokens; a word of the corpus is one token.
@@ -187,8 +187,9 @@ def memory_of(recipe: str, folder: Path) -> None:
     from transformers import TrainerCallback
     from transformers.trainer import DEFAULT_CALLBACKS
 
-    from hpt_trl import facts, runner
-    from hpt_trl.preparation import prepare
+    from hpt_trl.planning import facts
+    from hpt_trl.runs import runner
+    from hpt_trl.runs.preparation import prepare
 
     prepared = prepare(recipe, [])
     estimate = facts.estimate_of(prepared)

@@ -20,8 +20,8 @@ import yaml
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from hpt_trl.models import load_tokenizer, resolve_model
-from hpt_trl.ppo.positive_words import positive_words
+from hpt_trl.models.loading import load_tokenizer, resolve_model
+from hpt_trl.rewards.positive_words import positive_words
 
 RECIPE = "ppo/smollm2-135m-positive-words"
 

@@ -42,10 +42,10 @@ import torch
 from transformers import AutoModelForSequenceClassification, logging
 
 from benchmarks.ppo_workers import Setup
-from hpt_trl.arguments import RecipeArguments
-from hpt_trl.curves import STYLE
-from hpt_trl.models import load_tokenizer, resolve_model
-from hpt_trl.sources import read_source
+from hpt_trl.data.sources import read_source
+from hpt_trl.models.loading import load_tokenizer, resolve_model
+from hpt_trl.recipes.arguments import RecipeArguments
+from hpt_trl.runs.curves import STYLE
 
 ROOT = Path(__file__).resolve().parent.parent
 TRL = "1.12.0"

@@ -20,8 +20,8 @@ import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from benchmarks.memory import hardware
-from hpt_trl.models import load_tokenizer, resolve_model
-from hpt_trl.tasks import arithmetic
+from hpt_trl.data.tasks import arithmetic
+from hpt_trl.models.loading import load_tokenizer, resolve_model
 
 # As the keys of a recipe load them.
 BASES: dict[str, dict[str, Any]] = {

@@ -26,10 +26,11 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
 
-from hpt_trl import PPOConfig, PPOTrainer, runner
-from hpt_trl.curves import STYLE
-from hpt_trl.reward.shift import spread
-from hpt_trl.stories import CHEERFUL, CHEERFUL_WANTED, stories
+from hpt_trl import PPOConfig, PPOTrainer
+from hpt_trl.data.stories import CHEERFUL, CHEERFUL_WANTED, stories
+from hpt_trl.methods.reward.shift import spread
+from hpt_trl.runs import runner
+from hpt_trl.runs.curves import STYLE
 
 GENERATIONS = 4
 NEW_TOKENS = 32

@@ -29,7 +29,7 @@ from transformers import PrinterCallback
 
 from benchmarks.rho1_arms import add_arguments, compare, finish, last_logged
 from hpt_trl import Rho1Config, Rho1Trainer
-from hpt_trl.models import load_tokenizer, resolve_model
+from hpt_trl.models.loading import load_tokenizer, resolve_model
 
 # Calculator marks, which tell nothing that the solution does not: <<48/2=24>>.
 MARKS = re.compile(r"<<[^<>]*>>")

@@ -21,8 +21,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase,
 
 from benchmarks.rho1_arms import add_arguments, compare, finish, last_logged
 from hpt_trl import Rho1Config, Rho1Trainer
-from hpt_trl.pretrain.tokenizer import train_tokenizer
-from hpt_trl.stories import stories
+from hpt_trl.data.stories import stories
+from hpt_trl.methods.pretrain.tokenizer import train_tokenizer
 
 VOCABULARY = 700
 BLOCK = 128

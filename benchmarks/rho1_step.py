@@ -42,11 +42,11 @@ from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from hpt_trl import Rho1Config, Rho1Trainer
-from hpt_trl.models import load_tokenizer
-from hpt_trl.pretrain.tokenizer import train_tokenizer
-from hpt_trl.rho1.cache import ScoreCache
-from hpt_trl.rho1.reference import load_reference
-from hpt_trl.rho1.scoring import Reference, fill, row_table
+from hpt_trl.methods.pretrain.tokenizer import train_tokenizer
+from hpt_trl.methods.rho1.cache import ScoreCache
+from hpt_trl.methods.rho1.reference import load_reference
+from hpt_trl.methods.rho1.scoring import Reference, fill, row_table
+from hpt_trl.models.loading import load_tokenizer
 
 # Of the tokenizer that lies beside the models and is not used: the rows are token ids.
 KNOWN = 300

@@ -28,7 +28,7 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from hpt_trl import HybridPostConfig, HybridPostTrainer
-from hpt_trl.models import load_tokenizer, resolve_model
+from hpt_trl.models.loading import load_tokenizer, resolve_model
 
 GROUP = 8
 MIXES = {

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _EXPORTS = {
-    "HybridPostConfig": "hpt_trl.hybrid.config",
-    "HybridPostTrainer": "hpt_trl.hybrid.trainer",
-    "PPOConfig": "hpt_trl.ppo.config",
-    "PPOTrainer": "hpt_trl.ppo.trainer",
-    "Rho1Config": "hpt_trl.rho1.config",
-    "Rho1Trainer": "hpt_trl.rho1.trainer",
+    "HybridPostConfig": "hpt_trl.methods.hybrid.config",
+    "HybridPostTrainer": "hpt_trl.methods.hybrid.trainer",
+    "PPOConfig": "hpt_trl.methods.ppo.config",
+    "PPOTrainer": "hpt_trl.methods.ppo.trainer",
+    "Rho1Config": "hpt_trl.methods.rho1.config",
+    "Rho1Trainer": "hpt_trl.methods.rho1.trainer",
     "UserError": "hpt_trl.errors",
 }
 
@@ -32,12 +32,12 @@ __all__ = [
 
 if TYPE_CHECKING:
     from hpt_trl.errors import UserError
-    from hpt_trl.hybrid.config import HybridPostConfig
-    from hpt_trl.hybrid.trainer import HybridPostTrainer
-    from hpt_trl.ppo.config import PPOConfig
-    from hpt_trl.ppo.trainer import PPOTrainer
-    from hpt_trl.rho1.config import Rho1Config
-    from hpt_trl.rho1.trainer import Rho1Trainer
+    from hpt_trl.methods.hybrid.config import HybridPostConfig
+    from hpt_trl.methods.hybrid.trainer import HybridPostTrainer
+    from hpt_trl.methods.ppo.config import PPOConfig
+    from hpt_trl.methods.ppo.trainer import PPOTrainer
+    from hpt_trl.methods.rho1.config import Rho1Config
+    from hpt_trl.methods.rho1.trainer import Rho1Trainer
 
 
 def __getattr__(name: str) -> Any:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hpt_trl import __version__
 from hpt_trl.errors import UserError
-from hpt_trl.quiet import quiet_libraries
+from hpt_trl.runs.quiet import quiet_libraries
 
 DESCRIPTION = """\
 Post-training recipes for language models on Hugging Face's trainers.
@@ -111,7 +111,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def recipe_table() -> str:
     """Returns the bundled recipes as a table: name, stage, model, data, hardware."""
-    from hpt_trl.recipes import RecipeSummary, bundled_recipes, recipes_folder, summarize
+    from hpt_trl.recipes.resolving import RecipeSummary, bundled_recipes, recipes_folder, summarize
 
     rows = [summarize(path) for path in bundled_recipes()]
     if not rows:
@@ -134,11 +134,11 @@ def run_command(words: list[str]) -> int:
     elif options.command == "report":
         _report(options.output_dir)
     elif options.command == "merge":
-        from hpt_trl.models import merge_adapter
+        from hpt_trl.models.loading import merge_adapter
 
         merge_adapter(options.folder, options.output_dir)
     elif options.command == "doctor":
-        from hpt_trl.doctor import doctor
+        from hpt_trl.planning.doctor import doctor
 
         return doctor(options.recipes)
     elif {"--help", "-h"} & set(options.overrides):
@@ -151,7 +151,7 @@ def run_command(words: list[str]) -> int:
 def _with_recipe(command: str, recipe: str, words: list[str]) -> int:
     from hpt_trl.launching.options import pipeline_words, refuse_inside_a_launcher, split_launch_options
     from hpt_trl.pipeline.plan import is_pipeline
-    from hpt_trl.recipes import find_recipe
+    from hpt_trl.recipes.resolving import find_recipe
 
     # A wrong name is answered before the seconds that the runner's imports take.
     path = find_recipe(recipe)
@@ -162,7 +162,7 @@ def _with_recipe(command: str, recipe: str, words: list[str]) -> int:
     refuse_inside_a_launcher(options)
     if command == "check":
         from hpt_trl.launching.accelerate import planned_profile
-        from hpt_trl.runner import check
+        from hpt_trl.runs.runner import check
 
         check(recipe, overrides, planned_profile(options))
     elif options.launcher == "ray":
@@ -176,11 +176,11 @@ def _with_recipe(command: str, recipe: str, words: list[str]) -> int:
 
         return accelerate.launch(command, recipe, overrides, options)
     elif command == "run":
-        from hpt_trl import runner
+        from hpt_trl.runs import runner
 
         runner.run(recipe, overrides)
     else:
-        from hpt_trl.rho1.command import score_reference
+        from hpt_trl.methods.rho1.command import score_reference
 
         score_reference(recipe, overrides)
     return 0
@@ -207,7 +207,7 @@ def _report(output_dir: str) -> None:
 
         summary.report(output_dir)
     else:
-        from hpt_trl import reporting
+        from hpt_trl.runs import reporting
 
         reporting.report(output_dir)
 

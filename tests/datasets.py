@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from hpt_trl.arguments import RecipeArguments
-from hpt_trl.data import load_splits
+from hpt_trl.data.loading import load_splits
 from hpt_trl.errors import UserError
+from hpt_trl.recipes.arguments import RecipeArguments
 
 
 def load(

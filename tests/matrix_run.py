@@ -18,8 +18,8 @@ from torch.distributed.tensor import DTensor
 from transformers import Trainer
 
 from hpt_trl.cli import main
+from hpt_trl.recipes.stages import STAGE_MODULES, load_stage
 from hpt_trl.rollouts.trainer import RolloutTrainer
-from hpt_trl.stages import STAGE_MODULES, load_stage
 from tests.rollouts import FixedRollouts
 
 
@@ -75,7 +75,7 @@ def run(recipe: Path, kind: str, processes: int) -> None:
 if __name__ == "__main__":
     kind, processes, *runs = sys.argv[1:]
     # What a run imports only when it begins.
-    import_module("hpt_trl.runner")
+    import_module("hpt_trl.runs.runner")
     for name in STAGE_MODULES:
         load_stage(name)
     # The launcher's own store would find the keys of the run before.

@@ -7,7 +7,7 @@ import sys
 import pytest
 from datasets import Dataset, DatasetDict
 
-from hpt_trl.data import validate_rows
+from hpt_trl.data.loading import validate_rows
 from hpt_trl.errors import UserError
 from tests.datasets import chat, load, refused, write_jsonl
 
@@ -187,7 +187,7 @@ def test_splits_are_picked_by_name(tmp_path):
 )
 def test_a_hub_dataset_that_cannot_be_reached(environment):
     code = (
-        "from hpt_trl.arguments import RecipeArguments\nfrom hpt_trl.data import load_splits\n"
+        "from hpt_trl.recipes.arguments import RecipeArguments\nfrom hpt_trl.data.loading import load_splits\n"
         "from hpt_trl.errors import UserError\n"
         "try: load_splits(RecipeArguments(dataset_name='nobody/none'), seed=0, needs_demonstration=True)\n"
         "except UserError as error: print(error)\n"

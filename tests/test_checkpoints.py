@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM
 
-from hpt_trl import runner
-from hpt_trl.checkpoints import complete_checkpoints, is_complete
 from hpt_trl.errors import UserError
+from hpt_trl.runs import runner
+from hpt_trl.runs.checkpoints import complete_checkpoints, is_complete
 from tests.test_distributed import ROOT
 from tests.test_stages import recipe, weights  # noqa: F401 (a fixture)
 

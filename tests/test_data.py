@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from datasets import Dataset, DatasetDict
 
-from hpt_trl.arguments import RecipeArguments
-from hpt_trl.data import to_conversational, validate_lengths, validate_rows
+from hpt_trl.data.loading import to_conversational, validate_lengths, validate_rows
 from hpt_trl.errors import UserError
-from hpt_trl.models import load_tokenizer
-from hpt_trl.rewards import math_answer
+from hpt_trl.models.loading import load_tokenizer
+from hpt_trl.recipes.arguments import RecipeArguments
+from hpt_trl.rewards.functions import math_answer
 from tests.datasets import chat, load, refused, write_jsonl
 
 GSM8K = Path(__file__).parents[1] / ".." / "shared" / "data" / "gsm8k_train.jsonl"

@@ -21,9 +21,10 @@ import pytest
 import torch
 import yaml
 
-from hpt_trl import recipe_needs, sources
 from hpt_trl.cli import main
-from hpt_trl.recipes import bundled_recipes, recipe_name
+from hpt_trl.data import sources
+from hpt_trl.planning import needs
+from hpt_trl.recipes.resolving import bundled_recipes, recipe_name
 
 ROOT = Path(__file__).parent.parent
 SITE = Path(torch.__file__).parent.parent
@@ -94,8 +95,8 @@ def test_packages_devices_and_every_recipe_are_shown(capsys, tmp_path, monkeypat
 
 
 def test_generated_data_are_known_without_importing_the_sources():
-    assert (*sources.GENERATED, *sources.GENERATED_FAMILIES) == recipe_needs.GENERATED_DATA
-    assert sources._FILES == recipe_needs.DATA_FILES
+    assert (*sources.GENERATED, *sources.GENERATED_FAMILIES) == needs.GENERATED_DATA
+    assert sources._FILES == needs.DATA_FILES
 
 
 def test_a_recipe_that_can_run_and_mistakes(tmp_path, tiny_model_path, capsys):
@@ -129,9 +130,9 @@ def test_gpus_are_counted_and_their_memory_too(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("# Hardware: 4 GPUs with 80 GB\n" + Path(write_recipe(tmp_path)).read_text())
     for count, memory, met in ((4, 79.2, True), (3, 79.2, False), (4, 39.4, False)):
-        gpus = [recipe_needs.Gpu("A100", int(memory * 2**30), "8.0", True)] * count
-        machine = recipe_needs.Machine(gpus, other="", cores=8, memory=2**36, instructions=[])
-        need = recipe_needs.needs_of(path, machine, recipe_needs.Hub())[0]
+        gpus = [needs.Gpu("A100", int(memory * 2**30), "8.0", True)] * count
+        machine = needs.Machine(gpus, other="", cores=8, memory=2**36, instructions=[])
+        need = needs.needs_of(path, machine, needs.Hub())[0]
         assert (need.met, need.what) == (met, "hardware 4 GPUs with 80 GB") and f"{count} x A100" in need.said
 
 
@@ -214,7 +215,7 @@ class FakeHub(BaseHTTPRequestHandler):
         self.asked.append(self.path)
         name = self.path.removeprefix("/api/models/").removeprefix("/api/datasets/").partition("?")[0]
         if name == "me/slow":
-            time.sleep(2 * recipe_needs.TIMEOUT)
+            time.sleep(2 * needs.TIMEOUT)
         known = name in ("me/open", "me/gated", "me/rows")
         body = json.dumps({"id": name, "gated": "auto" if name == "me/gated" else False} if known else {}).encode()
         self.send_response(200 if known else 404)

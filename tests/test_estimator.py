@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from hpt_trl.hybrid.estimator import (
+from hpt_trl.methods.hybrid.estimator import (
     chord_mu,
     chord_token_weight,
     masked_mean,
@@ -17,7 +17,7 @@ from hpt_trl.hybrid.estimator import (
     srft_sft_weight,
     union_advantages,
 )
-from hpt_trl.hybrid.gate import SOFT_TABLES, no_contrast, prompt_coefficients, read_soft_table
+from hpt_trl.methods.hybrid.gate import SOFT_TABLES, no_contrast, prompt_coefficients, read_soft_table
 from hpt_trl.rollouts.rows import collate, deal, padded_area, unpad
 
 P = np.array([[0.001, 0.1, 0.5, 0.99]])

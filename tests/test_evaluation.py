@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from hpt_trl.errors import UserError
-from hpt_trl.evaluation import as_text, encode_prompts, evaluate, score_completions, weighted_reward
+from hpt_trl.runs.evaluation import as_text, encode_prompts, evaluate, score_completions, weighted_reward
 from tests.test_hybrid_vision import image_rows, vlm_path  # noqa: F401
 
 SETTINGS = {"max_new_tokens": 8, "batch_size": 3, "seed": 7}

@@ -22,8 +22,8 @@ from hpt_trl.cli import main
 from hpt_trl.errors import UserError
 from hpt_trl.launching.accelerate import check_devices, check_file
 from hpt_trl.launching.options import LaunchOptions, pipeline_words, split_launch_options
-from hpt_trl.launching.profiles import Profile, find_profile, launched_profile, profiles_folder, read_profile
-from hpt_trl.recipes import read_recipe
+from hpt_trl.recipes.profiles import Profile, find_profile, launched_profile, profiles_folder, read_profile
+from hpt_trl.recipes.resolving import read_recipe
 
 ROOT = Path(__file__).parent.parent
 KEYS = {

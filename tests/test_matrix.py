@@ -19,7 +19,7 @@ from filelock import FileLock
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from hpt_trl.launching.profiles import find_profile
+from hpt_trl.recipes.profiles import find_profile
 from tests.test_distributed import ROOT, free_port
 from tests.test_pretrain import MODEL
 from tests.test_stages import KEYS, LORA, sums

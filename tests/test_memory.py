@@ -12,10 +12,10 @@ from trl import ModelConfig
 
 from benchmarks import cluster
 from benchmarks import memory as benchmark
-from hpt_trl import facts
 from hpt_trl.cli import main
-from hpt_trl.launching.profiles import Profile, find_profile, read_profile
-from hpt_trl.memory import (
+from hpt_trl.models.parameters import count_parameters
+from hpt_trl.planning import facts
+from hpt_trl.planning.memory import (
     BEGINS_BACKWARD,
     ENDS_BACKWARD,
     GENERATES,
@@ -23,10 +23,10 @@ from hpt_trl.memory import (
     Sizes,
     estimate,
 )
-from hpt_trl.memory_settings import sharding_of
-from hpt_trl.parameters import count_parameters
-from hpt_trl.preparation import prepare_recipe
-from hpt_trl.recipes import find_recipe, read_recipe
+from hpt_trl.planning.memory_settings import sharding_of
+from hpt_trl.recipes.profiles import Profile, find_profile, read_profile
+from hpt_trl.recipes.resolving import find_recipe, read_recipe
+from hpt_trl.runs.preparation import prepare_recipe
 
 SMOLLM2_135M = LlamaConfig(
     vocab_size=49152,

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from hpt_trl.errors import UserError
-from hpt_trl.models import BUILT_IN, cache_folder, load_config, load_tokenizer, model_exists, resolve_model
+from hpt_trl.models.loading import BUILT_IN, cache_folder, load_config, load_tokenizer, model_exists, resolve_model
 
 NAME = "smollm2-135m"
 
@@ -66,7 +66,7 @@ def test_a_folder_without_tokenizer_is_refused(tiny):
 
 def test_an_unknown_hub_id_is_refused(monkeypatch):
     code = (
-        "from hpt_trl.models import model_exists\nfrom hpt_trl.errors import UserError\n"
+        "from hpt_trl.models.loading import model_exists\nfrom hpt_trl.errors import UserError\n"
         "for name in ('nobody/no-such-model', 'SmolLM2-135M'):\n"
         "    try: model_exists(name)\n"
         "    except UserError as error: print(error)\n"
@@ -140,7 +140,7 @@ def test_the_built_in_model_answers():
 @pytest.mark.slow
 def test_two_processes_unpack_one_model(tmp_path):
     environment = os.environ | {"HPT_TRL_CACHE": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    code = f"from hpt_trl.models import resolve_model; print(resolve_model('{NAME}'))"
+    code = f"from hpt_trl.models.loading import resolve_model; print(resolve_model('{NAME}'))"
     processes = [
         subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
         for _ in range(2)

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from hpt_trl import runner
+from hpt_trl.runs import runner
 
 ROOT = Path(__file__).parent.parent
 

@@ -5,9 +5,10 @@ import json
 import pytest
 from transformers import TrainerState
 
-from hpt_trl import UserError, runner
-from hpt_trl.ppo.positive_words import PositiveWords
-from hpt_trl.tasks import prompts
+from hpt_trl import UserError
+from hpt_trl.data.tasks import prompts
+from hpt_trl.rewards.positive_words import PositiveWords
+from hpt_trl.runs import runner
 from tests.tiny import save_tiny_model
 
 

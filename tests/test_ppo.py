@@ -17,8 +17,8 @@ from transformers import (
 )
 
 from hpt_trl import PPOConfig, PPOTrainer, UserError
-from hpt_trl.models import merge_adapter
-from hpt_trl.ppo.critic import VALUE_HEAD_FILE
+from hpt_trl.methods.ppo.critic import VALUE_HEAD_FILE
+from hpt_trl.models.loading import merge_adapter
 from tests.rollouts import (
     MIXED,
     FixedPPO,

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from hpt_trl.ppo.estimator import (
+from hpt_trl.methods.ppo.estimator import (
     KLController,
     explained_variance,
     generalized_advantages,

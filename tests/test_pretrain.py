@@ -10,11 +10,11 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from hpt_trl import runner
+from hpt_trl.data.stories import stories
 from hpt_trl.errors import UserError
-from hpt_trl.pretrain.tokenizer import train_tokenizer
-from hpt_trl.recipes import find_recipe, read_recipe
-from hpt_trl.stories import stories
+from hpt_trl.methods.pretrain.tokenizer import train_tokenizer
+from hpt_trl.recipes.resolving import find_recipe, read_recipe
+from hpt_trl.runs import runner
 
 MODEL = {
     "model_type": "llama",

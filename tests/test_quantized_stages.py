@@ -16,11 +16,11 @@ from transformers import (
 )
 
 from benchmarks import quantization_gap
-from hpt_trl import reporting, runner
 from hpt_trl.cli import main
 from hpt_trl.errors import UserError
-from hpt_trl.models import keep_four_bit_trainable
-from hpt_trl.ppo.critic import VALUE_HEAD_FILE
+from hpt_trl.methods.ppo.critic import VALUE_HEAD_FILE
+from hpt_trl.models.loading import keep_four_bit_trainable
+from hpt_trl.runs import reporting, runner
 from tests.code_problems import solutions
 from tests.datasets import write_jsonl
 from tests.rho1 import TEXTS

@@ -14,13 +14,13 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from hpt_trl import runner
-from hpt_trl.checkpoints import complete_checkpoints
 from hpt_trl.cli import main
 from hpt_trl.errors import UserError
 from hpt_trl.launching.accelerate import chosen_profile
 from hpt_trl.launching.options import LaunchOptions
 from hpt_trl.launching.ray_train import accelerate_environment
+from hpt_trl.runs import runner
+from hpt_trl.runs.checkpoints import complete_checkpoints
 
 pytest.importorskip("ray")
 ROOT = Path(__file__).parent.parent

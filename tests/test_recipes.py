@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from hpt_trl.batches import accumulation_steps
 from hpt_trl.errors import UserError
-from hpt_trl.recipe_file import read_recipe_file, split_overrides
-from hpt_trl.recipes import bundled_recipes, find_recipe, read_recipe, recipe_name, recipes_folder
+from hpt_trl.recipes.batches import accumulation_steps
+from hpt_trl.recipes.resolving import bundled_recipes, find_recipe, read_recipe, recipe_name, recipes_folder
+from hpt_trl.settings.file import read_recipe_file, split_overrides
 
 RECIPE = """\
 # Hardware: two CPU cores

@@ -13,12 +13,12 @@ import yaml
 from datasets import Dataset, DatasetDict
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from hpt_trl import reporting, runner
 from hpt_trl.errors import UserError
+from hpt_trl.methods.ref_tuning.checkpoints import checkpoint_steps
 from hpt_trl.pipeline.plan import read_plan
-from hpt_trl.preparation import prepare
-from hpt_trl.ref_tuning.checkpoints import checkpoint_steps
-from hpt_trl.runner import _build_trainer
+from hpt_trl.runs import reporting, runner
+from hpt_trl.runs.preparation import prepare
+from hpt_trl.runs.runner import _build_trainer
 from tests.code_problems import problems_with_lists, solutions
 from tests.datasets import write_jsonl
 

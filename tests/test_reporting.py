@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from hpt_trl import curves, reporting
 from hpt_trl.errors import UserError
+from hpt_trl.runs import curves, reporting
 
 
 def lines(count: int) -> list[dict]:

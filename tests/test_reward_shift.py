@@ -7,10 +7,10 @@ import pytest
 import yaml
 
 from benchmarks.gsm8k_reward_model import split_pairs
-from hpt_trl import reporting, runner
 from hpt_trl.errors import UserError
-from hpt_trl.reward.scoring import RewardModel
-from hpt_trl.reward.shift import measure_shift, read_scores, report_shift, spread
+from hpt_trl.methods.reward.shift import measure_shift, read_scores, report_shift, spread
+from hpt_trl.rewards.reward_model import RewardModel
+from hpt_trl.runs import reporting, runner
 
 
 def comparison(prompt, chosen, rejected, names="cr"):

@@ -12,9 +12,9 @@ import time
 
 import pytest
 
+from hpt_trl.data.tasks import reasoning_gym as reasoning_gym_rows
 from hpt_trl.errors import UserError
-from hpt_trl.mathcheck import equal_answers
-from hpt_trl.rewards import (
+from hpt_trl.rewards.functions import (
     REWARDS,
     boxed_format,
     check_columns,
@@ -25,7 +25,7 @@ from hpt_trl.rewards import (
     math_answer,
     reasoning_gym,
 )
-from hpt_trl.tasks import reasoning_gym as reasoning_gym_rows
+from hpt_trl.rewards.mathcheck import equal_answers
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ def test_guard_takes_a_callable_instance():
 
 def test_the_comparing_process_ends_with_its_parent():
     code = (
-        "from hpt_trl import mathcheck; mathcheck.equal_answers('x+1', '1+x');"
+        "from hpt_trl.rewards import mathcheck; mathcheck.equal_answers('x+1', '1+x');"
         "print(mathcheck._worker._process.pid, flush=True)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from trl.kernels import chunked_logprob
 
 from hpt_trl import Rho1Config, Rho1Trainer, UserError
-from hpt_trl.models import merge_adapter
-from hpt_trl.rho1.samples import SelectionSamples
+from hpt_trl.methods.rho1.samples import SelectionSamples
+from hpt_trl.models.loading import merge_adapter
 from tests.rho1 import LEARNING_RATE, Oracle, train
 from tests.rollouts import assert_same_update, start_weights, weights
 from tests.test_distributed import launch

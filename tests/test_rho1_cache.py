@@ -20,11 +20,12 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTTrainer
 
-from hpt_trl import Rho1Config, UserError, cli, runner
-from hpt_trl.rho1 import scoring
-from hpt_trl.rho1.cache import ScoreCache, WithReference, example_key, row_key
-from hpt_trl.rho1.reference import load_reference
-from hpt_trl.rho1.scoring import autocast_of, prepare_cache, reference_nll
+from hpt_trl import Rho1Config, UserError, cli
+from hpt_trl.methods.rho1 import scoring
+from hpt_trl.methods.rho1.cache import ScoreCache, WithReference, example_key, row_key
+from hpt_trl.methods.rho1.reference import load_reference
+from hpt_trl.methods.rho1.scoring import autocast_of, prepare_cache, reference_nll
+from hpt_trl.runs import runner
 from tests.rho1 import demonstrations, documents
 from tests.test_cli import ROOT, hpt_trl
 from tests.test_pretrain import digest
@@ -386,7 +387,7 @@ def test_a_disk_that_fills_is_named_and_nothing_is_lost(recipe, tmp_path):
 
 
 def test_a_killed_scoring_goes_on_where_it_stopped(recipe, tmp_path):
-    small = "from hpt_trl.rho1 import scoring; scoring._SEGMENT_TOKENS = 1000; "
+    small = "from hpt_trl.methods.rho1 import scoring; scoring._SEGMENT_TOKENS = 1000; "
     path = recipe(dataset_options={"size": 1500, "test_size": 20})
     process = child(small + MAIN, "score-reference", path)
     deadline = time.monotonic() + 100
@@ -412,7 +413,7 @@ import sys
 from pathlib import Path
 from accelerate import PartialState
 from hpt_trl import UserError, cli
-from hpt_trl.rho1.command import score_reference
+from hpt_trl.methods.rho1.command import score_reference
 recipe, folder = sys.argv[1:]
 assert cli.main(["score-reference", recipe]) == 0
 try:

@@ -5,9 +5,9 @@ from html.parser import HTMLParser
 
 import pytest
 
-from hpt_trl import reporting
 from hpt_trl.errors import UserError
-from hpt_trl.rho1.page import draw_selections
+from hpt_trl.methods.rho1.page import draw_selections
+from hpt_trl.runs import reporting
 
 SAMPLE = {
     "step": 20,

@@ -21,10 +21,10 @@ from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3I
 from trl.trainer.utils import add_fused_lm_head
 
 from hpt_trl import Rho1Config, UserError
-from hpt_trl.models import merge_adapter
-from hpt_trl.rho1.reference import check_reference, fingerprint, load_reference
-from hpt_trl.rho1.scoring import reference_nll
-from hpt_trl.rho1.tokenizers import differences, digest
+from hpt_trl.methods.rho1.reference import check_reference, fingerprint, load_reference
+from hpt_trl.methods.rho1.scoring import reference_nll
+from hpt_trl.methods.rho1.tokenizers import differences, digest
+from hpt_trl.models.loading import merge_adapter
 from tests.tiny import build_tokenizer, save_tiny_model
 
 CPU = torch.device("cpu")

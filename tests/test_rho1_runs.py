@@ -6,9 +6,9 @@ import pytest
 import yaml
 from transformers import AutoModelForCausalLM
 
-from hpt_trl import runner
 from hpt_trl.cli import main
 from hpt_trl.errors import UserError
+from hpt_trl.runs import runner
 from tests.rho1 import TEXTS
 from tests.test_stages import KEYS, results, sums
 

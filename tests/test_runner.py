@@ -12,8 +12,8 @@ import yaml
 from datasets import load_dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from hpt_trl import reporting, runner
 from hpt_trl.errors import UserError
+from hpt_trl.runs import reporting, runner
 
 ROOT = Path(__file__).parent.parent
 
@@ -257,7 +257,7 @@ def test_a_run_that_is_refused_in_two_processes_writes_nothing(recipe, tmp_path)
         [*command, "run", recipe(eval_samples=9)], cwd=ROOT, capture_output=True, text=True, timeout=300
     )
     assert done.returncode != 0 and "error: " in done.stderr and "9 rows, but arithmetic (test) has 8" in done.stderr
-    assert "hpt_trl/preparation.py" not in done.stderr
+    assert "hpt_trl/runs/preparation.py" not in done.stderr
     assert not (tmp_path / "out").exists()
 
 

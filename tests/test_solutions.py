@@ -7,9 +7,9 @@ from collections import Counter
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 
-from hpt_trl.data import Splits, load_splits
+from hpt_trl.data.loading import Splits, load_splits
+from hpt_trl.data.solutions import Sampling, SolutionArguments, draw
 from hpt_trl.errors import UserError
-from hpt_trl.solutions import Sampling, SolutionArguments, draw
 from tests.code_problems import problems_with_lists, solutions
 from tests.datasets import write_jsonl
 

@@ -13,10 +13,11 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from hpt_trl import PPOConfig, PPOTrainer, reporting, runner
+from hpt_trl import PPOConfig, PPOTrainer
 from hpt_trl.errors import UserError
-from hpt_trl.models import merge_adapter
-from hpt_trl.reward.scoring import RewardModel
+from hpt_trl.models.loading import merge_adapter
+from hpt_trl.rewards.reward_model import RewardModel
+from hpt_trl.runs import reporting, runner
 
 KEYS = {
     "dtype": "float32",

@@ -2,9 +2,9 @@
 
 import pytest
 
+from hpt_trl.data.stories import PARTS, score_story, stories
 from hpt_trl.errors import UserError
-from hpt_trl.rewards import story_score
-from hpt_trl.stories import PARTS, score_story, stories
+from hpt_trl.rewards.functions import story_score
 
 BEST = (
     "Mia had a red kite. Mia laughed with joy. The sun was bright. Tom was kind to Mia. "

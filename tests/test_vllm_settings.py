@@ -8,12 +8,12 @@ from importlib.util import find_spec
 
 import pytest
 
-from hpt_trl import runner
 from hpt_trl.cli import main
 from hpt_trl.errors import UserError
-from hpt_trl.recipes import read_recipe
+from hpt_trl.recipes.resolving import read_recipe
 from hpt_trl.rollouts import vllm
 from hpt_trl.rollouts.vllm import INSTALL, await_server, describe, why_not
+from hpt_trl.runs import runner
 
 RECIPE = {
     "stage": "grpo",

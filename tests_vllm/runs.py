@@ -19,7 +19,7 @@ from transformers import AutoTokenizer
 
 from hpt_trl.cli import main
 from hpt_trl.errors import UserError
-from hpt_trl.ppo.trainer import PPOTrainer
+from hpt_trl.methods.ppo.trainer import PPOTrainer
 from hpt_trl.rollouts import vllm as mends
 from hpt_trl.rollouts.trainer import RolloutTrainer
 

@@ -13,9 +13,9 @@ from typing import Any
 from hpt_trl.errors import UserError
 from hpt_trl.launching.options import LAUNCH_OPTIONS, LaunchOptions
 from hpt_trl.launching.processes import call, ending_on_signals
-from hpt_trl.launching.profiles import Profile, find_profile, read_profile
-from hpt_trl.recipe_file import read_recipe_file, split_overrides
-from hpt_trl.recipes import find_recipe
+from hpt_trl.recipes.profiles import Profile, find_profile, read_profile
+from hpt_trl.recipes.resolving import find_recipe
+from hpt_trl.settings.file import read_recipe_file, split_overrides
 
 _INTERRUPTED = 130
 
@@ -196,7 +196,7 @@ def _binding(port: int) -> int:
 
 
 def _how_to_go_on(recipe: str, overrides: list[str], words: list[str]) -> str:
-    from hpt_trl.checkpoints import complete_checkpoints
+    from hpt_trl.runs.checkpoints import complete_checkpoints
 
     if words[0] != "run":
         return "What was scored is kept: the same command goes on from there."

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from hpt_trl.errors import UserError
 from hpt_trl.launching.accelerate import check_devices, check_file
-from hpt_trl.launching.profiles import read_profile
-from hpt_trl.quiet import quiet_libraries
+from hpt_trl.recipes.profiles import read_profile
+from hpt_trl.runs.quiet import quiet_libraries
 
 _USER_ERROR = 2
 

@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass, fields
 
 from hpt_trl.errors import UserError
-from hpt_trl.values import did_you_mean
+from hpt_trl.settings.values import did_you_mean
 
 LAUNCHERS = ("accelerate", "ray")
 # Numbers and the least that each may be.

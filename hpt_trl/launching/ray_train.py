@@ -23,9 +23,9 @@ from hpt_trl.errors import UserError
 from hpt_trl.launching.accelerate import check_file, check_installed, chosen_profile, launch_words
 from hpt_trl.launching.options import LAUNCH_OPTIONS, LaunchOptions
 from hpt_trl.launching.processes import ending_on_signals
-from hpt_trl.launching.profiles import Profile
-from hpt_trl.recipe_file import Sources, read_recipe_file, split_overrides
-from hpt_trl.recipes import find_recipe
+from hpt_trl.recipes.profiles import Profile
+from hpt_trl.recipes.resolving import find_recipe
+from hpt_trl.settings.file import Sources, read_recipe_file, split_overrides
 
 if TYPE_CHECKING:
     from ray.train.v2.torch.torch_trainer import TorchTrainer

@@ -20,7 +20,7 @@ from ray.train.v2.api.callback import UserCallback
 from ray.util.queue import Queue
 
 from hpt_trl.errors import UserError
-from hpt_trl.quiet import quiet_libraries
+from hpt_trl.runs.quiet import quiet_libraries
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def work(config: dict[str, Any]) -> None:
             print(f"The run was complete when the worker failed: {task.output_dir}")
             return
 
-        from hpt_trl import runner
+        from hpt_trl.runs import runner
 
         runner.run(task.recipe, words)
 
@@ -135,7 +135,7 @@ def words_of_attempt(task: Task) -> list[str] | None:
     if not new.checkpoints:
         return task.overrides
 
-    from hpt_trl.checkpoints import complete_checkpoints
+    from hpt_trl.runs.checkpoints import complete_checkpoints
 
     complete = [path for path in complete_checkpoints(Path(task.output_dir)) if path.name in new.checkpoints]
     if not complete:

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from hpt_trl.models import is_adapter
+from hpt_trl.models.loading import is_adapter
 from hpt_trl.pipeline.plan import Plan, PlannedStage, read_plan
 from hpt_trl.pipeline.record import Action, Step, plan_steps, read_record
-from hpt_trl.recipe_file import shown
+from hpt_trl.settings.file import shown
 
 
 def check(path: Path, overrides: list[str]) -> None:
@@ -39,8 +39,8 @@ def _check_step(plan: Plan, step: Step, finished: set[str]) -> str:
         finished.add(stage.name)
         return f"{headline(stage)}; {step.action.value}, not run again"
 
-    from hpt_trl.preparation import check_without_model, prepare_recipe
-    from hpt_trl.recipes import resolve_recipe
+    from hpt_trl.recipes.resolving import resolve_recipe
+    from hpt_trl.runs.preparation import check_without_model, prepare_recipe
 
     world_size = 1 if plan.profile is None else plan.profile.num_processes
     recipe = resolve_recipe(plan.sources(stage, step.words), world_size, plan.profile)

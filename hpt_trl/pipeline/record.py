@@ -16,7 +16,7 @@ from hpt_trl.pipeline.fingerprint import changes, contents_of, fingerprint
 from hpt_trl.pipeline.plan import Plan, PlannedStage
 
 PIPELINE_FILE = "pipeline.json"
-# As in `hpt_trl.reporting` and `hpt_trl.output_folder`, which import transformers.
+# As in `hpt_trl.runs.reporting` and `hpt_trl.runs.output_folder`, which import transformers.
 RESULTS_FILE = "results.json"
 RECIPE_FILE = "recipe.yaml"
 
@@ -70,7 +70,7 @@ class Record:
 
     def write(self, **more: Any) -> None:
         """Writes the record, with whatever else belongs beside it."""
-        from hpt_trl.reporting import valid_json, write_atomically
+        from hpt_trl.runs.reporting import valid_json, write_atomically
 
         values = {"pipeline": self.pipeline, "order": self.order} | more
         values["stages"] = {name: asdict(stage) for name, stage in self.stages.items()}
@@ -158,7 +158,7 @@ def _step(plan: Plan, stage: PlannedStage, contents: dict[str, Any], known: Stag
         return Step(stage, contents, Action.KEEP)
     if known.finished:
         return Step(stage, contents, Action.AGAIN, f"its output in {folder} is no longer complete")
-    from hpt_trl.checkpoints import complete_checkpoints
+    from hpt_trl.runs.checkpoints import complete_checkpoints
 
     checkpoints = complete_checkpoints(folder) if opened else []
     if checkpoints:

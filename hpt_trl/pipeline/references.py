@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from hpt_trl.errors import UserError
-from hpt_trl.values import did_you_mean
+from hpt_trl.settings.values import did_you_mean
 
 if TYPE_CHECKING:
     from hpt_trl.pipeline.plan import PlannedStage

@@ -17,8 +17,7 @@ from hpt_trl.errors import UserError
 from hpt_trl.launching.accelerate import check_startable, launch_words, start
 from hpt_trl.launching.options import LAUNCH_OPTIONS, LaunchOptions
 from hpt_trl.launching.processes import call, ending_on_signals, hpt_trl_command
-from hpt_trl.launching.profiles import profiles_folder
-from hpt_trl.models import is_adapter
+from hpt_trl.models.loading import is_adapter
 from hpt_trl.pipeline.checks import headline
 from hpt_trl.pipeline.plan import RECIPES_FOLDER, Plan, PlannedStage, read_plan
 from hpt_trl.pipeline.record import (
@@ -32,7 +31,8 @@ from hpt_trl.pipeline.record import (
     read_record,
     stamp_of,
 )
-from hpt_trl.recipe_file import parse_yaml_text, shown
+from hpt_trl.recipes.profiles import profiles_folder
+from hpt_trl.settings.file import parse_yaml_text, shown
 
 
 def run(path: Path, overrides: list[str]) -> None:
@@ -70,7 +70,7 @@ def _check_apart(path: Path, overrides: list[str]) -> None:
         hpt_trl_command("check", str(path), *overrides),
         capture=True,
         # Takes seconds, and is needed as soon as the check is done.
-        meanwhile=lambda: import_module("hpt_trl.reporting"),
+        meanwhile=lambda: import_module("hpt_trl.runs.reporting"),
     )
     if code != 0:
         _, mark, message = f"\n{errors}".rpartition("\nerror: ")

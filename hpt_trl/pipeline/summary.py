@@ -9,10 +9,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from hpt_trl.curves import Points, logged_series
 from hpt_trl.errors import UserError
 from hpt_trl.pipeline.record import Record, read_record
-from hpt_trl.reporting import duration, read_metrics, read_results
+from hpt_trl.runs.curves import Points, logged_series
+from hpt_trl.runs.reporting import duration, read_metrics, read_results
 
 PICTURE_FILE = "pipeline.png"
 
@@ -109,7 +109,7 @@ def draw(record: Record) -> Path | None:
     import matplotlib.pyplot as plt
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    from hpt_trl.curves import STYLE
+    from hpt_trl.runs.curves import STYLE
 
     curves = {name: curve for name in record.order if (curve := _main_curve(record, name)) is not None}
     if not curves:
@@ -215,7 +215,7 @@ def _shared(record: Record) -> tuple[str, dict[str, tuple[float, float]]]:
 def _draw_curve(axis: Any, title: str, metric: str, points: Points) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    from hpt_trl.curves import Series, draw_series
+    from hpt_trl.runs.curves import Series, draw_series
 
     steps, values = zip(*points, strict=True)
     draw_series(axis, Series(metric, metric, _LINE), steps, values)

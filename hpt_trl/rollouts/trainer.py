@@ -24,8 +24,8 @@ from transformers import PreTrainedTokenizerBase, ProcessorMixin
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
-from hpt_trl.reward.scoring import RewardModel
-from hpt_trl.rewards import guard
+from hpt_trl.rewards.functions import guard
+from hpt_trl.rewards.reward_model import RewardModel
 from hpt_trl.rollouts.vllm import mended
 
 

@@ -16,14 +16,14 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from hpt_trl.errors import UserError
-from hpt_trl.packages import installed
+from hpt_trl.recipes.packages import installed
 
 if TYPE_CHECKING:
     import requests
 
-    from hpt_trl.recipe_file import Sources
-    from hpt_trl.recipe_keys import Key
-    from hpt_trl.recipes import Recipe
+    from hpt_trl.recipes.resolving import Recipe
+    from hpt_trl.settings.file import Sources
+    from hpt_trl.settings.keys import Key
 
 MODES = ("colocate", "server", "auto")
 INSTALL = "pip install 'hpt-trl[vllm]'"

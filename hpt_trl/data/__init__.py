@@ -1,0 +1,1 @@
+"""From a recipe's data keys to checked rows."""

@@ -1,0 +1,382 @@
+"""From a recipe's data keys to rows that a trainer takes: columns mapped, rows checked and held out, messages made.
+
+Every stage reads its data here, so that a layout is described once, in the recipe, and fails in one way.
+"""
+
+import difflib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
+
+from datasets import Dataset
+
+from hpt_trl.data.code_contests import one_row_per_solution
+from hpt_trl.data.holding_out import hold_out
+from hpt_trl.data.row_checks import (
+    conversation_fault,
+    iterate_rows,
+    validate_comparisons,
+    validate_documents,
+    validate_lengths,
+    validate_rows,
+    validate_solutions,
+)
+from hpt_trl.data.solutions import SolutionArguments
+from hpt_trl.data.sources import ROW, as_dict, column_values, read_source, where
+from hpt_trl.errors import UserError
+from hpt_trl.recipes.arguments import RecipeArguments
+from hpt_trl.recipes.stages import Layout
+from hpt_trl.rewards.functions import final_answer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["Splits", "columns_for", "load_splits", "to_conversational", "validate_lengths", "validate_rows"]
+
+# GRPOTrainer passes these to the rewards itself; a column of the same name would be a second value for the argument.
+_RESERVED = ("prompts", "completions", "trainer_state", "log_extra", "log_metric", "environments")
+_USUAL_NAMES = {
+    "prompt": ("question", "problem", "instruction", "query", "input", "messages"),
+    "completion": ("target", "solution", "response", "output", "answer", "demonstration"),
+    "chosen": ("better", "preferred", "accepted", "winner", "chosen_response"),
+    "rejected": ("worse", "dispreferred", "refused", "loser", "rejected_response"),
+    "text": ("content", "document", "story", "body"),
+    "instruction": ("description", "problem", "question", "prompt", "statement"),
+    "output": ("solution", "code", "completion", "response"),
+    "problem_id": ("name", "task_id", "id", "problem"),
+    "is_correct": ("correct", "passed", "label"),
+}
+# Of layouts where every row has the same columns.
+_NEEDED: dict[str, tuple[str, ...]] = {
+    "documents": ("text",),
+    "solutions": ("instruction", "output", "problem_id", "is_correct"),
+    "comparisons": ("prompt", "chosen", "rejected"),
+}
+# GSM8K's calculator marks: <<48/2=24>>. A demonstration is not to teach calls of a calculator that is not there.
+_CALCULATOR = re.compile(r"<<[\d\s+\-*/().,%$]*=[\d\s+\-*/().,%$]*>>")
+
+
+@dataclass
+class Splits:
+    """Training and held-out rows; `source` and `test_source` are how messages name them.
+
+    Columns: those of the layout (`hpt_trl.recipes.stages`), all texts or all messages; of layout `prompts` the
+    demonstration column is optional. Then `answer` (text or None; optional), `row` (1-based row or line of the source)
+    and what else the source has.
+    """
+
+    train: Dataset
+    test: Dataset | None
+    source: str
+    test_source: str
+    demonstration_column: str = "completion"
+    layout: Layout = "prompts"
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """The columns of what follows the prompt."""
+        return _answers(self.layout, self.demonstration_column)
+
+
+def load_splits(
+    arguments: RecipeArguments,
+    *,
+    seed: int,
+    needs_demonstration: bool,
+    demonstration_column: str = "completion",
+    first_rows: int | None = None,
+    layout: Layout = "prompts",
+) -> Splits:
+    """Read the data of a recipe, map its columns, check every row and hold rows out.
+
+    `column_mapping` gives each column its source, which may be a dotted path into a struct; one source may feed
+    several columns. A mapped source column is gone under its old name, all others stay for the rewards to read.
+    `answer` keeps only the final answer where its source is a worked solution (GSM8K, MATH).
+
+    Args:
+        seed: draws generated datasets and the held-out rows.
+        needs_demonstration: every training row must have a demonstration.
+        demonstration_column: name of the demonstrations' column, after the mapping.
+        first_rows: read and check only so many rows of each split, and hold none out.
+        layout: the columns that the rows must have.
+
+    Raises:
+        UserError: data that cannot be read, a missing column, a faulty row, or a held-out size that does not fit.
+    """
+    (train, source), held_out = read_source(arguments, seed=seed, first_rows=first_rows)
+
+    def read(rows: Dataset, name: str, *, complete: bool) -> Dataset:
+        rows = _prepare(rows, name, arguments, layout, demonstration_column, complete=complete)
+        if layout == "documents":
+            validate_documents(rows, name)
+        elif layout == "solutions":
+            validate_solutions(rows, name)
+        elif layout == "comparisons":
+            validate_comparisons(rows, name)
+        else:
+            validate_rows(rows, name, demonstration_column=demonstration_column, needs_demonstration=complete)
+        return rows
+
+    train = read(train, source, complete=needs_demonstration)
+    if held_out is None or arguments.test_split_size is not None:
+        test, test_source = None, f"{source} (held out)"
+        if arguments.test_split_size is not None and first_rows is None:
+            train, test = hold_out(train, source, arguments.test_split_size, seed, layout)
+    else:
+        test, test_source = held_out
+        # Answering prompts takes no demonstrations, so a test split may lack them; a loss is measured on them.
+        test = read(test, test_source, complete=layout == "demonstrations")
+    return Splits(train, test, source, test_source, demonstration_column, layout)
+
+
+def columns_for(dataset: Dataset | None, *names: str) -> Dataset | None:
+    """Return the dataset with those of the named columns that it has: TRL gives others a meaning of its own."""
+    if dataset is None:
+        return None
+    return dataset.select_columns([name for name in names if name in dataset.column_names])
+
+
+def to_conversational(splits: Splits, tokenizer: "PreTrainedTokenizerBase", arguments: RecipeArguments) -> Splits:
+    """Apply `prompt_template`, `conversational` and `system_prompt`; documents have none of them.
+
+    The template goes around a string prompt, or around the last user message. String prompts become messages where
+    the tokenizer has a chat template, unless `conversational` says otherwise. `system_prompt` replaces the system
+    message of a prompt that has one; an empty one removes it.
+
+    Raises:
+        UserError: a template without `{prompt}`, messages for a tokenizer without chat template, or a system prompt
+            for string prompts.
+    """
+    template, system = arguments.prompt_template, arguments.system_prompt
+    if splits.layout == "documents":
+        for key in ("prompt_template", "system_prompt", "conversational"):
+            if getattr(arguments, key):
+                raise UserError(f"{key}: documents (column `text`) are trained on as they are; drop the line.")
+        return splits
+    if template is not None and "{prompt}" not in template:
+        raise UserError(f"prompt_template: {template!r} must hold `{{prompt}}`, which stands for the prompt.")
+    has_template = tokenizer.chat_template is not None
+    is_text = isinstance(splits.train[0]["prompt"], str)
+    chat = arguments.conversational if arguments.conversational is not None else has_template or not is_text
+    if chat and not has_template:
+        raise UserError(
+            "the tokenizer has no chat template, but "
+            + ("conversational: true asks for messages" if is_text else f"the prompts of {splits.source} are messages")
+            + ". Use an instruct model, or put a chat_template.jinja into the model's folder."
+        )
+    if not chat and not is_text:
+        raise UserError(f"conversational: false, but the prompts of {splits.source} are messages already; drop it.")
+    if not chat and system is not None:
+        raise UserError(
+            "system_prompt: string prompts have no system message; set conversational: true or write the text into "
+            "prompt_template."
+        )
+
+    def prompt_of(prompt: Any) -> Any:
+        if isinstance(prompt, str):
+            prompt = prompt if template is None else template.replace("{prompt}", prompt)
+            messages = [{"role": "user", "content": prompt}]
+        else:
+            messages = _with_template(prompt, template)
+        if not chat:
+            return prompt
+        if system is not None:
+            messages = [message for message in messages if message["role"] != "system"]
+            if system:
+                messages = [{"role": "system", "content": system}, *messages]
+        return messages
+
+    def convert(dataset: Dataset) -> Dataset:
+        if is_text or template is not None or system is not None:
+            dataset = _replace(dataset, "prompt", prompt_of)
+        if chat and is_text:
+            for column in splits.answers:
+                if column in dataset.column_names:
+                    dataset = _replace(dataset, column, _assistant)
+        return dataset
+
+    test = None if splits.test is None else convert(splits.test)
+    return replace(splits, train=convert(splits.train), test=test)
+
+
+def _answers(layout: Layout, demonstration_column: str) -> tuple[str, ...]:
+    if layout == "comparisons":
+        return ("chosen", "rejected")
+    return () if layout in ("documents", "solutions") else (demonstration_column,)
+
+
+def _prepare(
+    dataset: Dataset,
+    source: str,
+    arguments: RecipeArguments,
+    layout: Layout,
+    demonstration_column: str,
+    *,
+    complete: bool,
+) -> Dataset:
+    if len(dataset) == 0:
+        raise UserError(f"{source} has no rows.")
+    if ROW not in dataset.column_names:
+        dataset = dataset.add_column(ROW, list(range(1, len(dataset) + 1)))
+    mapping = as_dict(arguments.column_mapping, "column_mapping")
+    dataset = _map_columns(dataset, source, mapping)
+    if layout == "demonstrations":
+        dataset = _split_messages(dataset, source, demonstration_column)
+    elif layout == "comparisons":
+        dataset = _split_conversations(dataset, source)
+    elif layout == "solutions":
+        dataset = one_row_per_solution(dataset, source, cast(SolutionArguments, arguments).solution_languages)
+    present = [name for name in dataset.column_names if name != ROW]
+    answers = _answers(layout, demonstration_column)
+    needed = _NEEDED.get(layout) or ("prompt", *(answers if complete else ()))
+    for column in needed:
+        if column not in present:
+            raise _missing_column(column, column, source, present, mapping)
+    for column in _RESERVED:
+        if column in present:
+            raise UserError(
+                f"{source}: the column `{column}` has the name of an argument that the trainer gives to rewards. "
+                f"Rename it, e.g. column_mapping: {{source_{column}: {column}}}"
+            )
+    if "answer" in present:
+        dataset = _replace(dataset, "answer", _short_answer)
+    return _alike(dataset, [column for column in answers if column in present])
+
+
+def _split_messages(dataset: Dataset, source: str, demonstration_column: str) -> Dataset:
+    """A column `messages` in place of `prompt` and demonstration: the last message is the demonstration."""
+    if "messages" not in dataset.column_names or "prompt" in dataset.column_names:
+        return dataset
+    prompts, demonstrations = [], []
+    for row, (messages,) in iterate_rows(dataset, ["messages"]):
+        if fault := conversation_fault("messages", messages):
+            raise UserError(f"{where(source, row)}: {fault}")
+        prompts.append(messages[:-1])
+        demonstrations.append(messages[-1:])
+    dataset = dataset.remove_columns("messages").add_column("prompt", prompts)
+    return dataset.add_column(demonstration_column, demonstrations)
+
+
+def _split_conversations(dataset: Dataset, source: str) -> Dataset:
+    """`chosen` and `rejected` as whole conversations: the prompt is what both begin with."""
+    if not {"chosen", "rejected"} <= set(dataset.column_names):
+        return dataset
+    first = next((pair for _, pair in iterate_rows(dataset, ["chosen", "rejected"]) if all(pair)), None)
+    if first is None or not all(
+        isinstance(messages, list) and isinstance(messages[0], dict) and messages[0].get("role") != "assistant"
+        for messages in first
+    ):
+        return dataset
+    columns: dict[str, list[Any]] = {"prompt": [], "chosen": [], "rejected": []}
+    for row, pair in iterate_rows(dataset, ["chosen", "rejected"]):
+        for name, messages in zip(("chosen", "rejected"), pair, strict=True):
+            if fault := conversation_fault(name, messages):
+                raise UserError(f"{where(source, row)}: {fault}")
+        chosen, rejected = pair
+        shared = next((place for place, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b), None)
+        # Equal conversations keep their last message, for the check of the rows to find them.
+        shared = min(len(chosen), len(rejected)) - 1 if shared is None else shared
+        if shared == 0:
+            raise UserError(f"{where(source, row)}: `chosen` and `rejected` do not begin with the same prompt.")
+        for name, part in zip(columns, (chosen[:shared], chosen[shared:], rejected[shared:]), strict=True):
+            columns[name].append(part)
+    dataset = dataset.remove_columns([name for name in columns if name in dataset.column_names])
+    for name, values in columns.items():
+        dataset = dataset.add_column(name, values)
+    return dataset
+
+
+def _map_columns(dataset: Dataset, source: str, mapping: dict[str, str]) -> Dataset:
+    columns = [name for name in dataset.column_names if name != ROW]
+    renamed: dict[str, str] = {}
+    copied: dict[str, list[Any]] = {}
+    for target, path in mapping.items():
+        if not isinstance(path, str):
+            raise UserError(f"column_mapping: `{target}: {path}` must name one column of the data.")
+        name, *inner = [path] if path in columns else path.split(".")
+        if name not in columns:
+            raise _missing_column(target, path, source, columns, mapping)
+        if target == path:
+            continue
+        # A rename moves no data; a second use of a column, or a column inside a struct, is copied.
+        if not inner and name not in mapping and name not in renamed:
+            renamed[name] = target
+        else:
+            copied[target] = _reach(
+                column_values(dataset, name), [name, *inner], f"column_mapping: `{target}: {path}`", source
+            )
+    replaced = [name for name in columns if name in mapping and mapping[name] != name and name not in renamed]
+    dataset = dataset.remove_columns(replaced).rename_columns(renamed)
+    for target, values in copied.items():
+        dataset = dataset.add_column(target, values)
+    return dataset
+
+
+def _reach(values: list[Any], path: list[str], key: str, source: str) -> list[Any]:
+    """Follow `path` (a column and the fields inside it) in each value."""
+    for depth, field in enumerate(path[1:], 1):
+        fields = dict.fromkeys(name for value in values if isinstance(value, dict) for name in value)
+        if field not in fields:
+            found = f"it holds {', '.join(fields)}" if fields else "it is not a struct"
+            raise UserError(f"{key}: {source} has `{'.'.join(path[:depth])}`, but {found}.")
+        values = [None if value is None else value[field] for value in values]
+    return values
+
+
+def _missing_column(target: str, path: str, source: str, columns: list[str], mapping: dict[str, str]) -> UserError:
+    usual = [name for name in _USUAL_NAMES.get(target, _USUAL_NAMES["completion"]) if name in columns]
+    near = difflib.get_close_matches(path, columns, n=1) or usual[:1]
+    guess = near[0] if near else "<column>"
+    suggestion = ", ".join(f"{key}: {value}" for key, value in {**mapping, target: guess}.items())
+    return UserError(
+        f"{source} has no column `{path}`; it has {', '.join(columns)}. Write, e.g. column_mapping: {{{suggestion}}}"
+    )
+
+
+def _replace(dataset: Dataset, column: str, change: Callable[[Any], Any]) -> Dataset:
+    values = column_values(dataset, column)
+    changed = [change(value) for value in values]
+    return dataset if changed == values else dataset.remove_columns(column).add_column(column, changed)
+
+
+def _short_answer(value: Any) -> str | None:
+    if value is None:
+        return None
+    text = str(value).strip()
+    found = final_answer(text)
+    return text if found is None else found
+
+
+def _kind(dataset: Dataset, column: str) -> type | None:
+    return next((type(value) for _, (value,) in iterate_rows(dataset, [column]) if value is not None), None)
+
+
+def _alike(dataset: Dataset, answers: list[str]) -> Dataset:
+    """Drop calculator marks, and make prompt and answers all texts or all messages, as TRL takes them."""
+    kinds = {column: _kind(dataset, column) for column in ("prompt", *answers)} if answers else {}
+    for column in answers:
+        if kinds[column] is str:
+            dataset = _replace(dataset, column, lambda text: None if text is None else _CALCULATOR.sub("", text))
+    if set(kinds.values()) != {str, list}:
+        return dataset
+    for column in answers:
+        if kinds[column] is str:
+            dataset = _replace(dataset, column, _assistant)
+    if kinds["prompt"] is str:
+        dataset = _replace(dataset, "prompt", lambda text: [{"role": "user", "content": text}])
+    return dataset
+
+
+def _assistant(text: str | None) -> list[dict[str, str]] | None:
+    return None if text is None else [{"role": "assistant", "content": text}]
+
+
+def _with_template(messages: list[dict[str, Any]], template: str | None) -> list[dict[str, Any]]:
+    if template is None:
+        return messages
+    last = max((place for place, message in enumerate(messages) if message["role"] == "user"), default=None)
+    if last is None or not isinstance(messages[last]["content"], str):
+        return messages
+    changed = {**messages[last], "content": template.replace("{prompt}", messages[last]["content"])}
+    return [*messages[:last], changed, *messages[last + 1 :]]

@@ -1,0 +1,254 @@
+"""Checks of rows before training: a faulty one is named with its file, its row and what to write.
+
+TRL finds a bad row only when it reaches it, and without its number.
+"""
+
+import difflib
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from datasets import Dataset
+
+from hpt_trl.data.sources import ROW, where
+from hpt_trl.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+
+
+def validate_rows(
+    dataset: Dataset, source: str, *, demonstration_column: str = "completion", needs_demonstration: bool
+) -> None:
+    """Check every row: prompt and demonstration are there, not empty and, if messages, well formed.
+
+    Raises:
+        UserError: the first faulty row, with the number of the others; or no rows at all.
+    """
+    has_demonstration = demonstration_column in dataset.column_names
+
+    def fault_of(prompt: Any, demonstration: Any = None) -> str | None:
+        fault = _prompt_fault(prompt)
+        if fault is None and has_demonstration and (needs_demonstration or demonstration):
+            return _demonstration_fault(demonstration_column, demonstration)
+        return fault
+
+    _refuse_faulty(dataset, source, ["prompt", demonstration_column] if has_demonstration else ["prompt"], fault_of)
+
+
+def validate_comparisons(dataset: Dataset, source: str) -> None:
+    """Check every comparison: a prompt and two answers that are there, well formed and not the same.
+
+    A column `margin`, by which RewardTrainer shifts its loss, must hold numbers.
+
+    Raises:
+        UserError: the first faulty row, with the number of the others; or no rows at all.
+    """
+
+    columns = ["prompt", "chosen", "rejected"] + ["margin"] * ("margin" in dataset.column_names)
+
+    def fault_of(prompt: Any, chosen: Any, rejected: Any, margin: Any = 0.0) -> str | None:
+        if not chosen and not rejected:
+            return "the comparison is empty: neither `chosen` nor `rejected` holds anything; write both, or drop it."
+        fault = _prompt_fault(prompt) or _answer_fault("chosen", chosen) or _answer_fault("rejected", rejected)
+        if fault is None and chosen == rejected:
+            return f"`chosen` and `rejected` are the same ({chosen!r:.60}): nothing can be learnt; drop the row."
+        if fault is None and not (isinstance(margin, int | float) and math.isfinite(margin)):
+            return f"`margin` is {margin!r:.60}; write how much better `chosen` is, a number, or drop the column."
+        return fault
+
+    _refuse_faulty(dataset, source, columns, fault_of)
+
+
+def validate_documents(dataset: Dataset, source: str) -> None:
+    """Check that every document is a text that is not empty.
+
+    Raises:
+        UserError: the first faulty row, with the number of the others; or no rows at all.
+    """
+
+    def fault_of(text: Any) -> str | None:
+        if not isinstance(text, str):
+            return f"`text` is {text!r:.60}; write a text."
+        return None if text.strip() else "`text` is empty."
+
+    _refuse_faulty(dataset, source, ["text"], fault_of)
+
+
+def validate_solutions(dataset: Dataset, source: str) -> None:
+    """Check that every solution has a problem and a text, and says whether it is correct.
+
+    `input` may be None or empty; a column `difficulty` must hold numbers or None.
+
+    Raises:
+        UserError: the first faulty row, with the number of the others; or no rows at all.
+    """
+    optional = [name for name in ("input", "difficulty") if name in dataset.column_names]
+
+    def fault_of(instruction: Any, output: Any, problem: Any, correct: Any, *others: Any) -> str | None:
+        for column, text in (("instruction", instruction), ("output", output)):
+            if not isinstance(text, str) or not text.strip():
+                said = "is missing (None)" if text is None else f"is {text!r:.60}"
+                return f"`{column}` {said}; write a text, or drop the row."
+        if not isinstance(problem, str | int) or not str(problem).strip():
+            return f"`problem_id` is {problem!r:.60}; write the name or number that the problem's solutions share."
+        if not isinstance(correct, bool):
+            return f"`is_correct` is {correct!r:.60}; write true or false."
+        for column, value in zip(optional, others, strict=True):
+            if column == "input" and not isinstance(value, str | None):
+                return f"`input` is {value!r:.60}; write a text, or leave it out."
+            if column == "difficulty" and not isinstance(value, int | float | None):
+                return f"`difficulty` is {value!r:.60}; write a number, or leave it out."
+        return None
+
+    _refuse_faulty(dataset, source, ["instruction", "output", "problem_id", "is_correct", *optional], fault_of)
+
+
+def _refuse_faulty(dataset: Dataset, source: str, columns: list[str], fault_of: Callable[..., str | None]) -> None:
+    if len(dataset) == 0:
+        raise UserError(f"{source} has no rows.")
+    first, others = None, 0
+    for row, values in iterate_rows(dataset, columns):
+        fault = fault_of(*values)
+        if fault is None:
+            continue
+        if first is None:
+            first = f"{where(source, row)}: {fault}"
+        else:
+            others += 1
+    if first is not None:
+        raise UserError(first + (f"\n{others} more of {len(dataset)} rows are faulty." if others else ""))
+
+
+def validate_lengths(
+    dataset: Dataset,
+    source: str,
+    tokenizer: "PreTrainedTokenizerBase",
+    *,
+    longest: int,
+    reason: str,
+    columns: Sequence[str] = ("prompt",),
+    remedy: str = "lower max_completion_length",
+) -> None:
+    """Check that no prompt, or no row, has more than `longest` tokens.
+
+    Args:
+        dataset: rows as `to_conversational` returns them.
+        reason: where the limit comes from, e.g. `max_position_embeddings 8192 - max_completion_length 1024`.
+        columns: what is counted together, in the order of the text.
+        remedy: what else can be done than to shorten or drop the rows.
+
+    Raises:
+        UserError: the longest one's row, its tokens and the limit.
+    """
+    found, worst_row, too_long = 0, 0, 0
+    for row, tokens in count_tokens(dataset, tokenizer, columns):
+        too_long += tokens > longest
+        if tokens > found:
+            found, worst_row = tokens, row
+    if too_long:
+        what = "prompt" if len(columns) == 1 and columns[0] == "prompt" else "row"
+        raise UserError(
+            f"{where(source, worst_row)}: the {what} has {found} tokens, more than {longest} ({reason}); {too_long} of "
+            f"{len(dataset)} {what}s are too long. Shorten or drop them, or {remedy}."
+        )
+
+
+def count_tokens(
+    dataset: Dataset, tokenizer: "PreTrainedTokenizerBase", columns: Sequence[str] = ("prompt",)
+) -> Iterator[tuple[int, int]]:
+    """Yield the number of each row and the tokens of its columns taken together, as the trainers encode them."""
+    batch: list[tuple[int, str]] = []
+
+    def measured() -> Iterator[tuple[int, int]]:
+        tokens = tokenizer(text=[text for _, text in batch], add_special_tokens=False)["input_ids"]
+        for (row, _), ids in zip(batch, tokens, strict=True):
+            yield row, len(ids)
+        batch.clear()
+
+    for row, values in iterate_rows(dataset, list(columns)):
+        if isinstance(values[0], str):
+            text = "".join(values)
+        else:
+            messages = [message for value in values for message in value]
+            text = str(tokenizer.apply_chat_template(messages, add_generation_prompt=len(values) == 1, tokenize=False))
+        batch.append((row, text))
+        if len(batch) == 1000:
+            yield from measured()
+    if batch:
+        yield from measured()
+
+
+def iterate_rows(dataset: Dataset, columns: list[str]) -> Iterator[tuple[int, tuple[Any, ...]]]:
+    """Yield the row number and the values of each row, a thousand at a time so that long texts need little memory.
+
+    Rows are numbered by the column `row` that `load_splits` adds, or from 1 in a dataset of the user's own.
+    """
+    numbered = ROW in dataset.column_names
+    for start in range(0, len(dataset), 1000):
+        batch = dataset.select_columns([ROW, *columns] if numbered else columns)[start : start + 1000]
+        values = zip(*(batch[name] for name in columns), strict=True)
+        yield from zip(batch[ROW] if numbered else itertools.count(start + 1), values, strict=numbered)
+
+
+def _prompt_fault(prompt: Any) -> str | None:
+    if prompt is None:
+        return "`prompt` is missing (None); write a text or a list of messages."
+    if isinstance(prompt, str):
+        return None if prompt.strip() else "`prompt` is empty."
+    return _messages_fault("prompt", prompt)
+
+
+def _demonstration_fault(column: str, value: Any) -> str | None:
+    if value is None:
+        return (
+            f"the demonstration (`{column}`) is missing (None); write one or drop the row (stage hpt: or set "
+            "on_missing_demonstration: rl to train such rows by reinforcement only)."
+        )
+    if isinstance(value, str):
+        return None if value.strip() else f"the demonstration (`{column}`) is empty."
+    return _answer_fault(column, value, "demonstration")
+
+
+def _answer_fault(column: str, value: Any, what: str = "completion") -> str | None:
+    if value is None:
+        return f"`{column}` is missing (None); write a text or messages, or drop the row."
+    if isinstance(value, str):
+        return None if value.strip() else f"`{column}` is empty."
+    fault = _messages_fault(column, value)
+    if fault is None and value[0]["role"] != "assistant":
+        return f"`{column}`, message 1 has the role {value[0]['role']!r}; a {what} begins with 'assistant'."
+    return fault
+
+
+def conversation_fault(column: str, messages: Any) -> str | None:
+    """What is wrong with a conversation that holds a prompt and an answer of the assistant; None if nothing is."""
+    if messages is None:
+        return f"`{column}` is missing (None)."
+    fault = _messages_fault(column, messages)
+    if fault is None and (len(messages) < 2 or messages[-1]["role"] != "assistant"):
+        return f"`{column}` must hold a prompt and end with a message of the assistant."
+    return fault
+
+
+def _messages_fault(column: str, messages: Any) -> str | None:
+    if not isinstance(messages, list):
+        return f"`{column}` is {messages!r:.60}; write a text or a list of messages."
+    if not messages:
+        return f"`{column}` is an empty list of messages."
+    for number, message in enumerate(messages, 1):
+        at = f"`{column}`, message {number}"
+        if not isinstance(message, dict) or message.keys().isdisjoint({"role", "content"}):
+            return f'{at} is {message!r:.60}; write {{"role": "user", "content": "…"}}.'
+        role, content = message.get("role"), message.get("content")
+        if role not in ROLES:
+            near = difflib.get_close_matches(str(role), ROLES, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            return f"{at} has the role {role!r}; {hint}Allowed: {', '.join(ROLES)}."
+        # A turn of the assistant may consist of tool calls alone.
+        if not content and not (role == "assistant" and message.get("tool_calls")) and role != "system":
+            return f"{at} ({role}) has no content."
+    return None

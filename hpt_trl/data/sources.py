@@ -1,0 +1,275 @@
+"""Reading of datasets: generated ones, local files, saved folders and the Hub.
+
+Local JSON is read line by line here rather than by a builder: a broken line must be named, a first look must not read
+the whole file, and no string may turn into a date because it looks like one.
+"""
+
+import difflib
+import gzip
+import json
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+from datasets import Dataset, DatasetDict
+
+from hpt_trl.errors import UserError
+from hpt_trl.recipes.arguments import RecipeArguments
+from hpt_trl.settings.values import did_you_mean
+
+GENERATED = ("arithmetic", "prompts")
+GENERATED_FAMILIES = ("reasoning_gym:", "stories:")
+_FILES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
+
+# Column with the 1-based row of the source (the line of a .jsonl file), by which messages name a row.
+ROW = "row"
+
+
+def as_dict(value: dict | str | None, key: str) -> dict[str, Any]:
+    """Return a recipe's dictionary, which comes as JSON text from the command line.
+
+    Raises:
+        UserError: the text is not a JSON object.
+    """
+    if value is None:
+        return {}
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise UserError(f'{key}: {value!r} is not JSON ({error.msg}); write e.g. \'{{"key": "value"}}\'') from error
+    if not isinstance(value, dict):
+        raise UserError(f"{key}: {value!r} must be a mapping of names to values.")
+    return value
+
+
+def where(source: str, row: int) -> str:
+    """Name a row of a source: `data.jsonl, line 3` or `openai/gsm8k (train), row 3`."""
+    unit = "line" if source.removesuffix(".gz").endswith(".jsonl") else "row"
+    return f"{source}, {unit} {row}"
+
+
+def column_values(dataset: Dataset, column: str) -> list[Any]:
+    """Return a column as a list, without reading any other."""
+    return dataset.select_columns(column)[:][column]
+
+
+def read_source(
+    arguments: RecipeArguments, *, seed: int, first_rows: int | None
+) -> tuple[tuple[Dataset, str], tuple[Dataset, str] | None]:
+    """Read the dataset of a recipe, its columns untouched.
+
+    Args:
+        first_rows: read only so many rows of each split.
+
+    Returns:
+        The training rows and, where the data has them, the held-out rows, each with the name that messages use.
+
+    Raises:
+        UserError: no such dataset, file or split, a file that cannot be read, or an option that does not apply.
+    """
+    name = arguments.dataset_name
+    if not name:
+        raise UserError(
+            "dataset_name is missing: write arithmetic, prompts, reasoning_gym:<task>, stories:<part>, a local .jsonl, "
+            ".json or .parquet file, a folder written by save_to_disk, or a Hub id."
+        )
+    if arguments.dataset_streaming:
+        raise UserError(
+            "dataset_streaming: every row is checked before training, so the data is not streamed; drop it."
+        )
+    options = as_dict(arguments.dataset_options, "dataset_options")
+    if name in GENERATED or name.startswith(GENERATED_FAMILIES):
+        return _generate(name, options, seed=seed, first_rows=first_rows)
+    if options:
+        generated = ", ".join((*GENERATED, *GENERATED_FAMILIES))
+        raise UserError(f"dataset_options: only generated datasets ({generated}…) have options; drop it.")
+    if Path(name).is_dir():
+        return _pick_splits(_read_folder(name), arguments, first_rows)
+    if Path(name).exists() or name.endswith(_FILES) or name.startswith((".", "/", "~")):
+        return (_read_file(name, first_rows), name), None
+    return _pick_splits(_read_hub(name, arguments.dataset_config), arguments, first_rows)
+
+
+def _generate(
+    name: str, options: dict[str, Any], *, seed: int, first_rows: int | None
+) -> tuple[tuple[Dataset, str], tuple[Dataset, str] | None]:
+    from hpt_trl.data.stories import STORIES, stories
+    from hpt_trl.data.tasks import REASONING_GYM, arithmetic, prompts, reasoning_gym
+
+    if name == "arithmetic":
+        train, test = arithmetic(options, seed=seed)
+    elif name == "prompts":
+        train, test = prompts(options)
+    elif name.startswith(STORIES):
+        train, test = stories(name.removeprefix(STORIES), options, seed=seed)
+    else:
+        if first_rows is not None:
+            # Some tasks take a second a row; a first look draws no more than it shows.
+            first = {"size": first_rows, "test_size": min(first_rows, 1)}
+            options = options | {
+                key: min(options[key], limit) if isinstance(options.get(key), int) else options.get(key, limit)
+                for key, limit in first.items()
+            }
+        train, test = reasoning_gym(name.removeprefix(REASONING_GYM), options, seed=seed)
+    return (_head(train, first_rows), name), None if test is None else (_head(test, first_rows), f"{name} (test)")
+
+
+def _head(dataset: Dataset, rows: int | None) -> Dataset:
+    return dataset if rows is None else dataset.select(range(min(rows, len(dataset))))
+
+
+def _pick_splits(
+    data: Dataset | DatasetDict, arguments: RecipeArguments, first_rows: int | None
+) -> tuple[tuple[Dataset, str], tuple[Dataset, str] | None]:
+    name, train, test = str(arguments.dataset_name), arguments.dataset_train_split, arguments.dataset_test_split
+    if isinstance(data, Dataset):
+        return (_head(data, first_rows), name), None
+    if train not in data:
+        raise UserError(f"dataset_train_split: {name} has no split `{train}`; it has {', '.join(data)}.")
+    held_out = None
+    if test in data and test != train:
+        held_out = (_head(data[test], first_rows), f"{name} ({test})")
+    elif test != "test":
+        # "test" is TRL's default, any other name was written by the user.
+        near = difflib.get_close_matches(test, list(data), n=1)
+        hint = f"did you mean `{near[0]}`? " if near and near[0] != train else ""
+        raise UserError(f"dataset_test_split: {name} has no other split `{test}`; {hint}it has {', '.join(data)}.")
+    return (_head(data[train], first_rows), f"{name} ({train})"), held_out
+
+
+def _read_hub(name: str, config: str | None) -> Dataset | DatasetDict:
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
+    from huggingface_hub.errors import HTTPError
+
+    try:
+        return load_dataset(name, config)
+    except (OSError, ValueError, DatasetsError, HTTPError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"dataset_name: `{name}` is not a local file or folder, and as a Hub dataset it cannot be loaded: "
+            f"{reason}{did_you_mean(name, (*GENERATED, *GENERATED_FAMILIES))}\n"
+            "Check the name (owner/name) and `dataset_config`, or give a local copy: "
+            "--dataset_name path/to/file.jsonl (also .json, .parquet, or a folder written by save_to_disk)."
+        ) from error
+
+
+def _read_folder(name: str) -> Dataset | DatasetDict:
+    from datasets import load_dataset, load_from_disk
+    from datasets.exceptions import DatasetsError
+
+    folder = Path(name)
+    saved = (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file()
+    try:
+        # Without the marks of save_to_disk the folder may be a copy of a Hub repository.
+        return load_from_disk(name) if saved else load_dataset(name)
+    except (OSError, ValueError, KeyError, DatasetsError, pa.ArrowInvalid) as error:
+        raise UserError(
+            f"dataset_name: the folder {name} cannot be read: {error}\nWrite a folder that save_to_disk wrote, or a "
+            f"file ({', '.join(_FILES)})."
+        ) from error
+
+
+def _read_file(name: str, first_rows: int | None) -> Dataset:
+    path = Path(name).expanduser()
+    if not path.exists():
+        near = difflib.get_close_matches(path.name, [file.name for file in path.parent.glob("*.*")], n=1)
+        hint = f" Did you mean {path.parent / near[0]}?" if near else ""
+        raise UserError(f"dataset_name: there is no file {name} (looked in {path.parent.resolve()}).{hint}")
+    if not path.name.endswith(_FILES):
+        raise UserError(f"dataset_name: {name} is of an unknown kind; write one of {', '.join(_FILES)}.")
+    try:
+        if path.suffix == ".parquet":
+            return _read_parquet(path, first_rows)
+        if path.suffix == ".json":
+            rows = _json_array(name, path)
+            if rows is not None:
+                return _from_rows(list(enumerate(rows, 1))[:first_rows], name)
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            return _from_rows(list(_json_lines(name, file, first_rows)), name)
+    except (OSError, EOFError, pa.ArrowInvalid) as error:
+        raise UserError(f"dataset_name: {name} cannot be read: {error}") from error
+
+
+def _read_parquet(path: Path, first_rows: int | None) -> Dataset:
+    import pyarrow.parquet as pq
+
+    file = pq.ParquetFile(path, memory_map=True)
+    # Whole row groups decode at once into several times their size; batches do not.
+    batches = file.iter_batches(batch_size=first_rows or 1000)
+    read = list(batches) if first_rows is None else list(islice(batches, 1))
+    return Dataset(pa.Table.from_batches(read, schema=file.schema_arrow))
+
+
+def _json_array(name: str, path: Path) -> list[Any] | None:
+    """Return the rows of a .json file that holds one list; None where it holds JSON lines."""
+    text = path.read_bytes()
+    if text.lstrip()[:1] != b"[":
+        return None
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise UserError(f"dataset_name: {name} is not valid JSON: {error}") from error
+
+
+def _json_lines(name: str, file: BinaryIO | gzip.GzipFile, first_rows: int | None) -> Iterator[tuple[int, Any]]:
+    found = 0
+    for number, line in enumerate(file, 1):
+        if found == first_rows:
+            return
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except UnicodeDecodeError as error:
+            raise UserError(f"{name}, line {number}: not UTF-8 text ({error.reason} at byte {error.start}).") from error
+        except json.JSONDecodeError as error:
+            shown = line[:80].decode(errors="replace").rstrip()
+            raise UserError(
+                f"{name}, line {number}: not valid JSON ({error.msg}, character {error.pos + 1}): {shown}\n"
+                "Every line must be one JSON object."
+            ) from error
+        found += 1
+        yield number, row
+
+
+def _from_rows(rows: list[tuple[int, Any]], source: str) -> Dataset:
+    """Build a dataset from numbered rows; a key that a row lacks is None there.
+
+    Raises:
+        UserError: a row that is not an object, or a value whose type does not fit the rows before it.
+    """
+    for number, row in rows:
+        if not isinstance(row, dict):
+            raise UserError(f'{where(source, number)}: {row!r:.80} is not an object; write {{"prompt": …}}.')
+    columns = {}
+    for key in dict.fromkeys(key for _, row in rows for key in row):
+        values = [row.get(key) for _, row in rows]
+        try:
+            columns[key] = pa.array(values)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
+            index = _first_misfit(values)
+            before = pa.array(values[:index]).type
+            raise UserError(
+                f"{where(source, rows[index][0])}: `{key}` is {values[index]!r:.80}, but the rows before it hold "
+                f"{before}; write the same type in every row."
+            ) from error
+    if ROW not in columns:
+        columns[ROW] = pa.array([number for number, _ in rows], pa.int64())
+    return Dataset(pa.table(columns))
+
+
+def _first_misfit(values: list[Any]) -> int:
+    """Return the index of the value that Arrow cannot add to those before it."""
+    low, high = 0, len(values)
+    while high - low > 1:
+        middle = (low + high) // 2
+        try:
+            pa.array(values[:middle])
+            low = middle
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+            high = middle
+    return low

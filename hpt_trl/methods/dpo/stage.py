@@ -1,0 +1,42 @@
+"""The stage `dpo`: recipes that train on comparisons with TRL's own DPOTrainer.
+
+The reference model is the one that the recipe names, before the training; under LoRA it is the base model with the
+adapter off.
+"""
+
+from transformers import Trainer
+from trl import DPOConfig, DPOTrainer
+
+from hpt_trl.data.loading import columns_for
+from hpt_trl.recipes.stages import Stage, StageInputs
+from hpt_trl.settings.ranges import Rule, one_of
+
+# What DPOTrainer reads of a row.
+COLUMNS = ("prompt", "chosen", "rejected", "tools", "chat_template_kwargs", "image", "images")
+
+LOSSES = (
+    *("sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot"),
+    *("aot_unpaired", "apo_zero", "apo_down", "discopop", "sft"),
+)
+
+
+def build(inputs: StageInputs) -> Trainer:
+    return DPOTrainer(
+        train_dataset=columns_for(inputs.splits.train, *COLUMNS),
+        eval_dataset=columns_for(inputs.splits.test, *COLUMNS),
+        **inputs.trainer_arguments(),
+    )
+
+
+STAGE = Stage(
+    name="dpo",
+    config_class=DPOConfig,
+    build=build,
+    rules=(
+        one_of("truncation_mode", "keep_start", "keep_end"),
+        Rule(("loss_type",), lambda names: bool(names) and set(names) <= set(LOSSES), ", ".join(LOSSES), LOSSES),
+    ),
+    layout=lambda arguments: "comparisons",
+    rewards="optional",
+    measures_held_out=True,
+)

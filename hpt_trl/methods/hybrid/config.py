@@ -1,0 +1,155 @@
+"""Settings of Hybrid Post-Training."""
+
+import json
+from dataclasses import dataclass, field
+
+from trl import GRPOConfig
+
+from hpt_trl.methods.hybrid.estimator import RESHAPES
+from hpt_trl.methods.hybrid.gate import OFFLINE_LOSS_TYPES, UNIFY_STRATEGIES, read_soft_table
+
+
+@dataclass
+class HybridPostConfig(GRPOConfig):
+    """`trl.GRPOConfig` with the settings of Hybrid Post-Training (HPT, arXiv 2509.04419).
+
+    Every prompt gets `num_generations` rollouts, of which `solved` reach `success_threshold`. The strategy turns that
+    number into three coefficients: of the rollouts (on-policy RL), of the demonstration as off-policy RL, and of the
+    demonstration as supervised learning. `docs/hybrid.md` gives the settings of each published method.
+
+    Raises:
+        ValueError: a setting is out of its range; the message names the setting, the value and what is allowed.
+    """
+
+    unify_strategy: str = field(
+        default="switch",
+        metadata={
+            "help": "How rollouts and demonstrations are combined: `switch` (a gate per prompt, HPT eq. 10), `soft` "
+            "(coefficients from `soft_table`) or `no` (rollouts only: GRPO)."
+        },
+    )
+    switch_gate: int = field(
+        default=0,
+        metadata={
+            "help": "`switch`: a prompt with at most this many solved rollouts is trained on its demonstration instead "
+            "of its rollouts; -1 never, `num_generations` always."
+        },
+    )
+    switch_gate_off: int | None = field(
+        default=None,
+        metadata={
+            "help": "`switch`: a prompt above `switch_gate` with at most this many solved rollouts is trained by "
+            "off-policy RL on its demonstration instead of its rollouts."
+        },
+    )
+    success_threshold: float = field(
+        default=1.0, metadata={"help": "A rollout whose weighted reward is at least this is solved."}
+    )
+    soft_table: dict | str | None = field(
+        default="type_0",
+        metadata={
+            "help": "`soft`: solved share -> [on-policy, off-policy, SFT] coefficients, linear in between; or a name: "
+            "`type_0`, `type_1`, `type_2` (the official tables), `on_off` and `on_sft` (both terms for every prompt)."
+        },
+    )
+    sft_loss_coef: float = field(
+        default=1.0, metadata={"help": "Factor of the supervised term (cross-entropy), not of an off-policy one."}
+    )
+    sft_loss_normalization: str = field(
+        default="token",
+        metadata={
+            "help": "Denominator of the supervised term, global over the optimizer step: `token` (the demonstration "
+            "tokens: its weight does not depend on how many prompts are gated, as in the official code) or `prompt` "
+            "(the mean over each demonstration's tokens, averaged over all prompts: HPT eq. 10 and 12)."
+        },
+    )
+    offline_loss_type: str = field(
+        default="sft",
+        metadata={
+            "help": "Loss of a demonstration that a gate or the table's SFT column calls for: `sft` (cross-entropy), "
+            "`off_policy` (LUFFY), `srft` or `chord`. `srft` also replaces the loss of the rollouts, `chord` scales it."
+        },
+    )
+    off_policy_reshape: str = field(
+        default="p_div_p",
+        metadata={
+            "help": "Shaping f(p) of the off-policy term: `p_div_p` (p/(p+gamma), LUFFY), `no_reshape` (p), `logp`, "
+            "`p_logp`, `square_root` or `pow`."
+        },
+    )
+    off_policy_reshape_gamma: float = field(
+        default=0.1, metadata={"help": "gamma of `p_div_p`; the exponent of `pow`; the weight of log p in `p_logp`."}
+    )
+    chord_mu: float = field(
+        default=0.9, metadata={"help": "`chord`: weight of the SFT term at the first step; RL weighs one minus it."}
+    )
+    chord_mu_final: float = field(default=0.05, metadata={"help": "`chord`: weight of the SFT term after the decay."})
+    chord_mu_decay_steps: int = field(
+        default=200,
+        metadata={
+            "help": "`chord`: optimizer steps over which the weight falls linearly; a generation batch keeps its own."
+        },
+    )
+    demonstration_column: str = field(
+        default="completion",
+        metadata={"help": "Column of the demonstrations: text, or messages where the prompt is conversational."},
+    )
+    max_demonstration_length: int | None = field(
+        default=None,
+        metadata={"help": "Longest demonstration in tokens; a longer one is cut, its end-of-sequence token is kept."},
+    )
+    on_missing_demonstration: str = field(
+        default="error",
+        metadata={"help": "A row without demonstration: `error`, or `rl` (the prompt is always trained by RL)."},
+    )
+    skip_dead_rows: bool = field(
+        default=True,
+        metadata={
+            "help": "Compute neither rollouts that carry no gradient nor padding, wherever that is exact. With `false` "
+            "every rollout is computed; a micro-batch without demonstrations goes through the stock step unchanged."
+        },
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if isinstance(self.soft_table, str) and self.soft_table.lstrip().startswith("{"):
+            self.soft_table = json.loads(self.soft_table)
+        read_soft_table(self.soft_table)
+        group = self.num_generations
+        for key, allowed in (
+            ("unify_strategy", UNIFY_STRATEGIES),
+            ("offline_loss_type", OFFLINE_LOSS_TYPES),
+            ("off_policy_reshape", RESHAPES),
+            ("sft_loss_normalization", ("token", "prompt")),
+            ("on_missing_demonstration", ("error", "rl")),
+        ):
+            if getattr(self, key) not in allowed:
+                raise ValueError(f"`{key}` is {getattr(self, key)!r}; allowed: {', '.join(allowed)}.")
+        if not -1 <= self.switch_gate <= group:
+            raise ValueError(
+                f"`switch_gate` is {self.switch_gate}; allowed: -1 (never) to {group} (`num_generations`, always)."
+            )
+        if self.switch_gate_off is not None and not self.switch_gate < self.switch_gate_off <= group:
+            raise ValueError(
+                f"`switch_gate_off` is {self.switch_gate_off}; allowed: above `switch_gate` ({self.switch_gate}) and "
+                f"at most {group} (`num_generations`), or leave it out."
+            )
+        for key, least in (("sft_loss_coef", 0.0), ("chord_mu_decay_steps", 1)):
+            if getattr(self, key) < least:
+                raise ValueError(f"`{key}` is {getattr(self, key)}; allowed: {least} or more.")
+        for key in ("chord_mu", "chord_mu_final"):
+            if not 0.0 <= getattr(self, key) <= 1.0:
+                raise ValueError(f"`{key}` is {getattr(self, key)}; allowed: 0 to 1.")
+        if self.off_policy_reshape_gamma <= 0:
+            raise ValueError(f"`off_policy_reshape_gamma` is {self.off_policy_reshape_gamma}; allowed: above 0.")
+        if self.max_demonstration_length is not None and self.max_demonstration_length < 1:
+            raise ValueError(
+                f"`max_demonstration_length` is {self.max_demonstration_length}; allowed: 1 or more, or leave it out."
+            )
+
+    @property
+    def uses_demonstrations(self) -> bool:
+        """Whether any number of solved rollouts can call for a demonstration."""
+        if self.unify_strategy == "switch":
+            return self.switch_gate >= 0 or self.switch_gate_off is not None
+        return self.unify_strategy == "soft"

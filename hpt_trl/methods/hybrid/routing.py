@@ -1,0 +1,199 @@
+"""What happens to every row of a generation batch, decided from the rewards of all processes."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from hpt_trl.methods.hybrid.config import HybridPostConfig
+from hpt_trl.methods.hybrid.estimator import chord_mu, union_advantages
+from hpt_trl.methods.hybrid.gate import no_contrast, prompt_coefficients
+from hpt_trl.rewards.functions import THRESHOLD_SLACK
+from hpt_trl.rollouts.rows import Forward, Row
+
+
+@dataclass
+class Plan:
+    """Coefficients of every prompt of the generation batch, the same on all processes."""
+
+    solved: Bool[Tensor, "prompts group"]
+    sft: Float[Tensor, " prompts"]  # coefficient of the supervised term; 0: not trained
+    off_advantage: Float[Tensor, " prompts"]  # off-policy coefficient x advantage of the demonstration
+    rollout_factor: Float[Tensor, " prompts"]  # factor of the stock advantages
+    union: Float[Tensor, "prompts group"]  # advantages over the union with the demonstration ...
+    uses_union: Bool[Tensor, " prompts"]  # ... of the prompts that use them instead of the stock ones
+    signed: Float[Tensor, " prompts"]  # factor of SRFT's loss of the rollouts, which stands in for the stock one
+    dead: Bool[Tensor, "prompts group"]  # rollouts that carry no gradient
+
+    @property
+    def needs_demonstration(self) -> Bool[Tensor, " prompts"]:
+        return (self.sft != 0) | (self.off_advantage != 0)
+
+
+def make_plan(
+    rewards: Float[Tensor, "prompts group"],
+    has_demonstration: Bool[Tensor, " prompts"],
+    config: HybridPostConfig,
+    step: int,
+) -> Plan:
+    """Decide from the weighted rewards how each prompt is trained.
+
+    Args:
+        rewards: Weighted reward of every rollout over all processes; NaN where a rollout could not be scored.
+        has_demonstration: Whether each prompt has one.
+        step: Optimizer steps done before this generation batch (CHORD's schedule).
+    """
+    solved = rewards >= config.success_threshold - THRESHOLD_SLACK
+    coefficients = prompt_coefficients(
+        solved.sum(1).to(rewards.dtype),
+        rewards.size(1),
+        config.unify_strategy,
+        gate=config.switch_gate,
+        gate_off=config.switch_gate_off,
+        soft_table=config.soft_table,
+    )
+    # Without a demonstration, or without a reward that says whether it is needed, a prompt stays with its rollouts.
+    stays = ~has_demonstration | rewards.isnan().all(dim=1)
+    coefficients[stays] = coefficients.new_tensor([1.0, 0.0, 0.0])
+    on, off, sft = coefficients.unbind(1)
+    signed = torch.zeros_like(on)
+    if config.unify_strategy != "no":
+        if config.offline_loss_type == "off_policy":
+            off, sft = off + sft, torch.zeros_like(sft)
+        elif config.offline_loss_type == "srft":
+            off, signed = off + sft, on
+        elif config.offline_loss_type == "chord":
+            mu = chord_mu(step, config.chord_mu, config.chord_mu_final, config.chord_mu_decay_steps)
+            on, sft = on * (1 - mu), sft * mu
+    # The demonstration is solved by definition; it counts with the least reward that is.
+    union, demonstration_advantage = union_advantages(rewards, config.success_threshold, config.scale_rewards)
+    with_demonstration = torch.cat([rewards, torch.full_like(rewards[:, :1], config.success_threshold)], dim=1)
+    flat_union = no_contrast(with_demonstration)
+    is_signed = signed != 0
+    uses_union = (off != 0) & ~is_signed
+    flat = torch.where(uses_union, flat_union, no_contrast(rewards)) & ~is_signed
+    dead = ((on == 0) | flat).unsqueeze(1) | rewards.isnan()
+    return Plan(
+        solved=solved,
+        sft=sft * config.sft_loss_coef,
+        off_advantage=torch.where(flat_union, 0.0, off * demonstration_advantage),
+        rollout_factor=torch.where(is_signed, 0.0, on),
+        union=union * on.unsqueeze(1),
+        uses_union=uses_union,
+        signed=signed,
+        dead=dead,
+    )
+
+
+@dataclass
+class MicroBatch:
+    """What a micro-batch holds beside the stock tensors of its rollouts.
+
+    The stock loss sees the rollouts alone. Its forward pass takes the demonstrations along and leaves out fillers,
+    rows that only keep the shapes equal on all processes.
+    """
+
+    rollouts: int  # leading rows of the stock batch that go through the forward pass
+    forward: Forward | None  # the rollouts, then the demonstrations; None: the stock batch as it is
+    demonstration_mask: Float[Tensor, "demonstrations tokens"]
+    sft_coefficients: Float[Tensor, " demonstrations"]
+    off_advantages: Float[Tensor, " demonstrations"]
+    signed: Float[Tensor, " rows"]  # factor of SRFT's loss of each rollout
+    solved: Bool[Tensor, " rows"]
+    has_rollouts: bool  # whether any row of the stock batch is more than a filler
+    has_sft: bool
+    has_off_policy: bool
+    has_signed: bool
+    rollout_scale: float  # rows of this micro-batch / of a stock one: undoes a mean over rows
+    rows_per_step: int  # rollouts per optimizer step over all processes, dropped ones included
+    tokens_per_step: Tensor  # () loss tokens of the rollouts per optimizer step, dropped ones included
+    prompts_per_step: float  # prompts per optimizer step over all processes
+    sft_tokens: float  # tokens of demonstrations with a supervised term, per optimizer step over all processes
+    demonstration_tokens: float  # tokens of all demonstrations, likewise
+
+    @classmethod
+    def of(cls, stock_rows: list[Row], demonstrations: list[Row], plan: Plan, **counts: Any) -> "MicroBatch":
+        """Collect the coefficients of a micro-batch's rows; `stock_rows` are those that the stock loss sees."""
+        device = stock_rows[0].prompt_ids.device
+        lengths = torch.tensor([len(row.completion_ids) for row in demonstrations], dtype=torch.long)
+        mask = torch.arange(max(lengths.tolist(), default=0)) < lengths.unsqueeze(1)
+        sft = [row.sft_coefficient for row in demonstrations]
+        off = [row.off_advantage for row in demonstrations]
+        signed = [plan.signed[row.prompt].item() for row in stock_rows]
+        return cls(
+            demonstration_mask=mask.float().to(device),
+            sft_coefficients=torch.tensor(sft, device=device),
+            off_advantages=torch.tensor(off, device=device),
+            signed=torch.tensor(signed, device=device),
+            solved=torch.tensor([row.solved for row in stock_rows], device=device),
+            has_sft=any(sft),
+            has_off_policy=any(off),
+            has_signed=any(signed),
+            **counts,
+        )
+
+
+def rows_that_must_stay(config: HybridPostConfig, aux_loss: bool) -> str | None:
+    """Why rollouts with zero advantage still act on the gradient under these settings; None if they do not."""
+    if config.beta != 0:
+        return "`beta` is not 0: the KL term acts on every rollout"
+    if config.entropy_coef != 0 or config.use_adaptive_entropy:
+        return "the entropy bonus acts on every rollout"
+    if config.top_entropy_quantile < 1:
+        return "`top_entropy_quantile` is taken over every rollout"
+    if config.loss_type == "bnpo":
+        return "`loss_type: bnpo` divides by the tokens of each micro-batch"
+    if config.multi_objective_aggregation != "sum_then_normalize":
+        return "`multi_objective_aggregation: normalize_then_sum` moves equal rewards away from zero"
+    if aux_loss:
+        return "the load-balancing loss acts on every rollout"
+    return None
+
+
+def refuse_what_cannot_work(config: HybridPostConfig, arguments: dict[str, Any]) -> None:
+    """Settings under which demonstrations would be trained wrongly.
+
+    Raises:
+        ValueError: with the reason and what to set instead.
+    """
+    if not config.uses_demonstrations:
+        return
+    if config.temperature != 1.0:
+        raise ValueError(
+            f"`temperature` is {config.temperature}, but the log-probabilities of demonstrations are taken at the "
+            "sampling temperature and would be those of another distribution. Set `temperature: 1.0`."
+        )
+    steps_per_generation = config.steps_per_generation or config.gradient_accumulation_steps
+    if steps_per_generation % config.gradient_accumulation_steps:
+        raise ValueError(
+            f"`steps_per_generation` ({steps_per_generation}) is not a multiple of "
+            f"`gradient_accumulation_steps` ({config.gradient_accumulation_steps}): an optimizer step would mix "
+            "generation batches and the demonstrations of one step could not share a denominator."
+        )
+    if config.remove_unused_columns:
+        raise ValueError("`remove_unused_columns: true` removes the demonstrations. Set it to false.")
+    for name in ("tools", "rollout_func", "environment_factory"):
+        if arguments.get(name) is not None:
+            raise ValueError(
+                f"`{name}` changes the prompt or the turns of a rollout, which a demonstration of the dataset cannot "
+                "follow. Use `unify_strategy: no` with it."
+            )
+
+
+def routed_advantages(
+    advantages: Float[Tensor, " rows"], index: Tensor, plan: Plan, group_size: int
+) -> Float[Tensor, " rows"]:
+    """The stock advantages under a plan: scaled per prompt, or replaced by those over the union.
+
+    Args:
+        advantages: Of a micro-batch, shape (rows,) or (rows, tokens).
+        index: Row of each in the generation batch of all processes.
+    """
+    prompt = index // group_size
+    shape = (-1,) + (1,) * (advantages.ndim - 1)
+    factor = plan.rollout_factor[prompt].to(advantages).view(shape)
+    union = plan.union.flatten()[index].to(advantages).view(shape)
+    uses_union = plan.uses_union[prompt].to(advantages.device).view(shape)
+    return torch.where(uses_union, union, advantages * factor)

@@ -1,0 +1,34 @@
+"""The stage `hpt`: recipes that train with HybridPostTrainer."""
+
+from transformers import Trainer
+
+from hpt_trl.methods.hybrid.config import HybridPostConfig
+from hpt_trl.methods.hybrid.routing import refuse_what_cannot_work
+from hpt_trl.methods.hybrid.trainer import HybridPostTrainer
+from hpt_trl.recipes.resolving import Recipe
+from hpt_trl.recipes.stages import Stage, StageInputs
+
+
+def check(recipe: Recipe) -> None:
+    """Refuse settings that the trainer would refuse, before anything is loaded."""
+    try:
+        refuse_what_cannot_work(recipe.config, {})
+    except ValueError as error:
+        raise recipe.place(error) from None
+
+
+def build(inputs: StageInputs) -> Trainer:
+    return HybridPostTrainer(**inputs.rollout_arguments())
+
+
+STAGE = Stage(
+    name="hpt",
+    config_class=HybridPostConfig,
+    build=build,
+    check=check,
+    needs_demonstration=lambda config: config.uses_demonstrations and config.on_missing_demonstration == "error",
+    demonstration_column=lambda config: config.demonstration_column,
+    rewards="required",
+    completion_length=lambda config: config.max_completion_length,
+    success_threshold=lambda config: config.success_threshold,
+)

@@ -1,0 +1,154 @@
+"""The critic: a value head on the policy's trunk, or a value model of its own.
+
+Either is a submodule of the policy, so that one forward pass gives both, and optimizer, DDP and checkpoints take it
+along. It is no part of the language model: it is taken out while the model is saved or sent to vLLM, and has a file of
+its own beside the model.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from trl.trainer.utils import get_config_model_id
+
+from hpt_trl.errors import UserError
+from hpt_trl.models.sharded_weights import whole
+
+# In a folder of its own: vLLM takes every *.safetensors beside a model for the model's.
+VALUE_HEAD_FILE = "value_head/value_head.safetensors"
+_NAME = "value_head"
+
+logger = logging.getLogger(__name__)
+
+
+class ValueHead(nn.Module):
+    """V = w . h + b of the trunk's last hidden state, in float32; 0 everywhere at first."""
+
+    def __init__(self, hidden_size: int):
+        super().__init__()
+        self.linear = nn.Linear(hidden_size, 1)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, hidden: Float[Tensor, "rows tokens width"], inputs: Any) -> Float[Tensor, "rows tokens"]:
+        with torch.autocast(hidden.device.type, enabled=False):
+            return self.linear(hidden.to(self.linear.weight.dtype)).squeeze(-1).float()
+
+
+class ValueModel(nn.Module):
+    """A trunk of its own under a value head: a sequence classifier (its head is taken over) or a causal model."""
+
+    def __init__(self, name: str, **settings: Any):
+        super().__init__()
+        # Trained weights: in the type that they are stored in, small updates might be rounded away.
+        classifier = AutoModelForSequenceClassification.from_pretrained(
+            name, num_labels=1, dtype=torch.float32, **settings
+        )
+        self.trunk = classifier.base_model
+        self.head = ValueHead(classifier.config.get_text_config().hidden_size)
+        score = dict(classifier.named_children()).get("score")
+        architectures = classifier.config.architectures or []
+        if isinstance(score, nn.Linear) and any("SequenceClassification" in kind for kind in architectures):
+            with torch.no_grad(), whole(score.weight):
+                self.head.linear.weight.copy_(score.weight)
+
+    def forward(self, hidden: Tensor, inputs: dict[str, Any]) -> Float[Tensor, "rows tokens"]:
+        """Values of every position; the policy's hidden states are not used, only the inputs of its trunk."""
+        taken = {name: inputs[name] for name in ("input_ids", "attention_mask", "position_ids") if name in inputs}
+        return self.head(self.trunk(**taken, use_cache=False).last_hidden_state, inputs)
+
+
+def _base(policy: nn.Module) -> PreTrainedModel:
+    """The model under a PEFT adapter, or the model itself."""
+    model: Any = policy
+    return model.get_base_model() if isinstance(policy, PeftModel) else model
+
+
+class Critic:
+    """The value head (or model) of a policy: attached to it, asked along with it, kept out of its files.
+
+    A head that lies beside the weights that the policy was loaded from is taken up.
+
+    Args:
+        policy: the model that is trained, before it is wrapped for distributed training.
+        value_model: name or folder of a separate value model, None for a head on the policy's trunk.
+        settings: of `from_pretrained` for the value model.
+    """
+
+    def __init__(self, policy: nn.Module, value_model: str | None = None, **settings: Any):
+        self.policy = policy
+        base = _base(policy)
+        device = base.get_output_embeddings().weight.device
+        width = base.config.get_text_config().hidden_size
+        self.module: nn.Module = ValueHead(width) if value_model is None else ValueModel(value_model, **settings)
+        policy.add_module(_NAME, self.module.to(device))
+        source = get_config_model_id(base.config)
+        if value_model is None and source and (Path(source) / VALUE_HEAD_FILE).is_file():
+            try:
+                self.load(source)
+            except UserError as error:
+                logger.warning("The value head starts at zero: %s", error)
+
+    @contextmanager
+    def asked(self) -> Iterator[list[Float[Tensor, "rows tokens"]]]:
+        """While open, each forward pass of the policy adds the values of its positions to the list.
+
+        A value stands at the position whose output predicts the next token: V(s_t), before token t is chosen.
+        """
+        values: list[Tensor] = []
+
+        def ask(trunk: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
+            inputs = kwargs if "input_ids" in kwargs or not args else {**kwargs, "input_ids": args[0]}
+            values.append(self.module(output.last_hidden_state, inputs))
+
+        hook = _base(self.policy).base_model.register_forward_hook(ask, with_kwargs=True)
+        try:
+            yield values
+        finally:
+            hook.remove()
+
+    @contextmanager
+    def detached(self) -> Iterator[None]:
+        """While open, the policy is the plain language model: what is saved, or sent to vLLM."""
+        del self.policy._modules[_NAME]
+        try:
+            yield
+        finally:
+            self.policy.add_module(_NAME, self.module)
+
+    def split(self, state_dict: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Returns the parts of a policy's weights that are the language model's and the critic's, by their names."""
+        mine = f"{_NAME}."
+        critic = {name.removeprefix(mine): value for name, value in state_dict.items() if name.startswith(mine)}
+        return {name: value for name, value in state_dict.items() if not name.startswith(mine)}, critic
+
+    def save(self, folder: str | Path, state_dict: dict[str, Tensor] | None = None) -> None:
+        """Writes the critic's weights: its own, or those that were gathered from all processes."""
+        weights = self.module.state_dict() if state_dict is None else state_dict
+        state = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+        file = Path(folder) / VALUE_HEAD_FILE
+        file.parent.mkdir(exist_ok=True)
+        save_file(state, file)
+
+    def load(self, folder: str | Path) -> None:
+        """Loads what `save` wrote.
+
+        Raises:
+            UserError: the folder has no value head, or one of another shape.
+        """
+        file = Path(folder) / VALUE_HEAD_FILE
+        if not file.is_file():
+            raise UserError(f"{file} is missing: the checkpoint was not written by PPO, or not to its end.")
+        try:
+            self.module.load_state_dict(load_file(file))
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{file} belongs to another critic (see `value_model_name_or_path`): {reason}") from error

@@ -1,0 +1,390 @@
+"""PPOTrainer: GRPOTrainer with a learned critic.
+
+What is wrapped of the base, and why:
+
+    _generate_and_score_completions       adds old log-probabilities, values, returns and GAE advantages to the rollouts
+    _prepare_inputs                       deals rollouts of like length to a micro-batch and trims the padding
+    _get_per_token_logps_and_entropies    asks the critic in the same forward pass, of rows without a gap
+    _compute_loss                         adds the value loss to the base's clipped surrogate
+    _generate, _save, ...                 keep the critic out of vLLM and out of the model's files, and save it beside
+
+The base generates, scores, masks tool outputs, corrects for vLLM, clips and accumulates; nothing of it is copied.
+"""
+
+import copy
+import json
+import textwrap
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+from trl.models.utils import disable_gradient_checkpointing, prepare_deepspeed, prepare_fsdp
+from trl.trainer.utils import add_fused_lm_head, create_model_from_path, use_adapter
+
+from hpt_trl.methods.ppo.config import PPOConfig
+from hpt_trl.methods.ppo.critic import Critic
+from hpt_trl.methods.ppo.estimator import (
+    KLController,
+    explained_variance,
+    generalized_advantages,
+    normalized_scores,
+    token_rewards,
+    value_loss,
+    whiten,
+)
+from hpt_trl.models.loading import hidden_adapter
+from hpt_trl.rollouts.rows import Forward, Row, collate, deal, unpad
+from hpt_trl.rollouts.trainer import RolloutTrainer
+
+_CONTROLLER_FILE = "kl_controller.json"
+_REFERENCE = "reference"  # name of the frozen copy of an adapter that was passed
+_UPDATE_METRICS = ("value_loss", "value_clipfrac", "clipfrac", "ratio", "approx_kl")
+
+
+def loss_mask(batch: dict[str, Any]) -> Tensor:
+    """1.0 on the policy's own tokens, 0.0 on a tool's and on padding. Shape: (rows, completion tokens)."""
+    mask = batch["completion_mask"]
+    return (mask * batch["tool_mask"] if "tool_mask" in batch else mask).float()
+
+
+def refuse_what_cannot_work(args: PPOConfig) -> None:
+    """Find settings that cannot work before anything is loaded.
+
+    Raises:
+        ValueError: the first such setting, by its name.
+    """
+    if args.ddp_find_unused_parameters:
+        raise ValueError(
+            "`ddp_find_unused_parameters` is true; DDP would look for the critic in the model's output, where it is "
+            "not. Drop the key."
+        )
+
+
+class PPOTrainer(RolloutTrainer):
+    """Proximal Policy Optimization with a learned critic (arXiv 1707.06347; for language models 1909.08593).
+
+    Takes the arguments of `trl.GRPOTrainer`, with `args` a `PPOConfig`; rewards are functions, reward models or both.
+    The reference of the KL term is the policy as it was passed: with LoRA the model without (or with the initial)
+    adapter, otherwise a frozen copy.
+
+    Raises:
+        ValueError: settings that cannot work together; the message gives the reason.
+        UserError: a reward fails, or a checkpoint lacks its value head.
+    """
+
+    args: PPOConfig
+    model: PreTrainedModel
+
+    _tag_names = ["trl", "ppo"]
+    _name = "PPO"
+    _paper = {
+        "title": "Proximal Policy Optimization Algorithms",
+        "id": "1707.06347",
+        "citation": textwrap.dedent("""\
+            @article{schulman2017proximal,
+                title  = {{Proximal Policy Optimization Algorithms}},
+                author = {John Schulman and Filip Wolski and Prafulla Dhariwal and Alec Radford and Oleg Klimov},
+                year   = 2017,
+                eprint = {arXiv:1707.06347},
+            }"""),
+    }
+
+    def __init__(
+        self, model: "str | PreTrainedModel", reward_funcs: Any = None, args: PPOConfig | None = None, **kwargs: Any
+    ):
+        if args is None:
+            name = model if isinstance(model, str) else model.config._name_or_path
+            args = PPOConfig(f"{name.split('/')[-1]}-PPO")
+        refuse_what_cannot_work(args)
+        # DDP would look for the critic in the model's output, which has only the policy's part.
+        args.ddp_find_unused_parameters = False
+        passed_adapter = isinstance(model, PeftModel)
+        super().__init__(model, reward_funcs, args, **kwargs)
+        self._adapter_reference: str | None = None
+        if args.kl_coef != 0.0:
+            self._make_reference(model, passed_adapter)
+        self._critic = Critic(self.model, args.value_model_name_or_path, trust_remote_code=args.trust_remote_code)
+        self._kl_controller = KLController(
+            args.kl_coef,
+            adaptive=args.kl_controller == "adaptive",
+            target=args.kl_target,
+            horizon=args.kl_horizon,
+        )
+        self._defer_old_logps = False
+        self._forward: Forward | None = None
+        self._scored: tuple[Tensor, Tensor]  # log-probabilities and values of a micro-batch
+        self._window_sums = torch.zeros(len(_UPDATE_METRICS) + 1, device=self.accelerator.device)
+
+    def _make_reference(self, passed: "str | PreTrainedModel", passed_adapter: bool) -> None:
+        """The base rebuilds its reference from the config's name; ours are the weights that were passed."""
+        policy: Any = self.model
+        if passed_adapter:
+            # What was passed is base model and adapter; disabling the adapter would take a part of it away.
+            active = policy.active_adapter
+            policy.add_adapter(_REFERENCE, policy.peft_config[active])
+            for name, value in policy.named_parameters():
+                if f".{active}." in name:
+                    copied = policy.get_parameter(name.replace(f".{active}.", f".{_REFERENCE}."))
+                    copied.requires_grad_(False).copy_(value.detach())
+            self._adapter_reference = _REFERENCE
+        elif not isinstance(policy, PeftModel):
+            spread = is_deepspeed_zero3_enabled()
+            reference: Any = self._spread_reference(passed) if spread else copy.deepcopy(policy)
+            reference.eval().requires_grad_(False)
+            if self.is_deepspeed_enabled:
+                reference = prepare_deepspeed(reference, self.accelerator)
+            elif self.is_fsdp_enabled:
+                reference = prepare_fsdp(reference, self.accelerator)
+            else:
+                reference = self.accelerator.prepare_model(reference, evaluation_mode=True)
+            self.ref_model = reference
+
+    def _spread_reference(self, passed: "str | PreTrainedModel") -> PreTrainedModel:
+        """ZeRO-3 has spread the policy's weights over the processes; the reference is read from the same files."""
+        if not isinstance(passed, str):
+            raise ValueError("ZeRO-3 spreads the weights of `model`, which cannot be copied; pass its name or folder.")
+        settings: dict[str, Any] = {"dtype": self.model.dtype, "trust_remote_code": self.args.trust_remote_code}
+        settings |= {"device_map": None, **(self.args.model_init_kwargs or {})}  # type: ignore[dict-item]
+        reference = create_model_from_path(passed, **settings)
+        add_fused_lm_head(reference, temperature=self.temperature, cast_lm_head_to_fp32=self.args.cast_lm_head_to_fp32)
+        return reference
+
+    def _all_sum(self, value: Tensor) -> Tensor:
+        return self.accelerator.reduce(value, reduction="sum")
+
+    # Rollouts: scores, values, advantages.
+
+    def _generate(self, *args: Any, **kwargs: Any) -> Any:
+        # All of it: weights go to vLLM before a turn, and before a `rollout_func`. Elsewhere it is not in the way.
+        with self._critic.detached() if self.use_vllm else nullcontext():
+            return super()._generate(*args, **kwargs)
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        if not self.model.training:
+            return super()._generate_and_score_completions(inputs)
+        # The base would compute old log-probabilities in the padding of the whole batch; ours come with the values.
+        # Only its correction for vLLM needs them inside.
+        self._defer_old_logps = not (self.use_vllm and self.vllm_importance_sampling_correction)
+        try:
+            batch = super()._generate_and_score_completions(inputs)
+        finally:
+            self._defer_old_logps = False
+        scores = self._scores(batch)
+        if scores.isnan().any():
+            # A rollout without a score teaches nothing: none of its tokens counts as the policy's own.
+            own = batch.get("tool_mask", torch.ones_like(batch["completion_mask"]))
+            batch["tool_mask"] = own * (~scores.isnan()).unsqueeze(1).to(own.dtype)
+            scores = scores.nan_to_num(0.0)
+        mask = loss_mask(batch)
+        old_logps, values, ref_logps = self._score_rollouts(batch)
+        rewards = token_rewards(old_logps, ref_logps, mask, scores, self._kl_controller.coefficient)
+        advantages, returns = generalized_advantages(rewards, values, mask, self.args.gamma, self.args.lam)
+        self._log_rollouts(mask, scores, old_logps, ref_logps, values, returns)
+        if self.args.whiten_advantages:
+            advantages = whiten(advantages, mask, self._all_sum)
+        batch |= {"old_per_token_logps": old_logps, "advantages": advantages, "values": values, "returns": returns}
+        return batch
+
+    def _scores(self, batch: dict[str, Any]) -> Tensor:
+        """Score of each local completion: the weighted reward, normalized as the settings say; NaN without one."""
+        args, ids = self.args, batch["completion_ids"]
+        rewards = self._weighted_rewards(self._rewards).float()
+        if args.missing_eos_penalty is not None:
+            last = batch["completion_mask"].sum(1, keepdim=True).clamp(min=1) - 1
+            ended = torch.isin(ids.gather(1, last), torch.tensor(self.eos_token_ids, device=ids.device))
+            rewards = rewards - args.missing_eos_penalty * (~self.accelerator.gather(ended[:, 0])).float()
+        scores = normalized_scores(
+            rewards, self.num_generations, args.score_centering, args.score_scaling, args.score_clip
+        )
+        first = self.accelerator.process_index * len(ids)
+        return scores[first : first + len(ids)]
+
+    @torch.no_grad()
+    def _score_rollouts(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Old log-probabilities, values and the reference's log-probabilities, each (rollouts, completion tokens)."""
+        rows, width = unpad(batch), batch["completion_ids"].size(1)
+        slots = deal([len(row) for row in rows], max(1, len(rows) // self.args.per_device_train_batch_size))
+        forwards = [(slot, self._forward_of([rows[i] for i in slot])) for slot in slots]
+        zeros = torch.zeros(batch["completion_ids"].shape, device=batch["completion_ids"].device)
+        old_logps, values, ref_logps = zeros, zeros.clone(), None
+        checkpointing: Any = self.args.gradient_checkpointing_kwargs
+        with disable_gradient_checkpointing(self.model, checkpointing):
+            for slot, forward in forwards:
+                logps, _, _, of_critic = self._pass(self.model, forward, width)
+                old_logps[slot], values[slot] = logps, of_critic
+            if self.args.kl_coef != 0.0:
+                ref_logps = torch.zeros_like(zeros)
+                policy: Any = self.accelerator.unwrap_model(self.model)
+                switched = (
+                    nullcontext() if self.ref_model else use_adapter(policy, adapter_name=self._adapter_reference)
+                )
+                with switched:
+                    for slot, forward in forwards:
+                        logps, _, _ = super()._get_per_token_logps_and_entropies(
+                            self.ref_model or self.model, **forward.arguments
+                        )
+                        ref_logps[slot] = forward.completions(logps, slice(None), width)
+        return old_logps, values, ref_logps
+
+    def _forward_of(self, rows: list[Row]) -> Forward:
+        return Forward.of(rows, self._tokenizer.pad_token_id, self.pad_to_multiple_of)
+
+    def _pass(
+        self, model: Any, forward: Forward, width: int, **kwargs: Any
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
+        """One forward pass of policy and critic.
+
+        Returns:
+            Log-probabilities, entropies (None if not asked for), the load-balancing loss of a mixture of experts, and
+            values; per token (rows, width) from the completion's first token on, 0 after its end.
+        """
+        with self._critic.asked() as chunks:
+            logps, entropies, aux_loss = super()._get_per_token_logps_and_entropies(model, **kwargs | forward.arguments)
+        kept, every = forward.arguments["logits_to_keep"], slice(None)
+        # The last position predicts a token that is not there.
+        values = torch.cat([chunk[:, :-1][:, -kept:] for chunk in chunks])
+        entropies = None if entropies is None else forward.completions(entropies, every, width)
+        return (
+            forward.completions(logps, every, width),
+            entropies,
+            aux_loss,
+            forward.completions(values, every, width),
+        )
+
+    def _log_rollouts(
+        self,
+        mask: Tensor,
+        scores: Tensor,
+        old_logps: Tensor,
+        ref_logps: Tensor | None,
+        values: Tensor,
+        returns: Tensor,
+    ) -> None:
+        """Log the rollouts as they are before the update, and steer the KL coefficient by them."""
+        completions = self._all_sum((mask.sum(1) > 0).float().sum()).clamp(min=1)
+        tokens = self._all_sum(mask.sum()).clamp(min=1)
+        metrics = self._metrics["train"]
+        metrics["ppo/score"].append((self._all_sum(scores.sum()) / completions).item())
+        metrics["ppo/returns_mean"].append((self._all_sum((returns * mask).sum()) / tokens).item())
+        metrics["ppo/values_mean"].append((self._all_sum((values * mask).sum()) / tokens).item())
+        metrics["ppo/explained_variance"].append(explained_variance(values, returns, mask, self._all_sum))
+        if ref_logps is not None:
+            kl = (self._all_sum(((old_logps - ref_logps) * mask).sum()) / completions).item()
+            metrics["ppo/kl"].append(kl)
+            metrics["ppo/kl_coef"].append(self._kl_controller.coefficient)
+            metrics["ppo/non_score_reward"].append(-self._kl_controller.coefficient * kl)
+            self._kl_controller.update(kl, int(completions))
+
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        before = self._buffered_inputs
+        inputs = super()._prepare_inputs(generation_batch)
+        if self.model.training and self._buffered_inputs is not before:
+            self._buffered_inputs = self._trimmed(self._buffered_inputs)
+            inputs = self._buffered_inputs[self._step % len(self._buffered_inputs)]
+        return inputs
+
+    def _trimmed(self, buffers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The micro-batches with rows of like length together and no wider than needed.
+
+        Rows stay in their optimizer step, whose loss is a sum over its micro-batches: the dealing changes nothing else.
+        """
+        per_step = self.args.gradient_accumulation_steps
+        if len(buffers) % per_step:
+            per_step = 1
+        trimmed = []
+        for first in range(0, len(buffers), per_step):
+            window = buffers[first : first + per_step]
+            rows = [row for buffer in window for row in unpad(buffer)]
+            for slot, buffer in zip(deal([len(row) for row in rows], per_step), window, strict=True):
+                batch = collate([rows[i] for i in slot], self._tokenizer.pad_token_id, self.pad_to_multiple_of)
+                trimmed.append(batch | {"num_items_in_batch": buffer["num_items_in_batch"]})
+        return trimmed
+
+    # The update: the base's surrogate and the value loss.
+
+    def _get_per_token_logps_and_entropies(
+        self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        if self._defer_old_logps:
+            return torch.zeros(len(input_ids), logits_to_keep, device=input_ids.device), None, None
+        if self._forward is None:
+            return super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
+            )
+        logps, entropies, aux_loss, values = self._pass(model, self._forward, logits_to_keep, **kwargs)
+        self._scored = logps.detach(), values
+        return logps, entropies, aux_loss
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        if "returns" not in inputs:  # evaluation
+            return super()._compute_loss(model, inputs)
+        self._forward = self._forward_of(unpad(inputs))
+        try:
+            loss = super()._compute_loss(model, inputs)
+        finally:
+            self._forward = None
+        args, (logps, values) = self.args, self._scored
+        mask = loss_mask(inputs)
+        per_token, clipped = value_loss(values, inputs["values"], inputs["returns"], args.cliprange_value)
+        # Loss tokens of one optimizer step, averaged over the generation batch: the base's own denominator for `dapo`.
+        share = self.current_gradient_accumulation_steps / int(args.steps_per_generation or 1)
+        tokens = inputs["num_items_in_batch"].clamp(min=1) * share / self.accelerator.num_processes
+        critic_loss = (per_token * mask).sum() / tokens
+        with torch.no_grad():
+            log_ratio = (logps - inputs["old_per_token_logps"]) * mask
+            ratio, advantages = log_ratio.exp(), inputs["advantages"]
+            outside = torch.where(advantages > 0, ratio > 1 + self.epsilon_high, ratio < 1 - self.epsilon_low)
+            self._log_update(mask, per_token, clipped, outside, ratio, 0.5 * log_ratio.square())
+        return loss + args.vf_coef * critic_loss
+
+    def _log_update(self, mask: Tensor, *per_token: Tensor) -> None:
+        """Add up `_UPDATE_METRICS` over the tokens of an optimizer step and log their means at its end."""
+        self._window_sums += torch.stack([mask.sum(), *((values * mask).sum() for values in per_token)])
+        if self.accelerator.sync_gradients:
+            tokens, *sums = self._all_sum(self._window_sums).tolist()
+            for name, value in zip(_UPDATE_METRICS, sums, strict=True):
+                self._metrics["train"][f"ppo/{name}"].append(value / max(tokens, 1.0))
+            self._window_sums = torch.zeros_like(self._window_sums)
+
+    # Files: the model without the critic, the critic and the controller beside it.
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """`state_dict`: what FSDP and DeepSpeed gathered, critic included; None where the weights are whole."""
+        model, critic = (None, None) if state_dict is None else self._critic.split(state_dict)
+        # The frozen copy is made anew from the adapter that a run starts from.
+        with hidden_adapter(self.model, _REFERENCE), self._critic.detached():
+            super()._save(output_dir, model)
+        if self.args.should_save:
+            self._critic.save(output_dir or str(self.args.output_dir), critic)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        if self.args.should_save:
+            (Path(output_dir) / _CONTROLLER_FILE).write_text(json.dumps({"kl_coef": self._kl_controller.coefficient}))
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        super()._load_rng_state(checkpoint)
+        if checkpoint is not None and (file := Path(checkpoint) / _CONTROLLER_FILE).is_file():
+            self._kl_controller.coefficient = json.loads(file.read_text())["kl_coef"]
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self.is_fsdp_enabled:  # its own files hold the critic as a part of the model, like DeepSpeed's
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        with self._critic.detached():
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        self._critic.load(resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            super()._load_best_model()
+            return
+        with self._critic.detached():
+            super()._load_best_model()
+        if self.state.best_model_checkpoint is not None:
+            self._critic.load(self.state.best_model_checkpoint)

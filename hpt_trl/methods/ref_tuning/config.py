@@ -1,0 +1,30 @@
+"""The recipe keys of the stage `ref_tuning`."""
+
+from dataclasses import dataclass, field
+
+from trl import SFTConfig
+
+from hpt_trl.data.solutions import SolutionArguments
+
+
+@dataclass
+class RefTuningConfig(SFTConfig):
+    """TRL's SFTConfig, and the models that are kept along the run."""
+
+    checkpoint_fraction: float | None = field(
+        default=0.2,
+        metadata={
+            "help": "Keep a model after every such share of the run, and the one with the lowest held-out loss, in "
+            "`checkpoints`; null: the last one alone."
+        },
+    )
+
+
+@dataclass
+class RefTuningArguments(SolutionArguments):
+    """Which solutions are drawn; their prompt is Alpaca's text, not a chat."""
+
+    conversational: bool | None = field(
+        default=False,
+        metadata={"help": "Put the Alpaca prompt and the solution into user and assistant messages."},
+    )

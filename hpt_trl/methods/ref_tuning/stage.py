@@ -1,0 +1,166 @@
+"""The stage `ref_tuning`: recipes that fine-tune a reference model on solutions with TRL's own SFTTrainer."""
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase, Trainer
+from trl import SFTTrainer
+
+from hpt_trl.data.loading import Splits, columns_for
+from hpt_trl.data.solutions import SAMPLING_RULES, draw, sampling_of
+from hpt_trl.data.sources import ROW
+from hpt_trl.errors import UserError
+from hpt_trl.methods.ref_tuning.checkpoints import KeptModels, kept
+from hpt_trl.methods.ref_tuning.config import RefTuningArguments, RefTuningConfig
+from hpt_trl.methods.ref_tuning.template import alpaca_prompt, response
+from hpt_trl.models.loading import load_tokenizer
+from hpt_trl.recipes.resolving import Recipe
+from hpt_trl.recipes.stages import Stage, StageInputs
+from hpt_trl.settings.ranges import Rule, one_of
+
+logger = logging.getLogger(__name__)
+
+
+def check(recipe: Recipe) -> None:
+    """Refuse what cannot work before the data is read.
+
+    Raises:
+        UserError: the first such setting.
+    """
+    sampling_of(recipe)
+    config = recipe.config
+    if config.completion_only_loss is False:
+        raise recipe.error("completion_only_loss", "false: a reference is tuned on the solutions alone; drop the line.")
+    if config.load_best_model_at_end:
+        raise recipe.error(
+            "load_best_model_at_end",
+            "true: the best model is kept as `checkpoints/best`, beside the last one; drop the line.",
+        )
+
+
+def sample(recipe: Recipe, splits: Splits) -> Splits:
+    """Draw the solutions and make demonstrations of them: Alpaca's prompt and the solution.
+
+    Raises:
+        UserError: no solution to train on.
+    """
+    tokenizer = _tokenizer(recipe)
+    train = _demonstrations(recipe, splits.train, splits.source, tokenizer)
+    test = None
+    if splits.test is not None:
+        test = _demonstrations(recipe, splits.test, splits.test_source, tokenizer, held_out=True)
+    return replace(splits, train=train, test=test, layout="demonstrations")
+
+
+def build(inputs: StageInputs) -> Trainer:
+    trainer = SFTTrainer(
+        train_dataset=columns_for(inputs.splits.train, "prompt", "completion"),
+        eval_dataset=columns_for(inputs.splits.test, "prompt", "completion"),
+        **inputs.trainer_arguments(),
+    )
+    if inputs.config.checkpoint_fraction is not None:
+        trainer.add_callback(KeptModels(trainer, inputs.config.checkpoint_fraction))
+    return trainer
+
+
+def finish(trainer: Trainer) -> None:
+    """Say which models were kept beside the last one."""
+    said = kept(Path(str(trainer.args.output_dir)), trainer.state)
+    if said is not None and trainer.is_world_process_zero():
+        print(f"\nCheckpoints in {said}")
+
+
+def _tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase | None:
+    """The model's tokenizer; None for a model that an earlier stage of a pipeline has yet to make.
+
+    Any other that cannot be loaded is refused where the model is.
+    """
+    args = recipe.model_args
+    try:
+        tokenizer = load_tokenizer(
+            str(args.model_name_or_path),
+            revision=args.model_revision,
+            trust_remote_code=recipe.setting("trust_remote_code", False),
+        )
+    except UserError:
+        return None
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise recipe.error(
+            "model_name_or_path", f"{args.model_name_or_path} has a processor for images; name a text model."
+        )
+    tokenizer.eos_token = recipe.config.eos_token or tokenizer.eos_token
+    if tokenizer.eos_token is None:
+        raise recipe.error(
+            "eos_token",
+            f"the tokenizer of {args.model_name_or_path} has no end-of-sequence token, which has to close every "
+            "solution; name one of its tokens.",
+        )
+    return tokenizer
+
+
+def _demonstrations(
+    recipe: Recipe, rows: Dataset, source: str, tokenizer: PreTrainedTokenizerBase | None, *, held_out: bool = False
+) -> Dataset:
+    drawn = draw(rows, source, sampling_of(recipe, held_out=held_out))
+    if drawn.shortage and not held_out:
+        logger.warning("%s: %s.", source, drawn.shortage)
+    if recipe.config.process_index == 0:
+        print(f"Drawn from {source}: {drawn.summary}")
+    rows = rows.select(drawn.rows)
+    inputs = rows["input"] if "input" in rows.column_names else [None] * len(rows)
+    made = Dataset.from_dict(
+        {
+            "prompt": [alpaca_prompt(*pair) for pair in zip(rows["instruction"], inputs, strict=True)],
+            "completion": [response(output) for output in rows["output"]],
+            **{name: rows[name] for name in (ROW, "problem_id", "difficulty") if name in rows.column_names},
+        }
+    )
+    return made if tokenizer is None else _short_enough(recipe, made, source, tokenizer)
+
+
+def _short_enough(recipe: Recipe, rows: Dataset, source: str, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    """The rows that fit into `max_length`: a longer one would be cut, and its solution would never end."""
+    longest = recipe.config.max_length
+    if longest is None:
+        return rows
+    keep = []
+    for start in range(0, len(rows), 1000):
+        batch = rows[start : start + 1000]
+        texts = [a + b + str(tokenizer.eos_token) for a, b in zip(batch["prompt"], batch["completion"], strict=True)]
+        lengths = map(len, tokenizer(text=texts, verbose=False)["input_ids"])
+        keep += [start + place for place, length in enumerate(lengths) if length <= longest]
+    if not keep:
+        raise recipe.error(
+            "max_length", f"all {len(rows)} solutions drawn from {source} have more than {longest} tokens."
+        )
+    if len(keep) < len(rows):
+        logger.warning(
+            "%s: %d of the %d drawn solutions have more than %d tokens with their prompt (`max_length`) and are left "
+            "out.",
+            source,
+            len(rows) - len(keep),
+            len(rows),
+            longest,
+        )
+    return rows.select(keep)
+
+
+STAGE = Stage(
+    name="ref_tuning",
+    config_class=RefTuningConfig,
+    argument_class=RefTuningArguments,
+    check=check,
+    build=build,
+    finish=finish,
+    rules=(
+        *SAMPLING_RULES,
+        Rule(("checkpoint_fraction",), lambda value: 0 < value < 1, "above 0 to below 1, or null"),
+        one_of("loss_type", "nll", "dft"),
+        one_of("truncation_mode", "keep_start", "keep_end"),
+    ),
+    layout=lambda arguments: "solutions",
+    sample=sample,
+    measures_held_out=True,
+)

@@ -1,0 +1,60 @@
+"""What a run keeps of its selections for reading: a sample of a batch now and then, in selections.jsonl."""
+
+import json
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase, TrainerCallback
+
+from hpt_trl.methods.rho1.page import SELECTIONS_FILE
+from hpt_trl.runs.reporting import valid_json, write_atomically
+
+# Tokens of a sample, and those before a token that its text is taken with.
+_MOST, _CONTEXT = 1024, 8
+
+
+class SelectionSamples(TrainerCallback):
+    """Writes the sample of the first logged step, and of the first one after each doubling of the steps.
+
+    A run of any length then leaves a dozen, dense at the start, where the selection changes most. What a run before
+    this one left behind the step where this one begins goes.
+    """
+
+    def __init__(self, output_dir: str | Path, tokenizer: PreTrainedTokenizerBase):
+        self.path = Path(output_dir) / SELECTIONS_FILE
+        self.tokenizer = tokenizer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.is_world_process_zero and self.path.exists():
+            self._store([line for line in self._lines() if line["step"] <= state.global_step])
+
+    def write(self, step: int, ids: list[int], figures: dict[str, Any]) -> None:
+        """Adds the sample of a step, unless it is too close to the last one.
+
+        Args:
+            step: optimizer steps done.
+            ids: token ids of a sequence.
+            figures: what else belongs to the line; lists are cut like the tokens.
+        """
+        lines = self._lines() if self.path.exists() else []
+        if lines and step < 2 * lines[-1]["step"]:
+            return
+        ids = ids[:_MOST]
+        cut = {name: value[:_MOST] if isinstance(value, list) else value for name, value in figures.items()}
+        tokens = [self._text(ids, place) for place in range(len(ids))]
+        self._store([*lines, valid_json({"step": step, **cut, "tokens": tokens})])
+
+    def _text(self, ids: list[int], place: int) -> str:
+        """A token's text where it stands: by itself a tokenizer may drop its leading space, or a part of a letter."""
+        before = str(self.tokenizer.decode(ids[max(place - _CONTEXT, 0) : place]))
+        whole = str(self.tokenizer.decode(ids[max(place - _CONTEXT, 0) : place + 1]))
+        shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, whole, strict=False)))
+        return whole[shared:]
+
+    def _lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
+
+    def _store(self, lines: list[dict[str, Any]]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))

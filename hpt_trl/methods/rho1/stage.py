@@ -1,0 +1,103 @@
+"""The stage `rho1`: recipes that train on selected tokens with Rho1Trainer."""
+
+from dataclasses import dataclass, field
+from typing import cast
+
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase, Trainer
+
+from hpt_trl.data.loading import columns_for
+from hpt_trl.errors import UserError
+from hpt_trl.methods.rho1.config import Rho1Config
+from hpt_trl.methods.rho1.reference import check_reference
+from hpt_trl.methods.rho1.trainer import Rho1Trainer
+from hpt_trl.methods.sft.stage import COLUMNS
+from hpt_trl.recipes.arguments import RecipeArguments
+from hpt_trl.recipes.resolving import Recipe
+from hpt_trl.recipes.stages import Layout, Stage, StageInputs
+from hpt_trl.settings.ranges import one_of
+
+LAYOUTS = ("documents", "demonstrations")
+
+
+@dataclass
+class Rho1Arguments(RecipeArguments):
+    """Which rows Rho-1 trains on."""
+
+    dataset_layout: str = field(
+        default="documents",
+        metadata={
+            "help": "`documents`: plain text (column `text`), trained on as a whole; `demonstrations`: prompt and "
+            "completion (or `messages`), trained on the completion.",
+            "choices": list(LAYOUTS),
+        },
+    )
+
+
+def layout(arguments: RecipeArguments) -> Layout:
+    """The layout that a recipe asks for."""
+    return cast(Layout, cast(Rho1Arguments, arguments).dataset_layout)
+
+
+def training_rows(rows: Dataset | None) -> Dataset | None:
+    """The columns that the trainer reads: `text` of documents, otherwise those of a demonstration."""
+    documents = rows is not None and "prompt" not in rows.column_names
+    return columns_for(rows, *(("text",) if documents else COLUMNS))
+
+
+def check(recipe: Recipe) -> None:
+    """Refuse what cannot work before the data is read.
+
+    Raises:
+        UserError: the first such setting.
+    """
+    config, arguments = recipe.config, recipe.arguments
+    if layout(arguments) == "documents" and arguments.eval_samples > 0:
+        raise recipe.error(
+            "eval_samples",
+            f"{arguments.eval_samples}, but documents hold no prompts to answer (the loss is measured on all held-out "
+            "rows anyway); drop the line, or write `dataset_layout: demonstrations`.",
+        )
+    if config.dataset_text_field != "text":
+        raise recipe.error(
+            "dataset_text_field",
+            f"{config.dataset_text_field}: write `column_mapping: {{text: {config.dataset_text_field}}}` instead.",
+        )
+
+
+def check_tokenizer(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a reference that is missing, or that reads other tokens.
+
+    Raises:
+        UserError: what differs.
+    """
+    if not recipe.config.needs_reference:
+        return
+    try:
+        check_reference(recipe.config, tokenizer, model=recipe.model_args.model_name_or_path)
+    except UserError as error:
+        message = str(error).removeprefix("reference_model_name_or_path: ")
+        raise recipe.error("reference_model_name_or_path", message) from error
+
+
+def build(inputs: StageInputs) -> Trainer:
+    return Rho1Trainer(
+        train_dataset=training_rows(inputs.splits.train),
+        eval_dataset=training_rows(inputs.splits.test),
+        **inputs.trainer_arguments(),
+    )
+
+
+STAGE = Stage(
+    name="rho1",
+    config_class=Rho1Config,
+    argument_class=Rho1Arguments,
+    check=check,
+    check_tokenizer=check_tokenizer,
+    build=build,
+    rules=(one_of("dataset_layout", *LAYOUTS), one_of("truncation_mode", "keep_start", "keep_end")),
+    layout=layout,
+    needs_demonstration=lambda config: True,
+    rewards="optional",
+    measures_held_out=True,
+)

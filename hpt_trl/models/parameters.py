@@ -1,0 +1,90 @@
+"""Numbers of parameters, counted on the architecture itself, built without storage."""
+
+import copy
+import dataclasses
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+    from trl import ModelConfig
+
+
+class Parameters(NamedTuple):
+    """Numbers of parameters.
+
+    Attributes:
+        total: of the base model, tied ones once.
+        linear: of the base model's linear layers without the head, which quantization and autocast apply to.
+        trainable: that the optimizer updates.
+        adapter: that LoRA adds; a part of `trainable`.
+        adapted_inputs: width of the inputs of all layers that LoRA adapts, together.
+        norms_heads: queries and keys are normalised (Qwen3).
+    """
+
+    total: int
+    linear: int
+    trainable: int
+    adapter: int
+    adapted_inputs: int = 0
+    norms_heads: bool = False
+
+
+def build_on_meta(config: "PretrainedConfig", *, scores: bool = False) -> "PreTrainedModel":
+    """Returns the model that a config describes, without storage for its parameters.
+
+    Args:
+        scores: as a sequence classifier with one output.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForSequenceClassification
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+    from hpt_trl.models.sharded_weights import whole_weights
+
+    kind: Any = AutoModelForImageTextToText if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING else None
+    if scores:
+        config, kind = copy.deepcopy(config), AutoModelForSequenceClassification
+        config.num_labels = 1
+    # In a process of ZeRO-3 it would be given storage, and spread.
+    with whole_weights(), torch.device("meta"):
+        return (kind or AutoModelForCausalLM).from_config(config)
+
+
+def count_parameters(
+    config: "PretrainedConfig", model_args: "ModelConfig | None" = None, *, scores: bool = False
+) -> Parameters:
+    """Counts parameters on the architecture itself; with `use_peft` by putting PEFT's own adapters into it.
+
+    Args:
+        scores: of a sequence classifier with one output.
+    """
+    import torch
+    from peft import get_peft_model
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from trl import get_peft_config
+
+    model = build_on_meta(config, scores=scores)
+    head = model.score if scores else model.get_output_embeddings()
+    total = sum(parameter.numel() for parameter in model.parameters())
+    linear = sum(
+        module.weight.numel()
+        for module in model.modules()
+        if isinstance(module, torch.nn.Linear) and module is not head
+    )
+    if scores and model_args is not None:
+        model_args = dataclasses.replace(model_args, lora_task_type="SEQ_CLS")
+    peft_config = None if model_args is None else get_peft_config(model_args)
+    norms_heads = any(name.endswith(".q_norm") for name, _ in model.named_modules())
+    if peft_config is None:
+        return Parameters(total, linear, trainable=total, adapter=0, norms_heads=norms_heads)
+    adapted = get_peft_model(model, peft_config)
+    return Parameters(
+        total,
+        linear,
+        trainable=sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad),
+        adapter=sum(parameter.numel() for parameter in adapted.parameters()) - total,
+        adapted_inputs=sum(
+            int(getattr(module, "in_features", 0)) for module in adapted.modules() if isinstance(module, BaseTunerLayer)
+        ),
+        norms_heads=norms_heads,
+    )

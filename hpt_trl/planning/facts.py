@@ -1,0 +1,167 @@
+"""What `hpt-trl check` prints of a recipe: one line per fact, before any weight is loaded."""
+
+from typing import cast
+
+from peft import PeftConfig
+from transformers import PretrainedConfig, PreTrainedTokenizerBase, ProcessorMixin
+
+from hpt_trl.data.row_checks import count_tokens
+from hpt_trl.models.loading import is_adapter, load_config
+from hpt_trl.planning import memory, memory_settings
+from hpt_trl.recipes.batches import processes
+from hpt_trl.recipes.resolving import Recipe
+from hpt_trl.rollouts.vllm import describe
+from hpt_trl.runs.evaluation import as_text, encode_prompts
+from hpt_trl.runs.preparation import Prepared
+
+# Rows that are measured for the estimate of memory.
+_MEASURED = 1000
+
+
+def facts(prepared: Prepared) -> str:
+    """Returns the recipe as it resolves: model, rows, rewards, batch, steps, evaluation, memory."""
+    recipe, config, splits = prepared.recipe, prepared.recipe.config, prepared.splits
+    per_device, accumulation = config.per_device_train_batch_size, config.gradient_accumulation_steps
+    batch = recipe.world_size * per_device * accumulation
+    model = prepared.model_config
+    rows, longest = _rows(prepared)
+    estimate = _estimate(prepared, longest)
+    name = prepared.model or "new, random weights"
+    lines = [
+        ("recipe", str(recipe.path)),
+        ("stage", recipe.stage.name),
+        ("model", f"{name} ({model.model_type}, dtype {recipe.model_args.dtype})"),
+        *rows,
+        ("held out", "none" if splits.test is None else f"{splits.test_source}, {len(splits.test):,} rows"),
+    ]
+    if prepared.rewards:
+        rewards = zip(prepared.rewards, prepared.reward_weights, strict=True)
+        lines.append(("rewards", ", ".join(f"{reward.__name__} (weight {weight:g})" for reward, weight in rewards)))
+    lines += [
+        (
+            "batch",
+            f"{processes(recipe.world_size)} x {per_device} rows x {accumulation} accumulation steps = {batch} "
+            + _per_step(prepared, batch),
+        ),
+        *([("rollouts", rollouts)] if (rollouts := describe(recipe)) else []),
+        ("steps", _steps(prepared, batch)),
+        ("evaluation", _evaluation(prepared)),
+        ("peak memory", _memory(recipe, estimate)),
+        ("device", "CPU" if config.use_cpu else str(config.device)),
+        ("output", config.output_dir + (f", resuming from {prepared.checkpoint}" if prepared.checkpoint else "")),
+    ]
+    return "\n".join(f"{name + ':':<15} {text}" for name, text in lines)
+
+
+def estimate_of(prepared: Prepared) -> memory.MemoryEstimate:
+    """Returns the estimate of one process's peak memory that `facts` shows."""
+    return _estimate(prepared, _rows(prepared)[1])
+
+
+def _estimate(prepared: Prepared, longest: int) -> memory.MemoryEstimate:
+    recipe, model = prepared.recipe, prepared.model_config
+    judges = [reward_model.config for reward_model in prepared.reward_models]
+    online = recipe.setting("reference_mode") == "online" and recipe.config.needs_reference
+    reference = _config(recipe, "reference_model_name_or_path") if online and not _shares_base(recipe) else None
+    sizes = memory_settings.sizes_of(recipe, model, longest, judges, reference)
+    return memory.estimate(model, sizes, recipe.model_args, _config(recipe, "value_model_name_or_path"))
+
+
+def _memory(recipe: Recipe, estimate: memory.MemoryEstimate) -> str:
+    shown = f"{estimate.total / 2**30:.1f} GiB per process, estimated from\n{estimate.table()}"
+    if recipe.setting("use_vllm") and recipe.setting("vllm_mode") == "colocate":
+        share = recipe.setting("vllm_gpu_memory_utilization")
+        shown += f"\n  and vLLM's own share of the GPU, {share:.0%} (`vllm_gpu_memory_utilization`)"
+    return shown
+
+
+def _config(recipe: Recipe, key: str) -> PretrainedConfig | None:
+    """The config of the model that a key names; of an adapter's base."""
+    name = recipe.setting(key)
+    if name is None:
+        return None
+    if is_adapter(name):
+        name = str(PeftConfig.from_pretrained(name).base_model_name_or_path)
+    return load_config(name, trust_remote_code=recipe.setting("trust_remote_code", False))
+
+
+def _shares_base(recipe: Recipe) -> bool:
+    """Whether Rho-1's reference is an adapter over the trained adapter's own base, which is loaded once."""
+    return recipe.model_args.use_peft and is_adapter(str(recipe.setting("reference_model_name_or_path")))
+
+
+def _rows(prepared: Prepared) -> tuple[list[tuple[str, str]], int]:
+    """The lines about the training rows, and the tokens of the longest prompt or, without rollouts, row."""
+    splits, tokenizer = prepared.splits, prepared.tokenizer
+    text_tokenizer = cast(PreTrainedTokenizerBase, tokenizer)
+    first = splits.train[0]
+    source = f"{splits.source}, {len(splits.train):,} rows"
+    some = splits.train.select(range(min(_MEASURED, len(splits.train))))
+    if splits.layout == "documents":
+        longest = max(tokens for _, tokens in count_tokens(some, text_tokenizer, ("text",)))
+        limit = prepared.recipe.setting("max_length") or longest
+        return [
+            ("data", f"{source}, documents of up to {longest} tokens"),
+            ("first document", _indented(_cut(first["text"]))),
+        ], limit
+    kwargs = prepared.recipe.setting("chat_template_kwargs")
+    encoded = encode_prompts(tokenizer, [some[index] for index in range(len(some))], kwargs, return_tensors=None)
+    longest = max(len(ids) for ids in encoded["input_ids"])
+    lines = [
+        ("data", f"{source}, prompts of up to {longest} tokens"),
+        ("first prompt", _indented(str(tokenizer.decode(encoded["input_ids"][0])))),
+    ]
+    for column in splits.answers:
+        if first.get(column):
+            name = column if splits.layout == "comparisons" else "demonstration"
+            lines.append((name, _indented(as_text(first[column]))))
+    if first.get("answer") is not None:
+        lines.append(("answer", str(first["answer"])))
+    if splits.layout == "prompts" or isinstance(tokenizer, ProcessorMixin):
+        return lines, longest
+    whole = max(
+        tokens for column in splits.answers for _, tokens in count_tokens(some, text_tokenizer, ("prompt", column))
+    )
+    lines[0] = ("data", f"{lines[0][1]}, with their answer {whole}")
+    limit = prepared.recipe.setting("max_length")
+    return lines, limit if prepared.recipe.setting("packing", False) else min(whole, limit or whole)
+
+
+def _per_step(prepared: Prepared, batch: int) -> str:
+    group = prepared.recipe.setting("num_generations")
+    if group is not None:
+        return f"completions = {batch / group:g} prompts x {group} per optimizer step"
+    return f"{'comparisons' if prepared.splits.layout == 'comparisons' else 'rows'} per optimizer step"
+
+
+def _steps(prepared: Prepared, batch: int) -> str:
+    config = prepared.recipe.config
+    if config.max_steps > 0:
+        return f"{config.max_steps:,}"
+    if prepared.recipe.setting("packing", False):
+        return f"{config.num_train_epochs:g} epochs of packed rows"
+    rows = len(prepared.splits.train) * prepared.recipe.setting("num_generations", 1)
+    steps = max(rows // batch, 1) * prepared.recipe.setting("num_iterations", 1)
+    return f"about {round(steps * config.num_train_epochs):,} ({config.num_train_epochs:g} epochs)"
+
+
+def _evaluation(prepared: Prepared) -> str:
+    parts = []
+    arguments, splits = prepared.recipe.arguments, prepared.splits
+    if prepared.answered is not None:
+        decoding = f"temperature {arguments.eval_temperature:g}" if arguments.eval_temperature > 0 else "greedy"
+        parts.append(
+            f"{len(prepared.answered)} rows x {arguments.eval_num_generations}, {decoding}, up to "
+            f"{prepared.eval_max_new_tokens} tokens"
+        )
+    if prepared.recipe.stage.measures_held_out and splits.test is not None:
+        parts.append(f"the loss on {len(splits.test):,} held-out rows")
+    return " and ".join(parts) + ", before and after training" if parts else "none"
+
+
+def _indented(text: str) -> str:
+    return text.rstrip().replace("\n", "\n" + 16 * " ")
+
+
+def _cut(text: str, length: int = 400) -> str:
+    return text if len(text) <= length else text[:length] + " […]"

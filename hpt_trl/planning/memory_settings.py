@@ -1,0 +1,157 @@
+"""What a recipe and its profile say of memory: the numbers that `hpt_trl.planning.memory.estimate` takes."""
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from hpt_trl.models.parameters import count_parameters
+from hpt_trl.planning.memory import ZERO_BUCKET, Sharding, Sizes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+    from transformers import PretrainedConfig
+    from trl import ModelConfig
+
+    from hpt_trl.recipes.profiles import Profile
+    from hpt_trl.recipes.resolving import Recipe
+
+# Bytes of a parameter of a quantized linear layer: its bits and the scale of its block (bitsandbytes: 64 values share
+# a float32 in 4 bits, or about an eighth of that with nested quantization; a row shares one in 8 bits).
+FOUR_BIT, FOUR_BIT_NESTED, EIGHT_BIT = 0.5 + 4 / 64, 0.5 + 1 / 64, 1.0
+
+
+def sharding_of(profile: "Profile", *, compute_bytes: float, mixed: bool) -> Sharding:
+    """Returns what an accelerate profile shares out.
+
+    Args:
+        profile: the processes' own.
+        compute_bytes: bytes of a weight as the model computes with it.
+        mixed: weights are trained in float32 and computed with in half precision.
+    """
+    processes = profile.num_processes
+    offload = {"offload_weights": profile.offload_params, "offload_optimizer": profile.offload_optimizer}
+    if profile.distributed_type == "DEEPSPEED":
+        stage = profile.zero_stage or 0
+        return Sharding(
+            weights=processes if stage == 3 else 1,
+            gradients=processes if stage >= 2 else 1,
+            optimizer=processes if stage >= 1 else 1,
+            gathered="window" if stage == 3 else "",
+            gathered_bytes=compute_bytes,
+            gathers_to_generate=stage == 3,
+            gradient_bytes=compute_bytes if mixed else None,
+            master_weights=True,
+            bucket=ZERO_BUCKET,
+            **offload,
+        )
+    if profile.distributed_type == "FSDP":
+        return Sharding(
+            weights=processes,
+            gradients=processes,
+            optimizer=processes,
+            gathered="layers" if profile.reshard else "all",
+            gathered_bytes=compute_bytes,
+            **offload,
+        )
+    return Sharding(bucket=None if processes > 1 else 0)
+
+
+def dtype_of(name: str | None, config: "PretrainedConfig") -> "torch.dtype":
+    """Returns the type that a recipe's `dtype` loads a model in; `auto` and nothing mean the checkpoint's own."""
+    import torch
+
+    given = config.get_text_config().dtype or config.dtype if name in (None, "auto") else name
+    # A config holds the type itself, or its name; without either Transformers loads float32.
+    return given if isinstance(given, torch.dtype) else getattr(torch, given or "float32")
+
+
+def sizes_of(
+    recipe: "Recipe",
+    config: "PretrainedConfig",
+    longest: int,
+    reward_models: "Sequence[PretrainedConfig]" = (),
+    reference: "PretrainedConfig | None" = None,
+) -> Sizes:
+    """Reads a recipe's numbers.
+
+    Args:
+        recipe: the checked recipe.
+        config: the model's config.
+        longest: tokens of the longest prompt that is expected (a recipe does not bound it); in stages without
+            rollouts of the longest row, prompt and answer together.
+        reward_models: the configs of the reward models that score the rollouts.
+        reference: the config of a reference model that the recipe names (Rho-1), where it is held while training.
+    """
+    from transformers.utils import is_triton_available
+    from trl import GRPOConfig
+
+    model_args: ModelConfig = recipe.model_args
+    settings: Any = recipe.config
+    half = settings.bf16 or settings.fp16
+    weight_bytes = dtype_of(model_args.dtype, config).itemsize
+    activation_bytes = 2 if half else weight_bytes
+    quantized = model_args.load_in_4bit or model_args.load_in_8bit
+    sharding = sharding_of(recipe.profile, compute_bytes=activation_bytes, mixed=half)
+    on_cpu = settings.device.type == "cpu"
+    if on_cpu:
+        # There is no other memory to go to.
+        sharding = dataclasses.replace(sharding, offload_weights=False, offload_optimizer=False)
+    if recipe.profile.distributed_type == "DEEPSPEED" and half:
+        # The model itself is cast, an adapter in it too; what is trained has float32 copies in the optimizer.
+        weight_bytes = 2
+    elif recipe.profile.distributed_type == "FSDP" and half and not quantized:
+        # Accelerate casts the shards to float32; whole layers are gathered in half precision.
+        weight_bytes = 4
+    linear_bytes: float = weight_bytes
+    if model_args.load_in_4bit:
+        linear_bytes = FOUR_BIT_NESTED if model_args.use_bnb_nested_quant else FOUR_BIT
+    elif model_args.load_in_8bit:
+        linear_bytes = EIGHT_BIT
+    # PEFT keeps adapters in float32, TRL those of a quantized model in bfloat16.
+    trainable_bytes = (2 if quantized or sharding.gradient_bytes else 4) if model_args.use_peft else weight_bytes
+    rl = isinstance(settings, GRPOConfig)
+    comparisons, scores = recipe.stage.layout(recipe.arguments) == "comparisons", recipe.stage.name == "reward"
+    # DPO's reference is a copy unless an adapter can be switched off or its figures are computed beforehand.
+    refers = (
+        recipe.setting("kl_coef", settings.beta) != 0
+        if rl
+        else comparisons and not scores and not settings.precompute_ref_log_probs
+    )
+    judges = sum(
+        count_parameters(model, scores=True).total * dtype_of("auto", model).itemsize for model in reward_models
+    )
+    flash = "flash" in (model_args.attn_implementation or "")
+    return Sizes(
+        rows=settings.per_device_train_batch_size * (2 if comparisons else 1),
+        generated_rows=settings.per_device_train_batch_size * settings.steps_per_generation if rl else 0,
+        prompt_length=longest if rl else 0,
+        completion_length=settings.max_completion_length if rl else longest,
+        weight_bytes=weight_bytes,
+        linear_bytes=linear_bytes,
+        trainable_bytes=trainable_bytes,
+        activation_bytes=activation_bytes,
+        autocast=half and recipe.profile.distributed_type != "DEEPSPEED",
+        optimizer=str(settings.optim.value),
+        gradient_checkpointing=settings.gradient_checkpointing,
+        accumulates=settings.gradient_accumulation_steps > 1,
+        padded=not flash and not recipe.setting("packing", False) and not recipe.setting("padding_free", False),
+        reference_model=refers and not model_args.use_peft,
+        generates=rl and not settings.use_vllm,
+        # Label smoothing needs the whole distribution.
+        head_logits=not rl and settings.label_smoothing_factor > 0,
+        triton=not on_cpu and is_triton_available(),
+        trained_positions=recipe.setting("select_ratio", 1.0),
+        scores=scores,
+        reference_bytes=0.0 if reference is None else _reference_bytes(recipe, reference),
+        reward_models=judges,
+        sharding=sharding,
+    )
+
+
+def _reference_bytes(recipe: "Recipe", reference: "PretrainedConfig") -> float:
+    """Bytes of the weights of Rho-1's reference, which each process holds whole."""
+    counts = count_parameters(reference)
+    size = dtype_of(recipe.setting("reference_dtype"), reference).itemsize
+    linear = FOUR_BIT_NESTED if recipe.setting("reference_load_in_4bit") else size
+    return (counts.total - counts.linear) * size + counts.linear * linear

