@@ -32,10 +32,11 @@ test-slow: $(INSTALLED)  ## run all tests, also those that take minutes
 test-vllm: $(VLLM_INSTALLED)  ## run the tests of vLLM on its engine for CPUs, in .venv-vllm
 	OMP_NUM_THREADS=1 $(VLLM_BIN)/python -m pytest tests_vllm
 
-lint: $(INSTALLED)  ## check style and types
+lint: $(INSTALLED)  ## check style, types and the arrows between the wings
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: $(INSTALLED)  ## rewrite the code in the project's format
 	$(BIN)/ruff check --fix

@@ -28,8 +28,10 @@ from typing import Any
 
 from hpt_trl.models.parameters import count_parameters
 from hpt_trl.planning import memory, memory_settings
+from hpt_trl.recipes.bundled import bundled_recipes, find_recipe, recipe_name
 from hpt_trl.recipes.profiles import find_profile, read_profile
-from hpt_trl.recipes.resolving import Recipe, bundled_recipes, find_recipe, read_recipe, recipe_name
+from hpt_trl.recipes.recipe import Recipe
+from hpt_trl.recipes.resolving import read_recipe
 
 PEAK_FLOPS, BANDWIDTH, GPU_BYTES = 989e12, 3.35e12, 80e9
 

@@ -111,7 +111,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def recipe_table() -> str:
     """Returns the bundled recipes as a table: name, stage, model, data, hardware."""
-    from hpt_trl.recipes.resolving import RecipeSummary, bundled_recipes, recipes_folder, summarize
+    from hpt_trl.recipes.bundled import RecipeSummary, bundled_recipes, recipes_folder, summarize
 
     rows = [summarize(path) for path in bundled_recipes()]
     if not rows:
@@ -151,7 +151,7 @@ def run_command(words: list[str]) -> int:
 def _with_recipe(command: str, recipe: str, words: list[str]) -> int:
     from hpt_trl.launching.options import pipeline_words, refuse_inside_a_launcher, split_launch_options
     from hpt_trl.pipeline.plan import is_pipeline
-    from hpt_trl.recipes.resolving import find_recipe
+    from hpt_trl.recipes.bundled import find_recipe
 
     # A wrong name is answered before the seconds that the runner's imports take.
     path = find_recipe(recipe)
@@ -162,7 +162,7 @@ def _with_recipe(command: str, recipe: str, words: list[str]) -> int:
     refuse_inside_a_launcher(options)
     if command == "check":
         from hpt_trl.launching.accelerate import planned_profile
-        from hpt_trl.runs.runner import check
+        from hpt_trl.planning.check import check
 
         check(recipe, overrides, planned_profile(options))
     elif options.launcher == "ray":
@@ -180,7 +180,7 @@ def _with_recipe(command: str, recipe: str, words: list[str]) -> int:
 
         runner.run(recipe, overrides)
     else:
-        from hpt_trl.methods.rho1.command import score_reference
+        from hpt_trl.runs.score_reference import score_reference
 
         score_reference(recipe, overrides)
     return 0

@@ -24,7 +24,7 @@ import yaml
 from hpt_trl.cli import main
 from hpt_trl.data import sources
 from hpt_trl.planning import needs
-from hpt_trl.recipes.resolving import bundled_recipes, recipe_name
+from hpt_trl.recipes.bundled import bundled_recipes, recipe_name
 
 ROOT = Path(__file__).parent.parent
 SITE = Path(torch.__file__).parent.parent

@@ -24,8 +24,9 @@ from hpt_trl.planning.memory import (
     estimate,
 )
 from hpt_trl.planning.memory_settings import sharding_of
+from hpt_trl.recipes.bundled import find_recipe
 from hpt_trl.recipes.profiles import Profile, find_profile, read_profile
-from hpt_trl.recipes.resolving import find_recipe, read_recipe
+from hpt_trl.recipes.resolving import read_recipe
 from hpt_trl.runs.preparation import prepare_recipe
 
 SMOLLM2_135M = LlamaConfig(

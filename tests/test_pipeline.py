@@ -19,7 +19,7 @@ from hpt_trl.pipeline.checks import check
 from hpt_trl.pipeline.plan import is_pipeline, read_plan
 from hpt_trl.pipeline.record import plan_steps, read_record
 from hpt_trl.pipeline.run import run
-from hpt_trl.recipes.resolving import bundled_recipes
+from hpt_trl.recipes.bundled import bundled_recipes
 
 ROOT = Path(__file__).parent.parent
 

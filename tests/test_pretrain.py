@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from hpt_trl.data.stories import stories
 from hpt_trl.errors import UserError
 from hpt_trl.methods.pretrain.tokenizer import train_tokenizer
-from hpt_trl.recipes.resolving import find_recipe, read_recipe
+from hpt_trl.recipes.bundled import find_recipe
+from hpt_trl.recipes.resolving import read_recipe
 from hpt_trl.runs import runner
 
 MODEL = {

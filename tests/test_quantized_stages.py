@@ -20,6 +20,7 @@ from hpt_trl.cli import main
 from hpt_trl.errors import UserError
 from hpt_trl.methods.ppo.critic import VALUE_HEAD_FILE
 from hpt_trl.models.loading import keep_four_bit_trainable
+from hpt_trl.planning.check import check
 from hpt_trl.runs import reporting, runner
 from tests.code_problems import solutions
 from tests.datasets import write_jsonl
@@ -214,4 +215,4 @@ def test_an_optimizer_of_bitsandbytes_trains(recipe, trainers, tmp_path, name):
 def test_quantized_weights_alone_are_refused(recipe, tmp_path):
     for key in ("load_in_4bit", "load_in_8bit"):
         with pytest.raises(UserError, match=rf"sft.yaml, line \d+, `{key}`: .* add `use_peft: true`"):
-            runner.check(recipe("sft", **{key: True}), [])
+            check(recipe("sft", **{key: True}), [])

@@ -6,7 +6,8 @@ import pytest
 
 from hpt_trl.errors import UserError
 from hpt_trl.recipes.batches import accumulation_steps
-from hpt_trl.recipes.resolving import bundled_recipes, find_recipe, read_recipe, recipe_name, recipes_folder
+from hpt_trl.recipes.bundled import bundled_recipes, find_recipe, recipe_name, recipes_folder
+from hpt_trl.recipes.resolving import read_recipe
 from hpt_trl.settings.file import read_recipe_file, split_overrides
 
 RECIPE = """\

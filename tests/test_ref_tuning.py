@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from hpt_trl.errors import UserError
 from hpt_trl.methods.ref_tuning.checkpoints import checkpoint_steps
 from hpt_trl.pipeline.plan import read_plan
+from hpt_trl.planning.check import check
 from hpt_trl.runs import reporting, runner
 from hpt_trl.runs.preparation import prepare
 from hpt_trl.runs.runner import _build_trainer
@@ -97,7 +98,7 @@ def test_the_loss_is_on_the_solution_and_its_end(recipe, tmp_path, tiny_model_pa
 
 def test_a_run_keeps_models_along_the_way_and_the_best(recipe, tmp_path, capsys, caplog):
     path, out = recipe(n_samples=100, max_steps=10), tmp_path / "out"
-    runner.check(path, [])
+    check(path, [])
     said = capsys.readouterr().out
     assert "36 of 63 solutions, of 9 of 9 problems (data_seed 0): 36 correct" in said
     assert "36 rows, prompts of up to" in said and "### Instruction:" in said and "demonstration:" in said

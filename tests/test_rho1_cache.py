@@ -413,7 +413,7 @@ import sys
 from pathlib import Path
 from accelerate import PartialState
 from hpt_trl import UserError, cli
-from hpt_trl.methods.rho1.command import score_reference
+from hpt_trl.runs.score_reference import score_reference
 recipe, folder = sys.argv[1:]
 assert cli.main(["score-reference", recipe]) == 0
 try:

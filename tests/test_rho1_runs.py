@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM
 
 from hpt_trl.cli import main
 from hpt_trl.errors import UserError
+from hpt_trl.planning.check import check
 from hpt_trl.runs import runner
 from tests.rho1 import TEXTS
 from tests.test_stages import KEYS, results, sums
@@ -95,7 +96,7 @@ def test_mistakes(changes, said, recipe, tmp_path, capsys):
 
 def test_the_model_itself_is_no_reference(recipe, tiny_model_path, tmp_path):
     with pytest.raises(UserError, match="selection_warmup_steps") as raised:
-        runner.check(recipe(reference_model_name_or_path=tiny_model_path), [])
+        check(recipe(reference_model_name_or_path=tiny_model_path), [])
     assert "rho1.yaml" in str(raised.value)
     runner.run(recipe(reference_model_name_or_path=tiny_model_path, selection_warmup_steps=2), [])
     assert results(tmp_path / "run")["steps"] == 4

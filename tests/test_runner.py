@@ -13,6 +13,7 @@ from datasets import load_dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hpt_trl.errors import UserError
+from hpt_trl.planning.check import check
 from hpt_trl.runs import reporting, runner
 
 ROOT = Path(__file__).parent.parent
@@ -196,7 +197,7 @@ def test_a_run_of_another_recipe_that_did_not_finish_is_kept(recipe, tmp_path):
         ({"dataset_name": "missing.jsonl", "dataset_options": None}, "there is no file missing.jsonl"),
     ],
 )
-@pytest.mark.parametrize("command", [runner.run, runner.check])
+@pytest.mark.parametrize("command", [runner.run, check])
 def test_mistakes_are_refused_before_anything_is_written(recipe, tmp_path, command, changes, message):
     with pytest.raises(UserError, match=f"(?s){message}"):
         command(recipe(**changes), [])
@@ -218,12 +219,12 @@ def test_demonstrations_that_the_reward_calls_wrong_are_named(recipe, tmp_path):
     mapping = {"prompt": "question", "completion": "solution"}
     path = recipe(dataset_name=str(data), dataset_options=None, column_mapping=mapping, eval_samples=0)
     with pytest.raises(UserError, match=r"(?s)gives 0 to each of the first 8 demonstrations.*It is 1\.") as error:
-        runner.check(path, [])
+        check(path, [])
     assert "data.jsonl" in str(error.value) and "row 1" in str(error.value)
 
 
 def test_check_prints_the_resolved_facts_and_writes_nothing(recipe, tmp_path, capsys):
-    runner.check(recipe(), [])
+    check(recipe(), [])
     printed = capsys.readouterr().out
     for fact in ("stage:", "hpt", "32 rows", "8 rows", "math_answer (weight 1)", "Calculate", "####", "peak memory"):
         assert fact in printed

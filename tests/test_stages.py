@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from hpt_trl import PPOConfig, PPOTrainer
 from hpt_trl.errors import UserError
 from hpt_trl.models.loading import merge_adapter
+from hpt_trl.planning.check import check
 from hpt_trl.rewards.reward_model import RewardModel
 from hpt_trl.runs import reporting, runner
 
@@ -94,7 +95,7 @@ MEASURES = {
 @pytest.mark.parametrize("stage", MEASURES)
 def test_a_stage_trains_and_measures_the_held_out_rows(recipe, tmp_path, capsys, stage):
     path = recipe(stage)
-    runner.check(path, [])
+    check(path, [])
     printed = capsys.readouterr().out
     assert "18 rows" in printed and "the loss on 6 held-out rows" in printed and "What is" in printed
     assert ("rejected:" in printed) == (stage != "sft")
@@ -236,7 +237,7 @@ def test_a_reward_model_is_a_reward(recipe, tmp_path, capsys):
     runner.run(recipe("reward"), [])
     folder = str(tmp_path / "reward")
     path = recipe("grpo", reward_funcs=None, reward_model_name_or_path=folder, eval_samples=2, max_steps=2)
-    runner.check(path, [])
+    check(path, [])
     assert "reward (weight 1)" in (printed := capsys.readouterr().out) and "reward models" in printed
     runner.run(path, [])
     line = reporting.read_metrics(tmp_path / "grpo")[0]
@@ -269,9 +270,7 @@ def test_reward_models_that_cannot_be_used_are_refused(recipe, tmp_path, tiny_mo
 
     def refused(**keys) -> str:
         with pytest.raises(UserError) as caught:
-            runner.check(
-                recipe("grpo", **{"reward_funcs": None, "reward_model_name_or_path": [str(folder)]} | keys), []
-            )
+            check(recipe("grpo", **{"reward_funcs": None, "reward_model_name_or_path": [str(folder)]} | keys), [])
         return str(caught.value)
 
     assert "is no reward model" in refused(reward_model_name_or_path=[tiny_model_path])
@@ -330,7 +329,7 @@ def test_two_processes_measure_what_one_does(recipe, tmp_path):
 
 
 def test_rows_that_are_cut_are_named(recipe, tmp_path, caplog):
-    runner.check(recipe("sft", max_length=40, conversational=False), [])
+    check(recipe("sft", max_length=40, conversational=False), [])
     assert not caplog.text
-    runner.check(recipe("sft", max_length=12, conversational=False), [])
+    check(recipe("sft", max_length=12, conversational=False), [])
     assert "more than 12 tokens (`max_length`)" in caplog.text and "sums.jsonl, line" in caplog.text

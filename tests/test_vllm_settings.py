@@ -10,9 +10,11 @@ import pytest
 
 from hpt_trl.cli import main
 from hpt_trl.errors import UserError
+from hpt_trl.planning.check import check
 from hpt_trl.recipes.resolving import read_recipe
+from hpt_trl.recipes.vllm import INSTALL, describe, why_not
 from hpt_trl.rollouts import vllm
-from hpt_trl.rollouts.vllm import INSTALL, await_server, describe, why_not
+from hpt_trl.rollouts.vllm import await_server
 from hpt_trl.runs import runner
 
 RECIPE = {
@@ -60,7 +62,7 @@ def test_auto_falls_back_and_says_why(read, tiny_model_path, capsys):
     words += ["--dataset_options={size: 8}", "--report_to=none", "--bf16=false", "--dtype=float32"]
     runner.run("recipe.yaml", words)
     assert f"rollouts: {describe(recipe)}\n" in capsys.readouterr().out
-    runner.check("recipe.yaml", [*words, "--output_dir=other"])
+    check("recipe.yaml", [*words, "--output_dir=other"])
     assert f"rollouts:       {describe(recipe)}\n" in capsys.readouterr().out
     assert describe(read()) == "transformers"
 

@@ -20,7 +20,7 @@ from transformers import AutoTokenizer
 from hpt_trl.cli import main
 from hpt_trl.errors import UserError
 from hpt_trl.methods.ppo.trainer import PPOTrainer
-from hpt_trl.rollouts import vllm as mends
+from hpt_trl.recipes import vllm as settings
 from hpt_trl.rollouts.trainer import RolloutTrainer
 
 QUESTIONS = [f"What is {a} + {b}?" for a, b in ((1, 2), (3, 45), (12, 7), (20, 30), (9, 90), (8, 8), (5, 61), (70, 4))]
@@ -87,7 +87,7 @@ def without_nccl(folder: Path, source: str) -> None:
         body = {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}}
         self._post(f"{self.base_url}/collective_rpc", json=body)
 
-    mends.SYNC_DEVICE = "cpu"
+    settings.SYNC_DEVICE = "cpu"
     Client.init_communicator = lambda self, device=0: None
     Client.update_named_params = update
     Client.close_communicator = lambda self: None

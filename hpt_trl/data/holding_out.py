@@ -5,10 +5,10 @@ import random
 
 from datasets import Dataset
 
+from hpt_trl.data.layouts import Layout
 from hpt_trl.data.row_checks import iterate_rows
 from hpt_trl.data.sources import column_values
 from hpt_trl.errors import UserError
-from hpt_trl.recipes.stages import Layout
 
 logger = logging.getLogger(__name__)
 

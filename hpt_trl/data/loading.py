@@ -6,13 +6,16 @@ Every stage reads its data here, so that a layout is described once, in the reci
 import difflib
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from datasets import Dataset
 
+from hpt_trl.data.arguments import DataArguments
 from hpt_trl.data.code_contests import one_row_per_solution
+from hpt_trl.data.final_answers import final_answer
 from hpt_trl.data.holding_out import hold_out
+from hpt_trl.data.layouts import Layout, Splits, answer_columns
 from hpt_trl.data.row_checks import (
     conversation_fault,
     iterate_rows,
@@ -25,9 +28,6 @@ from hpt_trl.data.row_checks import (
 from hpt_trl.data.solutions import SolutionArguments
 from hpt_trl.data.sources import ROW, as_dict, column_values, read_source, where
 from hpt_trl.errors import UserError
-from hpt_trl.recipes.arguments import RecipeArguments
-from hpt_trl.recipes.stages import Layout
-from hpt_trl.rewards.functions import final_answer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -57,30 +57,8 @@ _NEEDED: dict[str, tuple[str, ...]] = {
 _CALCULATOR = re.compile(r"<<[\d\s+\-*/().,%$]*=[\d\s+\-*/().,%$]*>>")
 
 
-@dataclass
-class Splits:
-    """Training and held-out rows; `source` and `test_source` are how messages name them.
-
-    Columns: those of the layout (`hpt_trl.recipes.stages`), all texts or all messages; of layout `prompts` the
-    demonstration column is optional. Then `answer` (text or None; optional), `row` (1-based row or line of the source)
-    and what else the source has.
-    """
-
-    train: Dataset
-    test: Dataset | None
-    source: str
-    test_source: str
-    demonstration_column: str = "completion"
-    layout: Layout = "prompts"
-
-    @property
-    def answers(self) -> tuple[str, ...]:
-        """The columns of what follows the prompt."""
-        return _answers(self.layout, self.demonstration_column)
-
-
 def load_splits(
-    arguments: RecipeArguments,
+    arguments: DataArguments,
     *,
     seed: int,
     needs_demonstration: bool,
@@ -137,7 +115,7 @@ def columns_for(dataset: Dataset | None, *names: str) -> Dataset | None:
     return dataset.select_columns([name for name in names if name in dataset.column_names])
 
 
-def to_conversational(splits: Splits, tokenizer: "PreTrainedTokenizerBase", arguments: RecipeArguments) -> Splits:
+def to_conversational(splits: Splits, tokenizer: "PreTrainedTokenizerBase", arguments: DataArguments) -> Splits:
     """Apply `prompt_template`, `conversational` and `system_prompt`; documents have none of them.
 
     The template goes around a string prompt, or around the last user message. String prompts become messages where
@@ -200,16 +178,10 @@ def to_conversational(splits: Splits, tokenizer: "PreTrainedTokenizerBase", argu
     return replace(splits, train=convert(splits.train), test=test)
 
 
-def _answers(layout: Layout, demonstration_column: str) -> tuple[str, ...]:
-    if layout == "comparisons":
-        return ("chosen", "rejected")
-    return () if layout in ("documents", "solutions") else (demonstration_column,)
-
-
 def _prepare(
     dataset: Dataset,
     source: str,
-    arguments: RecipeArguments,
+    arguments: DataArguments,
     layout: Layout,
     demonstration_column: str,
     *,
@@ -228,7 +200,7 @@ def _prepare(
     elif layout == "solutions":
         dataset = one_row_per_solution(dataset, source, cast(SolutionArguments, arguments).solution_languages)
     present = [name for name in dataset.column_names if name != ROW]
-    answers = _answers(layout, demonstration_column)
+    answers = answer_columns(layout, demonstration_column)
     needed = _NEEDED.get(layout) or ("prompt", *(answers if complete else ()))
     for column in needed:
         if column not in present:

@@ -15,13 +15,12 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from hpt_trl.errors import UserError
-from hpt_trl.recipes.arguments import RecipeArguments
 from hpt_trl.settings.ranges import Rule, at_least, share
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from hpt_trl.recipes.resolving import Recipe
+    from hpt_trl.settings.file import Sources
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +31,7 @@ SAMPLING_RULES: tuple[Rule, ...] = (
 
 
 @dataclass
-class SolutionArguments(RecipeArguments):
+class SolutionArguments:
     """Which of the solutions are drawn; `data_seed` (0 where it is not set) seeds the draw."""
 
     n_samples: int | None = field(
@@ -112,34 +111,39 @@ class _Row(NamedTuple):
     bin: int | None
 
 
-def sampling_of(recipe: "Recipe", *, held_out: bool = False) -> Sampling:
+def sampling_of(
+    arguments: SolutionArguments, sources: "Sources", *, seed: int | None, held_out: bool = False
+) -> Sampling:
     """The draw that a recipe asks for.
+
+    Args:
+        sources: where the keys come from, for the message.
+        seed: the recipe's `data_seed`.
 
     Raises:
         UserError: settings that do not fit together.
     """
-    arguments = cast(SolutionArguments, recipe.arguments)
     bins, weights = tuple(arguments.difficulty_bins or ()), tuple(arguments.difficulty_weights or ())
     if arguments.difficulty_bins is not None and (len(bins) < 2 or any(low >= high for low, high in pairwise(bins))):
-        raise recipe.error("difficulty_bins", f"{_list(bins)}: write two or more rising edges, e.g. [1, 25].")
+        raise sources.error("difficulty_bins", f"{_list(bins)}: write two or more rising edges, e.g. [1, 25].")
     if arguments.difficulty_weights is not None and (
         len(weights) != len(bins) - 1 or min(weights) < 0 or not sum(weights) > 0
     ):
-        raise recipe.error(
+        raise sources.error(
             "difficulty_weights",
             f"{_list(weights)}: write one number of 0 or more for each bin of `difficulty_bins` "
             f"({max(len(bins) - 1, 0)} here), not all 0.",
         )
     if arguments.n_samples is None and (weights or arguments.correct_ratio < 1):
         key = "difficulty_weights" if weights else "correct_ratio"
-        raise recipe.error("n_samples", f"`{key}` gives shares of a number of solutions; write that number.")
+        raise sources.error("n_samples", f"`{key}` gives shares of a number of solutions; write that number.")
     return Sampling(
         n_samples=arguments.n_test_samples if held_out else arguments.n_samples,
         correct_ratio=arguments.correct_ratio,
         bins=bins,
         weights=weights,
         max_pairs_per_problem=arguments.max_pairs_per_problem,
-        seed=recipe.config.data_seed or 0,
+        seed=seed or 0,
     )
 
 

@@ -15,8 +15,8 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 from datasets import Dataset, DatasetDict
 
+from hpt_trl.data.arguments import DataArguments
 from hpt_trl.errors import UserError
-from hpt_trl.recipes.arguments import RecipeArguments
 from hpt_trl.settings.values import did_you_mean
 
 GENERATED = ("arithmetic", "prompts")
@@ -57,7 +57,7 @@ def column_values(dataset: Dataset, column: str) -> list[Any]:
 
 
 def read_source(
-    arguments: RecipeArguments, *, seed: int, first_rows: int | None
+    arguments: DataArguments, *, seed: int, first_rows: int | None
 ) -> tuple[tuple[Dataset, str], tuple[Dataset, str] | None]:
     """Read the dataset of a recipe, its columns untouched.
 
@@ -122,7 +122,7 @@ def _head(dataset: Dataset, rows: int | None) -> Dataset:
 
 
 def _pick_splits(
-    data: Dataset | DatasetDict, arguments: RecipeArguments, first_rows: int | None
+    data: Dataset | DatasetDict, arguments: DataArguments, first_rows: int | None
 ) -> tuple[tuple[Dataset, str], tuple[Dataset, str] | None]:
     name, train, test = str(arguments.dataset_name), arguments.dataset_train_split, arguments.dataset_test_split
     if isinstance(data, Dataset):

@@ -57,9 +57,6 @@ class LaunchOptions:
         return [word for name, value in self.given.items() for word in (f"--{name}", str(value))]
 
 
-# Variable by which a launched process knows them: the command that its results state is the one that was given.
-LAUNCH_OPTIONS = "HPT_TRL_LAUNCH_OPTIONS"
-
 _NAMES = {field.name for field in fields(LaunchOptions)}
 
 

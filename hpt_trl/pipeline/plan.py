@@ -12,8 +12,8 @@ from typing import Any
 from hpt_trl.errors import UserError
 from hpt_trl.models.loading import is_adapter
 from hpt_trl.pipeline.references import check_references, ordered, references_of
+from hpt_trl.recipes.bundled import find_recipe, recipe_name, recipes_folder
 from hpt_trl.recipes.profiles import Profile, find_profile, read_profile
-from hpt_trl.recipes.resolving import find_recipe, recipe_name, recipes_folder
 from hpt_trl.recipes.stages import STAGE_MODULES
 from hpt_trl.settings.file import RecipeFile, RecipeLoader, Sources, parse_yaml_text, read_recipe_file, shown
 from hpt_trl.settings.file import split_overrides as split_words

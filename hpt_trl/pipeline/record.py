@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hpt_trl.errors import UserError
+from hpt_trl.files import valid_json, write_atomically
 from hpt_trl.pipeline.fingerprint import changes, contents_of, fingerprint
 from hpt_trl.pipeline.plan import Plan, PlannedStage
 
@@ -70,8 +71,6 @@ class Record:
 
     def write(self, **more: Any) -> None:
         """Writes the record, with whatever else belongs beside it."""
-        from hpt_trl.runs.reporting import valid_json, write_atomically
-
         values = {"pipeline": self.pipeline, "order": self.order} | more
         values["stages"] = {name: asdict(stage) for name, stage in self.stages.items()}
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from hpt_trl.errors import UserError
 from hpt_trl.launching.accelerate import check_startable, launch_words, start
-from hpt_trl.launching.options import LAUNCH_OPTIONS, LaunchOptions
+from hpt_trl.launching.options import LaunchOptions
 from hpt_trl.launching.processes import call, ending_on_signals, hpt_trl_command
 from hpt_trl.models.loading import is_adapter
 from hpt_trl.pipeline.checks import headline
@@ -31,7 +31,7 @@ from hpt_trl.pipeline.record import (
     read_record,
     stamp_of,
 )
-from hpt_trl.recipes.profiles import profiles_folder
+from hpt_trl.recipes.profiles import LAUNCH_OPTIONS, profiles_folder
 from hpt_trl.settings.file import parse_yaml_text, shown
 
 

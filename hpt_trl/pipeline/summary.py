@@ -5,11 +5,11 @@ a pipeline that was stopped half-way.
 """
 
 import math
-import os
 from pathlib import Path
 from typing import Any
 
 from hpt_trl.errors import UserError
+from hpt_trl.pictures import STYLE, write_picture
 from hpt_trl.pipeline.record import Record, read_record
 from hpt_trl.runs.curves import Points, logged_series
 from hpt_trl.runs.reporting import duration, read_metrics, read_results
@@ -109,8 +109,6 @@ def draw(record: Record) -> Path | None:
     import matplotlib.pyplot as plt
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    from hpt_trl.runs.curves import STYLE
-
     curves = {name: curve for name in record.order if (curve := _main_curve(record, name)) is not None}
     if not curves:
         return None
@@ -135,10 +133,7 @@ def draw(record: Record) -> Path | None:
             axis.set_visible(False)
         figure.suptitle(record.pipeline, fontsize=12.5, x=0.015, ha="left")
         path = record.folder / PICTURE_FILE
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        figure.savefig(temporary, dpi=150, format="png")
-        plt.close(figure)
-    os.replace(temporary, path)
+        write_picture(figure, path)
     return path
 
 

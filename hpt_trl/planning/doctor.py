@@ -46,7 +46,7 @@ def doctor(recipes: list[str]) -> int:
     ranges = allowed_ranges()
     missing = [requirement for requirement in ranges[""] if _version_of(requirement) is None]
     if not missing:
-        from hpt_trl.recipes.resolving import bundled_recipes, find_recipe
+        from hpt_trl.recipes.bundled import bundled_recipes, find_recipe
 
         paths = [find_recipe(name) for name in recipes] or bundled_recipes()
     print(f"hpt-trl {__version__}, Python {platform.python_version()} on {platform.system()} {platform.machine()}\n")
@@ -225,7 +225,7 @@ def _device_lines(machine: "Machine") -> Iterator[str]:
 def _report_recipes(paths: list[Path], machine: "Machine", ranges: dict[str, list[Requirement]], *, named: bool) -> int:
     """Print what the recipes need: of the named ones everything, of the bundled ones what is missing."""
     from hpt_trl.planning.needs import Hub, needs_of
-    from hpt_trl.recipes.resolving import recipe_name, recipes_folder
+    from hpt_trl.recipes.bundled import recipe_name, recipes_folder
     from hpt_trl.settings.file import shown
 
     known = {requirement.name: requirement for requirements in ranges.values() for requirement in requirements}

@@ -5,13 +5,14 @@ from typing import cast
 from peft import PeftConfig
 from transformers import PretrainedConfig, PreTrainedTokenizerBase, ProcessorMixin
 
+from hpt_trl.data.messages import as_text
 from hpt_trl.data.row_checks import count_tokens
 from hpt_trl.models.loading import is_adapter, load_config
 from hpt_trl.planning import memory, memory_settings
 from hpt_trl.recipes.batches import processes
-from hpt_trl.recipes.resolving import Recipe
-from hpt_trl.rollouts.vllm import describe
-from hpt_trl.runs.evaluation import as_text, encode_prompts
+from hpt_trl.recipes.recipe import Recipe
+from hpt_trl.recipes.vllm import describe
+from hpt_trl.runs.evaluation import encode_prompts
 from hpt_trl.runs.preparation import Prepared
 
 # Rows that are measured for the estimate of memory.

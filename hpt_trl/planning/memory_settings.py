@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from trl import ModelConfig
 
     from hpt_trl.recipes.profiles import Profile
-    from hpt_trl.recipes.resolving import Recipe
+    from hpt_trl.recipes.recipe import Recipe
 
 # Bytes of a parameter of a quantized linear layer: its bits and the scale of its block (bitsandbytes: 64 values share
 # a float32 in 4 bits, or about an eighth of that with nested quantization; a row shares one in 8 bits).

@@ -2,71 +2,17 @@
 
 from dataclasses import dataclass, field
 
-from trl import ScriptArguments
+from hpt_trl.data.arguments import DataArguments
+from hpt_trl.rewards.arguments import RewardArguments
 
 
 @dataclass
-class RecipeArguments(ScriptArguments):
-    """Where the data comes from, what it is rewarded with and how the run is evaluated.
-
-    The names of `ScriptArguments` (`dataset_name`, `dataset_config`, `dataset_train_split`, `dataset_test_split`)
-    keep TRL's meaning; `dataset_name` is a Hub id, a local .jsonl/.json/.parquet file, a folder written by
-    `save_to_disk`, `arithmetic` (built in) or `reasoning_gym:<task>`.
-    """
+class RecipeArguments(RewardArguments, DataArguments):
+    """The keys of data and rewards, and how the run is started and evaluated."""
 
     stage: str = field(
         default="hpt",
         metadata={"help": "Training stage: pretrain, sft, ref_tuning, rho1, reward, dpo, grpo, ppo or hpt."},
-    )
-    dataset_options: dict | str | None = field(
-        default=None,
-        metadata={
-            "help": "Options of a generated dataset (`arithmetic`, `stories:<part>`, `reasoning_gym:<task>`), e.g. "
-            "{size: 500}."
-        },
-    )
-    column_mapping: dict | str | None = field(
-        default=None,
-        metadata={
-            "help": "Column that the trainer reads -> column in the data (a dotted path reaches into a struct), e.g. "
-            "{prompt: question, completion: answer, answer: reward_model.ground_truth}, {chosen: better, rejected: "
-            "worse}, {text: content}."
-        },
-    )
-    test_split_size: float | None = field(
-        default=None,
-        metadata={
-            "help": "Rows held out for the evaluation where the data has no `dataset_test_split`: a count, or a share "
-            "below 1."
-        },
-    )
-    system_prompt: str | None = field(
-        default=None, metadata={"help": "System message put before every prompt (makes string prompts conversational)."}
-    )
-    prompt_template: str | None = field(
-        default=None, metadata={"help": "Text around a string prompt; `{prompt}` stands for it."}
-    )
-    conversational: bool | None = field(
-        default=None,
-        metadata={
-            "help": "Turn string prompts and demonstrations into user and assistant messages. By default this is done "
-            "when the tokenizer has a chat template."
-        },
-    )
-    reward_funcs: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "Rewards by name (math_answer, exact_match, boxed_format, reasoning_gym, story_score) or as the "
-            "dotted path of your own function, e.g. my_package.rewards.brevity."
-        },
-    )
-    reward_model_name_or_path: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "Reward models beside or instead of `reward_funcs`: output folders of `stage: reward` (whole "
-            "models or LoRA adapters), or Hub ids of sequence classifiers with one output. `reward_weights` counts "
-            "them after the functions."
-        },
     )
     vllm: str | None = field(
         default=None,

@@ -28,6 +28,8 @@ _SHARD_WEIGHTS = ("FULL_SHARD", "HYBRID_SHARD")
 Number = TypeVar("Number", int, float)
 _NO_DEVICE = ("none", "None", "", None)
 _PRECISIONS = ("no", "bf16", "fp16", "fp8")
+# Variable by which a launched process knows them: the command that its results state is the one that was given.
+LAUNCH_OPTIONS = "HPT_TRL_LAUNCH_OPTIONS"
 # What accelerate sets for its processes stands for the file there.
 _ENVIRONMENT = Path("environment of accelerate")
 

@@ -1,147 +1,29 @@
-"""Finds recipes and turns one into checked configs.
+"""Turns a recipe into checked configs.
 
 A recipe is a YAML of flat keys: the fields of the stage's trainer config, of `trl.ModelConfig` and of
 `RecipeArguments`. Every mistake in it is refused before any weight is loaded, by file, line and key. The module itself
 imports neither torch nor TRL, so that recipes can be listed at once.
 """
 
-import difflib
 import os
-import re
 import warnings
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from hpt_trl.errors import UserError
 from hpt_trl.recipes.batches import settle_batch
 from hpt_trl.recipes.device import check_profile, check_quantization, settle_device
 from hpt_trl.recipes.profiles import Profile, launched_profile
-from hpt_trl.rollouts.vllm import settle_vllm
+from hpt_trl.recipes.recipe import Recipe, place_of
+from hpt_trl.recipes.vllm import settle_vllm
 from hpt_trl.settings.file import RecipeFile, Sources, read_recipe_file, shown, split_overrides
 
 if TYPE_CHECKING:
-    from trl import ModelConfig
-
-    from hpt_trl.recipes.arguments import RecipeArguments
     from hpt_trl.recipes.stages import Stage
     from hpt_trl.settings.keys import Key
 
 # Fields of `dict | str` whose text is the path of a file; everywhere else text must be a mapping.
 MAPPING_OR_PATH = ("deepspeed", "fsdp_config", "accelerator_config")
-
-
-@dataclass
-class Recipe:
-    """A recipe whose keys and values are checked.
-
-    Attributes:
-        path: the YAML file.
-        stage: the training stage.
-        arguments: data, rewards and evaluation.
-        config: the stage's trainer config.
-        model_args: TRL's model settings.
-        lines: key -> line in the file, counted from 1.
-        overrides: keys set on the command line.
-        raw: key -> value as the file and the command line give it, types settled; written as YAML it is the resolved
-            recipe.
-        world_size: processes of the run.
-        profile: what the processes share out: of the accelerate config that started them, or is asked about.
-        sources: where each value comes from.
-        keys: every key that the stage knows.
-    """
-
-    path: Path
-    stage: "Stage"
-    arguments: "RecipeArguments"
-    config: Any
-    model_args: "ModelConfig"
-    lines: dict[str, int]
-    overrides: set[str]
-    raw: dict[str, Any]
-    world_size: int
-    profile: Profile
-    sources: Sources = field(repr=False)
-    keys: "dict[str, Key]" = field(repr=False)
-
-    def error(self, key: str, message: str) -> UserError:
-        """Returns (does not raise) the error about a key, with the place that set it in front of the message."""
-        return self.sources.error(key, message)
-
-    def setting(self, key: str, default: Any = None) -> Any:
-        """Returns the trainer config's value of a key, or the default where the stage has no such key."""
-        return getattr(self.config, key) if key in self.keys else default
-
-    def place(self, error: Exception) -> UserError:
-        """Returns another's complaint about the settings with the place of the key that it names, if it names one."""
-        return _place_of(error, self.keys, self.sources)
-
-
-class RecipeSummary(NamedTuple):
-    """One line of `hpt-trl list`."""
-
-    recipe: str
-    stage: str
-    model: str
-    data: str
-    hardware: str
-
-
-def recipes_folder() -> Path:
-    """Returns the folder of the recipes that come with the package: of the wheel, or of the checkout."""
-    package = Path(__file__).resolve().parents[1]
-    shipped = package / "_recipes"
-    return shipped if shipped.is_dir() else package.parent / "recipes"
-
-
-def recipe_name(path: Path) -> str:
-    """Returns the name by which `find_recipe` finds a bundled recipe, e.g. `hybrid/smollm2-135m-gsm8k`."""
-    return path.resolve().relative_to(recipes_folder()).with_suffix("").as_posix()
-
-
-def bundled_recipes() -> list[Path]:
-    """Returns every recipe that comes with the package: each YAML below the recipes folder, sorted by name."""
-    return sorted(recipes_folder().rglob("*.yaml"))
-
-
-def find_recipe(name: str) -> Path:
-    """Returns the file of a recipe, given as a path or as the name of a bundled one (`quickstart`).
-
-    Raises:
-        UserError: there is neither; the message gives the nearest bundled name.
-    """
-    path = Path(name)
-    if path.is_file():
-        return path
-    if path.is_dir():
-        raise UserError(f"{name} is a folder; name a recipe file in it.")
-    bundled = {recipe_name(recipe): recipe for recipe in bundled_recipes()}
-    for asked in (name, name.removesuffix(".yaml").removesuffix(".yml")):
-        if asked in bundled:
-            return bundled[asked]
-    short = {full.rpartition("/")[2]: full for full in bundled}
-    near = difflib.get_close_matches(name, [*bundled, *short], n=1)
-    meant = f" Did you mean `{short.get(near[0], near[0])}`?" if near else ""
-    raise UserError(f"there is no recipe `{name}`: neither a file nor a bundled one.{meant} `hpt-trl list` shows all.")
-
-
-def summarize(path: Path) -> RecipeSummary:
-    """Reads what `hpt-trl list` shows of a bundled recipe; the hardware is its comment line `# Hardware: ...`."""
-    file = read_recipe_file(path)
-    values = {key: str(file.values.get(key, "-")) for key in ("stage", "model_name_or_path", "dataset_name")}
-    return RecipeSummary(
-        recipe_name(path),
-        values["stage"],
-        values["model_name_or_path"],
-        values["dataset_name"],
-        hardware_of(path) or "-",
-    )
-
-
-def hardware_of(path: Path) -> str:
-    """Returns what a recipe's comment line `# Hardware: ...` asks for; empty where there is none."""
-    found = re.search(r"^#\s*Hardware:\s*(.+?)\.?\s*$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    return found[1] if found else ""
 
 
 def _set_environment(file: RecipeFile) -> None:
@@ -219,7 +101,8 @@ def _bare_types(hint: Any) -> set[Any]:
 
 
 def _check_ranges(values: dict[str, Any], stage: "Stage", sources: Sources) -> None:
-    from hpt_trl.settings.ranges import problem, rules_for
+    from hpt_trl.recipes.ranges import rules_for
+    from hpt_trl.settings.ranges import problem
 
     rules = rules_for(stage)
     for key, value in values.items():
@@ -271,19 +154,6 @@ def _check_schedule(config: Any, sources: Sources) -> None:
         raise sources.error(
             "lr_scheduler_kwargs", f"`lr_scheduler_type: {config.lr_scheduler_type.value}` does not take it: {error}."
         ) from error
-
-
-def _place_of(error: Exception, known: "dict[str, Key]", sources: Sources) -> UserError:
-    """Returns a config's own complaint with the place of the key that it is about, where it names one."""
-    text = str(error).strip()
-    named = [word for word in re.findall(r"[A-Za-z_0-9]+", text) if word in known]
-    given = [word for word in named if word in sources.file.lines or word in sources.overrides]
-    # A single ordinary word (`seed`, `debug`) may stand in any sentence: without a source it proves nothing.
-    quoted = [word for word in re.findall(r"`([A-Za-z_0-9]+)`", text) if word in known]
-    key = next(iter([word for word in quoted if word in given] + given + quoted), None)
-    if key is None:
-        return UserError(f"{shown(sources.file.path)}: {text}")
-    return sources.error(key, text.removeprefix(f"`{key}` is "))
 
 
 def read_recipe(
@@ -338,7 +208,7 @@ def resolve_recipe(sources: Sources, world_size: int | None = None, profile: Pro
             warnings.filterwarnings("ignore", message="`gradient_checkpointing", category=FutureWarning)
             arguments, config, model_args = TrlParser(classes).parse_dict(values)
     except (ValueError, TypeError, ImportError, OSError) as error:
-        raise _place_of(error, known, sources) from error
+        raise place_of(error, known, sources) from error
     _check_schedule(config, sources)
     check_profile(config, profile, sources)
     if config.n_gpu > 1 and world_size == 1:

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase, ProcessorMixin, Trainer, TrainerCallback
     from trl import ModelConfig
 
-    from hpt_trl.data.loading import Splits
+    from hpt_trl.data.layouts import Layout, Splits
     from hpt_trl.recipes.arguments import RecipeArguments
-    from hpt_trl.recipes.resolving import Recipe
+    from hpt_trl.recipes.recipe import Recipe
     from hpt_trl.settings.ranges import Rule
 
 # Stage name in a recipe -> module that holds it as STAGE. Imported on use: a stage brings torch and its trainer.
@@ -34,14 +34,6 @@ STAGE_MODULES = {
     "ref_tuning": "hpt_trl.methods.ref_tuning.stage",
     "rho1": "hpt_trl.methods.rho1.stage",
 }
-
-# Which rows a stage trains on (columns after the mapping):
-#   prompts         prompt, and where the data has them a demonstration, `answer` and what else the rewards read
-#   demonstrations  prompt and completion; or `messages`, the last one the assistant's
-#   comparisons     prompt, chosen and rejected; or chosen and rejected as whole conversations
-#   documents       text
-#   solutions       instruction, output, problem_id and is_correct, from which demonstrations are drawn
-Layout = Literal["prompts", "demonstrations", "comparisons", "documents", "solutions"]
 
 # Completions of the evaluation in stages whose config has no `max_completion_length`, in tokens.
 EVAL_NEW_TOKENS = 256

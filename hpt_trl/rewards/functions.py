@@ -10,13 +10,14 @@ import inspect
 import logging
 import math
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 from weakref import WeakSet
 
+from hpt_trl.data.final_answers import BOXED, HASHES, final_answer, final_answers
+from hpt_trl.data.messages import text_of
 from hpt_trl.errors import UserError
 from hpt_trl.rewards.mathcheck import equal_answers
 
@@ -24,52 +25,11 @@ logger = logging.getLogger(__name__)
 
 Reward = Callable[..., Any]
 
-_HASHES = re.compile(r"^[ \t]*####[ \t]*(.*)$", re.MULTILINE)
-_BOXED = "\\boxed{"
 _SHOWN = 500
 
 # Rewards are added up in float32 by the trainers: 0.7 + 0.2 + 0.1 must still reach a threshold of 1.
 THRESHOLD_SLACK = 1e-6
 _guarded: WeakSet[Reward] = WeakSet()
-
-
-def text_of(message: Any) -> str:
-    """Return the text of a prompt or completion: the string itself, or the content of the last message."""
-    if isinstance(message, str):
-        return message
-    content = message[-1]["content"] if message else ""
-    if isinstance(content, str):
-        return content
-    return "".join(part["text"] for part in content or [] if part["type"] == "text")
-
-
-def final_answers(text: str) -> list[tuple[int, str]]:
-    r"""Return every final answer in `text` with its position: the contents of `\boxed{...}` and of `#### ...` lines.
-
-    Braces in `\boxed{...}` are matched; a box that is never closed and an empty answer do not count.
-    """
-    found = [(match.start(1), match.group(1).strip()) for match in _HASHES.finditer(text)]
-    start = text.find(_BOXED)
-    while start >= 0:
-        begin = start + len(_BOXED)
-        depth, end = 1, begin
-        while end < len(text) and depth:
-            depth += {"{": 1, "}": -1}.get(text[end], 0)
-            end += 1
-        if depth:
-            break
-        found.append((begin, text[begin : end - 1].strip()))
-        start = text.find(_BOXED, end)
-    return sorted((place, answer) for place, answer in found if answer)
-
-
-def final_answer(text: str) -> str | None:
-    r"""Return the last final answer in `text` (see `final_answers`), or None."""
-    answers = final_answers(text)
-    if not answers:
-        return None
-    # `#### \boxed{7}` is one answer, written both ways: the box, which comes last, holds it.
-    return answers[-1][1]
 
 
 def math_answer(completions: Sequence[Any], answer: Sequence[Any] | None = None, **_: Any) -> list[float | None]:
@@ -264,12 +224,12 @@ def _missing_column(reward: str, column: str, found: str) -> str:
 def _count_answers(text: str) -> int:
     """Count the final answers; a box on a `####` line belongs to that line."""
     lines = {text.count("\n", 0, place) for place, _ in final_answers(text)}
-    boxes = [place for place, _ in final_answers(text) if text[:place].endswith(_BOXED)]
+    boxes = [place for place, _ in final_answers(text) if text[:place].endswith(BOXED)]
     return max(len(lines), len(boxes))
 
 
 def _free_answer(text: str) -> str:
-    marks = list(_HASHES.finditer(text))
+    marks = list(HASHES.finditer(text))
     if marks:
         # Answers of puzzles have many lines.
         return text[marks[-1].start(1) :].strip()

@@ -6,7 +6,7 @@ The smallest task on which PPO of a language model can be watched: a word list i
 import re
 from typing import Any
 
-from hpt_trl.rewards.functions import text_of
+from hpt_trl.data.messages import text_of
 
 WORDS = ("happy", "glad", "good", "great", "smile", "joy", "love")
 _WORD = re.compile("|".join(WORDS), re.IGNORECASE)

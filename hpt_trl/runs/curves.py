@@ -5,27 +5,14 @@ run logged nothing is left out.
 """
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_BLUE, _ORANGE, _GREEN, _RED, _VIOLET, _GREY = "#2166ac", "#e08214", "#1b7837", "#b2182b", "#762a83", "#7f7f7f"
-STYLE: Any = {
-    "font.size": 9.5,
-    "axes.titlesize": 11,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#555555",
-    "legend.frameon": True,
-    "legend.framealpha": 0.85,
-    "legend.edgecolor": "none",
-    "legend.fontsize": 9,
-}
+from hpt_trl.pictures import STYLE, write_picture
 
+_BLUE, _ORANGE, _GREEN, _RED, _VIOLET, _GREY = "#2166ac", "#e08214", "#1b7837", "#b2182b", "#762a83", "#7f7f7f"
 Points = list[tuple[int, float]]
 
 
@@ -206,10 +193,7 @@ def draw(lines: list[dict[str, Any]], results: dict[str, Any] | None, title: str
         for axis in axes.flat[len(panels) :]:
             axis.set_visible(False)
         figure.suptitle(title, fontsize=12.5, x=0.015, ha="left")
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        figure.savefig(temporary, dpi=150, format="png")
-        plt.close(figure)
-    os.replace(temporary, path)
+        write_picture(figure, path)
 
 
 def _points(lines: list[dict[str, Any]], key: str) -> Points:

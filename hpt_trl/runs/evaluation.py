@@ -18,15 +18,15 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, gather_object
 from datasets import Dataset
 from tqdm.auto import tqdm
-from transformers import GenerationConfig, PreTrainedTokenizerBase, ProcessorMixin, Trainer, TrainerState
+from transformers import GenerationConfig, PreTrainedTokenizerBase, ProcessorMixin, TrainerState
 from trl.data_utils import is_conversational, prepare_multimodal_messages
 from trl.distributed import DistributedBackend
 from trl.models import unwrap_model_for_generation
 
+from hpt_trl.data.messages import Prompt, as_text
 from hpt_trl.errors import UserError
+from hpt_trl.models.random_state import kept_random_state
 from hpt_trl.rewards.functions import THRESHOLD_SLACK
-
-Prompt = str | list[dict[str, Any]]
 
 
 def evaluate(
@@ -89,7 +89,7 @@ def evaluate(
     with (
         tqdm(total=len(rows) * num_generations, desc=description, unit="completion", disable=rank != 0) as bar,
         _generating(model, accelerator) as (generator, device),
-        _forked_random_state(device),
+        kept_random_state(device),
     ):
         text = _text_tokenizer(tokenizer)
         config = _generation_config(generator, tokenizer, max_new_tokens, temperature)
@@ -112,28 +112,6 @@ def evaluate(
     return _summary(records, rows, success_threshold, num_generations, completions_kept) | {
         "temperature": temperature,
         "max_new_tokens": max_new_tokens,
-    }
-
-
-def measure_held_out(trainer: Trainer) -> dict[str, float]:
-    """What the trainer's own evaluation finds on its held-out rows: the loss, and what TRL measures beside it.
-
-    The random state of the training stays as it is. All processes must call it together. The loss is a mean over the
-    rows; what TRL measures beside it is a mean over the batches, in which a last, smaller one counts as much.
-
-    Returns:
-        Metric -> value, without the prefix `eval_` and without times and counters.
-    """
-    left_out = ("runtime", "_per_second", "num_tokens", "model_preparation_time")
-    model: Any = trainer.model
-    was_training = model.training
-    with _forked_random_state(trainer.accelerator.device):
-        metrics = trainer.evaluate()
-    model.train(was_training)
-    return {
-        key.removeprefix("eval_"): value
-        for key, value in metrics.items()
-        if key.startswith("eval_") and not key.endswith(left_out)
     }
 
 
@@ -221,19 +199,6 @@ def weighted_reward(values: list[float | None], weights: list[float]) -> float |
     return total if known and math.isfinite(total) else None
 
 
-def as_text(prompt: Prompt) -> str:
-    """A prompt or completion for reading: a string as it is, messages as `role: content` lines (one alone bare)."""
-    if isinstance(prompt, str):
-        return prompt
-    lines = []
-    for message in prompt:
-        content = message["content"]
-        if not isinstance(content, str):
-            content = " ".join(part.get("text") or f"<{part['type']}>" for part in content)
-        lines.append(content if len(prompt) == 1 else f"{message['role']}: {content}")
-    return "\n".join(lines)
-
-
 def _batches(rows: Dataset, num_generations: int, batch_size: int) -> list[list[tuple[int, int]]]:
     """(row index, generation) in batches of similar prompt length; the longest first, as it needs the most memory."""
     lengths = [len(as_text(prompt)) for prompt in rows["prompt"]]
@@ -273,13 +238,6 @@ def _generating(model: torch.nn.Module, accelerator: Accelerator | None) -> Iter
                     yield unwrapped, accelerator.device
     finally:
         model.train(was_training)
-
-
-@contextmanager
-def _forked_random_state(device: torch.device) -> Iterator[None]:
-    devices = [device] if device.type != "cpu" else []
-    with torch.random.fork_rng(devices=devices, device_type=device.type if devices else "cuda"):
-        yield
 
 
 def _generation_config(

@@ -11,7 +11,7 @@ import yaml
 
 from hpt_trl.methods.reward.shift import PICTURE_FILE, SCORES_FILE
 from hpt_trl.methods.rho1.page import PAGE_FILE, SELECTIONS_FILE
-from hpt_trl.recipes.resolving import Recipe
+from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.runs.checkpoints import RECIPE_FILE, complete_checkpoints, is_complete
 from hpt_trl.runs.reporting import CURVES_FILE, METRICS_FILE, RESULTS_FILE
 

@@ -15,15 +15,19 @@ from typing import Any, cast
 from datasets import Dataset
 from transformers import PretrainedConfig, PreTrainedTokenizerBase, ProcessorMixin
 
-from hpt_trl.data.loading import Splits, load_splits, to_conversational
+from hpt_trl.data.layouts import Splits
+from hpt_trl.data.loading import load_splits, to_conversational
+from hpt_trl.data.messages import as_text
 from hpt_trl.data.row_checks import count_tokens, validate_lengths
 from hpt_trl.data.sources import where
 from hpt_trl.errors import UserError
 from hpt_trl.models.loading import load_config, load_tokenizer, model_exists
-from hpt_trl.recipes.resolving import Recipe, find_recipe, read_recipe
+from hpt_trl.recipes.bundled import find_recipe
+from hpt_trl.recipes.recipe import Recipe
+from hpt_trl.recipes.resolving import read_recipe
 from hpt_trl.rewards.functions import THRESHOLD_SLACK, check_columns, guard, load_rewards
 from hpt_trl.rewards.reward_model import RewardModel
-from hpt_trl.runs.evaluation import as_text, score_completions, weighted_reward
+from hpt_trl.runs.evaluation import score_completions, weighted_reward
 from hpt_trl.runs.output_folder import check_output_folder
 
 logger = logging.getLogger(__name__)

@@ -6,7 +6,6 @@ was stopped half-way.
 
 import json
 import math
-import os
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from transformers import ProgressCallback, TrainerCallback
 
 from hpt_trl.errors import UserError
+from hpt_trl.files import valid_json, write_atomically
 from hpt_trl.methods.reward.shift import report_shift
 from hpt_trl.methods.rho1.page import draw_selections
 from hpt_trl.runs.curves import draw, logged_series
@@ -99,28 +99,6 @@ class ProgressLines(ProgressCallback):
             return
         shown = [f"{name} {logs[key]:.3g}" for key, name in _PROGRESS.items() if isinstance(logs.get(key), int | float)]
         self.training_bar.write(f"step {state.global_step}/{state.max_steps}  " + "  ".join(shown))
-
-
-def valid_json(value: Any) -> Any:
-    """The value with NaN and infinities as None, tensors and NumPy numbers as floats, what JSON lacks as text."""
-    if isinstance(value, dict):
-        return {str(key): valid_json(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [valid_json(item) for item in value]
-    if isinstance(value, str | bool | int | None):
-        return value
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return str(value)
-    return number if math.isfinite(number) else None
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a text file in one go: a run that is killed leaves the old file or the new one, never half of one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def write_results(output_dir: str | Path, results: dict[str, Any]) -> Path:

@@ -25,17 +25,17 @@ from transformers import ProgressCallback, Trainer, TrainerCallback, set_seed
 
 from hpt_trl import __version__
 from hpt_trl.errors import UserError
-from hpt_trl.launching.options import LAUNCH_OPTIONS
+from hpt_trl.files import valid_json, write_atomically
+from hpt_trl.methods.held_out import measure_held_out
 from hpt_trl.models.loading import keep_adapter_type, keep_four_bit_trainable, resolve_model
-from hpt_trl.planning.facts import facts
-from hpt_trl.recipes.profiles import Profile
-from hpt_trl.recipes.resolving import find_recipe, read_recipe, recipe_name, recipes_folder
+from hpt_trl.recipes.bundled import recipe_name, recipes_folder
+from hpt_trl.recipes.profiles import LAUNCH_OPTIONS
 from hpt_trl.recipes.stages import StageInputs
 from hpt_trl.rollouts.vllm import open_engine
 from hpt_trl.runs.checkpoints import PROCESSES_FILE, full_disk_explained
-from hpt_trl.runs.evaluation import evaluate, measure_held_out
+from hpt_trl.runs.evaluation import evaluate
 from hpt_trl.runs.output_folder import BEFORE_FILE, open_output_folder
-from hpt_trl.runs.preparation import Prepared, prepare, prepare_recipe
+from hpt_trl.runs.preparation import Prepared, prepare
 from hpt_trl.runs.quiet import quiet
 from hpt_trl.runs.reporting import (
     RESULTS_FILE,
@@ -46,8 +46,6 @@ from hpt_trl.runs.reporting import (
     evaluation_lines,
     report_stage,
     side_by_side,
-    valid_json,
-    write_atomically,
     write_results,
 )
 
@@ -96,21 +94,6 @@ def _train(prepared: Prepared, started: float, command: list[str]) -> None:
         wall = {"total": time.perf_counter() - started, "train": train_time, "evaluation": evaluations.seconds}
         _finish(prepared, trainer, evaluations.before, after, wall, command)
     trainer.end()
-
-
-def check(name: str, overrides: list[str], profile: Profile | None = None) -> None:
-    """Resolves a recipe without loading weights and prints what it comes to: `hpt-trl check NAME [--key value ...]`.
-
-    Args:
-        profile: how the processes are to be started; by default as this one was.
-
-    Raises:
-        UserError: the first mistake found.
-    """
-    with quiet():
-        prepared = prepare_recipe(read_recipe(find_recipe(name), overrides, profile=profile))
-        if PartialState().is_main_process:
-            print(facts(prepared))
 
 
 class _AtTrainBegin(TrainerCallback):

@@ -9,7 +9,7 @@ from trl import DPOConfig, DPOTrainer
 
 from hpt_trl.data.loading import columns_for
 from hpt_trl.recipes.stages import Stage, StageInputs
-from hpt_trl.settings.ranges import Rule, one_of
+from hpt_trl.settings.ranges import Rule, at_least, one_of, share
 
 # What DPOTrainer reads of a row.
 COLUMNS = ("prompt", "chosen", "rejected", "tools", "chat_template_kwargs", "image", "images")
@@ -33,6 +33,9 @@ STAGE = Stage(
     config_class=DPOConfig,
     build=build,
     rules=(
+        at_least(0, "beta", "label_smoothing", "discopop_tau"),
+        at_least(1, "precompute_ref_batch_size", "ref_model_sync_steps"),
+        share("ref_model_mixup_alpha"),
         one_of("truncation_mode", "keep_start", "keep_end"),
         Rule(("loss_type",), lambda names: bool(names) and set(names) <= set(LOSSES), ", ".join(LOSSES), LOSSES),
     ),

@@ -4,6 +4,7 @@ from transformers import Trainer
 from trl import GRPOConfig
 
 from hpt_trl.recipes.stages import Stage, StageInputs
+from hpt_trl.rollouts.ranges import ROLLOUT_RULES
 from hpt_trl.rollouts.trainer import RolloutTrainer
 
 
@@ -15,6 +16,7 @@ STAGE = Stage(
     name="grpo",
     config_class=GRPOConfig,
     build=build,
+    rules=ROLLOUT_RULES,
     rewards="required",
     completion_length=lambda config: config.max_completion_length,
 )

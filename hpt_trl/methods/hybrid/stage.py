@@ -5,8 +5,9 @@ from transformers import Trainer
 from hpt_trl.methods.hybrid.config import HybridPostConfig
 from hpt_trl.methods.hybrid.routing import refuse_what_cannot_work
 from hpt_trl.methods.hybrid.trainer import HybridPostTrainer
-from hpt_trl.recipes.resolving import Recipe
+from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.recipes.stages import Stage, StageInputs
+from hpt_trl.rollouts.ranges import ROLLOUT_RULES
 
 
 def check(recipe: Recipe) -> None:
@@ -26,6 +27,7 @@ STAGE = Stage(
     config_class=HybridPostConfig,
     build=build,
     check=check,
+    rules=ROLLOUT_RULES,
     needs_demonstration=lambda config: config.uses_demonstrations and config.on_missing_demonstration == "error",
     demonstration_column=lambda config: config.demonstration_column,
     rewards="required",

@@ -11,7 +11,7 @@ from hpt_trl.errors import UserError
 from hpt_trl.methods.pretrain.config import PretrainArguments
 from hpt_trl.models.loading import load_config
 from hpt_trl.models.sharded_weights import whole_weights
-from hpt_trl.recipes.resolving import Recipe
+from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.settings.values import did_you_mean
 
 # The tokenizer decides them; a second opinion in the recipe could only contradict it.

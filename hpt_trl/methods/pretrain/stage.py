@@ -8,13 +8,14 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, Trainer, set_seed
 from trl import SFTTrainer
 
-from hpt_trl.data.loading import Splits, columns_for
+from hpt_trl.data.layouts import Splits
+from hpt_trl.data.loading import columns_for
 from hpt_trl.errors import UserError
 from hpt_trl.methods.pretrain.config import PretrainArguments, PretrainConfig
 from hpt_trl.methods.pretrain.model import check_model_config, make_config, new_model
 from hpt_trl.methods.pretrain.tokenizer import BYTES, SPECIAL, train_tokenizer
 from hpt_trl.models.loading import load_tokenizer
-from hpt_trl.recipes.resolving import Recipe
+from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.recipes.stages import Stage, StageInputs
 
 _READ_AT_ONCE = 1000

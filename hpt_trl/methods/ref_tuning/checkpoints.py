@@ -10,7 +10,7 @@ from pathlib import Path
 
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from hpt_trl.runs.evaluation import measure_held_out
+from hpt_trl.methods.held_out import measure_held_out
 
 FOLDER = "checkpoints"
 BEST = "best"

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from trl import SFTConfig
 
 from hpt_trl.data.solutions import SolutionArguments
+from hpt_trl.recipes.arguments import RecipeArguments
 
 
 @dataclass
@@ -21,7 +22,7 @@ class RefTuningConfig(SFTConfig):
 
 
 @dataclass
-class RefTuningArguments(SolutionArguments):
+class RefTuningArguments(SolutionArguments, RecipeArguments):
     """Which solutions are drawn; their prompt is Alpaca's text, not a chat."""
 
     conversational: bool | None = field(

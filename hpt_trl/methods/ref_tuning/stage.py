@@ -3,20 +3,22 @@
 import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, Trainer
 from trl import SFTTrainer
 
-from hpt_trl.data.loading import Splits, columns_for
-from hpt_trl.data.solutions import SAMPLING_RULES, draw, sampling_of
+from hpt_trl.data.layouts import Splits
+from hpt_trl.data.loading import columns_for
+from hpt_trl.data.solutions import SAMPLING_RULES, Sampling, draw, sampling_of
 from hpt_trl.data.sources import ROW
 from hpt_trl.errors import UserError
 from hpt_trl.methods.ref_tuning.checkpoints import KeptModels, kept
 from hpt_trl.methods.ref_tuning.config import RefTuningArguments, RefTuningConfig
 from hpt_trl.methods.ref_tuning.template import alpaca_prompt, response
 from hpt_trl.models.loading import load_tokenizer
-from hpt_trl.recipes.resolving import Recipe
+from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.recipes.stages import Stage, StageInputs
 from hpt_trl.settings.ranges import Rule, one_of
 
@@ -29,7 +31,7 @@ def check(recipe: Recipe) -> None:
     Raises:
         UserError: the first such setting.
     """
-    sampling_of(recipe)
+    _sampling(recipe)
     config = recipe.config
     if config.completion_only_loss is False:
         raise recipe.error("completion_only_loss", "false: a reference is tuned on the solutions alone; drop the line.")
@@ -72,6 +74,11 @@ def finish(trainer: Trainer) -> None:
         print(f"\nCheckpoints in {said}")
 
 
+def _sampling(recipe: Recipe, *, held_out: bool = False) -> Sampling:
+    arguments = cast(RefTuningArguments, recipe.arguments)
+    return sampling_of(arguments, recipe.sources, seed=recipe.config.data_seed, held_out=held_out)
+
+
 def _tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase | None:
     """The model's tokenizer; None for a model that an earlier stage of a pipeline has yet to make.
 
@@ -103,7 +110,7 @@ def _tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase | None:
 def _demonstrations(
     recipe: Recipe, rows: Dataset, source: str, tokenizer: PreTrainedTokenizerBase | None, *, held_out: bool = False
 ) -> Dataset:
-    drawn = draw(rows, source, sampling_of(recipe, held_out=held_out))
+    drawn = draw(rows, source, _sampling(recipe, held_out=held_out))
     if drawn.shortage and not held_out:
         logger.warning("%s: %s.", source, drawn.shortage)
     if recipe.config.process_index == 0:

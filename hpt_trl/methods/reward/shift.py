@@ -10,7 +10,6 @@ Files alone are read, no weights; matplotlib is imported on use.
 
 import json
 import math
-import os
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hpt_trl.errors import UserError
-from hpt_trl.runs.curves import STYLE
+from hpt_trl.pictures import STYLE, write_picture
 
 SCORES_FILE = "scores.jsonl"
 PICTURE_FILE = "reward_shift.png"
@@ -209,10 +208,7 @@ def draw(groups: Sequence[dict[str, float]], shift: Shift, path: Path) -> None:
             axis.set_axisbelow(True)
         axes[0].set_ylabel("score")
         axes[0].legend(loc="upper left")
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        figure.savefig(temporary, dpi=150, format="png")
-        plt.close(figure)
-    os.replace(temporary, path)
+        write_picture(figure, path)
 
 
 def _by_prompt(comparisons: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:

@@ -13,11 +13,12 @@ from transformers import Trainer
 from trl import RewardConfig, RewardTrainer
 
 from hpt_trl.data.loading import columns_for
+from hpt_trl.data.messages import as_text
+from hpt_trl.files import valid_json, write_atomically
 from hpt_trl.methods.reward.shift import SCORES_FILE
-from hpt_trl.recipes.resolving import Recipe
+from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.recipes.stages import Stage, StageInputs
-from hpt_trl.runs.evaluation import as_text
-from hpt_trl.runs.reporting import valid_json, write_atomically
+from hpt_trl.settings.ranges import at_least
 
 # What RewardTrainer reads of a row; `margin` is how much better the chosen completion is.
 COLUMNS = ("prompt", "chosen", "rejected", "margin", "tools", "chat_template_kwargs")
@@ -110,6 +111,7 @@ STAGE = Stage(
     build=build,
     check=check,
     finish=finish,
+    rules=(at_least(0, "center_rewards_coefficient"),),
     layout=lambda arguments: "comparisons",
     measures_held_out=True,
 )

@@ -7,8 +7,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
+from hpt_trl.files import valid_json, write_atomically
 from hpt_trl.methods.rho1.page import SELECTIONS_FILE
-from hpt_trl.runs.reporting import valid_json, write_atomically
 
 # Tokens of a sample, and those before a token that its text is taken with.
 _MOST, _CONTEXT = 1024, 8

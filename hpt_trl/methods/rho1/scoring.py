@@ -4,7 +4,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from hpt_trl.methods.rho1.cache import DIR_KEY, ScoreCache, example_key, scored_
 from hpt_trl.methods.rho1.config import Rho1Config
 from hpt_trl.methods.rho1.reference import MODEL_KEY, fingerprint, load_reference
 from hpt_trl.models.loading import cache_folder
+from hpt_trl.models.random_state import kept_random_state
 
 # Batches whose rows are sorted by length together: little is padded, and the rows are still read from nearby.
 _WINDOW = 32
@@ -141,7 +142,7 @@ def prepare_cache(
         cache = ScoreCache(folder, contents)
     reference = Reference(lambda: load_reference(config, device), device, autocast)
     table = row_table(dataset)
-    with _kept_random_state(device):
+    with kept_random_state(device):
         _in_first_process(lambda: verify(cache, dataset, collator, reference, table, rows=config.reference_check_rows))
         fill(cache, dataset, collator, reference, table, batch_size=config.per_device_train_batch_size)
     reference.unload()
@@ -354,10 +355,3 @@ def _in_first_process(act: Callable[[], _T]) -> _T:
 def _autocast_type(autocast: Callable[[], AbstractContextManager], device: torch.device) -> torch.dtype | None:
     with autocast():
         return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
-
-
-@contextmanager
-def _kept_random_state(device: torch.device) -> Iterator[None]:
-    devices = [] if device.type == "cpu" else [device]
-    with torch.random.fork_rng(devices=devices, device_type=device.type if devices else "cuda"):
-        yield

@@ -6,6 +6,7 @@ from typing import cast
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, Trainer
 
+from hpt_trl.data.layouts import Layout
 from hpt_trl.data.loading import columns_for
 from hpt_trl.errors import UserError
 from hpt_trl.methods.rho1.config import Rho1Config
@@ -13,8 +14,8 @@ from hpt_trl.methods.rho1.reference import check_reference
 from hpt_trl.methods.rho1.trainer import Rho1Trainer
 from hpt_trl.methods.sft.stage import COLUMNS
 from hpt_trl.recipes.arguments import RecipeArguments
-from hpt_trl.recipes.resolving import Recipe
-from hpt_trl.recipes.stages import Layout, Stage, StageInputs
+from hpt_trl.recipes.recipe import Recipe
+from hpt_trl.recipes.stages import Stage, StageInputs
 from hpt_trl.settings.ranges import one_of
 
 LAYOUTS = ("documents", "demonstrations")

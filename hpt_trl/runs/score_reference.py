@@ -13,7 +13,8 @@ from trl import SFTTrainer
 from hpt_trl.methods.rho1.config import Rho1Config
 from hpt_trl.methods.rho1.scoring import prepare_cache
 from hpt_trl.methods.rho1.stage import training_rows
-from hpt_trl.recipes.resolving import find_recipe, read_recipe
+from hpt_trl.recipes.bundled import find_recipe
+from hpt_trl.recipes.resolving import read_recipe
 from hpt_trl.runs.preparation import Prepared, prepare_recipe
 from hpt_trl.runs.quiet import quiet
 from hpt_trl.runs.reporting import duration

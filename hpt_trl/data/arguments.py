@@ -1,0 +1,55 @@
+"""The recipe keys of the data."""
+
+from dataclasses import dataclass, field
+
+from trl import ScriptArguments
+
+from hpt_trl.settings.ranges import Rule, count_or_share
+
+DATA_RULES: tuple[Rule, ...] = (count_or_share("test_split_size"),)
+
+
+@dataclass
+class DataArguments(ScriptArguments):
+    """Where the data comes from, what its columns are and what becomes of the prompts.
+
+    The names of `ScriptArguments` (`dataset_name`, `dataset_config`, `dataset_train_split`, `dataset_test_split`)
+    keep TRL's meaning; `dataset_name` is a Hub id, a local .jsonl/.json/.parquet file, a folder written by
+    `save_to_disk`, `arithmetic` (built in) or `reasoning_gym:<task>`.
+    """
+
+    dataset_options: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "Options of a generated dataset (`arithmetic`, `stories:<part>`, `reasoning_gym:<task>`), e.g. "
+            "{size: 500}."
+        },
+    )
+    column_mapping: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "Column that the trainer reads -> column in the data (a dotted path reaches into a struct), e.g. "
+            "{prompt: question, completion: answer, answer: reward_model.ground_truth}, {chosen: better, rejected: "
+            "worse}, {text: content}."
+        },
+    )
+    test_split_size: float | None = field(
+        default=None,
+        metadata={
+            "help": "Rows held out for the evaluation where the data has no `dataset_test_split`: a count, or a share "
+            "below 1."
+        },
+    )
+    system_prompt: str | None = field(
+        default=None, metadata={"help": "System message put before every prompt (makes string prompts conversational)."}
+    )
+    prompt_template: str | None = field(
+        default=None, metadata={"help": "Text around a string prompt; `{prompt}` stands for it."}
+    )
+    conversational: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Turn string prompts and demonstrations into user and assistant messages. By default this is done "
+            "when the tokenizer has a chat template."
+        },
+    )

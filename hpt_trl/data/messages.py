@@ -1,0 +1,28 @@
+"""Prompts and completions as text: they come as strings or as lists of messages."""
+
+from typing import Any
+
+Prompt = str | list[dict[str, Any]]
+
+
+def as_text(prompt: Prompt) -> str:
+    """A prompt or completion for reading: a string as it is, messages as `role: content` lines (one alone bare)."""
+    if isinstance(prompt, str):
+        return prompt
+    lines = []
+    for message in prompt:
+        content = message["content"]
+        if not isinstance(content, str):
+            content = " ".join(part.get("text") or f"<{part['type']}>" for part in content)
+        lines.append(content if len(prompt) == 1 else f"{message['role']}: {content}")
+    return "\n".join(lines)
+
+
+def text_of(message: Any) -> str:
+    """Return the text of a prompt or completion: the string itself, or the content of the last message."""
+    if isinstance(message, str):
+        return message
+    content = message[-1]["content"] if message else ""
+    if isinstance(content, str):
+        return content
+    return "".join(part["text"] for part in content or [] if part["type"] == "text")

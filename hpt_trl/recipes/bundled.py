@@ -1,0 +1,76 @@
+"""The recipes that come with the package, by name."""
+
+import difflib
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from hpt_trl.errors import UserError
+from hpt_trl.settings.file import read_recipe_file
+
+
+class RecipeSummary(NamedTuple):
+    """One line of `hpt-trl list`."""
+
+    recipe: str
+    stage: str
+    model: str
+    data: str
+    hardware: str
+
+
+def recipes_folder() -> Path:
+    """Returns the folder of the recipes that come with the package: of the wheel, or of the checkout."""
+    package = Path(__file__).resolve().parents[1]
+    shipped = package / "_recipes"
+    return shipped if shipped.is_dir() else package.parent / "recipes"
+
+
+def recipe_name(path: Path) -> str:
+    """Returns the name by which `find_recipe` finds a bundled recipe, e.g. `hybrid/smollm2-135m-gsm8k`."""
+    return path.resolve().relative_to(recipes_folder()).with_suffix("").as_posix()
+
+
+def bundled_recipes() -> list[Path]:
+    """Returns every recipe that comes with the package: each YAML below the recipes folder, sorted by name."""
+    return sorted(recipes_folder().rglob("*.yaml"))
+
+
+def find_recipe(name: str) -> Path:
+    """Returns the file of a recipe, given as a path or as the name of a bundled one (`quickstart`).
+
+    Raises:
+        UserError: there is neither; the message gives the nearest bundled name.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    if path.is_dir():
+        raise UserError(f"{name} is a folder; name a recipe file in it.")
+    bundled = {recipe_name(recipe): recipe for recipe in bundled_recipes()}
+    for asked in (name, name.removesuffix(".yaml").removesuffix(".yml")):
+        if asked in bundled:
+            return bundled[asked]
+    short = {full.rpartition("/")[2]: full for full in bundled}
+    near = difflib.get_close_matches(name, [*bundled, *short], n=1)
+    meant = f" Did you mean `{short.get(near[0], near[0])}`?" if near else ""
+    raise UserError(f"there is no recipe `{name}`: neither a file nor a bundled one.{meant} `hpt-trl list` shows all.")
+
+
+def summarize(path: Path) -> RecipeSummary:
+    """Reads what `hpt-trl list` shows of a bundled recipe; the hardware is its comment line `# Hardware: ...`."""
+    file = read_recipe_file(path)
+    values = {key: str(file.values.get(key, "-")) for key in ("stage", "model_name_or_path", "dataset_name")}
+    return RecipeSummary(
+        recipe_name(path),
+        values["stage"],
+        values["model_name_or_path"],
+        values["dataset_name"],
+        hardware_of(path) or "-",
+    )
+
+
+def hardware_of(path: Path) -> str:
+    """Returns what a recipe's comment line `# Hardware: ...` asks for; empty where there is none."""
+    found = re.search(r"^#\s*Hardware:\s*(.+?)\.?\s*$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return found[1] if found else ""
