@@ -11,6 +11,9 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import pytest
 
+# Fixtures that several wings' tests share: `vlm_path`, and `recipe` of `stage_runs`, which a module may replace.
+pytest_plugins = ["tests.helpers.images", "tests.helpers.stage_runs"]
+
 # A shell's background jobs ignore Ctrl-C, and so would what the tests start and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -18,8 +21,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 @pytest.fixture(scope="session")
 def tiny_model_path(tmp_path_factory) -> str:
-    """Folder of a real two-layer Llama with tokenizer and chat template (see tests/tiny.py); read only."""
-    from tests.tiny import save_tiny_model
+    """Folder of a real two-layer Llama with tokenizer and chat template (see tests/helpers/tiny.py); read only."""
+    from tests.helpers.tiny import save_tiny_model
 
     return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny-llama")
 
@@ -27,6 +30,6 @@ def tiny_model_path(tmp_path_factory) -> str:
 @pytest.fixture(scope="session")
 def reference_model_path(tmp_path_factory) -> str:
     """The same with other weights, for what compares two models; read only."""
-    from tests.tiny import save_tiny_model
+    from tests.helpers.tiny import save_tiny_model
 
     return save_tiny_model(tmp_path_factory.mktemp("models") / "reference", seed=1)

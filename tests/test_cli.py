@@ -1,26 +1,13 @@
 """The command line, by real processes: speed, exit codes, messages without a traceback, several processes."""
 
-import os
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
-
-
-def hpt_trl(*words: str, **variables: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "hpt_trl", *words],
-        capture_output=True,
-        text=True,
-        env=ENVIRONMENT | variables,
-        timeout=120,
-    )
+from tests.helpers.processes import ENVIRONMENT, ROOT, hpt_trl
 
 
 def test_help_is_short_and_quick():

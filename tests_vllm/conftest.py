@@ -15,6 +15,6 @@ import pytest
 @pytest.fixture(scope="session")
 def model_path(tmp_path_factory) -> str:
     """Folder of the tests' tiny Llama, wide enough for heads of 32, the least that the CPU engine takes; read only."""
-    from tests.tiny import save_tiny_model
+    from tests.helpers.tiny import save_tiny_model
 
     return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny-llama", hidden_size=128)

@@ -1,0 +1,88 @@
+"""`hpt-trl run` of several recipes one after the other in the processes of one launch, on fixed rollouts.
+
+Arguments: the distributed type and number of processes that are expected, then a free port and a recipe for each run.
+Each run is a fork of its own: the packages are imported once, everything else is as in a launch of its own. Only the
+sampling is replaced (see tests/helpers/rollouts.py), and not in recipes whose name ends in `-sampled`. Writes the exit
+code, what went wrong and how much of the models a process held, beside each recipe.
+"""
+
+import json
+import os
+import sys
+import traceback
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from torch.distributed.tensor import DTensor
+from transformers import Trainer
+
+from hpt_trl.cli import main
+from hpt_trl.recipes.stages import STAGE_MODULES, load_stage
+from hpt_trl.rollouts.trainer import RolloutTrainer
+from tests.helpers.rollouts import FixedRollouts
+
+
+def share(model: Any) -> float:
+    """Share of a model's weights that lies in this process."""
+    local = total = 0
+    for weight in model.parameters():
+        spread = getattr(weight, "ds_tensor", None)
+        here = weight.to_local() if isinstance(weight, DTensor) else weight if spread is None else spread
+        local += here.numel()
+        total += weight.numel() if spread is None else weight.ds_numel
+    return local / total
+
+
+def watch(kind: str, processes: int, found: dict[str, float]) -> None:
+    """Asserts what each training runs on, and notes the shares of its models, and of the optimizer's states."""
+    train = Trainer.train
+
+    def watched(self: Any, *args: Any, **kwargs: Any) -> Any:
+        runs_on = (self.accelerator.distributed_type.value, self.accelerator.num_processes)
+        assert runs_on == (kind, processes), runs_on
+        result = train(self, *args, **kwargs)
+        found["model"] = share(self.model)
+        if (reference := getattr(self, "ref_model", None)) is not None:
+            found["reference"] = share(reference)
+        if (critic := getattr(self, "_critic", None)) is not None:
+            found["critic"] = share(critic.module)
+        if (engine := getattr(self, "deepspeed", None)) is not None:
+            found["zero_stage"] = engine.zero_optimization_stage()
+        return result
+
+    Trainer.train = watched
+
+
+def run(recipe: Path, kind: str, processes: int) -> None:
+    if not recipe.stem.endswith("-sampled"):
+        RolloutTrainer._generate_single_turn = FixedRollouts._generate_single_turn
+    said: object = None
+    found: dict[str, float] = {}
+    watch(kind, processes, found)
+    try:
+        code = main(["run", str(recipe)])
+    except BaseException:
+        code, said = 1, traceback.format_exc()
+    rank = os.environ.get("RANK", "0")
+    recipe.with_suffix(f".outcome-{rank}").write_text(json.dumps([code, said, found]))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # gloo's threads may abort a process that takes its objects apart.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    kind, processes, *runs = sys.argv[1:]
+    # What a run imports only when it begins.
+    import_module("hpt_trl.runs.runner")
+    for name in STAGE_MODULES:
+        load_stage(name)
+    # The launcher's own store would find the keys of the run before.
+    os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"
+    for port, recipe in zip(runs[::2], runs[1::2], strict=True):
+        os.environ["MASTER_PORT"] = port
+        child = os.fork()
+        if child == 0:
+            run(Path(recipe), kind, int(processes))
+        os.waitpid(child, 0)

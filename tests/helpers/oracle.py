@@ -1,0 +1,111 @@
+"""The methods once more, straight from their papers: float64, one row at a time, no padding, nothing shared.
+
+Each function returns the gradient of one optimizer step on the fixed rollouts of `tests/helpers/rollouts.py`. Nothing
+here imports the package.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tests.helpers.rollouts import fixed_completion, parity_reward
+
+
+@dataclass
+class Sequence:
+    logp: torch.Tensor  # (tokens,) float64, with gradient
+    entropy: torch.Tensor  # (tokens,)
+
+
+@dataclass
+class Prompt:
+    rollouts: list[Sequence]
+    rewards: torch.Tensor  # (group,)
+    demonstration: Sequence
+
+    @property
+    def solved(self) -> int:
+        return int((self.rewards >= 1).sum())
+
+    def advantages(self, scale: str = "group") -> torch.Tensor:
+        centred = self.rewards - self.rewards.mean()
+        return centred / (self.rewards.std() + 1e-4) if scale == "group" else centred
+
+    def union(self, scale: str = "group") -> tuple[torch.Tensor, torch.Tensor]:
+        rewards = torch.cat([self.rewards, torch.ones(1, dtype=torch.float64)])
+        centred = rewards - rewards.mean()
+        if scale == "group":
+            centred = centred / (rewards.std() + 1e-4)
+        return centred[:-1], centred[-1]
+
+
+def gradient(
+    model_path: str,
+    dataset,
+    loss: Callable[[list[Prompt]], torch.Tensor],
+    *,
+    group: int = 4,
+    max_completion_length: int = 12,
+    max_demonstration_length: int | None = None,
+) -> dict[str, torch.Tensor]:
+    """Gradient of `loss` of all prompts at the model's weights, by parameter name."""
+    model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float64)
+    tokenizer = AutoTokenizer.from_pretrained(model_path)
+    prompts = []
+    for row in dataset:
+        text = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, tokenize=False)
+        prompt_ids = tokenizer(text)["input_ids"]
+        completions = [
+            fixed_completion(prompt_ids, m, 0, max_completion_length, tokenizer.vocab_size, tokenizer.eos_token_id)
+            for m in range(group)
+        ]
+        rewards = parity_reward(completions, [row["kind"]] * group)
+        demonstration = [*tokenizer(row["completion"][0]["content"])["input_ids"], tokenizer.eos_token_id]
+        if max_demonstration_length is not None and len(demonstration) > max_demonstration_length:
+            demonstration = [*demonstration[: max_demonstration_length - 1], tokenizer.eos_token_id]
+        prompts.append(
+            Prompt(
+                rollouts=[_score(model, prompt_ids, completion) for completion in completions],
+                rewards=torch.tensor(rewards, dtype=torch.float64),
+                demonstration=_score(model, prompt_ids, demonstration),
+            )
+        )
+    loss(prompts).backward()
+    return {name: p.grad for name, p in model.named_parameters()}
+
+
+def _score(model, prompt_ids: list[int], completion: list[int]) -> Sequence:
+    logits = model(torch.tensor([prompt_ids + completion])).logits[0, len(prompt_ids) - 1 : -1]
+    logp = torch.log_softmax(logits, dim=-1)
+    entropy = -(logp.exp() * logp).sum(-1)
+    return Sequence(logp[torch.arange(len(completion)), torch.tensor(completion)], entropy)
+
+
+def ratio(sequence: Sequence) -> torch.Tensor:
+    """The first update's importance ratio: 1, with the gradient of log p."""
+    return torch.exp(sequence.logp - sequence.logp.detach())
+
+
+class Normalizer:
+    """Sum over rows of a per-token loss under TRL's denominators, for one step of all rollouts."""
+
+    def __init__(self, loss_type: str, prompts: list[Prompt], max_completion_length: int = 12):
+        self.loss_type, self.max_completion_length = loss_type, max_completion_length
+        self.rows = sum(len(p.rollouts) for p in prompts)
+        self.tokens = sum(len(s.logp) for p in prompts for s in p.rollouts)
+
+    def __call__(self, per_token: torch.Tensor) -> torch.Tensor:
+        if self.loss_type == "grpo":
+            return per_token.mean() / self.rows
+        if self.loss_type == "dr_grpo":
+            return per_token.sum() / (self.rows * self.max_completion_length)
+        return per_token.sum() / self.tokens  # dapo
+
+
+def token_mean_nll(prompts: list[Prompt], weight: Callable[[Prompt], float | torch.Tensor]) -> torch.Tensor:
+    """Sum of weighted negative log-likelihoods over the tokens of all demonstrations with a weight."""
+    used = [p for p in prompts if not isinstance(weight(p), float) or weight(p) != 0]
+    tokens = sum(len(p.demonstration.logp) for p in used)
+    return sum((weight(p) * -p.demonstration.logp).sum() for p in used) / max(tokens, 1)

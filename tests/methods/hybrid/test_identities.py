@@ -1,0 +1,315 @@
+"""What theory says must be equal, through `.train()`: HPT's limits, and every method against a float64 oracle."""
+
+import pytest
+import torch
+
+from tests.helpers import oracle
+from tests.helpers.rollouts import (
+    LEARNING_RATE,
+    MIXED,
+    FixedGRPO,
+    FixedHPT,
+    assert_same_update,
+    rows,
+    start_weights,
+    train,
+    weights,
+)
+
+
+@pytest.fixture(scope="module")
+def start(tiny_model_path):
+    return start_weights(tiny_model_path)
+
+
+def as_update(gradient: dict, start: dict) -> dict:
+    return {name: start[name].double() - LEARNING_RATE * gradient[name] for name in gradient}
+
+
+@pytest.mark.parametrize("loss_type", ["grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo"])
+@pytest.mark.parametrize("setting", [{"switch_gate": -1}, {"unify_strategy": "no"}], ids=["never", "no"])
+def test_gate_never_is_grpo_bit_for_bit(tiny_model_path, tmp_path, loss_type, setting):
+    stock = weights(train(FixedGRPO, tiny_model_path, tmp_path, loss_type=loss_type, max_steps=2))
+    ours = train(FixedHPT, tiny_model_path, tmp_path, loss_type=loss_type, max_steps=2, skip_dead_rows=False, **setting)
+    assert all(torch.equal(ours_p, stock[name]) for name, ours_p in weights(ours).items())
+
+
+@pytest.mark.parametrize("loss_type", ["grpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo"])
+@pytest.mark.parametrize("group", [2, 4, 8, 16])
+def test_dropping_dead_rows_is_grpo(tiny_model_path, tmp_path, start, loss_type, group):
+    settings = {"loss_type": loss_type, "num_generations": group, "kinds": MIXED}
+    stock = weights(train(FixedGRPO, tiny_model_path, tmp_path, **settings))
+    ours = train(FixedHPT, tiny_model_path, tmp_path, switch_gate=-1, **settings)
+    assert ours.state.log_history[0]["hpt/rows_kept"] <= 0.375
+    assert_same_update(weights(ours), stock, start)
+
+
+def test_real_sampling_draws_the_rollouts_of_grpo(tiny_model_path, tmp_path):
+    from trl import GRPOTrainer
+
+    from hpt_trl import HybridPostTrainer
+
+    stock = train(GRPOTrainer, tiny_model_path, tmp_path, max_steps=3, learning_rate=1e-2)
+    ours = train(HybridPostTrainer, tiny_model_path, tmp_path, max_steps=3, learning_rate=1e-2, switch_gate=-1)
+    assert list(ours._logs["completion"]) == list(stock._logs["completion"])
+    for name, p in weights(ours).items():
+        torch.testing.assert_close(p, weights(stock)[name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("group", [2, 4, 8, 16])
+@pytest.mark.parametrize("per_device", [4, 16])
+def test_gate_always_is_cross_entropy_on_the_demonstrations(tiny_model_path, tmp_path, start, group, per_device):
+    ours = train(
+        FixedHPT,
+        tiny_model_path,
+        tmp_path,
+        num_generations=group,
+        switch_gate=group,
+        per_device_train_batch_size=per_device,
+        gradient_accumulation_steps=8 * group // per_device,
+    )
+    expected = oracle.gradient(
+        tiny_model_path, rows(MIXED), lambda prompts: oracle.token_mean_nll(prompts, lambda p: 1.0), group=group
+    )
+    assert_same_update(weights(ours), as_update(expected, start), start)
+
+
+def test_gate_always_is_a_step_of_trls_sft_trainer(tiny_model_path, tmp_path, start):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import SFTConfig, SFTTrainer
+
+    hpt = train(FixedHPT, tiny_model_path, tmp_path, switch_gate=4)
+    config = SFTConfig(
+        output_dir=str(tmp_path),
+        per_device_train_batch_size=4,
+        gradient_accumulation_steps=2,
+        max_steps=1,
+        learning_rate=LEARNING_RATE,
+        optim="sgd",
+        max_grad_norm=0.0,
+        lr_scheduler_type="constant",
+        bf16=False,
+        use_cpu=True,
+        report_to="none",
+        save_strategy="no",
+        gradient_checkpointing=False,
+    )
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_path)
+
+    def without_what_follows_eos(row):
+        # SFTTrainer also trains the newline that the chat template writes after the turn; a rollout ends before it.
+        text = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, tokenize=False)
+        return {"prompt": text, "completion": row["completion"][0]["content"]}
+
+    data = rows(MIXED).map(without_what_follows_eos, remove_columns=["kind"])
+    sft = SFTTrainer(
+        AutoModelForCausalLM.from_pretrained(tiny_model_path),
+        args=config,
+        train_dataset=data,
+        processing_class=tokenizer,
+    )
+    sft.train()
+    assert_same_update(weights(hpt), weights(sft), start)
+
+
+def grpo_rows(prompts, normalizer, advantages):
+    return sum(
+        normalizer(-oracle.ratio(rollout) * advantage)
+        for prompt in prompts
+        for rollout, advantage in zip(prompt.rollouts, advantages(prompt), strict=True)
+    )
+
+
+LOSS_TYPES = ["grpo", "dr_grpo", "dapo"]
+
+
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+@pytest.mark.parametrize("group", [2, 4, 8, 16])
+@pytest.mark.parametrize("gate", [0, 1])
+def test_switch(tiny_model_path, tmp_path, start, loss_type, group, gate):
+    """HPT eq. 10 with Dr.GRPO's advantages: solved <= gate -> demonstration, else rollouts."""
+
+    def loss(prompts):
+        normalizer = oracle.Normalizer(loss_type, prompts)
+        live = [p for p in prompts if p.solved > gate]
+        return grpo_rows(live, normalizer, lambda p: p.advantages("none")) + 0.3 * oracle.token_mean_nll(
+            prompts, lambda p: float(p.solved <= gate)
+        )
+
+    ours = train(
+        FixedHPT,
+        tiny_model_path,
+        tmp_path,
+        loss_type=loss_type,
+        scale_rewards="none",
+        num_generations=group,
+        switch_gate=gate,
+        sft_loss_coef=0.3,
+    )
+    expected = oracle.gradient(tiny_model_path, rows(MIXED), loss, group=group)
+    assert_same_update(weights(ours), as_update(expected, start), start)
+
+
+def test_switch_with_the_papers_normalization(tiny_model_path, tmp_path, start):
+    """`sft_loss_normalization: prompt`: HPT eq. 12 for each demonstration, the mean over all prompts."""
+
+    def loss(prompts):
+        nll = sum(-p.demonstration.logp.mean() for p in prompts if p.solved == 0) / len(prompts)
+        return grpo_rows(prompts, oracle.Normalizer("grpo", prompts), lambda p: p.advantages()) + nll
+
+    ours = train(FixedHPT, tiny_model_path, tmp_path, sft_loss_normalization="prompt")
+    expected = oracle.gradient(tiny_model_path, rows(MIXED), loss)
+    assert_same_update(weights(ours), as_update(expected, start), start)
+
+
+# Each loss type at one group size, and the other sizes at one loss type.
+LOSS_AND_GROUP = [*((loss_type, 4) for loss_type in LOSS_TYPES), *(("grpo", group) for group in (2, 8, 16))]
+
+
+@pytest.mark.parametrize("loss_type,group", LOSS_AND_GROUP)
+@pytest.mark.parametrize("scale", ["group", "none"])
+def test_luffy(tiny_model_path, tmp_path, start, loss_type, group, scale):
+    """Advantages over rollouts and demonstration together, p/(p+0.1) on the demonstration's tokens."""
+
+    def loss(prompts):
+        normalizer = oracle.Normalizer(loss_type, prompts)
+        total = grpo_rows(prompts, normalizer, lambda p: p.union(scale)[0])
+        for prompt in prompts:
+            p = prompt.demonstration.logp.exp()
+            total = total + normalizer(-prompt.union(scale)[1] * p / (p + 0.1))
+        return total
+
+    ours = train(
+        FixedHPT,
+        tiny_model_path,
+        tmp_path,
+        loss_type=loss_type,
+        scale_rewards=scale,
+        num_generations=group,
+        unify_strategy="soft",
+        soft_table="on_off",
+    )
+    expected = oracle.gradient(tiny_model_path, rows(MIXED), loss, group=group)
+    assert_same_update(weights(ours), as_update(expected, start), start)
+
+
+@pytest.mark.parametrize("group", [2, 4, 8, 16])
+@pytest.mark.parametrize("gate,gate_off", [(-1, 0), (0, 1)])
+def test_off_policy_gate(tiny_model_path, tmp_path, start, group, gate, gate_off):
+    """HPT's OFF/ON, and both gates at once: SFT, off-policy RL on the demonstration alone, or the rollouts."""
+
+    def loss(prompts):
+        normalizer = oracle.Normalizer("grpo", prompts)
+        total = grpo_rows([p for p in prompts if p.solved > gate_off], normalizer, lambda p: p.advantages())
+        total = total + oracle.token_mean_nll(prompts, lambda p: float(p.solved <= gate))
+        for prompt in prompts:
+            if gate < prompt.solved <= gate_off:
+                p = prompt.demonstration.logp.exp()
+                total = total + normalizer(-prompt.union()[1] * p / (p + 0.1))
+        return total
+
+    ours = train(FixedHPT, tiny_model_path, tmp_path, num_generations=group, switch_gate=gate, switch_gate_off=gate_off)
+    expected = oracle.gradient(tiny_model_path, rows(MIXED), loss, group=group)
+    assert_same_update(weights(ours), as_update(expected, start), start)
+
+
+@pytest.mark.parametrize("loss_type,group", LOSS_AND_GROUP)
+@pytest.mark.parametrize("on", [1.0, 0.3])
+def test_srft(tiny_model_path, tmp_path, start, loss_type, group, on):
+    """Entropy-weighted SFT, LUFFY's term on the demonstration, signed REINFORCE on the rollouts."""
+
+    def loss(prompts):
+        normalizer = oracle.Normalizer(loss_type, prompts)
+        total = oracle.token_mean_nll(prompts, lambda p: 0.5 * torch.exp(-p.demonstration.entropy.mean().detach()))
+        for prompt in prompts:
+            if prompt.solved < len(prompt.rollouts):  # otherwise the union has no contrast
+                p = prompt.demonstration.logp.exp()
+                total = total + normalizer(-prompt.union()[1] * p / (p + 0.1))
+            for rollout, reward in zip(prompt.rollouts, prompt.rewards, strict=True):
+                entropy = rollout.entropy.mean().detach()
+                advantage = 0.1 * torch.exp(entropy) if reward == 1 else -1.0
+                total = total + on * normalizer(-advantage * rollout.logp)
+        return total
+
+    ours = train(
+        FixedHPT,
+        tiny_model_path,
+        tmp_path,
+        loss_type=loss_type,
+        num_generations=group,
+        unify_strategy="soft",
+        soft_table={0: [on, 0, 1]},  # on = 1: `on_sft`
+        offline_loss_type="srft",
+    )
+    expected = oracle.gradient(tiny_model_path, rows(MIXED), loss, group=group)
+    assert_same_update(weights(ours), as_update(expected, start), start)
+
+
+@pytest.mark.parametrize("group", [2, 4, 8, 16])
+def test_chord(tiny_model_path, tmp_path, start, group):
+    """(1 - mu) GRPO + mu SFT, its tokens weighted by p (1 - p)."""
+
+    def loss(prompts):
+        def phi(prompt):
+            p = prompt.demonstration.logp.detach().exp()
+            return p * (1 - p)
+
+        grpo = grpo_rows(prompts, oracle.Normalizer("grpo", prompts), lambda p: p.advantages())
+        return 0.2 * grpo + 0.8 * oracle.token_mean_nll(prompts, phi)
+
+    ours = train(
+        FixedHPT,
+        tiny_model_path,
+        tmp_path,
+        num_generations=group,
+        unify_strategy="soft",
+        soft_table="on_sft",
+        offline_loss_type="chord",
+        chord_mu=0.8,
+    )
+    expected = oracle.gradient(tiny_model_path, rows(MIXED), loss, group=group)
+    assert_same_update(weights(ours), as_update(expected, start), start)
+
+
+@pytest.mark.parametrize("group", [2, 4, 8, 16])
+def test_soft(tiny_model_path, tmp_path, start, group):
+    """A table of one's own, linear in the solved share; all three coefficients act at once."""
+    table = {0: [0.0, 0.5, 1.0], 0.5: [0.6, 1.0, 0.2], 1: [1.0, 0.4, 0.0]}
+
+    def coefficients(prompt):
+        share = prompt.solved / group
+        low, high, weight = (table[0], table[0.5], share * 2) if share < 0.5 else (table[0.5], table[1], share * 2 - 1)
+        return [a + (b - a) * weight for a, b in zip(low, high, strict=True)]
+
+    def loss(prompts):
+        normalizer = oracle.Normalizer("grpo", prompts)
+        total = oracle.token_mean_nll(prompts, lambda p: coefficients(p)[2])
+        for prompt in prompts:
+            on, off, _ = coefficients(prompt)
+            advantages, demonstration_advantage = prompt.union()
+            if prompt.solved == group:
+                continue  # the union has no contrast
+            total = total + on * grpo_rows([prompt], normalizer, lambda _, a=advantages: a)
+            p = prompt.demonstration.logp.exp()
+            total = total + off * normalizer(-demonstration_advantage * p / (p + 0.1))
+        return total
+
+    ours = train(FixedHPT, tiny_model_path, tmp_path, num_generations=group, unify_strategy="soft", soft_table=table)
+    expected = oracle.gradient(tiny_model_path, rows(MIXED), loss, group=group)
+    assert_same_update(weights(ours), as_update(expected, start), start)
+
+
+@pytest.mark.parametrize("per_device,accumulation", [(1, 32), (2, 16), (16, 2), (32, 1)])
+@pytest.mark.parametrize("loss_type", ["grpo", "dapo"])
+def test_same_gradient_for_any_micro_batch(tiny_model_path, tmp_path, start, per_device, accumulation, loss_type):
+    settings = {"loss_type": loss_type, "unify_strategy": "soft"}
+    reference = weights(train(FixedHPT, tiny_model_path, tmp_path, **settings))
+    ours = train(
+        FixedHPT,
+        tiny_model_path,
+        tmp_path,
+        per_device_train_batch_size=per_device,
+        gradient_accumulation_steps=accumulation,
+        **settings,
+    )
+    assert_same_update(weights(ours), reference, start)

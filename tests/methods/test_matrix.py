@@ -1,0 +1,220 @@
+"""Every stage under every profile: the weights of one process, a model that loads, and runs that go on.
+
+What each cell shows, through `hpt-trl run` in real processes over gloo: the distributed type and the number of
+processes are what the profile says; the weights after 3 steps, clipped gradients and held-out rows included, are those
+of one process at the same global batch; the files that were saved load and generate. `-resumed` runs go on from the
+second step of another run, whose weights they must reach. `-sampled` is PPO on rollouts that it samples itself.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from filelock import FileLock
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from hpt_trl.recipes.profiles import find_profile
+from tests.helpers.pretraining import MODEL
+from tests.helpers.processes import ROOT, free_port
+from tests.helpers.stage_runs import KEYS, LORA, sums
+
+# Largest distance of two updates, as a share of the update. Measured: 2e-7 to 8e-7 (float32, other orders of adding).
+TOLERANCE = 5e-6
+
+# Profile -> distributed type. `one` is a plain process, `cpu` is DDP.
+PROFILES = {"one": "NO", "cpu": "MULTI_CPU", "fsdp2": "FSDP", "zero2": "DEEPSPEED", "zero3": "DEEPSPEED"}
+RL = {"num_generations": 2, "max_completion_length": 8, "reward_funcs": ["tests.helpers.stage_runs.remainder"]}
+STAGES = {
+    "pretrain": {
+        "model_config": MODEL,
+        "model_name_or_path": None,
+        "tokenizer_vocab_size": 400,
+        "dataset_name": "stories:documents",
+        "dataset_options": {"size": 200, "test_size": 20},
+        "test_split_size": None,
+        "max_length": 64,
+    },
+    "sft": {},
+    "dpo": {},
+    "reward": {},
+    "rho1": {"select_ratio": 0.6},
+    "grpo": RL | {"beta": 0.1},
+    "hpt": RL | {"success_threshold": 3.0},
+    "ppo": RL,
+}
+ONLINE = {"reference_mode": "online", "selection_scope": "global"}
+# Settings that touch sharded weights in ways of their own.
+VARIANTS = {
+    "ppo-lora": LORA,
+    "ppo-value": {},  # a value model of its own
+    "hpt-lora": LORA | {"gradient_checkpointing": True},
+    "rho1-online": ONLINE,
+    "ppo-sampled": {"eval_samples": 2},
+}
+RESUMED = ["sft", "hpt", "ppo"]
+MEASURED = ["pretrain", "sft", "dpo", "reward", "rho1"]  # on held-out rows
+
+
+def recipes(folder: Path, names: list[str], models: dict[str, str]) -> list[Path]:
+    """Writes the recipes of one launch; their outputs lie beside them, under their names."""
+    rows = sums(30)
+    (folder / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    texts = ({"text": f"{row['prompt']} {row['completion']}"} for row in rows)
+    (folder / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in texts))
+    # The device is the profile's business here; an epsilon that size lets no rounding decide on a step.
+    shared = {key: value for key, value in KEYS.items() if key != "use_cpu"}
+    shared |= {"global_batch_size": 8, "per_device_train_batch_size": 2, "per_device_eval_batch_size": 2}
+    shared |= {"max_steps": 3, "learning_rate": 1e-2, "adam_epsilon": 1e-3, "test_split_size": 6}
+    paths = []
+    for name in names:
+        stage = name.partition("-")[0]
+        data = folder / ("texts.jsonl" if stage == "rho1" else "sums.jsonl")
+        values = shared | {"stage": stage, "dataset_name": str(data), "model_name_or_path": models["model"]}
+        values |= {"output_dir": str(folder / name)} | STAGES[stage] | VARIANTS.get(name, {})
+        if stage == "rho1":
+            values |= {"reference_model_name_or_path": models["reference"]}
+        if name == "ppo-value":
+            values |= {"value_model_name_or_path": models["reference"]}
+        if name in RESUMED:
+            values |= {"save_strategy": "steps", "save_steps": 2}
+        if name.endswith("-resumed"):
+            values |= {"resume_from_checkpoint": str(folder / stage / "checkpoint-2")}
+        paths.append(folder / f"{name}.yaml")
+        paths[-1].write_text(yaml.safe_dump({key: value for key, value in values.items() if value is not None}))
+    return paths
+
+
+def launch(profile: str, folder: Path, names: list[str], models: dict[str, str]) -> dict[str, list[dict[str, float]]]:
+    """Runs the recipes under a profile; returns for each what its processes held, see tests/helpers/matrix_run.py."""
+    folder.mkdir()
+    processes = 1 if profile == "one" else 2
+    words = [PROFILES[profile], str(processes)]
+    for path in recipes(folder, names, models):
+        words += [str(free_port()), str(path)]
+    command = [sys.executable, "-m"]
+    if processes > 1:
+        command += ["accelerate.commands.launch", "--config_file", str(find_profile(profile)), "--num_processes", "2"]
+        command += ["--main_process_port", "0", "-m"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with open(folder / "output.txt", "w") as output:
+        subprocess.run(
+            [*command, "tests.helpers.matrix_run", *words],
+            cwd=ROOT,
+            env=environment,
+            stdout=output,
+            stderr=output,
+            timeout=500,
+        )
+    said = (folder / "output.txt").read_text()[-3000:]
+    held: dict[str, list[dict[str, float]]] = {}
+    for name in names:
+        for rank in range(processes):
+            outcome = folder / f"{name}.outcome-{rank}"
+            code, trace, shares = json.loads(outcome.read_text()) if outcome.exists() else (None, None, {})
+            assert code == 0, f"{profile}, {name}, process {rank}: {trace or said}"
+            held.setdefault(name, []).append(shares)
+    return held
+
+
+@pytest.fixture(scope="session")
+def one_process(tmp_path_factory, tiny_model_path, reference_model_path) -> tuple[Path, dict[str, str]]:
+    """The runs in one process, and the models they start from; made once for all workers of the test run."""
+    shared = (
+        tmp_path_factory.getbasetemp().parent if "PYTEST_XDIST_WORKER" in os.environ else tmp_path_factory.mktemp("m")
+    )
+    folder, done = shared / "matrix-one", shared / "matrix-models.json"
+    with FileLock(shared / "matrix.lock"):
+        if not done.exists():
+            models = {"model": tiny_model_path, "reference": reference_model_path}
+            launch("one", folder, [*STAGES, *VARIANTS], models)
+            done.write_text(json.dumps(models))
+    return folder, json.loads(done.read_text())
+
+
+def saved(folder: Path) -> dict[str, torch.Tensor]:
+    """The weights of a run's folder, value head included; a tied head, which some launchers write out, left out."""
+    names = ("model.safetensors", "adapter_model.safetensors", "value_head/value_head.safetensors")
+    found = {
+        key: value for name in names if (folder / name).exists() for key, value in load_file(folder / name).items()
+    }
+    head = found.get("lm_head.weight")
+    if head is not None and torch.equal(head, found["model.embed_tokens.weight"]):
+        del found["lm_head.weight"]
+    return found
+
+
+def distance(folder: Path, expected: Path, start: dict[str, torch.Tensor]) -> float:
+    """Norm of the difference of two updates over the norm of the second."""
+    ours, theirs = saved(folder), saved(expected)
+    assert ours.keys() == theirs.keys()
+    # Of an adapter the half that starts at zero: its update is known.
+    theirs = {name: value for name, value in theirs.items() if "lora_A" not in name}
+    difference = sum((ours[name].double() - theirs[name]).square().sum() for name in theirs)
+    update = sum((value.double() - start.get(name, 0.0)).square().sum() for name, value in theirs.items())
+    assert update > 0
+    return float((difference / update).sqrt())
+
+
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize("profile", [name for name in PROFILES if name != "one"])
+def test_a_profile_trains_what_one_process_trains(tmp_path, one_process, profile):
+    one, models = one_process
+    folder, resumed = tmp_path / profile, [f"{name}-resumed" for name in RESUMED]
+    # Half of the weights lies in each of the two processes, or all of them.
+    spreads = profile in ("fsdp2", "zero3")
+    names = [*STAGES, *(VARIANTS if spreads else [])]
+    held = launch(profile, folder, [*names, *resumed], models)
+    for name, shares in held.items():
+        for found in shares:
+            assert "model" in found, name
+            assert found.pop("zero_stage", None) == {"zero2": 2, "zero3": 3}.get(profile), name
+            if name != "ppo-value":
+                # A head of one row lies in one process whole.
+                found.pop("critic", None)
+            assert name != "ppo-value" or "critic" in found
+            assert name not in ("dpo", "grpo", "ppo") or "reference" in found
+            assert all(value == pytest.approx(0.5, abs=0.05) if spreads else value == 1 for value in found.values()), (
+                name,
+                found,
+            )
+    start = load_file(Path(models["model"]) / "model.safetensors")
+    compared = [name for name in names if name != "ppo-sampled"]
+    far = {name: distance(folder / name, one / name, {} if name == "pretrain" else start) for name in compared}
+    assert all(value < TOLERANCE for value in far.values()), far
+    for name in RESUMED:
+        ours, theirs = saved(folder / f"{name}-resumed"), saved(folder / name)
+        assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in theirs), name
+    for name in STAGES:
+        results = json.loads((folder / name / "results.json").read_text())
+        assert results["hardware"]["processes"] == 2 and results["steps"] == 3
+        expected = json.loads((one / name / "results.json").read_text())
+        if name in MEASURED:
+            for when in ("before", "after"):
+                losses = [found[when]["held_out"]["loss"] for found in (results, expected)]
+                assert losses[0] == pytest.approx(losses[1], rel=1e-4), name
+        if name == "reward":
+            model = AutoModelForSequenceClassification.from_pretrained(folder / name)
+            assert model(torch.arange(8)[None]).logits.isfinite().all()
+        else:
+            model = AutoModelForCausalLM.from_pretrained(folder / name)
+            assert model.generate(torch.arange(8)[None], max_new_tokens=4, min_new_tokens=4).shape == (1, 12)
+    if not spreads:
+        return
+    sampled = json.loads((folder / "ppo-sampled" / "results.json").read_text())
+    assert sampled["after"]["samples"] == 2 and sampled["tokens"]["training"] > 0
+
+
+def test_fsdp1_is_refused_on_a_cpu(tmp_path, tiny_model_path):
+    if torch.accelerator.is_available():
+        pytest.skip("for machines without accelerator")
+    path = recipes(tmp_path, ["sft"], {"model": tiny_model_path})[0]
+    command = [sys.executable, "-m", "hpt_trl", "run", str(path), "--accelerate", "fsdp1", "--num_processes", "2"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 2 and "fsdp1 needs GPUs" in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "sft").exists()
