@@ -206,7 +206,8 @@ def resolve_recipe(sources: Sources, world_size: int | None = None, profile: Pro
         with warnings.catch_warnings():
             # TRL's own default trips this deprecation of Transformers 5.
             warnings.filterwarnings("ignore", message="`gradient_checkpointing", category=FutureWarning)
-            arguments, config, model_args = TrlParser(classes).parse_dict(values)
+            # `success_reward` is a key of the rewards and of HybridPostConfig: both get its value.
+            arguments, config, model_args = TrlParser(classes, conflict_handler="resolve").parse_dict(values)
     except (ValueError, TypeError, ImportError, OSError) as error:
         raise place_of(error, known, sources) from error
     _check_schedule(config, sources)

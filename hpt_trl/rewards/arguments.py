@@ -22,3 +22,10 @@ class RewardArguments:
             "them after the functions."
         },
     )
+    success_reward: str | None = field(
+        default=None,
+        metadata={
+            "help": "Name of the reward that decides what is solved: for the accuracy, avg@k, the gate of hpt and the "
+            "sign of SRFT. By default the first function, or where there is none the first reward model."
+        },
+    )

@@ -42,8 +42,14 @@ class HybridPostConfig(GRPOConfig):
             "off-policy RL on its demonstration instead of its rollouts."
         },
     )
+    success_reward: str | None = field(
+        default=None,
+        metadata={
+            "help": "Name of the reward that decides what is solved; by default the first. All rewards are trained on."
+        },
+    )
     success_threshold: float = field(
-        default=1.0, metadata={"help": "A rollout whose weighted reward is at least this is solved."}
+        default=1.0, metadata={"help": "A rollout whose `success_reward` is at least this is solved."}
     )
     soft_table: dict | str | None = field(
         default="type_0",
