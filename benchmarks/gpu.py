@@ -27,9 +27,7 @@ Tokens per second are those of the rows that a step is given, without padding, t
 leaves rows out has fewer FLOPs as well as less time. Peak memory is the allocator's, less what the other side holds.
 """
 
-import argparse
 import gc
-import json
 import platform
 import random
 import re
@@ -39,7 +37,6 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -57,9 +54,10 @@ from transformers import (
 from trl import GRPOConfig, GRPOTrainer, ModelConfig, SFTConfig, SFTTrainer, get_peft_config, get_quantization_config
 
 from benchmarks.cluster import TINYLLAMA
+from benchmarks.shared import ROOT, parser_of, processors, versions, write_report
 from benchmarks.update_phase import GROUP, MIXES, rewards
 from hpt_trl import HybridPostConfig, HybridPostTrainer, Rho1Config, Rho1Trainer
-from hpt_trl.data.loading import Splits
+from hpt_trl.data.layouts import Splits
 from hpt_trl.methods.pretrain.tokenizer import train_tokenizer
 from hpt_trl.methods.sft.stage import STAGE as SFT_STAGE
 from hpt_trl.models.loading import load_tokenizer
@@ -67,7 +65,6 @@ from hpt_trl.recipes.arguments import RecipeArguments
 from hpt_trl.recipes.stages import StageInputs
 from hpt_trl.rollouts.trainer import RolloutTrainer
 
-ROOT = Path(__file__).resolve().parents[1]
 # Entries of the tokenizer that lies beside the models: special tokens and bytes. Rows are drawn above them.
 KNOWN = 300
 
@@ -484,21 +481,14 @@ def skipped(section: str) -> str | None:
     return None
 
 
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    names = info.read_text().splitlines() if info.is_file() else []
-    return next((line.partition(":")[2].strip() for line in names if line.startswith("model name")), platform.machine())
-
-
 def main(words: list[str] | None = None) -> dict[str, Any]:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__, output="file for the figures; by default benchmarks/results/gpu-<device>.json")
     parser.add_argument("--shape", default="full", choices=list(SHAPES))
     parser.add_argument("--sections", nargs="+", default=list(SECTIONS), choices=list(SECTIONS))
     parser.add_argument("--steps", type=int, default=2, help="optimizer steps of a turn")
     parser.add_argument("--rounds", type=int, default=5, help="at most, after the one that warms up")
     parser.add_argument("--minutes", type=float, default=10.0, help="of the whole run")
     parser.add_argument("--rows", type=int, help="of a step on whole rows; by default the shape's")
-    parser.add_argument("--output", help="file for the figures; by default benchmarks/results/gpu-<device>.json")
     arguments = parser.parse_args(words)
     started = time.perf_counter()
     gpu, shape = torch.cuda.is_available(), SHAPES[arguments.shape]
@@ -510,14 +500,13 @@ def main(words: list[str] | None = None) -> dict[str, Any]:
         shape = replace(shape, rows=arguments.rows)
     device = torch.cuda.get_device_name() if gpu else "cpu"
     peak = peak_flops_of(device) if gpu else None
-    packages = ("torch", "transformers", "trl", "accelerate", "peft", "bitsandbytes")
     report: dict[str, Any] = {
         "device": device,
-        "processor": _processor(),
+        "processor": processors()[0],
         "driver_memory_gib": round(torch.cuda.get_device_properties(0).total_memory / 2**30, 1) if gpu else None,
         "peak_tflops": None if peak is None else peak / 1e12,
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in packages if find_spec(name)},
+        "versions": versions(),
         "settings": {key: getattr(arguments, key) for key in ("shape", "steps", "rounds", "minutes")},
         "shape": asdict(shape),
         "sections": {},
@@ -543,7 +532,7 @@ def main(words: list[str] | None = None) -> dict[str, Any]:
     name = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
     output = Path(arguments.output or ROOT / "benchmarks" / "results" / f"gpu-{name}.json")
     if arguments.shape == "full" or arguments.output:
-        output.write_text(json.dumps(report, indent=2) + "\n")
+        write_report(report, output)
         print(f"written to {output}")
     return report
 
