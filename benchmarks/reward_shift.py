@@ -28,7 +28,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
 
 from benchmarks.shared import parser_of, write_report
 from hpt_trl import PPOConfig, PPOTrainer
-from hpt_trl.data.stories import CHEERFUL, CHEERFUL_WANTED, stories
+from hpt_trl.data.stories import stories
+from hpt_trl.data.story_grammar import CHEERFUL, CHEERFUL_WANTED
 from hpt_trl.methods.reward.shift import spread
 from hpt_trl.runs import runner
 from hpt_trl.runs.curves import STYLE
