@@ -55,8 +55,8 @@ def alphabet(options: dict[str, Any], *, seed: int) -> tuple[Dataset, Dataset | 
     rows = [{"prompt": f"After {a} comes", "completion": b} for a, b in zip(letters, letters[1:])]
     return Dataset.from_list(rows), Dataset.from_list(rows[:4])
 '''
-KEY = '''    loudness: int = field(default=1, metadata={"help": "How loud the run is."})
-'''
+KEY = """    loudness: int = field(default=1, metadata={"help": "How loud the run is."})
+"""
 
 
 @pytest.fixture
