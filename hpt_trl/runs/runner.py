@@ -24,7 +24,7 @@ from transformers import ProgressCallback, Trainer, TrainerCallback, set_seed
 from hpt_trl import __version__
 from hpt_trl.errors import UserError
 from hpt_trl.files import valid_json, write_atomically
-from hpt_trl.methods.held_out import measure_held_out
+from hpt_trl.methods.held_out import RowMeasures, errors_of, measure_held_out
 from hpt_trl.models.loading import keep_adapter_type, keep_four_bit_trainable, resolve_model
 from hpt_trl.recipes.bundled import recipe_name, recipes_folder
 from hpt_trl.recipes.profiles import LAUNCH_OPTIONS
@@ -142,6 +142,7 @@ class _Evaluations:
         self.prepared, self.accounts = prepared, accounts
         self.trainer: Any = None
         self.before: dict[str, Any] | None = None
+        self.rows_before: list[RowMeasures] | None = None
 
     def before_training(self) -> None:
         path = Path(self.prepared.recipe.config.output_dir) / BEFORE_FILE
@@ -162,6 +163,11 @@ class _Evaluations:
         result = {} if prepared.answered is None else self._answer(prepared.answered, description)
         if measures:
             result["held_out"] = measure_held_out(self.trainer)
+            rows = self.trainer.held_out_rows
+            result["held_out_error"] = errors_of(rows)
+            if self.rows_before is not None:
+                result["held_out_change_error"] = errors_of(rows, self.rows_before)
+            self.rows_before = rows
         self.accounts.evaluation_s += time.perf_counter() - started
         return result
 
@@ -247,6 +253,7 @@ def _finish(
         "model": prepared.model or f"a new {prepared.model_config.model_type}",
         "before": before,
         "after": after,
+        "overlap": prepared.splits.overlap,
         "steps": trainer.state.global_step,
         "train_loss": totals.loss / max(trainer.state.global_step, 1),
         "wall_time_s": {"total": totals.total_s, "train": totals.train_s, "evaluation": totals.evaluation_s},
