@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hpt_trl.errors import UserError
-from hpt_trl.models.loading import is_adapter
+from hpt_trl.models.folders import is_adapter
 from hpt_trl.pipeline.references import check_references, ordered, references_of
 from hpt_trl.recipes.bundled import find_recipe, recipe_name, recipes_folder
 from hpt_trl.recipes.profiles import Profile, find_profile, read_profile

@@ -7,7 +7,8 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase, ProcessorMix
 
 from hpt_trl.data.messages import as_text
 from hpt_trl.data.row_checks import count_tokens
-from hpt_trl.models.loading import is_adapter, load_config
+from hpt_trl.models.folders import is_adapter
+from hpt_trl.models.loading import load_config
 from hpt_trl.planning import memory, memory_settings
 from hpt_trl.recipes.batches import processes
 from hpt_trl.recipes.recipe import Recipe

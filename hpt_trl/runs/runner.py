@@ -27,7 +27,8 @@ from hpt_trl import __version__
 from hpt_trl.errors import UserError
 from hpt_trl.files import valid_json, write_atomically
 from hpt_trl.methods.held_out import measure_held_out
-from hpt_trl.models.loading import keep_adapter_type, keep_four_bit_trainable, resolve_model
+from hpt_trl.models.adapters import keep_adapter_type, keep_four_bit_trainable
+from hpt_trl.models.loading import resolve_model
 from hpt_trl.recipes.bundled import recipe_name, recipes_folder
 from hpt_trl.recipes.profiles import LAUNCH_OPTIONS
 from hpt_trl.recipes.stages import StageInputs

@@ -37,7 +37,7 @@ from hpt_trl.methods.ppo.estimator import (
     value_loss,
     whiten,
 )
-from hpt_trl.models.loading import hidden_adapter
+from hpt_trl.models.adapters import hidden_adapter
 from hpt_trl.rollouts.rows import Forward, Row, collate, deal, unpad
 from hpt_trl.rollouts.trainer import RolloutTrainer
 

@@ -33,7 +33,9 @@ from hpt_trl.methods.rho1.reference import check_reference, load_reference
 from hpt_trl.methods.rho1.samples import SelectionSamples
 from hpt_trl.methods.rho1.scoring import autocast_of, prepare_cache, reference_nll
 from hpt_trl.methods.rho1.selection import Selection, groups_of, random_scores, ratio_at, select_top
-from hpt_trl.models.loading import hidden_adapter, is_adapter, keep_four_bit_trainable, load_tokenizer
+from hpt_trl.models.adapters import hidden_adapter, keep_four_bit_trainable
+from hpt_trl.models.folders import is_adapter
+from hpt_trl.models.loading import load_tokenizer
 
 _REFERENCE = "reference"  # name of the reference adapter over the trained model's base
 
