@@ -22,6 +22,7 @@ from hpt_trl.data.row_checks import count_tokens, validate_lengths
 from hpt_trl.data.sources import where
 from hpt_trl.errors import UserError
 from hpt_trl.models.loading import load_config, load_tokenizer, model_exists
+from hpt_trl.recipes.adapter_targets import check_adapter_targets
 from hpt_trl.recipes.bundled import find_recipe
 from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.recipes.resolving import read_recipe
@@ -118,6 +119,7 @@ def prepare_recipe(recipe: Recipe) -> Prepared:
     else:
         model_config = load_config(str(model), **settings)
         _refuse_reward_model(recipe, model_config)
+        check_adapter_targets(recipe, model_config)
     prepared = Prepared(
         recipe=recipe,
         model=model,
