@@ -4,7 +4,6 @@ Every stage reads its data here, so that a layout is described once, in the reci
 """
 
 import difflib
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
@@ -13,6 +12,7 @@ import pyarrow as pa
 from datasets import Dataset
 
 from hpt_trl.data.arguments import DataArguments
+from hpt_trl.data.calculator_marks import drop_calculator_marks
 from hpt_trl.data.code_contests import one_row_per_solution
 from hpt_trl.data.final_answers import final_answer
 from hpt_trl.data.holding_out import hold_out
@@ -55,8 +55,6 @@ _NEEDED: dict[str, tuple[str, ...]] = {
     "solutions": ("instruction", "output", "problem_id", "is_correct"),
     "comparisons": ("prompt", "chosen", "rejected"),
 }
-# GSM8K's calculator marks: <<48/2=24>>. A demonstration is not to teach calls of a calculator that is not there.
-_CALCULATOR = re.compile(r"<<[\d\s+\-*/().,%$]*=[\d\s+\-*/().,%$]*>>")
 
 
 def load_splits(
@@ -213,7 +211,8 @@ def _prepare(
             )
     if "answer" in present:
         dataset = _replace(dataset, "answer", _short_answer)
-    return _alike(dataset, [column for column in answers if column in present])
+    answers = tuple(column for column in answers if column in present)
+    return _alike(drop_calculator_marks(dataset, list(answers), source), list(answers))
 
 
 def _split_messages(dataset: Dataset, source: str, demonstration_column: str) -> Dataset:
@@ -333,11 +332,8 @@ def _kind(dataset: Dataset, column: str) -> type | None:
 
 
 def _alike(dataset: Dataset, answers: list[str]) -> Dataset:
-    """Drop calculator marks, and make prompt and answers all texts or all messages, as TRL takes them."""
+    """Make prompt and answers all texts or all messages, as TRL takes them."""
     kinds = {column: _kind(dataset, column) for column in ("prompt", *answers)} if answers else {}
-    for column in answers:
-        if kinds[column] is str:
-            dataset = _replace(dataset, column, lambda text: None if text is None else _CALCULATOR.sub("", text))
     if set(kinds.values()) != {str, list}:
         return dataset
     for column in answers:
