@@ -1,7 +1,7 @@
 """GSM8K's calculator marks (`<<48/2=24>>`), left out of what is trained on.
 
-A demonstration is not to teach calls of a calculator that is not there. A mark is a sum of numbers and its result, closed
-on the same line: code with shifts, streams or heredocs has no such form.
+A demonstration is not to teach calls of a calculator that is not there. A mark is a sum of numbers and its result,
+closed on the same line: code with shifts, streams or heredocs has no such form.
 """
 
 import logging
@@ -20,7 +20,7 @@ _MARK = re.compile(rf"(?<!<)<<(?=[^=\n]*\d)[\d +\-*/().,%$]+=[ $]*{_NUMBER} *%? 
 
 
 def drop_calculator_marks(dataset: Dataset, columns: list[str], source: str) -> Dataset:
-    """Return the dataset without calculator marks in texts and in messages of the assistant, and say how many it had."""
+    """Return the dataset without calculator marks in texts and in messages of the assistant; rows are counted."""
     changed: set[int] = set()
     for column in columns:
         values = column_values(dataset, column)

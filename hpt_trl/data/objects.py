@@ -1,9 +1,9 @@
 """Columns of objects (messages, tool schemas, call arguments) that come out of Arrow as they were in the file.
 
 Arrow stores objects as structs, which have the same keys in every row and one type for each: a row without a key gets
-it as null, an integer beside a fraction becomes one, and keys take the order of the first row. A chat template shows all
-of that to the model. Objects of one shape are stored so, others as JSON text (`datasets.Json`), which is decoded when
-rows are read.
+it as null, an integer beside a fraction becomes one, and keys take the order of the first row. A chat template shows
+all of that to the model. Objects of one shape are stored so, others as JSON text (`datasets.Json`), which is decoded
+when rows are read.
 """
 
 import json
