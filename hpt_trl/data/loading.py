@@ -18,6 +18,7 @@ from hpt_trl.data.final_answers import final_answer
 from hpt_trl.data.holding_out import hold_out
 from hpt_trl.data.layouts import Layout, Splits, answer_columns
 from hpt_trl.data.objects import with_column
+from hpt_trl.data.prompt_parts import complete_prompts, refuse_marked_rows
 from hpt_trl.data.row_checks import (
     conversation_fault,
     iterate_rows,
@@ -197,6 +198,8 @@ def _prepare(
         dataset = _split_conversations(dataset, source)
     elif layout == "solutions":
         dataset = one_row_per_solution(dataset, source, cast(SolutionArguments, arguments).solution_languages)
+    if layout not in ("documents", "solutions"):
+        dataset = complete_prompts(dataset, source, mapping)
     present = [name for name in dataset.column_names if name != ROW]
     answers = answer_columns(layout, demonstration_column)
     needed = _NEEDED.get(layout) or ("prompt", *(answers if complete else ()))
@@ -209,6 +212,8 @@ def _prepare(
                 f"{source}: the column `{column}` has the name of an argument that the trainer gives to rewards. "
                 f"Rename it, e.g. column_mapping: {{source_{column}: {column}}}"
             )
+    if layout in ("prompts", "demonstrations") and demonstration_column in present:
+        refuse_marked_rows(dataset, source, mapping)
     if "answer" in present:
         dataset = _replace(dataset, "answer", _short_answer)
     answers = tuple(column for column in answers if column in present)

@@ -7,6 +7,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase, ProcessorMix
 
 from hpt_trl.data.messages import as_text
 from hpt_trl.data.row_checks import count_tokens
+from hpt_trl.data.unused import describe_unused
 from hpt_trl.models.folders import is_adapter
 from hpt_trl.models.loading import load_config
 from hpt_trl.planning import memory, memory_settings
@@ -36,6 +37,8 @@ def facts(prepared: Prepared) -> str:
         *rows,
         ("held out", "none" if splits.test is None else f"{splits.test_source}, {len(splits.test):,} rows"),
     ]
+    if prepared.unused:
+        lines.append(("unused columns", describe_unused(prepared.unused)))
     if prepared.rewards:
         rewards = zip(prepared.rewards, prepared.reward_weights, strict=True)
         lines.append(("rewards", ", ".join(f"{reward.__name__} (weight {weight:g})" for reward, weight in rewards)))

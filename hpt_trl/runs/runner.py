@@ -24,6 +24,7 @@ from datasets import Dataset
 from transformers import ProgressCallback, Trainer, TrainerCallback, set_seed
 
 from hpt_trl import __version__
+from hpt_trl.data.unused import describe_unused
 from hpt_trl.errors import UserError
 from hpt_trl.files import valid_json, write_atomically
 from hpt_trl.methods.held_out import measure_held_out
@@ -73,6 +74,8 @@ def run(name: str, overrides: list[str]) -> None:
         state.wait_for_everyone()
         if state.is_main_process:
             open_output_folder(prepared.recipe, resuming=prepared.checkpoint is not None)
+            if prepared.unused:
+                print(f"Columns that nothing reads: {describe_unused(prepared.unused)}", flush=True)
         state.wait_for_everyone()
         command = ["hpt-trl", "run", name, *overrides, *shlex.split(os.environ.get(LAUNCH_OPTIONS, ""))]
         with full_disk_explained(prepared.recipe.config.output_dir):
