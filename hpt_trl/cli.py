@@ -134,7 +134,7 @@ def run_command(words: list[str]) -> int:
     elif options.command == "report":
         _report(options.output_dir)
     elif options.command == "merge":
-        from hpt_trl.models.loading import merge_adapter
+        from hpt_trl.models.merging import merge_adapter
 
         merge_adapter(options.folder, options.output_dir)
     elif options.command == "doctor":

@@ -58,9 +58,6 @@ def check_overlap(train: Dataset, source: str, test: Dataset, test_source: str, 
 
     Returns:
         The number of held-out rows whose prompt, document or problem is among the training rows.
-
-    Raises:
-        UserError: all of them are, in rows that are not the recipe's own `prompts`.
     """
     key = {"documents": "text", "solutions": "instruction"}.get(layout, "prompt")
     # Digests: what is held in memory does not grow with the length of the texts.
@@ -69,14 +66,16 @@ def check_overlap(train: Dataset, source: str, test: Dataset, test_source: str, 
     # A recipe that lists its prompts answers the same ones, and says so.
     if not found or source == "prompts":
         return len(found)
-    share = f"{len(found)} of the {len(test)} rows of {test_source} have a {key} that {source} trains on"
-    first = where(test_source, found[0])
-    if len(found) == len(test):
-        raise UserError(
-            f"dataset_test_split: {share} (the first is {first}): what is measured on them would say nothing about new "
-            "ones. Name another split, or hold rows out by `test_split_size`."
-        )
-    logger.warning("%s (the first is %s): their measures tell of memory too.", share, first)
+    logger.warning(
+        "%d of the %d rows of %s have a %s that %s trains on (the first is %s): their measures tell of memory, not of new "
+        "rows. Name another split, or hold rows out by `test_split_size`.",
+        len(found),
+        len(test),
+        test_source,
+        key,
+        source,
+        where(test_source, found[0]),
+    )
     return len(found)
 
 

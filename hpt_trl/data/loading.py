@@ -4,18 +4,21 @@ Every stage reads its data here, so that a layout is described once, in the reci
 """
 
 import difflib
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
+import pyarrow as pa
 from datasets import Dataset
 
 from hpt_trl.data.arguments import DataArguments
+from hpt_trl.data.calculator_marks import drop_calculator_marks
 from hpt_trl.data.code_contests import one_row_per_solution
 from hpt_trl.data.final_answers import final_answer
 from hpt_trl.data.holding_out import check_overlap, hold_out
 from hpt_trl.data.layouts import Layout, Splits, answer_columns
+from hpt_trl.data.objects import with_column
+from hpt_trl.data.prompt_parts import complete_prompts, refuse_marked_rows
 from hpt_trl.data.row_checks import (
     conversation_fault,
     iterate_rows,
@@ -53,8 +56,6 @@ _NEEDED: dict[str, tuple[str, ...]] = {
     "solutions": ("instruction", "output", "problem_id", "is_correct"),
     "comparisons": ("prompt", "chosen", "rejected"),
 }
-# GSM8K's calculator marks: <<48/2=24>>. A demonstration is not to teach calls of a calculator that is not there.
-_CALCULATOR = re.compile(r"<<[\d\s+\-*/().,%$]*=[\d\s+\-*/().,%$]*>>")
 
 
 def load_splits(
@@ -190,8 +191,6 @@ def _prepare(
 ) -> Dataset:
     if len(dataset) == 0:
         raise UserError(f"{source} has no rows.")
-    if ROW not in dataset.column_names:
-        dataset = dataset.add_column(ROW, list(range(1, len(dataset) + 1)))
     mapping = as_dict(arguments.column_mapping, "column_mapping")
     dataset = _map_columns(dataset, source, mapping)
     if layout == "demonstrations":
@@ -200,6 +199,8 @@ def _prepare(
         dataset = _split_conversations(dataset, source)
     elif layout == "solutions":
         dataset = one_row_per_solution(dataset, source, cast(SolutionArguments, arguments).solution_languages)
+    if layout not in ("documents", "solutions"):
+        dataset = complete_prompts(dataset, source, mapping)
     present = [name for name in dataset.column_names if name != ROW]
     answers = answer_columns(layout, demonstration_column)
     needed = _NEEDED.get(layout) or ("prompt", *(answers if complete else ()))
@@ -212,9 +213,12 @@ def _prepare(
                 f"{source}: the column `{column}` has the name of an argument that the trainer gives to rewards. "
                 f"Rename it, e.g. column_mapping: {{source_{column}: {column}}}"
             )
+    if layout in ("prompts", "demonstrations") and demonstration_column in present:
+        refuse_marked_rows(dataset, source, mapping)
     if "answer" in present:
         dataset = _replace(dataset, "answer", _short_answer)
-    return _alike(dataset, [column for column in answers if column in present])
+    answers = tuple(column for column in answers if column in present)
+    return _alike(drop_calculator_marks(dataset, list(answers), source), list(answers))
 
 
 def _split_messages(dataset: Dataset, source: str, demonstration_column: str) -> Dataset:
@@ -227,8 +231,8 @@ def _split_messages(dataset: Dataset, source: str, demonstration_column: str) ->
             raise UserError(f"{where(source, row)}: {fault}")
         prompts.append(messages[:-1])
         demonstrations.append(messages[-1:])
-    dataset = dataset.remove_columns("messages").add_column("prompt", prompts)
-    return dataset.add_column(demonstration_column, demonstrations)
+    dataset = with_column(dataset.remove_columns("messages"), "prompt", prompts)
+    return with_column(dataset, demonstration_column, demonstrations)
 
 
 def _split_conversations(dataset: Dataset, source: str) -> Dataset:
@@ -256,7 +260,7 @@ def _split_conversations(dataset: Dataset, source: str) -> Dataset:
             columns[name].append(part)
     dataset = dataset.remove_columns([name for name in columns if name in dataset.column_names])
     for name, values in columns.items():
-        dataset = dataset.add_column(name, values)
+        dataset = with_column(dataset, name, values)
     return dataset
 
 
@@ -282,7 +286,15 @@ def _map_columns(dataset: Dataset, source: str, mapping: dict[str, str]) -> Data
     replaced = [name for name in columns if name in mapping and mapping[name] != name and name not in renamed]
     dataset = dataset.remove_columns(replaced).rename_columns(renamed)
     for target, values in copied.items():
-        dataset = dataset.add_column(target, values)
+        # Answers of several types become texts in any case.
+        values = [_short_answer(value) for value in values] if target == "answer" else values
+        try:
+            dataset = with_column(dataset, target, values)
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise UserError(
+                f"column_mapping: `{target}: {mapping[target]}`: the values in {source} are of several types "
+                f"({str(error).splitlines()[0]}); name a column with the same type in every row."
+            ) from error
     return dataset
 
 
@@ -293,7 +305,7 @@ def _reach(values: list[Any], path: list[str], key: str, source: str) -> list[An
         if field not in fields:
             found = f"it holds {', '.join(fields)}" if fields else "it is not a struct"
             raise UserError(f"{key}: {source} has `{'.'.join(path[:depth])}`, but {found}.")
-        values = [None if value is None else value[field] for value in values]
+        values = [None if value is None else value.get(field) for value in values]
     return values
 
 
@@ -310,7 +322,7 @@ def _missing_column(target: str, path: str, source: str, columns: list[str], map
 def _replace(dataset: Dataset, column: str, change: Callable[[Any], Any]) -> Dataset:
     values = column_values(dataset, column)
     changed = [change(value) for value in values]
-    return dataset if changed == values else dataset.remove_columns(column).add_column(column, changed)
+    return dataset if changed == values else with_column(dataset.remove_columns(column), column, changed)
 
 
 def _short_answer(value: Any) -> str | None:
@@ -326,11 +338,8 @@ def _kind(dataset: Dataset, column: str) -> type | None:
 
 
 def _alike(dataset: Dataset, answers: list[str]) -> Dataset:
-    """Drop calculator marks, and make prompt and answers all texts or all messages, as TRL takes them."""
+    """Make prompt and answers all texts or all messages, as TRL takes them."""
     kinds = {column: _kind(dataset, column) for column in ("prompt", *answers)} if answers else {}
-    for column in answers:
-        if kinds[column] is str:
-            dataset = _replace(dataset, column, lambda text: None if text is None else _CALCULATOR.sub("", text))
     if set(kinds.values()) != {str, list}:
         return dataset
     for column in answers:

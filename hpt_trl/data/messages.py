@@ -1,5 +1,6 @@
 """Prompts and completions as text: they come as strings or as lists of messages."""
 
+import json
 from typing import Any
 
 Prompt = str | list[dict[str, Any]]
@@ -11,7 +12,10 @@ def as_text(prompt: Prompt) -> str:
         return prompt
     lines = []
     for message in prompt:
-        content = message["content"]
+        content = message.get("content") or ""
+        if calls := message.get("tool_calls"):
+            said = [{"type": "text", "text": content}] if isinstance(content, str) else content
+            content = [*(part for part in said if part.get("text") != ""), {"type": "text", "text": json.dumps(calls)}]
         if not isinstance(content, str):
             content = " ".join(part.get("text") or f"<{part['type']}>" for part in content)
         lines.append(content if len(prompt) == 1 else f"{message['role']}: {content}")
@@ -22,7 +26,7 @@ def text_of(message: Any) -> str:
     """Return the text of a prompt or completion: the string itself, or the content of the last message."""
     if isinstance(message, str):
         return message
-    content = message[-1]["content"] if message else ""
+    content = message[-1].get("content") if message else ""
     if isinstance(content, str):
         return content
     return "".join(part["text"] for part in content or [] if part["type"] == "text")

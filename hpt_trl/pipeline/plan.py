@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from hpt_trl.errors import UserError
-from hpt_trl.models.loading import is_adapter
+from hpt_trl.models.folders import is_adapter
 from hpt_trl.pipeline.references import references_of
 from hpt_trl.recipes.profiles import Profile
 from hpt_trl.settings.file import RecipeFile, Sources, shown

@@ -8,7 +8,9 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase, ProcessorMix
 from hpt_trl.data.layouts import Splits
 from hpt_trl.data.messages import as_text
 from hpt_trl.data.row_checks import count_tokens
-from hpt_trl.models.loading import is_adapter, load_config
+from hpt_trl.data.unused import describe_unused
+from hpt_trl.models.folders import is_adapter
+from hpt_trl.models.loading import load_config
 from hpt_trl.planning import memory, memory_settings
 from hpt_trl.recipes.batches import processes
 from hpt_trl.recipes.recipe import Recipe
@@ -37,6 +39,8 @@ def facts(prepared: Prepared) -> str:
         *rows,
         ("held out", _held_out(splits)),
     ]
+    if prepared.unused:
+        lines.append(("unused columns", describe_unused(prepared.unused)))
     if prepared.rewards:
         rewards = zip(prepared.rewards, prepared.reward_weights, strict=True)
         lines.append(("rewards", ", ".join(f"{reward.__name__} (weight {weight:g})" for reward, weight in rewards)))

@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from hpt_trl.errors import UserError
-from hpt_trl.models.loading import BUILT_IN, check_model_folder, model_exists
+from hpt_trl.models.built_in import BUILT_IN
+from hpt_trl.models.folders import check_model_folder
+from hpt_trl.models.loading import model_exists
 from hpt_trl.pipeline.reading import PIPELINE, is_pipeline, read_plan
 from hpt_trl.recipes.bundled import bundled_recipes, hardware_of, recipe_name
 from hpt_trl.recipes.device import BITSANDBYTES_OPTIMIZERS

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from hpt_trl.errors import UserError
-from hpt_trl.models.loading import check_model_folder, is_adapter, load_config
+from hpt_trl.models.folders import check_model_folder, is_adapter
+from hpt_trl.models.loading import load_config
 
 # Sequences that are scored at once.
 BATCH = 16

@@ -20,12 +20,14 @@ from hpt_trl.data.loading import load_splits, to_conversational
 from hpt_trl.data.messages import as_text
 from hpt_trl.data.row_checks import count_tokens, validate_lengths
 from hpt_trl.data.sources import where
+from hpt_trl.data.unused import unused_columns
 from hpt_trl.errors import UserError
 from hpt_trl.models.loading import load_config, load_tokenizer, model_exists
+from hpt_trl.recipes.adapter_targets import check_adapter_targets
 from hpt_trl.recipes.bundled import find_recipe
 from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.recipes.resolving import read_recipe
-from hpt_trl.rewards.functions import THRESHOLD_SLACK, check_columns, guard, load_rewards
+from hpt_trl.rewards.functions import THRESHOLD_SLACK, check_columns, columns_read, guard, load_rewards
 from hpt_trl.rewards.reward_model import RewardModel
 from hpt_trl.runs.evaluation import score_completions, weighted_reward
 from hpt_trl.runs.output_folder import check_output_folder
@@ -52,6 +54,7 @@ class Prepared:
             (they are the true reward, a reward model only learnt it), else all.
         checkpoint: Where the run goes on, None for a new one.
         eval_max_new_tokens: Length limit of the evaluation, in tokens.
+        unused: Columns of the data that nothing reads.
     """
 
     recipe: Recipe
@@ -66,6 +69,7 @@ class Prepared:
     tokenizer: PreTrainedTokenizerBase | ProcessorMixin
     checkpoint: Path | None
     eval_max_new_tokens: int
+    unused: list[str]
 
     @property
     def judge_weights(self) -> list[float]:
@@ -104,7 +108,7 @@ def prepare_recipe(recipe: Recipe) -> Prepared:
         model_exists(model, **settings)
     reward_models = _reward_models(recipe)
     rewards = [guard(reward) for reward in cast(list[Callable[..., Any]], [*functions, *reward_models])]
-    splits = _load_splits(recipe)
+    splits, unused = _load_splits(recipe, functions)
     if stage.make_tokenizer is not None:
         tokenizer: Any = stage.make_tokenizer(recipe, splits)
     else:
@@ -119,6 +123,7 @@ def prepare_recipe(recipe: Recipe) -> Prepared:
     else:
         model_config = load_config(str(model), **settings)
         _refuse_reward_model(recipe, model_config)
+        check_adapter_targets(recipe, model_config)
     prepared = Prepared(
         recipe=recipe,
         model=model,
@@ -132,6 +137,7 @@ def prepare_recipe(recipe: Recipe) -> Prepared:
         tokenizer=tokenizer,
         checkpoint=checkpoint,
         eval_max_new_tokens=arguments.eval_max_new_tokens or stage.completion_length(config),
+        unused=unused,
     )
     _check_lengths(prepared)
     if stage.rewards == "required" and functions and stage.needs_demonstration(config):
@@ -147,15 +153,15 @@ def check_without_model(recipe: Recipe) -> None:
     """
     recipe.stage.check(recipe)
     check_output_folder(recipe)
-    _functions(recipe)
-    _load_splits(recipe)
+    _load_splits(recipe, _functions(recipe))
 
 
 def _functions(recipe: Recipe) -> list[Callable[..., Any]]:
     return load_rewards(recipe.arguments.reward_funcs) if recipe.arguments.reward_funcs else []
 
 
-def _load_splits(recipe: Recipe) -> Splits:
+def _load_splits(recipe: Recipe, functions: list[Callable[..., Any]]) -> tuple[Splits, list[str]]:
+    """The rows that the stage trains on, and the columns of the data that nothing reads."""
     arguments, config, stage = recipe.arguments, recipe.config, recipe.stage
     splits = load_splits(
         arguments,
@@ -172,9 +178,11 @@ def _load_splits(recipe: Recipe) -> Splits:
             f"{config.eval_strategy.value}, but {splits.source} has no held-out rows. Set `test_split_size`, name a "
             "`dataset_test_split`, or write `eval_strategy: no`.",
         )
+    read, columns = columns_read(functions), splits.train.column_names
+    unused = unused_columns(columns, splits.layout, splits.demonstration_column, read=columns if read is None else read)
     splits = splits if stage.sample is None else stage.sample(recipe, splits)
     check_training_rows(recipe, splits.train, splits.source)
-    return splits
+    return splits, unused
 
 
 def _reward_models(recipe: Recipe) -> list[RewardModel]:

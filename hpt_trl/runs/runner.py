@@ -22,10 +22,12 @@ from datasets import Dataset
 from transformers import ProgressCallback, Trainer, TrainerCallback, set_seed
 
 from hpt_trl import __version__
+from hpt_trl.data.unused import describe_unused
 from hpt_trl.errors import UserError
 from hpt_trl.files import valid_json, write_atomically
 from hpt_trl.methods.held_out import RowMeasures, errors_of, measure_held_out
-from hpt_trl.models.loading import keep_adapter_type, keep_four_bit_trainable, resolve_model
+from hpt_trl.models.adapters import keep_adapter_type, keep_four_bit_trainable
+from hpt_trl.models.loading import resolve_model
 from hpt_trl.recipes.bundled import recipe_name, recipes_folder
 from hpt_trl.recipes.profiles import LAUNCH_OPTIONS
 from hpt_trl.recipes.stages import StageInputs
@@ -72,6 +74,8 @@ def run(name: str, overrides: list[str]) -> None:
         state.wait_for_everyone()
         if state.is_main_process:
             open_output_folder(prepared.recipe, resuming=prepared.checkpoint is not None)
+            if prepared.unused:
+                print(f"Columns that nothing reads: {describe_unused(prepared.unused)}", flush=True)
         state.wait_for_everyone()
         command = ["hpt-trl", "run", name, *overrides, *shlex.split(os.environ.get(LAUNCH_OPTIONS, ""))]
         with full_disk_explained(prepared.recipe.config.output_dir):

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from hpt_trl import PPOConfig, PPOTrainer
 from hpt_trl.errors import UserError
-from hpt_trl.models.loading import merge_adapter
+from hpt_trl.models.merging import merge_adapter
 from hpt_trl.planning.check import check
 from hpt_trl.rewards.reward_model import RewardModel
 from hpt_trl.runs import reporting, runner

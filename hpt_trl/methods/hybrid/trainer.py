@@ -19,6 +19,7 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel
+from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
 from hpt_trl.data.loading import validate_rows
@@ -34,6 +35,7 @@ from hpt_trl.methods.hybrid.routing import (
     rows_that_must_stay,
 )
 from hpt_trl.methods.hybrid.terms import ROW_NORMALIZED, Scores, demonstration_terms, loggable, signed_rollouts, sum_of
+from hpt_trl.methods.signatures import takes_arguments_of
 from hpt_trl.rollouts.rows import Forward, Row, collate, deal, padded_area, unpad
 from hpt_trl.rollouts.trainer import RolloutTrainer
 
@@ -67,6 +69,7 @@ class HybridPostTrainer(RolloutTrainer):
             }"""),
     }
 
+    @takes_arguments_of(GRPOTrainer)
     def __init__(
         self,
         model: "str | PreTrainedModel",

@@ -23,6 +23,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing, prepare_deepspeed, prepare_fsdp
 from trl.trainer.utils import add_fused_lm_head, create_model_from_path, use_adapter
 
@@ -37,7 +38,8 @@ from hpt_trl.methods.ppo.estimator import (
     value_loss,
     whiten,
 )
-from hpt_trl.models.loading import hidden_adapter
+from hpt_trl.methods.signatures import takes_arguments_of
+from hpt_trl.models.adapters import hidden_adapter
 from hpt_trl.rollouts.rows import Forward, Row, collate, deal, unpad
 from hpt_trl.rollouts.trainer import RolloutTrainer
 
@@ -94,6 +96,7 @@ class PPOTrainer(RolloutTrainer):
             }"""),
     }
 
+    @takes_arguments_of(GRPOTrainer)
     def __init__(
         self, model: "str | PreTrainedModel", reward_funcs: Any = None, args: PPOConfig | None = None, **kwargs: Any
     ):

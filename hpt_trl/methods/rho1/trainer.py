@@ -33,7 +33,10 @@ from hpt_trl.methods.rho1.samples import SelectionSamples
 from hpt_trl.methods.rho1.scoring import autocast_of, prepare_cache, reference_nll
 from hpt_trl.methods.rho1.selection import Selection, groups_of, random_scores, ratio_at, select_top
 from hpt_trl.methods.sft.trainer import MeasuredSFTTrainer
-from hpt_trl.models.loading import hidden_adapter, is_adapter, keep_four_bit_trainable, load_tokenizer
+from hpt_trl.methods.signatures import takes_arguments_of
+from hpt_trl.models.adapters import hidden_adapter, keep_four_bit_trainable
+from hpt_trl.models.folders import is_adapter
+from hpt_trl.models.loading import load_tokenizer
 
 _REFERENCE = "reference"  # name of the reference adapter over the trained model's base
 
@@ -71,7 +74,13 @@ class Rho1Trainer(MeasuredSFTTrainer):
 
     args: Rho1Config
 
-    def __init__(self, model: Any, args: Rho1Config, **kwargs: Any):
+    @takes_arguments_of(MeasuredSFTTrainer)
+    def __init__(self, model: Any, args: Rho1Config | None = None, **kwargs: Any):
+        if args is None:
+            raise ValueError(
+                "`args` is missing: a reference model has to be named, which no default can do. Write e.g. "
+                'args=Rho1Config("outputs/rho1", reference_model_name_or_path="outputs/reference").'
+            )
         if not isinstance(args, Rho1Config):
             raise TypeError(f"`args` is a {type(args).__name__}; Rho1Trainer takes a Rho1Config.")
         if kwargs.get("compute_loss_func") is not None:
