@@ -5,9 +5,11 @@ Each mend wraps one method of the base and can be dropped when upstream is fixed
     _get_train_sampler             a resumed run draws the permutation of its own epoch, not the first one's
     _save_rng_state                a checkpoint between two generations keeps the rollouts that are still to be trained
     _load_rng_state                ... and a resumed run goes on with them
-    __init__                       a reward model given by name is asked about texts as it was trained on
+    __init__                       a reward model given by name is asked about texts as it was trained on, and no two
+                                   rewards share a name
     _calculate_rewards             a reward of NaN or infinity leaves its row out instead of spoiling the batch
-    _generate_single_turn          weights are cast once per generation, not once per token
+    _generate_single_turn          weights are cast once per generation, not once per token; the model's own generation
+                                   config does not shape the rollouts
 
 and vLLM's engine and client by `hpt_trl.rollouts.vllm.mended`.
 """
@@ -24,7 +26,9 @@ from transformers import PreTrainedTokenizerBase, ProcessorMixin
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
+from hpt_trl.models.decoding import neutral_decoding
 from hpt_trl.rewards.guarding import guard
+from hpt_trl.rewards.names import distinct_names, numbered
 from hpt_trl.rewards.reward_model import RewardModel
 from hpt_trl.rollouts.vllm import mended
 
@@ -72,9 +76,14 @@ class RolloutTrainer(GRPOTrainer):
         # The base ends no text when it asks a reward model by name, and so asks about texts that it never saw.
         named: list[Any] = [RewardModel(f) if isinstance(f, str) else f for f in reward_funcs]
         # Models are the base's business; only functions can raise on a row or return NaN.
-        guarded: list[Any] = [f if isinstance(f, torch.nn.Module) else guard(f) for f in named]
+        names = distinct_names(named)
+        guarded: list[Any] = [
+            f if isinstance(f, torch.nn.Module) else guard(f, name) for f, name in zip(named, names, strict=True)
+        ]
         with mended(kwargs.get("args") or (args[0] if args else None), model):
             super().__init__(model, guarded, *args, **kwargs)
+        # Environments may have added rewards of their own.
+        self.reward_func_names = numbered([*names, *self.reward_func_names[len(names) :]])
 
     def _get_train_sampler(self, dataset: Any = None) -> Sampler:
         stock = super()._get_train_sampler(dataset)
@@ -119,8 +128,9 @@ class RolloutTrainer(GRPOTrainer):
         # The base generates with float32 weights that every forward pass casts anew under mixed precision. One
         # autocast around all of them keeps the casts: the same arithmetic, several times as fast on a CPU. The weights
         # of a sharded model come and go, their casts must not be kept.
+        assert self.model is not None
         foreign = self.use_vllm or self.is_fsdp_enabled or self.is_deepspeed_enabled
-        with nullcontext() if foreign else self.accelerator.autocast():
+        with nullcontext() if foreign else self.accelerator.autocast(), neutral_decoding(self.model):
             return super()._generate_single_turn(*args, **kwargs)
 
     def _weighted_rewards(self, rewards_per_func: Tensor) -> Tensor:

@@ -5,7 +5,8 @@ import math
 import pytest
 
 from hpt_trl.errors import UserError
-from hpt_trl.rewards.functions import guard, math_answer
+from hpt_trl.rewards.functions import math_answer
+from hpt_trl.rewards.guarding import guard
 from hpt_trl.rewards.positive_words import positive_words
 from hpt_trl.rewards.success import check_threshold, is_solved, reward_range, success_index
 
