@@ -20,7 +20,8 @@ def distinct_names(rewards: Sequence[Any], paths: Sequence[str | None] | None = 
     named = list(zip(rewards, [None] * len(rewards) if paths is None else paths, strict=True))
     whole = [path or _path(reward) for reward, path in named]
     short = [path.rpartition(".")[2] if path else _short(reward) for reward, path in named]
-    return numbered([path if short.count(name) > 1 else name for name, path in zip(short, whole, strict=True)])
+    alike = {name: {path for path, other in zip(whole, short, strict=True) if other == name} for name in short}
+    return numbered([path if len(alike[name]) > 1 else name for name, path in zip(short, whole, strict=True)])
 
 
 def numbered(names: Sequence[str]) -> list[str]:

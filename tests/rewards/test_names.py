@@ -7,7 +7,6 @@ from datasets import Dataset
 
 from hpt_trl.rewards.guarding import guard
 from hpt_trl.rewards.names import distinct_names, numbered
-from hpt_trl.rewards.reward_model import RewardModel
 from hpt_trl.rollouts.trainer import RolloutTrainer
 from hpt_trl.runs.evaluation import evaluate
 from tests.helpers.rollouts import build, rows
@@ -36,22 +35,22 @@ def elsewhere():
 ONE, TWO = partial(constant, value=1.0), partial(constant, value=2.0)
 
 
+HERE = "tests.rewards.test_names"
+
+
 @pytest.mark.parametrize(
     ("rewards", "names"),
     [
         ([constant, Constant(1)], ["constant", "Constant"]),
         ([ONE, TWO], ["constant_1", "constant_2"]),
         ([Constant(1), Constant(2)], ["Constant_1", "Constant_2"]),
-        ([constant, elsewhere()], ["constant", "other.constant"]),
+        ([constant, elsewhere()], [f"{HERE}.constant", "other.constant"]),
         ([lambda **_: [], lambda **_: []], ["<lambda>_1", "<lambda>_2"]),
     ],
 )
 def test_rewards_of_one_name_are_told_apart(rewards, names):
     found = distinct_names(rewards)
-    assert len(set(found)) == len(rewards)
-    module = f"{__name__}."
-    if found != [name if "." in name else f"{module}{name}" for name in names]:
-        assert [name.removeprefix(module).rpartition(">.")[2] for name in found] == names
+    assert found == names
     # Guarded, they keep these names, also when they are guarded again.
     guarded = [guard(reward, name) for reward, name in zip(rewards, found, strict=True)]
     assert distinct_names(guarded) == found
@@ -60,7 +59,7 @@ def test_rewards_of_one_name_are_told_apart(rewards, names):
 def test_a_recipe_names_them_by_its_paths():
     assert distinct_names([ONE, TWO], ["mine.short", "mine.long"]) == ["short", "long"]
     assert distinct_names([ONE, TWO], ["mine.short", "other.short"]) == ["mine.short", "other.short"]
-    assert distinct_names([ONE, ONE], ["mine.short", "mine.short"]) == ["mine.short_1", "mine.short_2"]
+    assert distinct_names([ONE, ONE], ["mine.short", "mine.short"]) == ["short_1", "short_2"]
     assert numbered(["a", "a_1", "a"]) == ["a_2", "a_1", "a_3"]
 
 
@@ -92,4 +91,3 @@ def test_metrics_and_the_completions_table_have_a_column_for_each(tiny_model_pat
         success_threshold=2.0,
     )
     assert list(result["rewards"].values()) == [1.0, 2.0] and result["accuracy"] == 1.0
-    assert issubclass(RewardModel, object)
