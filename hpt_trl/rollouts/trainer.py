@@ -14,6 +14,7 @@ Each mend wraps one method of the base and can be dropped when upstream is fixed
 and vLLM's engine and client by `hpt_trl.rollouts.vllm.mended`.
 """
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -31,6 +32,8 @@ from hpt_trl.rewards.guarding import guard
 from hpt_trl.rewards.names import distinct_names, numbered
 from hpt_trl.rewards.reward_model import RewardModel
 from hpt_trl.rollouts.vllm import mended
+
+logger = logging.getLogger(__name__)
 
 
 class EpochSampler(RepeatSampler):
@@ -54,6 +57,26 @@ class EpochSampler(RepeatSampler):
         yield from super().__iter__()
 
 
+def _loaded(reward_funcs: list[Any], config: GRPOConfig | None, tokenizers: Any) -> list[Any]:
+    """The rewards, those given by name as reward models with the settings that the base gives to them.
+
+    The base ends no text when it asks a reward model, and so asks about texts that the model never saw.
+    """
+    each = tokenizers if isinstance(tokenizers, list) else [tokenizers] * len(reward_funcs)
+    settings: dict[str, Any] = {}
+    if config is not None:
+        settings = {"trust_remote_code": config.trust_remote_code, "model_init_kwargs": config.model_init_kwargs}
+    if any(isinstance(reward, torch.nn.Module) for reward in reward_funcs):
+        logger.warning(
+            "A reward model that is passed as an object is asked about texts without an end-of-sequence token, unlike "
+            "in its training by RewardTrainer; pass its folder or Hub id to have them ended."
+        )
+    return [
+        RewardModel(reward, tokenizer=tokenizer, **settings) if isinstance(reward, str) else reward
+        for reward, tokenizer in zip(reward_funcs, each, strict=True)
+    ]
+
+
 class RolloutTrainer(GRPOTrainer):
     """`trl.GRPOTrainer` with the mends of this module; takes the same arguments.
 
@@ -73,14 +96,15 @@ class RolloutTrainer(GRPOTrainer):
 
     def __init__(self, model: Any, reward_funcs: Any = None, *args: Any, **kwargs: Any):
         reward_funcs = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs] if reward_funcs else []
-        # The base ends no text when it asks a reward model by name, and so asks about texts that it never saw.
-        named: list[Any] = [RewardModel(f) if isinstance(f, str) else f for f in reward_funcs]
+        config = kwargs.get("args") or (args[0] if args else None)
+        tokenizers = kwargs.get("reward_processing_classes") or (args[4] if len(args) > 4 else None)
+        named = _loaded(reward_funcs, config, tokenizers)
         # Models are the base's business; only functions can raise on a row or return NaN.
         names = distinct_names(named)
         guarded: list[Any] = [
             f if isinstance(f, torch.nn.Module) else guard(f, name) for f, name in zip(named, names, strict=True)
         ]
-        with mended(kwargs.get("args") or (args[0] if args else None), model):
+        with mended(config, model):
             super().__init__(model, guarded, *args, **kwargs)
         # Environments may have added rewards of their own.
         self.reward_func_names = numbered([*names, *self.reward_func_names[len(names) :]])
