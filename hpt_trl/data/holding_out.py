@@ -67,8 +67,8 @@ def check_overlap(train: Dataset, source: str, test: Dataset, test_source: str, 
     if not found or source == "prompts":
         return len(found)
     logger.warning(
-        "%d of the %d rows of %s have a %s that %s trains on (the first is %s): their measures tell of memory, not of new "
-        "rows. Name another split, or hold rows out by `test_split_size`.",
+        "%d of the %d rows of %s have a %s that %s trains on (the first is %s): their measures tell of memory, not of "
+        "new rows. Name another split, or hold rows out by `test_split_size`.",
         len(found),
         len(test),
         test_source,

@@ -94,20 +94,21 @@ def load_tokenizer(
 
 
 def load_sequence_classifier(
-    name: str, *, pad_token_id: int, dtype: str = "auto", revision: str | None = None, trust_remote_code: bool = False
+    name: str, *, pad_token_id: int, revision: str | None = None, dtype: Any = "auto", **settings: Any
 ) -> "PreTrainedModel":
     """Load a reward model: a whole one, or an adapter merged into its base model.
 
     Args:
-        pad_token_id: what the base model of an adapter pads with; its own config need not say.
+        pad_token_id: what it pads with. settings: `trust_remote_code`; of a whole model more of `from_pretrained`.
     """
     from transformers import AutoModelForSequenceClassification
 
-    settings: dict[str, Any] = {"dtype": dtype, "trust_remote_code": trust_remote_code}
     with whole_weights():
         if is_adapter(name):
-            return load_merged(name, pad_token_id=pad_token_id, **settings)
-        return AutoModelForSequenceClassification.from_pretrained(name, revision=revision, **settings)
+            return load_merged(name, pad_token_id=pad_token_id, dtype=dtype, **settings)
+        model = AutoModelForSequenceClassification.from_pretrained(name, revision=revision, dtype=dtype, **settings)
+    model.config.get_text_config().pad_token_id = pad_token_id
+    return model
 
 
 def _cannot_load(name: str, what: str, error: Exception) -> UserError:

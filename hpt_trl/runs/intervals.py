@@ -1,36 +1,46 @@
-"""How exactly a measure is known: intervals of shares, and errors of changes."""
+"""How exactly a measure is known: Wilson's interval of a share, and the errors of changes."""
 
 import math
+from collections.abc import Sequence
+from statistics import fmean, pvariance
 from typing import Any
 
-# Standard errors on either side of 95 % of a normal distribution.
-Z = 1.96
+# Two-sided, 95 % of a normal distribution.
+Z = 1.959964
 
 
-def wilson(successes: float, trials: int, z: float = Z) -> tuple[float, float]:
-    """Wilson's score interval of a share (1927): it has a width at 0 and at 1 too, where sqrt(p (1 - p) / n) has none.
+def wilson(share: float, count: float, z: float = Z) -> tuple[float, float]:
+    """Wilson's score interval of a share of `count` independent trials (Wilson 1927; Brown, Cai, DasGupta 2001).
 
-    Args:
-        successes: of the trials; a half where one counts half.
-        z: standard errors on either side, 1.96 for 95 %.
-
-    Raises:
-        ValueError: no trials.
+    Returns:
+        The lower and the upper bound, both from 0 to 1.
     """
-    if trials < 1:
-        raise ValueError(f"{trials} trials; a share needs one")
-    share, room = successes / trials, z**2 / trials
-    middle = (share + room / 2) / (1 + room)
-    half = z / (1 + room) * math.sqrt(share * (1 - share) / trials + room / (4 * trials))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    spread = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    centre, scale = share + z * z / (2 * count), 1 + z * z / count
+    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+
+
+def clustered(shares: Sequence[float], size: int) -> tuple[float, float]:
+    """Wilson's interval of the mean of `shares`, each found by `size` trials that have a cause in common.
+
+    Completions of one prompt succeed and fail together: their number counts as that of independent trials which would
+    vary as much as the mean of the prompts' shares does (Kish's effective sample size).
+    """
+    share, count = fmean(shares), len(shares)
+    if size == 1:
+        return wilson(share, count)
+    varies, alone = pvariance(shares) / count, share * (1 - share)
+    # All at 0 or at 1: nothing tells the trials of one prompt apart.
+    effective = count if alone == 0 else count * size if varies == 0 else min(count * size, alone / varies)
+    return wilson(share, effective)
 
 
 def change_error(before: dict[str, Any], after: dict[str, Any], measure: str) -> float | None:
     """Standard error of a measure's change between the two evaluations of results.json; None where it is not known.
 
     Of held-out measures it is that of the rows' own changes where both evaluations saw the same rows in one attempt.
-    Shares of solved completions are taken as independent, with a success and a failure added to each (Agresti
-    and Caffo, 2000): a share of 0 or 1 has an error as well.
+    The shares of solved completions are taken as independent; their errors are those of Wilson's intervals, so that a
+    share of 0 or 1 has one as well.
     """
     if measure.startswith("held_out."):
         name = measure.removeprefix("held_out.")
@@ -44,8 +54,8 @@ def change_error(before: dict[str, Any], after: dict[str, Any], measure: str) ->
 
 def _share_error(evaluation: dict[str, Any]) -> float:
     count = evaluation["samples"] * evaluation["num_generations"]
-    share = (evaluation["accuracy"] * count + 1) / (count + 2)
-    return math.sqrt(share * (1 - share) / (count + 2))
+    low, high = evaluation.get("accuracy_interval") or wilson(evaluation["accuracy"], count)
+    return (high - low) / (2 * Z)
 
 
 def _together(one: float | None, other: float | None) -> float | None:

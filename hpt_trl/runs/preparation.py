@@ -14,10 +14,10 @@ from typing import Any, cast
 
 from datasets import Dataset
 from transformers import PretrainedConfig, PreTrainedTokenizerBase, ProcessorMixin
+from trl.trainer.utils import get_callable_name
 
 from hpt_trl.data.layouts import Splits
 from hpt_trl.data.loading import load_splits, to_conversational
-from hpt_trl.data.messages import as_text
 from hpt_trl.data.row_checks import count_tokens, validate_lengths
 from hpt_trl.data.sources import where
 from hpt_trl.data.unused import unused_columns
@@ -27,16 +27,15 @@ from hpt_trl.recipes.adapter_targets import check_adapter_targets
 from hpt_trl.recipes.bundled import find_recipe
 from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.recipes.resolving import read_recipe
-from hpt_trl.rewards.functions import THRESHOLD_SLACK, check_columns, columns_read, guard, load_rewards
+from hpt_trl.rewards.guarding import guard
+from hpt_trl.rewards.loading import check_columns, columns_read, load_rewards
+from hpt_trl.rewards.names import distinct_names
 from hpt_trl.rewards.reward_model import RewardModel
-from hpt_trl.runs.evaluation import score_completions, weighted_reward
 from hpt_trl.runs.output_folder import check_output_folder
+from hpt_trl.runs.probe import Probe, check_thresholds, success_of, thresholds
 from hpt_trl.runs.training_rows import check_training_rows
 
 logger = logging.getLogger(__name__)
-
-# Demonstrations that the rewards are tried on.
-PROBED_ROWS = 8
 
 
 @dataclass
@@ -50,8 +49,9 @@ class Prepared:
         rewards: Guarded functions in the recipe's order, then its reward models.
         reward_models: The latter by themselves.
         reward_weights: One each.
-        judges: How many of them, from the first on, the evaluation scores with: the functions where there are some
-            (they are the true reward, a reward model only learnt it), else all.
+        judges: How many of them, from the first on, make up the evaluation's `reward`: the functions where there are
+            some (they are the true reward, a reward model only learnt it), else all. The others are reported beside it.
+        success: Place of the one that decides what is solved.
         checkpoint: Where the run goes on, None for a new one.
         eval_max_new_tokens: Length limit of the evaluation, in tokens.
         unused: Columns of the data that nothing reads.
@@ -66,6 +66,7 @@ class Prepared:
     reward_models: list[RewardModel]
     reward_weights: list[float]
     judges: int
+    success: int
     tokenizer: PreTrainedTokenizerBase | ProcessorMixin
     checkpoint: Path | None
     eval_max_new_tokens: int
@@ -73,13 +74,14 @@ class Prepared:
 
     @property
     def judge_weights(self) -> list[float]:
-        """The weights of the judges; a true reward that is only measured has weight 0 in the training, not here."""
+        """The weights in the evaluation; a true reward that is only measured has weight 0 in the training, not here."""
         weights = self.reward_weights[: self.judges]
-        return weights if any(weights) else [1.0] * len(weights)
+        others = [0.0] * (len(self.rewards) - self.judges)
+        return (weights if any(weights) else [1.0] * len(weights)) + others
 
     @property
     def success_threshold(self) -> float:
-        """The reward from which the evaluation counts a completion as solved."""
+        """The value of the success reward from which the evaluation counts a completion as solved."""
         own = self.recipe.arguments.eval_success_threshold
         return self.recipe.stage.success_threshold(self.recipe.config) if own is None else own
 
@@ -107,7 +109,9 @@ def prepare_recipe(recipe: Recipe) -> Prepared:
     if model is not None:
         model_exists(model, **settings)
     reward_models = _reward_models(recipe)
-    rewards = [guard(reward) for reward in cast(list[Callable[..., Any]], [*functions, *reward_models])]
+    rewards = _guarded(recipe, functions, reward_models)
+    names = [get_callable_name(reward) for reward in rewards]
+    success = success_of(recipe, names)
     splits, unused = _load_splits(recipe, functions)
     if stage.make_tokenizer is not None:
         tokenizer: Any = stage.make_tokenizer(recipe, splits)
@@ -134,14 +138,18 @@ def prepare_recipe(recipe: Recipe) -> Prepared:
         reward_models=reward_models,
         reward_weights=list(recipe.setting("reward_weights") or [1.0] * len(rewards)),
         judges=len(functions) or len(rewards),
+        success=success,
         tokenizer=tokenizer,
         checkpoint=checkpoint,
         eval_max_new_tokens=arguments.eval_max_new_tokens or stage.completion_length(config),
         unused=unused,
     )
     _check_lengths(prepared)
-    if stage.rewards == "required" and functions and stage.needs_demonstration(config):
-        _probe_rewards(prepared)
+    if functions and thresholds(recipe):
+        weights = prepared.judge_weights[: len(functions)]
+        Probe(recipe, splits, tokenizer, rewards[: len(functions)], names, weights, success).check()
+    if rewards:
+        check_thresholds(recipe, rewards[success], names[success])
     return prepared
 
 
@@ -153,7 +161,13 @@ def check_without_model(recipe: Recipe) -> None:
     """
     recipe.stage.check(recipe)
     check_output_folder(recipe)
-    _load_splits(recipe, _functions(recipe))
+    functions = _functions(recipe)
+    models = [Path(name).name for name in recipe.arguments.reward_model_name_or_path or []]
+    names = [*distinct_names(functions, recipe.arguments.reward_funcs), *models]
+    success = success_of(recipe, names)
+    if success < len(functions):
+        check_thresholds(recipe, functions[success], names[success])
+    _load_splits(recipe, functions)
 
 
 def _functions(recipe: Recipe) -> list[Callable[..., Any]]:
@@ -192,11 +206,16 @@ def _reward_models(recipe: Recipe) -> list[RewardModel]:
     except UserError as error:
         message = str(error).removeprefix("reward_model_name_or_path: ")
         raise recipe.error("reward_model_name_or_path", message) from error
-    if len({reward.__name__ for reward in loaded}) < len(loaded):
-        # Metrics go by these names: folders of one name in several places are told apart by their whole paths.
-        for reward in loaded:
-            reward.__name__ = reward.name.strip("./").replace("/", "-")
     return loaded
+
+
+def _guarded(
+    recipe: Recipe, functions: list[Callable[..., Any]], models: list[RewardModel]
+) -> list[Callable[..., Any]]:
+    """All rewards under names of their own, which metrics, results and `success_reward` go by."""
+    paths = [*(recipe.arguments.reward_funcs or []), *([None] * len(models))]
+    rewards = cast(list[Callable[..., Any]], [*functions, *models])
+    return [guard(reward, name) for reward, name in zip(rewards, distinct_names(rewards, paths), strict=True)]
 
 
 def _refuse_reward_model(recipe: Recipe, model_config: PretrainedConfig) -> None:
@@ -321,59 +340,3 @@ def _check_whole_rows(prepared: Prepared, rows: Dataset, source: str, limit: int
                 len(counts),
                 "dropped" if drops else "cut",
             )
-
-
-def _probe_rewards(prepared: Prepared) -> None:
-    """Scores the first demonstrations, and empty completions of the same rows.
-
-    A reward that calls every demonstration wrong, or that cannot tell it from nothing, would train on noise for hours
-    without an error.
-    """
-    recipe, splits = prepared.recipe, prepared.splits
-    column = splits.demonstration_column
-    names = ", ".join(recipe.arguments.reward_funcs or [])
-    rows = [splits.train[index] for index in range(min(PROBED_ROWS, len(splits.train)))]
-    empty = _totals(prepared, rows, [""] * len(rows))
-    with_demonstration = [row for row in rows if row.get(column)]
-    if not with_demonstration:
-        return
-    first = with_demonstration[0]
-    scores = _totals(prepared, with_demonstration, [row[column] for row in with_demonstration])
-    known = {score for score in [*scores, *empty] if score is not None}
-    shown = (
-        f"first at row {first['row']} of {splits.source}:\n"
-        f"  prompt: {_short(as_text(first['prompt']))}\n"
-        f"  demonstration: {_short(as_text(first[column]))}\n"
-        f"  answer: {first.get('answer')!r}"
-    )
-    if len(known) <= 1:
-        value = "no value" if not known else f"{known.pop():g}"
-        raise recipe.error(
-            "reward_funcs",
-            f"{names} gives {value} to each of the first {len(scores)} demonstrations and to an empty completion as "
-            f"well: nothing can be learnt from a constant reward; {shown}\n"
-            "Name a reward that tells them apart, or look at the form of the answers and the `column_mapping`.",
-        )
-    threshold = prepared.success_threshold
-    if not any(score is not None and score >= threshold - THRESHOLD_SLACK for score in scores):
-        best = max((score for score in scores if score is not None), default=None)
-        raise recipe.error(
-            "reward_funcs",
-            f"{names} gives {'no value' if best is None else f'at most {best:g}'} to the first {len(scores)} "
-            f"demonstrations, below `success_threshold` {threshold:g}: a model that copies them solves nothing; "
-            f"{shown}\n"
-            "Look at the form of the demonstrations' final answers, at the column `answer` and at `reward_weights`.",
-        )
-
-
-def _totals(prepared: Prepared, rows: list[dict[str, Any]], completions: list[Any]) -> list[float | None]:
-    ids = [prepared.tokenizer(text=as_text(completion))["input_ids"] for completion in completions]
-    try:
-        values = score_completions(rows, completions, ids, prepared.rewards[: prepared.judges])
-    except UserError as error:
-        raise UserError(f"{prepared.splits.source}: {error}") from error
-    return [weighted_reward(row, prepared.judge_weights) for row in values]
-
-
-def _short(text: str, length: int = 300) -> str:
-    return repr(text if len(text) <= length else text[: length // 2] + " […] " + text[-length // 2 :])

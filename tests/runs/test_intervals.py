@@ -1,22 +1,41 @@
-"""Intervals and errors against closed forms and simulated draws."""
+"""Wilson's interval: published values, the ends, and completions of one prompt that succeed together."""
 
 import math
 import random
 
 import pytest
 
-from hpt_trl.runs.intervals import change_error, wilson
+from hpt_trl.runs.intervals import change_error, clustered, wilson
 
 
-def test_wilson_has_a_width_at_the_ends_and_is_the_score_intervals_solution():
-    assert wilson(0, 48) == pytest.approx((0, 0.0741), abs=1e-3)
-    assert wilson(48, 48) == pytest.approx((1 - wilson(0, 48)[1], 1))
-    for count, trials in ((3, 10), (50, 96), (1, 2)):
-        for bound in wilson(count, trials):
-            # The interval's ends are the shares from which the found one is 1.96 of their own errors away.
-            assert abs(count / trials - bound) == pytest.approx(1.96 * math.sqrt(bound * (1 - bound) / trials))
-    with pytest.raises(ValueError):
-        wilson(0, 0)
+# Newcombe, Statistics in Medicine 17 (1998), table I, method 3.
+@pytest.mark.parametrize(
+    ("successes", "count", "bounds"),
+    [
+        (81, 263, (0.2553, 0.3662)),
+        (15, 148, (0.0624, 0.1605)),
+        (0, 20, (0.0, 0.1611)),
+        (1, 29, (0.0061, 0.1718)),
+    ],
+)
+def test_published_values(successes, count, bounds):
+    assert wilson(successes / count, count) == pytest.approx(bounds, abs=5e-5)
+
+
+def test_nothing_is_certain_at_the_ends():
+    assert wilson(0.0, 8)[1] > 0.3 and wilson(1.0, 8)[0] < 0.7
+
+
+def test_completions_of_one_prompt_count_as_far_as_they_differ():
+    alone = clustered([0.0, 1.0] * 10, 1)
+    # Four completions that all do the same say no more than one.
+    assert clustered([0.0, 1.0] * 10, 4) == pytest.approx(alone)
+    apart = clustered([0.5] * 20, 4)
+    assert apart == pytest.approx(wilson(0.5, 80))
+    between = clustered([0.25, 0.75] * 10, 4)
+    assert between == pytest.approx(apart)
+    assert apart[0] > clustered([0.0, 0.5, 0.5, 1.0] * 5, 4)[0] > alone[0]
+    assert clustered([1.0] * 20, 4) == pytest.approx(wilson(1.0, 20))
 
 
 def test_the_error_of_a_change_is_that_of_repeated_draws():
