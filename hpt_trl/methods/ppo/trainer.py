@@ -38,18 +38,12 @@ from hpt_trl.methods.ppo.estimator import (
     whiten,
 )
 from hpt_trl.models.loading import hidden_adapter
-from hpt_trl.rollouts.rows import Forward, Row, collate, deal, unpad
+from hpt_trl.rollouts.rows import Forward, Row, collate, deal, loss_mask, unpad
 from hpt_trl.rollouts.trainer import RolloutTrainer
 
 _CONTROLLER_FILE = "kl_controller.json"
 _REFERENCE = "reference"  # name of the frozen copy of an adapter that was passed
 _UPDATE_METRICS = ("value_loss", "value_clipfrac", "clipfrac", "ratio", "approx_kl")
-
-
-def loss_mask(batch: dict[str, Any]) -> Tensor:
-    """1.0 on the policy's own tokens, 0.0 on a tool's and on padding. Shape: (rows, completion tokens)."""
-    mask = batch["completion_mask"]
-    return (mask * batch["tool_mask"] if "tool_mask" in batch else mask).float()
 
 
 def refuse_what_cannot_work(args: PPOConfig) -> None:
