@@ -4,8 +4,10 @@ Each mend wraps one method of the base and can be dropped when upstream is fixed
 
     _get_train_sampler             a resumed run draws the permutation of its own epoch, not the first one's
     _save_rng_state                a checkpoint between two generations keeps the rollouts that are still to be trained
-    _load_rng_state                ... and a resumed run goes on with them
-    __init__                       a reward model given by name is asked about texts as it was trained on
+    _load_rng_state                ... and a resumed run goes on with them; a moving reference is kept alike
+    __init__                       a reward model given by name is asked about texts as it was trained on; the reference
+                                   is the model that was passed, and not one read from its folder; a model without a
+                                   weight to train and a biased correction for vLLM are refused
     _calculate_rewards             a reward of NaN or infinity leaves its row out instead of spoiling the batch
     _generate_single_turn          weights are cast once per generation, not once per token
 
@@ -24,8 +26,16 @@ from transformers import PreTrainedTokenizerBase, ProcessorMixin
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
+from hpt_trl.models.trainable import refuse_untrainable
 from hpt_trl.rewards.functions import guard
 from hpt_trl.rewards.reward_model import RewardModel
+from hpt_trl.rollouts.reference import (
+    load_reference,
+    passed_as_reference,
+    refuse_lost_reference,
+    save_reference,
+)
+from hpt_trl.rollouts.sampling import refuse_biased_correction
 from hpt_trl.rollouts.vllm import mended
 
 
@@ -54,8 +64,9 @@ class RolloutTrainer(GRPOTrainer):
     """`trl.GRPOTrainer` with the mends of this module; takes the same arguments.
 
     Raises:
-        UserError: a reward model that cannot be used, or a reward function that fails or returns something else than a
-            number for each completion.
+        UserError: a reward model that cannot be used, a model without a weight to train, or a reward function that
+            fails or returns something else than a number for each completion.
+        ValueError: settings that cannot work together; the message gives the reason.
     """
 
     args: GRPOConfig
@@ -73,8 +84,15 @@ class RolloutTrainer(GRPOTrainer):
         named: list[Any] = [RewardModel(f) if isinstance(f, str) else f for f in reward_funcs]
         # Models are the base's business; only functions can raise on a row or return NaN.
         guarded: list[Any] = [f if isinstance(f, torch.nn.Module) else guard(f) for f in named]
-        with mended(kwargs.get("args") or (args[0] if args else None), model):
+        config = kwargs.get("args") or (args[0] if args else None)
+        if config is not None:
+            refuse_biased_correction(config)
+        if kwargs.get("peft_config") is None:
+            refuse_untrainable(model)
+        with mended(config, model), passed_as_reference(model, config):
             super().__init__(model, guarded, *args, **kwargs)
+        refuse_untrainable(self.model)
+        refuse_lost_reference(self.args, fsdp=self.is_fsdp_enabled)
 
     def _get_train_sampler(self, dataset: Any = None) -> Sampler:
         stock = super()._get_train_sampler(dataset)
@@ -98,6 +116,8 @@ class RolloutTrainer(GRPOTrainer):
         every = int(self.args.steps_per_generation or 1) * self.num_iterations
         buffered = self._buffered_inputs if self._step % every else None
         torch.save({"step": self._step, "buffered": buffered}, self._rollouts_file(output_dir))
+        if self.args.sync_ref_model and self.args.should_save:
+            save_reference(self.accelerator.unwrap_model(self.ref_model), output_dir)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         super()._load_rng_state(checkpoint)
@@ -106,6 +126,8 @@ class RolloutTrainer(GRPOTrainer):
             with torch.serialization.safe_globals(list(self._buffered_types)):
                 state = torch.load(file, map_location=self.accelerator.device, weights_only=True)
             self._step, self._buffered_inputs = state["step"], state["buffered"]
+        if checkpoint is not None and self.args.sync_ref_model:
+            load_reference(self.accelerator.unwrap_model(self.ref_model), checkpoint)
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
         rewards = super()._calculate_rewards(*args, **kwargs)

@@ -34,6 +34,7 @@ from hpt_trl.methods.rho1.samples import SelectionSamples
 from hpt_trl.methods.rho1.scoring import autocast_of, prepare_cache, reference_nll
 from hpt_trl.methods.rho1.selection import Selection, groups_of, random_scores, ratio_at, select_top
 from hpt_trl.models.loading import hidden_adapter, is_adapter, keep_four_bit_trainable, load_tokenizer
+from hpt_trl.models.trainable import refuse_untrainable
 
 _REFERENCE = "reference"  # name of the reference adapter over the trained model's base
 
@@ -76,6 +77,8 @@ class Rho1Trainer(SFTTrainer):
             raise TypeError(f"`args` is a {type(args).__name__}; Rho1Trainer takes a Rho1Config.")
         if kwargs.get("compute_loss_func") is not None:
             raise ValueError("`compute_loss_func` would replace the loss whose tokens are selected; leave it out.")
+        if kwargs.get("peft_config") is None:
+            refuse_untrainable(model)
         if args.needs_reference:
             name = model if isinstance(model, str) else model.config._name_or_path
             tokenizer = kwargs.get("processing_class") or load_tokenizer(name, trust_remote_code=args.trust_remote_code)
