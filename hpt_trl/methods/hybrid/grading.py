@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
-from trl.chat_template_utils import parse_response
+
+from hpt_trl.rewards.completions import shape_completions
 
 logger = logging.getLogger(__name__)
 
@@ -21,23 +22,7 @@ class Sampled:
     inputs: list[dict[str, Any]]  # rows of the dataset, one per rollout
     prompts: list[Any]
     prompt_ids: list[list[int]]
-    is_conversational: bool  # whether completions are messages
     tokens: int  # of all completions, masked or not
-
-
-def as_completions(
-    processing_class: PreTrainedTokenizerBase | ProcessorMixin,
-    tokenizer: PreTrainedTokenizerBase,
-    ids: list[list[int]],
-    prompt_ids: list[list[int]],
-    is_conversational: bool,
-) -> list[Any]:
-    """Token ids as TRL's GRPOTrainer shows rollouts to rewards: texts, or lists of one message."""
-    parsers = [getattr(tokenizer, name, None) for name in ("response_template", "response_schema")]
-    if is_conversational and any(parser is not None for parser in parsers):
-        return [[parse_response(tokenizer, row, prefix=p)] for row, p in zip(ids, prompt_ids, strict=True)]
-    texts = processing_class.batch_decode(ids, skip_special_tokens=True)
-    return [[{"role": "assistant", "content": text}] for text in texts] if is_conversational else texts
 
 
 def owned(wanted: list[bool], group: int, rows: int, process: int) -> list[int]:
@@ -54,7 +39,7 @@ def grade(
     *,
     ids_of: Callable[[int], list[int]],
     eos_token_id: int,
-    as_completions: Callable[[list[list[int]], list[list[int]], bool], list[Any]],
+    processing_class: PreTrainedTokenizerBase | ProcessorMixin,
     rewards_of: Callable[[list[dict[str, Any]], list[Any], list[Any], list[list[int]]], Tensor],
 ) -> Float[Tensor, " prompts"]:
     """Weighted reward of the demonstrations of the wanted prompts, on all processes; NaN of the others.
@@ -63,8 +48,6 @@ def grade(
         wanted: Of every prompt over all processes.
         group: Rollouts per prompt.
         ids_of: Token ids of the demonstration of a local row.
-        as_completions: Token ids, those of the prompts, and whether these are messages -> completions as rewards see
-            them.
         rewards_of: Rows, prompts, completions and their token ids, as many on every process -> their weighted rewards
             over all processes.
     """
@@ -78,8 +61,9 @@ def grade(
     local = [prompt * group - process * rows for prompt in owners[process]]
     ids = [ids_of(row) for row in local] + [[eos_token_id]] * (count - len(local))
     local += [0] * (count - len(local))
-    completions = as_completions(ids, [sampled.prompt_ids[row] for row in local], sampled.is_conversational)
-    rewards = rewards_of([sampled.inputs[i] for i in local], [sampled.prompts[i] for i in local], completions, ids)
+    prompts_of, prompt_ids = [sampled.prompts[row] for row in local], [sampled.prompt_ids[row] for row in local]
+    completions = shape_completions(processing_class, prompts_of, prompt_ids, ids)
+    rewards = rewards_of([sampled.inputs[row] for row in local], prompts_of, completions, ids)
     for other, prompts in enumerate(owners):
         graded[prompts] = rewards[other * count : other * count + len(prompts)].float().cpu()
     return graded

@@ -61,7 +61,7 @@ def log_routing(
     ]
     tokens = torch.zeros(2 * steps, device=accelerator.device)
     for row in demonstrations:
-        trained = row.completion_mask.sum()
+        trained = row.tokens.get("tool_mask", row.completion_mask).sum()
         tokens[row.window] += trained * (row.sft_coefficient != 0)
         tokens[steps + row.window] += trained
     sums = torch.cat([torch.tensor(counts, dtype=torch.float32, device=accelerator.device), tokens])

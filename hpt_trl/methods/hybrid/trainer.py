@@ -14,7 +14,6 @@ run sees the rollouts that plain GRPO would see.
 
 import logging
 import textwrap
-from functools import partial
 from typing import Any
 
 import torch
@@ -27,7 +26,7 @@ from hpt_trl.data.loading import validate_rows
 from hpt_trl.errors import UserError
 from hpt_trl.methods.hybrid.config import HybridPostConfig
 from hpt_trl.methods.hybrid.demonstrations import demonstration_ids
-from hpt_trl.methods.hybrid.grading import Sampled, as_completions, below_best, grade
+from hpt_trl.methods.hybrid.grading import Sampled, below_best, grade
 from hpt_trl.methods.hybrid.metrics import StepMetrics, lengths_of, log_routing, take_back
 from hpt_trl.methods.hybrid.routing import (
     Coefficients,
@@ -145,13 +144,7 @@ class HybridPostTrainer(RolloutTrainer):
         completions: list[Any],
         completion_ids_list: list[list[int]],
     ) -> Tensor:
-        self._sampled = Sampled(
-            inputs=inputs,
-            prompts=prompts,
-            prompt_ids=[],
-            is_conversational=isinstance(completions[0], list),
-            tokens=sum(map(len, completion_ids_list)),
-        )
+        self._sampled = Sampled(inputs, prompts, prompt_ids=[], tokens=sum(map(len, completion_ids_list)))
         return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
@@ -303,7 +296,7 @@ class HybridPostTrainer(RolloutTrainer):
                 self.accelerator.process_index,
                 ids_of=lambda local: self._encoded(sampled, local)[0],
                 eos_token_id=self.eos_token_ids[0],
-                as_completions=partial(as_completions, self.processing_class, self._tokenizer),
+                processing_class=self.processing_class,
                 rewards_of=self._grades,
             )
         if not graded.isnan().all():

@@ -332,3 +332,15 @@ def test_same_gradient_for_any_micro_batch(tiny_model_path, tmp_path, start, per
         **settings,
     )
     assert_same_update(weights(ours), reference, start)
+
+
+def test_srft_drifts_by_rounding_alone(tiny_model_path, tmp_path, start):
+    """Its loss of wrong rollouts, +log p, has no lower bound: large steps run away and enlarge any difference.
+
+    With steps that do not, several updates in other micro-batches end at the same weights.
+    """
+    settings = {"unify_strategy": "soft", "soft_table": "on_sft", "offline_loss_type": "srft", "max_steps": 4}
+    settings |= {"learning_rate": 0.1, "demonstration_reward": 1.0}
+    reference = weights(train(FixedHPT, tiny_model_path, tmp_path, **settings))
+    other = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 16}
+    assert_same_update(weights(train(FixedHPT, tiny_model_path, tmp_path, **settings, **other)), reference, start, 1e-5)
