@@ -29,18 +29,17 @@ OF_COMPUTED_ROWS = {"entropy", "vespo/phi_seq_mean", "hpt/rows_kept", "hpt/paddi
 KINDS = ["fail", "mixed", "solve", "mixed"]
 
 
+# Every pair of two axes' values is tried at once with these; the others run with the whole product.
+OFTEN = AXES | {"loss_type": ("dapo", "grpo", "dr_grpo", "bnpo", "cispo", "vespo")}
+
+
 def every_pair() -> list[tuple[Any, ...]]:
     """Few combinations in which every two values of two axes meet, found greedily."""
-    names = list(AXES)
-    missing = {
-        (a, x, b, y)
-        for a, b in itertools.combinations(range(len(names)), 2)
-        for x in AXES[names[a]]
-        for y in AXES[names[b]]
-    }
+    every = list(itertools.product(*OFTEN.values()))
+    missing = set().union(*map(pairs_of, every))
     chosen = []
     while missing:
-        best = max(itertools.product(*AXES.values()), key=lambda c: len(missing & pairs_of(c)))
+        best = max(every, key=lambda combination: len(missing & pairs_of(combination)))
         chosen.append(best)
         missing -= pairs_of(best)
     return chosen
