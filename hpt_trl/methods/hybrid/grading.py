@@ -25,6 +25,12 @@ class Sampled:
     tokens: int  # of all completions, masked or not
 
 
+def unpadded_prompts(batch: dict[str, Any]) -> list[list[int]]:
+    """Token ids of the prompts of a batch as TRL pads it."""
+    lengths = batch["prompt_mask"].sum(1).tolist()
+    return [ids[len(ids) - length :] for ids, length in zip(batch["prompt_ids"].tolist(), lengths, strict=True)]
+
+
 def owned(wanted: list[bool], group: int, rows: int, process: int) -> list[int]:
     """The prompts among `wanted` whose first rollout a process holds, of `rows` rollouts on each process."""
     return [prompt for prompt, is_wanted in enumerate(wanted) if is_wanted and prompt * group // rows == process]
@@ -69,23 +75,28 @@ def grade(
     return graded
 
 
-def below_best(
-    rewards: Float[Tensor, "prompts group"], demonstration_rewards: Float[Tensor, " prompts"]
-) -> tuple[float, str | None]:
-    """Share of the scored demonstrations with a lower reward than the best rollout of their prompt.
+def log_grades(
+    metrics: dict[str, list[float]],
+    rewards: Float[Tensor, "prompts group"],
+    demonstration_rewards: Float[Tensor, " prompts"],
+) -> str | None:
+    """Log what demonstrations scored, and the share below the best rollout of their prompt.
 
     Returns:
-        The share, and a line that says so with an example; None where there is none.
+        A line about those below, with an example; None where there is none.
     """
-    best = rewards.nan_to_num(nan=-torch.inf).amax(1)
-    below = demonstration_rewards < best - 1e-6
     scored = int((~demonstration_rewards.isnan()).sum())
-    if not below.any():
-        return 0.0, None
-    first = int(below.nonzero()[0])
-    return int(below.sum()) / scored, (
-        f"{int(below.sum())} of {scored} demonstrations of this batch score below the best rollout of their prompt "
-        f"(e.g. {demonstration_rewards[first]:g}, a rollout {best[first]:g}): below the mean of its group a "
+    if not scored:
+        return None
+    best = rewards.nan_to_num(nan=-torch.inf).amax(1)
+    below = (demonstration_rewards < best - 1e-6).nonzero().flatten().tolist()
+    metrics["hpt/demonstration_reward"].append(demonstration_rewards.nanmean().item())
+    metrics["hpt/demonstrations_below_best"].append(len(below) / scored)
+    if not below:
+        return None
+    return (
+        f"{len(below)} of {scored} demonstrations of this batch score below the best rollout of their prompt "
+        f"(e.g. {demonstration_rewards[below[0]]:g}, a rollout {best[below[0]]:g}): below the mean of its group a "
         "demonstration is trained away from. `hpt/demonstrations_below_best` goes on counting them; "
         "`demonstration_reward: <number>` gives all of them one reward."
     )

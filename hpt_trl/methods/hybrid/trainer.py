@@ -26,7 +26,7 @@ from hpt_trl.data.loading import validate_rows
 from hpt_trl.errors import UserError
 from hpt_trl.methods.hybrid.config import HybridPostConfig
 from hpt_trl.methods.hybrid.demonstrations import demonstration_ids
-from hpt_trl.methods.hybrid.grading import Sampled, below_best, grade
+from hpt_trl.methods.hybrid.grading import Sampled, grade, log_grades, unpadded_prompts
 from hpt_trl.methods.hybrid.metrics import StepMetrics, lengths_of, log_routing, take_back
 from hpt_trl.methods.hybrid.routing import (
     Coefficients,
@@ -128,22 +128,14 @@ class HybridPostTrainer(RolloutTrainer):
         batch["row"] = torch.arange(len(inputs), device=batch["prompt_ids"].device)
         sampled, tokens = self._sampled, batch["num_items_in_batch"]
         if self.args.uses_union:
-            lengths = batch["prompt_mask"].sum(1).tolist()
-            ids = [row[len(row) - n :] for row, n in zip(batch["prompt_ids"].tolist(), lengths, strict=True)]
-            sampled.prompt_ids = ids
+            sampled.prompt_ids = unpadded_prompts(batch)
             if self.mask_truncated_completions:
                 # The demonstrations' weight must not grow as rollouts are cut, and so leave the base's count of tokens.
                 tokens = self.accelerator.reduce(tokens.new_tensor(sampled.tokens), reduction="sum")
         self._generation = (sampled, self._rewards, tokens)
         return batch
 
-    def _calculate_rewards(
-        self,
-        inputs: list[dict[str, Any]],
-        prompts: list[Any],
-        completions: list[Any],
-        completion_ids_list: list[list[int]],
-    ) -> Tensor:
+    def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
         self._sampled = Sampled(inputs, prompts, prompt_ids=[], tokens=sum(map(len, completion_ids_list)))
         return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
 
@@ -299,13 +291,10 @@ class HybridPostTrainer(RolloutTrainer):
                 processing_class=self.processing_class,
                 rewards_of=self._grades,
             )
-        if not graded.isnan().all():
-            share, line = below_best(rewards, graded)
-            self._metrics["train"]["hpt/demonstration_reward"].append(graded.nanmean().item())
-            self._metrics["train"]["hpt/demonstrations_below_best"].append(share)
-            if line is not None and not self._told_of_grades and self.accelerator.is_main_process:
-                logger.warning(line)
-                self._told_of_grades = True
+        line = log_grades(self._metrics["train"], rewards, graded)
+        if line is not None and not self._told_of_grades and self.accelerator.is_main_process:
+            logger.warning(line)
+            self._told_of_grades = True
         return graded
 
     def _grades(

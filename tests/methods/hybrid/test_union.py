@@ -263,12 +263,12 @@ def test_an_unscored_demonstration_has_no_off_policy_term(run, start):
 def test_what_a_reward_logs_of_a_demonstration_is_not_logged(run):
     def logs(completions, completion_ids, kind, log_metric, log_extra, **columns):
         log_metric("rows_seen", len(completions))
-        log_extra("note", ["x"] * len(completions))
+        log_extra("note", list(map(is_demonstration, completions)))
         return parity_reward(completion_ids, kind)
 
     trainer = run(reward=logs, max_steps=2, **LUFFY)
     assert [log["rows_seen"] for log in trainer.state.log_history[:2]] == [32.0, 32.0]
-    assert len(trainer._logs["extra"]["note"]) == len(trainer._logs["prompt"])
+    assert list(trainer._logs["extra"]["note"]) == [False] * 32
 
 
 @pytest.mark.parametrize(
