@@ -4,9 +4,11 @@ Each mend wraps one method of the base and can be dropped when upstream is fixed
 
     _get_train_sampler             a resumed run draws the permutation of its own epoch, not the first one's
     _save_rng_state                a checkpoint between two generations keeps the rollouts that are still to be trained
-    _load_rng_state                ... and a resumed run goes on with them
+    _load_rng_state                ... and a resumed run goes on with them; a moving reference is kept alike
     __init__                       a reward model given by name is asked about texts as it was trained on, and no two
-                                   rewards share a name
+                                   rewards share a name; the reference is the model that was passed, and not one read
+                                   from its folder; a model without a weight to train and a biased correction for vLLM
+                                   are refused
     _calculate_rewards             a reward of NaN or infinity leaves its row out instead of spoiling the batch
     _generate_single_turn          weights are cast once per generation, not once per token; the model's own generation
                                    config does not shape the rollouts
@@ -28,9 +30,17 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
 from hpt_trl.models.decoding import neutral_decoding
+from hpt_trl.models.trainable import refuse_untrainable
 from hpt_trl.rewards.guarding import guard
 from hpt_trl.rewards.names import distinct_names, numbered
 from hpt_trl.rewards.reward_model import RewardModel
+from hpt_trl.rollouts.reference import (
+    load_reference,
+    passed_as_reference,
+    refuse_lost_reference,
+    save_reference,
+)
+from hpt_trl.rollouts.sampling import refuse_biased_correction
 from hpt_trl.rollouts.vllm import mended
 
 logger = logging.getLogger(__name__)
@@ -81,8 +91,9 @@ class RolloutTrainer(GRPOTrainer):
     """`trl.GRPOTrainer` with the mends of this module; takes the same arguments.
 
     Raises:
-        UserError: a reward model that cannot be used, or a reward function that fails or returns something else than a
-            number for each completion.
+        UserError: a reward model that cannot be used, a model without a weight to train, or a reward function that
+            fails or returns something else than a number for each completion.
+        ValueError: settings that cannot work together; the message gives the reason.
     """
 
     args: GRPOConfig
@@ -104,8 +115,14 @@ class RolloutTrainer(GRPOTrainer):
         guarded: list[Any] = [
             f if isinstance(f, torch.nn.Module) else guard(f, name) for f, name in zip(named, names, strict=True)
         ]
-        with mended(config, model):
+        if config is not None:
+            refuse_biased_correction(config)
+        if kwargs.get("peft_config") is None:
+            refuse_untrainable(model)
+        with mended(config, model), passed_as_reference(model, config):
             super().__init__(model, guarded, *args, **kwargs)
+        refuse_untrainable(self.model)
+        refuse_lost_reference(self.args, fsdp=self.is_fsdp_enabled)
         # Environments may have added rewards of their own.
         self.reward_func_names = numbered([*names, *self.reward_func_names[len(names) :]])
 
@@ -131,6 +148,8 @@ class RolloutTrainer(GRPOTrainer):
         every = int(self.args.steps_per_generation or 1) * self.num_iterations
         buffered = self._buffered_inputs if self._step % every else None
         torch.save({"step": self._step, "buffered": buffered}, self._rollouts_file(output_dir))
+        if self.args.sync_ref_model and self.args.should_save:
+            save_reference(self.accelerator.unwrap_model(self.ref_model), output_dir)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         super()._load_rng_state(checkpoint)
@@ -139,6 +158,8 @@ class RolloutTrainer(GRPOTrainer):
             with torch.serialization.safe_globals(list(self._buffered_types)):
                 state = torch.load(file, map_location=self.accelerator.device, weights_only=True)
             self._step, self._buffered_inputs = state["step"], state["buffered"]
+        if checkpoint is not None and self.args.sync_ref_model:
+            load_reference(self.accelerator.unwrap_model(self.ref_model), checkpoint)
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
         rewards = super()._calculate_rewards(*args, **kwargs)

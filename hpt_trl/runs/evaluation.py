@@ -80,11 +80,11 @@ def evaluate(
 
     Returns:
         `accuracy` (share of solved completions, 0 to 1), `accuracy_interval` (its 95 % bounds), `success_reward`,
-        `reward` (mean weighted reward, None if nothing was scored), `reward_error` (its standard error), `rewards` (name
-        -> mean of that reward where it applies), `samples` (rows), `num_generations`, `unscored` (completions without a finite weighted reward),
-        `mean_length` (tokens), `truncated` (share of completions cut at the limit), `tokens` (read and generated),
-        `temperature`, `max_new_tokens` and `completions`, a list of {row, prompt, completion, reward, rewards, length,
-        answer}.
+        `reward` (mean weighted reward, None if nothing was scored), `reward_error` (its standard error), `rewards`
+        (name -> mean of that reward where it applies), `samples` (rows), `num_generations`, `unscored` (completions
+        without a finite weighted reward), `mean_length` (tokens), `truncated` (share of completions cut at the limit),
+        `tokens` (read and generated), `temperature`, `max_new_tokens` and `completions`, a list of {row, prompt,
+        completion, reward, rewards, length, answer}.
 
     Raises:
         UserError: no rows, several completions per row under greedy decoding, no reward of the name `success_reward`,

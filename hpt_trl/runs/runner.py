@@ -28,6 +28,7 @@ from hpt_trl.files import valid_json, write_atomically
 from hpt_trl.methods.held_out import RowMeasures, errors_of, measure_held_out
 from hpt_trl.models.adapters import keep_adapter_type, keep_four_bit_trainable
 from hpt_trl.models.loading import resolve_model
+from hpt_trl.models.trainable import refuse_untrainable
 from hpt_trl.recipes.bundled import recipe_name, recipes_folder
 from hpt_trl.recipes.profiles import LAUNCH_OPTIONS
 from hpt_trl.recipes.stages import StageInputs
@@ -234,6 +235,7 @@ def _build_trainer(prepared: Prepared, callbacks: list[TrainerCallback], account
             model_config=prepared.model_config,
         )
     )
+    refuse_untrainable(trainer.model)
     keep_four_bit_trainable(trainer.model)
     keep_adapter_type(trainer.model)
     if not config.disable_tqdm:

@@ -37,6 +37,7 @@ from hpt_trl.methods.signatures import takes_arguments_of
 from hpt_trl.models.adapters import hidden_adapter, keep_four_bit_trainable
 from hpt_trl.models.folders import is_adapter
 from hpt_trl.models.loading import load_tokenizer
+from hpt_trl.models.trainable import refuse_untrainable
 
 _REFERENCE = "reference"  # name of the reference adapter over the trained model's base
 
@@ -85,6 +86,8 @@ class Rho1Trainer(MeasuredSFTTrainer):
             raise TypeError(f"`args` is a {type(args).__name__}; Rho1Trainer takes a Rho1Config.")
         if kwargs.get("compute_loss_func") is not None:
             raise ValueError("`compute_loss_func` would replace the loss whose tokens are selected; leave it out.")
+        if kwargs.get("peft_config") is None:
+            refuse_untrainable(model)
         if args.needs_reference:
             name = model if isinstance(model, str) else model.config._name_or_path
             tokenizer = kwargs.get("processing_class") or load_tokenizer(name, trust_remote_code=args.trust_remote_code)
