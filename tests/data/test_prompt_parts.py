@@ -5,7 +5,8 @@ import logging
 import pytest
 
 from hpt_trl.planning.check import check
-from hpt_trl.rewards.loading import columns_read, math_answer
+from hpt_trl.rewards.functions import math_answer
+from hpt_trl.rewards.loading import columns_read
 from hpt_trl.runs import runner
 from tests.helpers.datasets import chat, load, refused, write_jsonl
 
