@@ -16,15 +16,14 @@ import pyarrow as pa
 from datasets import Dataset, DatasetDict
 
 from hpt_trl.data.arguments import DataArguments
+from hpt_trl.data.generated import FILES, NAMES, generate, is_generated
 from hpt_trl.data.objects import arrow_column, warn_of_filled_objects
 from hpt_trl.data.splits import pick_splits, reads_whole_splits
 from hpt_trl.errors import UserError
 from hpt_trl.settings.values import did_you_mean
 
-GENERATED = ("arithmetic", "prompts")
-GENERATED_FAMILIES = ("reasoning_gym:", "stories:")
-_JSON = (".jsonl", ".jsonl.gz", ".json")
-_FILES = (*_JSON, ".parquet")
+# Files whose objects are read as they stand there.
+_JSON = tuple(ending for ending in FILES if ending != ".parquet")
 
 # Column with the 1-based row of the source (the line of a .jsonl file), by which messages name a row.
 ROW = "row"
@@ -86,18 +85,18 @@ def read_source(
             "dataset_streaming: every row is checked before training, so the data is not streamed; drop it."
         )
     options = as_dict(arguments.dataset_options, "dataset_options")
-    generated = name in GENERATED or name.startswith(GENERATED_FAMILIES)
+    generated = is_generated(name)
     if options and not generated:
-        known = ", ".join((*GENERATED, *GENERATED_FAMILIES))
+        known = ", ".join(NAMES)
         raise UserError(f"dataset_options: only generated datasets ({known}…) have options; drop it.")
     train, test = str(arguments.dataset_train_split), str(arguments.dataset_test_split)
     # A share of all rows is known when all are read.
     limit = first_rows if reads_whole_splits(train, test) else None
     if generated:
-        splits = _generate(name, options, seed=seed, first_rows=limit)
+        splits = generate(name, options, seed=seed, first_rows=limit)
     elif Path(name).is_dir():
         splits = _read_folder(name)
-    elif Path(name).exists() or name.endswith(_FILES) or name.startswith((".", "/", "~")):
+    elif Path(name).exists() or name.endswith(FILES) or name.startswith((".", "/", "~")):
         splits = {"train": _read_file(name, limit)}
     else:
         splits = _read_hub(name, arguments.dataset_config)
@@ -117,28 +116,6 @@ def _numbered(dataset: Dataset) -> Dataset:
     return dataset.add_column(ROW, range(1, len(dataset) + 1))
 
 
-def _generate(name: str, options: dict[str, Any], *, seed: int, first_rows: int | None) -> dict[str, Dataset]:
-    from hpt_trl.data.stories import STORIES, stories
-    from hpt_trl.data.tasks import REASONING_GYM, arithmetic, prompts, reasoning_gym
-
-    if name == "arithmetic":
-        train, test = arithmetic(options, seed=seed)
-    elif name == "prompts":
-        train, test = prompts(options)
-    elif name.startswith(STORIES):
-        train, test = stories(name.removeprefix(STORIES), options, seed=seed)
-    else:
-        if first_rows is not None:
-            # Some tasks take a second a row; a first look draws no more than it shows.
-            first = {"size": first_rows, "test_size": min(first_rows, 1)}
-            options = options | {
-                key: min(options[key], limit) if isinstance(options.get(key), int) else options.get(key, limit)
-                for key, limit in first.items()
-            }
-        train, test = reasoning_gym(name.removeprefix(REASONING_GYM), options, seed=seed)
-    return {"train": train} if test is None else {"train": train, "test": test}
-
-
 def _head(dataset: Dataset, rows: int | None) -> Dataset:
     return dataset if rows is None else dataset.select(range(min(rows, len(dataset))))
 
@@ -154,7 +131,7 @@ def _read_hub(name: str, config: str | None) -> DatasetDict:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"dataset_name: `{name}` is not a local file or folder, and as a Hub dataset it cannot be loaded: "
-            f"{reason}{did_you_mean(name, (*GENERATED, *GENERATED_FAMILIES))}\n"
+            f"{reason}{did_you_mean(name, NAMES)}\n"
             "Check the name (owner/name) and `dataset_config`, or give a local copy: "
             "--dataset_name path/to/file.jsonl (also .json, .parquet, or a folder written by save_to_disk)."
         ) from error
@@ -172,7 +149,7 @@ def _read_folder(name: str) -> dict[str, Dataset]:
     except (OSError, ValueError, KeyError, DatasetsError, pa.ArrowInvalid) as error:
         raise UserError(
             f"dataset_name: the folder {name} cannot be read: {error}\nWrite a folder that save_to_disk wrote, or a "
-            f"file ({', '.join(_FILES)})."
+            f"file ({', '.join(FILES)})."
         ) from error
     return {"train": loaded} if isinstance(loaded, Dataset) else loaded
 
@@ -183,8 +160,8 @@ def _read_file(name: str, first_rows: int | None) -> Dataset:
         near = difflib.get_close_matches(path.name, [file.name for file in path.parent.glob("*.*")], n=1)
         hint = f" Did you mean {path.parent / near[0]}?" if near else ""
         raise UserError(f"dataset_name: there is no file {name} (looked in {path.parent.resolve()}).{hint}")
-    if not path.name.endswith(_FILES):
-        raise UserError(f"dataset_name: {name} is of an unknown kind; write one of {', '.join(_FILES)}.")
+    if not path.name.endswith(FILES):
+        raise UserError(f"dataset_name: {name} is of an unknown kind; write one of {', '.join(FILES)}.")
     try:
         if path.suffix == ".parquet":
             return _read_parquet(path, first_rows)
