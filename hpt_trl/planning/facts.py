@@ -12,7 +12,7 @@ from hpt_trl.data.unused import describe_unused
 from hpt_trl.models.folders import is_adapter
 from hpt_trl.models.loading import load_config
 from hpt_trl.planning import memory, memory_settings
-from hpt_trl.recipes.batches import processes
+from hpt_trl.recipes.batches import planned_steps, processes
 from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.recipes.vllm import describe
 from hpt_trl.runs.evaluation import encode_prompts
@@ -44,6 +44,8 @@ def facts(prepared: Prepared) -> str:
     if prepared.rewards:
         rewards = zip(prepared.rewards, prepared.reward_weights, strict=True)
         lines.append(("rewards", ", ".join(f"{reward.__name__} (weight {weight:g})" for reward, weight in rewards)))
+        decides = prepared.rewards[prepared.success].__name__
+        lines.append(("solved", f"where {decides} is at least {prepared.success_threshold:g}"))
     lines += [
         (
             "batch",
@@ -51,7 +53,7 @@ def facts(prepared: Prepared) -> str:
             + _per_step(prepared, batch),
         ),
         *([("rollouts", rollouts)] if (rollouts := describe(recipe)) else []),
-        ("steps", _steps(prepared, batch)),
+        ("steps", _steps(prepared)),
         ("evaluation", _evaluation(prepared)),
         ("peak memory", _memory(recipe, estimate)),
         ("device", "CPU" if config.use_cpu else str(config.device)),
@@ -148,17 +150,15 @@ def _per_step(prepared: Prepared, batch: int) -> str:
     return f"{'comparisons' if prepared.splits.layout == 'comparisons' else 'rows'} per optimizer step"
 
 
-def _steps(prepared: Prepared, batch: int) -> str:
-    config = prepared.recipe.config
-    if config.max_steps > 0:
-        return f"{config.max_steps:,}"
-    if prepared.recipe.setting("packing", False):
+def _steps(prepared: Prepared) -> str:
+    recipe, config = prepared.recipe, prepared.recipe.config
+    if config.max_steps <= 0 and recipe.setting("packing", False):
         return f"{config.num_train_epochs:g} epochs of packed rows"
-    rows = len(prepared.splits.train) * prepared.recipe.setting("num_generations", 1)
-    steps = max(rows // batch, 1) * prepared.recipe.setting("num_iterations", 1)
-    left_out = len(prepared.splits.train) % rows_of_a_batch(prepared.recipe)
+    left_out = len(prepared.splits.train) % rows_of_a_batch(recipe)
     said = f"; {left_out} rows, others each time, are left out of an epoch" if left_out else ""
-    return f"about {round(steps * config.num_train_epochs):,} ({config.num_train_epochs:g} epochs{said})"
+    if config.max_steps > 0:
+        return f"{config.max_steps:,}{said}"
+    return f"{planned_steps(recipe, len(prepared.splits.train)):,} ({config.num_train_epochs:g} epochs{said})"
 
 
 def _evaluation(prepared: Prepared) -> str:
