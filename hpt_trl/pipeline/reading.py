@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from hpt_trl.errors import UserError
+from hpt_trl.pipeline.ordering import check_references, ordered
 from hpt_trl.pipeline.plan import ALIASES, RECIPES_FOLDER, Plan, PlannedStage
-from hpt_trl.pipeline.references import check_references, ordered, references_of
+from hpt_trl.pipeline.references import references_of
 from hpt_trl.recipes.bundled import find_recipe, recipe_name, recipes_folder
 from hpt_trl.recipes.profiles import Profile, find_profile, read_profile
 from hpt_trl.recipes.stages import STAGE_MODULES
