@@ -24,7 +24,7 @@ from trl.models.utils import disable_gradient_checkpointing
 from hpt_trl.data.loading import validate_rows
 from hpt_trl.errors import UserError
 from hpt_trl.methods.hybrid.config import HybridPostConfig
-from hpt_trl.methods.hybrid.demonstrations import demonstration_ids
+from hpt_trl.methods.hybrid.demonstrations import check_demonstrations, demonstration_ids, rollout_encoder
 from hpt_trl.methods.hybrid.routing import (
     MicroBatch,
     Plan,
@@ -92,6 +92,11 @@ class HybridPostTrainer(RolloutTrainer):
         self._rollout_scores: Scores
         self._demonstration_scores: Scores
         super().__init__(model, reward_funcs, args, train_dataset, **kwargs)
+        self._encoder = rollout_encoder(self.processing_class, self.chat_template_kwargs)
+        if args.uses_demonstrations and isinstance(train_dataset, Dataset):
+            check_demonstrations(
+                train_dataset, "train_dataset", args.demonstration_column, self._encoder, self.eos_token_ids
+            )
         self._window_sums = torch.zeros(4, device=self.accelerator.device)
         self._drops_rows = args.skip_dead_rows and rows_that_must_stay(args, self.aux_loss_enabled) is None
 
@@ -219,19 +224,17 @@ class HybridPostTrainer(RolloutTrainer):
                 f"A prompt calls for its demonstration, but `{column}` is {example.get(column)!r}. Give the row a "
                 f"demonstration or set `on_missing_demonstration: rl`. Prompt: {example['prompt']!r}"
             )
-        ids, truncated = demonstration_ids(
-            example,
-            column,
-            self.processing_class,
-            self.eos_token_ids,
-            self.args.max_demonstration_length,
-            self.chat_template_kwargs,
+        demonstration = demonstration_ids(
+            example, column, self._encoder, self.eos_token_ids, self.args.max_demonstration_length
         )
+        device = row.completion_ids.device
         return row.with_completion(
-            torch.tensor(ids, device=row.completion_ids.device),
+            torch.tensor(demonstration.ids, device=device),
+            # As for the turns of tools in a rollout: seen, but without a loss.
+            tokens={"tool_mask": torch.tensor(demonstration.trained, device=device)},
             sft_coefficient=plan.sft[row.prompt].item(),
             off_advantage=plan.off_advantage[row.prompt].item(),
-            truncated=truncated,
+            truncated=demonstration.truncated,
         )
 
     def _deal(self, rows: list[Row], micro_batches: int, per_window: int) -> list[list[Row]]:
@@ -272,8 +275,9 @@ class HybridPostTrainer(RolloutTrainer):
         windows = len(micros) // per_window
         tokens = [0.0] * (2 * windows)
         for row in demonstrations:
-            tokens[row.window] += len(row.completion_ids) * (row.sft_coefficient != 0)
-            tokens[windows + row.window] += len(row.completion_ids)
+            trained = int(row.tokens["tool_mask"].sum())
+            tokens[row.window] += trained * (row.sft_coefficient != 0)
+            tokens[windows + row.window] += trained
         counts = [
             sum(len(micro) for micro in micros),
             sum(padded_area(micro) for micro in lengths),
