@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from hpt_trl.errors import UserError
 from hpt_trl.models.loading import BUILT_IN, check_model_folder, model_exists
-from hpt_trl.pipeline.plan import PIPELINE, is_pipeline, read_plan
+from hpt_trl.pipeline.reading import PIPELINE, is_pipeline, read_plan
 from hpt_trl.recipes.bundled import bundled_recipes, hardware_of, recipe_name
 from hpt_trl.recipes.device import BITSANDBYTES_OPTIMIZERS
 from hpt_trl.recipes.packages import installed
