@@ -1,13 +1,15 @@
 """Holding rows out of data that comes without a test split, so that nothing held out is trained on."""
 
+import hashlib
 import logging
 import random
+from typing import Any
 
 from datasets import Dataset
 
 from hpt_trl.data.layouts import Layout
 from hpt_trl.data.row_checks import iterate_rows
-from hpt_trl.data.sources import column_values
+from hpt_trl.data.sources import column_values, where
 from hpt_trl.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -49,6 +51,37 @@ def hold_out(dataset: Dataset, source: str, size: float, seed: int, layout: Layo
     if len(keep) < len(rest):
         logger.warning("%s: %d training rows repeat a held-out %s and are dropped.", source, len(rest) - len(keep), key)
     return _copied(rest.select(keep)), _copied(test)
+
+
+def check_overlap(train: Dataset, source: str, test: Dataset, test_source: str, layout: Layout) -> int:
+    """Say how many held-out rows ask for what is trained on as well: their measures tell of memory.
+
+    Returns:
+        The number of held-out rows whose prompt, document or problem is among the training rows.
+
+    Raises:
+        UserError: all of them are, in rows that are not the recipe's own `prompts`.
+    """
+    key = {"documents": "text", "solutions": "instruction"}.get(layout, "prompt")
+    # Digests: what is held in memory does not grow with the length of the texts.
+    trained = {_digest(value) for _, (value,) in iterate_rows(train, [key])}
+    found = [row for row, (value,) in iterate_rows(test, [key]) if _digest(value) in trained]
+    # A recipe that lists its prompts answers the same ones, and says so.
+    if not found or source == "prompts":
+        return len(found)
+    share = f"{len(found)} of the {len(test)} rows of {test_source} have a {key} that {source} trains on"
+    first = where(test_source, found[0])
+    if len(found) == len(test):
+        raise UserError(
+            f"dataset_test_split: {share} (the first is {first}): what is measured on them would say nothing about new "
+            "ones. Name another split, or hold rows out by `test_split_size`."
+        )
+    logger.warning("%s (the first is %s): their measures tell of memory too.", share, first)
+    return len(found)
+
+
+def _digest(value: Any) -> bytes:
+    return hashlib.blake2b(repr(value).encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def _count(size: float, there: int, unit: str, source: str) -> int:

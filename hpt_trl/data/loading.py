@@ -14,7 +14,7 @@ from datasets import Dataset
 from hpt_trl.data.arguments import DataArguments
 from hpt_trl.data.code_contests import one_row_per_solution
 from hpt_trl.data.final_answers import final_answer
-from hpt_trl.data.holding_out import hold_out
+from hpt_trl.data.holding_out import check_overlap, hold_out
 from hpt_trl.data.layouts import Layout, Splits, answer_columns
 from hpt_trl.data.row_checks import (
     conversation_fault,
@@ -105,7 +105,8 @@ def load_splits(
         test, test_source = held_out
         # Answering prompts takes no demonstrations, so a test split may lack them; a loss is measured on them.
         test = read(test, test_source, complete=layout == "demonstrations")
-    return Splits(train, test, source, test_source, demonstration_column, layout)
+    overlap = 0 if held_out is None or test is None else check_overlap(train, source, test, test_source, layout)
+    return Splits(train, test, source, test_source, demonstration_column, layout, overlap)
 
 
 def columns_for(dataset: Dataset | None, *names: str) -> Dataset | None:

@@ -5,6 +5,7 @@ from typing import cast
 from peft import PeftConfig
 from transformers import PretrainedConfig, PreTrainedTokenizerBase, ProcessorMixin
 
+from hpt_trl.data.layouts import Splits
 from hpt_trl.data.messages import as_text
 from hpt_trl.data.row_checks import count_tokens
 from hpt_trl.models.loading import is_adapter, load_config
@@ -14,6 +15,7 @@ from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.recipes.vllm import describe
 from hpt_trl.runs.evaluation import encode_prompts
 from hpt_trl.runs.preparation import Prepared
+from hpt_trl.runs.training_rows import rows_of_a_batch
 
 # Rows that are measured for the estimate of memory.
 _MEASURED = 1000
@@ -33,7 +35,7 @@ def facts(prepared: Prepared) -> str:
         ("stage", recipe.stage.name),
         ("model", f"{name} ({model.model_type}, dtype {recipe.model_args.dtype})"),
         *rows,
-        ("held out", "none" if splits.test is None else f"{splits.test_source}, {len(splits.test):,} rows"),
+        ("held out", _held_out(splits)),
     ]
     if prepared.rewards:
         rewards = zip(prepared.rewards, prepared.reward_weights, strict=True)
@@ -128,6 +130,13 @@ def _rows(prepared: Prepared) -> tuple[list[tuple[str, str]], int]:
     return lines, limit if prepared.recipe.setting("packing", False) else min(whole, limit or whole)
 
 
+def _held_out(splits: Splits) -> str:
+    if splits.test is None:
+        return "none"
+    said = f"{splits.test_source}, {len(splits.test):,} rows"
+    return said + (f", {splits.overlap:,} of them also in the training rows" if splits.overlap else "")
+
+
 def _per_step(prepared: Prepared, batch: int) -> str:
     group = prepared.recipe.setting("num_generations")
     if group is not None:
@@ -143,7 +152,9 @@ def _steps(prepared: Prepared, batch: int) -> str:
         return f"{config.num_train_epochs:g} epochs of packed rows"
     rows = len(prepared.splits.train) * prepared.recipe.setting("num_generations", 1)
     steps = max(rows // batch, 1) * prepared.recipe.setting("num_iterations", 1)
-    return f"about {round(steps * config.num_train_epochs):,} ({config.num_train_epochs:g} epochs)"
+    left_out = len(prepared.splits.train) % rows_of_a_batch(prepared.recipe)
+    said = f"; {left_out} rows, others each time, are left out of an epoch" if left_out else ""
+    return f"about {round(steps * config.num_train_epochs):,} ({config.num_train_epochs:g} epochs{said})"
 
 
 def _evaluation(prepared: Prepared) -> str:

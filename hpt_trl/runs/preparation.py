@@ -29,6 +29,7 @@ from hpt_trl.rewards.functions import THRESHOLD_SLACK, check_columns, guard, loa
 from hpt_trl.rewards.reward_model import RewardModel
 from hpt_trl.runs.evaluation import score_completions, weighted_reward
 from hpt_trl.runs.output_folder import check_output_folder
+from hpt_trl.runs.training_rows import check_training_rows
 
 logger = logging.getLogger(__name__)
 
@@ -171,7 +172,9 @@ def _load_splits(recipe: Recipe) -> Splits:
             f"{config.eval_strategy.value}, but {splits.source} has no held-out rows. Set `test_split_size`, name a "
             "`dataset_test_split`, or write `eval_strategy: no`.",
         )
-    return splits if stage.sample is None else stage.sample(recipe, splits)
+    splits = splits if stage.sample is None else stage.sample(recipe, splits)
+    check_training_rows(recipe, splits.train, splits.source)
+    return splits
 
 
 def _reward_models(recipe: Recipe) -> list[RewardModel]:

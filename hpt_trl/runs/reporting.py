@@ -229,6 +229,8 @@ def evaluation_lines(before: dict[str, Any] | None, after: dict[str, Any] | None
         if values and values[-1] is not None:
             shown = [f"{value:.1%}" if label == "accuracy" else f"{value:.4g}" for value in values if value is not None]
             lines.append(f"Held-out {label}: {' -> '.join(shown)}")
+    if (before or {}).get("held_out", {}).get("rewards/ties") == 1:
+        lines.append("Before training, policy and reference are one model: every comparison is a tie and counts half.")
     return lines
 
 

@@ -22,7 +22,6 @@ from peft import PeftConfig, PeftModel
 from torch import Tensor
 from torch.nn.functional import pad
 from transformers import PreTrainedTokenizerBase
-from trl import SFTTrainer
 from trl.trainer.utils import use_adapter
 
 from hpt_trl.errors import UserError
@@ -33,12 +32,13 @@ from hpt_trl.methods.rho1.reference import check_reference, load_reference
 from hpt_trl.methods.rho1.samples import SelectionSamples
 from hpt_trl.methods.rho1.scoring import autocast_of, prepare_cache, reference_nll
 from hpt_trl.methods.rho1.selection import Selection, groups_of, random_scores, ratio_at, select_top
+from hpt_trl.methods.sft.trainer import MeasuredSFTTrainer
 from hpt_trl.models.loading import hidden_adapter, is_adapter, keep_four_bit_trainable, load_tokenizer
 
 _REFERENCE = "reference"  # name of the reference adapter over the trained model's base
 
 
-class Rho1Trainer(SFTTrainer):
+class Rho1Trainer(MeasuredSFTTrainer):
     """Selective Language Modeling (Rho-1, arXiv 2404.07965) on TRL's SFTTrainer.
 
     Every token is scored in the forward pass, and the loss is the mean over those that are selected; the backward pass

@@ -1,9 +1,10 @@
 """The stage `sft`: recipes that train on demonstrations with TRL's own SFTTrainer."""
 
 from transformers import Trainer
-from trl import SFTConfig, SFTTrainer
+from trl import SFTConfig
 
 from hpt_trl.data.loading import columns_for
+from hpt_trl.methods.sft.trainer import MeasuredSFTTrainer
 from hpt_trl.recipes.stages import Stage, StageInputs
 from hpt_trl.settings.ranges import one_of
 
@@ -12,7 +13,7 @@ COLUMNS = ("prompt", "completion", "tools", "chat_template_kwargs", "image", "im
 
 
 def build(inputs: StageInputs) -> Trainer:
-    return SFTTrainer(
+    return MeasuredSFTTrainer(
         train_dataset=columns_for(inputs.splits.train, *COLUMNS),
         eval_dataset=columns_for(inputs.splits.test, *COLUMNS),
         **inputs.trainer_arguments(),
