@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase, ProcessorMixin, TrainerState
 from hpt_trl.data.layouts import Splits
 from hpt_trl.data.messages import as_text
 from hpt_trl.errors import UserError
-from hpt_trl.methods.hybrid.demonstrations import demonstration_ids
+from hpt_trl.methods.hybrid.demonstrations import demonstration_ids, rollout_encoder
 from hpt_trl.recipes.batches import planned_steps
 from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.rewards.completions import score_completions, shape_completions, text_tokenizer, weighted_reward
@@ -146,8 +146,8 @@ class Probe:
 
     def _demonstration(self, row: dict[str, Any]) -> list[int]:
         eos = [text_tokenizer(self.tokenizer).eos_token_id]
-        kwargs = self.recipe.setting("chat_template_kwargs") or {}
-        return demonstration_ids(row, self.splits.demonstration_column, self.tokenizer, eos, None, kwargs)[0]
+        encoder = rollout_encoder(self.tokenizer, self.recipe.setting("chat_template_kwargs"))
+        return demonstration_ids(row, self.splits.demonstration_column, encoder, eos, None).ids
 
     def _values(self, rows: list[dict[str, Any]], ids: list[list[int]]) -> list[list[Any]]:
         kwargs = self.recipe.setting("chat_template_kwargs")

@@ -7,6 +7,7 @@ import torch
 from accelerate import Accelerator
 from jaxtyping import Bool, Float
 from torch import Tensor
+from trl.trainer.utils import pad
 
 from hpt_trl.methods.hybrid.config import HybridPostConfig
 from hpt_trl.methods.hybrid.estimator import chord_mu, union_advantages
@@ -160,8 +161,8 @@ class MicroBatch:
     def of(cls, stock_rows: list[Row], demonstrations: list[Row], **counts: Any) -> "MicroBatch":
         """Collect the coefficients of a micro-batch's rows; `stock_rows` are those that the stock loss sees."""
         device = stock_rows[0].prompt_ids.device
-        lengths = torch.tensor([len(row.completion_ids) for row in demonstrations], dtype=torch.long)
-        mask = torch.arange(max(lengths.tolist(), default=0)) < lengths.unsqueeze(1)
+        masks = [row.tokens["tool_mask"] for row in demonstrations]
+        mask = pad(masks, padding_value=0, padding_side="right") if masks else torch.zeros(0, 0)
         sft = [row.sft_coefficient for row in demonstrations]
         off = [row.off_advantage for row in demonstrations]
         signed = [row.signed for row in stock_rows]

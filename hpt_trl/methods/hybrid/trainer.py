@@ -26,7 +26,12 @@ from trl.models.utils import disable_gradient_checkpointing
 from hpt_trl.data.loading import validate_rows
 from hpt_trl.errors import UserError
 from hpt_trl.methods.hybrid.config import HybridPostConfig
-from hpt_trl.methods.hybrid.demonstrations import demonstration_ids
+from hpt_trl.methods.hybrid.demonstrations import (
+    Demonstration,
+    check_demonstrations,
+    demonstration_ids,
+    rollout_encoder,
+)
 from hpt_trl.methods.hybrid.grading import Sampled, grade, log_grades, unpadded_prompts
 from hpt_trl.methods.hybrid.metrics import StepMetrics, lengths_of, log_routing, take_back
 from hpt_trl.methods.hybrid.routing import (
@@ -102,13 +107,18 @@ class HybridPostTrainer(RolloutTrainer):
         self._defer_old_logps = False
         self._generation: tuple[Sampled, Tensor, Tensor] | None = None
         self._sampled: Sampled
-        self._demonstration_ids: dict[int, tuple[list[int], bool]] = {}  # by local row of the generation batch
+        self._demonstration_ids: dict[int, Demonstration] = {}  # by local row of the generation batch
         self._told_of_grades = False
         self._micro: MicroBatch | None = None
         self._rollout_scores: Scores
         self._demonstration_scores: Scores
         super().__init__(model, reward_funcs, args, train_dataset, **kwargs)
         self._success_index = success_index(self.reward_func_names, args.success_reward)
+        self._encoder = rollout_encoder(self.processing_class, self.chat_template_kwargs)
+        if args.uses_demonstrations and isinstance(train_dataset, Dataset):
+            check_demonstrations(
+                train_dataset, "train_dataset", args.demonstration_column, self._encoder, self.eos_token_ids
+            )
         self._window_sums = torch.zeros(4, device=self.accelerator.device)
         self._drops_rows = args.skip_dead_rows and rows_that_must_stay(args, self.aux_loss_enabled) is None
         self._step_metrics: StepMetrics | None = None
@@ -258,8 +268,8 @@ class HybridPostTrainer(RolloutTrainer):
         )
         return batch
 
-    def _encoded(self, sampled: Sampled, local: int) -> tuple[list[int], bool]:
-        """Token ids of the demonstration of a local row of the generation batch, and whether they were cut."""
+    def _encoded(self, sampled: Sampled, local: int) -> Demonstration:
+        """The demonstration of a local row of the generation batch."""
         if local not in self._demonstration_ids:
             example, column = sampled.inputs[local], self.args.demonstration_column
             if not example.get(column):
@@ -268,12 +278,7 @@ class HybridPostTrainer(RolloutTrainer):
                     f"demonstration or set `on_missing_demonstration: rl`. Prompt: {example['prompt']!r}"
                 )
             self._demonstration_ids[local] = demonstration_ids(
-                example,
-                column,
-                self.processing_class,
-                self.eos_token_ids,
-                self.args.max_demonstration_length,
-                self.chat_template_kwargs,
+                example, column, self._encoder, self.eos_token_ids, self.args.max_demonstration_length
             )
         return self._demonstration_ids[local]
 
@@ -289,7 +294,7 @@ class HybridPostTrainer(RolloutTrainer):
                 sampled,
                 self.accelerator.num_processes,
                 self.accelerator.process_index,
-                ids_of=lambda local: self._encoded(sampled, local)[0],
+                ids_of=lambda local: self._encoded(sampled, local).ids,
                 eos_token_id=self.eos_token_ids[0],
                 processing_class=self.processing_class,
                 rewards_of=self._grades,
@@ -311,12 +316,15 @@ class HybridPostTrainer(RolloutTrainer):
 
     def _demonstration(self, row: Row, sampled: Sampled, local: int, plan: Plan) -> Row:
         """The demonstration of `row`'s prompt, with the coefficients that the plan gives it."""
-        ids, truncated = self._encoded(sampled, local)
+        demonstration = self._encoded(sampled, local)
+        device = row.completion_ids.device
         return row.with_completion(
-            torch.tensor(ids, device=row.completion_ids.device),
+            torch.tensor(demonstration.ids, device=device),
+            # As for the turns of tools in a rollout: seen, but without a loss.
+            tokens={"tool_mask": torch.tensor(demonstration.trained, device=device)},
             sft_coefficient=plan.sft[row.prompt].item(),
             off_advantage=plan.off_advantage[row.prompt].item(),
-            truncated=truncated,
+            truncated=demonstration.truncated,
         )
 
     @torch.no_grad()
