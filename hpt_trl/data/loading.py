@@ -19,12 +19,12 @@ from hpt_trl.data.holding_out import check_overlap, hold_out
 from hpt_trl.data.layouts import Layout, Splits, answer_columns
 from hpt_trl.data.objects import with_column
 from hpt_trl.data.prompt_parts import complete_prompts, refuse_marked_rows
+from hpt_trl.data.rendering import WHOLE
 from hpt_trl.data.row_checks import (
     conversation_fault,
     iterate_rows,
     validate_comparisons,
     validate_documents,
-    validate_lengths,
     validate_rows,
     validate_solutions,
 )
@@ -35,7 +35,7 @@ from hpt_trl.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Splits", "columns_for", "load_splits", "to_conversational", "validate_lengths", "validate_rows"]
+__all__ = ["Splits", "columns_for", "load_splits", "to_conversational", "validate_rows"]
 
 # GRPOTrainer passes these to the rewards itself; a column of the same name would be a second value for the argument.
 _RESERVED = ("prompts", "completions", "trainer_state", "log_extra", "log_metric", "environments")
@@ -222,7 +222,10 @@ def _prepare(
 
 
 def _split_messages(dataset: Dataset, source: str, demonstration_column: str) -> Dataset:
-    """A column `messages` in place of `prompt` and demonstration: the last message is the demonstration."""
+    """A column `messages` in place of `prompt` and demonstration: the last message is the demonstration.
+
+    The rows are marked: as one conversation, every turn of the assistant in them is trained.
+    """
     if "messages" not in dataset.column_names or "prompt" in dataset.column_names:
         return dataset
     prompts, demonstrations = [], []
@@ -232,6 +235,7 @@ def _split_messages(dataset: Dataset, source: str, demonstration_column: str) ->
         prompts.append(messages[:-1])
         demonstrations.append(messages[-1:])
     dataset = with_column(dataset.remove_columns("messages"), "prompt", prompts)
+    dataset = dataset.add_column(WHOLE, [True] * len(dataset))
     return with_column(dataset, demonstration_column, demonstrations)
 
 

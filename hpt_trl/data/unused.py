@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from hpt_trl.data.layouts import Layout, answer_columns
+from hpt_trl.data.rendering import WHOLE
 from hpt_trl.data.sources import ROW
 
 # What the trainers read beside prompt and answers, in each layout.
@@ -31,7 +32,7 @@ def unused_columns(
         columns: those of the rows, after the mapping.
         read: columns that the rewards read.
     """
-    known = {ROW, *_READ[layout], *read}
+    known = {ROW, WHOLE, *_READ[layout], *read}
     if layout not in ("documents", "solutions"):
         # `input` and `system` were put into the prompt; see `complete_prompts`.
         known |= {"prompt", *answer_columns(layout, demonstration_column), "input", "system", "system_prompt"}

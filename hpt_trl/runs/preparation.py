@@ -18,10 +18,12 @@ from trl.trainer.utils import get_callable_name
 
 from hpt_trl.data.layouts import Splits
 from hpt_trl.data.loading import load_splits, to_conversational
-from hpt_trl.data.row_checks import count_tokens, validate_lengths
+from hpt_trl.data.rendering import Encoder
+from hpt_trl.data.row_lengths import count_tokens, validate_lengths
 from hpt_trl.data.sources import where
 from hpt_trl.data.unused import unused_columns
 from hpt_trl.errors import UserError
+from hpt_trl.models.chat_template import take_chat_template
 from hpt_trl.models.loading import load_config, load_tokenizer, model_exists
 from hpt_trl.recipes.adapter_targets import check_adapter_targets
 from hpt_trl.recipes.bundled import find_recipe
@@ -117,8 +119,10 @@ def prepare_recipe(recipe: Recipe) -> Prepared:
         tokenizer: Any = stage.make_tokenizer(recipe, splits)
     else:
         tokenizer = load_tokenizer(str(model), **settings)
+        _take_chat_template(recipe, tokenizer)
     stage.check_tokenizer(recipe, tokenizer)
     splits = to_conversational(splits, cast(PreTrainedTokenizerBase, tokenizer), arguments)
+    stage.check_rows(recipe, splits, tokenizer)
     for reward_model in reward_models:
         # Messages need its chat template.
         reward_model.encode(splits.train[0]["prompt"], "")
@@ -218,6 +222,15 @@ def _guarded(
     return [guard(reward, name) for reward, name in zip(rewards, distinct_names(rewards, paths), strict=True)]
 
 
+def _take_chat_template(recipe: Recipe, tokenizer: Any) -> None:
+    path = recipe.setting("chat_template_path")
+    if path is not None:
+        try:
+            take_chat_template(tokenizer, path)
+        except UserError as error:
+            raise recipe.error("chat_template_path", str(error).removeprefix("chat_template_path: ")) from error
+
+
 def _refuse_reward_model(recipe: Recipe, model_config: PretrainedConfig) -> None:
     """Loaded as a language model, a reward model would get a head of random weights."""
     kinds = model_config.architectures or []
@@ -295,6 +308,7 @@ def _check_lengths(prepared: Prepared) -> None:
             longest=limit - new_tokens,
             reason=f"max_position_embeddings {limit} - {key} {new_tokens}",
             remedy=f"lower {key}",
+            settings=recipe.setting("chat_template_kwargs"),
         )
 
 
@@ -316,9 +330,10 @@ def _check_whole_rows(prepared: Prepared, rows: Dataset, source: str, limit: int
             longest=longest - 1,
             reason=f"max_length {longest} less one token for an answer",
             remedy="raise max_length",
+            reads_rows=True,
         )
     for answer in prepared.splits.answers:
-        counts = list(count_tokens(rows, tokenizer, ("prompt", answer)))
+        counts = list(count_tokens(rows, source, Encoder(tokenizer), ("prompt", answer)))
         if limit is not None and (longest is None or longest > limit) and not packed:
             row, most = max(counts, key=lambda pair: pair[1])
             if most > limit:

@@ -1,8 +1,12 @@
 """The stage `hpt`: recipes that train with HybridPostTrainer."""
 
+from typing import Any
+
 from transformers import Trainer
 
+from hpt_trl.data.layouts import Splits
 from hpt_trl.methods.hybrid.config import HybridPostConfig
+from hpt_trl.methods.hybrid.demonstrations import check_demonstrations, rollout_encoder
 from hpt_trl.methods.hybrid.routing import refuse_what_cannot_work
 from hpt_trl.methods.hybrid.trainer import HybridPostTrainer
 from hpt_trl.recipes.recipe import Recipe
@@ -20,6 +24,18 @@ def check(recipe: Recipe) -> None:
         raise recipe.place(error) from None
 
 
+def check_rows(recipe: Recipe, splits: Splits, tokenizer: Any) -> None:
+    """Refuse a demonstration that would be trained otherwise than it is written.
+
+    Raises:
+        UserError: the first such row.
+    """
+    if recipe.config.uses_demonstrations:
+        encoder = rollout_encoder(tokenizer, recipe.config.chat_template_kwargs)
+        ends = [encoder.tokenizer.eos_token_id]
+        check_demonstrations(splits.train, splits.source, splits.demonstration_column, encoder, ends)
+
+
 def build(inputs: StageInputs) -> Trainer:
     return HybridPostTrainer(**inputs.rollout_arguments())
 
@@ -29,6 +45,7 @@ STAGE = Stage(
     config_class=HybridPostConfig,
     build=build,
     check=check,
+    check_rows=check_rows,
     rules=ROLLOUT_RULES,
     needs_demonstration=lambda config: config.uses_demonstrations and config.on_missing_demonstration == "error",
     demonstration_column=lambda config: config.demonstration_column,
