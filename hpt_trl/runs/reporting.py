@@ -188,6 +188,8 @@ def summary(output_dir: str | Path) -> str:
             f"{results['steps']} steps in {duration(wall['total'])} (training {duration(wall['train'])}, evaluation "
             f"{duration(wall['evaluation'])}); {tokens['training']:,} tokens in training."
         )
+        if not results.get("trained", True):
+            text.append(f"Nothing was trained: {results['why_untrained']}.")
         text += evaluation_lines(results["before"], results["after"])
     for key, points in logged_series(lines).items():
         (first_step, first), (last_step, last) = points[0], points[-1]

@@ -5,11 +5,10 @@ The evaluation before training takes place inside `Trainer.train`, once the trai
 """
 
 import json
+import math
 import os
 import platform
-import resource
 import shlex
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -34,6 +33,7 @@ from hpt_trl.recipes.stages import StageInputs
 from hpt_trl.rollouts.vllm import open_engine
 from hpt_trl.runs.checkpoints import PROCESSES_FILE, full_disk_explained
 from hpt_trl.runs.evaluation import evaluate
+from hpt_trl.runs.health import Health, refuse_untrained
 from hpt_trl.runs.output_folder import BEFORE_FILE, open_output_folder
 from hpt_trl.runs.preparation import Prepared, prepare
 from hpt_trl.runs.quiet import quiet
@@ -48,6 +48,7 @@ from hpt_trl.runs.reporting import (
     side_by_side,
     write_results,
 )
+from hpt_trl.runs.totals import RunTotals
 
 _PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets")
 
@@ -79,21 +80,34 @@ def run(name: str, overrides: list[str]) -> None:
 
 
 def _train(prepared: Prepared, started: float, command: list[str]) -> None:
-    evaluations = _Evaluations(prepared)
-    trainer = _build_trainer(prepared, [_AtTrainBegin(evaluations.before_training)])
+    totals, health = RunTotals(started), Health()
+    evaluations = _Evaluations(prepared, totals)
+    # The totals come before all that logs and evaluates, the health before the evaluation that costs minutes.
+    trainer = _build_trainer(prepared, [totals, health], [_AtTrainBegin(evaluations.before_training)])
+    health.watch(trainer)
     evaluations.trainer = trainer
-    train_started = time.perf_counter()
-    with suppress(_NothingLeft):
-        trainer.train(resume_from_checkpoint=None if prepared.checkpoint is None else str(prepared.checkpoint))
-    train_time = time.perf_counter() - train_started - evaluations.seconds
+    totals.training_begins(trainer)
+    try:
+        with suppress(_NothingLeft):
+            trainer.train(resume_from_checkpoint=None if prepared.checkpoint is None else str(prepared.checkpoint))
+    except RuntimeError as error:
+        if (explained := health.explained(error)) is None:
+            raise
+        raise explained from error
+    totals.training_ends()
+    health.check_weights()
     # Saved before it is evaluated: whatever fails there, the model stays.
     trainer.save_model(prepared.recipe.config.output_dir)
     after = evaluations.evaluate("After training")
+    loss = (after or {}).get("held_out", {}).get("loss", 0.0)
+    if not math.isfinite(loss):
+        raise health.diverged(f"after step {trainer.state.global_step} the held-out loss is {loss}")
     prepared.recipe.stage.finish(trainer)
+    why = health.why_untrained()
     if trainer.is_world_process_zero():
-        wall = {"total": time.perf_counter() - started, "train": train_time, "evaluation": evaluations.seconds}
-        _finish(prepared, trainer, evaluations.before, after, wall, command)
+        _finish(prepared, trainer, evaluations, after, totals, why, command)
     trainer.end()
+    refuse_untrained(why, trainer)
 
 
 class _AtTrainBegin(TrainerCallback):
@@ -135,11 +149,11 @@ class _NoteProcesses(TrainerCallback):
 class _Evaluations:
     """Evaluates the trainer's model on the held-out rows and adds up the time that takes."""
 
-    def __init__(self, prepared: Prepared):
+    def __init__(self, prepared: Prepared, totals: RunTotals):
         self.prepared = prepared
+        self.totals = totals
         self.trainer: Any = None
         self.before: dict[str, Any] | None = None
-        self.seconds = 0.0
 
     def before_training(self) -> None:
         path = Path(self.prepared.recipe.config.output_dir) / BEFORE_FILE
@@ -160,7 +174,7 @@ class _Evaluations:
         result = {} if prepared.answered is None else self._answer(prepared.answered, description)
         if measures:
             result["held_out"] = measure_held_out(self.trainer)
-        self.seconds += time.perf_counter() - started
+        self.totals.evaluation_seconds += time.perf_counter() - started
         return result
 
     def _answer(self, rows: Dataset, description: str) -> dict[str, Any]:
@@ -192,7 +206,7 @@ def _stored_before(folder: Path) -> dict[str, Any] | None:
     return None
 
 
-def _build_trainer(prepared: Prepared, callbacks: list[TrainerCallback]) -> Trainer:
+def _build_trainer(prepared: Prepared, first: list[TrainerCallback], then: list[TrainerCallback]) -> Trainer:
     recipe = prepared.recipe
     config, model_args = recipe.config, recipe.model_args
     if prepared.model is not None:
@@ -214,9 +228,9 @@ def _build_trainer(prepared: Prepared, callbacks: list[TrainerCallback]) -> Trai
             arguments=recipe.arguments,
             splits=prepared.splits,
             rewards=prepared.rewards,
-            # Ahead of the trainer's own progress bar, which starts its clock at the same event. The writer, first of
-            # all, opens its file for what the evaluation before the training logs.
-            callbacks=[MetricsWriter(config.output_dir), *callbacks, _NoteProcesses(), _EndWhereDone()],
+            # Ahead of the trainer's own progress bar, which starts its clock at the same event. The writer opens
+            # its file for what the evaluation before the training logs.
+            callbacks=[*first, MetricsWriter(config.output_dir), *then, _NoteProcesses(), _EndWhereDone()],
             model_config=prepared.model_config,
         )
     )
@@ -231,14 +245,16 @@ def _build_trainer(prepared: Prepared, callbacks: list[TrainerCallback]) -> Trai
 def _finish(
     prepared: Prepared,
     trainer: Trainer,
-    before: dict[str, Any] | None,
+    evaluations: _Evaluations,
     after: dict[str, Any] | None,
-    wall: dict[str, float],
+    totals: RunTotals,
+    why_untrained: str | None,
     command: list[str],
 ) -> None:
     """Writes results.json and the curves, and prints what came out."""
-    recipe = prepared.recipe
+    recipe, before, spent = prepared.recipe, evaluations.before, totals.now()
     folder = Path(recipe.config.output_dir)
+    wall = {"total": spent.seconds, "train": spent.training_seconds, "evaluation": spent.evaluation_seconds}
     results = {
         "recipe": _short_name(recipe.path),
         "stage": recipe.stage.name,
@@ -246,14 +262,17 @@ def _finish(
         "before": before,
         "after": after,
         "steps": trainer.state.global_step,
+        "trained": why_untrained is None,
+        **({} if why_untrained is None else {"why_untrained": why_untrained}),
+        "train_loss": totals.train_loss(),
         "wall_time_s": wall,
         "tokens": {
-            "training": _training_tokens(trainer),
+            "training": spent.tokens,
             "evaluation": sum((evaluation or {}).get("tokens", 0) for evaluation in (before, after)),
         },
         "versions": {"hpt_trl": __version__, "python": platform.python_version()}
         | {package: version(package) for package in _PACKAGES},
-        "hardware": _hardware(trainer),
+        "hardware": _hardware(trainer, spent.peak_bytes),
         "command": shlex.join(command),
     }
     write_results(folder, results)
@@ -274,23 +293,13 @@ def _finish(
     )
 
 
-def _training_tokens(trainer: Trainer) -> int:
-    """RL trainers count in the trainer's state, the others in their log."""
-    logged = [line["num_tokens"] for line in trainer.state.log_history if "num_tokens" in line]
-    return trainer.state.num_input_tokens_seen or round(logged[-1] if logged else 0)
-
-
-def _hardware(trainer: Trainer) -> dict[str, Any]:
+def _hardware(trainer: Trainer, peak_bytes: int) -> dict[str, Any]:
     device = trainer.accelerator.device
-    on_gpu = device.type == "cuda"
-    # ru_maxrss is in KiB, on macOS in bytes.
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    peak = torch.cuda.max_memory_allocated(device) if on_gpu else resident
     return {
-        "device": torch.cuda.get_device_name(device) if on_gpu else device.type,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "processes": trainer.accelerator.num_processes,
         "cpu_threads": torch.get_num_threads(),
-        "peak_memory_gib": round(peak / 2**30, 3),
+        "peak_memory_gib": round(peak_bytes / 2**30, 3),
     }
 
 

@@ -1,0 +1,119 @@
+"""Runs that train nothing, or diverge, say so and do not end as success; resumed runs have the whole's totals."""
+
+import json
+
+import pytest
+
+from hpt_trl.errors import UserError
+from hpt_trl.runs import health, reporting, runner
+from tests.helpers.stage_runs import LORA, results, weights
+
+CONSTANT = "tests.runs.test_health.constant"
+WARMUP = {"lr_scheduler_type": "constant_with_warmup", "warmup_steps": 9}
+
+
+def constant(completions, **columns) -> list[float]:
+    return [0.25] * len(completions)
+
+
+@pytest.mark.parametrize("stage", ["sft", "dpo", "grpo"])
+def test_a_training_that_diverges_ends_with_the_step_and_keeps_its_checkpoint(recipe, tmp_path, stage):
+    saving = {"save_strategy": "steps", "save_steps": 1, "logging_steps": 10}
+    with pytest.raises(UserError, match=r"diverged: .*step [12] .*checkpoint-1\. Lower `learning_rate` \(now 1e\+30\)"):
+        runner.run(recipe(stage, learning_rate=1e30, **saving), [])
+    out = tmp_path / stage
+    assert (out / "checkpoint-1").is_dir() and not (out / "checkpoint-2").exists()
+    assert not (out / "results.json").exists() and not (out / "model.safetensors").exists()
+
+
+def test_a_last_step_that_diverges_is_no_success(recipe, tmp_path):
+    with pytest.raises(UserError, match="diverged: after step 1 weights are NaN or infinite"):
+        runner.run(recipe("sft", learning_rate=1e39, max_steps=1), [])
+    assert not (tmp_path / "sft" / "results.json").exists() and not (tmp_path / "sft" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("stage", "changes", "why"),
+    [
+        ("grpo", {"reward_funcs": [CONSTANT]}, "same reward .*frac_reward_zero_std 1"),
+        # Weights that only decay have learnt nothing.
+        ("grpo", {"reward_funcs": [CONSTANT], "weight_decay": 0.1}, "same reward .*frac_reward_zero_std 1"),
+        (
+            "sft",
+            {"lr_scheduler_type": "constant_with_warmup", "warmup_steps": 9, "max_steps": 1},
+            "learning rate was 0 at every step",
+        ),
+        ("sft", {"learning_rate": 1e-44, "dtype": "bfloat16"}, "too small to change a bfloat16"),
+    ],
+)
+def test_a_run_that_trains_nothing_says_so(recipe, tmp_path, stage, changes, why):
+    with pytest.raises(UserError, match=f"nothing was trained: .*{why}"):
+        runner.run(recipe(stage, **changes), [])
+    found = results(tmp_path / stage)
+    assert found["trained"] is False and found["steps"] == changes.get("max_steps", 4)
+    assert found["why_untrained"] in reporting.summary(tmp_path / stage)
+
+
+def test_what_is_trained_is_said_as_well(recipe, tmp_path):
+    runner.run(recipe("sft", **LORA, max_steps=1), [])
+    assert results(tmp_path / "sft")["trained"] is True
+
+
+def test_a_frozen_model_is_refused(recipe, tmp_path, monkeypatch):
+    runner.run(recipe("sft", **LORA, max_steps=1), [])
+    trained, build = tmp_path / "sft", runner._build_trainer
+
+    def frozen(*args):
+        trainer = build(*args)
+        trainer.model.requires_grad_(False)
+        return trainer
+
+    monkeypatch.setattr(runner, "_build_trainer", frozen)
+    with pytest.raises(UserError, match="no parameter of the model is trainable"):
+        runner.run(recipe("sft", output_dir=str(tmp_path / "frozen")), [])
+    assert results(trained)["trained"] is True
+
+
+def test_rewards_without_contrast_are_warned_of_while_they_last(recipe, tmp_path, caplog):
+    settings = {"reward_funcs": [CONSTANT], "max_steps": health.PATIENCE + 2, "max_completion_length": 2}
+    with pytest.raises(UserError, match="nothing was trained"):
+        runner.run(recipe("grpo", **settings), [])
+    (said,) = [record.getMessage() for record in caplog.records if "without contrast" in record.getMessage()]
+    assert said.startswith(f"step {health.PATIENCE}: ") and "reward 0.25" in said and "frac_reward_zero_std 1" in said
+
+
+@pytest.mark.parametrize("stage", ["sft", "reward", "grpo"])
+def test_a_resumed_run_has_the_totals_of_the_whole(recipe, tmp_path, stage):
+    # Saved between two logs: what was measured since the last one is lost unless it is noted.
+    path = recipe(
+        stage, save_strategy="steps", save_steps=3, logging_steps=2, max_steps=5, lr_scheduler_type="constant"
+    )
+    runner.run(path, [])
+    out = tmp_path / stage
+    straight, closing = results(out), reporting.read_metrics(out)[-1 if stage == "grpo" else -2]
+    (out / "results.json").unlink()
+    (out / "before.json").write_text(json.dumps(straight["before"]))
+    # An attempt that took an hour.
+    state = json.loads((out / "checkpoint-3" / "trainer_state.json").read_text())
+    totals = state["stateful_callbacks"]["hpt_trl.totals"]
+    assert totals["steps"] == 3 and 0 < totals["tokens"] < straight["tokens"]["training"]
+    totals["seconds"] += 3600
+    totals["training_seconds"] += 3600
+    totals["peak_bytes"] = 2**45
+    (out / "checkpoint-3" / "trainer_state.json").write_text(json.dumps(state))
+    runner.run(path, ["--resume_from_checkpoint", str(out / "checkpoint-3")])
+    again = results(out)
+    assert again["tokens"]["training"] == straight["tokens"]["training"]
+    assert again["train_loss"] == pytest.approx(straight["train_loss"], rel=1e-6, abs=1e-9)
+    assert again["wall_time_s"]["total"] > 3600 and again["wall_time_s"]["train"] > 3600
+    assert again["wall_time_s"]["total"] > sum(again["wall_time_s"][name] for name in ("train", "evaluation"))
+    assert again["hardware"]["peak_memory_gib"] == 2**15 and again["trained"] is True
+    lines = reporting.read_metrics(out)
+    assert [line["train_loss"] for line in lines if "train_loss" in line] == [pytest.approx(closing["train_loss"])]
+    assert [line["step"] for line in lines if "loss" in line] == [2, 3, 4, 5]
+    # A run that goes on from its last step takes none, and is not untrained for it.
+    (out / "results.json").unlink()
+    before = weights(out)
+    runner.run(path, ["--resume_from_checkpoint", str(out / "checkpoint-5")])
+    assert results(out)["trained"] is True and weights(out) == before
+    assert results(out)["train_loss"] == pytest.approx(straight["train_loss"], rel=1e-6, abs=1e-9)
