@@ -21,7 +21,7 @@ _MEASURED = 1000
 
 def facts(prepared: Prepared) -> str:
     """Returns the recipe as it resolves: model, rows, rewards, batch, steps, evaluation, memory."""
-    recipe, config, splits = prepared.recipe, prepared.recipe.config, prepared.splits
+    recipe, config = prepared.recipe, prepared.recipe.config
     per_device, accumulation = config.per_device_train_batch_size, config.gradient_accumulation_steps
     batch = recipe.world_size * per_device * accumulation
     model = prepared.model_config
@@ -33,7 +33,7 @@ def facts(prepared: Prepared) -> str:
         ("stage", recipe.stage.name),
         ("model", f"{name} ({model.model_type}, dtype {recipe.model_args.dtype})"),
         *rows,
-        ("held out", "none" if splits.test is None else f"{splits.test_source}, {len(splits.test):,} rows"),
+        ("held out", _held_out(prepared)),
     ]
     if prepared.rewards:
         rewards = zip(prepared.rewards, prepared.reward_weights, strict=True)
@@ -126,6 +126,14 @@ def _rows(prepared: Prepared) -> tuple[list[tuple[str, str]], int]:
     lines[0] = ("data", f"{lines[0][1]}, with their answer {whole}")
     limit = prepared.recipe.setting("max_length")
     return lines, limit if prepared.recipe.setting("packing", False) else min(whole, limit or whole)
+
+
+def _held_out(prepared: Prepared) -> str:
+    splits, overlap = prepared.splits, prepared.overlap
+    if splits.test is None or overlap is None:
+        return "none"
+    shared = f", {overlap.rows:,} of them ({overlap.share:.1%}) trained on as well" if overlap.rows else ""
+    return f"{splits.test_source}, {len(splits.test):,} rows{shared}"
 
 
 def _per_step(prepared: Prepared, batch: int) -> str:

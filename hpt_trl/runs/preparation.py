@@ -18,6 +18,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase, ProcessorMix
 from hpt_trl.data.layouts import Splits
 from hpt_trl.data.loading import load_splits, to_conversational
 from hpt_trl.data.messages import as_text
+from hpt_trl.data.overlap import Overlap, find_overlap
 from hpt_trl.data.row_checks import count_tokens, validate_lengths
 from hpt_trl.data.sources import where
 from hpt_trl.errors import UserError
@@ -29,6 +30,7 @@ from hpt_trl.rewards.functions import THRESHOLD_SLACK, check_columns, guard, loa
 from hpt_trl.rewards.reward_model import RewardModel
 from hpt_trl.runs.evaluation import score_completions, weighted_reward
 from hpt_trl.runs.output_folder import check_output_folder
+from hpt_trl.runs.steps import check_steps
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +46,7 @@ class Prepared:
         model: The recipe's name of the model; None where the stage makes a new one.
         splits: Training and held-out rows as the trainer takes them.
         answered: The held-out rows that the evaluation has answered, None without one.
+        overlap: How many held-out rows are trained on as well, None without held-out rows.
         rewards: Guarded functions in the recipe's order, then its reward models.
         reward_models: The latter by themselves.
         reward_weights: One each.
@@ -58,6 +61,7 @@ class Prepared:
     model_config: PretrainedConfig
     splits: Splits
     answered: Dataset | None
+    overlap: Overlap | None
     rewards: list[Callable[..., Any]]
     reward_models: list[RewardModel]
     reward_weights: list[float]
@@ -124,6 +128,7 @@ def prepare_recipe(recipe: Recipe) -> Prepared:
         model_config=model_config,
         splits=splits,
         answered=_answered(recipe, splits, rewards),
+        overlap=find_overlap(splits),
         rewards=rewards,
         reward_models=reward_models,
         reward_weights=list(recipe.setting("reward_weights") or [1.0] * len(rewards)),
@@ -133,6 +138,7 @@ def prepare_recipe(recipe: Recipe) -> Prepared:
         eval_max_new_tokens=arguments.eval_max_new_tokens or stage.completion_length(config),
     )
     _check_lengths(prepared)
+    check_steps(recipe, splits)
     if stage.rewards == "required" and functions and stage.needs_demonstration(config):
         _probe_rewards(prepared)
     return prepared
@@ -147,7 +153,9 @@ def check_without_model(recipe: Recipe) -> None:
     recipe.stage.check(recipe)
     check_output_folder(recipe)
     _functions(recipe)
-    _load_splits(recipe)
+    splits = _load_splits(recipe)
+    find_overlap(splits)
+    check_steps(recipe, splits)
 
 
 def _functions(recipe: Recipe) -> list[Callable[..., Any]]:

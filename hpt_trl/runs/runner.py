@@ -261,6 +261,7 @@ def _finish(
         "model": prepared.model or f"a new {prepared.model_config.model_type}",
         "before": before,
         "after": after,
+        "overlap": _overlap(prepared),
         "steps": trainer.state.global_step,
         "trained": why_untrained is None,
         **({} if why_untrained is None else {"why_untrained": why_untrained}),
@@ -291,6 +292,12 @@ def _finish(
         f"{duration(wall['evaluation'])})\n"
         f"Model:   {folder}\nResults: {folder / 'results.json'}\nCurves:  {curves}"
     )
+
+
+def _overlap(prepared: Prepared) -> dict[str, float] | None:
+    """Held-out rows that were trained on as well; None without held-out rows."""
+    overlap = prepared.overlap
+    return None if overlap is None else {"rows": overlap.rows, "of": overlap.total, "share": overlap.share}
 
 
 def _hardware(trainer: Trainer, peak_bytes: int) -> dict[str, Any]:

@@ -5,10 +5,12 @@ import json
 import pytest
 
 from hpt_trl.errors import UserError
+from hpt_trl.planning.check import check
 from hpt_trl.runs import health, reporting, runner
 from tests.helpers.stage_runs import LORA, results, weights
 
 CONSTANT = "tests.runs.test_health.constant"
+DROPPING = {"dataloader_drop_last": True}
 WARMUP = {"lr_scheduler_type": "constant_with_warmup", "warmup_steps": 9}
 
 
@@ -117,3 +119,23 @@ def test_a_resumed_run_has_the_totals_of_the_whole(recipe, tmp_path, stage):
     runner.run(path, ["--resume_from_checkpoint", str(out / "checkpoint-5")])
     assert results(out)["trained"] is True and weights(out) == before
     assert results(out)["train_loss"] == pytest.approx(straight["train_loss"], rel=1e-6, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("stage", "changes", "message"),
+    [
+        ("grpo", {"global_batch_size": 40}, r"`global_batch_size`: .* has 18 training rows, but .* takes 20 prompts"),
+        ("ppo", {"steps_per_generation": 12}, r"`steps_per_generation`: .*takes 24 prompts \(48 completions / 2"),
+        ("sft", {**DROPPING, "per_device_train_batch_size": 19}, r"a batch takes 19 rows \(1 process x 19\)"),
+    ],
+)
+def test_fewer_rows_than_a_batch_are_refused(recipe, tmp_path, stage, changes, message):
+    with pytest.raises(UserError, match=f"{message}.* no step would be taken"):
+        check(recipe(stage, **changes), [])
+    assert not (tmp_path / stage).exists()
+
+
+@pytest.mark.parametrize(("stage", "changes"), [("grpo", {"global_batch_size": 16}), ("sft", DROPPING)])
+def test_rows_that_an_epoch_leaves_out_are_told(recipe, caplog, stage, changes):
+    check(recipe(stage, **changes), [])
+    assert "each epoch leaves out 2 of the 18 training rows" in caplog.text
