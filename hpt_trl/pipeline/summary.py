@@ -13,6 +13,7 @@ from hpt_trl.pictures import STYLE, write_picture
 from hpt_trl.pipeline.record import Record, read_record
 from hpt_trl.runs.curves import Points, logged_series
 from hpt_trl.runs.reporting import duration, read_metrics, read_results
+from hpt_trl.runs.verdicts import verdict
 
 PICTURE_FILE = "pipeline.png"
 
@@ -28,8 +29,6 @@ _COMMON = ("reward", "accuracy", "held_out.loss")
 _SHARED = ("reward", "accuracy")
 # Rows of the table per stage.
 _MOST = 3
-# Names of measures that are better when lower.
-_LOWER = ("loss", "perplexity", "nll", "kl")
 
 _BEFORE, _AFTER, _LINE = "#b8b8b8", "#2166ac", "#2166ac"
 _COLUMNS = ("STAGE", "KIND", "FROM", "STEPS", "TIME", "MEASURE", "BEFORE", "AFTER", "")
@@ -48,7 +47,7 @@ def report(folder: str | Path) -> None:
 
 
 def measures(record: Record) -> dict[str, dict[str, Any]]:
-    """Stage -> measure -> before, after and whether it got better; of the stages that finished."""
+    """Stage -> measure -> before, after and whether it got better, beyond its error; of the stages that finished."""
     return {name: _measures(record, name) for name in record.order if _finished(record, name)}
 
 
@@ -152,6 +151,8 @@ def _values_of(record: Record, name: str) -> dict[str, tuple[float, float]]:
 def _flat(values: dict[str, Any] | None, prefix: str = "") -> dict[str, float]:
     found: dict[str, float] = {}
     for key, value in (values or {}).items():
+        if key.endswith(("_error", "_errors", "_rows")):
+            continue  # of the measures, none themselves
         if isinstance(value, dict):
             found |= _flat(value, f"{prefix}{key}.")
         elif isinstance(value, int | float) and not isinstance(value, bool):
@@ -162,6 +163,7 @@ def _flat(values: dict[str, Any] | None, prefix: str = "") -> dict[str, float]:
 def _measures(record: Record, name: str) -> dict[str, dict[str, Any]]:
     """The measures that the table shows of a stage, the most telling first."""
     known, values = record.stages[name], _values_of(record, name)
+    results = read_results(record.folder / name) or {}
     wanted = [*([known.measure] if known.measure else []), *_USUAL.get(known.stage, ()), *_COMMON]
     found: dict[str, dict[str, Any]] = {}
     for measure in wanted:
@@ -169,16 +171,9 @@ def _measures(record: Record, name: str) -> dict[str, dict[str, Any]]:
         is_new = measure == known.measure or values.get(measure) not in [values[other] for other in found]
         if measure in values and is_new and len(found) < _MOST:
             before, after = values[measure]
-            found[measure] = {"before": before, "after": after, "verdict": _verdict(measure, before, after)}
+            said = verdict(measure, results["before"], results["after"])
+            found[measure] = {"before": before, "after": after, "verdict": said}
     return found
-
-
-def _verdict(measure: str, before: float, after: float) -> str:
-    if before == after:
-        return "same"
-    last = measure.rpartition(".")[2].rpartition("/")[2]
-    is_lower_better = any(last == word or last.endswith(f"_{word}") for word in _LOWER)
-    return "better" if (after < before) == is_lower_better else "worse"
 
 
 def _number(value: float) -> str:

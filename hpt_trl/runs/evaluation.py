@@ -27,6 +27,7 @@ from hpt_trl.data.messages import Prompt, as_text
 from hpt_trl.errors import UserError
 from hpt_trl.models.random_state import kept_random_state
 from hpt_trl.rewards.functions import THRESHOLD_SLACK
+from hpt_trl.runs.verdicts import standard_error
 
 
 def evaluate(
@@ -67,6 +68,7 @@ def evaluate(
 
     Returns:
         `accuracy` (share of solved completions, 0 to 1), `reward` (mean weighted reward, None if nothing was scored),
+        `reward_error` (its standard error, over the rows; None if not known),
         `samples` (rows), `num_generations`, `unscored` (completions without a finite reward; they count as not
         solved), `mean_length` (tokens), `truncated` (share of completions cut at the limit), `tokens` (read and
         generated), `temperature`, `max_new_tokens` and `completions`, a list of {row, prompt, completion, reward,
@@ -305,6 +307,7 @@ def _summary(
     return {
         "accuracy": sum(reward >= threshold - THRESHOLD_SLACK for reward in scored) / len(records),
         "reward": sum(scored) / len(scored) if scored else None,
+        "reward_error": _error_over_rows(records),
         "samples": len(rows),
         "num_generations": num_generations,
         "unscored": len(records) - len(scored),
@@ -323,3 +326,12 @@ def _summary(
             for record in shown
         ],
     }
+
+
+def _error_over_rows(records: list[dict[str, Any]]) -> float | None:
+    """Standard error of the mean reward: completions of one prompt are not independent, the prompts' means are."""
+    rows: dict[int, list[float]] = {}
+    for record in records:
+        if record["reward"] is not None:
+            rows.setdefault(record["index"], []).append(record["reward"])
+    return standard_error([sum(rewards) / len(rewards) for rewards in rows.values()])

@@ -230,8 +230,15 @@ def evaluation_lines(before: dict[str, Any] | None, after: dict[str, Any] | None
         values = [result["held_out"].get(key) for result in both.values() if "held_out" in result]
         if values and values[-1] is not None:
             shown = [f"{value:.1%}" if label == "accuracy" else f"{value:.4g}" for value in values if value is not None]
-            lines.append(f"Held-out {label}: {' -> '.join(shown)}")
+            tied = [name for name, result in both.items() if _all_tie(result) and label != "loss"]
+            said = f" ({' and '.join(tied)}: tie, policy and reference are the same)" if tied else ""
+            lines.append(f"Held-out {label}: {' -> '.join(shown)}{said}")
     return lines
+
+
+def _all_tie(evaluation: dict[str, Any]) -> bool:
+    """Whether policy and reference model say the same of every held-out comparison, as before DPO's first step."""
+    return evaluation.get("held_out", {}).get("rewards/ties") == 1
 
 
 def accuracy_line(name: str, evaluation: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ import shlex
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from transformers import ProgressCallback, Trainer, TrainerCallback, set_seed
 from hpt_trl import __version__
 from hpt_trl.errors import UserError
 from hpt_trl.files import valid_json, write_atomically
-from hpt_trl.methods.held_out import measure_held_out
+from hpt_trl.methods.held_out import RowMeasures, errors_of, measure_held_out
 from hpt_trl.models.loading import keep_adapter_type, keep_four_bit_trainable, resolve_model
 from hpt_trl.recipes.bundled import recipe_name, recipes_folder
 from hpt_trl.recipes.profiles import LAUNCH_OPTIONS
@@ -50,6 +51,8 @@ from hpt_trl.runs.reporting import (
 )
 from hpt_trl.runs.totals import RunTotals
 
+# In before.json alone: what was measured of each held-out row.
+_ROWS = "measured_rows"
 _PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets")
 
 
@@ -154,16 +157,21 @@ class _Evaluations:
         self.totals = totals
         self.trainer: Any = None
         self.before: dict[str, Any] | None = None
+        # What was measured of each row before the training, for the error of the change.
+        self.rows: list[RowMeasures] | None = None
 
     def before_training(self) -> None:
         path = Path(self.prepared.recipe.config.output_dir) / BEFORE_FILE
         if self.prepared.checkpoint is not None:
             # The model is the checkpoint's by now; what it could do before any training was found by the first run.
-            self.before = broadcast_object_list([_stored_before(path.parent)])[0]
+            self.before, rows = broadcast_object_list(list(_stored_before(path.parent)))
+            self.rows = None if rows is None else [RowMeasures(**row) for row in rows]
             return
         self.before = self.evaluate("Before training")
         if self.before is not None and self.trainer.is_world_process_zero():
-            write_atomically(path, json.dumps(valid_json(self.before), ensure_ascii=False))
+            rows = None if self.rows is None else [asdict(row) for row in self.rows]
+            stored = self.before | ({} if rows is None else {_ROWS: rows})
+            write_atomically(path, json.dumps(valid_json(stored), ensure_ascii=False))
 
     def evaluate(self, description: str) -> dict[str, Any] | None:
         prepared, recipe = self.prepared, self.prepared.recipe
@@ -174,8 +182,18 @@ class _Evaluations:
         result = {} if prepared.answered is None else self._answer(prepared.answered, description)
         if measures:
             result["held_out"] = measure_held_out(self.trainer)
+            result |= self._errors(self.trainer.held_out_rows)
         self.totals.evaluation_seconds += time.perf_counter() - started
         return result
+
+    def _errors(self, rows: list[RowMeasures]) -> dict[str, Any]:
+        """How many held-out rows there are, the errors of their measures, and those of the change since the start."""
+        found: dict[str, Any] = {"held_out_rows": len(rows), "held_out_errors": errors_of(rows)}
+        if self.rows is None:
+            self.rows = rows
+        elif len(self.rows) == len(rows):
+            found["held_out_change_errors"] = errors_of(rows, self.rows)
+        return found
 
     def _answer(self, rows: Dataset, description: str) -> dict[str, Any]:
         prepared, recipe = self.prepared, self.prepared.recipe
@@ -197,13 +215,17 @@ class _Evaluations:
         )
 
 
-def _stored_before(folder: Path) -> dict[str, Any] | None:
-    """The evaluation before training that the resumed run left: beside its checkpoints, or in its results."""
+def _stored_before(folder: Path) -> tuple[dict[str, Any] | None, list[dict[str, Any]] | None]:
+    """The evaluation before training that the resumed run left, and what it had measured of each row.
+
+    It lies beside the checkpoints, or without the rows in the results.
+    """
     if (folder / BEFORE_FILE).exists():
-        return json.loads((folder / BEFORE_FILE).read_text(encoding="utf-8"))
+        before = json.loads((folder / BEFORE_FILE).read_text(encoding="utf-8"))
+        return before, None if before is None else before.pop(_ROWS, None)
     if (folder / RESULTS_FILE).exists():
-        return json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))["before"]
-    return None
+        return json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))["before"], None
+    return None, None
 
 
 def _build_trainer(prepared: Prepared, first: list[TrainerCallback], then: list[TrainerCallback]) -> Trainer:
