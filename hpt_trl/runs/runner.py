@@ -10,7 +10,7 @@ import os
 import platform
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import version
@@ -86,7 +86,7 @@ def _train(prepared: Prepared, started: float, command: list[str]) -> None:
     totals, health = RunTotals(started), Health()
     evaluations = _Evaluations(prepared, totals)
     # The totals come before all that logs and evaluates, the health before the evaluation that costs minutes.
-    trainer = _build_trainer(prepared, [totals, health], [_AtTrainBegin(evaluations.before_training)])
+    trainer = _build_trainer(prepared, [_AtTrainBegin(evaluations.before_training)], [totals, health])
     health.watch(trainer)
     evaluations.trainer = trainer
     totals.training_begins(trainer)
@@ -228,7 +228,9 @@ def _stored_before(folder: Path) -> tuple[dict[str, Any] | None, list[dict[str, 
     return None, None
 
 
-def _build_trainer(prepared: Prepared, first: list[TrainerCallback], then: list[TrainerCallback]) -> Trainer:
+def _build_trainer(
+    prepared: Prepared, callbacks: list[TrainerCallback], first: Sequence[TrainerCallback] = ()
+) -> Trainer:
     recipe = prepared.recipe
     config, model_args = recipe.config, recipe.model_args
     if prepared.model is not None:
@@ -252,7 +254,7 @@ def _build_trainer(prepared: Prepared, first: list[TrainerCallback], then: list[
             rewards=prepared.rewards,
             # Ahead of the trainer's own progress bar, which starts its clock at the same event. The writer opens
             # its file for what the evaluation before the training logs.
-            callbacks=[*first, MetricsWriter(config.output_dir), *then, _NoteProcesses(), _EndWhereDone()],
+            callbacks=[*first, MetricsWriter(config.output_dir), *callbacks, _NoteProcesses(), _EndWhereDone()],
             model_config=prepared.model_config,
         )
     )
