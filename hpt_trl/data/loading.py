@@ -15,7 +15,7 @@ from hpt_trl.data.arguments import DataArguments
 from hpt_trl.data.calculator_marks import drop_calculator_marks
 from hpt_trl.data.code_contests import one_row_per_solution
 from hpt_trl.data.final_answers import final_answer
-from hpt_trl.data.holding_out import check_overlap, hold_out
+from hpt_trl.data.holding_out import hold_out
 from hpt_trl.data.layouts import Layout, Splits, answer_columns
 from hpt_trl.data.objects import with_column
 from hpt_trl.data.prompt_parts import complete_prompts, refuse_marked_rows
@@ -106,8 +106,7 @@ def load_splits(
         test, test_source = held_out
         # Answering prompts takes no demonstrations, so a test split may lack them; a loss is measured on them.
         test = read(test, test_source, complete=layout == "demonstrations")
-    overlap = 0 if held_out is None or test is None else check_overlap(train, source, test, test_source, layout)
-    return Splits(train, test, source, test_source, demonstration_column, layout, overlap)
+    return Splits(train, test, source, test_source, demonstration_column, layout)
 
 
 def columns_for(dataset: Dataset | None, *names: str) -> Dataset | None:

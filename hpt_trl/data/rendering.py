@@ -75,6 +75,8 @@ class Encoder:
         settings: `chat_template_kwargs` of the recipe.
         reads_rows: whether the columns `tools` and `chat_template_kwargs` of a row are part of its rendering, as for
             trainers on whole rows. Rollouts know the recipe's settings alone.
+        patched: whether the trainer takes TRL's training variant of a known template where the template itself does
+            not do, as SFT and GRPO do; DPO and reward models render with the template as it is.
     """
 
     def __init__(
@@ -83,11 +85,12 @@ class Encoder:
         settings: dict[str, Any] | None = None,
         *,
         reads_rows: bool = True,
+        patched: bool = True,
     ):
         self.processing_class: Any = processing_class
         self.is_processor = isinstance(processing_class, ProcessorMixin)
         self.tokenizer: Any = self.processing_class.tokenizer if self.is_processor else processing_class
-        self.settings, self.reads_rows = dict(settings or {}), reads_rows
+        self.settings, self.reads_rows, self.patched = dict(settings or {}), reads_rows, patched
 
     # Whole rows.
 
@@ -98,9 +101,7 @@ class Encoder:
         text = self._render(row["prompt"], self._arguments(row), generation_prompt=True)
         return self._ids(text)
 
-    def answered(
-        self, row: dict[str, Any], column: str, *, last_turn_only: bool = False, patched: bool = True
-    ) -> Encoded:
+    def answered(self, row: dict[str, Any], column: str, *, last_turn_only: bool = False) -> Encoded:
         """Prompt and answer of a row, with a loss on the turns of the assistant.
 
         The turns of the answer have a loss; of a row that came as one conversation, those of the prompt as well.
@@ -108,7 +109,6 @@ class Encoder:
         Args:
             column: the answer's, a text or messages like the prompt.
             last_turn_only: only the last turn has a loss.
-            patched: use TRL's training variant of a known template where the template itself does not do.
 
         Raises:
             UserError: the answer would be trained otherwise than it is written; the message shows both.
@@ -137,7 +137,7 @@ class Encoder:
         trained = [place for place in turns if place >= (1 if whole else len(prompt))]
         trained = trained[-1:] if last_turn_only else trained
         arguments = self._arguments(row)
-        text, spans = self._located(messages, trained, arguments, patched=patched)
+        text, spans = self._located(messages, trained, arguments)
         ids, borders = self._encoded(text, [border for span in spans for border in span])
         mask = [0] * len(ids)
         for start, stop in zip(borders[::2], borders[1::2], strict=True):
@@ -205,12 +205,12 @@ class Encoder:
             return None
 
     def _located(
-        self, messages: Messages, turns: list[int], arguments: dict[str, Any], *, patched: bool
+        self, messages: Messages, turns: list[int], arguments: dict[str, Any]
     ) -> tuple[str, list[tuple[int, int]]]:
         try:
             return self._locate(messages, turns, arguments)
         except UserError as fault:
-            if not patched or self._training_template is None:
+            if not self.patched or self._training_template is None:
                 raise
             try:
                 text, spans = self._locate(messages, turns, arguments | {"chat_template": self._training_template})

@@ -166,9 +166,13 @@ def _step(plan: Plan, stage: PlannedStage, contents: dict[str, Any], known: Stag
 
 
 def output_of(folder: Path) -> str:
-    """Hash of a finished run's results.json, which names the run; empty where there is none."""
+    """Hash of a finished run's results.json, which names the run; empty where there is none, or it trained nothing."""
     path = folder / RESULTS_FILE
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+    if not path.is_file():
+        return ""
+    contents = path.read_bytes()
+    trained = json.loads(contents).get("trained", True)
+    return hashlib.sha256(contents).hexdigest() if trained else ""
 
 
 def stamp_of(folder: Path) -> int:

@@ -12,8 +12,8 @@ from hpt_trl.errors import UserError
 from hpt_trl.pictures import STYLE, write_picture
 from hpt_trl.pipeline.record import Record, read_record
 from hpt_trl.runs.curves import Points, logged_series
-from hpt_trl.runs.intervals import Z, change_error
 from hpt_trl.runs.reporting import duration, read_metrics, read_results
+from hpt_trl.runs.verdicts import verdict
 
 PICTURE_FILE = "pipeline.png"
 
@@ -29,8 +29,6 @@ _COMMON = ("reward", "accuracy", "held_out.loss")
 _SHARED = ("reward", "accuracy")
 # Rows of the table per stage.
 _MOST = 3
-# Names of measures that are better when lower.
-_LOWER = ("loss", "perplexity", "nll", "kl")
 
 _BEFORE, _AFTER, _LINE = "#b8b8b8", "#2166ac", "#2166ac"
 _COLUMNS = ("STAGE", "KIND", "FROM", "STEPS", "TIME", "MEASURE", "BEFORE", "AFTER", "")
@@ -49,7 +47,7 @@ def report(folder: str | Path) -> None:
 
 
 def measures(record: Record) -> dict[str, dict[str, Any]]:
-    """Stage -> measure -> before, after and whether it got better; of the stages that finished."""
+    """Stage -> measure -> before, after and whether it got better, beyond its error; of the stages that finished."""
     return {name: _measures(record, name) for name in record.order if _finished(record, name)}
 
 
@@ -58,8 +56,8 @@ def closing_line(record: Record, name: str) -> str:
     known = record.stages[name]
     said = f"{name}: finished in {duration(known.seconds)}"
     for measure, values in list(_measures(record, name).items())[:1]:
-        verdict = f" ({values['verdict']})" if values["verdict"] else ""
-        said += f"; {measure} {_number(values['before'])} -> {_number(values['after'])}{verdict}"
+        judged = f" ({values['verdict']})" if values["verdict"] else ""
+        said += f"; {measure} {_number(values['before'])} -> {_number(values['after'])}{judged}"
     return said
 
 
@@ -153,8 +151,8 @@ def _values_of(record: Record, name: str) -> dict[str, tuple[float, float]]:
 def _flat(values: dict[str, Any] | None, prefix: str = "") -> dict[str, float]:
     found: dict[str, float] = {}
     for key, value in (values or {}).items():
-        if key.endswith("_error"):
-            continue
+        if key.endswith(("_error", "_errors", "_rows")):
+            continue  # of the measures, none themselves
         if isinstance(value, dict):
             found |= _flat(value, f"{prefix}{key}.")
         elif isinstance(value, int | float) and not isinstance(value, bool):
@@ -173,23 +171,9 @@ def _measures(record: Record, name: str) -> dict[str, dict[str, Any]]:
         is_new = measure == known.measure or values.get(measure) not in [values[other] for other in found]
         if measure in values and is_new and len(found) < _MOST:
             before, after = values[measure]
-            error = change_error(results["before"], results["after"], measure)
-            verdict = _verdict(measure, before, after, error)
-            found[measure] = {"before": before, "after": after, "error_of_change": error, "verdict": verdict}
+            said = verdict(measure, results["before"], results["after"])
+            found[measure] = {"before": before, "after": after, "verdict": said}
     return found
-
-
-def _verdict(measure: str, before: float, after: float, error: float | None) -> str:
-    """Better or worse, beyond the error of the change; nothing where that is not known."""
-    if before == after:
-        return "same"
-    if error is None:
-        return ""
-    if abs(after - before) <= Z * error:
-        return "no clear difference"
-    last = measure.rpartition(".")[2].rpartition("/")[2]
-    is_lower_better = any(last == word or last.endswith(f"_{word}") for word in _LOWER)
-    return "better" if (after < before) == is_lower_better else "worse"
 
 
 def _number(value: float) -> str:

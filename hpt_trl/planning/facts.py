@@ -3,7 +3,6 @@
 from peft import PeftConfig
 from transformers import PretrainedConfig
 
-from hpt_trl.data.layouts import Splits
 from hpt_trl.data.unused import describe_unused
 from hpt_trl.models.folders import is_adapter
 from hpt_trl.models.loading import load_config
@@ -13,12 +12,11 @@ from hpt_trl.recipes.batches import planned_steps, processes
 from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.recipes.vllm import describe
 from hpt_trl.runs.preparation import Prepared
-from hpt_trl.runs.training_rows import rows_of_a_batch
 
 
 def facts(prepared: Prepared) -> str:
     """Returns the recipe as it resolves: model, rows, rewards, batch, steps, evaluation, memory."""
-    recipe, config, splits = prepared.recipe, prepared.recipe.config, prepared.splits
+    recipe, config = prepared.recipe, prepared.recipe.config
     per_device, accumulation = config.per_device_train_batch_size, config.gradient_accumulation_steps
     batch = recipe.world_size * per_device * accumulation
     model = prepared.model_config
@@ -30,7 +28,7 @@ def facts(prepared: Prepared) -> str:
         ("stage", recipe.stage.name),
         ("model", f"{name} ({model.model_type}, dtype {recipe.model_args.dtype})"),
         *rows,
-        ("held out", _held_out(splits)),
+        ("held out", _held_out(prepared)),
     ]
     if prepared.unused:
         lines.append(("unused columns", describe_unused(prepared.unused)))
@@ -92,11 +90,12 @@ def _shares_base(recipe: Recipe) -> bool:
     return recipe.model_args.use_peft and is_adapter(str(recipe.setting("reference_model_name_or_path")))
 
 
-def _held_out(splits: Splits) -> str:
-    if splits.test is None:
+def _held_out(prepared: Prepared) -> str:
+    splits, overlap = prepared.splits, prepared.overlap
+    if splits.test is None or overlap is None:
         return "none"
-    said = f"{splits.test_source}, {len(splits.test):,} rows"
-    return said + (f", {splits.overlap:,} of them also in the training rows" if splits.overlap else "")
+    shared = f", {overlap.rows:,} of them ({overlap.share:.1%}) trained on as well" if overlap.rows else ""
+    return f"{splits.test_source}, {len(splits.test):,} rows{shared}"
 
 
 def _per_step(prepared: Prepared, batch: int) -> str:
@@ -110,8 +109,7 @@ def _steps(prepared: Prepared) -> str:
     recipe, config = prepared.recipe, prepared.recipe.config
     if config.max_steps <= 0 and recipe.setting("packing", False):
         return f"{config.num_train_epochs:g} epochs of packed rows"
-    left_out = len(prepared.splits.train) % rows_of_a_batch(recipe)
-    said = f"; {left_out} rows, others each time, are left out of an epoch" if left_out else ""
+    said = f"; {prepared.left_out} rows, others each time, are left out of an epoch" if prepared.left_out else ""
     if config.max_steps > 0:
         return f"{config.max_steps:,}{said}"
     return f"{planned_steps(recipe, len(prepared.splits.train)):,} ({config.num_train_epochs:g} epochs{said})"

@@ -42,7 +42,7 @@ def describe_rows(prepared: Prepared) -> tuple[list[tuple[str, str]], int]:
         lines.append(("answer", cut(str(first["answer"]))))
     if splits.layout == "prompts" or isinstance(tokenizer, ProcessorMixin):
         return lines, longest
-    encoder = Encoder(tokenizer)
+    encoder = Encoder(tokenizer, patched=splits.layout != "comparisons")
     whole = max(
         tokens
         for column in splits.answers
@@ -73,7 +73,7 @@ def _answers(prepared: Prepared, first: dict[str, Any]) -> list[tuple[str, str]]
             found = demonstration_ids(first, column, encoder, [tokenizer.eos_token_id], longest)
             encoded = Encoded(found.ids, found.trained)
         else:
-            encoder = Encoder(tokenizer)
+            encoder = Encoder(tokenizer, patched=splits.layout != "comparisons")
             encoded = encoder.answered(first, column, last_turn_only=_last_alone(prepared))
             if not first.get(WHOLE):
                 start = len(encoder.prompt(first))

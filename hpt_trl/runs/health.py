@@ -1,132 +1,180 @@
-"""Whether a training trains: weights that are numbers and move, rollouts that tell something apart.
-
-A run that ends with the weights it began with, or with NaN, is a failure that looks like a success: its curves are
-smooth, its model loads. Here it ends as an error.
-"""
+"""Whether a training trains: gradients that are numbers, rewards that differ, and weights that move."""
 
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from accelerate.utils import gather_object
 from torch.distributed.tensor import DTensor
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 
 from hpt_trl.errors import UserError
 from hpt_trl.runs.checkpoints import complete_checkpoints
 
 logger = logging.getLogger(__name__)
 
-# Logs in a row whose rollouts told nothing apart, after which the user is told.
-FLAT_LOGS = 10
+# Logs in a row without contrast after which it is said.
+PATIENCE = 10
+# In float16 a gradient that overflows lowers the loss scale; from the highest scale it takes so many steps to 1.
+_OVERFLOWS = 40
+_STATE = "hpt_trl.health"
+_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+# Of torch, where a model that gives NaN is to sample a token.
+_NO_PROBABILITIES = "probability tensor contains either"
 
 
 class Health(TrainerCallback):
-    """Watches a training; all processes have one.
-
-    Raises:
-        UserError: weights that are no longer numbers, at the log or save that finds them: before the checkpoint is
-            written.
-    """
+    """Watches a training: ends it where gradients are NaN, warns where rewards have no contrast, judges its end."""
 
     def __init__(self) -> None:
         self.trainer: Any = None
-        self._first_step = 0
-        self._start: Tensor | None = None
-        self._largest_gradient: float | None = None
-        self._flat = 0
+        self.highest_norm: float | None = None
+        self.highest_rate = 0.0
+        self.changed_before = False
+        self._start: list[int] = []
+        self._overflows = 0
+        self._logs = self._flat_logs = self._flat_in_a_row = 0
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._first_step = state.global_step
-        self._start = fingerprint(self.trainer.model)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if control.should_save or control.should_log or state.global_step >= state.max_steps:
-            self._refuse_what_is_no_number(args, state)
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        logs = logs or {}
-        if "grad_norm" in logs:
-            self._largest_gradient = max(self._largest_gradient or 0.0, float(logs["grad_norm"]))
-        if "frac_reward_zero_std" not in logs or "ppo/value_loss" in logs:
-            return
-        demonstrated = logs.get("hpt/sft_fraction", 0.0) + logs.get("hpt/off_fraction", 0.0)
-        is_flat = float(logs["frac_reward_zero_std"]) >= 1.0 and not demonstrated
-        self._flat = self._flat + 1 if is_flat else 0
-        if self._flat == FLAT_LOGS and state.is_world_process_zero:
-            logger.warning(
-                "step %d: for %d logs in a row every prompt's rollouts had one and the same reward (the last mean is "
-                "%.3g): no rollout is better than another, and nothing is learnt from them. Give easier or harder "
-                "prompts, a reward with more than one value, more `num_generations`, or demonstrations (stage hpt).",
-                state.global_step,
-                FLAT_LOGS,
-                logs.get("reward", float("nan")),
-            )
-
-    def verdict(self, trainer: Any) -> None:
-        """Look back at a training that has ended; all processes call it together.
+    def watch(self, trainer: Any) -> None:
+        """Look at every step's gradient norm, which the trainer computes for its log.
 
         Raises:
-            UserError: no step was taken, or the weights are those of the beginning.
+            UserError: the model has no parameter that is trained.
         """
-        state = trainer.state
-        if state.global_step == self._first_step:
+        self.trainer = trainer
+        if not any(parameter.requires_grad for parameter in trainer.model.parameters()):
             raise UserError(
-                f"nothing was trained: the training ended at step {state.global_step} of {state.max_steps} without "
-                "taking one, for want of rows for a single batch. Lower the batch, or give more rows; no model was "
-                "written."
+                "no parameter of the model is trainable: the run would change nothing. Write `use_peft: true` to train "
+                "a new adapter, or name a model that is not frozen."
             )
-        assert self._start is not None
-        moved = torch.tensor(float(not torch.equal(fingerprint(trainer.model), self._start)))
-        if trainer.accelerator.reduce(moved.to(trainer.accelerator.device), reduction="sum") > 0:
+        stock = trainer._get_grad_norm
+
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            norm = stock(*args, **kwargs)
+            if norm is not None:
+                self._note(float(norm))
+            return norm
+
+        trainer._get_grad_norm = watched
+
+    def _note(self, norm: float) -> None:
+        if math.isfinite(norm):
+            self._overflows = 0
+            self.highest_norm = max(self.highest_norm or 0.0, norm)
+            rates = [float(group["lr"]) for group in self.trainer.optimizer.param_groups]
+            self.highest_rate = max(self.highest_rate, *rates)
             return
-        raise UserError(
-            f"nothing was trained: after {state.global_step - self._first_step} steps every weight is the one of the "
-            f"beginning{self._reason()} No model was written; {trainer.args.output_dir} keeps the metrics."
+        self._overflows += 1
+        # The loss scaler leaves such a step out and goes on with a lower scale.
+        if not self.trainer.args.fp16 or self._overflows >= _OVERFLOWS:
+            raise self.diverged(f"the gradients of step {self.trainer.state.global_step + 1} are not finite ({norm})")
+
+    def diverged(self, what: str) -> UserError:
+        """What to say of a run whose numbers are none any more."""
+        kept = complete_checkpoints(Path(self.trainer.args.output_dir))
+        last = f"The last checkpoint is {kept[-1]}." if kept else "There is no checkpoint of it."
+        return UserError(
+            f"the training has diverged: {what}. {last} Lower `learning_rate` (now "
+            f"{self.trainer.args.learning_rate:g}), or look at the rows of that step."
         )
 
-    def _reason(self) -> str:
-        if self._largest_gradient is None:
-            return "."
-        if self._largest_gradient > 0:
-            return (
-                f", though there were gradients (norm up to {self._largest_gradient:.3g}): the steps are too small for "
-                "the weights' type. Raise `learning_rate`, or write `dtype: float32`."
+    def explained(self, error: RuntimeError) -> UserError | None:
+        """What to say of an error that stems from a model which has come to give NaN; None of any other."""
+        if _NO_PROBABILITIES not in str(error):
+            return None
+        step = self.trainer.state.global_step
+        return self.diverged(f"after step {step} the model's logits are NaN or infinite, nothing can be sampled")
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._start = fingerprint(self.trainer.model_wrapped)
+        # A checkpoint of another program does not say; it was trained by whoever wrote it.
+        earlier = state.stateful_callbacks.get(_STATE, {"changed": state.global_step > 0})
+        self.changed_before = earlier["changed"]
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if control.should_save:
+            state.stateful_callbacks[_STATE] = {"changed": self.why_untrained() is None}
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if "frac_reward_zero_std" not in logs or "ppo/kl" in logs:
+            return
+        # A group without contrast has no advantage, but a demonstration may be trained on in its stead.
+        flat = logs["frac_reward_zero_std"] >= 1 and not logs.get("hpt/sft_fraction")
+        self._logs, self._flat_logs = self._logs + 1, self._flat_logs + flat
+        self._flat_in_a_row = self._flat_in_a_row + 1 if flat else 0
+        if self._flat_in_a_row == PATIENCE and state.is_world_process_zero:
+            logger.warning(
+                "step %d: in each of the last %d logs all completions of every prompt had the same reward "
+                "(frac_reward_zero_std 1, reward %.3g): without contrast there is no advantage, and nothing is learnt. "
+                "Take easier or harder prompts, more `num_generations`, a higher `temperature`, or a reward that tells "
+                "completions apart.",
+                state.global_step,
+                PATIENCE,
+                logs.get("reward", math.nan),
             )
+
+    def why_untrained(self) -> str | None:
+        """Why the weights are those of the start; None where the run has trained them. All processes ask together."""
+        moved = any(gather_object([self._start != fingerprint(self.trainer.model_wrapped)]))
+        # Weight decay moves weights that nothing was learnt by.
+        if self.changed_before or (moved and self.highest_norm != 0):
+            return None
+        if self.trainer.state.global_step == 0:
+            return "it took no step"
+        if self.highest_norm == 0:
+            if self._logs and self._flat_logs == self._logs:
+                return "all completions of every prompt had the same reward (frac_reward_zero_std 1), at every step"
+            return "the gradient was 0 at every step"
+        if self.highest_rate == 0:
+            return "the learning rate was 0 at every step"
+        norm = "unknown" if self.highest_norm is None else f"{self.highest_norm:.3g}"
+        types = sorted({str(p.dtype).removeprefix("torch.") for p in _trained(self.trainer.model)})
         return (
-            ": there was never a gradient. In RL every prompt's rollouts had one and the same reward; otherwise the "
-            "loss has no token to be taken on, or what is trained does not enter it."
+            f"every update was too small to change a {' or '.join(types)} number (learning rate up to "
+            f"{self.highest_rate:.3g}, gradient norm up to {norm})"
         )
 
-    def _refuse_what_is_no_number(self, args: Any, state: Any) -> None:
-        broken = torch.tensor(float(not bool(fingerprint(self.trainer.model).isfinite().all())))
-        if self.trainer.accelerator.reduce(broken.to(self.trainer.accelerator.device), reduction="sum") == 0:
-            return
-        kept = complete_checkpoints(Path(args.output_dir))
-        again = f"{kept[-1].name} is from before" if kept else "There is no checkpoint from before"
-        raise UserError(
-            f"step {state.global_step}: the weights are no longer numbers (NaN or infinite), and no further step can "
-            f"mend them. Lower `learning_rate` (now {args.learning_rate:g}) or `max_grad_norm`, or warm up longer. "
-            f"{again}; no model was written."
-        )
+    def check_weights(self) -> None:
+        """Refuse weights that are no numbers, before they are saved. All processes ask together.
+
+        Raises:
+            UserError: a trained weight is NaN or infinite.
+        """
+        shards = (_local(parameter) for parameter in _trained(self.trainer.model_wrapped))
+        finite = all(bool(torch.isfinite(shard).all()) for shard in shards)
+        if not all(gather_object([finite])):
+            raise self.diverged(f"after step {self.trainer.state.global_step} weights are NaN or infinite")
 
 
-@torch.no_grad()
-def fingerprint(model: torch.nn.Module) -> Tensor:
-    """Three numbers of each trained weight that this process holds, by which a change shows.
+def fingerprint(model: torch.nn.Module) -> list[int]:
+    """Sums over the bits of each trained parameter, of a sharded one over the part that this process holds."""
+    sums = []
+    for parameter in _trained(model):
+        shard = _local(parameter)
+        sums.append(int(shard.contiguous().view(_INTEGERS[shard.element_size()]).sum(dtype=torch.int64)))
+    return sums
 
-    Returns:
-        (3 x weights,) float64 on the CPU: sum, greatest size and first value; NaN or infinite where a weight is.
+
+def _trained(model: torch.nn.Module) -> list[torch.nn.Parameter]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def _local(parameter: torch.nn.Parameter) -> torch.Tensor:
+    """What this process holds of a parameter: all of it, its shard (FSDP 2), or its partition (ZeRO-3)."""
+    tensor: Any = getattr(parameter, "ds_tensor", parameter)
+    return (tensor.to_local() if isinstance(tensor, DTensor) else tensor).detach()
+
+
+def refuse_untrained(why: str | None, trainer: Trainer) -> None:
+    """End a run that trained nothing, once all it has is written.
+
+    Raises:
+        UserError: the weights are those of the start.
     """
-    parts = []
-    for parameter in model.parameters():
-        if not parameter.requires_grad:
-            continue
-        # Under ZeRO-3 a weight's own storage is empty, and this process's part of it lies beside.
-        held = getattr(parameter, "ds_tensor", parameter).detach()
-        held = held.to_local() if isinstance(held, DTensor) else held
-        if held.numel():
-            flat = held.reshape(-1)
-            parts += [flat.sum(dtype=torch.float64), flat.abs().max().double(), flat[0].double()]
-    return torch.stack(parts).cpu() if parts else torch.zeros(0, dtype=torch.float64)
+    if why is not None:
+        raise UserError(
+            f"nothing was trained: {why}. The model in {trainer.args.output_dir} is the one that the run began with; "
+            "results.json says `trained: false`."
+        )

@@ -1,9 +1,8 @@
-"""How exactly a measure is known: Wilson's interval of a share, and the errors of changes."""
+"""The error of a share: Wilson's interval, which also says something at 0 and at 100 %."""
 
 import math
 from collections.abc import Sequence
 from statistics import fmean, pvariance
-from typing import Any
 
 # Two-sided, 95 % of a normal distribution.
 Z = 1.959964
@@ -33,30 +32,3 @@ def clustered(shares: Sequence[float], size: int) -> tuple[float, float]:
     # All at 0 or at 1: nothing tells the trials of one prompt apart.
     effective = count if alone == 0 else count * size if varies == 0 else min(count * size, alone / varies)
     return wilson(share, effective)
-
-
-def change_error(before: dict[str, Any], after: dict[str, Any], measure: str) -> float | None:
-    """Standard error of a measure's change between the two evaluations of results.json; None where it is not known.
-
-    Of held-out measures it is that of the rows' own changes where both evaluations saw the same rows in one attempt.
-    The shares of solved completions are taken as independent; their errors are those of Wilson's intervals, so that a
-    share of 0 or 1 has one as well.
-    """
-    if measure.startswith("held_out."):
-        name = measure.removeprefix("held_out.")
-        if (paired := after.get("held_out_change_error", {}).get(name)) is not None:
-            return paired
-        return _together(before.get("held_out_error", {}).get(name), after.get("held_out_error", {}).get(name))
-    if measure == "accuracy":
-        return _together(*(_share_error(side) for side in (before, after)))
-    return _together(before.get(f"{measure}_error"), after.get(f"{measure}_error"))
-
-
-def _share_error(evaluation: dict[str, Any]) -> float:
-    count = evaluation["samples"] * evaluation["num_generations"]
-    low, high = evaluation.get("accuracy_interval") or wilson(evaluation["accuracy"], count)
-    return (high - low) / (2 * Z)
-
-
-def _together(one: float | None, other: float | None) -> float | None:
-    return None if one is None or other is None else math.hypot(one, other)

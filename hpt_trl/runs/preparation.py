@@ -18,6 +18,7 @@ from trl.trainer.utils import get_callable_name
 
 from hpt_trl.data.layouts import Splits
 from hpt_trl.data.loading import load_splits, to_conversational
+from hpt_trl.data.overlap import Overlap, find_overlap
 from hpt_trl.data.rendering import Encoder
 from hpt_trl.data.row_lengths import count_tokens, validate_lengths
 from hpt_trl.data.sources import where
@@ -35,7 +36,7 @@ from hpt_trl.rewards.names import distinct_names
 from hpt_trl.rewards.reward_model import RewardModel
 from hpt_trl.runs.output_folder import check_output_folder
 from hpt_trl.runs.probe import Probe, check_thresholds, success_of, thresholds
-from hpt_trl.runs.training_rows import check_training_rows
+from hpt_trl.runs.steps import check_steps
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,8 @@ class Prepared:
         model: The recipe's name of the model; None where the stage makes a new one.
         splits: Training and held-out rows as the trainer takes them.
         answered: The held-out rows that the evaluation has answered, None without one.
+        overlap: How many held-out rows are trained on as well, None without held-out rows.
+        left_out: Training rows that each epoch leaves out, as they fill no batch.
         rewards: Guarded functions in the recipe's order, then its reward models.
         reward_models: The latter by themselves.
         reward_weights: One each.
@@ -64,6 +67,8 @@ class Prepared:
     model_config: PretrainedConfig
     splits: Splits
     answered: Dataset | None
+    overlap: Overlap | None
+    left_out: int
     rewards: list[Callable[..., Any]]
     reward_models: list[RewardModel]
     reward_weights: list[float]
@@ -138,6 +143,8 @@ def prepare_recipe(recipe: Recipe) -> Prepared:
         model_config=model_config,
         splits=splits,
         answered=_answered(recipe, splits, rewards),
+        overlap=find_overlap(splits),
+        left_out=check_steps(recipe, splits),
         rewards=rewards,
         reward_models=reward_models,
         reward_weights=list(recipe.setting("reward_weights") or [1.0] * len(rewards)),
@@ -171,7 +178,9 @@ def check_without_model(recipe: Recipe) -> None:
     success = success_of(recipe, names)
     if success < len(functions):
         check_thresholds(recipe, functions[success], names[success])
-    _load_splits(recipe, functions)
+    splits, _ = _load_splits(recipe, functions)
+    find_overlap(splits)
+    check_steps(recipe, splits)
 
 
 def _functions(recipe: Recipe) -> list[Callable[..., Any]]:
@@ -199,7 +208,6 @@ def _load_splits(recipe: Recipe, functions: list[Callable[..., Any]]) -> tuple[S
     read, columns = columns_read(functions), splits.train.column_names
     unused = unused_columns(columns, splits.layout, splits.demonstration_column, read=columns if read is None else read)
     splits = splits if stage.sample is None else stage.sample(recipe, splits)
-    check_training_rows(recipe, splits.train, splits.source)
     return splits, unused
 
 
@@ -332,8 +340,9 @@ def _check_whole_rows(prepared: Prepared, rows: Dataset, source: str, limit: int
             remedy="raise max_length",
             reads_rows=True,
         )
+    encoder = Encoder(tokenizer, patched=prepared.splits.layout != "comparisons")
     for answer in prepared.splits.answers:
-        counts = list(count_tokens(rows, source, Encoder(tokenizer), ("prompt", answer)))
+        counts = list(count_tokens(rows, source, encoder, ("prompt", answer)))
         if limit is not None and (longest is None or longest > limit) and not packed:
             row, most = max(counts, key=lambda pair: pair[1])
             if most > limit:

@@ -188,6 +188,8 @@ def summary(output_dir: str | Path) -> str:
             f"{results['steps']} steps in {duration(wall['total'])} (training {duration(wall['train'])}, evaluation "
             f"{duration(wall['evaluation'])}); {tokens['training']:,} tokens in training."
         )
+        if not results.get("trained", True):
+            text.append(f"Nothing was trained: {results['why_untrained']}.")
         text += evaluation_lines(results["before"], results["after"])
     for key, points in logged_series(lines).items():
         (first_step, first), (last_step, last) = points[0], points[-1]
@@ -229,10 +231,15 @@ def evaluation_lines(before: dict[str, Any] | None, after: dict[str, Any] | None
         values = [result["held_out"].get(key) for result in both.values() if "held_out" in result]
         if values and values[-1] is not None:
             shown = [f"{value:.1%}" if label == "accuracy" else f"{value:.4g}" for value in values if value is not None]
-            lines.append(f"Held-out {label}: {' -> '.join(shown)}")
-    if (before or {}).get("held_out", {}).get("rewards/ties") == 1:
-        lines.append("Before training, policy and reference are one model: every comparison is a tie and counts half.")
+            tied = [name for name, result in both.items() if _all_tie(result) and label != "loss"]
+            said = f" ({' and '.join(tied)}: tie, policy and reference are the same)" if tied else ""
+            lines.append(f"Held-out {label}: {' -> '.join(shown)}{said}")
     return lines
+
+
+def _all_tie(evaluation: dict[str, Any]) -> bool:
+    """Whether policy and reference model say the same of every held-out comparison, as before DPO's first step."""
+    return evaluation.get("held_out", {}).get("rewards/ties") == 1
 
 
 def accuracy_line(name: str, evaluation: dict[str, Any]) -> str:

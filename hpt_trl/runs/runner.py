@@ -5,12 +5,14 @@ The evaluation before training takes place inside `Trainer.train`, once the trai
 """
 
 import json
+import math
 import os
 import platform
 import shlex
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -35,7 +37,7 @@ from hpt_trl.recipes.stages import StageInputs
 from hpt_trl.rollouts.vllm import open_engine
 from hpt_trl.runs.checkpoints import PROCESSES_FILE, full_disk_explained
 from hpt_trl.runs.evaluation import evaluate
-from hpt_trl.runs.health import Health
+from hpt_trl.runs.health import Health, refuse_untrained
 from hpt_trl.runs.output_folder import BEFORE_FILE, open_output_folder
 from hpt_trl.runs.preparation import Prepared, prepare
 from hpt_trl.runs.quiet import quiet
@@ -50,8 +52,10 @@ from hpt_trl.runs.reporting import (
     side_by_side,
     write_results,
 )
-from hpt_trl.runs.totals import Accounts, Totals
+from hpt_trl.runs.totals import RunTotals
 
+# In before.json alone: what was measured of each held-out row.
+_ROWS = "measured_rows"
 _PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets")
 
 
@@ -84,24 +88,34 @@ def run(name: str, overrides: list[str]) -> None:
 
 
 def _train(prepared: Prepared, started: float, command: list[str]) -> None:
-    accounts, health = Accounts(prepared.checkpoint, started), Health()
-    evaluations = _Evaluations(prepared, accounts)
-    trainer = _build_trainer(prepared, [_AtTrainBegin(evaluations.before_training), health], accounts)
-    evaluations.trainer = accounts.trainer = health.trainer = trainer
-    accounts.train_started = time.perf_counter()
+    totals, health = RunTotals(started), Health()
+    evaluations = _Evaluations(prepared, totals)
+    # The totals come before all that logs and evaluates, the health before the evaluation that costs minutes.
+    trainer = _build_trainer(prepared, [_AtTrainBegin(evaluations.before_training)], [totals, health])
+    health.watch(trainer)
+    evaluations.trainer = trainer
+    totals.training_begins(trainer)
     try:
-        trainer.train(resume_from_checkpoint=None if prepared.checkpoint is None else str(prepared.checkpoint))
-        health.verdict(trainer)
-    except _NothingLeft:
-        pass
-    trained = accounts.now()
+        with suppress(_NothingLeft):
+            trainer.train(resume_from_checkpoint=None if prepared.checkpoint is None else str(prepared.checkpoint))
+    except RuntimeError as error:
+        if (explained := health.explained(error)) is None:
+            raise
+        raise explained from error
+    totals.training_ends()
+    health.check_weights()
     # Saved before it is evaluated: whatever fails there, the model stays.
     trainer.save_model(prepared.recipe.config.output_dir)
     after = evaluations.evaluate("After training")
+    loss = (after or {}).get("held_out", {}).get("loss", 0.0)
+    if not math.isfinite(loss):
+        raise health.diverged(f"after step {trainer.state.global_step} the held-out loss is {loss}")
     prepared.recipe.stage.finish(trainer)
+    why = health.why_untrained()
     if trainer.is_world_process_zero():
-        _finish(prepared, trainer, evaluations.before, after, replace(accounts.now(), train_s=trained.train_s), command)
+        _finish(prepared, trainer, evaluations, after, totals, why, command)
     trainer.end()
+    refuse_untrained(why, trainer)
 
 
 class _AtTrainBegin(TrainerCallback):
@@ -143,21 +157,26 @@ class _NoteProcesses(TrainerCallback):
 class _Evaluations:
     """Evaluates the trainer's model on the held-out rows and adds up the time that takes."""
 
-    def __init__(self, prepared: Prepared, accounts: Accounts):
-        self.prepared, self.accounts = prepared, accounts
+    def __init__(self, prepared: Prepared, totals: RunTotals):
+        self.prepared = prepared
+        self.totals = totals
         self.trainer: Any = None
         self.before: dict[str, Any] | None = None
-        self.rows_before: list[RowMeasures] | None = None
+        # What was measured of each row before the training, for the error of the change.
+        self.rows: list[RowMeasures] | None = None
 
     def before_training(self) -> None:
         path = Path(self.prepared.recipe.config.output_dir) / BEFORE_FILE
         if self.prepared.checkpoint is not None:
             # The model is the checkpoint's by now; what it could do before any training was found by the first run.
-            self.before = broadcast_object_list([_stored_before(path.parent)])[0]
+            self.before, rows = broadcast_object_list(list(_stored_before(path.parent)))
+            self.rows = None if rows is None else [RowMeasures(**row) for row in rows]
             return
         self.before = self.evaluate("Before training")
         if self.before is not None and self.trainer.is_world_process_zero():
-            write_atomically(path, json.dumps(valid_json(self.before), ensure_ascii=False))
+            rows = None if self.rows is None else [asdict(row) for row in self.rows]
+            stored = self.before | ({} if rows is None else {_ROWS: rows})
+            write_atomically(path, json.dumps(valid_json(stored), ensure_ascii=False))
 
     def evaluate(self, description: str) -> dict[str, Any] | None:
         prepared, recipe = self.prepared, self.prepared.recipe
@@ -168,13 +187,18 @@ class _Evaluations:
         result = {} if prepared.answered is None else self._answer(prepared.answered, description)
         if measures:
             result["held_out"] = measure_held_out(self.trainer)
-            rows = self.trainer.held_out_rows
-            result["held_out_error"] = errors_of(rows)
-            if self.rows_before is not None:
-                result["held_out_change_error"] = errors_of(rows, self.rows_before)
-            self.rows_before = rows
-        self.accounts.evaluation_s += time.perf_counter() - started
+            result |= self._errors(self.trainer.held_out_rows)
+        self.totals.evaluation_seconds += time.perf_counter() - started
         return result
+
+    def _errors(self, rows: list[RowMeasures]) -> dict[str, Any]:
+        """How many held-out rows there are, the errors of their measures, and those of the change since the start."""
+        found: dict[str, Any] = {"held_out_rows": len(rows), "held_out_errors": errors_of(rows)}
+        if self.rows is None:
+            self.rows = rows
+        elif len(self.rows) == len(rows):
+            found["held_out_change_errors"] = errors_of(rows, self.rows)
+        return found
 
     def _answer(self, rows: Dataset, description: str) -> dict[str, Any]:
         prepared, recipe = self.prepared, self.prepared.recipe
@@ -198,16 +222,22 @@ class _Evaluations:
         )
 
 
-def _stored_before(folder: Path) -> dict[str, Any] | None:
-    """The evaluation before training that the resumed run left: beside its checkpoints, or in its results."""
+def _stored_before(folder: Path) -> tuple[dict[str, Any] | None, list[dict[str, Any]] | None]:
+    """The evaluation before training that the resumed run left, and what it had measured of each row.
+
+    It lies beside the checkpoints, or without the rows in the results.
+    """
     if (folder / BEFORE_FILE).exists():
-        return json.loads((folder / BEFORE_FILE).read_text(encoding="utf-8"))
+        before = json.loads((folder / BEFORE_FILE).read_text(encoding="utf-8"))
+        return before, None if before is None else before.pop(_ROWS, None)
     if (folder / RESULTS_FILE).exists():
-        return json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))["before"]
-    return None
+        return json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))["before"], None
+    return None, None
 
 
-def _build_trainer(prepared: Prepared, callbacks: list[TrainerCallback], accounts: Accounts) -> Trainer:
+def _build_trainer(
+    prepared: Prepared, callbacks: list[TrainerCallback], first: Sequence[TrainerCallback] = ()
+) -> Trainer:
     recipe = prepared.recipe
     config, model_args = recipe.config, recipe.model_args
     if prepared.model is not None:
@@ -229,9 +259,9 @@ def _build_trainer(prepared: Prepared, callbacks: list[TrainerCallback], account
             arguments=recipe.arguments,
             splits=prepared.splits,
             rewards=prepared.rewards,
-            # Ahead of the trainer's own progress bar, which starts its clock at the same event. The accounts come
-            # before the writer, who opens its file for what the evaluation before the training logs.
-            callbacks=[accounts, MetricsWriter(config.output_dir), *callbacks, _NoteProcesses(), _EndWhereDone()],
+            # Ahead of the trainer's own progress bar, which starts its clock at the same event. The writer opens
+            # its file for what the evaluation before the training logs.
+            callbacks=[*first, MetricsWriter(config.output_dir), *callbacks, _NoteProcesses(), _EndWhereDone()],
             model_config=prepared.model_config,
         )
     )
@@ -247,31 +277,35 @@ def _build_trainer(prepared: Prepared, callbacks: list[TrainerCallback], account
 def _finish(
     prepared: Prepared,
     trainer: Trainer,
-    before: dict[str, Any] | None,
+    evaluations: _Evaluations,
     after: dict[str, Any] | None,
-    totals: Totals,
+    totals: RunTotals,
+    why_untrained: str | None,
     command: list[str],
 ) -> None:
     """Writes results.json and the curves, and prints what came out."""
-    recipe = prepared.recipe
+    recipe, before, spent = prepared.recipe, evaluations.before, totals.now()
     folder = Path(recipe.config.output_dir)
+    wall = {"total": spent.seconds, "train": spent.training_seconds, "evaluation": spent.evaluation_seconds}
     results = {
         "recipe": _short_name(recipe.path),
         "stage": recipe.stage.name,
         "model": prepared.model or f"a new {prepared.model_config.model_type}",
         "before": before,
         "after": after,
-        "overlap": prepared.splits.overlap,
+        "overlap": _overlap(prepared),
         "steps": trainer.state.global_step,
-        "train_loss": totals.loss / max(trainer.state.global_step, 1),
-        "wall_time_s": {"total": totals.total_s, "train": totals.train_s, "evaluation": totals.evaluation_s},
+        "trained": why_untrained is None,
+        **({} if why_untrained is None else {"why_untrained": why_untrained}),
+        "train_loss": totals.train_loss(),
+        "wall_time_s": wall,
         "tokens": {
-            "training": totals.tokens,
+            "training": spent.tokens,
             "evaluation": sum((evaluation or {}).get("tokens", 0) for evaluation in (before, after)),
         },
         "versions": {"hpt_trl": __version__, "python": platform.python_version()}
         | {package: version(package) for package in _PACKAGES},
-        "hardware": _hardware(trainer, totals),
+        "hardware": _hardware(trainer, spent.peak_bytes),
         "command": shlex.join(command),
     }
     write_results(folder, results)
@@ -286,19 +320,25 @@ def _finish(
     for line in [*evaluation_lines(before, after), *report_stage(folder)]:
         print(line)
     print(
-        f"{results['steps']} steps in {duration(totals.total_s)} (training {duration(totals.train_s)}, evaluation "
-        f"{duration(totals.evaluation_s)})\n"
+        f"{results['steps']} steps in {duration(wall['total'])} (training {duration(wall['train'])}, evaluation "
+        f"{duration(wall['evaluation'])})\n"
         f"Model:   {folder}\nResults: {folder / 'results.json'}\nCurves:  {curves}"
     )
 
 
-def _hardware(trainer: Trainer, totals: Totals) -> dict[str, Any]:
+def _overlap(prepared: Prepared) -> dict[str, float] | None:
+    """Held-out rows that were trained on as well; None without held-out rows."""
+    overlap = prepared.overlap
+    return None if overlap is None else {"rows": overlap.rows, "of": overlap.total, "share": overlap.share}
+
+
+def _hardware(trainer: Trainer, peak_bytes: int) -> dict[str, Any]:
     device = trainer.accelerator.device
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "processes": trainer.accelerator.num_processes,
         "cpu_threads": torch.get_num_threads(),
-        "peak_memory_gib": round(totals.peak_memory / 2**30, 3),
+        "peak_memory_gib": round(peak_bytes / 2**30, 3),
     }
 
 

@@ -1,108 +1,124 @@
-"""Times, tokens, loss and memory of a run over all its attempts: each checkpoint holds what was spent until then."""
+"""What a run has spent and seen over all its attempts: times, tokens, training loss and memory.
 
-import json
+A run that was stopped goes on from a checkpoint; what it had spent until then stands in the checkpoint's trainer
+state. What an attempt did after its last checkpoint is done again, and counts once.
+"""
+
 import resource
 import sys
 import time
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
 from transformers import Trainer, TrainerCallback
 
-from hpt_trl.files import write_atomically
+from hpt_trl.methods.held_out import HeldOutMeasures
 
-TOTALS_FILE = "totals.json"
+# Where a checkpoint's trainer state keeps them, beside the states of transformers' own callbacks.
+_STATE = "hpt_trl.totals"
 
 
 @dataclass
 class Totals:
-    """What a run has spent.
+    """Sums over the attempts of a run.
 
     Attributes:
-        total_s: wall time, preparation and loading included.
-        train_s: of it in training steps and checkpoints.
-        evaluation_s: of it in the evaluations before and after.
-        loss: sum of the training loss over the steps.
-        tokens: of the training.
-        peak_memory: of the first process, in bytes.
+        seconds, training_seconds, evaluation_seconds: wall time; the last two are parts of the first.
+        loss: sum of the training loss over the steps, nats.
+        steps: optimizer steps that these figures are of.
+        tokens: trained on.
+        peak_bytes: most memory at a time, of any attempt.
     """
 
-    total_s: float = 0.0
-    train_s: float = 0.0
-    evaluation_s: float = 0.0
+    seconds: float = 0.0
+    training_seconds: float = 0.0
+    evaluation_seconds: float = 0.0
     loss: float = 0.0
+    steps: int = 0
     tokens: int = 0
-    peak_memory: int = 0
+    peak_bytes: int = 0
 
 
-def stored_totals(checkpoint: Path | None) -> Totals:
-    """What was spent until a checkpoint; nothing where there is none, or it was written by another program."""
-    file = None if checkpoint is None else checkpoint / TOTALS_FILE
-    if file is None or not file.is_file():
-        return Totals()
-    return Totals(**json.loads(file.read_text(encoding="utf-8")))
+class RunTotals(TrainerCallback):
+    """Adds up what a run spends; each checkpoint has the totals of that moment, which a resumed run goes on from."""
 
-
-class Accounts(TrainerCallback):
-    """Keeps the totals of a run.
-
-    Args:
-        checkpoint: where the run goes on; None for a new one.
-        started: when this attempt began, by `time.perf_counter`.
-    """
-
-    def __init__(self, checkpoint: Path | None, started: float):
-        self.earlier = stored_totals(checkpoint)
+    def __init__(self, started: float):
         self.started = started
-        self.train_started = started
-        self.evaluation_s = 0.0
+        self.training_since = started
         self.trainer: Any = None
-        self._first_step = 0
-        self._loss: float | None = None  # of this attempt, once it has ended
+        # Of this attempt; whoever evaluates adds to it.
+        self.evaluation_seconds = 0.0
+        self.earlier = Totals()
+        self._loss, self._first_step = 0.0, 0
+        self._training_seconds: float | None = None
+
+    def training_begins(self, trainer: Trainer) -> None:
+        self.trainer, self.training_since = trainer, time.perf_counter()
+
+    def training_ends(self) -> None:
+        self._training_seconds = self._training_time()
+
+    def now(self) -> Totals:
+        """The totals of the whole run so far."""
+        own = Totals(
+            seconds=time.perf_counter() - self.started,
+            training_seconds=self._training_time() if self._training_seconds is None else self._training_seconds,
+            evaluation_seconds=self.evaluation_seconds,
+            loss=self._loss,
+            steps=self.trainer.state.global_step - self._first_step,
+        )
+        summed = {field.name: getattr(own, field.name) + getattr(self.earlier, field.name) for field in fields(Totals)}
+        summed["tokens"] = training_tokens(self.trainer)
+        summed["peak_bytes"] = max(self.earlier.peak_bytes, peak_memory(self.trainer.accelerator.device))
+        return Totals(**summed)
+
+    def train_loss(self) -> float | None:
+        """Mean training loss over the steps of the whole run, None where it took none."""
+        totals = self.now()
+        return totals.loss / totals.steps if totals.steps else None
+
+    def _training_time(self) -> float:
+        return time.perf_counter() - self.training_since - self.evaluation_seconds
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._first_step = state.global_step
-        # Trainers that count tokens by themselves begin anew at each start.
-        if "_total_train_tokens" in vars(self.trainer):
-            self.trainer._total_train_tokens = self.earlier.tokens
+        self.earlier = Totals(**state.stateful_callbacks.get(_STATE, {}))
+        if state.global_step > 0 and isinstance(self.trainer, HeldOutMeasures):
+            self.trainer.resume_token_count(self.earlier.tokens)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._log_what_is_saved(args, control)
+        self._note(state, unlogged=True)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._log_what_is_saved(args, control)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        # The trainer's closing figure is of this attempt's steps alone.
-        if logs and "train_loss" in logs:
-            self._loss = logs["train_loss"] * (state.global_step - self._first_step)
-            logs["train_loss"] = (self.earlier.loss + self._loss) / max(state.global_step, 1)
+        self._note(state, unlogged=False)
+        if "train_loss" in logs:
+            # The trainer's closing figure is of this attempt alone.
+            logs["train_loss"] = self.train_loss()
 
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.is_world_process_zero:
-            file = Path(args.output_dir) / f"checkpoint-{state.global_step}" / TOTALS_FILE
-            write_atomically(file, json.dumps(asdict(self.now())) + "\n")
+    def _log_what_is_saved(self, args: Any, control: Any) -> None:
+        # What the trainers average from log to log is in no checkpoint: without a log here, the first one after a
+        # resume would leave out the steps before it.
+        if control.should_save and args.logging_strategy != "no":
+            control.should_log = True
 
-    def now(self) -> Totals:
-        """The totals up to this moment."""
-        moment, earlier, trainer = time.perf_counter(), self.earlier, self.trainer
-        loss = self._loss
-        if loss is None:
-            loss = trainer._total_loss_scalar + float(trainer._tr_loss) if "_tr_loss" in vars(trainer) else 0.0
-        return Totals(
-            total_s=earlier.total_s + moment - self.started,
-            train_s=earlier.train_s + moment - self.train_started - self.evaluation_s,
-            evaluation_s=earlier.evaluation_s + self.evaluation_s,
-            loss=earlier.loss + loss,
-            tokens=training_tokens(trainer),
-            peak_memory=max(earlier.peak_memory, peak_memory(trainer.accelerator.device)),
-        )
+    def _note(self, state: Any, *, unlogged: bool) -> None:
+        self._loss = self.trainer._total_loss_scalar + (self.trainer._tr_loss.item() if unlogged else 0.0)
+        state.stateful_callbacks[_STATE] = asdict(self.now())
 
 
 def training_tokens(trainer: Trainer) -> int:
-    """RL trainers count in the trainer's state, the others by themselves."""
-    own = vars(trainer).get("_total_train_tokens", 0)
-    return round(trainer.state.num_input_tokens_seen or own)
+    """Tokens trained on: RL trainers count in the trainer's state, the others in their log."""
+    logged = [line["num_tokens"] for line in trainer.state.log_history if "num_tokens" in line]
+    return trainer.state.num_input_tokens_seen or round(logged[-1] if logged else 0)
 
 
 def peak_memory(device: torch.device) -> int:
-    """Most memory that this process has held, in bytes: of its GPU, else of its own."""
+    """Most memory that this process has held at a time, in bytes: on its GPU, else in RAM."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     # ru_maxrss is in KiB, on macOS in bytes.

@@ -1,104 +1,141 @@
-"""Runs that train nothing do not end as success, and what a run has spent is counted over all its attempts."""
+"""Runs that train nothing, or diverge, say so and do not end as success; resumed runs have the whole's totals."""
 
 import json
-import subprocess
-import sys
 
 import pytest
-import torch
-from transformers import AutoModelForCausalLM
 
 from hpt_trl.errors import UserError
 from hpt_trl.planning.check import check
-from hpt_trl.runs import runner
-from hpt_trl.runs.health import fingerprint
-from tests.helpers.processes import ROOT
-from tests.helpers.stage_runs import results, sums
+from hpt_trl.runs import health, reporting, runner
+from tests.helpers.stage_runs import LORA, results, weights
+
+CONSTANT = "tests.runs.test_health.constant"
+DROPPING = {"dataloader_drop_last": True}
+WARMUP = {"lr_scheduler_type": "constant_with_warmup", "warmup_steps": 9}
 
 
 def constant(completions, **columns) -> list[float]:
-    return [0.5 for _ in completions]
-
-
-def test_weights_that_are_no_numbers_end_the_run(recipe, tmp_path):
-    path = recipe("sft", learning_rate=1e30, max_steps=6, logging_steps=2, save_strategy="steps", save_steps=3)
-    command = [sys.executable, "-m", "hpt_trl", "run", path]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert "step 2: the weights are no longer numbers" in done.stderr and "`learning_rate` (now 1e+30)" in done.stderr
-    out = tmp_path / "sft"
-    assert not (out / "results.json").exists() and not list(out.glob("*.safetensors")) + list(out.glob("checkpoint-*"))
-
-
-def test_a_checkpoint_from_before_is_named(recipe):
-    # The first step of a warm-up is of no length.
-    changes = {"learning_rate": 1e30, "warmup_steps": 2, "save_strategy": "steps", "save_steps": 1}
-    with pytest.raises(UserError, match=r"step 3: the weights are no longer numbers.*checkpoint-2 is from before"):
-        runner.run(recipe("sft", **changes), [])
-
-
-@pytest.mark.parametrize("stage", ["grpo", "hpt"])
-def test_groups_without_contrast_are_told_and_end_as_an_error(recipe, tmp_path, stage, caplog):
-    changes = {"reward_funcs": ["tests.runs.test_health.constant"], "max_steps": 11, "unify_strategy": "no"}
-    changes |= {"num_generations": 2, "max_completion_length": 4}
-    if stage == "grpo":
-        del changes["unify_strategy"]
-    with pytest.raises(UserError, match=r"nothing was trained: after 11 steps.*there was never a gradient"):
-        runner.run(recipe(stage, **changes), [])
-    assert "for 10 logs in a row every prompt's rollouts had one and the same reward" in caplog.text
-    assert not (tmp_path / stage / "results.json").exists() and (tmp_path / stage / "metrics.jsonl").exists()
-
-
-def test_steps_too_small_for_the_type_are_no_training(recipe):
-    with pytest.raises(UserError, match=r"though there were gradients.*too small for the weights' type"):
-        runner.run(recipe("sft", learning_rate=1e-50), [])
-
-
-def test_fewer_rows_than_a_batch_are_refused_before_anything_is_loaded(recipe, tmp_path, capsys):
-    few = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 10}
-    with pytest.raises(UserError, match=r"takes 20 prompts \(40 completions in groups of 2\), but .* has 18"):
-        check(recipe("grpo", **few), [])
-    with pytest.raises(UserError, match=r"a batch takes 40 rows .* has 18 to train on"):
-        check(recipe("sft", per_device_train_batch_size=40, dataloader_drop_last=True), [])
-    check(recipe("grpo", gradient_accumulation_steps=8, max_steps=-1, num_train_epochs=2), [])
-    assert "2 rows, others each time, are left out of an epoch" in capsys.readouterr().out
+    return [0.25] * len(completions)
 
 
 @pytest.mark.parametrize("stage", ["sft", "dpo", "grpo"])
-def test_a_resumed_run_counts_all_of_its_attempts(recipe, tmp_path, stage):
-    path = recipe(stage, save_strategy="steps", save_steps=2, logging_steps=3, max_steps=5)
+def test_a_training_that_diverges_ends_with_the_step_and_keeps_its_checkpoint(recipe, tmp_path, stage):
+    saving = {"save_strategy": "steps", "save_steps": 1, "logging_steps": 10}
+    with pytest.raises(UserError, match=r"diverged: .*step [12] .*checkpoint-1\. Lower `learning_rate` \(now 1e\+30\)"):
+        runner.run(recipe(stage, learning_rate=1e30, **saving), [])
+    out = tmp_path / stage
+    assert (out / "checkpoint-1").is_dir() and not (out / "checkpoint-2").exists()
+    assert not (out / "results.json").exists() and not (out / "model.safetensors").exists()
+
+
+def test_a_last_step_that_diverges_is_no_success(recipe, tmp_path):
+    with pytest.raises(UserError, match="diverged: after step 1 weights are NaN or infinite"):
+        runner.run(recipe("sft", learning_rate=1e39, max_steps=1), [])
+    assert not (tmp_path / "sft" / "results.json").exists() and not (tmp_path / "sft" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("stage", "changes", "why"),
+    [
+        ("grpo", {"reward_funcs": [CONSTANT]}, "same reward .*frac_reward_zero_std 1"),
+        # Weights that only decay have learnt nothing.
+        ("grpo", {"reward_funcs": [CONSTANT], "weight_decay": 0.1}, "same reward .*frac_reward_zero_std 1"),
+        (
+            "sft",
+            {"lr_scheduler_type": "constant_with_warmup", "warmup_steps": 9, "max_steps": 1},
+            "learning rate was 0 at every step",
+        ),
+        ("sft", {"learning_rate": 1e-44, "dtype": "bfloat16"}, "too small to change a bfloat16"),
+    ],
+)
+def test_a_run_that_trains_nothing_says_so(recipe, tmp_path, stage, changes, why):
+    with pytest.raises(UserError, match=f"nothing was trained: .*{why}"):
+        runner.run(recipe(stage, **changes), [])
+    found = results(tmp_path / stage)
+    assert found["trained"] is False and found["steps"] == changes.get("max_steps", 4)
+    assert found["why_untrained"] in reporting.summary(tmp_path / stage)
+
+
+def test_what_is_trained_is_said_as_well(recipe, tmp_path):
+    runner.run(recipe("sft", **LORA, max_steps=1), [])
+    assert results(tmp_path / "sft")["trained"] is True
+
+
+def test_a_frozen_model_is_refused(recipe, tmp_path, monkeypatch):
+    runner.run(recipe("sft", **LORA, max_steps=1), [])
+    trained, build = tmp_path / "sft", runner._build_trainer
+
+    def frozen(*args):
+        trainer = build(*args)
+        trainer.model.requires_grad_(False)
+        return trainer
+
+    monkeypatch.setattr(runner, "_build_trainer", frozen)
+    with pytest.raises(UserError, match="no parameter of the model is trainable"):
+        runner.run(recipe("sft", output_dir=str(tmp_path / "frozen")), [])
+    assert results(trained)["trained"] is True
+
+
+def test_rewards_without_contrast_are_warned_of_while_they_last(recipe, tmp_path, caplog):
+    settings = {"reward_funcs": [CONSTANT], "max_steps": health.PATIENCE + 2, "max_completion_length": 2}
+    with pytest.raises(UserError, match="nothing was trained"):
+        runner.run(recipe("grpo", **settings), [])
+    (said,) = [record.getMessage() for record in caplog.records if "without contrast" in record.getMessage()]
+    assert said.startswith(f"step {health.PATIENCE}: ") and "reward 0.25" in said and "frac_reward_zero_std 1" in said
+
+
+@pytest.mark.parametrize("stage", ["sft", "reward", "grpo"])
+def test_a_resumed_run_has_the_totals_of_the_whole(recipe, tmp_path, stage):
+    # Saved between two logs: what was measured since the last one is lost unless it is noted.
+    path = recipe(
+        stage, save_strategy="steps", save_steps=3, logging_steps=2, max_steps=5, lr_scheduler_type="constant"
+    )
     runner.run(path, [])
-    straight = results(tmp_path / stage)
-    (tmp_path / stage / "results.json").unlink()
-    runner.run(path, ["--resume_from_checkpoint", str(tmp_path / stage / "checkpoint-2")])
-    resumed = results(tmp_path / stage)
-    assert resumed["tokens"]["training"] == straight["tokens"]["training"] > 0
-    assert resumed["train_loss"] == pytest.approx(straight["train_loss"], rel=1e-5, abs=1e-7)
-    spent = json.loads((tmp_path / stage / "checkpoint-2" / "totals.json").read_text())
-    assert resumed["wall_time_s"]["train"] > spent["train_s"] > 0
-    lines = [json.loads(line) for line in (tmp_path / stage / "metrics.jsonl").read_text().splitlines()]
-    (closing,) = (line["train_loss"] for line in lines if "train_loss" in line)
-    assert closing == pytest.approx(straight["train_loss"], rel=1e-5, abs=1e-7)
+    out = tmp_path / stage
+    straight, closing = results(out), reporting.read_metrics(out)[-1 if stage == "grpo" else -2]
+    (out / "results.json").unlink()
+    (out / "before.json").write_text(json.dumps(straight["before"]))
+    # An attempt that took an hour.
+    state = json.loads((out / "checkpoint-3" / "trainer_state.json").read_text())
+    totals = state["stateful_callbacks"]["hpt_trl.totals"]
+    assert totals["steps"] == 3 and 0 < totals["tokens"] < straight["tokens"]["training"]
+    totals["seconds"] += 3600
+    totals["training_seconds"] += 3600
+    totals["peak_bytes"] = 2**45
+    (out / "checkpoint-3" / "trainer_state.json").write_text(json.dumps(state))
+    runner.run(path, ["--resume_from_checkpoint", str(out / "checkpoint-3")])
+    again = results(out)
+    assert again["tokens"]["training"] == straight["tokens"]["training"]
+    assert again["train_loss"] == pytest.approx(straight["train_loss"], rel=1e-6, abs=1e-9)
+    assert again["wall_time_s"]["total"] > 3600 and again["wall_time_s"]["train"] > 3600
+    assert again["wall_time_s"]["total"] > sum(again["wall_time_s"][name] for name in ("train", "evaluation"))
+    assert again["hardware"]["peak_memory_gib"] == 2**15 and again["trained"] is True
+    lines = reporting.read_metrics(out)
+    assert [line["train_loss"] for line in lines if "train_loss" in line] == [pytest.approx(closing["train_loss"])]
+    assert [line["step"] for line in lines if "loss" in line] == [2, 3, 4, 5]
+    # A run that goes on from its last step takes none, and is not untrained for it.
+    (out / "results.json").unlink()
+    before = weights(out)
+    runner.run(path, ["--resume_from_checkpoint", str(out / "checkpoint-5")])
+    assert results(out)["trained"] is True and weights(out) == before
+    assert results(out)["train_loss"] == pytest.approx(straight["train_loss"], rel=1e-6, abs=1e-9)
 
 
-def test_held_out_rows_that_are_trained_on_are_told(recipe, tmp_path, capsys, caplog):
-    data = tmp_path / "split"
-    data.mkdir()
-    rows = sums(12)
-    for name, part in (("train", rows[:9]), ("test", rows[6:])):
-        (data / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
-    path = recipe("sft", dataset_name=str(data), test_split_size=None)
-    check(path, [])
-    assert "6 rows, 3 of them also in the training rows" in capsys.readouterr().out
-    assert "3 of the 6 rows of" in caplog.text and "their measures tell of memory" in caplog.text
-    runner.run(path, [])
-    assert results(tmp_path / "sft")["overlap"] == 3
+@pytest.mark.parametrize(
+    ("stage", "changes", "message"),
+    [
+        ("grpo", {"global_batch_size": 40}, r"`global_batch_size`: .* has 18 training rows, but .* takes 20 prompts"),
+        ("ppo", {"steps_per_generation": 12}, r"`steps_per_generation`: .*takes 24 prompts \(48 completions / 2"),
+        ("sft", {**DROPPING, "per_device_train_batch_size": 19}, r"a batch takes 19 rows \(1 process x 19\)"),
+    ],
+)
+def test_fewer_rows_than_a_batch_are_refused(recipe, tmp_path, stage, changes, message):
+    with pytest.raises(UserError, match=f"{message}.* no step would be taken"):
+        check(recipe(stage, **changes), [])
+    assert not (tmp_path / stage).exists()
 
 
-def test_the_fingerprint_sees_any_weight(tiny_model_path):
-    model = AutoModelForCausalLM.from_pretrained(tiny_model_path)
-    before = fingerprint(model)
-    assert torch.equal(before, fingerprint(model))
-    with torch.no_grad():
-        list(model.parameters())[-1].view(-1)[-1] += 1e-3
-    assert not torch.equal(before, fingerprint(model))
+@pytest.mark.parametrize(("stage", "changes"), [("grpo", {"global_batch_size": 16}), ("sft", DROPPING)])
+def test_rows_that_an_epoch_leaves_out_are_told(recipe, caplog, stage, changes):
+    check(recipe(stage, **changes), [])
+    assert "each epoch leaves out 2 of the 18 training rows" in caplog.text

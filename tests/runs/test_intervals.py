@@ -1,11 +1,8 @@
 """Wilson's interval: published values, the ends, and completions of one prompt that succeed together."""
 
-import math
-import random
-
 import pytest
 
-from hpt_trl.runs.intervals import change_error, clustered, wilson
+from hpt_trl.runs.intervals import clustered, wilson
 
 
 # Newcombe, Statistics in Medicine 17 (1998), table I, method 3.
@@ -36,24 +33,3 @@ def test_completions_of_one_prompt_count_as_far_as_they_differ():
     assert between == pytest.approx(apart)
     assert apart[0] > clustered([0.0, 0.5, 0.5, 1.0] * 5, 4)[0] > alone[0]
     assert clustered([1.0] * 20, 4) == pytest.approx(wilson(1.0, 20))
-
-
-def test_the_error_of_a_change_is_that_of_repeated_draws():
-    generator = random.Random(0)
-
-    def share(p: float) -> dict:
-        return {"accuracy": sum(generator.random() < p for _ in range(60)) / 60, "samples": 30, "num_generations": 2}
-
-    changes = [share(0.7)["accuracy"] - share(0.3)["accuracy"] for _ in range(4000)]
-    mean = sum(changes) / len(changes)
-    drawn = math.sqrt(sum((change - mean) ** 2 for change in changes) / len(changes))
-    one, other = ({"accuracy": p, "samples": 30, "num_generations": 2} for p in (0.3, 0.7))
-    assert change_error(one, other, "accuracy") == pytest.approx(drawn, rel=0.05)
-    assert change_error({**one, "accuracy": 0.0}, {**other, "accuracy": 0.0}, "accuracy") > 0
-
-
-def test_a_paired_error_comes_before_those_of_the_two_sides():
-    before, after = {"held_out_error": {"loss": 3.0}}, {"held_out_error": {"loss": 4.0}}
-    assert change_error(before, after, "held_out.loss") == 5.0
-    assert change_error(before, after | {"held_out_change_error": {"loss": 0.5}}, "held_out.loss") == 0.5
-    assert change_error(before, after, "mean_length") is None
