@@ -24,7 +24,7 @@ from transformers import PreTrainedTokenizerBase, ProcessorMixin
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
-from hpt_trl.rewards.functions import guard
+from hpt_trl.rewards.guarding import guard
 from hpt_trl.rewards.reward_model import RewardModel
 from hpt_trl.rollouts.vllm import mended
 

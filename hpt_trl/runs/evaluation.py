@@ -26,7 +26,7 @@ from trl.models import unwrap_model_for_generation
 from hpt_trl.data.messages import Prompt, as_text
 from hpt_trl.errors import UserError
 from hpt_trl.models.random_state import kept_random_state
-from hpt_trl.rewards.functions import THRESHOLD_SLACK
+from hpt_trl.rewards.guarding import THRESHOLD_SLACK
 
 
 def evaluate(

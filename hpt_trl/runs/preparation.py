@@ -25,7 +25,8 @@ from hpt_trl.models.loading import load_config, load_tokenizer, model_exists
 from hpt_trl.recipes.bundled import find_recipe
 from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.recipes.resolving import read_recipe
-from hpt_trl.rewards.functions import THRESHOLD_SLACK, check_columns, guard, load_rewards
+from hpt_trl.rewards.guarding import THRESHOLD_SLACK, guard
+from hpt_trl.rewards.loading import check_columns, load_rewards
 from hpt_trl.rewards.reward_model import RewardModel
 from hpt_trl.runs.evaluation import score_completions, weighted_reward
 from hpt_trl.runs.output_folder import check_output_folder

@@ -17,14 +17,13 @@ from hpt_trl.errors import UserError
 from hpt_trl.rewards.functions import (
     REWARDS,
     boxed_format,
-    check_columns,
     exact_match,
     final_answer,
-    guard,
-    load_rewards,
     math_answer,
     reasoning_gym,
 )
+from hpt_trl.rewards.guarding import guard
+from hpt_trl.rewards.loading import check_columns, load_rewards
 from hpt_trl.rewards.mathcheck import equal_answers
 
 

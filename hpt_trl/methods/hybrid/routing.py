@@ -10,7 +10,7 @@ from torch import Tensor
 from hpt_trl.methods.hybrid.config import HybridPostConfig
 from hpt_trl.methods.hybrid.estimator import chord_mu, union_advantages
 from hpt_trl.methods.hybrid.gate import no_contrast, prompt_coefficients
-from hpt_trl.rewards.functions import THRESHOLD_SLACK
+from hpt_trl.rewards.guarding import THRESHOLD_SLACK
 from hpt_trl.rollouts.rows import Forward, Row
 
 

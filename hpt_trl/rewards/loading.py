@@ -1,0 +1,70 @@
+"""Rewards by name or dotted path, and the check that the data has their columns."""
+
+import difflib
+import inspect
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from hpt_trl.errors import UserError
+from hpt_trl.rewards.functions import REQUIRED_COLUMNS, REWARDS, Reward, missing_column
+
+
+def load_rewards(names: Sequence[str]) -> list[Reward]:
+    """Return the rewards of `names`, each a key of `REWARDS` or the dotted path of a function.
+
+    Dotted paths are also looked up in the working directory, as `python -m` does.
+
+    Raises:
+        UserError: no names, an unknown name, or a dotted path that cannot be imported or called.
+    """
+    if not names:
+        raise UserError(f"reward_funcs: name at least one reward ({', '.join(REWARDS)}, or a dotted path).")
+    return [REWARDS[name] if name in REWARDS else _import_reward(name) for name in names]
+
+
+def check_columns(names: Sequence[str], columns: Sequence[str], source: str) -> None:
+    """Check that the data has the columns that the named rewards read.
+
+    Raises:
+        UserError: a column is missing.
+    """
+    for name in names:
+        column = REQUIRED_COLUMNS.get(name)
+        if column is not None and column not in columns:
+            raise UserError(missing_column(name, column, f"{source} has only {', '.join(columns)}"))
+
+
+def _import_reward(name: str) -> Reward:
+    module_name, _, attribute = name.rpartition(".")
+    if not module_name:
+        near = difflib.get_close_matches(name, REWARDS, n=1)
+        hint = f"Did you mean `{near[0]}`? " if near else ""
+        raise UserError(
+            f"reward_funcs: unknown reward `{name}`. {hint}Known: {', '.join(REWARDS)}; your own function goes by its "
+            "dotted path, e.g. my_package.rewards.brevity"
+        )
+    # A console script does not have the working directory on its path, `python -m` does.
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        module = import_module(module_name)
+    # The user's module may raise anything while it is imported.
+    except Exception as error:
+        raise UserError(
+            f"reward_funcs: `{name}`: the module {module_name} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
+    members = vars(module)
+    if attribute not in members:
+        functions = [key for key, value in members.items() if inspect.isfunction(value)]
+        near = difflib.get_close_matches(attribute, functions, n=1) or functions[:5]
+        raise UserError(
+            f"reward_funcs: `{name}`: {module_name} has no `{attribute}`"
+            + (f"; it has {', '.join(near)}." if near else ".")
+        )
+    reward = members[attribute]
+    if inspect.isclass(reward) or not callable(reward):
+        kind = "a class; name a function or an instance" if inspect.isclass(reward) else "not callable; name a function"
+        raise UserError(f"reward_funcs: `{name}` is {kind} with the signature (prompts, completions, **columns).")
+    return reward
