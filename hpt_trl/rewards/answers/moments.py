@@ -6,7 +6,7 @@ from fractions import Fraction
 
 from hpt_trl.rewards.answers.numbers import read_number
 
-_MONTHS = ("january february march april may june july august september october november december").split()
+_MONTHS = ["january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november", "december"]
 _MONTH = "|".join(f"{name[:3]}(?:{name[3:]})?" if len(name) > 3 else name for name in _MONTHS) + "|sept"
 _NTH = r"(?P<day>\d{1,2})(?:st|nd|rd|th)?"
 _DATES = (

@@ -18,7 +18,9 @@ _MIXED = re.compile(rf"(?P<whole>\d+)(?: ?{_FRAC}| (?P<over>\d+) ?/ ?(?P<under>\
 _POWER = r"10 ?(?:\^ ?(?:\{ ?(?P<braced>[-+]? ?\d+) ?\}|\( ?(?P<bracketed>[-+]?\d+) ?\)|(?P<bare>-?\d+)))"
 _SCIENTIFIC = re.compile(rf"(?:(?P<mantissa>{_DECIMAL}) ?\\cdot ?)?{_POWER}")
 _EXPONENTIAL = re.compile(rf"(?P<mantissa>{_DECIMAL})[eE](?P<exponent>[-+]?\d+)")
-_REPEATING = re.compile(r"(?P<whole>\d*)\.(?P<fixed>\d*)\\(?:overline|bar|dot|overbar) ?(?:\{(?P<many>\d+)\}|(?P<one>\d))")
+_REPEATING = re.compile(
+    r"(?P<whole>\d*)\.(?P<fixed>\d*)\\(?:overline|bar|dot|overbar) ?(?:\{(?P<many>\d+)\}|(?P<one>\d))"
+)
 _SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 _SCALED = re.compile(rf"(?P<number>.*\S) ?(?:\\text\{{ ?)?(?P<scale>{'|'.join(_SCALES)})s? ?\}}?")
 

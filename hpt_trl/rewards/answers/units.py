@@ -61,11 +61,33 @@ _TABLE: tuple[tuple[str, str, Fraction], ...] = (
     ("mol mole", "mole", _F(1)),
 )
 _UNITS = {name: (dimension, factor) for names, dimension, factor in _TABLE for name in names.split()}
-_SHORT = {"mph": "mile/hour", "kph": "km/hour", "kmh": "km/hour", "kmph": "km/hour", "fps": "foot/second", "sqft": "foot^2"}
+_SHORT = {
+    "mph": "mile/hour",
+    "kph": "km/hour",
+    "kmh": "km/hour",
+    "kmph": "km/hour",
+    "fps": "foot/second",
+    "sqft": "foot^2",
+}
 _SYMBOLS = {"$": "dollar", "€": "euro", "£": "gbp", "¥": "yen", "₹": "rupee", "¢": "cent"}
 _POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3}
 # Words that only say what is counted, as in `5 units` or `5 cm long`.
-_EMPTY = {"long", "tall", "wide", "high", "old", "away", "total", "of", "each", "about", "only", "altogether", "left", "in"}
+_EMPTY = {
+    "long",
+    "tall",
+    "wide",
+    "high",
+    "old",
+    "away",
+    "total",
+    "of",
+    "each",
+    "about",
+    "only",
+    "altogether",
+    "left",
+    "in",
+}
 _PART = re.compile(r"/|per(?![a-z])|[a-z€£¥₹¢$]+|\^ ?\{? ?(-?\d+) ?\}?|\S", re.IGNORECASE)
 
 
@@ -95,7 +117,9 @@ def read_unit(text: str) -> Unit | None:
     plain = re.sub(r"\\text\{([^{}]*)\}", r" \1 ", plain).replace(r"\$", "$").replace(r"\cdot", " ").strip(" .")
     for mark, name in _SYMBOLS.items():
         plain = plain.replace(mark, f" {name} ")
-    plain = re.sub(r"\bdegrees?\s+([cf])\b|\bdegrees?\s+(celsius|fahrenheit)\b", _temperature, plain, flags=re.IGNORECASE)
+    plain = re.sub(
+        r"\bdegrees?\s+([cf])\b|\bdegrees?\s+(celsius|fahrenheit)\b", _temperature, plain, flags=re.IGNORECASE
+    )
     if not plain or re.search(r"\\|[=<>|&]", plain):
         return None
     return _product(plain)

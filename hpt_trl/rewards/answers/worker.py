@@ -1,0 +1,133 @@
+"""The child process that asks math-verify. It is run by its path and imports nothing of this package.
+
+One line of JSON a question, one line a verdict: `true`, `false`, or `null` where it gave up.
+"""
+
+import json
+import logging
+import os
+import signal
+import sys
+from functools import lru_cache
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
+MEMORY = 2**30
+
+
+class _TooLong(BaseException):
+    pass
+
+
+def _too_long(*_):
+    raise _TooLong
+
+
+def main() -> None:
+    """Answer questions until the input ends."""
+    # Ctrl-C is for the parent, which ends the child by closing its input.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    seconds = float(sys.argv[1])
+    from math_verify import parse, verify
+    from sympy import I, Symbol
+
+    # The limits stand here; math-verify warns about having none.
+    logging.disable(logging.CRITICAL)
+    sys.setrecursionlimit(2000)
+    imaginary = Symbol("i")
+    if resource is not None and sys.platform == "linux":
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+    @lru_cache(maxsize=2000)
+    def read(text: str) -> tuple:
+        return tuple(parse(f"\\boxed{{{text}}}", parsing_timeout=None))
+
+    def same(gold: str, answer: str) -> bool:
+        one, two = list(read(gold)), list(read(answer))
+        if verify(one, two, timeout_seconds=None):
+            return True
+        if not one or not two or isinstance(one[0], str) or isinstance(two[0], str):
+            return False
+        if _equivalent(one[0], two[0]):
+            return True
+        symbols = [getattr(form, "free_symbols", set()) for form in (one[0], two[0])]
+        if any(imaginary in names for names in symbols):
+            complex_one, complex_two = (form.subs(imaginary, I) for form in (one[0], two[0]))
+            return verify([complex_one.doit()], [complex_two.doit()], timeout_seconds=None)
+        return False
+
+    def decide(question) -> bool:
+        if isinstance(question, bool):
+            return question
+        kind, *rest = question
+        if kind == "same":
+            return same(*rest)
+        if kind == "all":
+            return all(decide(part) for part in rest)
+        if kind == "any":
+            return any(decide(part) for part in rest)
+        rows = rest[0]
+        taken: dict[int, int] = {}
+        known: dict[tuple[int, int], bool] = {}
+
+        def place(row: int, seen: set) -> bool:
+            for column, part in enumerate(rows[row]):
+                if column in seen:
+                    continue
+                if (row, column) not in known:
+                    known[row, column] = decide(part)
+                if known[row, column]:
+                    seen.add(column)
+                    if column not in taken or place(taken[column], seen):
+                        taken[column] = row
+                        return True
+            return False
+
+        return all(place(row, set()) for row in range(len(rows)))
+
+    # By the processor's time, so that a busy machine changes no verdict: first an exception, which keeps the child,
+    # then, where one long operation on big integers never comes back to Python, the system's own end.
+    timed = hasattr(signal, "setitimer")
+    if timed:
+        signal.signal(signal.SIGVTALRM, _too_long)
+    print("ready", flush=True)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    for line in sys.stdin:
+        verdict: bool | None = None
+        try:
+            question = json.loads(line)
+            if timed:
+                signal.setitimer(signal.ITIMER_PROF, seconds + 1)
+                signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+            verdict = bool(decide(question))
+        except (_TooLong, MemoryError):
+            pass
+        # sympy may raise anything on what a model wrote.
+        except Exception:
+            verdict = False
+        finally:
+            if timed:
+                signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+                signal.setitimer(signal.ITIMER_PROF, 0)
+        print(json.dumps(verdict), flush=True)
+
+
+def _equivalent(gold, answer) -> bool:
+    """Relations that math-verify calls different: multiples of one equation, inequalities with the same solutions."""
+    from sympy import Eq, simplify
+    from sympy.core.relational import Relational
+
+    if isinstance(gold, Eq) and isinstance(answer, Eq):
+        ratio = simplify((gold.lhs - gold.rhs) / (answer.lhs - answer.rhs))
+        return bool(ratio.is_number and ratio.is_finite and not ratio.is_zero)
+    if isinstance(gold, Relational) and isinstance(answer, Relational) and gold.free_symbols == answer.free_symbols:
+        return len(gold.free_symbols) == 1 and gold.as_set() == answer.as_set()
+    return False
+
+
+if __name__ == "__main__":
+    main()
