@@ -1,1 +1,1 @@
-"""Whether an answer equals the gold answer: texts to plain LaTeX, to forms, to a question that sympy may have to decide."""
+"""Whether an answer equals the gold answer: texts become plain LaTeX, then forms, then a question for sympy."""

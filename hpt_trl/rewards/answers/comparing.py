@@ -1,10 +1,11 @@
 r"""From two forms to a verdict, or to a question that sympy has to decide.
 
-A question is JSON: `true`, `false`, `["same", gold, answer]` for two LaTeX expressions, `["all", …]` and `["any", …]` of
-questions, and `["pairs", rows]`, where `rows[i][j]` asks whether item i of the gold is item j of the answer, and each
-must find its own.
+A question is JSON: `true`, `false`, `["same", gold, answer]` for two LaTeX expressions, `["all", …]` and `["any", …]`
+of questions, and `["pairs", rows]`, where `rows[i][j]` asks whether item i of the gold is item j of the answer, and
+each must find its own.
 """
 
+import re
 from typing import Any
 
 from hpt_trl.rewards.answers.forms import (
@@ -26,15 +27,16 @@ from hpt_trl.rewards.answers.words import Choice, Words
 
 Question = Any
 _MAX_ITEMS = 40
+# math-verify multiplies `1 2`.
+_UNDECIDABLE = re.compile(r"\d \d")
 
 
 def compare(gold: Form, answer: Form) -> Question:
     """Return whether two forms are equal: True, False, or what sympy has to be asked."""
     if gold == answer:
         return True
-    for one, two in ((gold, answer), (answer, gold)):
-        if isinstance(one, Quantity):
-            return _quantities(gold, answer)
+    if isinstance(gold, Quantity) or isinstance(answer, Quantity):
+        return _quantities(gold, answer)
     if isinstance(gold, Equation) or isinstance(answer, Equation):
         return _equations(gold, answer)
     for one, two in ((gold, answer), (answer, gold)):
@@ -85,6 +87,8 @@ def same(gold: str, answer: str) -> Question:
     """Ask for two LaTeX expressions, unless they are equal as texts or one of them is hostile."""
     if tight(gold) == tight(answer):
         return bool(gold)
+    if _UNDECIDABLE.search(gold) or _UNDECIDABLE.search(answer) or {gold, answer} & {r"\infty", r"-\infty"}:
+        return False
     if not gold or not answer or is_hostile(gold) or is_hostile(answer):
         return False
     return ["same", gold, answer]
@@ -124,8 +128,6 @@ def _unlike(gold: Form, answer: Form) -> Question:
         ratio, number = (gold, answer) if isinstance(gold, Ratio) else (answer, gold)
         assert isinstance(ratio, Ratio) and isinstance(number, Number)
         return len(ratio.parts) == 2 and ratio.parts[1] != 0 and ratio.parts[0] / ratio.parts[1] == number.value
-    if kinds == {Time, Ratio} or kinds == {Words, Number} or kinds == {Matrix, Number}:
-        pass
     for one, two in ((gold, answer), (answer, gold)):
         if isinstance(one, Matrix) and one.bars and isinstance(two, Number | Expression):
             rows = r" \\ ".join(" & ".join(latex(cell) or "" for cell in row) for row in one.rows)
@@ -186,12 +188,10 @@ def _quantities(gold: Form, answer: Form) -> Question:
         amounts[at] = Number(amount.value * unit.factor) if isinstance(amount, Number) else amount
     other = amounts[1] if units[0] else amounts[0]
     # `5m` is five times m, or five metres where the other side says so.
-    letter = isinstance(other, Expression) and other.latex[-1:].isalpha() and other.latex[:-1].strip()
-    if letter and isinstance(other, Expression) and read(other.latex[:-1] + " " + other.latex[-1]) != other:
-        return compare(
-            gold if units[0] else read(other.latex[:-1] + " " + other.latex[-1]),
-            answer if units[1] else read(other.latex[:-1] + " " + other.latex[-1]),
-        )
+    if isinstance(other, Expression) and other.latex[-1:].isalpha():
+        spaced = read(f"{other.latex[:-1]} {other.latex[-1]}")
+        if isinstance(spaced, Quantity):
+            return compare(gold, spaced) if units[0] else compare(spaced, answer)
     return compare(*amounts)
 
 

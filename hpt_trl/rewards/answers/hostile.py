@@ -81,7 +81,7 @@ def _atom(tokens: list[str], place: int) -> tuple[float, int]:
     if token in _OPENING:
         size, end = _size(tokens, place + 1)
         return size, end + 1
-    if token[0].isdigit():
+    if token[0].isdecimal():
         return _digits(token), place + 1
     if token in _TWO_PARTS:
         sizes = []

@@ -6,7 +6,20 @@ from fractions import Fraction
 
 from hpt_trl.rewards.answers.numbers import read_number
 
-_MONTHS = ["january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november", "december"]
+_MONTHS = [
+    "january",
+    "february",
+    "march",
+    "april",
+    "may",
+    "june",
+    "july",
+    "august",
+    "september",
+    "october",
+    "november",
+    "december",
+]
 _MONTH = "|".join(f"{name[:3]}(?:{name[3:]})?" if len(name) > 3 else name for name in _MONTHS) + "|sept"
 _NTH = r"(?P<day>\d{1,2})(?:st|nd|rd|th)?"
 _DATES = (
@@ -90,11 +103,11 @@ def _time(text: str) -> Time | None:
     found = _TIME.fullmatch(text)
     if not found or not (found["half"] or found["minute"]):
         return None
-    numbers = [int(found[part] or 0) for part in ("hour", "minute", "second")]
-    if numbers[0] > 24 or numbers[1] > 59 or numbers[2] > 59:
+    hour, minute, second = (int(found[part] or 0) for part in ("hour", "minute", "second"))
+    if hour > 24 or minute > 59 or second > 59:
         return None
     half = re.sub(r"[. ]", "", found["half"]) if found["half"] else None
-    return Time(*numbers, half)
+    return Time(hour, minute, second, half)
 
 
 def _ratio(text: str) -> Ratio | None:

@@ -3,6 +3,7 @@ r"""An answer as plain LaTeX: one spelling for what is written in many ways, and
 Spaces are kept as one space each, for `1 1/2` is not `11/2`; `\\` stays the end of a row.
 """
 
+# ruff: noqa: RUF001
 import re
 import unicodedata
 
@@ -135,6 +136,9 @@ _SQUARE_ROOT = re.compile(rf"\\sqrt\s*({_TOKEN})")
 _ROOT_SIGN = re.compile(r"([√∛∜])\s*(?:\(([^()]*)\)|\{([^{}]*)\}|(\d+(?:\.\d+)?|[a-zA-Z]|\\pi))")
 _ROOT_WORD = re.compile(r"(?<![a-zA-Z])\\?(sqrt|cbrt)\s*\(([^()]*)\)")
 _OVER = re.compile(r"\{([^{}]*)\\over(?![a-zA-Z])([^{}]*)\}")
+_TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
+_DEGREES = re.compile(r"(\d+(?:\.\d+)?) ?\^ ?(?:\\circ(?![a-z])|\{ ?\\circ ?\})")
+_SEGMENT = re.compile(r"\\(?:overline|vec|overrightarrow) ?\{([A-Z]{2}|[a-z])\}")
 _PHRASE = re.compile(
     r"^(?:so|thus|therefore|hence)?,?\s*(?:(?:the|my|our)\s+)?(?:(?:final|correct)\s+)?(?:answer|result|solution)s?"
     r"\s*(?:is|are|:|=|-)+\s*:?\s*",
@@ -164,8 +168,9 @@ def normalise(text: str) -> str:
         text = text.replace(old, new)
     text = re.sub(r"(?<!\\)%", r"\\%", text)
     text = _fonts(text)
+    text = re.sub(r"\\text\{\s*(?:percent|per cent|percentage|pct)\s*\}", r"\\%", text)
     text = re.sub(r"(?<![\\a-zA-Z])(?:percent|per cent|percentage|pct)(?![a-zA-Z])", r"\\%", text)
-    text = _text_percent(text)
+    text = _PHRASE.sub("", re.sub(r"^\\text\{([^{}]*)\}", _phrase, text))
     text = _operators(text)
     text = re.sub(r"\^\s*\\circ(?![a-zA-Z])\s*", r"^\\circ ", text)
     text = re.sub(r"\s+", " ", text).strip()
@@ -266,8 +271,8 @@ def _font(match: re.Match[str]) -> str:
     return f"\x01{inside}\x02"
 
 
-def _text_percent(text: str) -> str:
-    return re.sub(r"\\text\{\s*(?:percent|per cent|percentage|pct)\s*\}", r"\\%", text)
+def _phrase(match: re.Match[str]) -> str:
+    return "" if _PHRASE.fullmatch(match[1].strip() + " ") else match[0]
 
 
 def _operators(text: str) -> str:
@@ -282,7 +287,13 @@ def _operators(text: str) -> str:
         text = changed
     text = _BARE_FUNCTION.sub(r"\\\1", text)
     text = _FRACTION.sub(_fraction, text)
+    text = re.sub(r"(?<=\\log)_ ?(\d) ?", r"_{\1} ", text)
+    text = re.sub(r"([_^])(\d) (?=\d)", r"\1{\2} ", text)
     text = _SQUARE_ROOT.sub(r"\\sqrt{\1}", text)
+    if _TRIGONOMETRIC.search(text):
+        # sympy takes radians.
+        text = _DEGREES.sub(r"(\\frac{\1\\pi}{180})", text)
+    text = _SEGMENT.sub(r"\1", text).replace(r"\bmod", r"\mod")
     return re.sub(r"(?<!\\)\*", r"\\cdot ", text)
 
 

@@ -1,4 +1,4 @@
-r"""Plain numbers as exact fractions: integers, decimals, `1,234`, `2 3/4`, `\frac{11}{4}`, `50\%`, `1.5\cdot 10^{3}`."""
+r"""Plain numbers as exact fractions: integers, decimals, `1,234`, `2 3/4`, `\frac{11}{4}`, `50\%`, `1.5\cdot 10^3`."""
 
 import re
 from dataclasses import dataclass
@@ -82,8 +82,8 @@ def _unsigned(text: str) -> Number | None:
     if found := _REPEATING.fullmatch(text):
         repeated = found["many"] or found["one"]
         fixed, scale = found["fixed"], 10 ** len(found["fixed"])
-        part = Fraction(int(fixed or "0")) + Fraction(int(repeated), 10 ** len(repeated) - 1)
-        return Number(int(found["whole"] or "0") + part / scale)
+        tail = Fraction(int(fixed or "0")) + Fraction(int(repeated), 10 ** len(repeated) - 1)
+        return Number(int(found["whole"] or "0") + tail / scale)
     if found := _SCALED.fullmatch(text):
         number = read_number(found["number"])
         return number and Number(number.value * 10 ** _SCALES[found["scale"]], number.places)

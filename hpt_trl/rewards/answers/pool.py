@@ -1,6 +1,7 @@
 """A few child processes that decide questions, started at the first one and killed at the end."""
 
 import atexit
+import contextlib
 import json
 import os
 import queue
@@ -51,10 +52,8 @@ class _Worker:
             self._process.wait()
             for pipe in (self._process.stdin, self._process.stdout):
                 assert pipe is not None
-                try:
+                with contextlib.suppress(BrokenPipeError):
                     pipe.close()
-                except BrokenPipeError:
-                    pass
             self._process = None
 
     def pid(self) -> int | None:

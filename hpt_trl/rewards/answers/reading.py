@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
+from itertools import pairwise
 
 from hpt_trl.rewards.answers.forms import (
     Equation,
@@ -32,9 +33,15 @@ _NAME = re.compile(
     r"|\|[A-Z]{1,2}\||(?:m ?)?\\angle ?[A-Z]{1,3}|P ?\([^()]*\)"
 )
 _VARIABLE = re.compile(rf"[a-zA-Z]|{_GREEK}")
-_BASES = dict(zip(["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "sixteen"], (*range(2, 11), 16), strict=True))
+_BASES = dict(
+    zip(
+        ["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "sixteen"],
+        (*range(2, 11), 16),
+        strict=True,
+    )
+)
 _NUMERAL = re.compile(
-    r"(?:\( ?(?P<in>[0-9A-F]+) ?\)|(?P<out>[0-9][0-9A-F]*|[A-F]+[0-9][0-9A-F]*)) ?_ ?\{? ?(?:\\text\{ ?)?"
+    r"(?:\( ?(?P<in>[0-9A-F]+) ?\)|(?P<out>[0-9][0-9A-F]*|[A-F]+[0-9A-F]*)) ?_ ?\{? ?(?:\\text\{ ?|\( ?)?"
     rf"(?P<base>\d{{1,2}}|{'|'.join(_BASES)}) ?\}}{{0,2}}"
 )
 _BASE_WORDS = re.compile(rf"(?P<digits>[0-9A-F]+) (?:in )?\(?base[ -](?P<base>\d{{1,2}}|{'|'.join(_BASES)})\)?")
@@ -68,6 +75,7 @@ _BARE_UNIT = re.compile(
     r"(?P<unit>[a-zA-Z]+\.?(?: ?\^ ?\{?-?\d\}?)?(?:(?: ?/ ?| )[a-zA-Z]+\.?(?: ?\^ ?\{?-?\d\}?)?)*)",
     re.DOTALL,
 )
+_TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 _NTH = re.compile(r"(\d+) ?(?:\^ ?\{? ?)?(?:\\text\{ ?(?:st|nd|rd|th) ?\}|(?:st|nd|rd|th))\}?")
 
 
@@ -86,6 +94,10 @@ def read(text: str, depth: int = 0) -> Form:
     for flat in _FLAT:
         if (form := flat(text)) is not None:
             return form
+    quantity = _quantity(text, depth + 1)
+    # `1,234 dollars` is no list.
+    if isinstance(quantity, Quantity) and isinstance(quantity.amount, Number):
+        return quantity
     for deep in _DEEP:
         if (form := deep(text, depth + 1)) is not None:
             return form
@@ -93,14 +105,13 @@ def read(text: str, depth: int = 0) -> Form:
 
 
 def _numeral(text: str) -> Form | None:
-    found = _NUMERAL.fullmatch(text)
-    digits = found and (found["in"] or found["out"])
-    if not found:
-        found = _BASE_WORDS.fullmatch(unworded(text))
-        digits = found and found["digits"]
-    if not found or not digits:
+    if found := _NUMERAL.fullmatch(text):
+        digits, name = found["in"] or found["out"], found["base"]
+    elif found := _BASE_WORDS.fullmatch(unworded(text)):
+        digits, name = found["digits"], found["base"]
+    else:
         return None
-    base = int(_BASES.get(found["base"], found["base"]))
+    base = _BASES[name] if name in _BASES else int(name)
     if base == 10 and digits.isdigit():
         return read_number(digits)
     return Numeral(digits.lstrip("0") or "0", base)
@@ -122,8 +133,8 @@ def _reals(text: str) -> Form | None:
     numbers = sorted((item for item in items if isinstance(item, Number)), key=lambda number: number.value)
     if len(numbers) != len(items):
         return None
-    ends = [_MINUS_INFINITY, *numbers, _INFINITY]
-    return Intervals(None, tuple(Span(low, high, False, False) for low, high in zip(ends[:-1], ends[1:], strict=True)))
+    ends: list[Form] = [_MINUS_INFINITY, *numbers, _INFINITY]
+    return Intervals(None, tuple(Span(low, high, False, False) for low, high in pairwise(ends)))
 
 
 def _matrix(text: str, depth: int) -> Form | None:
@@ -160,15 +171,15 @@ def _cases(rows: list[str], depth: int) -> Form:
 
 def _several(text: str, depth: int) -> Form | None:
     """Items at the top level: by commas, semicolons, `and`, `or`."""
+    text = unworded(text) if re.fullmatch(r"\\text\{[^{}]*\}", text) else text
     spaced = depth == 1 and re.search(r",\s", text) is not None
     parts, marks = split(text, _LOOSE_CONNECTOR if spaced else _CONNECTOR)
     parts = [part for part in parts if part]
     if len(parts) < 2 or not marks:
         return None
-    if re.fullmatch(r"[a-zA-Z ,.'-]+", text) and not any(mark == ";" for mark in marks):
-        # A sentence, unless every part is short.
-        if any(len(part.split()) > 2 for part in parts):
-            return None
+    sentence = re.fullmatch(r"[a-zA-Z ,.'-]+", text) and any(len(part.split()) > 2 for part in parts)
+    if sentence and ";" not in marks:
+        return None
     head = _assigned(parts[0])
     if head and not any(_RELATION.search(part) for part in parts[1:]):
         parts[0], name = head[1], head[0]
@@ -227,7 +238,7 @@ def _member(text: str, depth: int) -> Form | None:
     if not found:
         return None
     inside = read(found["set"], depth)
-    if isinstance(inside, Items) and inside.kind == "tuple":
+    if isinstance(inside, Items) and inside.kind in ("tuple", "brackets"):
         inside = _span(found["set"], depth) or inside
     if isinstance(inside, Intervals):
         return Intervals(found["name"], inside.spans)
@@ -275,19 +286,16 @@ def _bracketed(text: str, depth: int) -> Form | None:
     if not found:
         return _span(text, depth) if re.match(r"[\[\]]", text) else None
     opening, inside, end = found
-    if opening == r"\{":
-        if built := _BUILT.fullmatch(inside):
-            condition = read(built["condition"], depth)
-            return condition if isinstance(condition, Intervals) else None
-    parts, marks = split(inside, re.compile("[,;]"))
+    if opening == r"\{" and (built := _BUILT.fullmatch(inside)):
+        condition = read(built["condition"], depth)
+        return condition if isinstance(condition, Intervals) else None
+    parts, _ = split(inside, re.compile("[,;]"))
     if any(not part for part in parts):
         return None
     if len(parts) == 1:
         return read(inside, depth) if (opening, end) in (("(", ")"), (r"\{", r"\}")) else None
-    if (
-        (len({opening, end}) == 2
-        and (opening, end) in (("(", "]"), ("[", ")")))
-        or (r"\infty" in inside and len(parts) == 2 and opening != r"\{")
+    if (len({opening, end}) == 2 and (opening, end) in (("(", "]"), ("[", ")"))) or (
+        r"\infty" in inside and len(parts) == 2 and opening != r"\{"
     ):
         return _span(text, depth)
     if opening == "[" and all(part.startswith("[") for part in parts):
@@ -313,7 +321,7 @@ def _relation(text: str, depth: int) -> Form | None:
         left, right, mark = sides[0], sides[1], marks[0]
         if not _VARIABLE.fullmatch(left) and _VARIABLE.fullmatch(right):
             left, right, mark = right, left, _FLIPPED.get(mark, mark)
-        if not _VARIABLE.fullmatch(left):
+        if not _VARIABLE.fullmatch(left) or _VARIABLE.fullmatch(right):
             return None
         end = read(right, depth)
         if mark == r"\neq":
@@ -351,7 +359,7 @@ def _quantity(text: str, depth: int) -> Form | None:
             amount = read(f"-{found['amount']}", depth)
         return Quantity(amount, unit) if unit else None
     for pattern in (_BACK_CURRENCY, _DEGREES, _TEXT_UNIT):
-        if (found := pattern.fullmatch(text)) and not _has_words(found["amount"]):
+        if (found := pattern.fullmatch(text)) and not _has_words(found["amount"]) and not _TRIGONOMETRIC.search(text):
             unit = read_unit(found["unit"])
             if unit is not None and not found["amount"].endswith(("^", "_", "-", "+", "=", "{", "(")):
                 return Quantity(read(found["amount"], depth), unit)
@@ -360,7 +368,7 @@ def _quantity(text: str, depth: int) -> Form | None:
         return None
     first = re.split(r"[ /.^]", found["unit"])[0]
     amount = read(found["amount"], depth)
-    known = is_known_unit(first) and (len(first) > 1 or bool(found["space"]))
+    known = is_known_unit(first) and (len(first) > 1 or (bool(found["space"]) and isinstance(amount, Number)))
     counted = isinstance(amount, Number) and bool(found["space"]) and len(first) > 2
     square = first in ("square", "sq", "cubic", "cu")
     unit = read_unit(found["unit"]) if known or counted or square else None

@@ -11,7 +11,28 @@ _CHOICE = re.compile(
     r"(?:(?:option|choice|answer) )?(?:\((?P<closed>[A-Ja-j])\)|(?P<open>[A-J])(?P<end>[).:]?))(?P<rest>.*)",
     re.DOTALL | re.IGNORECASE,
 )
-_ONES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"]
+_ONES = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
+]
 _TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 _SAME = {
     "does not exist": "dne",

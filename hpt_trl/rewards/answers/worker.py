@@ -31,20 +31,26 @@ def main() -> None:
     # Ctrl-C is for the parent, which ends the child by closing its input.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     seconds = float(sys.argv[1])
-    from math_verify import parse, verify
-    from sympy import I, Symbol
+    from latex2sympy2_extended import NormalizationConfig
+    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
+    from sympy import I
 
     # The limits stand here; math-verify warns about having none.
     logging.disable(logging.CRITICAL)
     sys.setrecursionlimit(2000)
-    imaginary = Symbol("i")
     if resource is not None and sys.platform == "linux":
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
+    # The parent has read the units; math-verify would take the `ab` of `2ab` for one.
+    plain = NormalizationConfig(
+        basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="all", equations=False
+    )
+    targets = [LatexExtractionConfig(normalization_config=plain), ExprExtractionConfig()]
+
     @lru_cache(maxsize=2000)
     def read(text: str) -> tuple:
-        return tuple(parse(f"\\boxed{{{text}}}", parsing_timeout=None))
+        return tuple(parse(f"\\boxed{{{text}}}", targets, parsing_timeout=None))
 
     def same(gold: str, answer: str) -> bool:
         one, two = list(read(gold)), list(read(answer))
@@ -54,10 +60,11 @@ def main() -> None:
             return False
         if _equivalent(one[0], two[0]):
             return True
-        symbols = [getattr(form, "free_symbols", set()) for form in (one[0], two[0])]
-        if any(imaginary in names for names in symbols):
-            complex_one, complex_two = (form.subs(imaginary, I) for form in (one[0], two[0]))
-            return verify([complex_one.doit()], [complex_two.doit()], timeout_seconds=None)
+        symbols = {symbol for form in (one[0], two[0]) for symbol in getattr(form, "free_symbols", ())}
+        imaginary = {symbol: I for symbol in symbols if symbol.name == "i"}
+        if imaginary:
+            pair = [form.subs(imaginary).doit() for form in (one[0], two[0])]
+            return verify(pair[:1], pair[1:], timeout_seconds=None)
         return False
 
     def decide(question) -> bool:
