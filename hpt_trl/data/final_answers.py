@@ -1,6 +1,7 @@
 r"""Where a worked solution gives its final answer: in boxes, and on lines that begin with `####`."""
 
 import re
+from bisect import bisect_left
 from dataclasses import dataclass
 
 HASHES = re.compile(r"^[ \t]*####(?!#)[ \t]*(.*)$", re.MULTILINE)
@@ -18,7 +19,10 @@ _LEAD = re.compile(
 )
 _MARKDOWN = ("***", "**", "__", "`", "*")
 _SHORT_WORDS = {"yes", "no", "true", "false", "none", "dne", "undefined"}
-_STEP = re.compile(r"(?:step|part|case|section|example|question|problem|task|method|approach)\b", re.IGNORECASE)
+_STEP = re.compile(
+    r"(?:step|part|case|section|example|question|problem|task|method|approach|check|verif\w*|note|summary|explanation)\b",
+    re.IGNORECASE,
+)
 _NUMBERED = re.compile(r"\(?[\da-zA-Z]{1,2}[.):]\s+[a-zA-Z]{2,}")
 _PLAIN_WORDS = re.compile(r"[^\d\\=$]*[a-zA-Z]{2,}[^\d\\=$]*")
 
@@ -41,10 +45,10 @@ def final_answers(text: str) -> list[tuple[int, str]]:
     line's answer. A `####` line of words, such as `#### Verification`, is a heading where the text has other answers.
     A box that is never closed and an empty answer do not count.
     """
-    boxes = _boxes(text)
-    marks = _joined(text, boxes)
+    marks = _joined(text, _boxes(text))
+    starts = [mark.start for mark in marks]
     for line in HASHES.finditer(text):
-        if not any(line.start() <= mark.start < line.end() for mark in marks):
+        if bisect_left(starts, line.start()) == bisect_left(starts, line.end()):
             mark = _line(text, line)
             if mark is not None:
                 marks.append(mark)

@@ -22,7 +22,7 @@ def text_of(message: Any) -> str:
     """Return the text of a prompt or completion: the string itself, or the content of the last message."""
     if isinstance(message, str):
         return message
-    content = message[-1]["content"] if message else ""
+    content = message[-1].get("content") if message else ""
     if isinstance(content, str):
         return content
-    return "".join(part["text"] for part in content or [] if part["type"] == "text")
+    return "".join(part.get("text") or "" for part in content or [] if part.get("type") == "text")

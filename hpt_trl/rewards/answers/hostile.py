@@ -8,12 +8,13 @@ import re
 
 # Longer texts are rambling, not answers, and costly to parse.
 MAX_LENGTH = 400
-_MAX_DEPTH = 25
+_MAX_DEPTH = 12
 _MAX_EXPONENT = 5.0
 _MAX_DIGITS = 20_000.0
 _MAX_FACTORIAL = 3.5
 _MAX_BINOMIAL = 4.0
-_TOKEN = re.compile(r"\\[a-zA-Z]+|\\.|\d+(?:\.\d+)?|\S", re.DOTALL)
+_TOKEN = re.compile(r"\\[a-zA-Z]+|\\.|\d+(?:\.\d+)?|\S", re.DOTALL | re.ASCII)
+_EXPONENTIAL = re.compile(r"\d[eE][-+]?\d{5}")
 _OPENING = {"{": "}", "(": ")", "[": "]"}
 _CLOSING = set(_OPENING.values())
 _TWO_PARTS = {r"\frac": 2, r"\binom": 2}
@@ -26,7 +27,7 @@ class _Hostile(Exception):
 
 def is_hostile(text: str) -> bool:
     """Return whether the normalised LaTeX `text` is too long, too deep or too large to be evaluated."""
-    if len(text) > MAX_LENGTH:
+    if len(text) > MAX_LENGTH or _EXPONENTIAL.search(text):
         return True
     depth = 0
     for mark in text:
@@ -52,6 +53,11 @@ def _size(tokens: list[str], place: int) -> tuple[float, int]:
         token = tokens[place]
         if token == "^":
             exponent, place = _atom(tokens, place + 1)
+            while place < len(tokens) and tokens[place] == "^":
+                higher, place = _atom(tokens, place + 1)
+                if higher > _MAX_EXPONENT:
+                    raise _Hostile
+                exponent *= 10**higher
             if exponent > _MAX_EXPONENT or last * 10**exponent > _MAX_DIGITS:
                 raise _Hostile
             total += last * 10**exponent - last
@@ -81,7 +87,7 @@ def _atom(tokens: list[str], place: int) -> tuple[float, int]:
     if token in _OPENING:
         size, end = _size(tokens, place + 1)
         return size, end + 1
-    if token[0].isdecimal():
+    if token[0] in "0123456789":
         return _digits(token), place + 1
     if token in _TWO_PARTS:
         sizes = []

@@ -15,7 +15,7 @@ from typing import Any
 _WORKER = Path(__file__).with_name("worker.py")
 _MAX_WORKERS = 4
 # Seconds of the child's processor time for one question.
-SECONDS = 2.0
+SECONDS = 1.0
 # Only for a child that neither answers nor computes.
 _WALL_SECONDS = 60.0
 

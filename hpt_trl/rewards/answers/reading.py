@@ -42,7 +42,7 @@ _BASES = dict(
 )
 _NUMERAL = re.compile(
     r"(?:\( ?(?P<in>[0-9A-F]+) ?\)|(?P<out>[0-9][0-9A-F]*|[A-F]+[0-9A-F]*)) ?_ ?\{? ?(?:\\text\{ ?|\( ?)?"
-    rf"(?P<base>\d{{1,2}}|{'|'.join(_BASES)}) ?\}}{{0,2}}"
+    rf"(?P<base>\d{{1,2}}|{'|'.join(_BASES)}) ?\)?(?: ?\}}){{0,2}}"
 )
 _BASE_WORDS = re.compile(rf"(?P<digits>[0-9A-F]+) (?:in )?\(?base[ -](?P<base>\d{{1,2}}|{'|'.join(_BASES)})\)?")
 _RELATION = re.compile(r"\\leq|\\geq|\\neq|<|>|(?<![<>!])=")
@@ -105,13 +105,17 @@ def read(text: str, depth: int = 0) -> Form:
 
 
 def _numeral(text: str) -> Form | None:
-    if found := _NUMERAL.fullmatch(text):
+    plain = unworded(text)
+    if found := _NUMERAL.fullmatch(plain):
         digits, name = found["in"] or found["out"], found["base"]
-    elif found := _BASE_WORDS.fullmatch(unworded(text)):
+    elif found := _BASE_WORDS.fullmatch(plain):
         digits, name = found["digits"], found["base"]
     else:
         return None
     base = _BASES[name] if name in _BASES else int(name)
+    if not digits.isdecimal() and any(int(digit, 16) >= base for digit in digits):
+        # `A_1` is a name.
+        return None
     if base == 10 and digits.isdigit():
         return read_number(digits)
     return Numeral(digits.lstrip("0") or "0", base)
