@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from hpt_trl.rewards import mathcheck
+from hpt_trl.rewards.answers import pool
 from hpt_trl.rewards.answers.hostile import is_hostile
 from hpt_trl.rewards.answers.normalising import normalise
 from hpt_trl.rewards.answers.pool import Pool, shared_pool
@@ -116,18 +117,20 @@ def test_a_question_that_is_given_up_is_asked_again_and_the_next_one_is_decided(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the address space")
-def test_a_child_that_needs_much_memory_gives_up_and_goes_on():
-    pool = Pool(1)
+def test_a_child_that_needs_much_memory_gives_up_and_goes_on(monkeypatch):
+    monkeypatch.setattr(pool, "SECONDS", 60.0)
+    monkeypatch.setattr(pool, "MEMORY", 200 * 2**20)
+    one = Pool(1)
     try:
-        # Straight to the child, which the parent would refuse: numbers of gigabytes.
-        assert pool.decide([["same", "1", "9^{9^{9}}"]]) in ([None], [False])
-        assert pool.decide([["same", "x+1", "1+x"]]) == [True]
-        (pid,) = pool.pids()
+        # Straight to the child, which the parent would refuse: a number of a gigabyte.
+        assert one.decide([["same", "1", "2^{2^{33}}"]]) == [None]
+        assert one.decide([["same", "x+1", "1+x"]]) == [True]
+        (pid,) = one.pids()
         status = Path(f"/proc/{pid}/status").read_text()
         peak = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmPeak"))
-        assert peak <= 2**20
+        assert peak <= 200 * 2**10
     finally:
-        pool.close()
+        one.close()
 
 
 def test_several_threads_share_the_pool():
@@ -219,7 +222,7 @@ _MARKS = [
 _WORDS = re.findall(
     r"\S+",
     r"\frac \boxed{ } { #### \text{ 1/0 /000 \begin{pmatrix} \end{pmatrix} \\ & \cup [0, \infty) \pm \in x= _2 \sqrt or "
-    r"and : , % \% ^ cm $ 5 3/4 \le ! \binom e5 e999999 PM Jan \overline{ \{ \} \mathbb{R} \setminus \begin{cases}",
+    r"and : , % \% ^ cm $ 5 3/4 \le ! \binom e5 e999999 PM Jan \overline{ \{ \} \mathbb{R} \setminus",
 )
 _GOLDS = ["5", "1/2", "x+1", "(1,2)", "5\\text{ cm}", "[0,1]", "A", "yes", "\\{1,2\\}", "3:4", "x=2,y=3", "1001_2"]
 

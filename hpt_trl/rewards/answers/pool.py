@@ -16,6 +16,8 @@ _WORKER = Path(__file__).with_name("worker.py")
 _MAX_WORKERS = 4
 # Seconds of the child's processor time for one question.
 SECONDS = 1.0
+# Bytes of the child's address space; it starts with about 90 million.
+MEMORY = 2**29
 # Only for a child that neither answers nor computes.
 _WALL_SECONDS = 60.0
 
@@ -62,7 +64,7 @@ class _Worker:
     def _start(self) -> "subprocess.Popen[bytes]":
         # By path and with -P, so that the child imports nothing of this package and the user's script is not run
         # again; in a session of its own, so that Ctrl-C in the terminal does not reach it.
-        command = [sys.executable, "-P", str(_WORKER), str(SECONDS)]
+        command = [sys.executable, "-P", str(_WORKER), str(SECONDS), str(MEMORY)]
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
         assert process.stdout is not None
         # Importing sympy must not count against the first question.

@@ -1,6 +1,7 @@
 """The child process that asks math-verify. It is run by its path and imports nothing of this package.
 
-One line of JSON a question, one line a verdict: `true`, `false`, or `null` where it gave up.
+Arguments: the seconds of processor time for a question, and the bytes of memory. One line of JSON a question, one line
+a verdict: `true`, `false`, or `null` where it gave up.
 """
 
 import json
@@ -15,8 +16,6 @@ try:
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
-MEMORY = 2**30
-
 
 class _TooLong(BaseException):
     pass
@@ -30,7 +29,7 @@ def main() -> None:
     """Answer questions until the input ends."""
     # Ctrl-C is for the parent, which ends the child by closing its input.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    seconds = float(sys.argv[1])
+    seconds, memory = float(sys.argv[1]), int(sys.argv[2])
     from latex2sympy2_extended import NormalizationConfig
     from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
     from sympy import I
@@ -39,7 +38,7 @@ def main() -> None:
     logging.disable(logging.CRITICAL)
     sys.setrecursionlimit(2000)
     if resource is not None and sys.platform == "linux":
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
     # The parent has read the units; math-verify would take the `ab` of `2ab` for one.
