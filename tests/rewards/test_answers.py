@@ -222,7 +222,7 @@ _MARKS = [
 _WORDS = re.findall(
     r"\S+",
     r"\frac \boxed{ } { #### \text{ 1/0 /000 \begin{pmatrix} \end{pmatrix} \\ & \cup [0, \infty) \pm \in x= _2 \sqrt or "
-    r"and : , % \% ^ cm $ 5 3/4 \le ! \binom e5 e99999 PM Jan \overline{ \{ \} \mathbb{R} \setminus",
+    r"and : , % \% ^ cm $ 5 3/4 \le ! \binom e5 e99999 PM Jan \overline{ \{ \} \mathbb{R}",
 )
 _GOLDS = ["5", "1/2", "x+1", "(1,2)", "5\\text{ cm}", "[0,1]", "A", "yes", "\\{1,2\\}", "3:4", "x=2,y=3", "1001_2"]
 
