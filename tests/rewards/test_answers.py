@@ -106,6 +106,19 @@ def test_a_batch_of_hostile_answers_takes_seconds():
     assert time.perf_counter() - start < 3
 
 
+@pytest.mark.slow
+def test_a_batch_of_answers_that_are_hostile_only_when_evaluated_takes_seconds():
+    answers = [
+        "(x+y+z)^{100}",
+        "(\\sin x+\\cos x)^{200}",
+        "(1+\\sqrt2+\\sqrt3)^{500}",
+        "\\sum_{k=1}^{99999} \\frac{1}{k}",
+    ]
+    start = time.perf_counter()
+    assert not any(equal_pairs([(f"x+{n}", answers[n % 4]) for n in range(100)]))
+    assert time.perf_counter() - start < 45
+
+
 def test_a_question_that_is_given_up_is_asked_again_and_the_next_one_is_decided():
     answer = "(x+y+z+w)^{300}"
     pair = ("x+1", answer)
@@ -221,7 +234,7 @@ _MARKS = [
 ]
 _WORDS = re.findall(
     r"\S+",
-    r"\frac \boxed{ } { #### \text{ 1/0 /000 \begin{pmatrix} \end{pmatrix} \\ & \cup [0, \infty) \pm \in x= _2 \sqrt or "
+    r"\frac \boxed{ } { #### \text{ 1/0 /000 \begin{pmatrix} \end{pmatrix} \\ & \cup [0, \infty) \pm \in x= _2 or "
     r"and : , % \% ^ cm $ 5 3/4 \le ! \binom e5 e99999 PM Jan \overline{ \{ \} \mathbb{R}",
 )
 _GOLDS = ["5", "1/2", "x+1", "(1,2)", "5\\text{ cm}", "[0,1]", "A", "yes", "\\{1,2\\}", "3:4", "x=2,y=3", "1001_2"]

@@ -27,6 +27,8 @@ from hpt_trl.rewards.answers.words import Choice, Words
 
 Question = Any
 _MAX_ITEMS = 40
+# `y = 2x` and `f(x) = 2x` say the same.
+_FUNCTION = re.compile(r"y [fgh]\(x\)|[fgh]\(x\) y")
 # math-verify multiplies `1 2`.
 _UNDECIDABLE = re.compile(r"\d \d")
 
@@ -129,11 +131,12 @@ def _unlike(gold: Form, answer: Form) -> Question:
         assert isinstance(ratio, Ratio) and isinstance(number, Number)
         return len(ratio.parts) == 2 and ratio.parts[1] != 0 and ratio.parts[0] / ratio.parts[1] == number.value
     for one, two in ((gold, answer), (answer, gold)):
-        if isinstance(one, Matrix) and one.bars and isinstance(two, Number | Expression):
-            rows = r" \\ ".join(" & ".join(latex(cell) or "" for cell in row) for row in one.rows)
-            value = latex(two)
-            assert value is not None
-            return same(rf"\begin{{vmatrix}} {rows} \end{{vmatrix}}", value)
+        if isinstance(one, Matrix) and isinstance(two, Number | Expression):
+            cells = [[latex(cell) for cell in row] for row in one.rows]
+            rows = r" \\ ".join(" & ".join(str(cell) for cell in row) for row in cells)
+            name, value = "vmatrix" if one.bars else "pmatrix", latex(two)
+            known = value is not None and all(cell is not None for row in cells for cell in row)
+            return known and same(rf"\begin{{{name}}} {rows} \end{{{name}}}", str(value))
         if isinstance(one, Intervals) and isinstance(two, Expression):
             return _interval_and_expression(one, two)
     texts = latex(gold), latex(answer)
@@ -211,7 +214,7 @@ def _choices(choice: Choice, other: Form) -> Question:
 def _equations(gold: Form, answer: Form) -> Question:
     if isinstance(gold, Equation) and isinstance(answer, Equation):
         if gold.named and answer.named:
-            if gold.left != answer.left:
+            if gold.left != answer.left and not _FUNCTION.fullmatch(f"{gold.left} {answer.left}"):
                 questions = [same(gold.latex, answer.latex)] if gold.left in str(answer.right) else []
                 return any_of(questions)
             return compare(gold.right, answer.right)

@@ -86,6 +86,7 @@ _NOTHING = {
     *(r"\!", r"\(", r"\)", r"\left", r"\right", r"\middle", r"\displaystyle", r"\textstyle", r"\limits", r"\nolimits"),
     *(r"\big", r"\Big", r"\bigg", r"\Bigg", r"\bigl", r"\bigr", r"\Bigl", r"\Bigr", r"\biggl", r"\biggr", r"\strut"),
     *(r"\bf", r"\rm", r"\it", r"\sf", r"\bfseries", r"\scriptstyle", r"\negthinspace", r"\hfill", r"\cal", r"\phantom"),
+    *(r"\tiny", r"\small", r"\normalsize", r"\large", r"\Large", r"\huge"),
 }
 _SAME = {
     **dict.fromkeys((r"\dfrac", r"\tfrac", r"\cfrac", r"\nicefrac", r"\sfrac"), r"\frac"),
@@ -113,6 +114,7 @@ _SAME = {
     **dict.fromkeys((r"\textdollar",), r"\$"),
     **dict.fromkeys((r"\backslash",), r"\setminus"),
     **dict.fromkeys((r"\R", r"\reals"), r"\mathbb{R}"),
+    r"\lg": r"\log",
     r"\varepsilon": r"\epsilon",
     r"\varphi": r"\phi",
     r"\-": "",
@@ -158,7 +160,7 @@ _SIGNS = (
 
 def normalise(text: str) -> str:
     """Return `text` as plain LaTeX (see the module)."""
-    text = _unwrapped(_ascii(text))
+    text = _unwrapped(_ascii(text.replace("~", " ")))
     text = _PHRASE.sub("", text)
     text = _unwrapped(text)
     text = _COMMAND.sub(_command, text)
@@ -217,7 +219,7 @@ def _unwrapped(text: str) -> str:
     """Drop what encloses the whole: markdown's marks, math delimiters, quotation marks, a full stop."""
     while True:
         before = text
-        text = _unended(text.strip())
+        text = _unended(re.sub(r"(?<!\\)\\$", "", text.strip()))
         for opening, closing in (*_WRAPS, ('"', '"'), ("'", "'")):
             inner = text[len(opening) : -len(closing)]
             if text.startswith(opening) and text.endswith(closing) and inner and opening[-1] not in inner[:-1]:

@@ -22,7 +22,7 @@ _REPEATING = re.compile(
     r"(?P<whole>\d*)\.(?P<fixed>\d*)\\(?:overline|bar|dot|overbar) ?(?:\{(?P<many>\d+)\}|(?P<one>\d))"
 )
 _SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
-_SCALED = re.compile(rf"(?P<number>.*\S) ?(?:\\text\{{ ?)?(?P<scale>{'|'.join(_SCALES)})s? ?\}}?")
+_SCALED = re.compile(rf"(?P<number>.*?\S) ?(?:\\text\{{ ?)?(?P<scale>{'|'.join(_SCALES)})s? ?\}}?")
 
 
 @dataclass(frozen=True)

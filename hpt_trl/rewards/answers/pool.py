@@ -16,6 +16,9 @@ _WORKER = Path(__file__).with_name("worker.py")
 _MAX_WORKERS = 4
 # Seconds of the child's processor time for one question.
 SECONDS = 1.0
+# A batch full of answers that nobody can evaluate must not stop the training for minutes: after so many of them the
+# others of the batch have less time.
+PATIENCE, SHORT_SECONDS = 10, 0.2
 # Bytes of the child's address space; it starts with about 90 million.
 MEMORY = 2**29
 # Only for a child that neither answers nor computes.
@@ -26,8 +29,8 @@ class _Worker:
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
 
-    def ask(self, question: Any) -> bool | None:
-        """Return the verdict, or None where the child gave up or had to be killed."""
+    def ask(self, question: Any, seconds: float) -> bool | None:
+        """Return the verdict, or None where it took more than `seconds` of processor time or too much memory."""
         if self._process is None or self._process.poll() is not None:
             self._process = self._start()
         process = self._process
@@ -36,7 +39,7 @@ class _Worker:
         watch.daemon = True
         watch.start()
         try:
-            process.stdin.write(json.dumps(question).encode() + b"\n")
+            process.stdin.write(json.dumps([seconds, question]).encode() + b"\n")
             process.stdin.flush()
             reply = process.stdout.readline()
         except BrokenPipeError:
@@ -64,7 +67,7 @@ class _Worker:
     def _start(self) -> "subprocess.Popen[bytes]":
         # By path and with -P, so that the child imports nothing of this package and the user's script is not run
         # again; in a session of its own, so that Ctrl-C in the terminal does not reach it.
-        command = [sys.executable, "-P", str(_WORKER), str(SECONDS), str(MEMORY)]
+        command = [sys.executable, "-P", str(_WORKER), str(MEMORY)]
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
         assert process.stdout is not None
         # Importing sympy must not count against the first question.
@@ -85,9 +88,19 @@ class Pool:
 
     def decide(self, questions: list[Any]) -> list[bool | None]:
         """Return the verdicts in order; None for a question that took too long or too much memory."""
-        if len(questions) == 1:
-            return [self._one(questions[0])]
-        return list(self._threads.map(self._one, questions))
+        given_up: list[Any] = []
+
+        def one(question: Any) -> bool | None:
+            worker = self._idle.get()
+            try:
+                verdict = worker.ask(question, SECONDS if len(given_up) < PATIENCE else SHORT_SECONDS)
+            finally:
+                self._idle.put(worker)
+            if verdict is None:
+                given_up.append(question)
+            return verdict
+
+        return [one(questions[0])] if len(questions) == 1 else list(self._threads.map(one, questions))
 
     def pids(self) -> list[int]:
         """The running children."""
@@ -96,13 +109,6 @@ class Pool:
     def close(self) -> None:
         for worker in self._workers:
             worker.stop()
-
-    def _one(self, question: Any) -> bool | None:
-        worker = self._idle.get()
-        try:
-            return worker.ask(question)
-        finally:
-            self._idle.put(worker)
 
 
 _pool: Pool | None = None

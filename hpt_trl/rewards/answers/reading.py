@@ -20,7 +20,7 @@ from hpt_trl.rewards.answers.forms import (
 from hpt_trl.rewards.answers.moments import read_moment
 from hpt_trl.rewards.answers.normalising import normalise
 from hpt_trl.rewards.answers.numbers import Number, read_number
-from hpt_trl.rewards.answers.splitting import bracketed, split
+from hpt_trl.rewards.answers.splitting import bracketed, closing, split
 from hpt_trl.rewards.answers.units import is_known_unit, read_unit
 from hpt_trl.rewards.answers.words import read_choice, read_number_word, read_words, unworded
 
@@ -30,7 +30,7 @@ _GREEK = r"\\(?:alpha|beta|gamma|theta|phi|lambda|mu|rho|sigma|omega|tau|delta|e
 _NAME = re.compile(
     rf"(?:[a-zA-Z]'*|{_GREEK}|\\text\{{[^{{}}]*\}}|(?:\\triangle ?)?[A-Z]{{1,4}}|area|volume|perimeter)"
     r"(?: ?_ ?(?:\w|\{[^{}]*\}))?(?: ?\([a-z](?:, ?[a-z])*\))?"
-    r"|\|[A-Z]{1,2}\||(?:m ?)?\\angle ?[A-Z]{1,3}|P ?\([^()]*\)"
+    r"|\( ?[a-zA-Z](?: ?, ?[a-zA-Z])+ ?\)|\|[A-Z]{1,2}\||(?:m ?)?\\angle ?[A-Z]{1,3}|P ?\([^()]*\)"
 )
 _VARIABLE = re.compile(rf"[a-zA-Z]|{_GREEK}")
 _BASES = dict(
@@ -41,7 +41,7 @@ _BASES = dict(
     )
 )
 _NUMERAL = re.compile(
-    r"(?:\( ?(?P<in>[0-9A-F]+) ?\)|(?P<out>[0-9][0-9A-F]*|[A-F]+[0-9A-F]*)) ?_ ?\{? ?(?:\\text\{ ?|\( ?)?"
+    r"(?:\( ?(?P<in>[0-9A-F]+) ?\)|(?P<out>[0-9][0-9A-F]*|[A-F]+[0-9A-F]*)) ?_ ?\{? ?(?:\\text\{ ?|\( ?|base ?)?"
     rf"(?P<base>\d{{1,2}}|{'|'.join(_BASES)}) ?\)?(?: ?\}}){{0,2}}"
 )
 _BASE_WORDS = re.compile(rf"(?P<digits>[0-9A-F]+) (?:in )?\(?base[ -](?P<base>\d{{1,2}}|{'|'.join(_BASES)})\)?")
@@ -49,7 +49,8 @@ _RELATION = re.compile(r"\\leq|\\geq|\\neq|<|>|(?<![<>!])=")
 _FLIPPED = {"<": ">", ">": "<", r"\leq": r"\geq", r"\geq": r"\leq"}
 _INFINITY, _MINUS_INFINITY = Expression(r"\infty"), Expression(r"-\infty")
 _REALS = Span(_MINUS_INFINITY, _INFINITY, False, False)
-_ALL = re.compile(r"\\mathbb ?\{? ?R ?\}?|(?:all )?real(?: number)?s|\\emptyset|\\\{ ?\\\}")
+_ALL = re.compile(r"\\mathbb ?\{? ?R ?\}?|(?:all )?real(?: number)?s", re.IGNORECASE)
+_NONE = re.compile(r"\\emptyset|\\\{ ?\\\}|(?:the )?empty set|(?:there (?:is|are) )?no solutions?", re.IGNORECASE)
 _WITHOUT = re.compile(r"\\mathbb ?\{? ?R ?\}? ?(?:\\setminus|-) ?(\\\{.*\\\})", re.DOTALL)
 _MEMBER = re.compile(rf"(?P<name>[a-zA-Z]|{_GREEK}) ?\\in(?![a-z]) ?(?P<set>.+)", re.DOTALL)
 _BUILT = re.compile(r"(?P<name>[a-zA-Z]) ?(?:\\in ?\\mathbb ?\{? ?R ?\}?)? ?(?:\||:) ?(?P<condition>.+)", re.DOTALL)
@@ -89,6 +90,9 @@ def read_answer(text: str) -> Form:
 def read(text: str, depth: int = 0) -> Form:
     """Read a normalised text; `depth` counts the brackets around it."""
     text = text.strip()
+    if text.startswith("{") and closing(text) == len(text):
+        # `{1, 2}` is meant as a set; without commas the braces only group.
+        text = rf"\{{{text[1:-1]}\}}" if "," in text else text[1:-1].strip()
     if depth > _MAX_DEPTH or not text:
         return Expression(text)
     for flat in _FLAT:
@@ -129,7 +133,9 @@ def _nth(text: str) -> Form | None:
 def _reals(text: str) -> Form | None:
     plain = unworded(text)
     if _ALL.fullmatch(plain):
-        return Intervals(None, (_REALS,) if "r" in plain.lower() else ())
+        return Intervals(None, (_REALS,))
+    if _NONE.fullmatch(plain):
+        return Intervals(None, ())
     if not (found := _WITHOUT.fullmatch(text)):
         return None
     points = read(found[1], 1)

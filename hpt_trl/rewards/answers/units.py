@@ -157,7 +157,7 @@ def _product(plain: str) -> Unit | None:
             for name, power in inner.dimensions:
                 powers[name] = powers.get(name, 0) + sign * power
             factor *= inner.factor**sign
-        elif part not in _EMPTY or not (powers or part == "in"):
+        elif part not in _EMPTY or not powers:
             name, size = _known(found[0]) or (_singular(part), Fraction(1))
             power = sign * waiting
             powers[name] = powers.get(name, 0) + power

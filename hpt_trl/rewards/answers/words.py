@@ -37,10 +37,7 @@ _TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ni
 _SAME = {
     "does not exist": "dne",
     "doesn't exist": "dne",
-    "no solutions": "no solution",
     "no real solutions": "no real solution",
-    "there is no solution": "no solution",
-    "there are no solutions": "no solution",
     "infinitely many solutions": "infinitely many",
     "t": "t",
 }

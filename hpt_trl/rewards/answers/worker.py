@@ -1,7 +1,7 @@
 """The child process that asks math-verify. It is run by its path and imports nothing of this package.
 
-Arguments: the seconds of processor time for a question, and the bytes of memory. One line of JSON a question, one line
-a verdict: `true`, `false`, or `null` where it gave up.
+Its argument is the bytes of memory. One line of JSON `[seconds of processor time, question]` comes in for each
+question, one line goes out: `true`, `false`, or `null` where it gave up.
 """
 
 import json
@@ -29,7 +29,7 @@ def main() -> None:
     """Answer questions until the input ends."""
     # Ctrl-C is for the parent, which ends the child by closing its input.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    seconds, memory = float(sys.argv[1]), int(sys.argv[2])
+    memory = int(sys.argv[1])
     from latex2sympy2_extended import NormalizationConfig
     from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
     from sympy import I
@@ -105,7 +105,7 @@ def main() -> None:
     for line in sys.stdin:
         verdict: bool | None = None
         try:
-            question = json.loads(line)
+            seconds, question = json.loads(line)
             if timed:
                 signal.setitimer(signal.ITIMER_PROF, seconds + 1)
                 signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
