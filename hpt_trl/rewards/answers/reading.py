@@ -13,13 +13,13 @@ from hpt_trl.rewards.answers.forms import (
     Intervals,
     Items,
     Matrix,
-    Numeral,
     Quantity,
     Span,
 )
 from hpt_trl.rewards.answers.moments import read_moment
 from hpt_trl.rewards.answers.normalising import normalise
 from hpt_trl.rewards.answers.numbers import Number, read_number
+from hpt_trl.rewards.answers.numerals import read_numeral, read_ordinal
 from hpt_trl.rewards.answers.splitting import bracketed, closing, split
 from hpt_trl.rewards.answers.units import is_known_unit, read_unit
 from hpt_trl.rewards.answers.words import read_choice, read_number_word, read_words, unworded
@@ -33,18 +33,6 @@ _NAME = re.compile(
     r"|\( ?[a-zA-Z](?: ?, ?[a-zA-Z])+ ?\)|\|[A-Z]{1,2}\||(?:m ?)?\\angle ?[A-Z]{1,3}|P ?\([^()]*\)"
 )
 _VARIABLE = re.compile(rf"[a-zA-Z]|{_GREEK}")
-_BASES = dict(
-    zip(
-        ["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "sixteen"],
-        (*range(2, 11), 16),
-        strict=True,
-    )
-)
-_NUMERAL = re.compile(
-    r"(?:\( ?(?P<in>[0-9A-F]+) ?\)|(?P<out>[0-9][0-9A-F]*|[A-F]+[0-9A-F]*)) ?_ ?\{? ?(?:\\text\{ ?|\( ?|base ?)?"
-    rf"(?P<base>\d{{1,2}}|{'|'.join(_BASES)}) ?\)?(?: ?\}}){{0,2}}"
-)
-_BASE_WORDS = re.compile(rf"(?P<digits>[0-9A-F]+) (?:in )?\(?base[ -](?P<base>\d{{1,2}}|{'|'.join(_BASES)})\)?")
 _RELATION = re.compile(r"\\leq|\\geq|\\neq|<|>|(?<![<>!])=")
 _FLIPPED = {"<": ">", ">": "<", r"\leq": r"\geq", r"\geq": r"\leq"}
 _INFINITY, _MINUS_INFINITY = Expression(r"\infty"), Expression(r"-\infty")
@@ -77,7 +65,6 @@ _BARE_UNIT = re.compile(
     re.DOTALL,
 )
 _TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
-_NTH = re.compile(r"(\d+) ?(?:\^ ?\{? ?)?(?:\\text\{ ?(?:st|nd|rd|th) ?\}|(?:st|nd|rd|th))\}?")
 
 
 @lru_cache(maxsize=50_000)
@@ -106,28 +93,6 @@ def read(text: str, depth: int = 0) -> Form:
         if (form := deep(text, depth + 1)) is not None:
             return form
     return read_words(text) or Expression(text)
-
-
-def _numeral(text: str) -> Form | None:
-    plain = unworded(text)
-    if found := _NUMERAL.fullmatch(plain):
-        digits, name = found["in"] or found["out"], found["base"]
-    elif found := _BASE_WORDS.fullmatch(plain):
-        digits, name = found["digits"], found["base"]
-    else:
-        return None
-    base = _BASES[name] if name in _BASES else int(name)
-    if not digits.isdecimal() and any(int(digit, 16) >= base for digit in digits):
-        # `A_1` is a name.
-        return None
-    if base == 10 and digits.isdigit():
-        return read_number(digits)
-    return Numeral(digits.lstrip("0") or "0", base)
-
-
-def _nth(text: str) -> Form | None:
-    found = _NTH.fullmatch(text)
-    return read_number(found[1]) if found else None
 
 
 def _reals(text: str) -> Form | None:
@@ -391,8 +356,8 @@ def _has_words(text: str) -> bool:
 
 _FLAT: tuple[Callable[[str], Form | None], ...] = (
     read_number,
-    _numeral,
-    _nth,
+    read_numeral,
+    read_ordinal,
     read_moment,
     read_choice,
     read_number_word,
