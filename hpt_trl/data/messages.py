@@ -29,4 +29,4 @@ def text_of(message: Any) -> str:
     content = message[-1].get("content") if message else ""
     if isinstance(content, str):
         return content
-    return "".join(part["text"] for part in content or [] if part["type"] == "text")
+    return "".join(part.get("text") or "" for part in content or [] if part.get("type") == "text")

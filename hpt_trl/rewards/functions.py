@@ -7,10 +7,10 @@ completion is a string or a list of messages and None means that the reward does
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from hpt_trl.data.final_answers import BOXED, HASHES, final_answer, final_answers
+from hpt_trl.data.final_answers import HASHES, final_answer, final_answers
 from hpt_trl.data.messages import text_of
 from hpt_trl.errors import UserError
-from hpt_trl.rewards.mathcheck import equal_answers
+from hpt_trl.rewards.mathcheck import equal_pairs
 
 Reward = Callable[..., Any]
 
@@ -18,20 +18,17 @@ Reward = Callable[..., Any]
 def math_answer(completions: Sequence[Any], answer: Sequence[Any] | None = None, **_: Any) -> list[float | None]:
     r"""1.0 where the last `\boxed{...}` or `#### ...` of the completion equals column `answer`, else 0.0.
 
-    Equal as text, as numbers or by math-verify. None where the row has no answer.
+    What is equal is written in docs/answers.md. None where the row has no answer.
 
     Raises:
         UserError: the data has no column `answer`.
     """
     golds = _required("math_answer", "answer", answer)
-    rewards: list[float | None] = []
-    for completion, gold in zip(completions, golds, strict=True):
-        if gold is None:
-            rewards.append(None)
-            continue
-        given = final_answer(text_of(completion))
-        rewards.append(float(given is not None and equal_answers(str(gold), given)))
-    return rewards
+    given = [final_answer(text_of(completion)) for completion in completions]
+    rows = list(zip(golds, given, strict=True))
+    pairs = [(str(gold), found) for gold, found in rows if gold is not None and found is not None]
+    equal = iter(equal_pairs(pairs))
+    return [None if gold is None else float(found is not None and next(equal)) for gold, found in rows]
 
 
 def exact_match(completions: Sequence[Any], answer: Sequence[Any] | None = None, **_: Any) -> list[float | None]:
@@ -49,7 +46,7 @@ def exact_match(completions: Sequence[Any], answer: Sequence[Any] | None = None,
 
 def boxed_format(completions: Sequence[Any], **_: Any) -> list[float]:
     r"""1.0 where the completion gives exactly one final answer, as `\boxed{...}` or as a line `#### ...`."""
-    return [float(_count_answers(text_of(completion)) == 1) for completion in completions]
+    return [float(len(final_answers(text_of(completion))) == 1) for completion in completions]
 
 
 def reasoning_gym(completions: Sequence[Any], metadata: Sequence[str] | None = None, **_: Any) -> list[float]:
@@ -116,13 +113,6 @@ def missing_column(reward: str, column: str, found: str) -> str:
         f"reward_funcs: `{reward}` reads the column `{column}` ({found}). Name the column that holds it, e.g. "
         f"column_mapping: {{{column}: solution}}"
     )
-
-
-def _count_answers(text: str) -> int:
-    """Count the final answers; a box on a `####` line belongs to that line."""
-    lines = {text.count("\n", 0, place) for place, _ in final_answers(text)}
-    boxes = [place for place, _ in final_answers(text) if text[:place].endswith(BOXED)]
-    return max(len(lines), len(boxes))
 
 
 def _free_answer(text: str) -> str:

@@ -1,108 +1,54 @@
-"""Whether two mathematical answers are equal, decided without ever hanging the training run.
+"""Whether mathematical answers are equal, decided without ever hanging the training run (docs/answers.md).
 
-math-verify stops a comparison by an alarm signal, which works in the main thread only and cannot interrupt one long
-operation on big integers. A model under training writes such answers (`7^{10^{10}}`), so everything but equal text
-and plain numbers is compared in a child process that is killed when it takes too long.
+Plain answers are compared here. Expressions go to child processes with limits on time and memory, for a model under
+training writes answers such as `7^{10^{10}}`, which nothing can interrupt.
 """
 
-import json
-import re
-import select
-import subprocess
-import sys
-import threading
-from fractions import Fraction
-from functools import lru_cache
+from collections.abc import Sequence
+from typing import Any
 
-# Longer texts are rambling, not answers, and costly to parse.
-_MAX_LENGTH = 400
-_NUMBER = re.compile(r"[-+]?(?:\d+(?:,\d{3})*(?:\.\d*)?|\.\d+)(?:/\d+)?")
-_IGNORED = re.compile(r"\\[!,;:%$ ]|\\(?:left|right|displaystyle)(?![a-zA-Z])|[$\s]")
+from hpt_trl.rewards.answers.comparing import compare
+from hpt_trl.rewards.answers.hostile import MAX_LENGTH
+from hpt_trl.rewards.answers.pool import shared_pool
+from hpt_trl.rewards.answers.reading import read_answer
+
+_CACHED = 50_000
+_verdicts: dict[tuple[str, str], bool] = {}
 
 
-class _Worker:
-    """The child process, started on first use and again after it was killed."""
-
-    def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
-        self._lock = threading.Lock()
-
-    def ask(self, gold: str, candidate: str, timeout: float) -> bool:
-        with self._lock:
-            if self._process is None or self._process.poll() is not None:
-                self._process = self._start()
-            process = self._process
-            assert process.stdin is not None and process.stdout is not None
-            process.stdin.write(json.dumps([gold, candidate]).encode() + b"\n")
-            process.stdin.flush()
-            ready, _, _ = select.select([process.stdout], [], [], timeout)
-            reply = process.stdout.readline() if ready else b""
-            if not reply:
-                process.kill()
-                process.wait()
-                self._process = None
-                return False
-            return json.loads(reply)
-
-    def _start(self) -> "subprocess.Popen[bytes]":
-        # By path and with -P, so that the child imports nothing of this package and the user's script is not run again.
-        command = [sys.executable, "-P", __file__]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        assert process.stdout is not None
-        # Importing sympy must not count against the first answer.
-        if process.stdout.readline() != b"ready\n":
-            raise RuntimeError(f"the child process that compares answers did not start: {' '.join(command)}")
-        return process
+def equal_answers(gold: str, answer: str) -> bool:
+    """Return whether `answer` equals `gold`; see `equal_pairs`."""
+    return equal_pairs([(gold, answer)])[0]
 
 
-_worker = _Worker()
+def equal_pairs(pairs: Sequence[tuple[str, str]]) -> list[bool]:
+    """Return for each pair of gold and answer whether the two are equal.
 
-
-def equal_answers(gold: str, candidate: str, *, timeout: float = 5.0) -> bool:
-    """Return whether `candidate` equals `gold`: as text, as numbers, or by math-verify.
-
-    An answer that cannot be compared within `timeout` seconds, or is longer than 400 characters, is not equal.
+    An answer that is longer than 400 characters, too large to be evaluated, or not decided within the limits of time
+    and memory, equals only its own text.
     """
-    gold, candidate = _plain(gold), _plain(candidate)
-    if gold == candidate:
-        return bool(gold)
-    if not gold or not candidate or max(len(gold), len(candidate)) > _MAX_LENGTH:
+    questions = {pair: _verdicts[pair] if pair in _verdicts else _question(*pair) for pair in dict.fromkeys(pairs)}
+    verdicts: dict[tuple[str, str], bool | None] = {
+        pair: question for pair, question in questions.items() if isinstance(question, bool)
+    }
+    asked = [pair for pair in questions if pair not in verdicts]
+    if asked:
+        verdicts.update(zip(asked, shared_pool().decide([questions[pair] for pair in asked]), strict=True))
+        if len(_verdicts) > _CACHED:
+            _verdicts.clear()
+        # What was given up may be decided on another day.
+        _verdicts.update((pair, verdict) for pair in asked if (verdict := verdicts[pair]) is not None)
+    return [bool(verdicts[pair]) for pair in pairs]
+
+
+def needs_sympy(gold: str, answer: str) -> bool:
+    """Return whether the comparison goes to a child process."""
+    return not isinstance(_question(gold, answer), bool)
+
+
+def _question(gold: str, answer: str) -> Any:
+    if gold.strip() == answer.strip():
+        return bool(gold.strip())
+    if max(len(gold), len(answer)) > MAX_LENGTH:
         return False
-    numbers = _number(gold), _number(candidate)
-    if None not in numbers:
-        return numbers[0] == numbers[1]
-    return _by_math_verify(gold, candidate, timeout)
-
-
-@lru_cache(maxsize=10_000)
-def _by_math_verify(gold: str, candidate: str, timeout: float) -> bool:
-    return _worker.ask(gold, candidate, timeout)
-
-
-def _plain(text: str) -> str:
-    """Drop what does not change a value: spaces, dollar signs, LaTeX spacing, a final full stop."""
-    return _IGNORED.sub("", text).rstrip(".") if len(text) <= 10 * _MAX_LENGTH else text.strip()
-
-
-def _number(text: str) -> Fraction | None:
-    if not _NUMBER.fullmatch(text) or text.endswith(tuple("/0" + "0" * n for n in range(5))):
-        return None
-    return Fraction(text.replace(",", ""))
-
-
-def _serve() -> None:
-    """Answer `[gold, candidate]` lines with `true` or `false` until the input ends."""
-    import logging
-
-    from math_verify import parse, verify
-
-    # The parent is the timeout; math-verify warns about having none.
-    logging.disable(logging.WARNING)
-    print("ready", flush=True)
-    for line in sys.stdin:
-        gold, candidate = (parse(f"\\boxed{{{text}}}", parsing_timeout=None) for text in json.loads(line))
-        print(json.dumps(bool(verify(gold, candidate, timeout_seconds=None))), flush=True)
-
-
-if __name__ == "__main__":
-    _serve()
+    return compare(read_answer(gold), read_answer(answer))

@@ -1,13 +1,9 @@
 """Rewards by name and by dotted path, and the guard around them."""
 
 import asyncio
-import json
 import logging
 import math
-import os
-import subprocess
 import sys
-import threading
 import time
 
 import pytest
@@ -18,72 +14,11 @@ from hpt_trl.rewards.functions import (
     REWARDS,
     boxed_format,
     exact_match,
-    final_answer,
     math_answer,
     reasoning_gym,
 )
 from hpt_trl.rewards.guarding import guard
 from hpt_trl.rewards.loading import check_columns, load_rewards
-from hpt_trl.rewards.mathcheck import equal_answers
-
-
-@pytest.mark.parametrize(
-    ("text", "answer"),
-    [
-        ("2 + 3 = 5\n#### 5", "5"),
-        ("#### 5\n#### 7", "7"),
-        ("so \\boxed{\\frac{1}{2}}.", "\\frac{1}{2}"),
-        ("\\boxed{1} or rather \\boxed{2}", "2"),
-        ("\\boxed{3}\n#### 4", "4"),
-        ("#### \\boxed{7}", "7"),
-        ("the answer is 5", None),
-        ("\\boxed{5", None),
-        ("#### ", None),
-        ("", None),
-    ],
-)
-def test_final_answer(text, answer):
-    assert final_answer(text) == answer
-
-
-@pytest.mark.parametrize(
-    ("gold", "given", "equal"),
-    [
-        ("72", "72", True),
-        ("72", "72.0", True),
-        ("1000", "1,000", True),
-        ("1,000", "$1000", True),
-        ("0.5", "1/2", True),
-        ("5", "-5", False),
-        ("72", "720", False),
-        ("72", "", False),
-        ("1/0", "3", False),
-        ("\\frac{1}{2}", "0.5", True),
-        ("x^2+2x+1", "(x+1)^2", True),
-        ("2\\sqrt{3}", "\\sqrt{12}", True),
-        ("\\left(1, 2\\right)", "(1,2)", True),
-        ("Paris", "Rome", False),
-        ("3", "3" * 5000, False),
-    ],
-)
-def test_equal_answers(gold, given, equal):
-    assert equal_answers(gold, given) is equal
-
-
-def test_an_answer_that_never_ends_is_wrong_and_the_next_one_is_compared():
-    assert equal_answers("x+1", "1+x")
-    start = time.perf_counter()
-    assert not equal_answers("y", "7^{10^{10}}", timeout=1.0)
-    assert time.perf_counter() - start < 5
-    assert equal_answers("\\frac{2}{4}", "\\frac{1}{2}")
-
-
-def test_answers_are_compared_outside_the_main_thread():
-    results = []
-    thread = threading.Thread(target=lambda: results.append(equal_answers("\\frac{3}{6}", "\\frac{1}{2}")))
-    thread.start()
-    thread.join(timeout=60)
-    assert results == [True]
 
 
 def test_plain_numbers_are_compared_fast():
@@ -109,6 +44,8 @@ def test_exact_match_and_boxed_format():
     assert exact_match(completions=[" yes\n", "yes!", "x"], answer=["yes", "yes", None]) == [1, 0, None]
     completions = ["#### 4", "\\boxed{4}", "4", "#### 4\n#### 5", "\\boxed{1} \\boxed{2}", "#### \\boxed{4}"]
     assert boxed_format(completions=completions) == [1, 1, 0, 0, 0, 1]
+    completions = ["\\boxed{4}\n#### Verification", "x=\\boxed{2} or x=\\boxed{3}", "#### Verification\n#### 4"]
+    assert boxed_format(completions=completions) == [1, 1, 1]
 
 
 @pytest.mark.parametrize("task", ["chain_sum", "countdown", "mini_sudoku", "arc_agi", "number_sorting"])
@@ -236,20 +173,3 @@ def test_guard_takes_a_callable_instance():
 
     assert guard(Brevity()).__name__ == "Brevity"
     assert _call(Brevity()) == [0.0] * 3
-
-
-def test_the_comparing_process_ends_with_its_parent():
-    code = (
-        "from hpt_trl.rewards import mathcheck; mathcheck.equal_answers('x+1', '1+x');"
-        "print(mathcheck._worker._process.pid, flush=True)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    pid = int(json.loads(done.stdout))
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return
-        time.sleep(0.1)
-    pytest.fail(f"process {pid} outlived its parent")

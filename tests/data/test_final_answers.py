@@ -1,0 +1,72 @@
+"""Where texts give their final answer."""
+
+import time
+
+import pytest
+
+from hpt_trl.data.final_answers import final_answer, final_answers
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("2 + 3 = 5\n#### 5", "5"),
+        ("#### 5\n#### 7", "7"),
+        ("so \\boxed{\\frac{1}{2}}.", "\\frac{1}{2}"),
+        ("\\boxed{1} or rather \\boxed{2}", "2"),
+        ("\\boxed{3}\n#### 4", "4"),
+        ("#### \\boxed{7}", "7"),
+        ("the answer is 5", None),
+        ("\\boxed{5", None),
+        ("#### ", None),
+        ("\\boxed{}", None),
+        ("\\boxedx{5}", None),
+        ("##### 5", None),
+        ("", None),
+        # Headings.
+        ("So \\boxed{5}.\n#### Verification", "5"),
+        ("\\boxed{5}\n\n#### Verification:\n2 + 3 = 5", "5"),
+        ("\\boxed{5}\n#### Check: 2+3=5", "5"),
+        ("\\boxed{3}\n#### Step 2", "3"),
+        ("#### 1. First step\nAdd.\n#### 5", "5"),
+        ("#### 5\n#### Summary of the results", "5"),
+        ("#### Conclusion\nThe answer is \\boxed{4}", "4"),
+        ("#### Final Answer\n\\boxed{7}\nI hope it is right.", "7"),
+        ("#### Answer\n5", "5"),
+        ("#### Paris", "Paris"),
+        ("\\boxed{1}\n#### yes", "yes"),
+        # What stands around the answer of a line.
+        ("#### Final answer: 5", "5"),
+        ("#### The answer is 5", "5"),
+        ("#### **5**", "5"),
+        ("#### **Final Answer:** 5", "5"),
+        ("#### The final answer is \\boxed{8}", "8"),
+        ("#### 1,234 dollars", "1,234 dollars"),
+        # Ways to write a box.
+        ("\\boxed 5", "5"),
+        ("\\boxed 12.", "12"),
+        ("\\boxed {5}", "5"),
+        ("\\boxed\\frac{1}{2}", "\\frac{1}{2}"),
+        ("\\fbox{5}", "5"),
+        ("\\boxed{\\boxed{5}}", "5"),
+        ("\\boxed{5 or so, no: \\boxed{6}", "6"),
+        ("\\boxed{\\{1,2\\}}", "\\{1,2\\}"),
+        # One answer in several boxes.
+        ("x=\\boxed{2} or x=\\boxed{3}", "2, 3"),
+        ("$x_1=\\boxed{2}$ and $x_2=\\boxed{3}$", "2, 3"),
+        ("\\boxed{2}, \\boxed{3}, and \\boxed{4}", "2, 3, 4"),
+        ("\\boxed{1} \\boxed{2}", "2"),
+    ],
+)
+def test_final_answer(text, answer):
+    assert final_answer(text) == answer
+
+
+@pytest.mark.parametrize(
+    "part",
+    ["\\boxed{", "#### ", "#### 5\n", "\\boxed{1} or ", "{", "}", "\n", "\\boxed{1}\n#### 2\n", "\\boxed ", "\\"],
+)
+def test_long_texts_are_read_in_linear_time(part):
+    start = time.perf_counter()
+    final_answers(part * (200_000 // len(part)))
+    assert time.perf_counter() - start < 3
