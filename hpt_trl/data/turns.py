@@ -30,6 +30,9 @@ def turn_fault(message: dict[str, Any], rendered: str) -> str | None:
     for values in _call_values(message):
         if not any(_squeezed(value) in squeezed for value in values):
             return f"the chat template leaves out {shown(values[0], 120)} of its tool calls"
+    own = _opened(message.get("content")) + any(isinstance(message.get(name), str) for name in _THOUGHTS)
+    if own and _opened(rendered) > own:
+        return "the chat template writes thoughts of its own before those of the message"
     return unpaired_mark(rendered)
 
 
@@ -93,6 +96,15 @@ def _texts(value: Any) -> Iterator[str]:
     elif isinstance(value, list):
         for inner in value:
             yield from _texts(inner)
+
+
+def _opened(content: Any) -> int:
+    """Number of opening thinking marks of a text, or of a message's parts."""
+    return sum(
+        not mark[1]
+        for text in ([content] if isinstance(content, str) else _texts(content))
+        for mark in _MARK.finditer(text)
+    )
 
 
 def _squeezed(text: str) -> str:

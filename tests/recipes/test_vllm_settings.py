@@ -60,7 +60,8 @@ def test_auto_falls_back_and_says_why(read, tiny_model_path, capsys):
     assert describe(recipe) == f"transformers (vllm: auto; {why_not('colocate', use_cpu=True)})"
     words = [f"--model_name_or_path={tiny_model_path}", "--max_steps=1", "--max_completion_length=4", "--vllm=auto"]
     words += ["--dataset_options={size: 8}", "--report_to=none", "--bf16=false", "--dtype=float32"]
-    runner.run("recipe.yaml", words)
+    with pytest.raises(UserError, match="nothing was trained: all completions of every prompt had the same reward"):
+        runner.run("recipe.yaml", words)
     assert f"rollouts: {describe(recipe)}\n" in capsys.readouterr().out
     check("recipe.yaml", [*words, "--output_dir=other"])
     assert f"rollouts:       {describe(recipe)}\n" in capsys.readouterr().out
