@@ -1,0 +1,191 @@
+"""Conversations through the front door: what is refused, what `check` shows, and the ids that are trained."""
+
+import json
+
+import pytest
+import torch
+import trl.chat_template_utils as templates
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import SFTConfig, SFTTrainer
+
+from hpt_trl.cli import main
+from hpt_trl.data.rendering import Encoder
+from hpt_trl.methods.sft.rows import training_rows
+from hpt_trl.planning.check import check
+from hpt_trl.runs import runner
+from tests.data.test_rendering import FORGETFUL, THOUGHTS
+
+
+def user(text: str) -> dict:
+    return {"role": "user", "content": text}
+
+
+def assistant(text: str) -> dict:
+    return {"role": "assistant", "content": text}
+
+
+@pytest.fixture
+def rows(tmp_path):
+    """Writes rows and returns their file."""
+
+    def write(rows: list[dict]) -> str:
+        path = tmp_path / "rows.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
+def model_with(tmp_path, tiny_model_path):
+    """The tiny model with another chat template."""
+
+    def save(template: str) -> str:
+        folder = str(tmp_path / "model")
+        tokenizer = AutoTokenizer.from_pretrained(tiny_model_path)
+        tokenizer.chat_template = template
+        tokenizer.save_pretrained(folder)
+        AutoModelForCausalLM.from_pretrained(tiny_model_path).save_pretrained(folder)
+        return folder
+
+    return save
+
+
+def demonstrations(answer: str = THOUGHTS) -> list[dict]:
+    plain = [{"prompt": [user(f"What is {i} + 1?")], "completion": [assistant(f"{i + 1}")]} for i in range(8)]
+    return [*plain, {"prompt": [user("What is 2 + 3?")], "completion": [assistant(answer)]}]
+
+
+GROUPS = {"num_generations": 2, "max_completion_length": 8, "max_demonstration_length": 64}
+
+
+@pytest.mark.parametrize("command", ["check", "run"])
+@pytest.mark.parametrize("stage", ["sft", "rho1", "hpt", "dpo", "reward"])
+def test_thoughts_that_the_template_drops_are_refused(recipe, rows, model_with, tmp_path, capsys, command, stage):
+    data = demonstrations()
+    changes = {"test_split_size": None}
+    if stage in ("dpo", "reward"):
+        data = [{"prompt": r["prompt"], "chosen": r["completion"], "rejected": [assistant("No.")]} for r in data]
+    if stage == "hpt":
+        changes |= GROUPS | {"reward_funcs": ["tests.helpers.stage_runs.remainder"], "success_threshold": 3.0}
+    if stage == "rho1":
+        changes |= {"selection": "full", "dataset_layout": "demonstrations"}
+    path = recipe(stage, dataset_name=rows(data), model_name_or_path=model_with(FORGETFUL), **changes)
+    assert main([command, path]) == 2
+    said = capsys.readouterr().err
+    assert "line 9" in said and "leaves out" in said and "2 + 3 = 5" in said and "Traceback" not in said
+    assert not (tmp_path / stage).exists()
+
+
+def test_preferences_are_rendered_by_the_template_itself(recipe, rows, model_with, capsys):
+    """SFT takes TRL's training variant of DeepSeek-R1's template, which keeps the thoughts; DPO does not."""
+    model = model_with(templates.deepseek_r1_distill_chat_template)
+    data = [
+        {
+            "prompt": [user(f"What is {i} + 1?")],
+            "completion": [assistant(THOUGHTS)],
+            "chosen": [assistant(THOUGHTS)],
+            "rejected": [assistant("No.")],
+        }
+        for i in range(8)
+    ]
+    changes = {"dataset_name": rows(data), "model_name_or_path": model, "test_split_size": 2}
+    assert main(["check", recipe("sft", **changes)]) == 0
+    assert "2 + 3 = 5" in capsys.readouterr().out
+    assert main(["check", recipe("dpo", **changes)]) == 2
+    assert "does not continue the prompt" in capsys.readouterr().err
+
+
+def test_check_shows_the_turns_that_have_a_loss(recipe, rows, capsys):
+    data = [
+        {
+            "messages": [
+                user(f"What is {i} + 1?"),
+                assistant(f"It is {i + 1}."),
+                user("And twice that?"),
+                assistant(f"It is {2 * i + 2}."),
+            ]
+        }
+        for i in range(8)
+    ]
+    path = recipe("sft", dataset_name=rows(data), test_split_size=None)
+    check(path, [])
+    said = capsys.readouterr().out
+    assert "2 of the assistant in a row on average, 2 of them trained" in said
+    first, second = said.count("⟦It is 1.<|im_end|>"), said.count("⟦It is 2.<|im_end|>")
+    assert (first, second) == (1, 1) and "⟦What" not in said
+    check(path, ["--train_on_turns", "last"])
+    said = capsys.readouterr().out
+    assert "1 of them trained" in said and "⟦It is 1." not in said and "⟦It is 2.<|im_end|>" in said
+
+
+def test_rows_of_one_turn_are_those_of_the_stock_trainer(tiny_model_path, tmp_path):
+    """Prompt and completion, text and messages: the ids and labels that TRL makes of them."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_path)
+    config = SFTConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none", max_length=None)
+    texts = [{"prompt": f"What is {i} + 1?", "completion": f" It is {i + 1}."} for i in range(4)]
+    for data in (texts, [{"prompt": r["prompt"], "completion": r["completion"]} for r in demonstrations("5")]):
+        dataset = Dataset.from_list(data)
+        stock = SFTTrainer(tiny_model_path, config, train_dataset=dataset, processing_class=tokenizer).train_dataset
+
+        class Arguments:
+            train_on_turns = "all"
+
+        own = training_rows(dataset, tokenizer, config, Arguments)
+        assert own["input_ids"] == stock["input_ids"]
+        assert own["labels"] == stock["labels"] and -100 in own["labels"][0]
+
+
+def test_every_turn_is_trained(recipe, rows, tmp_path, tiny_model_path):
+    """The held-out loss is the mean over the tokens of the trained turns, each with what stands before it."""
+    held_out = [user("?"), assistant("It is 19."), user("And twice?"), assistant("It is 38.")]
+    data = [{"messages": [user(f"{i}"), *held_out[1:]]} for i in range(8)]
+    (tmp_path / "data").mkdir()
+    for name, some in (("train", data), ("test", [{"messages": held_out}])):
+        (tmp_path / "data" / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
+    seen = {}
+    for turns in ("all", "last"):
+        changes = {"dataset_name": str(tmp_path / "data"), "dataset_test_split": "test", "test_split_size": None}
+        runner.run(recipe("sft", max_steps=1, train_on_turns=turns, **changes), ["--overwrite", "true"])
+        seen[turns] = json.loads((tmp_path / "sft" / "results.json").read_text())["before"]["held_out"]["loss"]
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_path)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_path).double().eval()
+    losses = []
+    for place in (1, 3):
+        before = tokenizer.apply_chat_template(held_out[:place], add_generation_prompt=True)["input_ids"]
+        ids = tokenizer.apply_chat_template(held_out[: place + 1])["input_ids"]
+        assert ids[: len(before)] == before
+        logps = torch.log_softmax(model(torch.tensor([ids])).logits[0, :-1], -1)
+        own = range(len(before), len(ids))
+        losses.append(-torch.stack([logps[at - 1, ids[at]] for at in own]).detach())
+    assert seen["last"] == pytest.approx(losses[1].mean().item(), rel=1e-5)
+    assert seen["all"] == pytest.approx(torch.cat(losses).mean().item(), rel=1e-5)
+
+
+def test_the_named_chat_template_is_that_of_the_rows(recipe, rows, tmp_path, capsys):
+    template = tmp_path / "own.jinja"
+    template.write_text(
+        "{% for message in messages %}{{ '[' + message.role + ']' + message.content + '<|im_end|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '[assistant]' }}{% endif %}"
+    )
+    path = recipe("sft", dataset_name=rows(demonstrations("5")), test_split_size=2, max_steps=1)
+    runner.run(path, ["--chat_template_path", str(template)])
+    check(path, ["--chat_template_path", str(template), "--overwrite", "true"])
+    assert "[assistant]" in capsys.readouterr().out
+    saved = AutoTokenizer.from_pretrained(tmp_path / "sft")
+    assert saved.chat_template == template.read_text()
+    encoded = Encoder(saved).answered(demonstrations("5")[-1], "completion")
+    assert saved.decode(encoded.ids) == "[user]What is 2 + 3?<|im_end|>[assistant]5<|im_end|>"
+
+
+def test_tools_count_towards_the_length(recipe, rows, model_with, capsys):
+    model = model_with(templates.qwen2_5_chat_template)
+    data = demonstrations("5")
+    plain = recipe("sft", dataset_name=rows(data), model_name_or_path=model, test_split_size=None, max_length=150)
+    assert main(["check", plain]) == 0
+    tool = {"type": "function", "function": {"name": "add", "description": "Adds two numbers.", "parameters": {}}}
+    rows([{**row, "tools": json.dumps([tool])} for row in data])
+    assert main(["check", plain]) == 2
+    assert "tokens, more than 149" in capsys.readouterr().err
