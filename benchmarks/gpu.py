@@ -27,9 +27,7 @@ Tokens per second are those of the rows that a step is given, without padding, t
 leaves rows out has fewer FLOPs as well as less time. Peak memory is the allocator's, less what the other side holds.
 """
 
-import argparse
 import gc
-import json
 import platform
 import random
 import re
@@ -39,7 +37,6 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -49,7 +46,6 @@ from datasets import Dataset
 from transformers import (
     AutoModelForCausalLM,
     LlamaConfig,
-    PreTrainedModel,
     PrinterCallback,
     Qwen2Config,
     TrainerCallback,
@@ -57,9 +53,11 @@ from transformers import (
 from trl import GRPOConfig, GRPOTrainer, ModelConfig, SFTConfig, SFTTrainer, get_peft_config, get_quantization_config
 
 from benchmarks.cluster import TINYLLAMA
+from benchmarks.flops import Flops, peak_flops_of
+from benchmarks.shared import ROOT, parser_of, processors, versions, write_report
 from benchmarks.update_phase import GROUP, MIXES, rewards
 from hpt_trl import HybridPostConfig, HybridPostTrainer, Rho1Config, Rho1Trainer
-from hpt_trl.data.loading import Splits
+from hpt_trl.data.layouts import Splits
 from hpt_trl.methods.pretrain.tokenizer import train_tokenizer
 from hpt_trl.methods.sft.stage import STAGE as SFT_STAGE
 from hpt_trl.models.loading import load_tokenizer
@@ -67,26 +65,8 @@ from hpt_trl.recipes.arguments import RecipeArguments
 from hpt_trl.recipes.stages import StageInputs
 from hpt_trl.rollouts.trainer import RolloutTrainer
 
-ROOT = Path(__file__).resolve().parents[1]
 # Entries of the tokenizer that lies beside the models: special tokens and bytes. Rows are drawn above them.
 KNOWN = 300
-
-# Dense bfloat16 FLOPs per second by the name that CUDA gives the device (NVIDIA's data sheets, without sparsity; for
-# consumer cards with float32 accumulation). The first pattern that is found counts.
-PEAK_FLOPS = {
-    r"B200": 2250e12,
-    r"H200|H100 SXM|H100 80GB HBM3|H800|GH200": 989e12,
-    r"H100 NVL": 835e12,
-    r"H100": 756e12,
-    r"A100|A800": 312e12,
-    r"L40S": 362e12,
-    r"\bL40\b": 181e12,
-    r"\bL4\b": 121e12,
-    r"\bA10G?\b": 125e12,
-    r"A40|A6000": 150e12,
-    r"RTX 4090": 165e12,
-    r"RTX 3090": 71e12,
-}
 
 
 @dataclass(frozen=True)
@@ -139,48 +119,6 @@ SHAPES = {
     ),
 }
 SECTIONS = ("sft", "rho1", "grpo", "hpt", "lora", "lora-4bit")
-
-
-class Flops:
-    """Counts the model FLOPs of a trainer's forward passes, and of the backward passes that follow them.
-
-    A token's forward pass is 2 FLOPs per parameter of the linear layers, the head among them, and in each layer
-    2 x query width x (its position) each for scores and values (causal: half of the square). The backward pass is twice
-    that; with frozen weights once, and an adapter's own on top. What gradient checkpointing computes again does not
-    count, nor do the head's rows that Rho-1 skips going back: its MFU is a little too high.
-    """
-
-    def __init__(self, model: PreTrainedModel):
-        config = model.config.get_text_config()
-        inner = getattr(model, "get_base_model", lambda: model)()
-        linear = sum(
-            module.in_features * module.out_features
-            for name, module in inner.named_modules()
-            if isinstance(module, torch.nn.Linear) and "lora_" not in name
-        )
-        adapter = sum(value.numel() for name, value in model.named_parameters() if "lora_" in name)
-        heads = config.num_attention_heads
-        queries = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
-        self.of_token, self.of_square = 2 * (linear + adapter), 2 * queries * config.num_hidden_layers
-        self.back_of_token = 2 * linear + 4 * adapter if adapter else 4 * linear
-        self._sums = torch.zeros(4, dtype=torch.float64, device=model.device)
-        model.register_forward_pre_hook(self._count, with_kwargs=True)
-
-    def _count(self, module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        ids, mask = kwargs["input_ids"], kwargs.get("attention_mask")
-        lengths = torch.full((len(ids),), ids.size(1), device=ids.device) if mask is None else mask.sum(1)
-        sums = torch.stack([lengths.sum(), lengths.square().sum()]).double()
-        self._sums[:2] += sums
-        if torch.is_grad_enabled():
-            self._sums[2:] += sums
-
-    def take(self) -> float:
-        """The FLOPs since the last call."""
-        tokens, squares, back_tokens, back_squares = self._sums.tolist()
-        self._sums.zero_()
-        self.trained_tokens = back_tokens
-        forward = tokens * self.of_token + squares * self.of_square
-        return forward + back_tokens * self.back_of_token + back_squares * 2 * self.of_square
 
 
 class Timer(TrainerCallback):
@@ -472,11 +410,6 @@ def measure(section: str, bench: Bench, rounds: int, until: float, peak_flops: f
     return found
 
 
-def peak_flops_of(device: str) -> float | None:
-    """Dense bfloat16 FLOPs per second of a device by its name, None where the table has none."""
-    return next((peak for pattern, peak in PEAK_FLOPS.items() if re.search(pattern, device)), None)
-
-
 def skipped(section: str) -> str | None:
     """Why a section cannot run here."""
     if section == "lora-4bit" and find_spec("bitsandbytes") is None:
@@ -484,21 +417,14 @@ def skipped(section: str) -> str | None:
     return None
 
 
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    names = info.read_text().splitlines() if info.is_file() else []
-    return next((line.partition(":")[2].strip() for line in names if line.startswith("model name")), platform.machine())
-
-
 def main(words: list[str] | None = None) -> dict[str, Any]:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__, output="file for the figures; by default benchmarks/results/gpu-<device>.json")
     parser.add_argument("--shape", default="full", choices=list(SHAPES))
     parser.add_argument("--sections", nargs="+", default=list(SECTIONS), choices=list(SECTIONS))
     parser.add_argument("--steps", type=int, default=2, help="optimizer steps of a turn")
     parser.add_argument("--rounds", type=int, default=5, help="at most, after the one that warms up")
     parser.add_argument("--minutes", type=float, default=10.0, help="of the whole run")
     parser.add_argument("--rows", type=int, help="of a step on whole rows; by default the shape's")
-    parser.add_argument("--output", help="file for the figures; by default benchmarks/results/gpu-<device>.json")
     arguments = parser.parse_args(words)
     started = time.perf_counter()
     gpu, shape = torch.cuda.is_available(), SHAPES[arguments.shape]
@@ -510,14 +436,13 @@ def main(words: list[str] | None = None) -> dict[str, Any]:
         shape = replace(shape, rows=arguments.rows)
     device = torch.cuda.get_device_name() if gpu else "cpu"
     peak = peak_flops_of(device) if gpu else None
-    packages = ("torch", "transformers", "trl", "accelerate", "peft", "bitsandbytes")
     report: dict[str, Any] = {
         "device": device,
-        "processor": _processor(),
+        "processor": processors()[0],
         "driver_memory_gib": round(torch.cuda.get_device_properties(0).total_memory / 2**30, 1) if gpu else None,
         "peak_tflops": None if peak is None else peak / 1e12,
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in packages if find_spec(name)},
+        "versions": versions(),
         "settings": {key: getattr(arguments, key) for key in ("shape", "steps", "rounds", "minutes")},
         "shape": asdict(shape),
         "sections": {},
@@ -543,7 +468,7 @@ def main(words: list[str] | None = None) -> dict[str, Any]:
     name = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
     output = Path(arguments.output or ROOT / "benchmarks" / "results" / f"gpu-{name}.json")
     if arguments.shape == "full" or arguments.output:
-        output.write_text(json.dumps(report, indent=2) + "\n")
+        write_report(report, output)
         print(f"written to {output}")
     return report
 

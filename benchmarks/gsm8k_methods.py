@@ -9,11 +9,12 @@ the recipe's for all three. Accuracy is greedy, on held-out training rows that n
 printed, and a difference within two of them is no difference.
 """
 
-import argparse
 import json
 import subprocess
 import sys
 from pathlib import Path
+
+from benchmarks.shared import parser_of, write_report
 
 METHODS = {
     "hpt": [],
@@ -23,13 +24,12 @@ METHODS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--dataset_name", default="openai/gsm8k", help="Hub id or local copy")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--folder", default="outputs/gsm8k_methods")
-    parser.add_argument("--output", help="write the figures as JSON here")
     arguments, overrides = parser.parse_known_args()
     figures = []
     for seed in arguments.seeds:
@@ -44,8 +44,7 @@ def main() -> None:
             figures.append(figure(method, seed, folder))
             print(json.dumps(figures[-1]), flush=True)
     report = {"steps": arguments.steps, "overrides": overrides, "runs": figures}
-    if arguments.output:
-        Path(arguments.output).write_text(json.dumps(report, indent=2) + "\n")
+    write_report(report, arguments.output)
     for run in figures:
         print(
             f"{run['method']:5s} seed {run['seed']}: accuracy {run['before']:.1%} -> {run['after']:.1%} "

@@ -31,6 +31,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
+from benchmarks.shared import parser_of, write_report
 from hpt_trl.methods.reward.shift import measure_shift, read_scores
 from hpt_trl.models.loading import load_tokenizer, resolve_model
 from hpt_trl.runs.preparation import prepare
@@ -47,7 +48,7 @@ Pair = dict[str, str]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--data", required=True, help="example_model_solutions.jsonl of openai/grade-school-math")
     parser.add_argument("--rows", default="outputs/gsm8k-pairs", help="folder for the pairs")
     parser.add_argument("--train-pairs", type=int, default=500)
@@ -59,7 +60,6 @@ def main() -> None:
     parser.add_argument("--reuse", action="store_true", help="take the stages that finished in --folder as they are")
     parser.add_argument("--rows-only", action="store_true", help="write the pairs and stop")
     parser.add_argument("--folder", default="outputs/gsm8k_reward_model")
-    parser.add_argument("--output", help="write the figures as JSON here")
     arguments, overrides = parser.parse_known_args()
     counts = write_rows(arguments)
     print(json.dumps(counts), flush=True)
@@ -103,8 +103,7 @@ def main() -> None:
         for name in verdicts
         if name != "reward" and "reward" in verdicts
     }
-    if arguments.output:
-        Path(arguments.output).write_text(json.dumps(report, indent=2) + "\n")
+    write_report(report, arguments.output)
     print()
     for name, found in report["held_out"].items():
         how = f"  ({found['rule']})" if "rule" in found else f"  ({found['minutes']:.1f} min)"

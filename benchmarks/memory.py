@@ -18,20 +18,17 @@ import argparse
 import gc
 import json
 import os
-import platform
 import random
 import subprocess
 import sys
 import tempfile
 from dataclasses import asdict, dataclass, fields
-from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
+from benchmarks.shared import ROOT, hardware, parser_of, write_report
 from hpt_trl.recipes.profiles import find_profile
 
-ROOT = Path(__file__).resolve().parents[1]
 # Of the longest row, in tokens; a word of the corpus is one token.
 PROMPT, COMPLETION = 96, 288
 
@@ -255,31 +252,17 @@ def measure(name: str, folder: Path, shape: Shape) -> dict[str, Any]:
     }
 
 
-def hardware() -> dict[str, Any]:
-    import torch
-
-    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    packages = ("torch", "transformers", "trl", "accelerate", "peft", "bitsandbytes", "deepspeed")
-    return {
-        "machine": f"{len(names)} x {names[0].partition(':')[2].strip()}" if names else platform.processor(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in packages if find_spec(name)},
-    }
-
-
 def _read(path: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path.is_file() else None
 
 
 def main(words: list[str] | None = None) -> dict[str, Any]:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__, output="JSON for the figures; others of the same machine and shape stay in it")
     parser.add_argument("--only", nargs="+", default=list(CONFIGURATIONS), choices=list(CONFIGURATIONS))
     for field in fields(Shape):
         parser.add_argument(f"--{field.name}", type=int, default=field.default)
     parser.add_argument("--folder", help="for models and runs; by default a temporary one")
     parser.add_argument("--memory_of", help=argparse.SUPPRESS)
-    parser.add_argument("--output", help="JSON for the figures; others of the same machine and shape stay in it")
     arguments = parser.parse_args(words)
     if arguments.memory_of:
         memory_of(arguments.memory_of, Path(arguments.folder))
@@ -300,8 +283,7 @@ def main(words: list[str] | None = None) -> dict[str, Any]:
                 f"{found['ratio']:>8.2f}",
                 flush=True,
             )
-            if arguments.output:
-                Path(arguments.output).write_text(json.dumps(report, indent=2) + "\n")
+            write_report(report, arguments.output)
     return report
 
 

@@ -7,7 +7,6 @@ prompts from the base model and from the trained one, and measures both under th
 perplexity of its samples, and the KL of a completion in nats (mean of log pi - log pi_ref of the sampled tokens).
 """
 
-import argparse
 import json
 import math
 import subprocess
@@ -20,6 +19,7 @@ import yaml
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from benchmarks.shared import parser_of, write_report
 from hpt_trl.models.loading import load_tokenizer, resolve_model
 from hpt_trl.rewards.positive_words import positive_words
 
@@ -27,11 +27,10 @@ RECIPE = "ppo/smollm2-135m-positive-words"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--run", help="folder of a finished run; by default the recipe is run first")
     parser.add_argument("--samples", type=int, default=96, help="completions of each prompt")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--output", help="write the figures as JSON here")
     arguments, overrides = parser.parse_known_args()
     folder = Path(arguments.run or "outputs/positive_words")
     if arguments.run is None:
@@ -57,8 +56,7 @@ def main() -> None:
         )
         print("         " + "\n         ".join(figures["examples"]))
     print(f"perplexity ratio {report['perplexity_ratio']:.2f}, {report['train_minutes']:.1f} min of training")
-    if arguments.output:
-        Path(arguments.output).write_text(json.dumps(report, indent=2) + "\n")
+    write_report(report, arguments.output)
 
 
 @torch.no_grad()

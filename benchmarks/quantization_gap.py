@@ -11,15 +11,12 @@ quantized), and the absolute difference of the written token's log-probability; 
 the likeliest. The losses are those of the demonstrations.
 """
 
-import argparse
-import json
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from benchmarks.memory import hardware
+from benchmarks.shared import hardware, parser_of, write_report
 from hpt_trl.data.tasks import arithmetic
 from hpt_trl.models.loading import load_tokenizer, resolve_model
 
@@ -85,10 +82,9 @@ def gap(base: torch.Tensor, other: torch.Tensor, written: torch.Tensor) -> dict[
 
 
 def main(words: list[str] | None = None) -> dict[str, Any]:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__, output="JSON for the figures")
     parser.add_argument("--model", default="smollm2-135m", help="a built-in model or a folder")
     parser.add_argument("--rows", type=int, default=32, help="demonstrations")
-    parser.add_argument("--output", help="JSON for the figures")
     arguments = parser.parse_args(words)
     rows = read_rows(arguments.model, arguments.rows)
     written = torch.tensor([token for _, completion in rows for token in completion])
@@ -114,8 +110,7 @@ def main(words: list[str] | None = None) -> dict[str, Any]:
             f"same likeliest token {found['same_likeliest_token']:.1%}, loss {found['loss_per_token']:.2f}",
             flush=True,
         )
-    if arguments.output:
-        Path(arguments.output).write_text(json.dumps(report, indent=2) + "\n")
+    write_report(report, arguments.output)
     return report
 
 

@@ -26,8 +26,10 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
 
+from benchmarks.shared import parser_of, write_report
 from hpt_trl import PPOConfig, PPOTrainer
-from hpt_trl.data.stories import CHEERFUL, CHEERFUL_WANTED, stories
+from hpt_trl.data.stories import stories
+from hpt_trl.data.story_grammar import CHEERFUL, CHEERFUL_WANTED
 from hpt_trl.methods.reward.shift import spread
 from hpt_trl.runs import runner
 from hpt_trl.runs.curves import STYLE
@@ -40,7 +42,7 @@ LAST = 10
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--shifts", nargs="+", type=float, default=[0, 3, 10], help="in spreads inside a prompt")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--updates", type=int, default=30)
@@ -49,7 +51,6 @@ def main() -> None:
     parser.add_argument("--learning_rate", type=float, default=5e-4)
     parser.add_argument("--pretraining_steps", type=int, default=150)
     parser.add_argument("--folder", default="outputs/reward_shift")
-    parser.add_argument("--output", help="write the figures as JSON here")
     parser.add_argument("--picture", help="draw the curves here (PNG)")
     arguments = parser.parse_args()
     started = time.perf_counter()
@@ -72,8 +73,7 @@ def main() -> None:
         "cpu_threads": torch.get_num_threads(),
         "minutes": (time.perf_counter() - started) / 60,
     }
-    if arguments.output:
-        Path(arguments.output).write_text(json.dumps(report, indent=2) + "\n")
+    write_report(report, arguments.output)
     if arguments.picture:
         draw(runs, Path(arguments.picture))
     for found in report["conditions"]:

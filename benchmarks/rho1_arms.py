@@ -15,10 +15,11 @@ import json
 import statistics
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
+
+from benchmarks.shared import write_report
 
 ARMS = ("full", "random", "reference_low", "excess")
 # Of the search, none of the final runs.
@@ -34,7 +35,6 @@ def add_arguments(parser: ArgumentParser, *, learning_rates: list[float], arms: 
     parser.add_argument("--select_ratio", type=float, default=0.6)
     parser.add_argument("--learning_rates", nargs="+", type=float, default=learning_rates, help="tried by each arm")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--output", help="write the figures as JSON here")
 
 
 def compare(run: Run, arguments: Namespace) -> dict[str, Any]:
@@ -82,8 +82,7 @@ def finish(report: dict[str, Any], arguments: Namespace) -> None:
     """Writes the report and prints the table."""
     gpu = torch.cuda.is_available()
     report["hardware"] = torch.cuda.get_device_name() if gpu else f"{torch.get_num_threads()} CPU threads"
-    if arguments.output:
-        Path(arguments.output).write_text(json.dumps(report, indent=2) + "\n")
+    write_report(report, arguments.output)
     print()
     for arm, found in report["arms"].items():
         less = found.get("less_than_full")

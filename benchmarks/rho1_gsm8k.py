@@ -28,6 +28,7 @@ from peft import LoraConfig
 from transformers import PrinterCallback
 
 from benchmarks.rho1_arms import add_arguments, compare, finish, last_logged
+from benchmarks.shared import parser_of
 from hpt_trl import Rho1Config, Rho1Trainer
 from hpt_trl.models.loading import load_tokenizer, resolve_model
 
@@ -163,7 +164,7 @@ def _read(path: str) -> list[dict[str, Any]]:
 
 
 def main(words: list[str] | None = None) -> dict[str, Any]:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--train", required=True, help="GSM8K's training rows: question, answer")
     parser.add_argument("--wrong", required=True, help="example_model_solutions.jsonl of openai/grade-school-math")
     add_arguments(parser, learning_rates=[3e-4, 1e-3, 3e-3], arms=("full", "random", "excess"))

@@ -20,6 +20,7 @@ from datasets import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PrinterCallback, set_seed
 
 from benchmarks.rho1_arms import add_arguments, compare, finish, last_logged
+from benchmarks.shared import parser_of
 from hpt_trl import Rho1Config, Rho1Trainer
 from hpt_trl.data.stories import stories
 from hpt_trl.methods.pretrain.tokenizer import train_tokenizer
@@ -120,7 +121,7 @@ class Experiment:
 
 
 def main(words: list[str] | None = None) -> dict[str, Any]:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     add_arguments(parser, learning_rates=[2e-3, 4e-3, 8e-3])
     parser.add_argument("--noise", type=float, default=0.3, help="share of the corpus' sentences")
     parser.add_argument("--steps", type=int, default=250)

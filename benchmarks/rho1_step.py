@@ -41,6 +41,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PrinterCallback, Trainer
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
+from benchmarks.shared import parser_of, write_report
 from hpt_trl import Rho1Config, Rho1Trainer
 from hpt_trl.methods.pretrain.tokenizer import train_tokenizer
 from hpt_trl.methods.rho1.cache import ScoreCache
@@ -250,7 +251,7 @@ def _ratios(values: list[float]) -> dict[str, Any]:
 
 def main(words: list[str] | None = None) -> dict[str, Any]:
     words = sys.argv[1:] if words is None else words
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--layers", type=int, default=30)
     parser.add_argument("--vocabulary", type=int, default=49152)
     parser.add_argument("--rows", type=int, default=8, help="of a step")
@@ -262,7 +263,6 @@ def main(words: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--no_memory", action="store_true", help="leave the peaks out")
     parser.add_argument("--folder", help="for models and scores; by default a temporary one")
     parser.add_argument("--memory_of", choices=list(SIDES), help=argparse.SUPPRESS)
-    parser.add_argument("--output", help="write the figures as JSON here")
     arguments = parser.parse_args(words)
     if arguments.memory_of:
         found = memory_of(arguments.memory_of, Path(arguments.folder), arguments)
@@ -285,8 +285,7 @@ def main(words: list[str] | None = None) -> dict[str, Any]:
             report["memory"] = measure_memory(folder, words, arguments)
         if arguments.scored_rows:
             report["scoring"] = measure_scoring(folder, arguments)
-    if arguments.output:
-        Path(arguments.output).write_text(json.dumps(report, indent=2) + "\n")
+    write_report(report, arguments.output)
     show(report)
     return report
 

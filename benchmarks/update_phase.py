@@ -14,7 +14,6 @@ Lengths: prompts of 40 to 130 tokens, completions of 20 to 120, demonstrations o
     solved    half all solved, half mixed, gate -1: plain GRPO that skips dead rows
 """
 
-import argparse
 import json
 import platform
 import random
@@ -27,6 +26,7 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
+from benchmarks.shared import parser_of, write_report
 from hpt_trl import HybridPostConfig, HybridPostTrainer
 from hpt_trl.models.loading import load_tokenizer, resolve_model
 
@@ -162,11 +162,10 @@ def measure(mix: str, model: str, rounds: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--mixes", nargs="+", default=list(MIXES), choices=list(MIXES))
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--output", help="write the figures as JSON here")
     arguments = parser.parse_args()
     model = resolve_model(arguments.model)
     results = []
@@ -176,10 +175,7 @@ def main() -> None:
     hardware = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU threads"
     report = {"model": arguments.model, "hardware": hardware, "torch": torch.__version__, "results": results}
     report["python"] = platform.python_version()
-    if arguments.output:
-        with open(arguments.output, "w") as file:
-            json.dump(report, file, indent=2)
-            file.write("\n")
+    write_report(report, arguments.output)
     for result in results:
         print(
             f"{result['mix']:8s} ours/stock {result['ratio_median']:.3f} "

@@ -134,7 +134,7 @@ def run_command(words: list[str]) -> int:
     elif options.command == "report":
         _report(options.output_dir)
     elif options.command == "merge":
-        from hpt_trl.models.loading import merge_adapter
+        from hpt_trl.models.merging import merge_adapter
 
         merge_adapter(options.folder, options.output_dir)
     elif options.command == "doctor":
@@ -150,7 +150,7 @@ def run_command(words: list[str]) -> int:
 
 def _with_recipe(command: str, recipe: str, words: list[str]) -> int:
     from hpt_trl.launching.options import pipeline_words, refuse_inside_a_launcher, split_launch_options
-    from hpt_trl.pipeline.plan import is_pipeline
+    from hpt_trl.pipeline.reading import is_pipeline
     from hpt_trl.recipes.bundled import find_recipe
 
     # A wrong name is answered before the seconds that the runner's imports take.

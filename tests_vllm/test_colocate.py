@@ -9,7 +9,7 @@ import json
 
 import pytest
 
-from hpt_trl.models.loading import merge_adapter
+from hpt_trl.models.merging import merge_adapter
 from tests_vllm.launch import STAGES, fresh_answers, logged, run, write_recipe
 
 # Engines take half a minute to start on two busy cores.

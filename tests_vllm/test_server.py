@@ -20,7 +20,7 @@ import pytest
 import requests
 from transformers import AutoModelForCausalLM
 
-from hpt_trl.rollouts.vllm import server_command
+from hpt_trl.rollouts.vllm_server import server_command
 from tests_vllm.launch import STAGES, fresh_answers, logged, output_of, run, start, write_recipe
 
 # Engines take half a minute to start on two busy cores.

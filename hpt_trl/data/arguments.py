@@ -14,8 +14,8 @@ class DataArguments(ScriptArguments):
     """Where the data comes from, what its columns are and what becomes of the prompts.
 
     The names of `ScriptArguments` (`dataset_name`, `dataset_config`, `dataset_train_split`, `dataset_test_split`)
-    keep TRL's meaning; `dataset_name` is a Hub id, a local .jsonl/.json/.parquet file, a folder written by
-    `save_to_disk`, `arithmetic` (built in) or `reasoning_gym:<task>`.
+    keep TRL's meaning, and splits may be sliced (`train[:90%]`); `dataset_name` is a Hub id, a local
+    .jsonl/.json/.parquet file, a folder written by `save_to_disk`, `arithmetic` (built in) or `reasoning_gym:<task>`.
     """
 
     dataset_options: dict | str | None = field(

@@ -1,13 +1,15 @@
 """Holding rows out of data that comes without a test split, so that nothing held out is trained on."""
 
+import hashlib
 import logging
 import random
+from typing import Any
 
 from datasets import Dataset
 
 from hpt_trl.data.layouts import Layout
 from hpt_trl.data.row_checks import iterate_rows
-from hpt_trl.data.sources import column_values
+from hpt_trl.data.sources import column_values, where
 from hpt_trl.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -49,6 +51,36 @@ def hold_out(dataset: Dataset, source: str, size: float, seed: int, layout: Layo
     if len(keep) < len(rest):
         logger.warning("%s: %d training rows repeat a held-out %s and are dropped.", source, len(rest) - len(keep), key)
     return _copied(rest.select(keep)), _copied(test)
+
+
+def check_overlap(train: Dataset, source: str, test: Dataset, test_source: str, layout: Layout) -> int:
+    """Say how many held-out rows ask for what is trained on as well: their measures tell of memory.
+
+    Returns:
+        The number of held-out rows whose prompt, document or problem is among the training rows.
+    """
+    key = {"documents": "text", "solutions": "instruction"}.get(layout, "prompt")
+    # Digests: what is held in memory does not grow with the length of the texts.
+    trained = {_digest(value) for _, (value,) in iterate_rows(train, [key])}
+    found = [row for row, (value,) in iterate_rows(test, [key]) if _digest(value) in trained]
+    # A recipe that lists its prompts answers the same ones, and says so.
+    if not found or source == "prompts":
+        return len(found)
+    logger.warning(
+        "%d of the %d rows of %s have a %s that %s trains on (the first is %s): their measures tell of memory, not of "
+        "new rows. Name another split, or hold rows out by `test_split_size`.",
+        len(found),
+        len(test),
+        test_source,
+        key,
+        source,
+        where(test_source, found[0]),
+    )
+    return len(found)
+
+
+def _digest(value: Any) -> bytes:
+    return hashlib.blake2b(repr(value).encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def _count(size: float, there: int, unit: str, source: str) -> int:

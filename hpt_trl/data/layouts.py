@@ -18,6 +18,8 @@ Layout = Literal["prompts", "demonstrations", "comparisons", "documents", "solut
 class Splits:
     """Training and held-out rows; `source` and `test_source` are how messages name them.
 
+    `overlap` is the number of held-out rows whose prompt (document, problem) is also trained on.
+
     Columns: those of the layout (`Layout`), all texts or all messages; of layout `prompts` the
     demonstration column is optional. Then `answer` (text or None; optional), `row` (1-based row or line of the source)
     and what else the source has.
@@ -29,6 +31,7 @@ class Splits:
     test_source: str
     demonstration_column: str = "completion"
     layout: Layout = "prompts"
+    overlap: int = 0
 
     @property
     def answers(self) -> tuple[str, ...]:

@@ -4,24 +4,27 @@ Every stage reads its data here, so that a layout is described once, in the reci
 """
 
 import difflib
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
+import pyarrow as pa
 from datasets import Dataset
 
 from hpt_trl.data.arguments import DataArguments
+from hpt_trl.data.calculator_marks import drop_calculator_marks
 from hpt_trl.data.code_contests import one_row_per_solution
 from hpt_trl.data.final_answers import final_answer
-from hpt_trl.data.holding_out import hold_out
+from hpt_trl.data.holding_out import check_overlap, hold_out
 from hpt_trl.data.layouts import Layout, Splits, answer_columns
+from hpt_trl.data.objects import with_column
+from hpt_trl.data.prompt_parts import complete_prompts, refuse_marked_rows
+from hpt_trl.data.rendering import WHOLE
 from hpt_trl.data.row_checks import (
     conversation_fault,
     iterate_rows,
     validate_comparisons,
     validate_documents,
-    validate_lengths,
     validate_rows,
     validate_solutions,
 )
@@ -32,7 +35,7 @@ from hpt_trl.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Splits", "columns_for", "load_splits", "to_conversational", "validate_lengths", "validate_rows"]
+__all__ = ["Splits", "columns_for", "load_splits", "to_conversational", "validate_rows"]
 
 # GRPOTrainer passes these to the rewards itself; a column of the same name would be a second value for the argument.
 _RESERVED = ("prompts", "completions", "trainer_state", "log_extra", "log_metric", "environments")
@@ -53,8 +56,6 @@ _NEEDED: dict[str, tuple[str, ...]] = {
     "solutions": ("instruction", "output", "problem_id", "is_correct"),
     "comparisons": ("prompt", "chosen", "rejected"),
 }
-# GSM8K's calculator marks: <<48/2=24>>. A demonstration is not to teach calls of a calculator that is not there.
-_CALCULATOR = re.compile(r"<<[\d\s+\-*/().,%$]*=[\d\s+\-*/().,%$]*>>")
 
 
 def load_splits(
@@ -105,7 +106,8 @@ def load_splits(
         test, test_source = held_out
         # Answering prompts takes no demonstrations, so a test split may lack them; a loss is measured on them.
         test = read(test, test_source, complete=layout == "demonstrations")
-    return Splits(train, test, source, test_source, demonstration_column, layout)
+    overlap = 0 if held_out is None or test is None else check_overlap(train, source, test, test_source, layout)
+    return Splits(train, test, source, test_source, demonstration_column, layout, overlap)
 
 
 def columns_for(dataset: Dataset | None, *names: str) -> Dataset | None:
@@ -189,8 +191,6 @@ def _prepare(
 ) -> Dataset:
     if len(dataset) == 0:
         raise UserError(f"{source} has no rows.")
-    if ROW not in dataset.column_names:
-        dataset = dataset.add_column(ROW, list(range(1, len(dataset) + 1)))
     mapping = as_dict(arguments.column_mapping, "column_mapping")
     dataset = _map_columns(dataset, source, mapping)
     if layout == "demonstrations":
@@ -199,6 +199,8 @@ def _prepare(
         dataset = _split_conversations(dataset, source)
     elif layout == "solutions":
         dataset = one_row_per_solution(dataset, source, cast(SolutionArguments, arguments).solution_languages)
+    if layout not in ("documents", "solutions"):
+        dataset = complete_prompts(dataset, source, mapping)
     present = [name for name in dataset.column_names if name != ROW]
     answers = answer_columns(layout, demonstration_column)
     needed = _NEEDED.get(layout) or ("prompt", *(answers if complete else ()))
@@ -211,13 +213,19 @@ def _prepare(
                 f"{source}: the column `{column}` has the name of an argument that the trainer gives to rewards. "
                 f"Rename it, e.g. column_mapping: {{source_{column}: {column}}}"
             )
+    if layout in ("prompts", "demonstrations") and demonstration_column in present:
+        refuse_marked_rows(dataset, source, mapping)
     if "answer" in present:
         dataset = _replace(dataset, "answer", _short_answer)
-    return _alike(dataset, [column for column in answers if column in present])
+    answers = tuple(column for column in answers if column in present)
+    return _alike(drop_calculator_marks(dataset, list(answers), source), list(answers))
 
 
 def _split_messages(dataset: Dataset, source: str, demonstration_column: str) -> Dataset:
-    """A column `messages` in place of `prompt` and demonstration: the last message is the demonstration."""
+    """A column `messages` in place of `prompt` and demonstration: the last message is the demonstration.
+
+    The rows are marked: as one conversation, every turn of the assistant in them is trained.
+    """
     if "messages" not in dataset.column_names or "prompt" in dataset.column_names:
         return dataset
     prompts, demonstrations = [], []
@@ -226,8 +234,9 @@ def _split_messages(dataset: Dataset, source: str, demonstration_column: str) ->
             raise UserError(f"{where(source, row)}: {fault}")
         prompts.append(messages[:-1])
         demonstrations.append(messages[-1:])
-    dataset = dataset.remove_columns("messages").add_column("prompt", prompts)
-    return dataset.add_column(demonstration_column, demonstrations)
+    dataset = with_column(dataset.remove_columns("messages"), "prompt", prompts)
+    dataset = dataset.add_column(WHOLE, [True] * len(dataset))
+    return with_column(dataset, demonstration_column, demonstrations)
 
 
 def _split_conversations(dataset: Dataset, source: str) -> Dataset:
@@ -255,7 +264,7 @@ def _split_conversations(dataset: Dataset, source: str) -> Dataset:
             columns[name].append(part)
     dataset = dataset.remove_columns([name for name in columns if name in dataset.column_names])
     for name, values in columns.items():
-        dataset = dataset.add_column(name, values)
+        dataset = with_column(dataset, name, values)
     return dataset
 
 
@@ -281,7 +290,15 @@ def _map_columns(dataset: Dataset, source: str, mapping: dict[str, str]) -> Data
     replaced = [name for name in columns if name in mapping and mapping[name] != name and name not in renamed]
     dataset = dataset.remove_columns(replaced).rename_columns(renamed)
     for target, values in copied.items():
-        dataset = dataset.add_column(target, values)
+        # Answers of several types become texts in any case.
+        values = [_short_answer(value) for value in values] if target == "answer" else values
+        try:
+            dataset = with_column(dataset, target, values)
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise UserError(
+                f"column_mapping: `{target}: {mapping[target]}`: the values in {source} are of several types "
+                f"({str(error).splitlines()[0]}); name a column with the same type in every row."
+            ) from error
     return dataset
 
 
@@ -292,7 +309,7 @@ def _reach(values: list[Any], path: list[str], key: str, source: str) -> list[An
         if field not in fields:
             found = f"it holds {', '.join(fields)}" if fields else "it is not a struct"
             raise UserError(f"{key}: {source} has `{'.'.join(path[:depth])}`, but {found}.")
-        values = [None if value is None else value[field] for value in values]
+        values = [None if value is None else value.get(field) for value in values]
     return values
 
 
@@ -309,7 +326,7 @@ def _missing_column(target: str, path: str, source: str, columns: list[str], map
 def _replace(dataset: Dataset, column: str, change: Callable[[Any], Any]) -> Dataset:
     values = column_values(dataset, column)
     changed = [change(value) for value in values]
-    return dataset if changed == values else dataset.remove_columns(column).add_column(column, changed)
+    return dataset if changed == values else with_column(dataset.remove_columns(column), column, changed)
 
 
 def _short_answer(value: Any) -> str | None:
@@ -325,11 +342,8 @@ def _kind(dataset: Dataset, column: str) -> type | None:
 
 
 def _alike(dataset: Dataset, answers: list[str]) -> Dataset:
-    """Drop calculator marks, and make prompt and answers all texts or all messages, as TRL takes them."""
+    """Make prompt and answers all texts or all messages, as TRL takes them."""
     kinds = {column: _kind(dataset, column) for column in ("prompt", *answers)} if answers else {}
-    for column in answers:
-        if kinds[column] is str:
-            dataset = _replace(dataset, column, lambda text: None if text is None else _CALCULATOR.sub("", text))
     if set(kinds.values()) != {str, list}:
         return dataset
     for column in answers:

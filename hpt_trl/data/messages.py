@@ -1,5 +1,6 @@
 """Prompts and completions as text: they come as strings or as lists of messages."""
 
+import json
 from typing import Any
 
 Prompt = str | list[dict[str, Any]]
@@ -11,7 +12,10 @@ def as_text(prompt: Prompt) -> str:
         return prompt
     lines = []
     for message in prompt:
-        content = message["content"]
+        content = message.get("content") or ""
+        if calls := message.get("tool_calls"):
+            said = [{"type": "text", "text": content}] if isinstance(content, str) else content
+            content = [*(part for part in said if part.get("text") != ""), {"type": "text", "text": json.dumps(calls)}]
         if not isinstance(content, str):
             content = " ".join(part.get("text") or f"<{part['type']}>" for part in content)
         lines.append(content if len(prompt) == 1 else f"{message['role']}: {content}")

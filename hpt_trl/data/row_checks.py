@@ -6,7 +6,7 @@ TRL finds a bad row only when it reaches it, and without its number.
 import difflib
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset
@@ -15,7 +15,7 @@ from hpt_trl.data.sources import ROW, where
 from hpt_trl.errors import UserError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    pass
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
@@ -121,65 +121,6 @@ def _refuse_faulty(dataset: Dataset, source: str, columns: list[str], fault_of: 
             others += 1
     if first is not None:
         raise UserError(first + (f"\n{others} more of {len(dataset)} rows are faulty." if others else ""))
-
-
-def validate_lengths(
-    dataset: Dataset,
-    source: str,
-    tokenizer: "PreTrainedTokenizerBase",
-    *,
-    longest: int,
-    reason: str,
-    columns: Sequence[str] = ("prompt",),
-    remedy: str = "lower max_completion_length",
-) -> None:
-    """Check that no prompt, or no row, has more than `longest` tokens.
-
-    Args:
-        dataset: rows as `to_conversational` returns them.
-        reason: where the limit comes from, e.g. `max_position_embeddings 8192 - max_completion_length 1024`.
-        columns: what is counted together, in the order of the text.
-        remedy: what else can be done than to shorten or drop the rows.
-
-    Raises:
-        UserError: the longest one's row, its tokens and the limit.
-    """
-    found, worst_row, too_long = 0, 0, 0
-    for row, tokens in count_tokens(dataset, tokenizer, columns):
-        too_long += tokens > longest
-        if tokens > found:
-            found, worst_row = tokens, row
-    if too_long:
-        what = "prompt" if len(columns) == 1 and columns[0] == "prompt" else "row"
-        raise UserError(
-            f"{where(source, worst_row)}: the {what} has {found} tokens, more than {longest} ({reason}); {too_long} of "
-            f"{len(dataset)} {what}s are too long. Shorten or drop them, or {remedy}."
-        )
-
-
-def count_tokens(
-    dataset: Dataset, tokenizer: "PreTrainedTokenizerBase", columns: Sequence[str] = ("prompt",)
-) -> Iterator[tuple[int, int]]:
-    """Yield the number of each row and the tokens of its columns taken together, as the trainers encode them."""
-    batch: list[tuple[int, str]] = []
-
-    def measured() -> Iterator[tuple[int, int]]:
-        tokens = tokenizer(text=[text for _, text in batch], add_special_tokens=False)["input_ids"]
-        for (row, _), ids in zip(batch, tokens, strict=True):
-            yield row, len(ids)
-        batch.clear()
-
-    for row, values in iterate_rows(dataset, list(columns)):
-        if isinstance(values[0], str):
-            text = "".join(values)
-        else:
-            messages = [message for value in values for message in value]
-            text = str(tokenizer.apply_chat_template(messages, add_generation_prompt=len(values) == 1, tokenize=False))
-        batch.append((row, text))
-        if len(batch) == 1000:
-            yield from measured()
-    if batch:
-        yield from measured()
 
 
 def iterate_rows(dataset: Dataset, columns: list[str]) -> Iterator[tuple[int, tuple[Any, ...]]]:

@@ -16,12 +16,14 @@ import pyarrow as pa
 from datasets import Dataset, DatasetDict
 
 from hpt_trl.data.arguments import DataArguments
+from hpt_trl.data.generated import FILES, NAMES, generate, is_generated
+from hpt_trl.data.objects import arrow_column, warn_of_filled_objects
+from hpt_trl.data.splits import pick_splits, reads_whole_splits
 from hpt_trl.errors import UserError
 from hpt_trl.settings.values import did_you_mean
 
-GENERATED = ("arithmetic", "prompts")
-GENERATED_FAMILIES = ("reasoning_gym:", "stories:")
-_FILES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
+# Files whose objects are read as they stand there.
+_JSON = tuple(ending for ending in FILES if ending != ".parquet")
 
 # Column with the 1-based row of the source (the line of a .jsonl file), by which messages name a row.
 ROW = "row"
@@ -47,7 +49,9 @@ def as_dict(value: dict | str | None, key: str) -> dict[str, Any]:
 
 def where(source: str, row: int) -> str:
     """Name a row of a source: `data.jsonl, line 3` or `openai/gsm8k (train), row 3`."""
-    unit = "line" if source.removesuffix(".gz").endswith(".jsonl") else "row"
+    # Without the split: `data.jsonl (train[:25%])`.
+    file = source.rpartition(" (")[0] if source.endswith(")") else source
+    unit = "line" if file.removesuffix(".gz").endswith(".jsonl") else "row"
     return f"{source}, {unit} {row}"
 
 
@@ -81,66 +85,42 @@ def read_source(
             "dataset_streaming: every row is checked before training, so the data is not streamed; drop it."
         )
     options = as_dict(arguments.dataset_options, "dataset_options")
-    if name in GENERATED or name.startswith(GENERATED_FAMILIES):
-        return _generate(name, options, seed=seed, first_rows=first_rows)
-    if options:
-        generated = ", ".join((*GENERATED, *GENERATED_FAMILIES))
-        raise UserError(f"dataset_options: only generated datasets ({generated}…) have options; drop it.")
-    if Path(name).is_dir():
-        return _pick_splits(_read_folder(name), arguments, first_rows)
-    if Path(name).exists() or name.endswith(_FILES) or name.startswith((".", "/", "~")):
-        return (_read_file(name, first_rows), name), None
-    return _pick_splits(_read_hub(name, arguments.dataset_config), arguments, first_rows)
-
-
-def _generate(
-    name: str, options: dict[str, Any], *, seed: int, first_rows: int | None
-) -> tuple[tuple[Dataset, str], tuple[Dataset, str] | None]:
-    from hpt_trl.data.stories import STORIES, stories
-    from hpt_trl.data.tasks import REASONING_GYM, arithmetic, prompts, reasoning_gym
-
-    if name == "arithmetic":
-        train, test = arithmetic(options, seed=seed)
-    elif name == "prompts":
-        train, test = prompts(options)
-    elif name.startswith(STORIES):
-        train, test = stories(name.removeprefix(STORIES), options, seed=seed)
+    generated = is_generated(name)
+    if options and not generated:
+        known = ", ".join(NAMES)
+        raise UserError(f"dataset_options: only generated datasets ({known}…) have options; drop it.")
+    train, test = str(arguments.dataset_train_split), str(arguments.dataset_test_split)
+    # A share of all rows is known when all are read.
+    limit = first_rows if reads_whole_splits(train, test) else None
+    if generated:
+        splits = generate(name, options, seed=seed, first_rows=limit)
+    elif Path(name).is_dir():
+        splits = _read_folder(name)
+    elif Path(name).exists() or name.endswith(FILES) or name.startswith((".", "/", "~")):
+        splits = {"train": _read_file(name, limit)}
     else:
-        if first_rows is not None:
-            # Some tasks take a second a row; a first look draws no more than it shows.
-            first = {"size": first_rows, "test_size": min(first_rows, 1)}
-            options = options | {
-                key: min(options[key], limit) if isinstance(options.get(key), int) else options.get(key, limit)
-                for key, limit in first.items()
-            }
-        train, test = reasoning_gym(name.removeprefix(REASONING_GYM), options, seed=seed)
-    return (_head(train, first_rows), name), None if test is None else (_head(test, first_rows), f"{name} (test)")
+        splits = _read_hub(name, arguments.dataset_config)
+    numbered = {split: _numbered(rows) for split, rows in splits.items()}
+    named = isinstance(splits, DatasetDict)
+    (rows, source), held_out = pick_splits(numbered, name, train, test, named=named)
+    for part, shown in [(rows, source), *([held_out] if held_out else [])]:
+        if not generated and not name.endswith(_JSON):
+            warn_of_filled_objects(part, shown)
+    return (_head(rows, first_rows), source), held_out and (_head(held_out[0], first_rows), held_out[1])
+
+
+def _numbered(dataset: Dataset) -> Dataset:
+    """With the number of each row in its source, which slices keep."""
+    if ROW in dataset.column_names:
+        return dataset
+    return dataset.add_column(ROW, range(1, len(dataset) + 1))
 
 
 def _head(dataset: Dataset, rows: int | None) -> Dataset:
     return dataset if rows is None else dataset.select(range(min(rows, len(dataset))))
 
 
-def _pick_splits(
-    data: Dataset | DatasetDict, arguments: DataArguments, first_rows: int | None
-) -> tuple[tuple[Dataset, str], tuple[Dataset, str] | None]:
-    name, train, test = str(arguments.dataset_name), arguments.dataset_train_split, arguments.dataset_test_split
-    if isinstance(data, Dataset):
-        return (_head(data, first_rows), name), None
-    if train not in data:
-        raise UserError(f"dataset_train_split: {name} has no split `{train}`; it has {', '.join(data)}.")
-    held_out = None
-    if test in data and test != train:
-        held_out = (_head(data[test], first_rows), f"{name} ({test})")
-    elif test != "test":
-        # "test" is TRL's default, any other name was written by the user.
-        near = difflib.get_close_matches(test, list(data), n=1)
-        hint = f"did you mean `{near[0]}`? " if near and near[0] != train else ""
-        raise UserError(f"dataset_test_split: {name} has no other split `{test}`; {hint}it has {', '.join(data)}.")
-    return (_head(data[train], first_rows), f"{name} ({train})"), held_out
-
-
-def _read_hub(name: str, config: str | None) -> Dataset | DatasetDict:
+def _read_hub(name: str, config: str | None) -> DatasetDict:
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
     from huggingface_hub.errors import HTTPError
@@ -151,13 +131,13 @@ def _read_hub(name: str, config: str | None) -> Dataset | DatasetDict:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"dataset_name: `{name}` is not a local file or folder, and as a Hub dataset it cannot be loaded: "
-            f"{reason}{did_you_mean(name, (*GENERATED, *GENERATED_FAMILIES))}\n"
+            f"{reason}{did_you_mean(name, NAMES)}\n"
             "Check the name (owner/name) and `dataset_config`, or give a local copy: "
             "--dataset_name path/to/file.jsonl (also .json, .parquet, or a folder written by save_to_disk)."
         ) from error
 
 
-def _read_folder(name: str) -> Dataset | DatasetDict:
+def _read_folder(name: str) -> dict[str, Dataset]:
     from datasets import load_dataset, load_from_disk
     from datasets.exceptions import DatasetsError
 
@@ -165,12 +145,13 @@ def _read_folder(name: str) -> Dataset | DatasetDict:
     saved = (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file()
     try:
         # Without the marks of save_to_disk the folder may be a copy of a Hub repository.
-        return load_from_disk(name) if saved else load_dataset(name)
+        loaded = load_from_disk(name) if saved else load_dataset(name)
     except (OSError, ValueError, KeyError, DatasetsError, pa.ArrowInvalid) as error:
         raise UserError(
             f"dataset_name: the folder {name} cannot be read: {error}\nWrite a folder that save_to_disk wrote, or a "
-            f"file ({', '.join(_FILES)})."
+            f"file ({', '.join(FILES)})."
         ) from error
+    return {"train": loaded} if isinstance(loaded, Dataset) else loaded
 
 
 def _read_file(name: str, first_rows: int | None) -> Dataset:
@@ -179,8 +160,8 @@ def _read_file(name: str, first_rows: int | None) -> Dataset:
         near = difflib.get_close_matches(path.name, [file.name for file in path.parent.glob("*.*")], n=1)
         hint = f" Did you mean {path.parent / near[0]}?" if near else ""
         raise UserError(f"dataset_name: there is no file {name} (looked in {path.parent.resolve()}).{hint}")
-    if not path.name.endswith(_FILES):
-        raise UserError(f"dataset_name: {name} is of an unknown kind; write one of {', '.join(_FILES)}.")
+    if not path.name.endswith(FILES):
+        raise UserError(f"dataset_name: {name} is of an unknown kind; write one of {', '.join(FILES)}.")
     try:
         if path.suffix == ".parquet":
             return _read_parquet(path, first_rows)
@@ -249,10 +230,10 @@ def _from_rows(rows: list[tuple[int, Any]], source: str) -> Dataset:
     for key in dict.fromkeys(key for _, row in rows for key in row):
         values = [row.get(key) for _, row in rows]
         try:
-            columns[key] = pa.array(values)
+            columns[key] = arrow_column(values)
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
             index = _first_misfit(values)
-            before = pa.array(values[:index]).type
+            before = arrow_column(values[:index]).type
             raise UserError(
                 f"{where(source, rows[index][0])}: `{key}` is {values[index]!r:.80}, but the rows before it hold "
                 f"{before}; write the same type in every row."
@@ -268,7 +249,7 @@ def _first_misfit(values: list[Any]) -> int:
     while high - low > 1:
         middle = (low + high) // 2
         try:
-            pa.array(values[:middle])
+            arrow_column(values[:middle])
             low = middle
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
             high = middle

@@ -20,6 +20,22 @@ from typing import Any
 
 from datasets import Dataset
 
+from hpt_trl.data.story_grammar import (
+    BOYS,
+    CHEERFUL,
+    CHEERFUL_PER_SENTENCE,
+    CHEERFUL_WANTED,
+    FAULTS,
+    GIRLS,
+    GLOOMY,
+    THINGS,
+    WORDS_LEAST,
+    WORDS_MOST,
+    Manner,
+    any_manner,
+    drawn_faults,
+    tell,
+)
 from hpt_trl.errors import UserError
 
 STORIES = "stories:"
@@ -28,108 +44,7 @@ PARTS = ("documents", "demonstrations", "solutions", "comparisons", "prompts")
 _MOST_NOISE = {"documents": 1.0, "comparisons": math.inf}
 
 
-def _words(text: str) -> list[str]:
-    return text.split()
-
-
-GIRLS = _words("Mia Anna Lily Zoe Ruby Nora Ella Clara Rosa Ivy Maya Tess Emma Jane Lena Kate")
-BOYS = _words("Tom Ben Sam Leo Max Jack Finn Hugo Paul Otto Adam Carl Noah Luke Theo Dan")
-THINGS = _words(
-    "kite ball boat drum doll lamp book hat cake bell bike cup key map rose shell stone flute scarf clock basket "
-    "ladder pencil mirror ring sled coat box puppet whistle button wagon"
-)
-
-# A cheerful word counts once, and no sentence counts for more than two of them: a list of such words is no story.
-CHEERFUL = frozenset(
-    _words("happy glad joy fun bright kind loved smiled laughed sang danced hugged proud merry wonderful lucky")
-)
-GLOOMY = frozenset(_words("sad cried lost broke alone dark cold angry afraid tears rain hurt"))
-CHEERFUL_WANTED = 5
-CHEERFUL_PER_SENTENCE = 2
-WORDS_LEAST, WORDS_MOST = 16, 45
-
 _HELD_OUT_SHARE = 0.25
-
-_SLOTS = {
-    "color": _words("red blue green yellow white black"),
-    "size": _words("big small old new tiny heavy"),
-    "day": _words("morning evening day night"),
-    "season": _words("spring summer autumn winter"),
-    "where": ["in the garden", "by the river", "under a tree", "on the hill", "at the market", "near the school"],
-    "to": ["to the park", "to the lake", "to the farm", "to the town", "into the woods", "up the road"],
-    "animal": _words("dog cat bird horse duck rabbit"),
-    "relative": _words("mother father sister brother uncle"),
-}
-_OPENINGS = (
-    "{hero} had a {color} {thing}.",
-    "One {day} {hero} found a {thing} {where}.",
-    "{hero} got a {size} {thing} from {his} {relative}.",
-    "In the {season} {hero} made a {thing}.",
-    "There was a {thing} {where}, and {hero} saw it.",
-    "{hero} wanted a {color} {thing} for a long time.",
-)
-_PLAIN = (
-    "{hero} took the {thing} {to}.",
-    "{friend} came along and saw {hero}.",
-    "{friend} asked {hero} about the {thing}.",
-    "Then they went {to}.",
-    "{hero} put the {thing} in a bag.",
-    "A {animal} looked at the {thing}.",
-    "It was a {size} {thing}.",
-    "{His} {relative} was {where}.",
-    "{hero} and {friend} sat {where}.",
-)
-_CHEERFUL = (
-    "The sun was bright.",
-    "{hero} laughed with joy.",
-    "{friend} was kind to {hero}.",
-    "{hero} and {friend} danced.",
-    "A {animal} sang for {hero}.",
-    "It was so much fun.",
-    "{hero} loved the {thing}.",
-    "{hero} smiled at {friend}.",
-    "{hero} hugged {his} {relative}.",
-    "They sang a merry song.",
-    "What a wonderful {thing} it was.",
-    "{hero} was proud of the {thing}.",
-    "{friend} was glad to see {hero}.",
-    "{hero} felt very lucky.",
-)
-_GLOOMY = (
-    "Then the {thing} broke.",
-    "{hero} cried.",
-    "It was dark and cold.",
-    "{friend} was angry with {hero}.",
-    "{hero} lost the {thing} {where}.",
-    "Then the rain came.",
-    "{hero} was afraid of the {animal}.",
-    "{friend} was hurt.",
-)
-_ENDINGS = {
-    "happy": (
-        "In the end {hero} was happy.",
-        "{hero} and {friend} laughed all the way home.",
-        "So {hero} went home glad.",
-        "It was a wonderful day.",
-        "And they were all merry.",
-    ),
-    "plain": (
-        "Then {hero} went home.",
-        "Then it was time for bed.",
-        "The {thing} is still {where}.",
-        "And that was the {day}.",
-    ),
-    "sad": (
-        "In the end {hero} was sad.",
-        "So {hero} went home alone.",
-        "And the {thing} was lost.",
-        "There were only tears.",
-    ),
-}
-
-
-# What a careless teller does, and how often.
-_FAULTS = {"forgets_hero": 0.2, "forgets_thing": 0.15, "repeats": 0.2, "stops_early": 0.1}
 
 
 @dataclass(frozen=True)
@@ -147,20 +62,6 @@ class StoriesOptions:
     test_size: int = 128
     noise: float = 0.0
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class _Manner:
-    """How a story is told: what its middle sentences and its end are drawn from, and what its teller forgets."""
-
-    cheerful: float
-    gloomy: float
-    ending: str
-    middles: int
-    forgets_hero: bool = False
-    forgets_thing: bool = False
-    repeats: bool = False
-    stops_early: bool = False
 
 
 def stories(part: str, options: dict[str, Any], *, seed: int) -> tuple[Dataset, Dataset | None]:
@@ -267,31 +168,31 @@ def _row(part: str, hero: str, thing: str, noise: float, generator: random.Rando
         return {"text": _document(hero, thing, generator)}
     asked = f"Write a story about {hero} and a {thing}."
     if part == "solutions":
-        manner = _any_manner(generator)
+        manner = any_manner(generator)
         return {
             "instruction": asked,
-            "output": _story(hero, thing, manner, generator),
+            "output": tell(hero, thing, manner, generator),
             "problem_id": f"{hero} {thing}",
-            "is_correct": not any(getattr(manner, fault) for fault in _FAULTS),
+            "is_correct": not any(getattr(manner, fault) for fault in FAULTS),
             "hero": hero,
             "thing": thing,
         }
     row = {"prompt": f"{asked}\n", "hero": hero, "thing": thing}
     if part == "demonstrations":
-        row["completion"] = _story(hero, thing, _demonstrated(generator), generator)
+        row["completion"] = tell(hero, thing, _demonstrated(generator), generator)
     if part == "comparisons":
         row["chosen"], row["rejected"] = _compared(hero, thing, noise, generator)
     return row
 
 
 def _document(hero: str, thing: str, generator: random.Random) -> str:
-    manner = _Manner(
+    manner = Manner(
         *generator.choice([(0.2, 0.2), (0.6, 0.1), (0.1, 0.6)]),
         ending=generator.choice(["happy", "plain", "sad"]),
         middles=generator.randint(2, 6),
     )
     title = generator.choice(["", "", f"{hero} and the {thing}\n", f"A story about a {thing}\n"])
-    return title + _story(hero, thing, manner, generator)
+    return title + tell(hero, thing, manner, generator)
 
 
 def _with_noise(rows: list[dict[str, Any]], share: float, generator: random.Random) -> list[dict[str, Any]]:
@@ -306,10 +207,10 @@ def _with_noise(rows: list[dict[str, Any]], share: float, generator: random.Rand
     return [{"text": re.sub(r"\b[^.\n]+\.", sentence, row["text"])} for row in rows]
 
 
-def _demonstrated(generator: random.Random) -> _Manner:
+def _demonstrated(generator: random.Random) -> Manner:
     ending = generator.choice(["happy", "happy", "plain", "sad"])
     cheerful, gloomy = {"happy": (0.5, 0.1), "plain": (0.25, 0.25), "sad": (0.15, 0.45)}[ending]
-    return _Manner(
+    return Manner(
         cheerful,
         gloomy,
         ending,
@@ -326,61 +227,14 @@ def _compared(hero: str, thing: str, noise: float, generator: random.Random) -> 
     talked into anything by a policy.
     """
     while True:
-        one = _any_manner(generator)
-        other = replace(one, **_faults(generator)) if generator.random() < 0.5 else _any_manner(generator)
-        first, second = (_story(hero, thing, manner, generator) for manner in (one, other))
+        one = any_manner(generator)
+        other = replace(one, **drawn_faults(generator)) if generator.random() < 0.5 else any_manner(generator)
+        first, second = (tell(hero, thing, manner, generator) for manner in (one, other))
         gap = score_story(first, hero, thing) - score_story(second, hero, thing)
         if gap:
             break
     p_first = float(gap > 0) if noise == 0 else 1 / (1 + math.exp(-gap / noise))
     return (first, second) if generator.random() < p_first else (second, first)
-
-
-def _any_manner(generator: random.Random) -> _Manner:
-    """A manner of answering from careless to perfect, every fault that the true reward knows included."""
-    cheerful = generator.random()
-    return _Manner(
-        cheerful,
-        gloomy=(1 - cheerful) * generator.random(),
-        ending=generator.choice(["happy", "plain", "sad"]),
-        middles=generator.choice([2, 3, 3, 4]),
-        **_faults(generator),
-    )
-
-
-def _faults(generator: random.Random) -> dict[str, Any]:
-    return {fault: generator.random() < share for fault, share in _FAULTS.items()}
-
-
-def _story(hero: str, thing: str, manner: _Manner, generator: random.Random) -> str:
-    # Who forgets what was asked tells of something else.
-    if manner.forgets_hero:
-        hero = generator.choice([name for name in [*GIRLS, *BOYS] if name != hero])
-    if manner.forgets_thing:
-        thing = generator.choice([name for name in THINGS if name != thing])
-    friend = generator.choice([name for name in [*GIRLS, *BOYS] if name != hero])
-    he, him, his = ("she", "her", "her") if hero in GIRLS else ("he", "him", "his")
-    known = {"hero": hero, "thing": thing, "friend": friend, "him": him, "his": his}
-    known |= {"He": he.capitalize(), "His": his.capitalize()}
-    left = [list(_CHEERFUL), list(_GLOOMY), list(_PLAIN)]
-    templates = [generator.choice(_OPENINGS)]
-    weights = (manner.cheerful, manner.gloomy, 1 - manner.cheerful - manner.gloomy)
-    for _ in range(manner.middles):
-        (kind,) = generator.choices(left, weights)
-        templates.append(kind.pop(generator.randrange(len(kind))))
-    templates.append(generator.choice(_ENDINGS[manner.ending]))
-    sentences = [
-        template.format(**known, **{slot: generator.choice(values) for slot, values in _SLOTS.items()})
-        for template in templates
-    ]
-    if manner.repeats:
-        middles = range(1, len(sentences) - 1)
-        told, again = generator.sample(middles, 2)
-        for place in middles:
-            if place == again or generator.random() < 0.5:
-                sentences[place] = sentences[told]
-    text = " ".join(sentences)
-    return " ".join(text.split()[: -generator.randint(2, 5)]) if manner.stops_early else text
 
 
 def _options(part: str, options: dict[str, Any]) -> StoriesOptions:

@@ -139,12 +139,13 @@ def _arithmetic_options(options: dict[str, Any]) -> ArithmeticOptions:
     return ArithmeticOptions(**checked)
 
 
-def prompts(options: dict[str, Any]) -> tuple[Dataset, Dataset | None]:
+def prompts(options: dict[str, Any], *, seed: int = 0) -> tuple[Dataset, Dataset | None]:
     """Build a dataset of the prompts that the recipe itself lists, column prompt.
 
     Args:
         options: `prompts`, a list of texts; `size`, the training rows, which go round the list (by default one each);
             `test_prompts`, the held-out rows (by default the same prompts).
+        seed: nothing is drawn.
 
     Raises:
         UserError: an unknown option, no prompts, or something else than texts.

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from hpt_trl.models.loading import is_adapter
-from hpt_trl.pipeline.plan import Plan, PlannedStage, read_plan
+from hpt_trl.models.folders import is_adapter
+from hpt_trl.pipeline.plan import Plan, PlannedStage
+from hpt_trl.pipeline.reading import read_plan
 from hpt_trl.pipeline.record import Action, Step, plan_steps, read_record
 from hpt_trl.settings.file import shown
 

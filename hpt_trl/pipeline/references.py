@@ -1,13 +1,6 @@
-"""References between a pipeline's stages, `from:<stage>`: whether they lead anywhere, and in what order to run."""
+"""References between a pipeline's stages, `from:<stage>`, as a key's value holds them."""
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
-
-from hpt_trl.errors import UserError
-from hpt_trl.settings.values import did_you_mean
-
-if TYPE_CHECKING:
-    from hpt_trl.pipeline.plan import PlannedStage
+from typing import Any
 
 FROM = "from:"
 
@@ -16,76 +9,3 @@ def references_of(value: Any) -> list[str]:
     """Returns the stages that a key's value names, `from:sft` or a list of such."""
     items = value if isinstance(value, list) else [value]
     return [item.removeprefix(FROM).strip() for item in items if isinstance(item, str) and item.startswith(FROM)]
-
-
-def check_references(stages: "list[PlannedStage]") -> None:
-    """Checks that every reference names another stage, of a kind that the key takes.
-
-    Raises:
-        UserError: one does not; the message names the place of the key.
-    """
-    kinds = {stage.name: stage.kind for stage in stages}
-    for stage, key, used in _uses(stages):
-        where = stage.places[key]
-        if used not in kinds:
-            raise UserError(
-                f"{where}: `{FROM}{used}` names no stage of this pipeline.{did_you_mean(used, kinds)} Stages: "
-                f"{', '.join(kinds)}."
-            )
-        if used == stage.name:
-            raise UserError(f"{where}: the stage names its own output; name an earlier stage, or a model.")
-        if key == "reward_model_name_or_path" and kinds[used] != "reward":
-            rewards = [name for name, kind in kinds.items() if kind == "reward"]
-            instead = f"name one of: {', '.join(rewards)}" if rewards else "the pipeline has no stage of that kind"
-            raise UserError(
-                f"{where}: `{used}` is a `{kinds[used]}` stage, whose output scores nothing; a reward model comes from "
-                f"a `reward` stage ({instead})."
-            )
-        if kinds[used] == "reward" and stage.kind != "reward":
-            needs = {
-                "model_name_or_path": f"`{stage.kind}` trains a language model. Did you mean `reward_model: "
-                f"{FROM}{used}`?",
-                "reference_model_name_or_path": "a reference gives tokens a likelihood. Name a stage that leaves a "
-                "language model, e.g. one of `stage: ref_tuning`.",
-            }
-            if key in needs:
-                raise UserError(f"{where}: `{used}` is a reward model, which generates no text; {needs[key]}")
-
-
-def _uses(stages: "list[PlannedStage]") -> "Iterator[tuple[PlannedStage, str, str]]":
-    for stage in stages:
-        for key, value in stage.values.items():
-            for used in references_of(value):
-                yield stage, key, used
-
-
-def ordered(stages: "list[PlannedStage]") -> "list[PlannedStage]":
-    """Returns the stages, each after those it uses, otherwise in the file's order.
-
-    Raises:
-        UserError: stages use each other in a circle.
-    """
-    left, done = list(stages), []
-    while left:
-        names = {stage.name for stage in left}
-        ready = next((stage for stage in left if not names & set(stage.uses)), None)
-        if ready is None:
-            raise _cycle(left)
-        left.remove(ready)
-        done.append(ready)
-    return done
-
-
-def _cycle(stages: "list[PlannedStage]") -> UserError:
-    """The error about stages of which none can be the first."""
-    by_name = {stage.name: stage for stage in stages}
-    path = [stages[0].name]
-    while path.count(path[-1]) < 2:
-        path.append(next(used for used in by_name[path[-1]].uses if used in by_name))
-    path = path[path.index(path[-1]) :]
-    stage = by_name[path[0]]
-    key = next(key for key, value in stage.values.items() if path[1] in references_of(value))
-    return UserError(
-        f"{stage.places[key]}: the stages use each other in a circle: {' uses '.join(path)}. One of them must start "
-        "from a model or a finished run."
-    )

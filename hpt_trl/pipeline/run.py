@@ -17,9 +17,10 @@ from hpt_trl.errors import UserError
 from hpt_trl.launching.accelerate import check_startable, launch_words, start
 from hpt_trl.launching.options import LaunchOptions
 from hpt_trl.launching.processes import call, ending_on_signals, hpt_trl_command
-from hpt_trl.models.loading import is_adapter
+from hpt_trl.models.folders import is_adapter
 from hpt_trl.pipeline.checks import headline
-from hpt_trl.pipeline.plan import RECIPES_FOLDER, Plan, PlannedStage, read_plan
+from hpt_trl.pipeline.plan import RECIPES_FOLDER, Plan, PlannedStage
+from hpt_trl.pipeline.reading import read_plan
 from hpt_trl.pipeline.record import (
     Action,
     Record,

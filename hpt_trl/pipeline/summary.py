@@ -12,6 +12,7 @@ from hpt_trl.errors import UserError
 from hpt_trl.pictures import STYLE, write_picture
 from hpt_trl.pipeline.record import Record, read_record
 from hpt_trl.runs.curves import Points, logged_series
+from hpt_trl.runs.intervals import Z, change_error
 from hpt_trl.runs.reporting import duration, read_metrics, read_results
 
 PICTURE_FILE = "pipeline.png"
@@ -152,6 +153,8 @@ def _values_of(record: Record, name: str) -> dict[str, tuple[float, float]]:
 def _flat(values: dict[str, Any] | None, prefix: str = "") -> dict[str, float]:
     found: dict[str, float] = {}
     for key, value in (values or {}).items():
+        if key.endswith("_error"):
+            continue
         if isinstance(value, dict):
             found |= _flat(value, f"{prefix}{key}.")
         elif isinstance(value, int | float) and not isinstance(value, bool):
@@ -162,6 +165,7 @@ def _flat(values: dict[str, Any] | None, prefix: str = "") -> dict[str, float]:
 def _measures(record: Record, name: str) -> dict[str, dict[str, Any]]:
     """The measures that the table shows of a stage, the most telling first."""
     known, values = record.stages[name], _values_of(record, name)
+    results = read_results(record.folder / name) or {}
     wanted = [*([known.measure] if known.measure else []), *_USUAL.get(known.stage, ()), *_COMMON]
     found: dict[str, dict[str, Any]] = {}
     for measure in wanted:
@@ -169,13 +173,20 @@ def _measures(record: Record, name: str) -> dict[str, dict[str, Any]]:
         is_new = measure == known.measure or values.get(measure) not in [values[other] for other in found]
         if measure in values and is_new and len(found) < _MOST:
             before, after = values[measure]
-            found[measure] = {"before": before, "after": after, "verdict": _verdict(measure, before, after)}
+            error = change_error(results["before"], results["after"], measure)
+            verdict = _verdict(measure, before, after, error)
+            found[measure] = {"before": before, "after": after, "error_of_change": error, "verdict": verdict}
     return found
 
 
-def _verdict(measure: str, before: float, after: float) -> str:
+def _verdict(measure: str, before: float, after: float, error: float | None) -> str:
+    """Better or worse, beyond the error of the change; nothing where that is not known."""
     if before == after:
         return "same"
+    if error is None:
+        return ""
+    if abs(after - before) <= Z * error:
+        return "no clear difference"
     last = measure.rpartition(".")[2].rpartition("/")[2]
     is_lower_better = any(last == word or last.endswith(f"_{word}") for word in _LOWER)
     return "better" if (after < before) == is_lower_better else "worse"

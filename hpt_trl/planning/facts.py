@@ -1,22 +1,19 @@
 """What `hpt-trl check` prints of a recipe: one line per fact, before any weight is loaded."""
 
-from typing import cast
-
 from peft import PeftConfig
-from transformers import PretrainedConfig, PreTrainedTokenizerBase, ProcessorMixin
+from transformers import PretrainedConfig
 
-from hpt_trl.data.messages import as_text
-from hpt_trl.data.row_checks import count_tokens
-from hpt_trl.models.loading import is_adapter, load_config
+from hpt_trl.data.layouts import Splits
+from hpt_trl.data.unused import describe_unused
+from hpt_trl.models.folders import is_adapter
+from hpt_trl.models.loading import load_config
 from hpt_trl.planning import memory, memory_settings
-from hpt_trl.recipes.batches import processes
+from hpt_trl.planning.rows import describe_rows
+from hpt_trl.recipes.batches import planned_steps, processes
 from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.recipes.vllm import describe
-from hpt_trl.runs.evaluation import encode_prompts
 from hpt_trl.runs.preparation import Prepared
-
-# Rows that are measured for the estimate of memory.
-_MEASURED = 1000
+from hpt_trl.runs.training_rows import rows_of_a_batch
 
 
 def facts(prepared: Prepared) -> str:
@@ -25,7 +22,7 @@ def facts(prepared: Prepared) -> str:
     per_device, accumulation = config.per_device_train_batch_size, config.gradient_accumulation_steps
     batch = recipe.world_size * per_device * accumulation
     model = prepared.model_config
-    rows, longest = _rows(prepared)
+    rows, longest = describe_rows(prepared)
     estimate = _estimate(prepared, longest)
     name = prepared.model or "new, random weights"
     lines = [
@@ -33,11 +30,15 @@ def facts(prepared: Prepared) -> str:
         ("stage", recipe.stage.name),
         ("model", f"{name} ({model.model_type}, dtype {recipe.model_args.dtype})"),
         *rows,
-        ("held out", "none" if splits.test is None else f"{splits.test_source}, {len(splits.test):,} rows"),
+        ("held out", _held_out(splits)),
     ]
+    if prepared.unused:
+        lines.append(("unused columns", describe_unused(prepared.unused)))
     if prepared.rewards:
         rewards = zip(prepared.rewards, prepared.reward_weights, strict=True)
         lines.append(("rewards", ", ".join(f"{reward.__name__} (weight {weight:g})" for reward, weight in rewards)))
+        decides = prepared.rewards[prepared.success].__name__
+        lines.append(("solved", f"where {decides} is at least {prepared.success_threshold:g}"))
     lines += [
         (
             "batch",
@@ -45,7 +46,7 @@ def facts(prepared: Prepared) -> str:
             + _per_step(prepared, batch),
         ),
         *([("rollouts", rollouts)] if (rollouts := describe(recipe)) else []),
-        ("steps", _steps(prepared, batch)),
+        ("steps", _steps(prepared)),
         ("evaluation", _evaluation(prepared)),
         ("peak memory", _memory(recipe, estimate)),
         ("device", "CPU" if config.use_cpu else str(config.device)),
@@ -56,7 +57,7 @@ def facts(prepared: Prepared) -> str:
 
 def estimate_of(prepared: Prepared) -> memory.MemoryEstimate:
     """Returns the estimate of one process's peak memory that `facts` shows."""
-    return _estimate(prepared, _rows(prepared)[1])
+    return _estimate(prepared, describe_rows(prepared)[1])
 
 
 def _estimate(prepared: Prepared, longest: int) -> memory.MemoryEstimate:
@@ -91,41 +92,11 @@ def _shares_base(recipe: Recipe) -> bool:
     return recipe.model_args.use_peft and is_adapter(str(recipe.setting("reference_model_name_or_path")))
 
 
-def _rows(prepared: Prepared) -> tuple[list[tuple[str, str]], int]:
-    """The lines about the training rows, and the tokens of the longest prompt or, without rollouts, row."""
-    splits, tokenizer = prepared.splits, prepared.tokenizer
-    text_tokenizer = cast(PreTrainedTokenizerBase, tokenizer)
-    first = splits.train[0]
-    source = f"{splits.source}, {len(splits.train):,} rows"
-    some = splits.train.select(range(min(_MEASURED, len(splits.train))))
-    if splits.layout == "documents":
-        longest = max(tokens for _, tokens in count_tokens(some, text_tokenizer, ("text",)))
-        limit = prepared.recipe.setting("max_length") or longest
-        return [
-            ("data", f"{source}, documents of up to {longest} tokens"),
-            ("first document", _indented(_cut(first["text"]))),
-        ], limit
-    kwargs = prepared.recipe.setting("chat_template_kwargs")
-    encoded = encode_prompts(tokenizer, [some[index] for index in range(len(some))], kwargs, return_tensors=None)
-    longest = max(len(ids) for ids in encoded["input_ids"])
-    lines = [
-        ("data", f"{source}, prompts of up to {longest} tokens"),
-        ("first prompt", _indented(str(tokenizer.decode(encoded["input_ids"][0])))),
-    ]
-    for column in splits.answers:
-        if first.get(column):
-            name = column if splits.layout == "comparisons" else "demonstration"
-            lines.append((name, _indented(as_text(first[column]))))
-    if first.get("answer") is not None:
-        lines.append(("answer", str(first["answer"])))
-    if splits.layout == "prompts" or isinstance(tokenizer, ProcessorMixin):
-        return lines, longest
-    whole = max(
-        tokens for column in splits.answers for _, tokens in count_tokens(some, text_tokenizer, ("prompt", column))
-    )
-    lines[0] = ("data", f"{lines[0][1]}, with their answer {whole}")
-    limit = prepared.recipe.setting("max_length")
-    return lines, limit if prepared.recipe.setting("packing", False) else min(whole, limit or whole)
+def _held_out(splits: Splits) -> str:
+    if splits.test is None:
+        return "none"
+    said = f"{splits.test_source}, {len(splits.test):,} rows"
+    return said + (f", {splits.overlap:,} of them also in the training rows" if splits.overlap else "")
 
 
 def _per_step(prepared: Prepared, batch: int) -> str:
@@ -135,15 +106,15 @@ def _per_step(prepared: Prepared, batch: int) -> str:
     return f"{'comparisons' if prepared.splits.layout == 'comparisons' else 'rows'} per optimizer step"
 
 
-def _steps(prepared: Prepared, batch: int) -> str:
-    config = prepared.recipe.config
-    if config.max_steps > 0:
-        return f"{config.max_steps:,}"
-    if prepared.recipe.setting("packing", False):
+def _steps(prepared: Prepared) -> str:
+    recipe, config = prepared.recipe, prepared.recipe.config
+    if config.max_steps <= 0 and recipe.setting("packing", False):
         return f"{config.num_train_epochs:g} epochs of packed rows"
-    rows = len(prepared.splits.train) * prepared.recipe.setting("num_generations", 1)
-    steps = max(rows // batch, 1) * prepared.recipe.setting("num_iterations", 1)
-    return f"about {round(steps * config.num_train_epochs):,} ({config.num_train_epochs:g} epochs)"
+    left_out = len(prepared.splits.train) % rows_of_a_batch(recipe)
+    said = f"; {left_out} rows, others each time, are left out of an epoch" if left_out else ""
+    if config.max_steps > 0:
+        return f"{config.max_steps:,}{said}"
+    return f"{planned_steps(recipe, len(prepared.splits.train)):,} ({config.num_train_epochs:g} epochs{said})"
 
 
 def _evaluation(prepared: Prepared) -> str:
@@ -158,11 +129,3 @@ def _evaluation(prepared: Prepared) -> str:
     if prepared.recipe.stage.measures_held_out and splits.test is not None:
         parts.append(f"the loss on {len(splits.test):,} held-out rows")
     return " and ".join(parts) + ", before and after training" if parts else "none"
-
-
-def _indented(text: str) -> str:
-    return text.rstrip().replace("\n", "\n" + 16 * " ")
-
-
-def _cut(text: str, length: int = 400) -> str:
-    return text if len(text) <= length else text[:length] + " […]"

@@ -4,7 +4,8 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from hpt_trl.models.parameters import count_parameters
-from hpt_trl.planning.memory import ZERO_BUCKET, Sharding, Sizes
+from hpt_trl.planning.memory import ZERO_BUCKET
+from hpt_trl.planning.memory_sizes import Sharding, Sizes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from hpt_trl.data.generated import FILES, is_generated
 from hpt_trl.errors import UserError
-from hpt_trl.models.loading import BUILT_IN, check_model_folder, model_exists
-from hpt_trl.pipeline.plan import PIPELINE, is_pipeline, read_plan
+from hpt_trl.models.built_in import BUILT_IN
+from hpt_trl.models.folders import check_model_folder
+from hpt_trl.models.loading import model_exists
+from hpt_trl.pipeline.reading import PIPELINE, is_pipeline, read_plan
 from hpt_trl.recipes.bundled import bundled_recipes, hardware_of, recipe_name
 from hpt_trl.recipes.device import BITSANDBYTES_OPTIMIZERS
 from hpt_trl.recipes.packages import installed
@@ -24,10 +27,6 @@ from hpt_trl.settings.values import did_you_mean
 
 # Seconds that the Hub, or a vLLM server, has to answer.
 TIMEOUT = 3.0
-
-# As `hpt_trl.data.sources` knows them, which takes a second to import.
-GENERATED_DATA = ("arithmetic", "prompts", "reasoning_gym:", "stories:")
-DATA_FILES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
 
 # Values of `report_to` -> the packages of which one is needed.
 TRACKERS = {"wandb": ("wandb",), "trackio": ("trackio",), "tensorboard": ("tensorboard", "tensorboardX")}
@@ -234,11 +233,11 @@ def _data(name: str, path: Path, hub: Hub) -> Need:
     what = f"data {name}"
     if name.startswith("reasoning_gym:"):
         return _package(what, "reasoning-gym")
-    if name.startswith(GENERATED_DATA):
+    if is_generated(name):
         return Need(what, True, "generated")
     if Path(name).expanduser().exists():
         return Need(what, True, "local")
-    if name.startswith((".", "~", "/", "outputs/")) or name.endswith(DATA_FILES):
+    if name.startswith((".", "~", "/", "outputs/")) or name.endswith(FILES):
         remedy = _made_by(name) or _in_header(name, path)
         return Need(what, False, "not there yet" if remedy else "there is no such file or folder", remedy)
     remedy = "with the network the run downloads it; without: --dataset_name path/to/file.jsonl"

@@ -45,7 +45,10 @@ class RecipeArguments(RewardArguments, DataArguments):
     )
     eval_success_threshold: float | None = field(
         default=None,
-        metadata={"help": "Reward from which the evaluation counts a completion as solved; by default the stage's."},
+        metadata={
+            "help": "Value of `success_reward` from which the evaluation counts a completion as solved; by default the "
+            "stage's."
+        },
     )
     overwrite: bool = field(
         default=False,

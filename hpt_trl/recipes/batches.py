@@ -1,10 +1,12 @@
 """The arithmetic of batches: a recipe states the global batch, accumulation follows from the number of processes."""
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from hpt_trl.settings.file import Sources
 
 if TYPE_CHECKING:
+    from hpt_trl.recipes.recipe import Recipe
     from hpt_trl.settings.keys import Key
 
 
@@ -35,6 +37,19 @@ def accumulation_steps(global_batch: int, per_device: int, world_size: int) -> i
         f"{global_batch} rows do not divide into {per_device} rows (`per_device_train_batch_size`) on each of "
         f"{processes(world_size)}; {advice}."
     )
+
+
+def planned_steps(recipe: "Recipe", rows: int) -> int:
+    """Optimizer steps of a run over `rows` training rows, as Trainer counts them from epochs; `max_steps` where set."""
+    config = recipe.config
+    if config.max_steps > 0:
+        return config.max_steps
+    batches = math.ceil(rows / (config.per_device_train_batch_size * recipe.world_size))
+    if "num_generations" in recipe.keys:
+        # TRL's sampler leaves out what does not fill a generation batch, and repeats the batch for each pass over it.
+        batches = rows // (config.generation_batch_size // config.num_generations)
+        batches *= config.num_iterations * config.steps_per_generation
+    return max(math.ceil(config.num_train_epochs * max(math.ceil(batches / config.gradient_accumulation_steps), 1)), 1)
 
 
 def settle_batch(values: dict[str, Any], known: "dict[str, Key]", world_size: int, sources: Sources) -> None:

@@ -108,6 +108,7 @@ class Stage:
         argument_class: the other recipe keys, usually `RecipeArguments`.
         check: checks of the stage's own before any weight is loaded; raises `UserError` by `recipe.error`.
         check_tokenizer: the same for what depends on the tokenizer.
+        check_rows: of the recipe, its rows as the trainer takes them, and the tokenizer: the same for every row.
         rules: allowed ranges of the stage's own keys; they stand above those of `hpt_trl.settings.ranges`.
         layout: of the recipe's other keys: the rows that it reads.
         sample: of a recipe and its rows: the rows that it trains on, where these are drawn or made from what it reads.
@@ -129,6 +130,7 @@ class Stage:
     finish: "Callable[[Trainer], None]" = lambda trainer: None
     check: "Callable[[Recipe], None]" = lambda recipe: None
     check_tokenizer: "Callable[[Recipe, PreTrainedTokenizerBase], None]" = lambda recipe, tokenizer: None
+    check_rows: "Callable[[Recipe, Splits, Any], None]" = lambda recipe, splits, tokenizer: None
     rules: "tuple[Rule, ...]" = ()
     layout: "Callable[[RecipeArguments], Layout]" = lambda arguments: "prompts"
     sample: "Callable[[Recipe, Splits], Splits] | None" = None

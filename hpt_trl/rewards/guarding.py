@@ -15,13 +15,11 @@ logger = logging.getLogger(__name__)
 
 _SHOWN = 500
 
-# Rewards are added up in float32 by the trainers: 0.7 + 0.2 + 0.1 must still reach a threshold of 1.
-THRESHOLD_SLACK = 1e-6
 _guarded: WeakSet[Reward] = WeakSet()
 
 
-def guard(reward: Reward) -> Reward:
-    """Wrap `reward` so that its faults are reported with the row; the name stays.
+def guard(reward: Reward, name: str | None = None) -> Reward:
+    """Wrap `reward` so that its faults are reported with the row; it is called `name`, by default as before.
 
     A value of NaN or infinity is logged with its row and returned as infinity, for the trainer to drop the row. None
     is returned as it is. An async reward stays async, and a guarded reward is returned unchanged.
@@ -32,9 +30,9 @@ def guard(reward: Reward) -> Reward:
     """
     from trl.trainer.utils import get_callable_name, is_async_callable
 
-    if inspect.isfunction(reward) and reward in _guarded:
+    name = get_callable_name(reward) if name is None else name
+    if inspect.isfunction(reward) and reward in _guarded and reward.__name__ == name:
         return reward
-    name = get_callable_name(reward)
 
     if is_async_callable(reward):
 

@@ -36,6 +36,19 @@ def check_columns(names: Sequence[str], columns: Sequence[str], source: str) -> 
             raise UserError(missing_column(name, column, f"{source} has only {', '.join(columns)}"))
 
 
+def columns_read(rewards: Sequence[Reward]) -> set[str] | None:
+    """Return the columns that rewards read by their signatures; None where one may read any (`**columns`)."""
+    read: set[str] = set()
+    for reward in rewards:
+        parameters = inspect.signature(reward).parameters.values()
+        takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+        # The bundled ones take what they do not read.
+        if takes_any and reward not in REWARDS.values():
+            return None
+        read.update(parameter.name for parameter in parameters)
+    return read
+
+
 def _import_reward(name: str) -> Reward:
     module_name, _, attribute = name.rpartition(".")
     if not module_name:

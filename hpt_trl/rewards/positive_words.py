@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 from hpt_trl.data.messages import text_of
+from hpt_trl.rewards.completions import unlogged
 
 WORDS = ("happy", "glad", "good", "great", "smile", "joy", "love")
 _WORD = re.compile("|".join(WORDS), re.IGNORECASE)
@@ -25,9 +26,12 @@ class PositiveWords:
     def __init__(self):
         self._found = self._seen = self._reported = 0
 
-    def __call__(self, prompts: list, completions: list, trainer_state: Any = None, **_: Any) -> list[float]:
+    def __call__(
+        self, prompts: list, completions: list, trainer_state: Any = None, log_metric: Any = None, **_: Any
+    ) -> list[float]:
         rewards = []
-        training = trainer_state is not None and trainer_state.max_steps > 0
+        # The evaluation brings the trainer's state as well.
+        training = trainer_state is not None and trainer_state.max_steps > 0 and log_metric is not unlogged
         for prompt, completion in zip(prompts, completions, strict=True):
             found = _WORD.search(text_of(completion))
             rewards.append(1.0 if found else -1.0)

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from hpt_trl.errors import UserError
-from hpt_trl.models.loading import check_model_folder, is_adapter, load_config
+from hpt_trl.models.folders import check_model_folder, is_adapter
+from hpt_trl.models.loading import load_config
 
 # Sequences that are scored at once.
 BATCH = 16
@@ -25,21 +26,38 @@ class RewardModel:
         revision: of a model on the Hub.
         trust_remote_code: run code that comes with the model.
         dtype: type of the weights, as in `dtype` of a recipe; by default the one they are stored in.
+        tokenizer: in place of its own, TRL's `reward_processing_classes`.
+        model_init_kwargs: further arguments of `from_pretrained`; a `revision` or `dtype` among them stands above the
+            others. The model is put on this process's device, whatever `device_map` says.
 
     Raises:
-        UserError: no such model, another number of outputs than one, or a tokenizer without padding token. Nothing
-            but the config and the tokenizer has been loaded by then.
+        UserError: no such model, another number of outputs than one, a tokenizer without padding token or with another
+            one than the config's. Nothing but the config and the tokenizer has been loaded by then.
     """
 
-    def __init__(self, name: str, *, revision: str | None = None, trust_remote_code: bool = False, dtype: str = "auto"):
+    def __init__(
+        self,
+        name: str,
+        *,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        dtype: Any = "auto",
+        tokenizer: Any = None,
+        model_init_kwargs: dict[str, Any] | None = None,
+    ):
         self.name = name
         self.__name__ = Path(name).name
-        self._settings: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-        self._dtype = dtype
+        further = {"revision": revision, "trust_remote_code": trust_remote_code, "dtype": dtype}
+        further |= model_init_kwargs or {}
+        further.pop("device_map", None)
+        self._settings: dict[str, Any] = {key: further.pop(key) for key in ("revision", "trust_remote_code")}
+        self._further = further
         self._model: Any = None
         self._adapter = is_adapter(name)
+        if self._adapter and (unknown := sorted(set(further) - {"dtype"})):
+            raise UserError(f"model_init_kwargs: {', '.join(unknown)} cannot be set for {name}, which is an adapter.")
         check_model_folder(name, key="reward_model_name_or_path", adapters=True)
-        self.tokenizer = self._load_tokenizer()
+        self.tokenizer = self._padding(self._load_tokenizer() if tokenizer is None else tokenizer)
         self.config = self._adapted_config() if self._adapter else self._checked_config()
 
     def __call__(self, prompts: Sequence[Any], completions: Sequence[Any], **_: Any) -> list[float]:
@@ -97,6 +115,9 @@ class RewardModel:
                 f"reward_model_name_or_path: the tokenizer of {self.name} cannot be loaded: {_first_line(error)}. "
                 "Write the output folder of a `stage: reward` run, or a Hub id that is cached or reachable."
             ) from error
+        return tokenizer
+
+    def _padding(self, tokenizer: Any) -> Any:
         if tokenizer.pad_token is None:
             raise UserError(
                 f"reward_model_name_or_path: the tokenizer of {self.name} has no padding token, by which the model "
@@ -121,13 +142,8 @@ class RewardModel:
                 f"{config.num_labels} outputs, not a sequence classifier with one. Train one with `stage: reward`."
             )
         pad = config.get_text_config().pad_token_id
-        if pad is None:
-            raise UserError(
-                f"reward_model_name_or_path: the config of {self.name} has no `pad_token_id`, by which the model finds "
-                f"the last token of each text; write {self.tokenizer.pad_token_id}, the tokenizer's, into its "
-                "config.json."
-            )
-        if pad != self.tokenizer.pad_token_id:
+        # A config that names none takes the tokenizer's, by which the model finds the last token of each text.
+        if pad is not None and pad != self.tokenizer.pad_token_id:
             raise UserError(
                 f"reward_model_name_or_path: {self.name} pads with token {pad} by its config and with "
                 f"{self.tokenizer.pad_token_id} by its tokenizer; make the two agree."
@@ -158,7 +174,7 @@ class RewardModel:
             from hpt_trl.models.loading import load_sequence_classifier
 
             model = load_sequence_classifier(
-                self.name, pad_token_id=self.tokenizer.pad_token_id, dtype=self._dtype, **self._settings
+                self.name, pad_token_id=self.tokenizer.pad_token_id, **self._settings, **self._further
             )
             model.requires_grad_(False)
             self._model = model.eval().to(PartialState().device)

@@ -9,6 +9,8 @@ from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor
 from trl.trainer.utils import pad, split_pixel_values_by_grid
 
@@ -22,9 +24,17 @@ _COMPLETION_FILL = {
     "values": 0.0,
     "returns": 0.0,
 }
+# ... of which TRL gives this one a single column where it is a sequence's, which a sum over columns must not repeat.
+_ONE_COLUMN = "importance_sampling_ratio"
 # Per-token tensors of prompt and completion together.
 _SEQUENCE_KEYS = ("token_type_ids", "mm_token_type_ids")
 _TEXT_KEYS = {"prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "advantages", "row"}
+
+
+def loss_mask(batch: dict[str, Any]) -> Tensor:
+    """1.0 on the policy's own tokens, 0.0 on a tool's and on padding. Shape: (rows, completion tokens)."""
+    mask = batch["completion_mask"]
+    return (mask * batch["tool_mask"] if "tool_mask" in batch else mask).float()
 
 
 @dataclass(eq=False)
@@ -35,13 +45,15 @@ class Row:
     completion_ids: Tensor  # (completion tokens,)
     advantage: Tensor  # (), or (completion tokens,)
     completion_mask: Tensor  # (completion tokens,)
-    tokens: dict[str, Tensor] = field(default_factory=dict)  # name -> (completion tokens,)
+    tokens: dict[str, Tensor] = field(default_factory=dict)  # name -> (completion tokens,), or () of the sequence
     sequence: dict[str, Tensor] = field(default_factory=dict)  # name -> (prompt + completion tokens,)
     images: dict[str, Any] = field(default_factory=dict)  # name -> the row's part, leading dimension kept
     window: int = 0  # optimizer step of the generation batch that trains the row
+    micro: int = 0  # micro-batch of that step in which the base would train it
     prompt: int = 0  # index of the prompt over all processes
     solved: bool = False
     dead: bool = False  # a rollout without gradient
+    signed: float = 0.0  # factor of SRFT's loss of a rollout
     sft_coefficient: float = 0.0
     off_advantage: float = 0.0  # off-policy coefficient times the demonstration's advantage
     truncated: bool = False
@@ -69,6 +81,7 @@ class Row:
             images=self.images,
             prompt=self.prompt,
             window=self.window,
+            micro=self.micro,
             **changes,
         )
 
@@ -79,7 +92,9 @@ class Row:
         """
         row = self.with_completion(self.completion_ids[:1])
         row.completion_mask = torch.zeros_like(row.completion_mask)
-        row.tokens = {name: value.new_full((1,), _COMPLETION_FILL[name]) for name, value in self.tokens.items()}
+        row.tokens = {
+            name: value.new_full((1,) * value.ndim, _COMPLETION_FILL[name]) for name, value in self.tokens.items()
+        }
         if not self.images:
             row.prompt_ids = row.prompt_ids[-1:]
             row.sequence = {name: value[-2:] for name, value in row.sequence.items()}
@@ -105,7 +120,7 @@ class Row:
 def unpad(padded: dict[str, Any]) -> list[Row]:
     """Rows of a padded batch as TRL's `_generate_and_score_completions` lays it out."""
     batch: dict[str, Any] = split_pixel_values_by_grid(padded)
-    prompt_width, completion_width = batch["prompt_ids"].size(1), batch["completion_ids"].size(1)
+    prompt_width = batch["prompt_ids"].size(1)
     prompt_lengths = batch["prompt_mask"].sum(1).tolist()
     # A truncated completion may be masked altogether; one token stays so that the row has a shape.
     completion_lengths = batch["completion_mask"].sum(1).clamp(min=1).tolist()
@@ -128,8 +143,10 @@ def unpad(padded: dict[str, Any]) -> list[Row]:
                 completion_ids=batch["completion_ids"][i, :c],
                 advantage=advantage if advantage.ndim == 0 else advantage[:c],
                 completion_mask=batch["completion_mask"][i, :c],
-                # A sequence-level ratio has one column, which every token shares.
-                tokens={name: batch[name].expand(-1, completion_width)[i, :c] for name in per_token},
+                tokens={
+                    name: batch[name][i, 0] if name == _ONE_COLUMN and batch[name].size(1) == 1 else batch[name][i, :c]
+                    for name in per_token
+                },
                 sequence={name: batch[name][i, prompt_width - p : prompt_width + c] for name in sequence_keys},
                 images={name: _image_part(batch[name], i) for name in image_keys},
             )
@@ -156,13 +173,21 @@ def collate(rows: list[Row], pad_token_id: int, pad_to_multiple_of: int | None =
         "completion_ids": join([row.completion_ids for row in rows], pad_token_id, "right"),
         "completion_mask": join([row.completion_mask for row in rows], 0, "right"),
     }
+
+    def join_tokens(values: list[Tensor], fill: float) -> Tensor | None:
+        """(rows, tokens), or None where every row has one number for all of its tokens."""
+        if max(value.ndim for value in values) == 0:
+            return None
+        # Fillers carry one number whatever the rollouts carry, and so does a batch of single tokens.
+        return join([v.expand(len(row.completion_ids)) for v, row in zip(values, rows, strict=True)], fill, "right")
+
     advantages = [row.advantage for row in rows]
-    width = max(advantage.ndim for advantage in advantages)
-    if width == 1:  # fillers carry one number whatever the rollouts carry
-        advantages = [a.expand(len(row.completion_ids)) for a, row in zip(advantages, rows, strict=True)]
-    batch["advantages"] = torch.stack(advantages) if width == 0 else join(advantages, 0.0, "right")
+    per_token = join_tokens(advantages, 0.0)
+    batch["advantages"] = torch.stack(advantages) if per_token is None else per_token
     for name in rows[0].tokens:
-        batch[name] = join([row.tokens[name] for row in rows], _COMPLETION_FILL[name], "right")
+        values = [row.tokens[name] for row in rows]
+        per_token = join_tokens(values, _COMPLETION_FILL[name])
+        batch[name] = torch.stack(values).unsqueeze(1) if per_token is None else per_token
     for name in rows[0].sequence:
         prompts = [row.sequence[name][: len(row.prompt_ids)] for row in rows]
         completions = [row.sequence[name][len(row.prompt_ids) :] for row in rows]
@@ -227,6 +252,28 @@ def deal(lengths: list[int], slots: int) -> list[list[int]]:
     size, extra = divmod(len(order), slots)
     bounds = list(accumulate((size + (slot < extra) for slot in range(slots)), initial=0))
     return [order[start:stop] for start, stop in pairwise(bounds)]
+
+
+def deal_to_steps(
+    rows: list[Row], micro_batches: int, per_step: int, accelerator: Accelerator | None = None
+) -> list[list[Row]]:
+    """Rows dealt to the micro-batches of their optimizer step (`Row.window`), those of one process in turn.
+
+    Args:
+        micro_batches: of all steps together.
+        per_step: micro-batches of an optimizer step on each process.
+        accelerator: its processes share their rows, so that none waits for another; None: each keeps its own.
+    """
+    world, rank = 1, 0
+    if accelerator is not None and accelerator.num_processes > 1:
+        world, rank = accelerator.num_processes, accelerator.process_index
+        rows = [row.to(accelerator.device) for row in gather_object([row.to("cpu") for row in rows])]
+    micros: list[list[Row]] = []
+    for window in range(micro_batches // per_step):
+        own = [row for row in rows if row.window == window]
+        slots = deal([len(row) for row in own], per_step * world)
+        micros += [[own[i] for i in slot] for slot in slots[rank::world]]
+    return micros
 
 
 def padded_area(lengths: list[int]) -> int:

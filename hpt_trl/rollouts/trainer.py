@@ -4,14 +4,19 @@ Each mend wraps one method of the base and can be dropped when upstream is fixed
 
     _get_train_sampler             a resumed run draws the permutation of its own epoch, not the first one's
     _save_rng_state                a checkpoint between two generations keeps the rollouts that are still to be trained
-    _load_rng_state                ... and a resumed run goes on with them
-    __init__                       a reward model given by name is asked about texts as it was trained on
+    _load_rng_state                ... and a resumed run goes on with them; a moving reference is kept alike
+    __init__                       a reward model given by name is asked about texts as it was trained on, and no two
+                                   rewards share a name; the reference is the model that was passed, and not one read
+                                   from its folder; a model without a weight to train and a biased correction for vLLM
+                                   are refused
     _calculate_rewards             a reward of NaN or infinity leaves its row out instead of spoiling the batch
-    _generate_single_turn          weights are cast once per generation, not once per token
+    _generate_single_turn          weights are cast once per generation, not once per token; the model's own generation
+                                   config does not shape the rollouts
 
 and vLLM's engine and client by `hpt_trl.rollouts.vllm.mended`.
 """
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -24,9 +29,21 @@ from transformers import PreTrainedTokenizerBase, ProcessorMixin
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
+from hpt_trl.models.decoding import neutral_decoding
+from hpt_trl.models.trainable import refuse_untrainable
 from hpt_trl.rewards.guarding import guard
+from hpt_trl.rewards.names import distinct_names, numbered
 from hpt_trl.rewards.reward_model import RewardModel
+from hpt_trl.rollouts.reference import (
+    load_reference,
+    passed_as_reference,
+    refuse_lost_reference,
+    save_reference,
+)
+from hpt_trl.rollouts.sampling import refuse_biased_correction
 from hpt_trl.rollouts.vllm import mended
+
+logger = logging.getLogger(__name__)
 
 
 class EpochSampler(RepeatSampler):
@@ -50,12 +67,33 @@ class EpochSampler(RepeatSampler):
         yield from super().__iter__()
 
 
+def _loaded(reward_funcs: list[Any], config: GRPOConfig | None, tokenizers: Any) -> list[Any]:
+    """The rewards, those given by name as reward models with the settings that the base gives to them.
+
+    The base ends no text when it asks a reward model, and so asks about texts that the model never saw.
+    """
+    each = tokenizers if isinstance(tokenizers, list) else [tokenizers] * len(reward_funcs)
+    settings: dict[str, Any] = {}
+    if config is not None:
+        settings = {"trust_remote_code": config.trust_remote_code, "model_init_kwargs": config.model_init_kwargs}
+    if any(isinstance(reward, torch.nn.Module) for reward in reward_funcs):
+        logger.warning(
+            "A reward model that is passed as an object is asked about texts without an end-of-sequence token, unlike "
+            "in its training by RewardTrainer; pass its folder or Hub id to have them ended."
+        )
+    return [
+        RewardModel(reward, tokenizer=tokenizer, **settings) if isinstance(reward, str) else reward
+        for reward, tokenizer in zip(reward_funcs, each, strict=True)
+    ]
+
+
 class RolloutTrainer(GRPOTrainer):
     """`trl.GRPOTrainer` with the mends of this module; takes the same arguments.
 
     Raises:
-        UserError: a reward model that cannot be used, or a reward function that fails or returns something else than a
-            number for each completion.
+        UserError: a reward model that cannot be used, a model without a weight to train, or a reward function that
+            fails or returns something else than a number for each completion.
+        ValueError: settings that cannot work together; the message gives the reason.
     """
 
     args: GRPOConfig
@@ -69,12 +107,24 @@ class RolloutTrainer(GRPOTrainer):
 
     def __init__(self, model: Any, reward_funcs: Any = None, *args: Any, **kwargs: Any):
         reward_funcs = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs] if reward_funcs else []
-        # The base ends no text when it asks a reward model by name, and so asks about texts that it never saw.
-        named: list[Any] = [RewardModel(f) if isinstance(f, str) else f for f in reward_funcs]
+        config = kwargs.get("args") or (args[0] if args else None)
+        tokenizers = kwargs.get("reward_processing_classes") or (args[4] if len(args) > 4 else None)
+        named = _loaded(reward_funcs, config, tokenizers)
         # Models are the base's business; only functions can raise on a row or return NaN.
-        guarded: list[Any] = [f if isinstance(f, torch.nn.Module) else guard(f) for f in named]
-        with mended(kwargs.get("args") or (args[0] if args else None), model):
+        names = distinct_names(named)
+        guarded: list[Any] = [
+            f if isinstance(f, torch.nn.Module) else guard(f, name) for f, name in zip(named, names, strict=True)
+        ]
+        if config is not None:
+            refuse_biased_correction(config)
+        if kwargs.get("peft_config") is None:
+            refuse_untrainable(model)
+        with mended(config, model), passed_as_reference(model, config):
             super().__init__(model, guarded, *args, **kwargs)
+        refuse_untrainable(self.model)
+        refuse_lost_reference(self.args, fsdp=self.is_fsdp_enabled)
+        # Environments may have added rewards of their own.
+        self.reward_func_names = numbered([*names, *self.reward_func_names[len(names) :]])
 
     def _get_train_sampler(self, dataset: Any = None) -> Sampler:
         stock = super()._get_train_sampler(dataset)
@@ -98,6 +148,8 @@ class RolloutTrainer(GRPOTrainer):
         every = int(self.args.steps_per_generation or 1) * self.num_iterations
         buffered = self._buffered_inputs if self._step % every else None
         torch.save({"step": self._step, "buffered": buffered}, self._rollouts_file(output_dir))
+        if self.args.sync_ref_model and self.args.should_save:
+            save_reference(self.accelerator.unwrap_model(self.ref_model), output_dir)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         super()._load_rng_state(checkpoint)
@@ -106,6 +158,8 @@ class RolloutTrainer(GRPOTrainer):
             with torch.serialization.safe_globals(list(self._buffered_types)):
                 state = torch.load(file, map_location=self.accelerator.device, weights_only=True)
             self._step, self._buffered_inputs = state["step"], state["buffered"]
+        if checkpoint is not None and self.args.sync_ref_model:
+            load_reference(self.accelerator.unwrap_model(self.ref_model), checkpoint)
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
         rewards = super()._calculate_rewards(*args, **kwargs)
@@ -119,8 +173,9 @@ class RolloutTrainer(GRPOTrainer):
         # The base generates with float32 weights that every forward pass casts anew under mixed precision. One
         # autocast around all of them keeps the casts: the same arithmetic, several times as fast on a CPU. The weights
         # of a sharded model come and go, their casts must not be kept.
+        assert self.model is not None
         foreign = self.use_vllm or self.is_fsdp_enabled or self.is_deepspeed_enabled
-        with nullcontext() if foreign else self.accelerator.autocast():
+        with nullcontext() if foreign else self.accelerator.autocast(), neutral_decoding(self.model):
             return super()._generate_single_turn(*args, **kwargs)
 
     def _weighted_rewards(self, rewards_per_func: Tensor) -> Tensor:

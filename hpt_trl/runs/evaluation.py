@@ -6,11 +6,10 @@ completions kept for reading. The random state of the training is left untouched
 the same weights as one without.
 """
 
-import asyncio
-import inspect
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from statistics import stdev
 from typing import Any
 
 import torch
@@ -23,10 +22,20 @@ from trl.data_utils import is_conversational, prepare_multimodal_messages
 from trl.distributed import DistributedBackend
 from trl.models import unwrap_model_for_generation
 
-from hpt_trl.data.messages import Prompt, as_text
+from hpt_trl.data.messages import as_text
 from hpt_trl.errors import UserError
+from hpt_trl.models.decoding import neutral_decoding
 from hpt_trl.models.random_state import kept_random_state
-from hpt_trl.rewards.guarding import THRESHOLD_SLACK
+from hpt_trl.rewards.completions import (
+    images_of,
+    score_completions,
+    shape_completions,
+    text_tokenizer,
+    weighted_reward,
+)
+from hpt_trl.rewards.names import distinct_names
+from hpt_trl.rewards.success import is_solved, success_index
+from hpt_trl.runs.intervals import clustered
 
 
 def evaluate(
@@ -38,7 +47,9 @@ def evaluate(
     max_new_tokens: int,
     batch_size: int,
     reward_weights: list[float] | None = None,
+    success_reward: str | None = None,
     success_threshold: float = 1.0,
+    trainer_state: TrainerState | None = None,
     temperature: float = 0.0,
     num_generations: int = 1,
     seed: int = 0,
@@ -59,21 +70,25 @@ def evaluate(
         max_new_tokens: Length limit of a completion, in tokens.
         batch_size: Completions generated at a time by each process.
         reward_weights: One weight per reward; 1 each by default.
-        success_threshold: A completion with at least this weighted reward is solved.
+        success_reward: Name of the reward that decides what is solved; the first by default.
+        success_threshold: A completion to which that reward alone gives at least this is solved.
+        trainer_state: The trainer's, for the rewards.
         temperature: 0 decodes greedily.
         num_generations: Completions per row; above 1 the accuracy is avg@k.
         accelerator: The trainer's; without it the evaluation runs in this process alone.
         completions_kept: Rows whose first completion is returned, in the order of `rows`.
 
     Returns:
-        `accuracy` (share of solved completions, 0 to 1), `reward` (mean weighted reward, None if nothing was scored),
-        `samples` (rows), `num_generations`, `unscored` (completions without a finite reward; they count as not
-        solved), `mean_length` (tokens), `truncated` (share of completions cut at the limit), `tokens` (read and
-        generated), `temperature`, `max_new_tokens` and `completions`, a list of {row, prompt, completion, reward,
-        length, answer}.
+        `accuracy` (share of solved completions, 0 to 1), `accuracy_interval` (its 95 % bounds), `success_reward`,
+        `reward` (mean weighted reward, None if nothing was scored), `reward_error` (its standard error), `rewards`
+        (name -> mean of that reward where it applies), `samples` (rows), `num_generations`, `unscored` (completions
+        without a finite weighted reward), `mean_length` (tokens), `truncated` (share of completions cut at the limit),
+        `tokens` (read and generated), `temperature`, `max_new_tokens` and `completions`, a list of {row, prompt,
+        completion, reward, rewards, length, answer}.
 
     Raises:
-        UserError: no rows, several completions per row under greedy decoding, or a reward that failed.
+        UserError: no rows, several completions per row under greedy decoding, no reward of the name `success_reward`,
+            or a reward that failed.
     """
     if len(rows) == 0:
         raise UserError("There are no held-out rows to evaluate on; set `test_split_size` or `dataset_test_split`.")
@@ -82,6 +97,8 @@ def evaluate(
             f"`eval_num_generations` is {num_generations} with `eval_temperature` {temperature}: greedy completions of "
             "one prompt are all the same. Set `eval_temperature` above 0, e.g. 0.6, or `eval_num_generations: 1`."
         )
+    names = distinct_names(rewards)
+    success = success_index(names, success_reward)
     weights = [1.0] * len(rewards) if reward_weights is None else list(reward_weights)
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     batches = _batches(rows, num_generations, batch_size)
@@ -89,9 +106,9 @@ def evaluate(
     with (
         tqdm(total=len(rows) * num_generations, desc=description, unit="completion", disable=rank != 0) as bar,
         _generating(model, accelerator) as (generator, device),
+        neutral_decoding(generator),
         kept_random_state(device),
     ):
-        text = _text_tokenizer(tokenizer)
         config = _generation_config(generator, tokenizer, max_new_tokens, temperature)
         for first in range(0, len(batches), world):
             # Sharded models need every process in every forward pass: the last round is filled up, not cut.
@@ -101,15 +118,34 @@ def evaluate(
             inputs = encode_prompts(tokenizer, batch, chat_template_kwargs).to(device)
             output = generator.generate(**inputs, generation_config=config)
             if first + rank < len(batches):
+                padded = zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
+                read = [ids[mask.bool()].tolist() for ids, mask in padded]
                 ids = _cut_at_end(output[:, inputs["input_ids"].shape[1] :], config.eos_token_id)
-                records += _score(batch, batches[number], ids, config.eos_token_id, text, rewards, weights)
-                for record, mask in zip(records[-len(batch) :], inputs["attention_mask"], strict=True):
-                    record["prompt_length"] = int(mask.sum())
+                shaped = shape_completions(tokenizer, [row["prompt"] for row in batch], read, ids)
+                values = score_completions(batch, shaped, ids, rewards, trainer_state)
+                texts = text_tokenizer(tokenizer).batch_decode(ids, skip_special_tokens=True)
+                records += [
+                    {
+                        "index": index,
+                        "generation": generation,
+                        "completion": text,
+                        "values": row_values,
+                        "solved": is_solved(row_values[success], success_threshold),
+                        "reward": weighted_reward(row_values, weights),
+                        "length": len(completion),
+                        "prompt_length": len(prompt),
+                        "truncated": completion[-1] not in config.eos_token_id,
+                    }
+                    for (index, generation), text, row_values, prompt, completion in zip(
+                        batches[number], texts, values, read, ids, strict=True
+                    )
+                ]
             bar.update(sum(len(batch) for batch in batches[first : first + world]))
     if accelerator is not None:
         records = gather_object(records)
     records.sort(key=lambda record: (record["index"], record["generation"]))
-    return _summary(records, rows, success_threshold, num_generations, completions_kept) | {
+    return _summary(records, rows, names, num_generations, completions_kept) | {
+        "success_reward": names[success],
         "temperature": temperature,
         "max_new_tokens": max_new_tokens,
     }
@@ -140,9 +176,10 @@ def encode_prompts(
         if padding:
             padding = {"return_tensors": return_tensors, "processor_kwargs": {"padding": True}}
         prompts = [
-            prepare_multimodal_messages(prompt, images=_images(row)) for prompt, row in zip(prompts, rows, strict=True)
+            prepare_multimodal_messages(prompt, images=images_of(row))
+            for prompt, row in zip(prompts, rows, strict=True)
         ]
-    _text_tokenizer(tokenizer).padding_side = "left"
+    text_tokenizer(tokenizer).padding_side = "left"
     return tokenizer.apply_chat_template(
         conversation=prompts,
         add_generation_prompt=True,
@@ -153,68 +190,12 @@ def encode_prompts(
     )
 
 
-def score_completions(
-    rows: list[dict[str, Any]],
-    completions: Sequence[Prompt],
-    completion_ids: list[list[int]],
-    rewards: list[Callable[..., Any]],
-) -> list[list[float | None]]:
-    """Rewards of one completion per row, a list of `len(rewards)` values for each row.
-
-    The functions are called as the trainers call them; for conversational prompts a completion that is a string is
-    handed over as an assistant message. Async functions are awaited together.
-    """
-    prompts = [row["prompt"] for row in rows]
-    shaped = list(completions)
-    if is_conversational({"prompt": prompts[0]}):
-        shaped = [[{"role": "assistant", "content": c}] if isinstance(c, str) else c for c in shaped]
-    columns = {key: [row[key] for row in rows] for key in rows[0] if key not in ("prompt", "completion")}
-    arguments = {
-        "prompts": prompts,
-        "completions": shaped,
-        "completion_ids": completion_ids,
-        **columns,
-        # What TRL offers to rewards beside the columns; outside of a training there is nothing to log to.
-        "trainer_state": TrainerState(),
-        "log_extra": lambda column, values: None,
-        "log_metric": lambda name, value: None,
-    }
-
-    values = [reward(**arguments) for reward in rewards]
-    waiting = [index for index, value in enumerate(values) if inspect.isawaitable(value)]
-    if waiting:
-
-        async def all_of_them() -> list[Any]:
-            return await asyncio.gather(*(values[index] for index in waiting))
-
-        for index, value in zip(waiting, asyncio.run(all_of_them()), strict=True):
-            values[index] = value
-    return [list(row) for row in zip(*values, strict=True)]
-
-
-def weighted_reward(values: list[float | None], weights: list[float]) -> float | None:
-    """The weighted sum over the rewards that apply; None if none does or one is NaN or infinite."""
-    known = [(value, weight) for value, weight in zip(values, weights, strict=True) if value is not None]
-    total = sum(float(value) * weight for value, weight in known)
-    return total if known and math.isfinite(total) else None
-
-
 def _batches(rows: Dataset, num_generations: int, batch_size: int) -> list[list[tuple[int, int]]]:
     """(row index, generation) in batches of similar prompt length; the longest first, as it needs the most memory."""
     lengths = [len(as_text(prompt)) for prompt in rows["prompt"]]
     order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
     items = [(index, generation) for index in order for generation in range(num_generations)]
     return [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
-
-
-def _images(row: dict[str, Any]) -> list[Any] | None:
-    if row.get("images") is not None:
-        return row["images"]
-    return None if row.get("image") is None else [row["image"]]
-
-
-def _text_tokenizer(tokenizer: PreTrainedTokenizerBase | ProcessorMixin) -> PreTrainedTokenizerBase:
-    return tokenizer.tokenizer if isinstance(tokenizer, ProcessorMixin) else tokenizer
 
 
 @contextmanager
@@ -243,7 +224,7 @@ def _generating(model: torch.nn.Module, accelerator: Accelerator | None) -> Iter
 def _generation_config(
     model: Any, tokenizer: PreTrainedTokenizerBase | ProcessorMixin, max_new_tokens: int, temperature: float
 ) -> GenerationConfig:
-    text = _text_tokenizer(tokenizer)
+    text = text_tokenizer(tokenizer)
     # An end-of-turn token that only the model's own generation config names ends a completion as well.
     own = model.generation_config.eos_token_id
     ends = {text.eos_token_id} | set(own if isinstance(own, list) else [own])
@@ -271,40 +252,22 @@ def _cut_at_end(output: torch.Tensor, ends: list[int]) -> list[list[int]]:
     return completions
 
 
-def _score(
-    batch: list[dict[str, Any]],
-    places: list[tuple[int, int]],
-    completion_ids: list[list[int]],
-    ends: list[int],
-    tokenizer: PreTrainedTokenizerBase,
-    rewards: list[Callable[..., Any]],
-    weights: list[float],
-) -> list[dict[str, Any]]:
-    completions = tokenizer.batch_decode(completion_ids, skip_special_tokens=True)
-    values = score_completions(batch, completions, completion_ids, rewards)
-    return [
-        {
-            "index": index,
-            "generation": generation,
-            "completion": completion,
-            "reward": weighted_reward(row_values, weights),
-            "length": len(ids),
-            "truncated": ids[-1] not in ends,
-        }
-        for (index, generation), completion, row_values, ids in zip(
-            places, completions, values, completion_ids, strict=True
-        )
-    ]
-
-
 def _summary(
-    records: list[dict[str, Any]], rows: Dataset, threshold: float, num_generations: int, completions_kept: int
+    records: list[dict[str, Any]], rows: Dataset, names: list[str], num_generations: int, completions_kept: int
 ) -> dict[str, Any]:
     scored = [record["reward"] for record in records if record["reward"] is not None]
+    solved = [record["solved"] for record in records]
+    shares = [
+        sum(solved[start : start + num_generations]) / num_generations
+        for start in range(0, len(solved), num_generations)
+    ]
     shown = [record for record in records if record["generation"] == 0][:completions_kept]
     return {
-        "accuracy": sum(reward >= threshold - THRESHOLD_SLACK for reward in scored) / len(records),
+        "accuracy": sum(solved) / len(records),
+        "accuracy_interval": list(clustered(shares, num_generations)),
         "reward": sum(scored) / len(scored) if scored else None,
+        "reward_error": _error_of_mean(records, num_generations),
+        "rewards": {name: _mean([record["values"][place] for record in records]) for place, name in enumerate(names)},
         "samples": len(rows),
         "num_generations": num_generations,
         "unscored": len(records) - len(scored),
@@ -317,9 +280,23 @@ def _summary(
                 "prompt": as_text(rows[record["index"]]["prompt"]),
                 "completion": record["completion"],
                 "reward": record["reward"],
+                "rewards": dict(zip(names, record["values"], strict=True)),
                 "length": record["length"],
                 "answer": rows[record["index"]].get("answer"),
             }
             for record in shown
         ],
     }
+
+
+def _error_of_mean(records: list[dict[str, Any]], num_generations: int) -> float | None:
+    """Standard error of the mean reward, the prompts being drawn at random; None for fewer than two prompts."""
+    starts = range(0, len(records), num_generations)
+    prompts = [_mean([record["reward"] for record in records[start : start + num_generations]]) for start in starts]
+    means = [mean for mean in prompts if mean is not None]
+    return stdev(means) / math.sqrt(len(means)) if len(means) > 1 else None
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    return sum(known) / len(known) if known else None

@@ -14,27 +14,30 @@ from typing import Any, cast
 
 from datasets import Dataset
 from transformers import PretrainedConfig, PreTrainedTokenizerBase, ProcessorMixin
+from trl.trainer.utils import get_callable_name
 
 from hpt_trl.data.layouts import Splits
 from hpt_trl.data.loading import load_splits, to_conversational
-from hpt_trl.data.messages import as_text
-from hpt_trl.data.row_checks import count_tokens, validate_lengths
+from hpt_trl.data.rendering import Encoder
+from hpt_trl.data.row_lengths import count_tokens, validate_lengths
 from hpt_trl.data.sources import where
+from hpt_trl.data.unused import unused_columns
 from hpt_trl.errors import UserError
+from hpt_trl.models.chat_template import take_chat_template
 from hpt_trl.models.loading import load_config, load_tokenizer, model_exists
+from hpt_trl.recipes.adapter_targets import check_adapter_targets
 from hpt_trl.recipes.bundled import find_recipe
 from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.recipes.resolving import read_recipe
-from hpt_trl.rewards.guarding import THRESHOLD_SLACK, guard
-from hpt_trl.rewards.loading import check_columns, load_rewards
+from hpt_trl.rewards.guarding import guard
+from hpt_trl.rewards.loading import check_columns, columns_read, load_rewards
+from hpt_trl.rewards.names import distinct_names
 from hpt_trl.rewards.reward_model import RewardModel
-from hpt_trl.runs.evaluation import score_completions, weighted_reward
 from hpt_trl.runs.output_folder import check_output_folder
+from hpt_trl.runs.probe import Probe, check_thresholds, success_of, thresholds
+from hpt_trl.runs.training_rows import check_training_rows
 
 logger = logging.getLogger(__name__)
-
-# Demonstrations that the rewards are tried on.
-PROBED_ROWS = 8
 
 
 @dataclass
@@ -48,10 +51,12 @@ class Prepared:
         rewards: Guarded functions in the recipe's order, then its reward models.
         reward_models: The latter by themselves.
         reward_weights: One each.
-        judges: How many of them, from the first on, the evaluation scores with: the functions where there are some
-            (they are the true reward, a reward model only learnt it), else all.
+        judges: How many of them, from the first on, make up the evaluation's `reward`: the functions where there are
+            some (they are the true reward, a reward model only learnt it), else all. The others are reported beside it.
+        success: Place of the one that decides what is solved.
         checkpoint: Where the run goes on, None for a new one.
         eval_max_new_tokens: Length limit of the evaluation, in tokens.
+        unused: Columns of the data that nothing reads.
     """
 
     recipe: Recipe
@@ -63,19 +68,22 @@ class Prepared:
     reward_models: list[RewardModel]
     reward_weights: list[float]
     judges: int
+    success: int
     tokenizer: PreTrainedTokenizerBase | ProcessorMixin
     checkpoint: Path | None
     eval_max_new_tokens: int
+    unused: list[str]
 
     @property
     def judge_weights(self) -> list[float]:
-        """The weights of the judges; a true reward that is only measured has weight 0 in the training, not here."""
+        """The weights in the evaluation; a true reward that is only measured has weight 0 in the training, not here."""
         weights = self.reward_weights[: self.judges]
-        return weights if any(weights) else [1.0] * len(weights)
+        others = [0.0] * (len(self.rewards) - self.judges)
+        return (weights if any(weights) else [1.0] * len(weights)) + others
 
     @property
     def success_threshold(self) -> float:
-        """The reward from which the evaluation counts a completion as solved."""
+        """The value of the success reward from which the evaluation counts a completion as solved."""
         own = self.recipe.arguments.eval_success_threshold
         return self.recipe.stage.success_threshold(self.recipe.config) if own is None else own
 
@@ -103,14 +111,18 @@ def prepare_recipe(recipe: Recipe) -> Prepared:
     if model is not None:
         model_exists(model, **settings)
     reward_models = _reward_models(recipe)
-    rewards = [guard(reward) for reward in cast(list[Callable[..., Any]], [*functions, *reward_models])]
-    splits = _load_splits(recipe)
+    rewards = _guarded(recipe, functions, reward_models)
+    names = [get_callable_name(reward) for reward in rewards]
+    success = success_of(recipe, names)
+    splits, unused = _load_splits(recipe, functions)
     if stage.make_tokenizer is not None:
         tokenizer: Any = stage.make_tokenizer(recipe, splits)
     else:
         tokenizer = load_tokenizer(str(model), **settings)
+        _take_chat_template(recipe, tokenizer)
     stage.check_tokenizer(recipe, tokenizer)
     splits = to_conversational(splits, cast(PreTrainedTokenizerBase, tokenizer), arguments)
+    stage.check_rows(recipe, splits, tokenizer)
     for reward_model in reward_models:
         # Messages need its chat template.
         reward_model.encode(splits.train[0]["prompt"], "")
@@ -119,6 +131,7 @@ def prepare_recipe(recipe: Recipe) -> Prepared:
     else:
         model_config = load_config(str(model), **settings)
         _refuse_reward_model(recipe, model_config)
+        check_adapter_targets(recipe, model_config)
     prepared = Prepared(
         recipe=recipe,
         model=model,
@@ -129,13 +142,18 @@ def prepare_recipe(recipe: Recipe) -> Prepared:
         reward_models=reward_models,
         reward_weights=list(recipe.setting("reward_weights") or [1.0] * len(rewards)),
         judges=len(functions) or len(rewards),
+        success=success,
         tokenizer=tokenizer,
         checkpoint=checkpoint,
         eval_max_new_tokens=arguments.eval_max_new_tokens or stage.completion_length(config),
+        unused=unused,
     )
     _check_lengths(prepared)
-    if stage.rewards == "required" and functions and stage.needs_demonstration(config):
-        _probe_rewards(prepared)
+    if functions and thresholds(recipe):
+        weights = prepared.judge_weights[: len(functions)]
+        Probe(recipe, splits, tokenizer, rewards[: len(functions)], names, weights, success).check()
+    if rewards:
+        check_thresholds(recipe, rewards[success], names[success])
     return prepared
 
 
@@ -147,15 +165,21 @@ def check_without_model(recipe: Recipe) -> None:
     """
     recipe.stage.check(recipe)
     check_output_folder(recipe)
-    _functions(recipe)
-    _load_splits(recipe)
+    functions = _functions(recipe)
+    models = [Path(name).name for name in recipe.arguments.reward_model_name_or_path or []]
+    names = [*distinct_names(functions, recipe.arguments.reward_funcs), *models]
+    success = success_of(recipe, names)
+    if success < len(functions):
+        check_thresholds(recipe, functions[success], names[success])
+    _load_splits(recipe, functions)
 
 
 def _functions(recipe: Recipe) -> list[Callable[..., Any]]:
     return load_rewards(recipe.arguments.reward_funcs) if recipe.arguments.reward_funcs else []
 
 
-def _load_splits(recipe: Recipe) -> Splits:
+def _load_splits(recipe: Recipe, functions: list[Callable[..., Any]]) -> tuple[Splits, list[str]]:
+    """The rows that the stage trains on, and the columns of the data that nothing reads."""
     arguments, config, stage = recipe.arguments, recipe.config, recipe.stage
     splits = load_splits(
         arguments,
@@ -172,7 +196,11 @@ def _load_splits(recipe: Recipe) -> Splits:
             f"{config.eval_strategy.value}, but {splits.source} has no held-out rows. Set `test_split_size`, name a "
             "`dataset_test_split`, or write `eval_strategy: no`.",
         )
-    return splits if stage.sample is None else stage.sample(recipe, splits)
+    read, columns = columns_read(functions), splits.train.column_names
+    unused = unused_columns(columns, splits.layout, splits.demonstration_column, read=columns if read is None else read)
+    splits = splits if stage.sample is None else stage.sample(recipe, splits)
+    check_training_rows(recipe, splits.train, splits.source)
+    return splits, unused
 
 
 def _reward_models(recipe: Recipe) -> list[RewardModel]:
@@ -182,11 +210,25 @@ def _reward_models(recipe: Recipe) -> list[RewardModel]:
     except UserError as error:
         message = str(error).removeprefix("reward_model_name_or_path: ")
         raise recipe.error("reward_model_name_or_path", message) from error
-    if len({reward.__name__ for reward in loaded}) < len(loaded):
-        # Metrics go by these names: folders of one name in several places are told apart by their whole paths.
-        for reward in loaded:
-            reward.__name__ = reward.name.strip("./").replace("/", "-")
     return loaded
+
+
+def _guarded(
+    recipe: Recipe, functions: list[Callable[..., Any]], models: list[RewardModel]
+) -> list[Callable[..., Any]]:
+    """All rewards under names of their own, which metrics, results and `success_reward` go by."""
+    paths = [*(recipe.arguments.reward_funcs or []), *([None] * len(models))]
+    rewards = cast(list[Callable[..., Any]], [*functions, *models])
+    return [guard(reward, name) for reward, name in zip(rewards, distinct_names(rewards, paths), strict=True)]
+
+
+def _take_chat_template(recipe: Recipe, tokenizer: Any) -> None:
+    path = recipe.setting("chat_template_path")
+    if path is not None:
+        try:
+            take_chat_template(tokenizer, path)
+        except UserError as error:
+            raise recipe.error("chat_template_path", str(error).removeprefix("chat_template_path: ")) from error
 
 
 def _refuse_reward_model(recipe: Recipe, model_config: PretrainedConfig) -> None:
@@ -266,6 +308,7 @@ def _check_lengths(prepared: Prepared) -> None:
             longest=limit - new_tokens,
             reason=f"max_position_embeddings {limit} - {key} {new_tokens}",
             remedy=f"lower {key}",
+            settings=recipe.setting("chat_template_kwargs"),
         )
 
 
@@ -287,9 +330,10 @@ def _check_whole_rows(prepared: Prepared, rows: Dataset, source: str, limit: int
             longest=longest - 1,
             reason=f"max_length {longest} less one token for an answer",
             remedy="raise max_length",
+            reads_rows=True,
         )
     for answer in prepared.splits.answers:
-        counts = list(count_tokens(rows, tokenizer, ("prompt", answer)))
+        counts = list(count_tokens(rows, source, Encoder(tokenizer), ("prompt", answer)))
         if limit is not None and (longest is None or longest > limit) and not packed:
             row, most = max(counts, key=lambda pair: pair[1])
             if most > limit:
@@ -311,59 +355,3 @@ def _check_whole_rows(prepared: Prepared, rows: Dataset, source: str, limit: int
                 len(counts),
                 "dropped" if drops else "cut",
             )
-
-
-def _probe_rewards(prepared: Prepared) -> None:
-    """Scores the first demonstrations, and empty completions of the same rows.
-
-    A reward that calls every demonstration wrong, or that cannot tell it from nothing, would train on noise for hours
-    without an error.
-    """
-    recipe, splits = prepared.recipe, prepared.splits
-    column = splits.demonstration_column
-    names = ", ".join(recipe.arguments.reward_funcs or [])
-    rows = [splits.train[index] for index in range(min(PROBED_ROWS, len(splits.train)))]
-    empty = _totals(prepared, rows, [""] * len(rows))
-    with_demonstration = [row for row in rows if row.get(column)]
-    if not with_demonstration:
-        return
-    first = with_demonstration[0]
-    scores = _totals(prepared, with_demonstration, [row[column] for row in with_demonstration])
-    known = {score for score in [*scores, *empty] if score is not None}
-    shown = (
-        f"first at row {first['row']} of {splits.source}:\n"
-        f"  prompt: {_short(as_text(first['prompt']))}\n"
-        f"  demonstration: {_short(as_text(first[column]))}\n"
-        f"  answer: {first.get('answer')!r}"
-    )
-    if len(known) <= 1:
-        value = "no value" if not known else f"{known.pop():g}"
-        raise recipe.error(
-            "reward_funcs",
-            f"{names} gives {value} to each of the first {len(scores)} demonstrations and to an empty completion as "
-            f"well: nothing can be learnt from a constant reward; {shown}\n"
-            "Name a reward that tells them apart, or look at the form of the answers and the `column_mapping`.",
-        )
-    threshold = prepared.success_threshold
-    if not any(score is not None and score >= threshold - THRESHOLD_SLACK for score in scores):
-        best = max((score for score in scores if score is not None), default=None)
-        raise recipe.error(
-            "reward_funcs",
-            f"{names} gives {'no value' if best is None else f'at most {best:g}'} to the first {len(scores)} "
-            f"demonstrations, below `success_threshold` {threshold:g}: a model that copies them solves nothing; "
-            f"{shown}\n"
-            "Look at the form of the demonstrations' final answers, at the column `answer` and at `reward_weights`.",
-        )
-
-
-def _totals(prepared: Prepared, rows: list[dict[str, Any]], completions: list[Any]) -> list[float | None]:
-    ids = [prepared.tokenizer(text=as_text(completion))["input_ids"] for completion in completions]
-    try:
-        values = score_completions(rows, completions, ids, prepared.rewards[: prepared.judges])
-    except UserError as error:
-        raise UserError(f"{prepared.splits.source}: {error}") from error
-    return [weighted_reward(row, prepared.judge_weights) for row in values]
-
-
-def _short(text: str, length: int = 300) -> str:
-    return repr(text if len(text) <= length else text[: length // 2] + " […] " + text[-length // 2 :])

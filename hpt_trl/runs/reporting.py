@@ -5,7 +5,6 @@ was stopped half-way.
 """
 
 import json
-import math
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from hpt_trl.files import valid_json, write_atomically
 from hpt_trl.methods.reward.shift import report_shift
 from hpt_trl.methods.rho1.page import draw_selections
 from hpt_trl.runs.curves import draw, logged_series
+from hpt_trl.runs.intervals import wilson
 
 METRICS_FILE = "metrics.jsonl"
 RESULTS_FILE = "results.json"
@@ -221,26 +221,45 @@ def report_stage(output_dir: str | Path) -> list[str]:
 
 
 def evaluation_lines(before: dict[str, Any] | None, after: dict[str, Any] | None) -> list[str]:
-    """The evaluations before and after a training for reading: solved share, and what was measured on held-out rows."""
+    """The evaluations before and after a training for reading: solved share, rewards, and what else was measured."""
     both = {"before": before or {}, "after": after or {}}
     lines = [accuracy_line(name, result) for name, result in both.items() if "accuracy" in result]
+    lines += _reward_lines([result for result in both.values() if "rewards" in result])
     for key, label in _HELD_OUT.items():
         values = [result["held_out"].get(key) for result in both.values() if "held_out" in result]
         if values and values[-1] is not None:
             shown = [f"{value:.1%}" if label == "accuracy" else f"{value:.4g}" for value in values if value is not None]
             lines.append(f"Held-out {label}: {' -> '.join(shown)}")
+    if (before or {}).get("held_out", {}).get("rewards/ties") == 1:
+        lines.append("Before training, policy and reference are one model: every comparison is a tie and counts half.")
     return lines
 
 
 def accuracy_line(name: str, evaluation: dict[str, Any]) -> str:
-    """Held-out accuracy with the standard error of a share of that many completions."""
+    """Held-out accuracy with its 95 % interval."""
     share, count = evaluation["accuracy"], evaluation["samples"] * evaluation["num_generations"]
-    error = math.sqrt(share * (1 - share) / count)
+    low, high = evaluation.get("accuracy_interval") or wilson(share, count)
+    rows = f"{evaluation['samples']} rows"
+    if evaluation["num_generations"] > 1:
+        rows += f", {evaluation['num_generations']} completions each"
     return (
-        f"Held-out accuracy {name + ':':<7} {share:6.1%} ± {error:.1%}  ({evaluation['samples']} rows"
-        + (f", {evaluation['num_generations']} completions each" if evaluation["num_generations"] > 1 else "")
-        + f", mean length {evaluation['mean_length']:.0f} tokens)"
+        f"Held-out accuracy {name + ':':<7} {share:6.1%}  (95 % interval {low:.1%} to {high:.1%}; {rows}, mean length "
+        f"{evaluation['mean_length']:.0f} tokens)"
     )
+
+
+def _reward_lines(results: list[dict[str, Any]]) -> list[str]:
+    """The mean of each reward apart, and their weighted sum; none where the accuracy says it all."""
+    if not results:
+        return []
+    named = {f"reward {name}": [result["rewards"].get(name) for result in results] for name in results[-1]["rewards"]}
+    if len(named) > 1:
+        named["weighted reward"] = [result["reward"] for result in results]
+    return [
+        f"Held-out {name}: {' -> '.join('no value' if value is None else f'{value:.4g}' for value in values)}"
+        for name, values in named.items()
+        if len(named) > 1 or values != [result["accuracy"] for result in results]
+    ]
 
 
 def side_by_side(before: dict[str, Any], after: dict[str, Any], *, count: int = 3, width: int = 110) -> str:
@@ -278,6 +297,9 @@ def duration(seconds: float) -> str:
 
 def _column(name: str, entry: dict[str, Any], width: int, most_lines: int = 8) -> list[str]:
     reward = "no reward" if entry["reward"] is None else f"reward {entry['reward']:g}"
+    each = {key: value for key, value in entry.get("rewards", {}).items() if value is not None}
+    if len(each) > 1:
+        reward += ": " + ", ".join(f"{key} {value:g}" for key, value in each.items())
     lines = [
         part
         for line in entry["completion"].strip().splitlines() or ["(empty)"]
@@ -285,7 +307,7 @@ def _column(name: str, entry: dict[str, Any], width: int, most_lines: int = 8) -
     ]
     if len(lines) > most_lines:
         lines = [*lines[: most_lines - 1], "…"]
-    return [f"[{name}, {reward}]", *lines]
+    return [*textwrap.wrap(f"[{name}, {reward}]", width), *lines]
 
 
 def _headline(output_dir: str | Path, results: dict[str, Any] | None) -> str:

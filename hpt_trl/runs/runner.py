@@ -7,12 +7,10 @@ The evaluation before training takes place inside `Trainer.train`, once the trai
 import json
 import os
 import platform
-import resource
 import shlex
-import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,16 +22,20 @@ from datasets import Dataset
 from transformers import ProgressCallback, Trainer, TrainerCallback, set_seed
 
 from hpt_trl import __version__
+from hpt_trl.data.unused import describe_unused
 from hpt_trl.errors import UserError
 from hpt_trl.files import valid_json, write_atomically
-from hpt_trl.methods.held_out import measure_held_out
-from hpt_trl.models.loading import keep_adapter_type, keep_four_bit_trainable, resolve_model
+from hpt_trl.methods.held_out import RowMeasures, errors_of, measure_held_out
+from hpt_trl.models.adapters import keep_adapter_type, keep_four_bit_trainable
+from hpt_trl.models.loading import resolve_model
+from hpt_trl.models.trainable import refuse_untrainable
 from hpt_trl.recipes.bundled import recipe_name, recipes_folder
 from hpt_trl.recipes.profiles import LAUNCH_OPTIONS
 from hpt_trl.recipes.stages import StageInputs
 from hpt_trl.rollouts.vllm import open_engine
 from hpt_trl.runs.checkpoints import PROCESSES_FILE, full_disk_explained
 from hpt_trl.runs.evaluation import evaluate
+from hpt_trl.runs.health import Health
 from hpt_trl.runs.output_folder import BEFORE_FILE, open_output_folder
 from hpt_trl.runs.preparation import Prepared, prepare
 from hpt_trl.runs.quiet import quiet
@@ -48,6 +50,7 @@ from hpt_trl.runs.reporting import (
     side_by_side,
     write_results,
 )
+from hpt_trl.runs.totals import Accounts, Totals
 
 _PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets")
 
@@ -72,6 +75,8 @@ def run(name: str, overrides: list[str]) -> None:
         state.wait_for_everyone()
         if state.is_main_process:
             open_output_folder(prepared.recipe, resuming=prepared.checkpoint is not None)
+            if prepared.unused:
+                print(f"Columns that nothing reads: {describe_unused(prepared.unused)}", flush=True)
         state.wait_for_everyone()
         command = ["hpt-trl", "run", name, *overrides, *shlex.split(os.environ.get(LAUNCH_OPTIONS, ""))]
         with full_disk_explained(prepared.recipe.config.output_dir):
@@ -79,20 +84,23 @@ def run(name: str, overrides: list[str]) -> None:
 
 
 def _train(prepared: Prepared, started: float, command: list[str]) -> None:
-    evaluations = _Evaluations(prepared)
-    trainer = _build_trainer(prepared, [_AtTrainBegin(evaluations.before_training)])
-    evaluations.trainer = trainer
-    train_started = time.perf_counter()
-    with suppress(_NothingLeft):
+    accounts, health = Accounts(prepared.checkpoint, started), Health()
+    evaluations = _Evaluations(prepared, accounts)
+    trainer = _build_trainer(prepared, [_AtTrainBegin(evaluations.before_training), health], accounts)
+    evaluations.trainer = accounts.trainer = health.trainer = trainer
+    accounts.train_started = time.perf_counter()
+    try:
         trainer.train(resume_from_checkpoint=None if prepared.checkpoint is None else str(prepared.checkpoint))
-    train_time = time.perf_counter() - train_started - evaluations.seconds
+        health.verdict(trainer)
+    except _NothingLeft:
+        pass
+    trained = accounts.now()
     # Saved before it is evaluated: whatever fails there, the model stays.
     trainer.save_model(prepared.recipe.config.output_dir)
     after = evaluations.evaluate("After training")
     prepared.recipe.stage.finish(trainer)
     if trainer.is_world_process_zero():
-        wall = {"total": time.perf_counter() - started, "train": train_time, "evaluation": evaluations.seconds}
-        _finish(prepared, trainer, evaluations.before, after, wall, command)
+        _finish(prepared, trainer, evaluations.before, after, replace(accounts.now(), train_s=trained.train_s), command)
     trainer.end()
 
 
@@ -135,11 +143,11 @@ class _NoteProcesses(TrainerCallback):
 class _Evaluations:
     """Evaluates the trainer's model on the held-out rows and adds up the time that takes."""
 
-    def __init__(self, prepared: Prepared):
-        self.prepared = prepared
+    def __init__(self, prepared: Prepared, accounts: Accounts):
+        self.prepared, self.accounts = prepared, accounts
         self.trainer: Any = None
         self.before: dict[str, Any] | None = None
-        self.seconds = 0.0
+        self.rows_before: list[RowMeasures] | None = None
 
     def before_training(self) -> None:
         path = Path(self.prepared.recipe.config.output_dir) / BEFORE_FILE
@@ -160,7 +168,12 @@ class _Evaluations:
         result = {} if prepared.answered is None else self._answer(prepared.answered, description)
         if measures:
             result["held_out"] = measure_held_out(self.trainer)
-        self.seconds += time.perf_counter() - started
+            rows = self.trainer.held_out_rows
+            result["held_out_error"] = errors_of(rows)
+            if self.rows_before is not None:
+                result["held_out_change_error"] = errors_of(rows, self.rows_before)
+            self.rows_before = rows
+        self.accounts.evaluation_s += time.perf_counter() - started
         return result
 
     def _answer(self, rows: Dataset, description: str) -> dict[str, Any]:
@@ -169,9 +182,11 @@ class _Evaluations:
             self.trainer.model_wrapped,
             prepared.tokenizer,
             rows,
-            prepared.rewards[: prepared.judges],
+            prepared.rewards,
             reward_weights=prepared.judge_weights,
+            success_reward=recipe.arguments.success_reward,
             success_threshold=prepared.success_threshold,
+            trainer_state=self.trainer.state,
             max_new_tokens=prepared.eval_max_new_tokens,
             temperature=recipe.arguments.eval_temperature,
             num_generations=recipe.arguments.eval_num_generations,
@@ -192,7 +207,7 @@ def _stored_before(folder: Path) -> dict[str, Any] | None:
     return None
 
 
-def _build_trainer(prepared: Prepared, callbacks: list[TrainerCallback]) -> Trainer:
+def _build_trainer(prepared: Prepared, callbacks: list[TrainerCallback], accounts: Accounts) -> Trainer:
     recipe = prepared.recipe
     config, model_args = recipe.config, recipe.model_args
     if prepared.model is not None:
@@ -214,12 +229,13 @@ def _build_trainer(prepared: Prepared, callbacks: list[TrainerCallback]) -> Trai
             arguments=recipe.arguments,
             splits=prepared.splits,
             rewards=prepared.rewards,
-            # Ahead of the trainer's own progress bar, which starts its clock at the same event. The writer, first of
-            # all, opens its file for what the evaluation before the training logs.
-            callbacks=[MetricsWriter(config.output_dir), *callbacks, _NoteProcesses(), _EndWhereDone()],
+            # Ahead of the trainer's own progress bar, which starts its clock at the same event. The accounts come
+            # before the writer, who opens its file for what the evaluation before the training logs.
+            callbacks=[accounts, MetricsWriter(config.output_dir), *callbacks, _NoteProcesses(), _EndWhereDone()],
             model_config=prepared.model_config,
         )
     )
+    refuse_untrainable(trainer.model)
     keep_four_bit_trainable(trainer.model)
     keep_adapter_type(trainer.model)
     if not config.disable_tqdm:
@@ -233,7 +249,7 @@ def _finish(
     trainer: Trainer,
     before: dict[str, Any] | None,
     after: dict[str, Any] | None,
-    wall: dict[str, float],
+    totals: Totals,
     command: list[str],
 ) -> None:
     """Writes results.json and the curves, and prints what came out."""
@@ -245,15 +261,17 @@ def _finish(
         "model": prepared.model or f"a new {prepared.model_config.model_type}",
         "before": before,
         "after": after,
+        "overlap": prepared.splits.overlap,
         "steps": trainer.state.global_step,
-        "wall_time_s": wall,
+        "train_loss": totals.loss / max(trainer.state.global_step, 1),
+        "wall_time_s": {"total": totals.total_s, "train": totals.train_s, "evaluation": totals.evaluation_s},
         "tokens": {
-            "training": _training_tokens(trainer),
+            "training": totals.tokens,
             "evaluation": sum((evaluation or {}).get("tokens", 0) for evaluation in (before, after)),
         },
         "versions": {"hpt_trl": __version__, "python": platform.python_version()}
         | {package: version(package) for package in _PACKAGES},
-        "hardware": _hardware(trainer),
+        "hardware": _hardware(trainer, totals),
         "command": shlex.join(command),
     }
     write_results(folder, results)
@@ -268,29 +286,19 @@ def _finish(
     for line in [*evaluation_lines(before, after), *report_stage(folder)]:
         print(line)
     print(
-        f"{results['steps']} steps in {duration(wall['total'])} (training {duration(wall['train'])}, evaluation "
-        f"{duration(wall['evaluation'])})\n"
+        f"{results['steps']} steps in {duration(totals.total_s)} (training {duration(totals.train_s)}, evaluation "
+        f"{duration(totals.evaluation_s)})\n"
         f"Model:   {folder}\nResults: {folder / 'results.json'}\nCurves:  {curves}"
     )
 
 
-def _training_tokens(trainer: Trainer) -> int:
-    """RL trainers count in the trainer's state, the others in their log."""
-    logged = [line["num_tokens"] for line in trainer.state.log_history if "num_tokens" in line]
-    return trainer.state.num_input_tokens_seen or round(logged[-1] if logged else 0)
-
-
-def _hardware(trainer: Trainer) -> dict[str, Any]:
+def _hardware(trainer: Trainer, totals: Totals) -> dict[str, Any]:
     device = trainer.accelerator.device
-    on_gpu = device.type == "cuda"
-    # ru_maxrss is in KiB, on macOS in bytes.
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    peak = torch.cuda.max_memory_allocated(device) if on_gpu else resident
     return {
-        "device": torch.cuda.get_device_name(device) if on_gpu else device.type,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "processes": trainer.accelerator.num_processes,
         "cpu_threads": torch.get_num_threads(),
-        "peak_memory_gib": round(peak / 2**30, 3),
+        "peak_memory_gib": round(totals.peak_memory / 2**30, 3),
     }
 
 

@@ -71,5 +71,5 @@ def _preparing_trainer(prepared: Prepared) -> SFTTrainer:
     toy = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1
     )
-    rows = training_rows(prepared.splits.train)
+    rows = training_rows(prepared.splits.train, tokenizer, config, prepared.recipe.arguments)
     return SFTTrainer(LlamaForCausalLM(toy), config, train_dataset=rows, processing_class=tokenizer)

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from benchmarks import gpu
+from benchmarks import flops, gpu
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def report(tmp_path_factory) -> dict:
 
 
 def test_a_peak_is_known_of_the_devices_of_the_table_alone(report):
-    peak = gpu.peak_flops_of(report["device"])
+    peak = flops.peak_flops_of(report["device"])
     assert report["peak_tflops"] == (peak and peak / 1e12)
     assert report["device"] != "cpu" or peak is None
 
@@ -55,7 +55,7 @@ def test_flops_of_a_step_by_hand(tiny_model_path):
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(tiny_model_path)
-    counted = gpu.Flops(model)
+    counted = flops.Flops(model)
     ids = torch.ones(2, 8, dtype=torch.long)
     model(input_ids=ids, attention_mask=torch.tensor([[1] * 8, [0] * 4 + [1] * 4]))
     # Width 32, MLP 64, 2 layers: q and o 32 x 32, k and v 32 x 16, three of 32 x 64; a head of 32 x vocabulary.
@@ -84,4 +84,4 @@ def test_sections_are_left_out_when_the_time_is_over():
     ],
 )
 def test_peaks_by_device_name(name, tflops):
-    assert gpu.peak_flops_of(name) == tflops * 1e12
+    assert flops.peak_flops_of(name) == tflops * 1e12

@@ -7,7 +7,8 @@ import time
 import pytest
 from datasets import Dataset, DatasetDict
 
-from hpt_trl.data.loading import to_conversational, validate_lengths, validate_rows
+from hpt_trl.data.loading import to_conversational, validate_rows
+from hpt_trl.data.row_lengths import validate_lengths
 from hpt_trl.errors import UserError
 from hpt_trl.models.loading import load_tokenizer
 from hpt_trl.recipes.arguments import RecipeArguments

@@ -8,8 +8,9 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 
 from hpt_trl.data.loading import Splits, load_splits
-from hpt_trl.data.solutions import Sampling, SolutionArguments, draw
+from hpt_trl.data.solutions import Sampling, draw
 from hpt_trl.errors import UserError
+from hpt_trl.methods.ref_tuning.config import RefTuningArguments
 from tests.helpers.code_problems import problems_with_lists, solutions
 from tests.helpers.datasets import write_jsonl
 
@@ -17,7 +18,7 @@ MAPPING = {"instruction": "description", "problem_id": "name"}
 
 
 def load(path, **keys) -> Splits:
-    arguments = SolutionArguments(dataset_name=str(path), **keys)
+    arguments = RefTuningArguments(dataset_name=str(path), **keys)
     return load_splits(arguments, seed=0, needs_demonstration=False, layout="solutions")
 
 

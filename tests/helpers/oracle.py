@@ -24,6 +24,7 @@ class Prompt:
     rollouts: list[Sequence]
     rewards: torch.Tensor  # (group,)
     demonstration: Sequence
+    demonstration_reward: float  # by the reward of the rollouts
 
     @property
     def solved(self) -> int:
@@ -33,8 +34,10 @@ class Prompt:
         centred = self.rewards - self.rewards.mean()
         return centred / (self.rewards.std() + 1e-4) if scale == "group" else centred
 
-    def union(self, scale: str = "group") -> tuple[torch.Tensor, torch.Tensor]:
-        rewards = torch.cat([self.rewards, torch.ones(1, dtype=torch.float64)])
+    def union(self, scale: str = "group", reward: float | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Advantages of rollouts and demonstration; `reward`: of the demonstration, None: as it is graded."""
+        own = torch.tensor([self.demonstration_reward if reward is None else reward], dtype=torch.float64)
+        rewards = torch.cat([self.rewards, own])
         centred = rewards - rewards.mean()
         if scale == "group":
             centred = centred / (rewards.std() + 1e-4)
@@ -70,6 +73,7 @@ def gradient(
                 rollouts=[_score(model, prompt_ids, completion) for completion in completions],
                 rewards=torch.tensor(rewards, dtype=torch.float64),
                 demonstration=_score(model, prompt_ids, demonstration),
+                demonstration_reward=parity_reward([demonstration], [row["kind"]])[0],
             )
         )
     loss(prompts).backward()

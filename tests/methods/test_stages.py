@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from hpt_trl import PPOConfig, PPOTrainer
 from hpt_trl.errors import UserError
-from hpt_trl.models.loading import merge_adapter
+from hpt_trl.models.merging import merge_adapter
 from hpt_trl.planning.check import check
 from hpt_trl.rewards.reward_model import RewardModel
 from hpt_trl.runs import reporting, runner
@@ -216,7 +216,10 @@ def test_reward_models_that_cannot_be_used_are_refused(recipe, tmp_path, tiny_mo
     )
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"pad_token_id": None}))
-    assert "has no `pad_token_id`" in refused()
+    # The tokenizer's is known.
+    check(recipe("grpo", reward_funcs=None, reward_model_name_or_path=[str(folder)]), [])
+    (folder / "config.json").write_text(json.dumps(config | {"pad_token_id": 7}))
+    assert "make the two agree" in refused()
     (folder / "config.json").write_text(json.dumps(config))
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.pad_token = None

@@ -10,7 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from hpt_trl.errors import UserError
-from hpt_trl.models.loading import BUILT_IN, cache_folder, load_config, load_tokenizer, model_exists, resolve_model
+from hpt_trl.models.built_in import BUILT_IN, cache_folder
+from hpt_trl.models.loading import load_config, load_tokenizer, model_exists, resolve_model
 
 NAME = "smollm2-135m"
 

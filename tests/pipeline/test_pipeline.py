@@ -16,7 +16,7 @@ from hpt_trl.cli import main
 from hpt_trl.errors import UserError
 from hpt_trl.launching.processes import call, ending_on_signals
 from hpt_trl.pipeline.checks import check
-from hpt_trl.pipeline.plan import is_pipeline, read_plan
+from hpt_trl.pipeline.reading import is_pipeline, read_plan
 from hpt_trl.pipeline.record import plan_steps, read_record
 from hpt_trl.pipeline.run import run
 from hpt_trl.recipes.bundled import bundled_recipes

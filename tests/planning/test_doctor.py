@@ -22,7 +22,6 @@ import torch
 import yaml
 
 from hpt_trl.cli import main
-from hpt_trl.data import sources
 from hpt_trl.planning import needs
 from hpt_trl.recipes.bundled import bundled_recipes, recipe_name
 from tests.helpers.processes import ROOT
@@ -92,11 +91,6 @@ def test_packages_devices_and_every_recipe_are_shown(capsys, tmp_path, monkeypat
     assert "not ok  model outputs/pretrain-stories-tiny: not there yet\n      hpt-trl run pretrain/stories-tiny" in (
         capsys.readouterr().out
     )
-
-
-def test_generated_data_are_known_without_importing_the_sources():
-    assert (*sources.GENERATED, *sources.GENERATED_FAMILIES) == needs.GENERATED_DATA
-    assert sources._FILES == needs.DATA_FILES
 
 
 def test_a_recipe_that_can_run_and_mistakes(tmp_path, tiny_model_path, capsys):

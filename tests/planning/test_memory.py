@@ -20,10 +20,10 @@ from hpt_trl.planning.memory import (
     ENDS_BACKWARD,
     GENERATES,
     ZERO_BUCKET,
-    Sizes,
     estimate,
 )
 from hpt_trl.planning.memory_settings import sharding_of
+from hpt_trl.planning.memory_sizes import Sizes
 from hpt_trl.recipes.bundled import find_recipe
 from hpt_trl.recipes.profiles import Profile, find_profile, read_profile
 from hpt_trl.recipes.resolving import read_recipe

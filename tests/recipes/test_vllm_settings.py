@@ -13,8 +13,8 @@ from hpt_trl.errors import UserError
 from hpt_trl.planning.check import check
 from hpt_trl.recipes.resolving import read_recipe
 from hpt_trl.recipes.vllm import INSTALL, describe, why_not
-from hpt_trl.rollouts import vllm
-from hpt_trl.rollouts.vllm import await_server
+from hpt_trl.rollouts import vllm_server
+from hpt_trl.rollouts.vllm_server import await_server
 from hpt_trl.runs import runner
 
 RECIPE = {
@@ -136,7 +136,7 @@ INFO = {"vllm_config": {"weight_transfer_config": {"backend": "nccl"}}}
     ],
 )
 def test_a_server_is_looked_at_before_it_is_trained_with(answers, said, monkeypatch):
-    monkeypatch.setattr(vllm, "PROBE_TIMEOUT", 1.0)
+    monkeypatch.setattr(vllm_server, "PROBE_TIMEOUT", 1.0)
     service = type("Answers", (Service,), {"answers": answers})
     with ThreadingHTTPServer(("127.0.0.1", 0), service) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -5,9 +5,10 @@ adapter off.
 """
 
 from transformers import Trainer
-from trl import DPOConfig, DPOTrainer
+from trl import DPOConfig
 
 from hpt_trl.data.loading import columns_for
+from hpt_trl.methods.dpo.trainer import MeasuredDPOTrainer
 from hpt_trl.recipes.stages import Stage, StageInputs
 from hpt_trl.settings.ranges import Rule, at_least, one_of, share
 
@@ -21,7 +22,7 @@ LOSSES = (
 
 
 def build(inputs: StageInputs) -> Trainer:
-    return DPOTrainer(
+    return MeasuredDPOTrainer(
         train_dataset=columns_for(inputs.splits.train, *COLUMNS),
         eval_dataset=columns_for(inputs.splits.test, *COLUMNS),
         **inputs.trainer_arguments(),

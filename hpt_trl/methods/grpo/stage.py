@@ -3,9 +3,19 @@
 from transformers import Trainer
 from trl import GRPOConfig
 
+from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.recipes.stages import Stage, StageInputs
 from hpt_trl.rollouts.ranges import ROLLOUT_RULES
+from hpt_trl.rollouts.sampling import refuse_biased_correction
 from hpt_trl.rollouts.trainer import RolloutTrainer
+
+
+def check(recipe: Recipe) -> None:
+    """Refuse settings that the trainer would refuse, before anything is loaded."""
+    try:
+        refuse_biased_correction(recipe.config)
+    except ValueError as error:
+        raise recipe.place(error) from None
 
 
 def build(inputs: StageInputs) -> Trainer:
@@ -16,6 +26,7 @@ STAGE = Stage(
     name="grpo",
     config_class=GRPOConfig,
     build=build,
+    check=check,
     rules=ROLLOUT_RULES,
     rewards="required",
     completion_length=lambda config: config.max_completion_length,

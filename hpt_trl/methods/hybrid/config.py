@@ -1,6 +1,7 @@
 """Settings of Hybrid Post-Training."""
 
 import json
+import math
 from dataclasses import dataclass, field
 
 from trl import GRPOConfig
@@ -13,9 +14,10 @@ from hpt_trl.methods.hybrid.gate import OFFLINE_LOSS_TYPES, UNIFY_STRATEGIES, re
 class HybridPostConfig(GRPOConfig):
     """`trl.GRPOConfig` with the settings of Hybrid Post-Training (HPT, arXiv 2509.04419).
 
-    Every prompt gets `num_generations` rollouts, of which `solved` reach `success_threshold`. The strategy turns that
-    number into three coefficients: of the rollouts (on-policy RL), of the demonstration as off-policy RL, and of the
-    demonstration as supervised learning. `docs/hybrid.md` gives the settings of each published method.
+    Every prompt gets `num_generations` rollouts, of which in `solved` ones the `success_reward` reaches
+    `success_threshold`. The strategy turns that number into three coefficients: of the rollouts (on-policy RL), of the
+    demonstration as off-policy RL, and of the demonstration as supervised learning. `docs/hybrid.md` gives the settings
+    of each published method.
 
     Raises:
         ValueError: a setting is out of its range; the message names the setting, the value and what is allowed.
@@ -96,6 +98,13 @@ class HybridPostConfig(GRPOConfig):
             "help": "`chord`: optimizer steps over which the weight falls linearly; a generation batch keeps its own."
         },
     )
+    demonstration_reward: float | str | None = field(
+        default="graded",
+        metadata={
+            "help": "Reward of a demonstration among the rollouts of its prompt (off-policy terms): `graded`, by the "
+            "run's own rewards as a rollout is, or a number."
+        },
+    )
     demonstration_column: str = field(
         default="completion",
         metadata={"help": "Column of the demonstrations: text, or messages where the prompt is conversational."},
@@ -148,6 +157,8 @@ class HybridPostConfig(GRPOConfig):
                 raise ValueError(f"`{key}` is {getattr(self, key)}; allowed: 0 to 1.")
         if self.off_policy_reshape_gamma <= 0:
             raise ValueError(f"`off_policy_reshape_gamma` is {self.off_policy_reshape_gamma}; allowed: above 0.")
+        if self.demonstration_reward != "graded":
+            self.demonstration_reward = _number(self.demonstration_reward)
         if self.max_demonstration_length is not None and self.max_demonstration_length < 1:
             raise ValueError(
                 f"`max_demonstration_length` is {self.max_demonstration_length}; allowed: 1 or more, or leave it out."
@@ -159,3 +170,26 @@ class HybridPostConfig(GRPOConfig):
         if self.unify_strategy == "switch":
             return self.switch_gate >= 0 or self.switch_gate_off is not None
         return self.unify_strategy == "soft"
+
+    @property
+    def uses_union(self) -> bool:
+        """Whether any demonstration can have an advantage among the rollouts of its prompt."""
+        if not self.uses_demonstrations:
+            return False
+        for_sft = self.offline_loss_type in ("off_policy", "srft")
+        if self.unify_strategy == "soft":
+            return any(off or (for_sft and sft) for _, (_, off, sft) in read_soft_table(self.soft_table))
+        return self.switch_gate_off is not None or (for_sft and self.switch_gate >= 0)
+
+
+def _number(value: float | str | None) -> float:
+    """The reward of all demonstrations; text is what a command line hands over."""
+    try:
+        number = float("nan" if value is None else value)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(
+            f"`demonstration_reward` is {value!r}; allowed: `graded`, or a number, which every demonstration gets."
+        )
+    return number

@@ -1,66 +1,124 @@
 """Demonstrations as token ids that continue exactly where a rollout of the same prompt would."""
 
-from typing import Any
+from itertools import groupby
+from typing import Any, NamedTuple
 
+from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
-from trl.data_utils import apply_chat_template, is_conversational, prepare_multimodal_messages
 
+from hpt_trl.data.rendering import Encoder
+from hpt_trl.data.row_checks import iterate_rows
+from hpt_trl.data.sources import where
+from hpt_trl.data.turns import shown
 from hpt_trl.errors import UserError
+
+
+class Demonstration(NamedTuple):
+    """What follows a rollout's prompt.
+
+    Attributes:
+        ids: token ids, the last one an end-of-sequence token.
+        trained: 1 for a token of the assistant's turns, 0 for one of the user's and of tools; as long as `ids`.
+        truncated: whether `max_demonstration_length` cut it.
+    """
+
+    ids: list[int]
+    trained: list[int]
+    truncated: bool
+
+
+def rollout_encoder(
+    processing_class: PreTrainedTokenizerBase | ProcessorMixin, chat_template_kwargs: dict[str, Any] | None
+) -> Encoder:
+    """An encoder whose prompts are those of the rollouts, which know no columns but `prompt` (and images)."""
+    return Encoder(processing_class, chat_template_kwargs, reads_rows=False)
 
 
 def demonstration_ids(
     example: dict[str, Any],
     column: str,
-    processing_class: PreTrainedTokenizerBase | ProcessorMixin,
+    encoder: Encoder,
     eos_token_ids: list[int],
     max_length: int | None,
-    chat_template_kwargs: dict[str, Any],
-) -> tuple[list[int], bool]:
-    """Token ids of a row's demonstration, ending on an end-of-sequence token as a finished rollout does.
+) -> Demonstration:
+    """Token ids of a row's demonstration; each turn of the assistant ends on an end-of-sequence token.
 
-    What a chat template writes after the end of the turn (a newline, usually) is cut off: a rollout stops there.
+    What a chat template writes after the end of a turn (a newline, usually) has no loss, and is cut off behind the last
+    turn: a rollout stops there.
 
     Args:
         example: A row of the dataset: `prompt` and the demonstration, both text or both messages.
         column: Name of the demonstration's column.
+        encoder: The rollouts', see `rollout_encoder`.
         eos_token_ids: Ids that end a completion; the tokenizer's own comes first when one has to be added.
-        max_length: Longest demonstration in tokens. A longer one is cut and keeps its last token, so that the model
-            is never taught to run on.
-
-    Returns:
-        The token ids and whether they were cut.
+        max_length: Longest demonstration in tokens. Of a longer one the turns that fit are left; a first turn that is
+            too long by itself is cut and keeps its last token, so that the model is never taught to run on.
 
     Raises:
-        UserError: prompt and demonstration are not of the same kind.
+        UserError: the demonstration does not continue the rollouts' prompt, is not whole in what would be trained, or
+            ends before its last word.
     """
-    prompt, demonstration = example["prompt"], example[column]
-    if is_conversational({"prompt": prompt}) != isinstance(demonstration, list):
+    encoded = encoder.answered(example, column)
+    # A processor widens the prompt with the images' tokens: the rollout brings it.
+    start = 0 if encoder.is_processor and not isinstance(example["prompt"], str) else encoded.context
+    ids, trained = encoded.ids[start:], encoded.trained[start:]
+    turns = _turns(trained)
+    ends = [_end(ids, *turn, eos_token_ids, encoder) for turn in turns]
+    for (_, stop), end in zip(turns, ends, strict=True):
+        trained[end:stop] = [0] * (stop - end)
+    ids, trained = ids[: ends[-1]], trained[: ends[-1]]
+    if ids[-1] not in eos_token_ids:
+        ids, trained = [*ids, encoder.tokenizer.eos_token_id], [*trained, 1]
+        ends[-1] += 1
+    if max_length is None or len(ids) <= max_length:
+        return Demonstration(ids, trained, False)
+    fitting = [end for end in ends if end <= max_length]
+    if fitting:
+        return Demonstration(ids[: fitting[-1]], trained[: fitting[-1]], True)
+    return Demonstration([*ids[: max_length - 1], ids[ends[0] - 1]], trained[:max_length], True)
+
+
+def check_demonstrations(
+    dataset: Dataset, source: str, column: str, encoder: Encoder, eos_token_ids: list[int]
+) -> None:
+    """Encode the demonstration of every row that has one.
+
+    Raises:
+        UserError: the first that cannot be trained as it is written, with its row.
+    """
+    if column not in dataset.column_names:
+        return
+    columns = ["prompt", column, *(name for name in ("image", "images") if name in dataset.column_names)]
+    for row, values in iterate_rows(dataset, columns):
+        example = dict(zip(columns, values, strict=True))
+        if not example[column]:
+            continue
+        try:
+            demonstration_ids(example, column, encoder, eos_token_ids, None)
+        except UserError as error:
+            raise UserError(f"{where(source, row)}, the demonstration `{column}`: {error}") from error
+
+
+def _turns(trained: list[int]) -> list[tuple[int, int]]:
+    """Where the runs of ones begin and end."""
+    runs, place = [], 0
+    for value, run in groupby(trained):
+        length = len(list(run))
+        if value:
+            runs.append((place, place + length))
+        place += length
+    return runs
+
+
+def _end(ids: list[int], start: int, stop: int, eos_token_ids: list[int], encoder: Encoder) -> int:
+    """Where a turn ends: behind its first end-of-sequence token, at which a rollout would stop."""
+    first = next((place for place in range(start, stop) if ids[place] in eos_token_ids), None)
+    if first is None:
+        return stop
+    rest = [token for token in ids[first + 1 : stop] if token not in eos_token_ids]
+    if said := encoder.tokenizer.decode(rest).strip():
         raise UserError(
-            f"`prompt` is {_kind(prompt)} but the demonstration in `{column}` is {_kind(demonstration)}; "
-            f"write both as text or both as messages. Row: {prompt!r}"
+            f"it goes on after an end-of-sequence token ({encoder.tokenizer.decode([ids[first]])!r}), at which a "
+            f"rollout stops: {shown(said)}. Write the text without that token."
         )
-    is_processor = isinstance(processing_class, ProcessorMixin)
-    tokenizer: Any = processing_class.tokenizer if is_processor else processing_class
-    text = demonstration
-    if isinstance(demonstration, list):
-        if is_processor:
-            images = example.get("images") or ([example["image"]] if example.get("image") is not None else [])
-            prompt = prepare_multimodal_messages(prompt, images=images)
-            demonstration = prepare_multimodal_messages(demonstration)
-        rendered = apply_chat_template(
-            {"prompt": prompt, "completion": demonstration}, processing_class, **chat_template_kwargs
-        )
-        text = rendered["completion"]
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    ends = [i for i, token in enumerate(ids) if token in eos_token_ids]
-    if ends and not tokenizer.decode(ids[ends[-1] + 1 :]).strip():
-        ids = ids[: ends[-1] + 1]
-    else:
-        ids = [*ids, tokenizer.eos_token_id]
-    if max_length is not None and len(ids) > max_length:
-        return [*ids[: max_length - 1], ids[-1]], True
-    return ids, False
-
-
-def _kind(value: Any) -> str:
-    return "a list of messages" if isinstance(value, list) else "text" if isinstance(value, str) else repr(value)
+    return first + 1

@@ -86,20 +86,20 @@ def srft_rollout_advantages(entropy: Float[Tensor, " rows"], solved: Tensor) -> 
 
 
 def union_advantages(
-    rewards: Float[Tensor, "prompts group"], demonstration_reward: float, scale: str
+    rewards: Float[Tensor, "prompts group"], demonstration_rewards: Float[Tensor, " prompts"], scale: str
 ) -> tuple[Float[Tensor, "prompts group"], Float[Tensor, " prompts"]]:
     """Advantages over the union of each prompt's rollouts and its demonstration (LUFFY, arXiv 2504.14945).
 
     Args:
         rewards: Weighted reward of every rollout; NaN where a rollout could not be scored.
-        demonstration_reward: Reward of a demonstration.
+        demonstration_rewards: The same of every prompt's demonstration.
         scale: `group` divides by the union's standard deviation, `batch` by that of all unions together, `none`
             only subtracts the mean; as `scale_rewards` of `trl.GRPOConfig`.
 
     Returns:
-        Advantages of the rollouts (0 where the reward is NaN) and of the demonstrations.
+        Advantages of the rollouts and of the demonstrations; 0 where the reward is NaN.
     """
-    union = torch.cat([rewards, rewards.new_full((rewards.size(0), 1), demonstration_reward)], dim=1)
+    union = torch.cat([rewards, demonstration_rewards.unsqueeze(1)], dim=1)
     scored = ~union.isnan()
     count = scored.sum(1, keepdim=True)
     centred = union - torch.nanmean(union, dim=1, keepdim=True)

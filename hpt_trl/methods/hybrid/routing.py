@@ -4,19 +4,32 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from jaxtyping import Bool, Float
 from torch import Tensor
+from trl.trainer.utils import pad
 
 from hpt_trl.methods.hybrid.config import HybridPostConfig
 from hpt_trl.methods.hybrid.estimator import chord_mu, union_advantages
 from hpt_trl.methods.hybrid.gate import no_contrast, prompt_coefficients
-from hpt_trl.rewards.guarding import THRESHOLD_SLACK
-from hpt_trl.rollouts.rows import Forward, Row
+from hpt_trl.rewards.success import THRESHOLD_SLACK
+from hpt_trl.rollouts.rows import Forward, Row, loss_mask
+
+
+@dataclass
+class Coefficients:
+    """What each prompt is trained on, by the number of its solved rollouts; the same on all processes."""
+
+    solved: Bool[Tensor, "prompts group"]
+    on: Float[Tensor, " prompts"]  # of the rollouts
+    off: Float[Tensor, " prompts"]  # of the demonstration as off-policy RL
+    sft: Float[Tensor, " prompts"]  # of the demonstration as supervised learning
+    signed: Bool[Tensor, " prompts"]  # SRFT's loss of the rollouts stands in for the stock one
 
 
 @dataclass
 class Plan:
-    """Coefficients of every prompt of the generation batch, the same on all processes."""
+    """Coefficients of every row of the generation batch, the same on all processes."""
 
     solved: Bool[Tensor, "prompts group"]
     sft: Float[Tensor, " prompts"]  # coefficient of the supervised term; 0: not trained
@@ -24,7 +37,7 @@ class Plan:
     rollout_factor: Float[Tensor, " prompts"]  # factor of the stock advantages
     union: Float[Tensor, "prompts group"]  # advantages over the union with the demonstration ...
     uses_union: Bool[Tensor, " prompts"]  # ... of the prompts that use them instead of the stock ones
-    signed: Float[Tensor, " prompts"]  # factor of SRFT's loss of the rollouts, which stands in for the stock one
+    signed: Float[Tensor, "prompts group"]  # factor of SRFT's loss of the rollouts, which stands in for the stock one
     dead: Bool[Tensor, "prompts group"]  # rollouts that carry no gradient
 
     @property
@@ -32,59 +45,86 @@ class Plan:
         return (self.sft != 0) | (self.off_advantage != 0)
 
 
-def make_plan(
-    rewards: Float[Tensor, "prompts group"],
+def coefficients_of(
+    success: Float[Tensor, "prompts group"],
     has_demonstration: Bool[Tensor, " prompts"],
     config: HybridPostConfig,
     step: int,
-) -> Plan:
-    """Decide from the weighted rewards how each prompt is trained.
+) -> Coefficients:
+    """The strategy's coefficients of every prompt.
 
     Args:
-        rewards: Weighted reward of every rollout over all processes; NaN where a rollout could not be scored.
+        success: Raw value of the success reward of every rollout over all processes; NaN (it does not apply, or the
+            rollout could not be scored) is not solved.
         has_demonstration: Whether each prompt has one.
         step: Optimizer steps done before this generation batch (CHORD's schedule).
     """
-    solved = rewards >= config.success_threshold - THRESHOLD_SLACK
+    solved = success >= config.success_threshold - THRESHOLD_SLACK
     coefficients = prompt_coefficients(
-        solved.sum(1).to(rewards.dtype),
-        rewards.size(1),
+        solved.sum(1).to(success.dtype),
+        success.size(1),
         config.unify_strategy,
         gate=config.switch_gate,
         gate_off=config.switch_gate_off,
         soft_table=config.soft_table,
     )
     # Without a demonstration, or without a reward that says whether it is needed, a prompt stays with its rollouts.
-    stays = ~has_demonstration | rewards.isnan().all(dim=1)
+    stays = ~has_demonstration | success.isnan().all(dim=1)
     coefficients[stays] = coefficients.new_tensor([1.0, 0.0, 0.0])
     on, off, sft = coefficients.unbind(1)
-    signed = torch.zeros_like(on)
+    signed = torch.zeros_like(stays)
     if config.unify_strategy != "no":
         if config.offline_loss_type == "off_policy":
             off, sft = off + sft, torch.zeros_like(sft)
         elif config.offline_loss_type == "srft":
-            off, signed = off + sft, on
+            off, signed = off + sft, on != 0
         elif config.offline_loss_type == "chord":
             mu = chord_mu(step, config.chord_mu, config.chord_mu_final, config.chord_mu_decay_steps)
             on, sft = on * (1 - mu), sft * mu
-    # The demonstration is solved by definition; it counts with the least reward that is.
-    union, demonstration_advantage = union_advantages(rewards, config.success_threshold, config.scale_rewards)
-    with_demonstration = torch.cat([rewards, torch.full_like(rewards[:, :1], config.success_threshold)], dim=1)
-    flat_union = no_contrast(with_demonstration)
-    is_signed = signed != 0
+    return Coefficients(solved, on, off, sft * config.sft_loss_coef, signed)
+
+
+def make_plan(
+    rewards: Float[Tensor, "prompts group"],
+    success: Float[Tensor, "prompts group"],
+    demonstration_rewards: Float[Tensor, " prompts"],
+    coefficients: Coefficients,
+    config: HybridPostConfig,
+) -> Plan:
+    """Decide from coefficients and rewards how each row is trained.
+
+    Args:
+        rewards: Weighted reward of every rollout over all processes; NaN where a rollout could not be scored.
+        success: Raw value of the success reward of every rollout; NaN where it does not apply.
+        demonstration_rewards: Weighted reward of each demonstration with an off-policy term; NaN where it could not be
+            scored: it then has no such term.
+    """
+    on, off, is_signed = coefficients.on, coefficients.off, coefficients.signed
+    union, demonstration_advantage = union_advantages(rewards, demonstration_rewards, config.scale_rewards)
+    flat_union = no_contrast(torch.cat([rewards, demonstration_rewards.unsqueeze(1)], dim=1))
     uses_union = (off != 0) & ~is_signed
     flat = torch.where(uses_union, flat_union, no_contrast(rewards)) & ~is_signed
-    dead = ((on == 0) | flat).unsqueeze(1) | rewards.isnan()
+    # SRFT gives a rollout that nobody called right or wrong no sign.
+    unscored = rewards.isnan() | (is_signed.unsqueeze(1) & success.isnan())
     return Plan(
-        solved=solved,
-        sft=sft * config.sft_loss_coef,
+        solved=coefficients.solved,
+        sft=coefficients.sft,
         off_advantage=torch.where(flat_union, 0.0, off * demonstration_advantage),
         rollout_factor=torch.where(is_signed, 0.0, on),
         union=union * on.unsqueeze(1),
         uses_union=uses_union,
-        signed=signed,
-        dead=dead,
+        signed=torch.where(unscored, 0.0, torch.where(is_signed, on, 0.0).unsqueeze(1)),
+        dead=((on == 0) | flat).unsqueeze(1) | unscored,
     )
+
+
+@dataclass
+class Totals:
+    """Of each micro-batch of an optimizer step as the base would train it, over all processes."""
+
+    tokens: list[float]  # loss tokens of its rollouts
+    scored: list[float]  # rollouts with a loss token
+    rows: float  # rollouts
 
 
 @dataclass
@@ -102,37 +142,67 @@ class MicroBatch:
     off_advantages: Float[Tensor, " demonstrations"]
     signed: Float[Tensor, " rows"]  # factor of SRFT's loss of each rollout
     solved: Bool[Tensor, " rows"]
+    micros: Tensor  # (rows,) micro-batch of the optimizer step in which the base would train each rollout
     has_rollouts: bool  # whether any row of the stock batch is more than a filler
     has_sft: bool
     has_off_policy: bool
     has_signed: bool
+    rollouts_of_all: int  # rollouts in this micro-batch on all processes, fillers excluded
     rollout_scale: float  # rows of this micro-batch / of a stock one: undoes a mean over rows
     rows_per_step: int  # rollouts per optimizer step over all processes, dropped ones included
-    tokens_per_step: Tensor  # () loss tokens of the rollouts per optimizer step, dropped ones included
+    tokens_per_step: Tensor  # () tokens of the rollouts per optimizer step, dropped and masked ones included
     prompts_per_step: float  # prompts per optimizer step over all processes
     sft_tokens: float  # tokens of demonstrations with a supervised term, per optimizer step over all processes
     demonstration_tokens: float  # tokens of all demonstrations, likewise
+    totals: Totals  # of the optimizer step
+    ends_step: bool  # whether it is the last of them
 
     @classmethod
-    def of(cls, stock_rows: list[Row], demonstrations: list[Row], plan: Plan, **counts: Any) -> "MicroBatch":
+    def of(cls, stock_rows: list[Row], demonstrations: list[Row], **counts: Any) -> "MicroBatch":
         """Collect the coefficients of a micro-batch's rows; `stock_rows` are those that the stock loss sees."""
         device = stock_rows[0].prompt_ids.device
-        lengths = torch.tensor([len(row.completion_ids) for row in demonstrations], dtype=torch.long)
-        mask = torch.arange(max(lengths.tolist(), default=0)) < lengths.unsqueeze(1)
+        masks = [row.tokens["tool_mask"] for row in demonstrations]
+        mask = pad(masks, padding_value=0, padding_side="right") if masks else torch.zeros(0, 0)
         sft = [row.sft_coefficient for row in demonstrations]
         off = [row.off_advantage for row in demonstrations]
-        signed = [plan.signed[row.prompt].item() for row in stock_rows]
+        signed = [row.signed for row in stock_rows]
         return cls(
             demonstration_mask=mask.float().to(device),
             sft_coefficients=torch.tensor(sft, device=device),
             off_advantages=torch.tensor(off, device=device),
             signed=torch.tensor(signed, device=device),
             solved=torch.tensor([row.solved for row in stock_rows], device=device),
+            micros=torch.tensor([row.micro for row in stock_rows], device=device),
             has_sft=any(sft),
             has_off_policy=any(off),
             has_signed=any(signed),
             **counts,
         )
+
+
+def count_rows(
+    live: list[int], buffers: list[dict[str, Any]], per_step: int, accelerator: Accelerator
+) -> tuple[list[int], list[int], list[Totals]]:
+    """Counts over all processes, by one gather.
+
+    Args:
+        live: Rollouts in each micro-batch of this process.
+        buffers: The micro-batches as the base would train them.
+        per_step: Micro-batches of an optimizer step.
+
+    Returns:
+        For each micro-batch the most rollouts that a process has and those of all; `Totals` of each optimizer step.
+    """
+    masks = [loss_mask(buffer).sum(1) for buffer in buffers]
+    loss_tokens = torch.stack([torch.stack([mask.sum(), (mask > 0).sum()]) for mask in masks])
+    counts = torch.cat([torch.tensor(live).to(loss_tokens).unsqueeze(1), loss_tokens], dim=1)
+    counts = accelerator.gather(counts).view(-1, *counts.shape)
+    widest = counts[:, :, 0].amax(0).int().tolist()
+    live_of_all, tokens, scored = counts.sum(0).T.tolist()
+    rows = float(sum(map(len, masks)) / len(masks) * accelerator.num_processes)
+    steps = range(0, len(buffers), per_step)
+    totals = [Totals(tokens[i : i + per_step], scored[i : i + per_step], rows) for i in steps]
+    return widest, [int(count) for count in live_of_all], totals
 
 
 def rows_that_must_stay(config: HybridPostConfig, aux_loss: bool) -> str | None:
@@ -171,6 +241,12 @@ def refuse_what_cannot_work(config: HybridPostConfig, arguments: dict[str, Any])
             f"`steps_per_generation` ({steps_per_generation}) is not a multiple of "
             f"`gradient_accumulation_steps` ({config.gradient_accumulation_steps}): an optimizer step would mix "
             "generation batches and the demonstrations of one step could not share a denominator."
+        )
+    if config.uses_union and config.multi_objective_aggregation != "sum_then_normalize":
+        raise ValueError(
+            f"`multi_objective_aggregation` is {config.multi_objective_aggregation!r}, which normalizes over the "
+            "rollouts alone, but an off-policy term takes advantages over rollouts and demonstration together. Set "
+            "`multi_objective_aggregation: sum_then_normalize`."
         )
     if config.remove_unused_columns:
         raise ValueError("`remove_unused_columns: true` removes the demonstrations. Set it to false.")

@@ -1,21 +1,39 @@
 """The stage `hpt`: recipes that train with HybridPostTrainer."""
 
+from typing import Any
+
 from transformers import Trainer
 
+from hpt_trl.data.layouts import Splits
 from hpt_trl.methods.hybrid.config import HybridPostConfig
+from hpt_trl.methods.hybrid.demonstrations import check_demonstrations, rollout_encoder
 from hpt_trl.methods.hybrid.routing import refuse_what_cannot_work
 from hpt_trl.methods.hybrid.trainer import HybridPostTrainer
 from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.recipes.stages import Stage, StageInputs
 from hpt_trl.rollouts.ranges import ROLLOUT_RULES
+from hpt_trl.rollouts.sampling import refuse_biased_correction
 
 
 def check(recipe: Recipe) -> None:
     """Refuse settings that the trainer would refuse, before anything is loaded."""
     try:
         refuse_what_cannot_work(recipe.config, {})
+        refuse_biased_correction(recipe.config)
     except ValueError as error:
         raise recipe.place(error) from None
+
+
+def check_rows(recipe: Recipe, splits: Splits, tokenizer: Any) -> None:
+    """Refuse a demonstration that would be trained otherwise than it is written.
+
+    Raises:
+        UserError: the first such row.
+    """
+    if recipe.config.uses_demonstrations:
+        encoder = rollout_encoder(tokenizer, recipe.config.chat_template_kwargs)
+        ends = [encoder.tokenizer.eos_token_id]
+        check_demonstrations(splits.train, splits.source, splits.demonstration_column, encoder, ends)
 
 
 def build(inputs: StageInputs) -> Trainer:
@@ -27,6 +45,7 @@ STAGE = Stage(
     config_class=HybridPostConfig,
     build=build,
     check=check,
+    check_rows=check_rows,
     rules=ROLLOUT_RULES,
     needs_demonstration=lambda config: config.uses_demonstrations and config.on_missing_demonstration == "error",
     demonstration_column=lambda config: config.demonstration_column,

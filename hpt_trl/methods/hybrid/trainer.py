@@ -1,9 +1,10 @@
 """HybridPostTrainer: GRPOTrainer with demonstrations beside its rollouts.
 
-Four of the base's methods are wrapped, none is copied:
+Five of the base's methods are wrapped, none is copied:
 
     _generate_and_score_completions       marks the rows, so that they can be told apart after the base's shuffle
     _prepare_inputs                       re-deals the shuffled rows: dead ones out, demonstrations in, padding trimmed
+    _calculate_rewards                    notes what the rewards saw, to grade demonstrations alike
     _get_per_token_logps_and_entropies    takes the demonstrations along in the forward pass of the rollouts
     _compute_loss                         adds the demonstrations' terms to the base's loss of the rollouts
 
@@ -11,31 +12,47 @@ The base draws the same random numbers as ever, since rows are dropped only afte
 run sees the rollouts that plain GRPO would see.
 """
 
+import logging
 import textwrap
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
 from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel
+from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
 from hpt_trl.data.loading import validate_rows
 from hpt_trl.errors import UserError
 from hpt_trl.methods.hybrid.config import HybridPostConfig
-from hpt_trl.methods.hybrid.demonstrations import demonstration_ids
+from hpt_trl.methods.hybrid.demonstrations import (
+    Demonstration,
+    check_demonstrations,
+    demonstration_ids,
+    rollout_encoder,
+)
+from hpt_trl.methods.hybrid.grading import Sampled, grade, log_grades, unpadded_prompts
+from hpt_trl.methods.hybrid.metrics import StepMetrics, lengths_of, log_routing, take_back
 from hpt_trl.methods.hybrid.routing import (
+    Coefficients,
     MicroBatch,
     Plan,
+    Totals,
+    coefficients_of,
+    count_rows,
     make_plan,
     refuse_what_cannot_work,
     routed_advantages,
     rows_that_must_stay,
 )
 from hpt_trl.methods.hybrid.terms import ROW_NORMALIZED, Scores, demonstration_terms, loggable, signed_rollouts, sum_of
-from hpt_trl.rollouts.rows import Forward, Row, collate, deal, padded_area, unpad
+from hpt_trl.methods.signatures import takes_arguments_of
+from hpt_trl.rewards.success import success_index
+from hpt_trl.rollouts.rows import Forward, Row, collate, deal_to_steps, unpad
 from hpt_trl.rollouts.trainer import RolloutTrainer
+
+logger = logging.getLogger(__name__)
 
 
 class HybridPostTrainer(RolloutTrainer):
@@ -51,7 +68,7 @@ class HybridPostTrainer(RolloutTrainer):
 
     args: HybridPostConfig
     model: PreTrainedModel
-    _buffered_types = (MicroBatch, Forward)
+    _buffered_types = (MicroBatch, Forward, Totals)
 
     _tag_names = ["trl", "hpt"]
     _name = "HPT"
@@ -67,6 +84,7 @@ class HybridPostTrainer(RolloutTrainer):
             }"""),
     }
 
+    @takes_arguments_of(GRPOTrainer)
     def __init__(
         self,
         model: "str | PreTrainedModel",
@@ -87,13 +105,23 @@ class HybridPostTrainer(RolloutTrainer):
                 needs_demonstration=args.on_missing_demonstration == "error",
             )
         self._defer_old_logps = False
-        self._generation: tuple[list[dict[str, Any]], Tensor] | None = None
+        self._generation: tuple[Sampled, Tensor, Tensor] | None = None
+        self._sampled: Sampled
+        self._demonstration_ids: dict[int, Demonstration] = {}  # by local row of the generation batch
+        self._told_of_grades = False
         self._micro: MicroBatch | None = None
         self._rollout_scores: Scores
         self._demonstration_scores: Scores
         super().__init__(model, reward_funcs, args, train_dataset, **kwargs)
+        self._success_index = success_index(self.reward_func_names, args.success_reward)
+        self._encoder = rollout_encoder(self.processing_class, self.chat_template_kwargs)
+        if args.uses_demonstrations and isinstance(train_dataset, Dataset):
+            check_demonstrations(
+                train_dataset, "train_dataset", args.demonstration_column, self._encoder, self.eos_token_ids
+            )
         self._window_sums = torch.zeros(4, device=self.accelerator.device)
         self._drops_rows = args.skip_dead_rows and rows_that_must_stay(args, self.aux_loss_enabled) is None
+        self._step_metrics: StepMetrics | None = None
 
     @property
     def _old_logps_are_known(self) -> bool:
@@ -111,28 +139,42 @@ class HybridPostTrainer(RolloutTrainer):
         finally:
             self._defer_old_logps = False
         batch["row"] = torch.arange(len(inputs), device=batch["prompt_ids"].device)
-        self._generation = (inputs, self._rewards)
+        sampled, tokens = self._sampled, batch["num_items_in_batch"]
+        if self.args.uses_union:
+            sampled.prompt_ids = unpadded_prompts(batch)
+            if self.mask_truncated_completions:
+                # The demonstrations' weight must not grow as rollouts are cut, and so leave the base's count of tokens.
+                tokens = self.accelerator.reduce(tokens.new_tensor(sampled.tokens), reduction="sum")
+        self._generation = (sampled, self._rewards, tokens)
         return batch
+
+    def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
+        self._sampled = Sampled(inputs, prompts, prompt_ids=[], tokens=sum(map(len, completion_ids_list)))
+        return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
         inputs = super()._prepare_inputs(generation_batch)
         if self._generation is not None:
-            (examples, rewards), self._generation = self._generation, None
-            self._buffered_inputs = self._route(examples, rewards, self._buffered_inputs)
+            generation, self._generation = self._generation, None
+            self._buffered_inputs = self._route(*generation, self._buffered_inputs)
             inputs = self._buffered_inputs[self._step % len(self._buffered_inputs)]
         return inputs
 
     # Routing: from shuffled rollouts to micro-batches.
 
     def _route(
-        self, examples: list[dict[str, Any]], rewards_per_func: Tensor, buffers: list[dict[str, Any]]
+        self, sampled: Sampled, rewards_per_func: Tensor, all_tokens: Tensor, buffers: list[dict[str, Any]]
     ) -> list[dict[str, Any]]:
         """Micro-batches of the generation batch: the rollouts that carry a gradient, and the demonstrations."""
-        args, group = self.args, self.num_generations
-        rewards = self._weighted_rewards(rewards_per_func)
+        args, group, examples = self.args, self.num_generations, sampled.inputs
+        success = rewards_per_func[:, self._success_index].view(-1, group).float().cpu()
+        rewards = self._weighted_rewards(rewards_per_func).view(-1, group).float().cpu()
         usable = [args.on_missing_demonstration == "error" or bool(e.get(args.demonstration_column)) for e in examples]
-        usable = self.accelerator.gather(torch.tensor(usable, device=rewards.device)).view(-1, group)[:, 0]
-        plan = make_plan(rewards.view(-1, group).float().cpu(), usable.cpu(), args, self.state.global_step)
+        usable = self.accelerator.gather(torch.tensor(usable, device=rewards_per_func.device)).view(-1, group)[:, 0]
+        coefficients = coefficients_of(success, usable.cpu(), args, self.state.global_step)
+        self._demonstration_ids = {}
+        demonstration_rewards = self._demonstration_rewards(sampled, rewards, coefficients)
+        plan = make_plan(rewards, success, demonstration_rewards, coefficients, args)
 
         # Rows stay in the optimizer step in which the base would train them.
         aligned = len(buffers) % args.gradient_accumulation_steps == 0
@@ -145,27 +187,41 @@ class HybridPostTrainer(RolloutTrainer):
             buffer["advantages"] = routed_advantages(buffer["advantages"], index, plan, group)
             rollouts.append(unpad(buffer))
             for row, i in zip(rollouts[-1], index.tolist(), strict=True):
-                row.window, row.prompt = number // per_window, i // group
+                row.window, row.micro, row.prompt = number // per_window, number % per_window, i // group
                 row.solved, row.dead = bool(plan.solved.view(-1)[i]), bool(plan.dead.view(-1)[i])
+                row.signed = float(plan.signed.view(-1)[i])
                 # The process that holds a group's first rollout brings the demonstration, once.
                 if i % group == 0 and plan.needs_demonstration[row.prompt]:
-                    demonstrations.append(self._demonstration(row, examples[i - first_row], plan))
+                    demonstrations.append(self._demonstration(row, sampled, i - first_row, plan))
 
         filler = rollouts[0][0].filler()
         if self._drops_rows:
             kept = [row for micro in rollouts for row in micro if not row.dead]
-            micros = self._deal(kept + demonstrations, len(buffers), per_window)
+            # Rows with images stay where they are: their features are too large to send around.
+            accelerator = None if self._is_vlm else self.accelerator
+            micros = deal_to_steps(kept + demonstrations, len(buffers), per_window, accelerator)
         else:
             micros = rollouts
             for turn, row in enumerate(sorted(demonstrations, key=lambda row: row.prompt)):
                 micros[row.window * per_window + turn % per_window].append(row)
-        tokens = self._log_routing(plan, micros, per_window)
+        tokens = log_routing(self._metrics["train"], plan, micros, per_window, self.accelerator, args.skip_dead_rows)
         # The base gathers a metric per row, so every process needs the same number of rows.
-        counts = torch.tensor([sum(not row.is_demonstration for row in micro) for micro in micros])
-        counts = self.accelerator.gather(counts.to(self.accelerator.device)).view(-1, len(micros)).amax(0).tolist()
+        live = [sum(not row.is_demonstration for row in micro) for micro in micros]
+        widest, live_of_all, totals = count_rows(live, buffers, per_window, self.accelerator)
         return [
-            self._micro_batch(micro, max(count, 1), filler, buffer, plan, per_window, tokens[number // per_window])
-            for number, (micro, count, buffer) in enumerate(zip(micros, counts, buffers, strict=True))
+            self._micro_batch(
+                micro,
+                max(widest[number], 1),
+                filler,
+                buffer,
+                per_window,
+                all_tokens,
+                tokens[number // per_window],
+                rollouts_of_all=live_of_all[number],
+                totals=totals[number // per_window],
+                ends_step=number % per_window == per_window - 1,
+            )
+            for number, (micro, buffer) in enumerate(zip(micros, buffers, strict=True))
         ]
 
     def _micro_batch(
@@ -174,9 +230,10 @@ class HybridPostTrainer(RolloutTrainer):
         count: int,
         filler: Row,
         buffer: dict[str, Any],
-        plan: Plan,
         per_window: int,
+        all_tokens: Tensor,
         tokens: tuple[float, float],
+        **of_all_processes: Any,
     ) -> dict[str, Any]:
         """The stock batch of `count` rollouts (fillers included) with its `MicroBatch` under `hybrid`."""
 
@@ -198,58 +255,77 @@ class HybridPostTrainer(RolloutTrainer):
         batch["hybrid"] = MicroBatch.of(
             stock_rows,
             demonstrations,
-            plan,
             forward=forward,
             has_rollouts=bool(rollouts),
             rollouts=len(passed) - len(demonstrations),
             rollout_scale=count / self.args.per_device_train_batch_size,
             rows_per_step=rows_per_step,
-            tokens_per_step=buffer["num_items_in_batch"].clamp(min=1) * per_window / len(self._buffered_inputs),
+            tokens_per_step=all_tokens.clamp(min=1) * per_window / len(self._buffered_inputs),
             prompts_per_step=rows_per_step / self.num_generations,
             sft_tokens=tokens[0],
             demonstration_tokens=tokens[1],
+            **of_all_processes,
         )
         return batch
 
-    def _demonstration(self, row: Row, example: dict[str, Any], plan: Plan) -> Row:
-        """The demonstration of `row`'s prompt, with the coefficients that the plan gives it."""
-        column = self.args.demonstration_column
-        if not example.get(column):
-            raise UserError(
-                f"A prompt calls for its demonstration, but `{column}` is {example.get(column)!r}. Give the row a "
-                f"demonstration or set `on_missing_demonstration: rl`. Prompt: {example['prompt']!r}"
+    def _encoded(self, sampled: Sampled, local: int) -> Demonstration:
+        """The demonstration of a local row of the generation batch."""
+        if local not in self._demonstration_ids:
+            example, column = sampled.inputs[local], self.args.demonstration_column
+            if not example.get(column):
+                raise UserError(
+                    f"A prompt calls for its demonstration, but `{column}` is {example.get(column)!r}. Give the row a "
+                    f"demonstration or set `on_missing_demonstration: rl`. Prompt: {example['prompt']!r}"
+                )
+            self._demonstration_ids[local] = demonstration_ids(
+                example, column, self._encoder, self.eos_token_ids, self.args.max_demonstration_length
             )
-        ids, truncated = demonstration_ids(
-            example,
-            column,
-            self.processing_class,
-            self.eos_token_ids,
-            self.args.max_demonstration_length,
-            self.chat_template_kwargs,
-        )
+        return self._demonstration_ids[local]
+
+    def _demonstration_rewards(self, sampled: Sampled, rewards: Tensor, coefficients: Coefficients) -> Tensor:
+        """Reward of each demonstration with an off-policy term, over all processes; NaN of the others."""
+        wanted, value = coefficients.off != 0, self.args.demonstration_reward
+        if value != "graded":
+            graded = torch.where(wanted, float(value or 0.0), torch.nan)
+        else:
+            graded = grade(
+                wanted.tolist(),
+                self.num_generations,
+                sampled,
+                self.accelerator.num_processes,
+                self.accelerator.process_index,
+                ids_of=lambda local: self._encoded(sampled, local).ids,
+                eos_token_id=self.eos_token_ids[0],
+                processing_class=self.processing_class,
+                rewards_of=self._grades,
+            )
+        line = log_grades(self._metrics["train"], rewards, graded)
+        if line is not None and not self._told_of_grades and self.accelerator.is_main_process:
+            logger.warning(line)
+            self._told_of_grades = True
+        return graded
+
+    def _grades(
+        self, inputs: list[dict[str, Any]], prompts: list[Any], completions: list[Any], ids: list[list[int]]
+    ) -> Tensor:
+        """Weighted rewards of completions that are no rollouts: nothing of them is logged with those."""
+        rewards = super()._calculate_rewards(inputs, prompts, completions, ids)
+        self._pending_extra_logs.clear()
+        self._pending_metrics.clear()
+        return self._weighted_rewards(rewards)
+
+    def _demonstration(self, row: Row, sampled: Sampled, local: int, plan: Plan) -> Row:
+        """The demonstration of `row`'s prompt, with the coefficients that the plan gives it."""
+        demonstration = self._encoded(sampled, local)
+        device = row.completion_ids.device
         return row.with_completion(
-            torch.tensor(ids, device=row.completion_ids.device),
+            torch.tensor(demonstration.ids, device=device),
+            # As for the turns of tools in a rollout: seen, but without a loss.
+            tokens={"tool_mask": torch.tensor(demonstration.trained, device=device)},
             sft_coefficient=plan.sft[row.prompt].item(),
             off_advantage=plan.off_advantage[row.prompt].item(),
-            truncated=truncated,
+            truncated=demonstration.truncated,
         )
-
-    def _deal(self, rows: list[Row], micro_batches: int, per_window: int) -> list[list[Row]]:
-        """Deal rows to micro-batches of their optimizer step, over all processes so that none waits for another.
-
-        Rows with images stay where they are: their features are too large to send around.
-        """
-        world, rank, device = self.accelerator.num_processes, self.accelerator.process_index, self.accelerator.device
-        if world > 1 and not self._is_vlm:
-            rows = [row.to(device) for row in gather_object([row.to("cpu") for row in rows])]
-        else:
-            world, rank = 1, 0
-        micros: list[list[Row]] = []
-        for window in range(micro_batches // per_window):
-            own = [row for row in rows if row.window == window]
-            slots = deal([len(row) for row in own], per_window * world)
-            micros += [[own[i] for i in slot] for slot in slots[rank::world]]
-        return micros
 
     @torch.no_grad()
     def _old_logps(self, forward: Forward, shape: torch.Size) -> Tensor:
@@ -259,41 +335,6 @@ class HybridPostTrainer(RolloutTrainer):
             logps, _, _ = super()._get_per_token_logps_and_entropies(self.model, **forward.arguments)
         logps = forward.completions(logps, slice(None), shape[1])
         return torch.nn.functional.pad(logps, (0, 0, 0, shape[0] - len(logps)))
-
-    def _log_routing(self, plan: Plan, micros: list[list[Row]], per_window: int) -> list[tuple[float, float]]:
-        """Log what became of the rollouts.
-
-        Returns:
-            For each optimizer step, over all processes: tokens of the demonstrations with a supervised term, and of
-            all demonstrations.
-        """
-        demonstrations = [row for micro in micros for row in micro if row.is_demonstration]
-        lengths = [[len(row) for row in micro] for micro in micros]
-        windows = len(micros) // per_window
-        tokens = [0.0] * (2 * windows)
-        for row in demonstrations:
-            tokens[row.window] += len(row.completion_ids) * (row.sft_coefficient != 0)
-            tokens[windows + row.window] += len(row.completion_ids)
-        counts = [
-            sum(len(micro) for micro in micros),
-            sum(padded_area(micro) for micro in lengths),
-            sum(sum(micro) for micro in lengths),
-            len(demonstrations),
-            sum(row.truncated for row in demonstrations),
-        ]
-        sums = torch.tensor([*counts, *tokens], dtype=torch.float32, device=self.accelerator.device)
-        sums = self.accelerator.reduce(sums, reduction="sum").tolist()
-        rows, area, live, demonstrated, truncated = sums[: len(counts)]
-        metrics = self._metrics["train"]
-        metrics["hpt/solved_mean"].append(plan.solved.float().mean().item())
-        metrics["hpt/sft_fraction"].append((plan.sft != 0).float().mean().item())
-        metrics["hpt/off_fraction"].append((plan.off_advantage != 0).float().mean().item())
-        metrics["hpt/rows_kept"].append(rows / plan.solved.numel())
-        metrics["hpt/demonstrations_truncated"].append(truncated / max(demonstrated, 1))
-        if self.args.skip_dead_rows:
-            metrics["hpt/padding"].append(area / live - 1 if live else 0.0)
-        tokens = sums[len(counts) :]
-        return list(zip(tokens[:windows], tokens[windows:], strict=True))
 
     # The step: one forward pass, the base's loss of the rollouts, the terms of the demonstrations.
 
@@ -331,18 +372,14 @@ class HybridPostTrainer(RolloutTrainer):
         micro: MicroBatch = inputs["hybrid"]
         processes = self.accelerator.num_processes
         metrics = self._metrics["train"]
-        logged = {name: len(values) for name, values in metrics.items()}
+        logged = lengths_of(metrics)
         self._micro = micro
         try:
             loss = super()._compute_loss(model, inputs)
         finally:
             self._micro = None
-        if not micro.has_rollouts:
-            # What the base logs of fillers would pull the means of entropy and clipping towards zero.
-            for name in list(metrics):
-                del metrics[name][logged.get(name, 0) :]
-                if not metrics[name]:
-                    del metrics[name]
+        if self._drops_rows:
+            self._log_step(inputs, micro, take_back(metrics, logged))
         if self.loss_type in ROW_NORMALIZED and micro.rollout_scale != 1:
             loss = loss * micro.rollout_scale
         terms: dict[str, Tensor] = {}
@@ -353,6 +390,17 @@ class HybridPostTrainer(RolloutTrainer):
             terms["rl"] = signed_rollouts(self._rollout_scores, mask, micro, self.args, processes)
         self._log_losses(loggable(loss, terms), micro)
         return sum_of(loss, terms)
+
+    def _log_step(self, inputs: dict[str, Any], micro: MicroBatch, taken: dict[str, float]) -> None:
+        """Log what the base would have logged of all rollouts, at the end of an optimizer step."""
+        if self._step_metrics is None:
+            self._step_metrics = StepMetrics(self.args, len(micro.totals.tokens), self.accelerator.device)
+        self._step_metrics.add(self._rollout_scores, inputs, micro, taken, self.accelerator.num_processes)
+        if micro.ends_step:
+            sums = self.accelerator.gather(self._step_metrics.vector().unsqueeze(0))
+            for name, values in self._step_metrics.values(sums, micro.totals).items():
+                self._metrics["train"][name] += values
+            self._step_metrics = None
 
     def _log_losses(self, parts: Tensor, micro: MicroBatch) -> None:
         """Add up the terms of an optimizer step and log them at its end, averaged as the gradients are."""

@@ -11,7 +11,6 @@ What is wrapped of the base, and why:
 The base generates, scores, masks tool outputs, corrects for vLLM, clips and accumulates; nothing of it is copied.
 """
 
-import copy
 import json
 import textwrap
 from contextlib import nullcontext
@@ -23,7 +22,8 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
-from trl.models.utils import disable_gradient_checkpointing, prepare_deepspeed, prepare_fsdp
+from trl import GRPOTrainer
+from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import add_fused_lm_head, create_model_from_path, use_adapter
 
 from hpt_trl.methods.ppo.config import PPOConfig
@@ -37,19 +37,15 @@ from hpt_trl.methods.ppo.estimator import (
     value_loss,
     whiten,
 )
-from hpt_trl.models.loading import hidden_adapter
-from hpt_trl.rollouts.rows import Forward, Row, collate, deal, unpad
+from hpt_trl.methods.signatures import takes_arguments_of
+from hpt_trl.models.adapters import hidden_adapter
+from hpt_trl.rollouts.reference import add_frozen_adapter, frozen_copy, prepared
+from hpt_trl.rollouts.rows import Forward, Row, collate, deal, loss_mask, unpad
 from hpt_trl.rollouts.trainer import RolloutTrainer
 
 _CONTROLLER_FILE = "kl_controller.json"
 _REFERENCE = "reference"  # name of the frozen copy of an adapter that was passed
 _UPDATE_METRICS = ("value_loss", "value_clipfrac", "clipfrac", "ratio", "approx_kl")
-
-
-def loss_mask(batch: dict[str, Any]) -> Tensor:
-    """1.0 on the policy's own tokens, 0.0 on a tool's and on padding. Shape: (rows, completion tokens)."""
-    mask = batch["completion_mask"]
-    return (mask * batch["tool_mask"] if "tool_mask" in batch else mask).float()
 
 
 def refuse_what_cannot_work(args: PPOConfig) -> None:
@@ -94,6 +90,7 @@ class PPOTrainer(RolloutTrainer):
             }"""),
     }
 
+    @takes_arguments_of(GRPOTrainer)
     def __init__(
         self, model: "str | PreTrainedModel", reward_funcs: Any = None, args: PPOConfig | None = None, **kwargs: Any
     ):
@@ -125,34 +122,22 @@ class PPOTrainer(RolloutTrainer):
         policy: Any = self.model
         if passed_adapter:
             # What was passed is base model and adapter; disabling the adapter would take a part of it away.
-            active = policy.active_adapter
-            policy.add_adapter(_REFERENCE, policy.peft_config[active])
-            for name, value in policy.named_parameters():
-                if f".{active}." in name:
-                    copied = policy.get_parameter(name.replace(f".{active}.", f".{_REFERENCE}."))
-                    copied.requires_grad_(False).copy_(value.detach())
+            add_frozen_adapter(policy, _REFERENCE)
             self._adapter_reference = _REFERENCE
         elif not isinstance(policy, PeftModel):
-            spread = is_deepspeed_zero3_enabled()
-            reference: Any = self._spread_reference(passed) if spread else copy.deepcopy(policy)
-            reference.eval().requires_grad_(False)
-            if self.is_deepspeed_enabled:
-                reference = prepare_deepspeed(reference, self.accelerator)
-            elif self.is_fsdp_enabled:
-                reference = prepare_fsdp(reference, self.accelerator)
-            else:
-                reference = self.accelerator.prepare_model(reference, evaluation_mode=True)
-            self.ref_model = reference
+            # ZeRO-3 has spread the policy's weights over the processes: they are read from the same files once more.
+            spread = is_deepspeed_zero3_enabled() and isinstance(passed, str)
+            reference = self._read_reference(str(passed)) if spread else frozen_copy(policy)
+            self.ref_model = prepared(
+                reference, self.accelerator, deepspeed=self.is_deepspeed_enabled, fsdp=self.is_fsdp_enabled
+            )
 
-    def _spread_reference(self, passed: "str | PreTrainedModel") -> PreTrainedModel:
-        """ZeRO-3 has spread the policy's weights over the processes; the reference is read from the same files."""
-        if not isinstance(passed, str):
-            raise ValueError("ZeRO-3 spreads the weights of `model`, which cannot be copied; pass its name or folder.")
+    def _read_reference(self, name: str) -> PreTrainedModel:
         settings: dict[str, Any] = {"dtype": self.model.dtype, "trust_remote_code": self.args.trust_remote_code}
         settings |= {"device_map": None, **(self.args.model_init_kwargs or {})}  # type: ignore[dict-item]
-        reference = create_model_from_path(passed, **settings)
+        reference = create_model_from_path(name, **settings)
         add_fused_lm_head(reference, temperature=self.temperature, cast_lm_head_to_fp32=self.args.cast_lm_head_to_fp32)
-        return reference
+        return reference.eval().requires_grad_(False)
 
     def _all_sum(self, value: Tensor) -> Tensor:
         return self.accelerator.reduce(value, reduction="sum")
@@ -198,6 +183,9 @@ class PPOTrainer(RolloutTrainer):
             last = batch["completion_mask"].sum(1, keepdim=True).clamp(min=1) - 1
             ended = torch.isin(ids.gather(1, last), torch.tensor(self.eos_token_ids, device=ids.device))
             rewards = rewards - args.missing_eos_penalty * (~self.accelerator.gather(ended[:, 0])).float()
+        if self.mask_truncated_completions:
+            # What is not trained on says nothing about the others either.
+            rewards[self.accelerator.gather(loss_mask(batch).sum(1)) == 0] = torch.nan
         scores = normalized_scores(
             rewards, self.num_generations, args.score_centering, args.score_scaling, args.score_clip
         )
@@ -266,10 +254,11 @@ class PPOTrainer(RolloutTrainer):
         returns: Tensor,
     ) -> None:
         """Log the rollouts as they are before the update, and steer the KL coefficient by them."""
-        completions = self._all_sum((mask.sum(1) > 0).float().sum()).clamp(min=1)
+        scored = (mask.sum(1) > 0).float()
+        completions = self._all_sum(scored.sum()).clamp(min=1)
         tokens = self._all_sum(mask.sum()).clamp(min=1)
         metrics = self._metrics["train"]
-        metrics["ppo/score"].append((self._all_sum(scores.sum()) / completions).item())
+        metrics["ppo/score"].append((self._all_sum((scores * scored).sum()) / completions).item())
         metrics["ppo/returns_mean"].append((self._all_sum((returns * mask).sum()) / tokens).item())
         metrics["ppo/values_mean"].append((self._all_sum((values * mask).sum()) / tokens).item())
         metrics["ppo/explained_variance"].append(explained_variance(values, returns, mask, self._all_sum))

@@ -6,7 +6,6 @@ from typing import cast
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, Trainer, set_seed
-from trl import SFTTrainer
 
 from hpt_trl.data.layouts import Splits
 from hpt_trl.data.loading import columns_for
@@ -14,6 +13,7 @@ from hpt_trl.errors import UserError
 from hpt_trl.methods.pretrain.config import PretrainArguments, PretrainConfig
 from hpt_trl.methods.pretrain.model import check_model_config, make_config, new_model
 from hpt_trl.methods.pretrain.tokenizer import BYTES, SPECIAL, train_tokenizer
+from hpt_trl.methods.sft.trainer import MeasuredSFTTrainer
 from hpt_trl.models.loading import load_tokenizer
 from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.recipes.stages import Stage, StageInputs
@@ -78,7 +78,7 @@ def build(inputs: StageInputs) -> Trainer:
     model = new_model(
         inputs.model_config, dtype=inputs.model_args.dtype, attention=inputs.model_args.attn_implementation
     )
-    return SFTTrainer(
+    return MeasuredSFTTrainer(
         model=model,
         args=inputs.config,
         train_dataset=columns_for(inputs.splits.train, "text"),

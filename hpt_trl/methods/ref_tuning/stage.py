@@ -7,7 +7,6 @@ from typing import cast
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, Trainer
-from trl import SFTTrainer
 
 from hpt_trl.data.layouts import Splits
 from hpt_trl.data.loading import columns_for
@@ -17,6 +16,7 @@ from hpt_trl.errors import UserError
 from hpt_trl.methods.ref_tuning.checkpoints import KeptModels, kept
 from hpt_trl.methods.ref_tuning.config import RefTuningArguments, RefTuningConfig
 from hpt_trl.methods.ref_tuning.template import alpaca_prompt, response
+from hpt_trl.methods.sft.trainer import MeasuredSFTTrainer
 from hpt_trl.models.loading import load_tokenizer
 from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.recipes.stages import Stage, StageInputs
@@ -57,7 +57,7 @@ def sample(recipe: Recipe, splits: Splits) -> Splits:
 
 
 def build(inputs: StageInputs) -> Trainer:
-    trainer = SFTTrainer(
+    trainer = MeasuredSFTTrainer(
         train_dataset=columns_for(inputs.splits.train, "prompt", "completion"),
         eval_dataset=columns_for(inputs.splits.test, "prompt", "completion"),
         **inputs.trainer_arguments(),

@@ -1,62 +1,25 @@
 """The stage `reward`: recipes that train a reward model on comparisons with TRL's own RewardTrainer."""
 
-import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
-import torch
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
 from transformers import Trainer
 from trl import RewardConfig, RewardTrainer
 
 from hpt_trl.data.loading import columns_for
-from hpt_trl.data.messages import as_text
 from hpt_trl.files import valid_json, write_atomically
 from hpt_trl.methods.reward.shift import SCORES_FILE
+from hpt_trl.methods.reward.trainer import ScoringRewardTrainer
 from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.recipes.stages import Stage, StageInputs
 from hpt_trl.settings.ranges import at_least
 
 # What RewardTrainer reads of a row; `margin` is how much better the chosen completion is.
 COLUMNS = ("prompt", "chosen", "rejected", "margin", "tools", "chat_template_kwargs")
-
-
-class _ScoringRewardTrainer(RewardTrainer):
-    """TRL's trainer, which measures the scores of the held-out rows, and throws them away: here they are kept."""
-
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self._scores: list[torch.Tensor] = []
-
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        self._scores = []
-        return super().evaluate(*args, **kwargs)
-
-    def compute_loss(
-        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
-        if not cast(nn.Module, self.model).training:
-            pairs = torch.stack(outputs.logits.detach().squeeze(-1).chunk(2), dim=1)
-            self._scores.append(self.accelerator.gather_for_metrics(pairs).float().cpu())
-        return (loss, outputs) if return_outputs else loss
-
-    def scored_rows(self) -> list[dict[str, Any]]:
-        """Scores of the last evaluation, one comparison each; a completion is named by a digest of its tokens."""
-        rows = cast(Any, self.eval_dataset)
-        scores = torch.cat(self._scores).tolist()
-        return [
-            {
-                "prompt": as_text(row["prompt"]),
-                "chosen": chosen,
-                "rejected": rejected,
-                **{f"{name}_key": _digest(row[f"{name}_ids"]) for name in ("chosen", "rejected")},
-            }
-            for row, (chosen, rejected) in zip(rows, scores, strict=True)
-        ]
 
 
 def check(recipe: Recipe) -> None:
@@ -71,7 +34,7 @@ def check(recipe: Recipe) -> None:
 def build(inputs: StageInputs) -> Trainer:
     # For this task PEFT trains and saves the score head beside the adapter; for any other it stays as it was drawn.
     inputs = replace(inputs, model_args=replace(inputs.model_args, lora_task_type="SEQ_CLS"))
-    trainer = _ScoringRewardTrainer(
+    trainer = ScoringRewardTrainer(
         train_dataset=columns_for(inputs.splits.train, *COLUMNS),
         eval_dataset=columns_for(inputs.splits.test, *COLUMNS),
         **inputs.trainer_arguments(),
@@ -96,13 +59,9 @@ def finish(trainer: Trainer) -> None:
     """Leave the scores of the held-out comparisons, from which `hpt-trl report` measures the reward shift."""
     if trainer.eval_dataset is None or not trainer.is_world_process_zero():
         return
-    rows = cast(_ScoringRewardTrainer, trainer).scored_rows()
+    rows = cast(ScoringRewardTrainer, trainer).scored_rows()
     text = "".join(json.dumps(valid_json(row), ensure_ascii=False) + "\n" for row in rows)
     write_atomically(Path(str(trainer.args.output_dir)) / SCORES_FILE, text)
-
-
-def _digest(ids: list[int]) -> str:
-    return hashlib.blake2b(json.dumps(ids).encode(), digest_size=8).hexdigest()
 
 
 STAGE = Stage(

@@ -27,17 +27,10 @@ from trl.trainer.utils import add_fused_lm_head
 from hpt_trl.errors import UserError
 from hpt_trl.methods.rho1 import tokenizers
 from hpt_trl.methods.rho1.config import Rho1Config
-from hpt_trl.models.loading import (
-    BUILT_IN,
-    cache_folder,
-    check_model_folder,
-    is_adapter,
-    keep_four_bit_trainable,
-    load_config,
-    load_tokenizer,
-    model_exists,
-    resolve_model,
-)
+from hpt_trl.models.adapters import keep_four_bit_trainable
+from hpt_trl.models.built_in import BUILT_IN, cache_folder
+from hpt_trl.models.folders import check_model_folder, is_adapter
+from hpt_trl.models.loading import load_config, load_tokenizer, model_exists, resolve_model
 from hpt_trl.models.sharded_weights import spare_from_gathering, whole_weights
 
 MODEL_KEY = "reference_model_name_or_path"

@@ -23,7 +23,7 @@ from hpt_trl.methods.rho1 import head
 from hpt_trl.methods.rho1.cache import DIR_KEY, ScoreCache, example_key, scored_positions
 from hpt_trl.methods.rho1.config import Rho1Config
 from hpt_trl.methods.rho1.reference import MODEL_KEY, fingerprint, load_reference
-from hpt_trl.models.loading import cache_folder
+from hpt_trl.models.built_in import cache_folder
 from hpt_trl.models.random_state import kept_random_state
 
 # Batches whose rows are sorted by length together: little is padded, and the rows are still read from nearby.

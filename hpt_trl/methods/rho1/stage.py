@@ -1,7 +1,7 @@
 """The stage `rho1`: recipes that train on selected tokens with Rho1Trainer."""
 
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, Trainer
@@ -12,7 +12,8 @@ from hpt_trl.errors import UserError
 from hpt_trl.methods.rho1.config import Rho1Config
 from hpt_trl.methods.rho1.reference import check_reference
 from hpt_trl.methods.rho1.trainer import Rho1Trainer
-from hpt_trl.methods.sft.stage import COLUMNS
+from hpt_trl.methods.sft.rows import TurnArguments
+from hpt_trl.methods.sft.rows import training_rows as demonstrations
 from hpt_trl.recipes.arguments import RecipeArguments
 from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.recipes.stages import Stage, StageInputs
@@ -22,7 +23,7 @@ LAYOUTS = ("documents", "demonstrations")
 
 
 @dataclass
-class Rho1Arguments(RecipeArguments):
+class Rho1Arguments(TurnArguments, RecipeArguments):
     """Which rows Rho-1 trains on."""
 
     dataset_layout: str = field(
@@ -40,10 +41,11 @@ def layout(arguments: RecipeArguments) -> Layout:
     return cast(Layout, cast(Rho1Arguments, arguments).dataset_layout)
 
 
-def training_rows(rows: Dataset | None) -> Dataset | None:
-    """The columns that the trainer reads: `text` of documents, otherwise those of a demonstration."""
-    documents = rows is not None and "prompt" not in rows.column_names
-    return columns_for(rows, *(("text",) if documents else COLUMNS))
+def training_rows(rows: Dataset | None, tokenizer: Any, config: Rho1Config, arguments: Any) -> Dataset | None:
+    """The rows that the trainer reads: `text` of documents, otherwise the ids and labels of demonstrations."""
+    if rows is not None and "prompt" not in rows.column_names:
+        return columns_for(rows, "text")
+    return demonstrations(rows, tokenizer, config, arguments)
 
 
 def check(recipe: Recipe) -> None:
@@ -82,11 +84,11 @@ def check_tokenizer(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def build(inputs: StageInputs) -> Trainer:
-    return Rho1Trainer(
-        train_dataset=training_rows(inputs.splits.train),
-        eval_dataset=training_rows(inputs.splits.test),
-        **inputs.trainer_arguments(),
+    train, test = (
+        training_rows(rows, inputs.tokenizer, inputs.config, inputs.arguments)
+        for rows in (inputs.splits.train, inputs.splits.test)
     )
+    return Rho1Trainer(train_dataset=train, eval_dataset=test, **inputs.trainer_arguments())
 
 
 STAGE = Stage(

@@ -22,7 +22,6 @@ from peft import PeftConfig, PeftModel
 from torch import Tensor
 from torch.nn.functional import pad
 from transformers import PreTrainedTokenizerBase
-from trl import SFTTrainer
 from trl.trainer.utils import use_adapter
 
 from hpt_trl.errors import UserError
@@ -33,12 +32,17 @@ from hpt_trl.methods.rho1.reference import check_reference, load_reference
 from hpt_trl.methods.rho1.samples import SelectionSamples
 from hpt_trl.methods.rho1.scoring import autocast_of, prepare_cache, reference_nll
 from hpt_trl.methods.rho1.selection import Selection, groups_of, random_scores, ratio_at, select_top
-from hpt_trl.models.loading import hidden_adapter, is_adapter, keep_four_bit_trainable, load_tokenizer
+from hpt_trl.methods.sft.trainer import MeasuredSFTTrainer
+from hpt_trl.methods.signatures import takes_arguments_of
+from hpt_trl.models.adapters import hidden_adapter, keep_four_bit_trainable
+from hpt_trl.models.folders import is_adapter
+from hpt_trl.models.loading import load_tokenizer
+from hpt_trl.models.trainable import refuse_untrainable
 
 _REFERENCE = "reference"  # name of the reference adapter over the trained model's base
 
 
-class Rho1Trainer(SFTTrainer):
+class Rho1Trainer(MeasuredSFTTrainer):
     """Selective Language Modeling (Rho-1, arXiv 2404.07965) on TRL's SFTTrainer.
 
     Every token is scored in the forward pass, and the loss is the mean over those that are selected; the backward pass
@@ -71,11 +75,19 @@ class Rho1Trainer(SFTTrainer):
 
     args: Rho1Config
 
-    def __init__(self, model: Any, args: Rho1Config, **kwargs: Any):
+    @takes_arguments_of(MeasuredSFTTrainer)
+    def __init__(self, model: Any, args: Rho1Config | None = None, **kwargs: Any):
+        if args is None:
+            raise ValueError(
+                "`args` is missing: a reference model has to be named, which no default can do. Write e.g. "
+                'args=Rho1Config("outputs/rho1", reference_model_name_or_path="outputs/reference").'
+            )
         if not isinstance(args, Rho1Config):
             raise TypeError(f"`args` is a {type(args).__name__}; Rho1Trainer takes a Rho1Config.")
         if kwargs.get("compute_loss_func") is not None:
             raise ValueError("`compute_loss_func` would replace the loss whose tokens are selected; leave it out.")
+        if kwargs.get("peft_config") is None:
+            refuse_untrainable(model)
         if args.needs_reference:
             name = model if isinstance(model, str) else model.config._name_or_path
             tokenizer = kwargs.get("processing_class") or load_tokenizer(name, trust_remote_code=args.trust_remote_code)

@@ -41,3 +41,7 @@ def test_two_processes_are_one(tiny_model_path, tmp_path, kinds, settings):
     expected = one.state.log_history[0]
     for name in ("hpt/solved_mean", "hpt/sft_fraction", "hpt/rows_kept", "hpt/rl_loss", "hpt/sft_loss", "loss"):
         assert log[name] == pytest.approx(expected[name], rel=1e-3, abs=1e-5), name
+    if settings.get("skip_dead_rows", True):
+        # Of the rollouts of all processes, also where the first has none; nothing where none has one.
+        assert ("entropy" in log) == ("entropy" in expected)
+        assert log.get("entropy", 0.0) == pytest.approx(expected.get("entropy", 0.0), rel=1e-3)

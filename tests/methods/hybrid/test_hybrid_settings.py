@@ -38,13 +38,17 @@ def run(tiny_model_path, tmp_path):
 
 # Every setting acts.
 
+OFF_POLICY = {"offline_loss_type": "off_policy", "demonstration_reward": 1.0}
+
 
 @pytest.mark.parametrize(
     "base,change",
     [
         ({}, {"sft_loss_coef": 0.5}),
         ({}, {"switch_gate": 3}),
-        ({"switch_gate": -1}, {"switch_gate_off": 0}),
+        ({"switch_gate": -1, "demonstration_reward": 1.0}, {"switch_gate_off": 0}),
+        ({"switch_gate": -1, "switch_gate_off": 0}, {"demonstration_reward": 1.0}),
+        ({"switch_gate": -1, "switch_gate_off": 0, "demonstration_reward": 1.0}, {"demonstration_reward": -1.0}),
         ({}, {"success_threshold": 0.0}),
         ({}, {"sft_loss_normalization": "prompt"}),
         ({}, {"offline_loss_type": "off_policy"}),
@@ -56,12 +60,12 @@ def run(tiny_model_path, tmp_path):
         ({"unify_strategy": "soft", "soft_table": {0: [1, 1, 1]}}, {"soft_table": {0: [0.5, 1, 1]}}),
         ({"unify_strategy": "soft", "soft_table": {0: [1, 1, 1]}}, {"soft_table": {0: [1, 0.5, 1]}}),
         ({"unify_strategy": "soft", "soft_table": {0: [1, 1, 1]}}, {"soft_table": {0: [1, 1, 0.5]}}),
-        ({"offline_loss_type": "off_policy"}, {"off_policy_reshape_gamma": 0.3}),
-        ({"offline_loss_type": "off_policy"}, {"off_policy_reshape": "no_reshape"}),
-        ({"offline_loss_type": "off_policy"}, {"off_policy_reshape": "logp"}),
-        ({"offline_loss_type": "off_policy"}, {"off_policy_reshape": "p_logp"}),
-        ({"offline_loss_type": "off_policy"}, {"off_policy_reshape": "square_root"}),
-        ({"offline_loss_type": "off_policy"}, {"off_policy_reshape": "pow"}),
+        (OFF_POLICY, {"off_policy_reshape_gamma": 0.3}),
+        (OFF_POLICY, {"off_policy_reshape": "no_reshape"}),
+        (OFF_POLICY, {"off_policy_reshape": "logp"}),
+        (OFF_POLICY, {"off_policy_reshape": "p_logp"}),
+        (OFF_POLICY, {"off_policy_reshape": "square_root"}),
+        (OFF_POLICY, {"off_policy_reshape": "pow"}),
         ({"offline_loss_type": "chord"}, {"chord_mu": 0.5}),
         ({"offline_loss_type": "chord", "max_steps": 2}, {"chord_mu_final": 0.9}),
         ({"offline_loss_type": "chord", "max_steps": 2}, {"chord_mu_decay_steps": 1}),

@@ -167,16 +167,17 @@ LOSS_AND_GROUP = [*((loss_type, 4) for loss_type in LOSS_TYPES), *(("grpo", grou
 
 
 @pytest.mark.parametrize("loss_type,group", LOSS_AND_GROUP)
-@pytest.mark.parametrize("scale", ["group", "none"])
-def test_luffy(tiny_model_path, tmp_path, start, loss_type, group, scale):
+@pytest.mark.parametrize("scale,reward", [("group", 1.0), ("none", 1.0), ("group", "graded")])
+def test_luffy(tiny_model_path, tmp_path, start, loss_type, group, scale, reward):
     """Advantages over rollouts and demonstration together, p/(p+0.1) on the demonstration's tokens."""
 
     def loss(prompts):
+        fixed = None if reward == "graded" else reward
         normalizer = oracle.Normalizer(loss_type, prompts)
-        total = grpo_rows(prompts, normalizer, lambda p: p.union(scale)[0])
+        total = grpo_rows(prompts, normalizer, lambda p: p.union(scale, fixed)[0])
         for prompt in prompts:
             p = prompt.demonstration.logp.exp()
-            total = total + normalizer(-prompt.union(scale)[1] * p / (p + 0.1))
+            total = total + normalizer(-prompt.union(scale, fixed)[1] * p / (p + 0.1))
         return total
 
     ours = train(
@@ -188,6 +189,7 @@ def test_luffy(tiny_model_path, tmp_path, start, loss_type, group, scale):
         num_generations=group,
         unify_strategy="soft",
         soft_table="on_off",
+        demonstration_reward=reward,
     )
     expected = oracle.gradient(tiny_model_path, rows(MIXED), loss, group=group)
     assert_same_update(weights(ours), as_update(expected, start), start)
@@ -205,10 +207,18 @@ def test_off_policy_gate(tiny_model_path, tmp_path, start, group, gate, gate_off
         for prompt in prompts:
             if gate < prompt.solved <= gate_off:
                 p = prompt.demonstration.logp.exp()
-                total = total + normalizer(-prompt.union()[1] * p / (p + 0.1))
+                total = total + normalizer(-prompt.union(reward=1.0)[1] * p / (p + 0.1))
         return total
 
-    ours = train(FixedHPT, tiny_model_path, tmp_path, num_generations=group, switch_gate=gate, switch_gate_off=gate_off)
+    ours = train(
+        FixedHPT,
+        tiny_model_path,
+        tmp_path,
+        num_generations=group,
+        switch_gate=gate,
+        switch_gate_off=gate_off,
+        demonstration_reward=1.0,
+    )
     expected = oracle.gradient(tiny_model_path, rows(MIXED), loss, group=group)
     assert_same_update(weights(ours), as_update(expected, start), start)
 
@@ -224,7 +234,7 @@ def test_srft(tiny_model_path, tmp_path, start, loss_type, group, on):
         for prompt in prompts:
             if prompt.solved < len(prompt.rollouts):  # otherwise the union has no contrast
                 p = prompt.demonstration.logp.exp()
-                total = total + normalizer(-prompt.union()[1] * p / (p + 0.1))
+                total = total + normalizer(-prompt.union(reward=1.0)[1] * p / (p + 0.1))
             for rollout, reward in zip(prompt.rollouts, prompt.rewards, strict=True):
                 entropy = rollout.entropy.mean().detach()
                 advantage = 0.1 * torch.exp(entropy) if reward == 1 else -1.0
@@ -240,6 +250,7 @@ def test_srft(tiny_model_path, tmp_path, start, loss_type, group, on):
         unify_strategy="soft",
         soft_table={0: [on, 0, 1]},  # on = 1: `on_sft`
         offline_loss_type="srft",
+        demonstration_reward=1.0,
     )
     expected = oracle.gradient(tiny_model_path, rows(MIXED), loss, group=group)
     assert_same_update(weights(ours), as_update(expected, start), start)
@@ -286,7 +297,7 @@ def test_soft(tiny_model_path, tmp_path, start, group):
         total = oracle.token_mean_nll(prompts, lambda p: coefficients(p)[2])
         for prompt in prompts:
             on, off, _ = coefficients(prompt)
-            advantages, demonstration_advantage = prompt.union()
+            advantages, demonstration_advantage = prompt.union(reward=1.0)
             if prompt.solved == group:
                 continue  # the union has no contrast
             total = total + on * grpo_rows([prompt], normalizer, lambda _, a=advantages: a)
@@ -294,7 +305,15 @@ def test_soft(tiny_model_path, tmp_path, start, group):
             total = total + off * normalizer(-demonstration_advantage * p / (p + 0.1))
         return total
 
-    ours = train(FixedHPT, tiny_model_path, tmp_path, num_generations=group, unify_strategy="soft", soft_table=table)
+    ours = train(
+        FixedHPT,
+        tiny_model_path,
+        tmp_path,
+        num_generations=group,
+        unify_strategy="soft",
+        soft_table=table,
+        demonstration_reward=1.0,
+    )
     expected = oracle.gradient(tiny_model_path, rows(MIXED), loss, group=group)
     assert_same_update(weights(ours), as_update(expected, start), start)
 
@@ -313,3 +332,15 @@ def test_same_gradient_for_any_micro_batch(tiny_model_path, tmp_path, start, per
         **settings,
     )
     assert_same_update(weights(ours), reference, start)
+
+
+def test_srft_drifts_by_rounding_alone(tiny_model_path, tmp_path, start):
+    """Its loss of wrong rollouts, +log p, has no lower bound: large steps run away and enlarge any difference.
+
+    With steps that do not, several updates in other micro-batches end at the same weights.
+    """
+    settings = {"unify_strategy": "soft", "soft_table": "on_sft", "offline_loss_type": "srft", "max_steps": 4}
+    settings |= {"learning_rate": 0.1, "demonstration_reward": 1.0}
+    reference = weights(train(FixedHPT, tiny_model_path, tmp_path, **settings))
+    other = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 16}
+    assert_same_update(weights(train(FixedHPT, tiny_model_path, tmp_path, **settings, **other)), reference, start, 1e-5)

@@ -18,7 +18,7 @@ from transformers import (
 
 from hpt_trl import PPOConfig, PPOTrainer, UserError
 from hpt_trl.methods.ppo.critic import VALUE_HEAD_FILE
-from hpt_trl.models.loading import merge_adapter
+from hpt_trl.models.merging import merge_adapter
 from tests.helpers.processes import launch
 from tests.helpers.rollouts import (
     MIXED,
@@ -432,3 +432,33 @@ def test_the_positive_words_task_is_learnt(tmp_path, kind):
     rewards = [line["reward"] for line in trainer.state.log_history if "reward" in line]
     assert rewards[0] < 0.0
     assert sum(rewards[-3:]) / 3 > 0.7
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"score_centering": "batch", "score_scaling": "batch"}], ids=["raw", "scaled"]
+)
+def test_masked_completions_neither_score_nor_scale(tiny_model_path, tmp_path, settings):
+    """A cut completion that is masked is not scored: not in the mean, and not in what the others are scaled by."""
+    seen = {}
+
+    def by_end(completion_ids, **_):
+        eos = AutoTokenizer.from_pretrained(tiny_model_path).eos_token_id
+        values = [float(len(ids)) if ids[-1] == eos else 1000.0 for ids in completion_ids]
+        seen["scores"] = [value for value in values if value != 1000.0]
+        seen["cut"] = len(values) - len(seen["scores"])
+        return values
+
+    # Members 0 and 3 of a group are cut.
+    settings = PPO | {"num_generations": 4, "kl_coef": 0.0, "reward": by_end} | settings
+    trainer = train(FixedPPO, tiny_model_path, tmp_path, mask_truncated_completions=True, **settings)
+    scores = torch.tensor(seen["scores"], dtype=torch.float64)
+    assert seen["cut"] == 16
+    log = trainer.state.log_history[0]
+    assert log["ppo/score"] == pytest.approx(0.0 if "score_scaling" in settings else float(scores.mean()), abs=1e-4)
+    # The value head says 0: a return is the score of its completion, weighed here by its tokens.
+    lengths = scores
+    if "score_scaling" in settings:
+        scores = (scores - scores.mean()) / (scores.std() + 1e-4)
+    discount = [sum(0.95**t for t in range(int(n))) for n in lengths]
+    expected = sum(float(s) * d for s, d in zip(scores, discount, strict=True)) / float(lengths.sum())
+    assert log["ppo/returns_mean"] == pytest.approx(expected, rel=1e-4)

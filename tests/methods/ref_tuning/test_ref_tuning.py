@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hpt_trl.errors import UserError
 from hpt_trl.methods.ref_tuning.checkpoints import checkpoint_steps
-from hpt_trl.pipeline.plan import read_plan
+from hpt_trl.pipeline.reading import read_plan
 from hpt_trl.planning.check import check
 from hpt_trl.runs import reporting, runner
 from hpt_trl.runs.preparation import prepare

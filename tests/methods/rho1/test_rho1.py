@@ -13,7 +13,7 @@ from trl.kernels import chunked_logprob
 
 from hpt_trl import Rho1Config, Rho1Trainer, UserError
 from hpt_trl.methods.rho1.samples import SelectionSamples
-from hpt_trl.models.loading import merge_adapter
+from hpt_trl.models.merging import merge_adapter
 from tests.helpers.processes import launch
 from tests.helpers.rho1 import LEARNING_RATE, Oracle, train
 from tests.helpers.rollouts import assert_same_update, start_weights, weights

@@ -24,7 +24,7 @@ from hpt_trl import Rho1Config, UserError
 from hpt_trl.methods.rho1.reference import check_reference, fingerprint, load_reference
 from hpt_trl.methods.rho1.scoring import reference_nll
 from hpt_trl.methods.rho1.tokenizers import differences, digest
-from hpt_trl.models.loading import merge_adapter
+from hpt_trl.models.merging import merge_adapter
 from tests.helpers.tiny import build_tokenizer, save_tiny_model
 
 CPU = torch.device("cpu")

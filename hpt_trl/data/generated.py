@@ -1,0 +1,57 @@
+"""The built-in data sets, which are generated: by name, or by the name of a family and a part of it.
+
+The module imports nothing heavy, so that a name is known without the second that `datasets` takes.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+# Name -> module and function `(options, *, seed) -> (training rows, held-out rows or None)`.
+GENERATED = {
+    "arithmetic": "hpt_trl.data.tasks:arithmetic",
+    "prompts": "hpt_trl.data.tasks:prompts",
+}
+# Beginning of a name -> the same, with what follows it as the first argument.
+FAMILIES = {
+    "reasoning_gym:": "hpt_trl.data.tasks:reasoning_gym",
+    "stories:": "hpt_trl.data.stories:stories",
+}
+NAMES = (*GENERATED, *FAMILIES)
+# Endings of the files that rows are read from.
+FILES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
+
+
+def is_generated(name: str) -> bool:
+    """Whether a `dataset_name` is one of these."""
+    return name in GENERATED or name.startswith(tuple(FAMILIES))
+
+
+def generate(name: str, options: dict[str, Any], *, seed: int, first_rows: int | None) -> "dict[str, Dataset]":
+    """Make a data set.
+
+    Args:
+        options: `dataset_options` of the recipe.
+        first_rows: a first look, which shows only so many rows of each split.
+
+    Returns:
+        The split `train` and, where the data has held-out rows, `test`.
+
+    Raises:
+        UserError: options that the data set refuses.
+    """
+    family = next((family for family in FAMILIES if name.startswith(family)), None)
+    module, _, function = (GENERATED[name] if family is None else FAMILIES[family]).partition(":")
+    make = vars(import_module(module))[function]
+    if family == "reasoning_gym:" and first_rows is not None:
+        # Some tasks take a second a row; a first look draws no more than it shows.
+        first = {"size": first_rows, "test_size": min(first_rows, 1)}
+        options = options | {
+            key: min(options[key], limit) if isinstance(options.get(key), int) else options.get(key, limit)
+            for key, limit in first.items()
+        }
+    part = [] if family is None else [name.removeprefix(family)]
+    train, test = make(*part, options, seed=seed)
+    return {"train": train} if test is None else {"train": train, "test": test}

@@ -1,0 +1,292 @@
+"""Rows to token ids, in one place: the trainers, the length checks and `check` all read what is encoded here.
+
+A conversation is rendered whole. A turn of the assistant begins where its generation prompt ends and ends where the
+conversation up to it ends, so both must be beginnings of the whole. What a template cannot place so, or what it
+leaves out of a turn, is refused: the loss would be that of an answer which nobody wrote, or of one to another prompt
+than the model gets.
+
+The ids are those of TRL's own `_tokenize` of the whole text. Only where a token would straddle the border of a turn
+are the parts encoded by themselves: the prompt then is the one that the model sees when it answers.
+"""
+
+import json
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase, ProcessorMixin
+from trl.chat_template_utils import get_training_chat_template
+from trl.data_utils import prepare_multimodal_messages
+
+from hpt_trl.data.turns import open_mark, shown, turn_fault, unpaired_mark
+from hpt_trl.errors import UserError
+
+# Of a row that came as one conversation (`messages`): the turns of its prompt are trained as well.
+WHOLE = "whole_conversation"
+_REMEDY = (
+    "Write the thoughts with the marks that the template expects, its opening one included, use a template that keeps "
+    "them, or write prompt and answer as texts (`conversational: false`)."
+)
+
+Messages = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The token ids of a row, and which of them have a loss.
+
+    Attributes:
+        ids: prompt and answer; of a vision-language model's row the answer alone.
+        trained: 1 where a token has a loss, else 0; one for each id.
+        turns: turns of the assistant, those of the prompt included.
+        trained_turns: those of them that have a loss.
+    """
+
+    ids: list[int]
+    trained: list[int]
+    turns: int = 1
+    trained_turns: int = 1
+
+    @property
+    def labels(self) -> list[int]:
+        """The ids, with -100 for those without a loss."""
+        return [token if trained else -100 for token, trained in zip(self.ids, self.trained, strict=True)]
+
+    @property
+    def context(self) -> int:
+        """Number of tokens before the first that has a loss."""
+        return self.trained.index(1) if 1 in self.trained else len(self.ids)
+
+    def cut(self, longest: int | None, *, keep_end: bool = False) -> "Encoded":
+        """What is left of the row at `max_length`."""
+        if longest is None or len(self.ids) <= longest:
+            return self
+        kept = slice(-longest, None) if keep_end else slice(None, longest)
+        return replace(self, ids=self.ids[kept], trained=self.trained[kept])
+
+
+class Encoder:
+    """Renders and encodes rows with one tokenizer.
+
+    Args:
+        processing_class: a tokenizer, or the processor of a vision-language model.
+        settings: `chat_template_kwargs` of the recipe.
+        reads_rows: whether the columns `tools` and `chat_template_kwargs` of a row are part of its rendering, as for
+            trainers on whole rows. Rollouts know the recipe's settings alone.
+    """
+
+    def __init__(
+        self,
+        processing_class: PreTrainedTokenizerBase | ProcessorMixin,
+        settings: dict[str, Any] | None = None,
+        *,
+        reads_rows: bool = True,
+    ):
+        self.processing_class: Any = processing_class
+        self.is_processor = isinstance(processing_class, ProcessorMixin)
+        self.tokenizer: Any = self.processing_class.tokenizer if self.is_processor else processing_class
+        self.settings, self.reads_rows = dict(settings or {}), reads_rows
+
+    # Whole rows.
+
+    def prompt(self, row: dict[str, Any]) -> list[int]:
+        """Ids of a row's prompt, on which the model answers."""
+        if isinstance(row["prompt"], str):
+            return self._of_text(row["prompt"])
+        text = self._render(row["prompt"], self._arguments(row), generation_prompt=True)
+        return self._ids(text)
+
+    def answered(
+        self, row: dict[str, Any], column: str, *, last_turn_only: bool = False, patched: bool = True
+    ) -> Encoded:
+        """Prompt and answer of a row, with a loss on the turns of the assistant.
+
+        The turns of the answer have a loss; of a row that came as one conversation, those of the prompt as well.
+
+        Args:
+            column: the answer's, a text or messages like the prompt.
+            last_turn_only: only the last turn has a loss.
+            patched: use TRL's training variant of a known template where the template itself does not do.
+
+        Raises:
+            UserError: the answer would be trained otherwise than it is written; the message shows both.
+        """
+        prompt, answer = row["prompt"], row[column]
+        if isinstance(prompt, str) != isinstance(answer, str):
+            raise UserError(
+                f"`prompt` is {_kind(prompt)} but the answer in `{column}` is {_kind(answer)}; write both as text or "
+                "both as messages."
+            )
+        if isinstance(prompt, str):
+            return self._answered_text(prompt, answer)
+        whole = bool(row.get(WHOLE))
+        if not whole and prompt[-1]["role"] == "assistant":
+            raise UserError(
+                f"`prompt` ends with a turn of the assistant, {shown(str(prompt[-1].get('content')))}, which the chat "
+                "template ends: the answer would be a second turn after it. Write that text as the beginning of the "
+                "answer, and end the prompt with the user's message."
+            )
+        if self.is_processor:
+            images = row.get("images") or ([row["image"]] if row.get("image") is not None else [])
+            prompt, answer = prepare_multimodal_messages(prompt, images=images), prepare_multimodal_messages(answer)
+        messages = [*prompt, *answer]
+        turns = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
+        # A turn that stands first answers nothing.
+        trained = [place for place in turns if place >= (1 if whole else len(prompt))]
+        trained = trained[-1:] if last_turn_only else trained
+        arguments = self._arguments(row)
+        text, spans = self._located(messages, trained, arguments, patched=patched)
+        ids, borders = self._encoded(text, [border for span in spans for border in span])
+        mask = [0] * len(ids)
+        for start, stop in zip(borders[::2], borders[1::2], strict=True):
+            mask[start:stop] = [1] * (stop - start)
+        return Encoded(ids, mask, turns=len(turns), trained_turns=len(trained))
+
+    def document(self, text: str) -> Encoded:
+        """A text that is trained on as a whole, with its end-of-sequence token."""
+        ids = self._of_text(self._ended(text))
+        return Encoded(ids, [1] * len(ids))
+
+    # Texts.
+
+    def _answered_text(self, prompt: str, answer: str) -> Encoded:
+        if fault := unpaired_mark(open_mark(prompt) + answer):
+            raise UserError(f"the answer {shown(answer)}: {fault}. Write the thoughts with both marks.")
+        before, whole = self._of_text(prompt), self._of_text(prompt + self._ended(answer))
+        end = self.tokenizer.eos_token_id
+        # Some tokenizers end every text: a prompt goes on.
+        if before and before[-1] == end and not prompt.endswith(str(self.tokenizer.eos_token)):
+            before, whole = before[:-1], whole[:-1]
+        if whole[: len(before)] != before:
+            whole = before + self._ids(self._ended(answer))
+        return Encoded(whole, [0] * len(before) + [1] * (len(whole) - len(before)))
+
+    def _ended(self, text: str) -> str:
+        end = str(self.tokenizer.eos_token)
+        return text if text.endswith(end) else text + end
+
+    def _of_text(self, text: str) -> list[int]:
+        return self.tokenizer(text=text, verbose=False)["input_ids"]
+
+    def _ids(self, text: str) -> list[int]:
+        return self.tokenizer(text=text, add_special_tokens=False, verbose=False)["input_ids"]
+
+    # Conversations.
+
+    def _arguments(self, row: dict[str, Any]) -> dict[str, Any]:
+        if not self.reads_rows:
+            return self.settings
+        tools = row.get("tools")
+        tools = json.loads(tools) if isinstance(tools, str) else tools
+        # A table gives every row the keys of all: None stands for those that a row does not have. Templates of the
+        # Llama family write a preamble for an empty list of tools.
+        own = {key: value for key, value in (row.get("chat_template_kwargs") or {}).items() if value is not None}
+        return {**self.settings, **own, "tools": tools or None}
+
+    def _render(self, messages: Messages, arguments: dict[str, Any], *, generation_prompt: bool = False) -> str:
+        try:
+            return self.processing_class.apply_chat_template(
+                messages, add_generation_prompt=generation_prompt, tokenize=False, **arguments
+            )
+        # What templates raise of themselves, and what they come to on a message that they do not expect.
+        except (TemplateError, TypeError, ValueError, KeyError) as error:
+            roles = ", ".join(str(message.get("role")) for message in messages)
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise UserError(f"the chat template does not render these messages ({roles}): {reason}") from error
+
+    @cached_property
+    def _training_template(self) -> str | None:
+        """TRL's variant of a known template that renders every turn alike; None for others."""
+        try:
+            return get_training_chat_template(self.processing_class)
+        except ValueError:
+            return None
+
+    def _located(
+        self, messages: Messages, turns: list[int], arguments: dict[str, Any], *, patched: bool
+    ) -> tuple[str, list[tuple[int, int]]]:
+        try:
+            return self._locate(messages, turns, arguments)
+        except UserError as fault:
+            if not patched or self._training_template is None:
+                raise
+            try:
+                text, spans = self._locate(messages, turns, arguments | {"chat_template": self._training_template})
+                prompt = self._render(messages[: turns[0]], arguments, generation_prompt=True)
+            except UserError:
+                raise fault from None
+            # The variant is for the training alone; the model answers what the template itself renders.
+            if not text.startswith(prompt):
+                raise
+            return text, spans
+
+    def _locate(
+        self, messages: Messages, turns: list[int], arguments: dict[str, Any]
+    ) -> tuple[str, list[tuple[int, int]]]:
+        """The text of a conversation, and where the named turns begin and end in it."""
+        whole, spans = self._render(messages, arguments), []
+        for place in turns:
+            before = self._render(messages[:place], arguments, generation_prompt=True)
+            if not whole.startswith(before):
+                raise UserError(
+                    f"the chat template does not continue the prompt that the model answers with message {place + 1} "
+                    f"of the conversation.\n{_beside('the prompt ends', before, 'the conversation', whole)}\n{_REMEDY}"
+                )
+            after = whole if place == len(messages) - 1 else self._render(messages[: place + 1], arguments)
+            if not whole.startswith(after):
+                raise UserError(
+                    f"the chat template renders message {place + 1} otherwise where others follow it, so that its turn "
+                    f"cannot be found.\n{_beside('alone', after, 'the conversation', whole)}\nUse a template that "
+                    "renders every turn alike (TRL's training templates do), or train on the last turn alone "
+                    "(`train_on_turns: last`)."
+                )
+            turn = open_mark(before) + whole[len(before) : len(after)]
+            if fault := turn_fault(messages[place], turn):
+                text = messages[place].get("content")
+                raise UserError(
+                    f"message {place + 1} of the conversation would not be trained as it is written: {fault}.\n"
+                    f"  the message: {shown(str(text))}\n  as rendered: {shown(turn)}\n{_REMEDY}"
+                )
+            spans.append((len(before), len(after)))
+        return whole, spans
+
+    def _encoded(self, text: str, borders: list[int]) -> tuple[list[int], list[int]]:
+        """Ids of a text, and how many of them stand before each border, a place in the text."""
+        if self.is_processor and borders:
+            # What stands for an image in the prompt is widened when the image is read.
+            text, borders = text[borders[0] :], [border - borders[0] for border in borders]
+        whole, counts = self._ids(text), []
+        for border in borders:
+            part = whole if border == len(text) else self._ids(text[:border])
+            if whole[: len(part)] != part:
+                break
+            counts.append(len(part))
+        if len(counts) == len(borders):
+            return whole, counts
+        ids: list[int] = []
+        counts = []
+        for start, stop in pairwise([0, *borders, len(text)]):
+            ids += self._ids(text[start:stop])
+            counts.append(len(ids))
+        if self.tokenizer.decode(ids) != self.tokenizer.decode(whole):
+            raise UserError(
+                "a token straddles the border between the prompt and the answer, and the tokenizer writes the two "
+                f"parts otherwise than the whole: {shown(text[max(borders[0] - 40, 0) : borders[0] + 40])}. Begin the "
+                "answer, or end the prompt, at the border of a word."
+            )
+        return ids, counts[:-1]
+
+
+def _beside(name: str, text: str, other_name: str, other: str) -> str:
+    """Two texts around the place where they part."""
+    shared = next((at for at, pair in enumerate(zip(text, other, strict=False)) if pair[0] != pair[1]), None)
+    shared = min(len(text), len(other)) if shared is None else shared
+    start, stop = max(shared - 60, 0), shared + 60
+    lead = "…" if start else ""
+    return f"  {name}: {lead}{text[start:stop]!r}\n  {other_name} reads: {lead}{other[start:stop]!r}"
+
+
+def _kind(value: Any) -> str:
+    return "a list of messages" if isinstance(value, list) else "text" if isinstance(value, str) else repr(value)

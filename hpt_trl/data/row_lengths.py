@@ -1,0 +1,84 @@
+"""How many tokens rows have, counted on the ids that the trainers get."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from datasets import Dataset
+
+from hpt_trl.data.rendering import WHOLE, Encoder
+from hpt_trl.data.row_checks import iterate_rows
+from hpt_trl.data.sources import where
+from hpt_trl.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# Beside prompt and answer, what a row's rendering depends on.
+_RENDERED_WITH = ("tools", "chat_template_kwargs", WHOLE)
+
+
+def validate_lengths(
+    dataset: Dataset,
+    source: str,
+    tokenizer: "PreTrainedTokenizerBase",
+    *,
+    longest: int,
+    reason: str,
+    columns: Sequence[str] = ("prompt",),
+    remedy: str = "lower max_completion_length",
+    settings: dict[str, Any] | None = None,
+    reads_rows: bool = False,
+) -> None:
+    """Check that no prompt, or no row, has more than `longest` tokens.
+
+    Args:
+        dataset: rows as `to_conversational` returns them.
+        reason: where the limit comes from, e.g. `max_position_embeddings 8192 - max_completion_length 1024`.
+        columns: what is counted together: the prompt, or prompt and answer.
+        remedy: what else can be done than to shorten or drop the rows.
+        settings: the recipe's `chat_template_kwargs`.
+        reads_rows: whether the trainer renders the columns `tools` and `chat_template_kwargs`.
+
+    Raises:
+        UserError: the longest one's row, its tokens and the limit; or a row that cannot be encoded.
+    """
+    found, worst_row, too_long = 0, 0, 0
+    for row, tokens in count_tokens(dataset, source, Encoder(tokenizer, settings, reads_rows=reads_rows), columns):
+        too_long += tokens > longest
+        if tokens > found:
+            found, worst_row = tokens, row
+    if too_long:
+        what = "prompt" if len(columns) == 1 and columns[0] == "prompt" else "row"
+        raise UserError(
+            f"{where(source, worst_row)}: the {what} has {found} tokens, more than {longest} ({reason}); {too_long} of "
+            f"{len(dataset)} {what}s are too long. Shorten or drop them, or {remedy}."
+        )
+
+
+def count_tokens(
+    dataset: Dataset, source: str, encoder: Encoder, columns: Sequence[str] = ("prompt",)
+) -> Iterator[tuple[int, int]]:
+    """Yield the number of each row and the tokens of its columns taken together, as the trainers encode them.
+
+    Args:
+        columns: `("prompt",)`, the prompt and its answer's column, or `("text",)`.
+
+    Raises:
+        UserError: a row that cannot be encoded.
+    """
+    for row, example in examples(dataset, columns):
+        try:
+            if len(columns) > 1:
+                ids = encoder.answered(example, columns[1]).ids
+            else:
+                ids = encoder.prompt(example) if columns[0] == "prompt" else encoder.document(example["text"]).ids
+        except UserError as error:
+            raise UserError(f"{where(source, row)}: {error}") from error
+        yield row, len(ids)
+
+
+def examples(dataset: Dataset, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the number of each row with the named columns and those that its rendering depends on."""
+    read = [*columns, *(name for name in _RENDERED_WITH if name in dataset.column_names and name not in columns)]
+    for row, values in iterate_rows(dataset, read):
+        yield row, dict(zip(read, values, strict=True))

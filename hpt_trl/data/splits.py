@@ -1,0 +1,101 @@
+"""The splits of a source by name, and slices of them as `datasets` writes them: `train[:25%]`, `train[100:]+extra`."""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from datasets import Dataset, ReadInstruction, concatenate_datasets
+
+from hpt_trl.errors import UserError
+
+# TRL's default of `dataset_test_split`; any other name was written by the user.
+_DEFAULT_TEST = "test"
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Rows `start` to `stop` (without it) of one split."""
+
+    split: str
+    start: int
+    stop: int
+
+
+def reads_whole_splits(*names: str) -> bool:
+    """Whether split names leave all rows of a split in place, so that its first rows are those of the source."""
+    return not any("[" in name or "+" in name for name in names)
+
+
+def pick_splits(
+    splits: Mapping[str, Dataset], source: str, train: str, test: str, *, named: bool
+) -> tuple[tuple[Dataset, str], tuple[Dataset, str] | None]:
+    """Return training and held-out rows by the names of their splits, each with the name that messages use.
+
+    Args:
+        source: the dataset as the recipe names it.
+        train: `dataset_train_split`.
+        test: `dataset_test_split`; its default may be missing from the source.
+        named: the source itself gives its splits names; else a plain `train` goes without one in messages.
+
+    Raises:
+        UserError: no such split, a slice that cannot be read or is empty, or held-out rows that are also trained on.
+    """
+    parts = _parts(splits, source, train, "dataset_train_split")
+    shown = source if train == "train" and not named else f"{source} ({train})"
+    training = _rows(splits, parts), shown
+    if test == _DEFAULT_TEST and test not in splits:
+        return training, None
+    others = _parts(splits, source, test, "dataset_test_split")
+    if shared := _shared(parts, others):
+        raise UserError(
+            f"dataset_test_split: `{test}` of {source} shares {shared:,} rows with `{train}`, which is trained on "
+            "(`dataset_train_split`). Write slices that do not overlap, e.g. dataset_train_split: "
+            f"{parts[0].split}[:90%] and dataset_test_split: {parts[0].split}[90%:], or `test_split_size`."
+        )
+    return training, (_rows(splits, others), f"{source} ({test})")
+
+
+def _parts(splits: Mapping[str, Dataset], source: str, name: str, key: str) -> list[_Part]:
+    if name in splits:
+        return [_Part(name, 0, len(splits[name]))]
+    try:
+        instruction = ReadInstruction.from_spec(name)
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f"{key}: `{name}` of {source} cannot be read: write a split ({', '.join(splits)}) or slices of it, e.g. "
+            f"{next(iter(splits))}[:25%], {next(iter(splits))}[100:200]."
+        ) from error
+    for split in dict.fromkeys(part.splitname for part in instruction._relative_instructions):
+        if split not in splits:
+            near = difflib.get_close_matches(split, list(splits), n=1)
+            hint = f"; did you mean `{near[0]}`?" if near else "."
+            if key == "dataset_test_split" and len(splits) == 1:
+                hint += f" For held-out rows write a slice, e.g. {next(iter(splits))}[90%:], or `test_split_size`."
+            raise UserError(f"{key}: {source} has no split `{split}`; it has {', '.join(splits)}{hint}")
+    try:
+        absolute = instruction.to_absolute({split: len(rows) for split, rows in splits.items()})
+    except (ValueError, AssertionError) as error:
+        raise UserError(f"{key}: `{name}` of {source}: {error}") from error
+    parts = [_Part(part.splitname, part.from_, part.to) for part in absolute if part.from_ < part.to]
+    if not parts:
+        sizes = ", ".join(f"{part.splitname} {len(splits[part.splitname]):,}" for part in absolute[:1])
+        raise UserError(f"{key}: `{name}` selects no rows of {source}, which has {sizes} rows.")
+    return parts
+
+
+def _rows(splits: Mapping[str, Dataset], parts: list[_Part]) -> Dataset:
+    chosen = [
+        rows if (part.start, part.stop) == (0, len(rows)) else rows.select(range(part.start, part.stop))
+        for part in parts
+        for rows in [splits[part.split]]
+    ]
+    return chosen[0] if len(chosen) == 1 else concatenate_datasets(chosen)
+
+
+def _shared(parts: list[_Part], others: list[_Part]) -> int:
+    return sum(
+        max(0, min(part.stop, other.stop) - max(part.start, other.start))
+        for part in parts
+        for other in others
+        if part.split == other.split
+    )

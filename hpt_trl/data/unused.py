@@ -1,0 +1,45 @@
+"""Columns that a stage does not read, so that nobody takes a part of the data for trained on that is not."""
+
+from collections.abc import Iterable, Sequence
+
+from hpt_trl.data.layouts import Layout, answer_columns
+from hpt_trl.data.rendering import WHOLE
+from hpt_trl.data.sources import ROW
+
+# What the trainers read beside prompt and answers, in each layout.
+_READ: dict[Layout, tuple[str, ...]] = {
+    "prompts": ("image", "images", "environment"),
+    "demonstrations": ("tools", "chat_template_kwargs", "image", "images"),
+    "comparisons": ("tools", "chat_template_kwargs", "image", "images", "margin"),
+    "documents": ("text",),
+    "solutions": ("instruction", "input", "output", "problem_id", "is_correct", "language", "difficulty"),
+}
+_HINTS = {
+    "tools": "rollouts do not show them to the model; write the tools into the prompt",
+    "context": "put it into the prompt where it belongs to it",
+    "history": "put earlier turns into the prompt, as messages",
+    "label": "nothing is left out by it",
+    "weight": "all rows count the same",
+}
+
+
+def unused_columns(
+    columns: Sequence[str], layout: Layout, demonstration_column: str, *, read: Iterable[str] = ()
+) -> list[str]:
+    """Return the columns that neither the trainer nor the prompts read.
+
+    Args:
+        columns: those of the rows, after the mapping.
+        read: columns that the rewards read.
+    """
+    known = {ROW, WHOLE, *_READ[layout], *read}
+    if layout not in ("documents", "solutions"):
+        # `input` and `system` were put into the prompt; see `complete_prompts`.
+        known |= {"prompt", *answer_columns(layout, demonstration_column), "input", "system", "system_prompt"}
+    # Renamed so by the user, to leave it out.
+    return [name for name in columns if name not in known and not name.startswith("source_")]
+
+
+def describe_unused(columns: Sequence[str]) -> str:
+    """One line of unused columns, with what is to be done about known ones."""
+    return ", ".join(f"{name} ({_HINTS[name]})" if name in _HINTS else name for name in columns)

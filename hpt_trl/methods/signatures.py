@@ -1,0 +1,26 @@
+"""Trainers that take what their TRL base takes, by position as by name."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+
+def takes_arguments_of(base: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorate an `__init__` that names some arguments of its base's and passes the others on as `**kwargs`.
+
+    It then has the signature of the base's own, whose positions may change with TRL's releases.
+    """
+    signature = inspect.signature(base.__init__)  # type: ignore[misc]
+
+    def decorate(init: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(init)
+        def by_name(self: Any, *args: Any, **kwargs: Any) -> None:
+            given = dict(signature.bind(self, *args, **kwargs).arguments)
+            del given["self"]
+            init(self, **given)
+
+        by_name.__signature__ = signature  # type: ignore[attr-defined]
+        return by_name
+
+    return decorate

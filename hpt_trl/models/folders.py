@@ -1,0 +1,60 @@
+"""What a local folder holds: a whole model, an adapter, or neither."""
+
+from pathlib import Path
+
+from hpt_trl.errors import UserError
+from hpt_trl.models.built_in import BUILT_IN
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a name leads to a local PEFT adapter."""
+    return (Path(name) / "adapter_config.json").is_file()
+
+
+def check_model_folder(name: str, *, key: str = "model_name_or_path", adapters: bool = False) -> None:
+    """Check that a local folder holds a model; a Hub id passes unseen.
+
+    Args:
+        key: the recipe key that names it, for the message.
+        adapters: a PEFT adapter will do.
+
+    Raises:
+        UserError: there is no such folder, or it holds no config or no weights.
+    """
+    if not is_local(name):
+        return
+    # from_pretrained does not expand `~`: it would look for a Hub repository of that name.
+    if name.startswith("~"):
+        raise UserError(f"{key}: {name}: `~` is not expanded here; write {Path(name).expanduser()}")
+    folder = Path(name)
+    if not folder.exists():
+        raise UserError(
+            f"{key}: there is no folder {name}. Write a local model folder, a Hub id (owner/name) or a "
+            f"built-in name ({', '.join(BUILT_IN)})."
+        )
+    if not folder.is_dir():
+        raise UserError(f"{key}: {name} is a file; write the folder that holds config.json.")
+    if not (folder / "config.json").is_file() and not (adapters and is_adapter(name)):
+        if is_adapter(name):
+            raise UserError(
+                f"{key}: {name} holds a PEFT adapter, not a whole model. Merge it into its base model with "
+                f"`hpt-trl merge {name} OUT` and name the merged folder."
+            )
+        raise UserError(f"{key}: {name} holds no config.json; write the folder that save_pretrained wrote.")
+    if not any(path.suffix in {".safetensors", ".bin"} for path in folder.iterdir()):
+        raise UserError(
+            f"{key}: {name} holds no weights (*.safetensors or *.bin). Name the folder that save_pretrained wrote."
+        )
+
+
+def is_local(name: str) -> bool:
+    """A folder that exists, or a name that no Hub id can have (`./x`, `~/x`, `/x`, `a/b/c`, `x/`).
+
+    `outputs/x` is what another recipe writes, or was to write.
+    """
+    return (
+        Path(name).expanduser().exists()
+        or name.startswith((".", "~", "/", "outputs/"))
+        or name.endswith("/")
+        or name.count("/") > 1
+    )

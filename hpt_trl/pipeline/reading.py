@@ -1,0 +1,296 @@
+"""Reads a pipeline's YAML: its stages, what each of them uses, and the order in which they can run.
+
+Every mistake that shows in the files alone is refused here, by file, line and key; nothing heavy is imported for it.
+What only the stages' own configs know (their keys and values) is checked by `hpt_trl.pipeline.checks`.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hpt_trl.errors import UserError
+from hpt_trl.pipeline.ordering import check_references, ordered
+from hpt_trl.pipeline.plan import ALIASES, RECIPES_FOLDER, Plan, PlannedStage
+from hpt_trl.pipeline.references import references_of
+from hpt_trl.recipes.bundled import find_recipe, recipe_name, recipes_folder
+from hpt_trl.recipes.profiles import Profile, find_profile, read_profile
+from hpt_trl.recipes.stages import STAGE_MODULES
+from hpt_trl.settings.file import RecipeFile, RecipeLoader, Sources, parse_yaml_text, read_recipe_file, shown
+from hpt_trl.settings.file import split_overrides as split_words
+from hpt_trl.settings.values import did_you_mean
+
+PIPELINE = "pipeline"
+
+_PIPELINE_KEYS = {
+    "stage": "pipeline",
+    "output_dir": "the folder of all stages, e.g. `output_dir: outputs/my-pipeline`",
+    "stages": "a mapping of names to stages",
+    "accelerate_config": "a file of `accelerate config`, or the name of one of accelerate_configs/",
+    "num_processes": "a whole number",
+    "overwrite": "true or false",
+}
+_REFUSED = {
+    "output_dir": "a stage writes to the folder of its name in the pipeline's `output_dir`; drop the line.",
+    "overwrite": "the pipeline runs a stage anew where its recipe or its inputs changed; to start all of it anew write "
+    "`--overwrite true` without a stage's name.",
+    "resume_from_checkpoint": "the pipeline resumes an interrupted stage by itself; drop the line.",
+}
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+
+
+@dataclass
+class _Keys:
+    """Keys, lines and texts of one mapping inside a YAML file."""
+
+    values: dict[str, Any]
+    lines: dict[str, int]
+    texts: dict[str, str]
+
+
+def is_pipeline(path: Path) -> bool:
+    """Whether a recipe file is a pipeline.
+
+    Raises:
+        UserError: the file is not a recipe's YAML.
+    """
+    return read_recipe_file(path).values.get("stage") == PIPELINE
+
+
+def read_plan(path: Path, overrides: list[str]) -> Plan:
+    """Reads a pipeline, its recipes and the command line.
+
+    Args:
+        path: the YAML file.
+        overrides: words of the command line; a stage's keys are written `--<stage>.<key> value ...`.
+
+    Raises:
+        UserError: the first mistake, with file, line and key: a key that does not exist, a stage without recipe or
+            kind, a reference that leads nowhere or to a stage of the wrong kind, a cycle, or two stages that would
+            write to the same folder.
+    """
+    file = read_recipe_file(path)
+    words = split_words(overrides)
+    top = Sources(file, {key: value for key, value in words.items() if "." not in key})
+    settings = _settings(top)
+    inner = _stage_keys(file)
+    given = _stage_words(words, file, inner)
+    stages = [_plan_stage(name, keys, file, given.get(name, {})) for name, keys in inner.items()]
+    _check_folders(stages, file)
+    check_references(stages)
+    return Plan(
+        file=file,
+        output_dir=Path(settings["output_dir"]),
+        stages=ordered(stages),
+        profile=_profile(settings, top),
+        overwrite=bool(settings.get("overwrite", False)),
+    )
+
+
+def _settings(top: Sources) -> dict[str, Any]:
+    """Checks the pipeline's own keys; returns their values, the command line over the file."""
+    for key in [*top.file.values, *top.overrides]:
+        if key not in _PIPELINE_KEYS:
+            hint = did_you_mean(key, _PIPELINE_KEYS) or (
+                f" A key of a stage is written `--<stage>.{key}`." if key in top.overrides else ""
+            )
+            raise top.error(
+                key,
+                f"a pipeline has no such key.{hint} Its keys: {', '.join(_PIPELINE_KEYS)}; all others are a stage's.",
+            )
+    values = {key: value for key, value in top.file.values.items() if value is not None}
+    for key, words in top.overrides.items():
+        if key in ("stage", "stages"):
+            raise top.error(key, "it is set in the file alone; a stage's keys are written `--<stage>.<key> value`.")
+        values[key] = _value(words)
+    kinds: dict[str, type] = {"output_dir": str, "accelerate_config": str, "num_processes": int, "overwrite": bool}
+    for key, kind in kinds.items():
+        if key in values and type(values[key]) is not kind:
+            raise top.error(key, f"{top.given(key)} is not allowed; allowed: {_PIPELINE_KEYS[key]}.")
+    if not values.get("output_dir"):
+        raise top.error("output_dir", f"a pipeline needs it: {_PIPELINE_KEYS['output_dir']}.")
+    if "num_processes" in values and "accelerate_config" not in values:
+        raise top.error(
+            "num_processes", "it needs `accelerate_config` (`--accelerate`), which says how they are started."
+        )
+    if values.get("num_processes", 1) < 1:
+        raise top.error("num_processes", f"{values['num_processes']} is not allowed; allowed: 1 or more.")
+    return values
+
+
+def _profile(settings: dict[str, Any], top: Sources) -> Profile | None:
+    name = settings.get("accelerate_config")
+    if name is None:
+        return None
+    try:
+        profile = read_profile(find_profile(name, top.file.path.parent), settings.get("num_processes"))
+    except UserError as error:
+        raise top.error("accelerate_config", str(error)) from error
+    if profile.num_machines > 1:
+        raise top.error("accelerate_config", f"{name} is for several machines; a pipeline starts its stages on one.")
+    return profile
+
+
+def _value(words: list[str]) -> Any:
+    """Words of the command line as one value."""
+    if not words:
+        return True
+    try:
+        values = [parse_yaml_text(word) for word in words]
+    except ValueError:
+        # The stage's own reading of the words says what is wrong with them.
+        return " ".join(words)
+    return values[0] if len(values) == 1 else values
+
+
+def _stage_keys(file: RecipeFile) -> dict[str, _Keys]:
+    """The mapping under `stages`, with the lines of its keys, which `RecipeFile` has for the outermost ones only."""
+    sources = Sources(file, {})
+    stages = file.values.get("stages")
+    advice = "write one line per stage, e.g. `sft: {recipe: sft/stories-tiny, model: from:pretrain}`."
+    if not stages:
+        raise sources.error("stages", f"a pipeline needs stages; {advice}")
+    if not isinstance(stages, dict):
+        raise sources.error("stages", f"this is not a mapping of names to stages; {advice}")
+    loader = RecipeLoader(file.path.read_text(encoding="utf-8"))
+    try:
+        root = loader.get_single_node()
+        loader.flatten_mapping(root)
+        (outer,) = [value for key, value in root.value if key.value == "stages"]
+        loader.flatten_mapping(outer)
+        found = {}
+        for name, node in outer.value:
+            line = name.start_mark.line + 1
+            keys = stages.get(name.value)
+            where = f"{shown(file.path)}, line {line}, `stages.{name.value}`"
+            if not _NAME.fullmatch(name.value):
+                raise UserError(f"{where}: a stage's name is letters, digits, `_` and `-`; it names its folder too.")
+            if not isinstance(keys, dict) or not keys:
+                raise UserError(f"{where}: the stage is empty; name a recipe or write its keys: {advice}")
+            loader.flatten_mapping(node)
+            items = {key.value: (key, value) for key, value in node.value}
+            found[name.value] = _Keys(
+                values=dict(keys),
+                lines={key: inner.start_mark.line + 1 for key, (inner, _) in items.items()} | {"": line},
+                texts={key: value.value for key, (_, value) in items.items() if isinstance(value.value, str)},
+            )
+        return found
+    finally:
+        loader.dispose()
+
+
+def _stage_words(
+    words: dict[str, list[str]], file: RecipeFile, stages: dict[str, _Keys]
+) -> dict[str, dict[str, list[str]]]:
+    """Command line keys `<stage>.<key>` by stage."""
+    # `split_overrides` writes every `-` of a key as `_`.
+    names = {name.replace("-", "_"): name for name in stages}
+    found: dict[str, dict[str, list[str]]] = {}
+    for full, value in words.items():
+        stage, dot, key = full.partition(".")
+        if not dot:
+            continue
+        if stage not in names:
+            raise UserError(
+                f"--{full} on the command line ({shown(file.path)}): there is no stage `{stage}`."
+                f"{did_you_mean(stage, names)} Stages: {', '.join(stages)}."
+            )
+        found.setdefault(names[stage], {})[key] = value
+    return found
+
+
+def _plan_stage(name: str, keys: _Keys, file: RecipeFile, words: dict[str, list[str]]) -> PlannedStage:
+    places: dict[str, str] = {}
+    values: dict[str, Any] = {}
+    texts: dict[str, str] = {}
+
+    def place(key: str) -> str:
+        if key in words:
+            return f"--{name}.{key} on the command line ({shown(file.path)})"
+        return f"{shown(file.path)}, line {keys.lines.get(key, keys.lines[''])}, `stages.{name}.{key}`"
+
+    written = {**keys.values, **{key: _value(value) for key, value in words.items()}}
+    for key in written:
+        if key in _REFUSED:
+            raise UserError(f"{place(key)}: {_REFUSED[key]}")
+    for short, long in ALIASES.items():
+        if short in words:
+            written.pop(long, None)
+        elif long in words:
+            written.pop(short, None)
+        if short in written and long in written:
+            raise UserError(f"{place(short)}: `{long}` is set as well, which means the same; keep one of the two.")
+    recipe = written.pop("recipe", None)
+    if recipe is not None:
+        base, base_name = _base_recipe(recipe, file, place("recipe"))
+        for key, value in base.values.items():
+            if key in _REFUSED:
+                continue
+            values[key] = value
+            places[key] = f"{shown(base.path)}, line {base.lines[key]}, `{key}` (stage `{name}` of {shown(file.path)})"
+        texts = {key: text for key, text in base.texts.items() if key in values}
+    measure = written.pop("measure", None)
+    if measure is not None and not isinstance(measure, str):
+        raise UserError(f"{place('measure')}: write the name of one measure, e.g. `held_out.loss` or `reward`.")
+    passed: dict[str, list[str]] = {}
+    for key, value in written.items():
+        long = ALIASES.get(key, key)
+        if long == "reward_model_name_or_path" and isinstance(value, str):
+            value = [value]
+        values[long], places[long] = value, place(key)
+        texts.pop(long, None)
+        if key in words:
+            if not references_of(value):
+                passed[long] = words[key]
+        elif key in keys.texts:
+            texts[long] = keys.texts[key]
+    kind = values.get("stage")
+    if kind is None:
+        raise UserError(
+            f"{shown(file.path)}, line {keys.lines['']}, `stages.{name}`: it says neither `recipe` nor `stage`. Write "
+            f"`recipe: <name or path>`, or `stage: {name if name in STAGE_MODULES else 'sft'}` and all its keys."
+        )
+    if kind not in STAGE_MODULES:
+        inside = " A pipeline is no stage of a pipeline; write its stages here." if kind == PIPELINE else ""
+        raise UserError(
+            f"{places['stage']}: there is no stage `{kind}`.{inside or did_you_mean(str(kind), STAGE_MODULES)} Stages: "
+            f"{', '.join(sorted(STAGE_MODULES))}."
+        )
+    return PlannedStage(
+        name=name,
+        kind=kind,
+        recipe=None if recipe is None else base_name,
+        values=values,
+        texts=texts,
+        words=passed,
+        places=places,
+        uses=list(dict.fromkeys(used for value in values.values() for used in references_of(value))),
+        measure=measure,
+    )
+
+
+def _base_recipe(recipe: Any, file: RecipeFile, place: str) -> tuple[RecipeFile, str]:
+    """The recipe that a stage stands on, and its name for reading; a path counts from the pipeline's folder first."""
+    try:
+        beside = file.path.parent / str(recipe)
+        path = beside if beside.is_file() else find_recipe(str(recipe))
+    except UserError as error:
+        raise UserError(f"{place}: {error}") from error
+    base = read_recipe_file(path)
+    if base.values.get("stage") == PIPELINE:
+        raise UserError(f"{place}: {shown(path)} is a pipeline itself; a stage's recipe is of one training stage.")
+    bundled = path.resolve().is_relative_to(recipes_folder())
+    return base, recipe_name(path) if bundled else shown(path)
+
+
+def _check_folders(stages: list[PlannedStage], file: RecipeFile) -> None:
+    """Refuses stages that would write to one folder: names that differ in case only, or by a merged adapter's."""
+    taken = {RECIPES_FOLDER: "the stages' recipes"}
+    for stage in stages:
+        for folder in (stage.name, f"{stage.name}-merged"):
+            if folder.casefold() in taken:
+                raise UserError(
+                    f"{shown(file.path)}, `stages.{stage.name}`: its folder `{folder}` is also that of "
+                    f"{taken[folder.casefold()]}; name the stage otherwise."
+                )
+            taken[folder.casefold()] = f"stage `{stage.name}`"

@@ -1,0 +1,88 @@
+"""The numbers that the memory of a process depends on."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Sharding:
+    """What a profile leaves of each part to a process, and what it adds.
+
+    Attributes:
+        weights: processes that the weights are spread over.
+        gradients: the same for gradients.
+        optimizer: the same for the optimizer's states.
+        gathered: weights that are whole while they are used: none (they are never spread), `layers` (this one and the
+            next, embeddings and head), `window` (the last 10^9 elements, ZeRO-3), or `all`.
+        gathered_bytes: bytes of a gathered weight.
+        gathers_to_generate: all of them are whole while completions are generated (ZeRO-3).
+        gradient_bytes: bytes of a trained parameter's gradient; None for the parameter's own.
+        master_weights: the optimizer keeps float32 copies of what it trains (DeepSpeed).
+        bucket: elements of the buffer in which gradients are reduced, None for as many as are trained (DDP), 0 without.
+        offload_weights: weights lie in the CPU's memory until they are used.
+        offload_optimizer: so do the optimizer's states, master weights and gradients.
+    """
+
+    weights: int = 1
+    gradients: int = 1
+    optimizer: int = 1
+    gathered: str = ""
+    gathered_bytes: float = 0.0
+    gathers_to_generate: bool = False
+    gradient_bytes: float | None = None
+    master_weights: bool = False
+    bucket: int | None = 0
+    offload_weights: bool = False
+    offload_optimizer: bool = False
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The numbers of a run that memory depends on, per process.
+
+    Attributes:
+        rows: sequences of one forward and backward pass (`per_device_train_batch_size`; two for each comparison).
+        generated_rows: completions that are generated at once.
+        prompt_length: tokens.
+        completion_length: tokens.
+        weight_bytes: bytes of a parameter of the base model (4 for float32).
+        linear_bytes: the same for the parameters that quantization replaces; equal to `weight_bytes` without it.
+        trainable_bytes: bytes of a trained parameter.
+        activation_bytes: bytes of an activation: the autocast type where there is one.
+        autocast: there is one.
+        optimizer: name of the optimizer (`optim`).
+        gradient_checkpointing: only each layer's input is kept for the backward pass.
+        accumulates: gradients of earlier micro-batches wait for the last one.
+        padded: rows of a batch differ in length: attention then takes a mask, and keys and values once for each head.
+        reference_model: a frozen copy of the weights (KL term without LoRA).
+        generates: the process holds the KV cache of its rollouts (RL without vLLM).
+        head_logits: the logits of all positions are held at once (no fused head).
+        triton: the fused head has its kernels (on GPUs); without them all positions are scored, in PyTorch.
+        trained_positions: share of the positions that the head goes back over (Rho-1's selected tokens).
+        scores: the model is a sequence classifier: its head gives one number per row.
+        reference_bytes: of a reference model that is no copy of the weights, held whole (Rho-1).
+        reward_models: bytes of the reward models, each held whole.
+        sharding: what the processes share out.
+    """
+
+    rows: int
+    generated_rows: int
+    prompt_length: int
+    completion_length: int
+    weight_bytes: float
+    linear_bytes: float
+    trainable_bytes: float
+    activation_bytes: float
+    autocast: bool = False
+    optimizer: str = "adamw_torch_fused"
+    gradient_checkpointing: bool = True
+    accumulates: bool = False
+    padded: bool = False
+    reference_model: bool = False
+    generates: bool = True
+    head_logits: bool = False
+    triton: bool = True
+    trained_positions: float = 1.0
+    scores: bool = False
+    reference_bytes: float = 0.0
+    reward_models: float = 0.0
+    sharding: Sharding = Sharding()

@@ -1,0 +1,67 @@
+"""Distinct names of rewards: metrics, the completions table, results and `success_reward` go by them."""
+
+import functools
+import inspect
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+
+def distinct_names(rewards: Sequence[Any], paths: Sequence[str | None] | None = None) -> list[str]:
+    """One name for each reward, no two alike.
+
+    A reward is called as TRL calls it: by its function, its class or its model. Rewards of one such name are called by
+    their whole path (module and name, or folder), and where that is the same too they are numbered from 1.
+
+    Args:
+        rewards: Functions, partials, instances, or models.
+        paths: Dotted paths by which a recipe names them; their last part then stands for the name.
+    """
+    named = list(zip(rewards, [None] * len(rewards) if paths is None else paths, strict=True))
+    whole = [path or _path(reward) for reward, path in named]
+    short = [path.rpartition(".")[2] if path else _short(reward) for reward, path in named]
+    alike = {name: {path for path, other in zip(whole, short, strict=True) if other == name} for name in short}
+    return numbered([path if len(alike[name]) > 1 else name for name, path in zip(short, whole, strict=True)])
+
+
+def numbered(names: Sequence[str]) -> list[str]:
+    """The names, of which those that stand more than once are numbered: `brevity_1`, `brevity_2`."""
+    counts, taken, found = Counter(names), set(names), list(names)
+    for index, name in enumerate(names):
+        if counts[name] > 1:
+            number = 1
+            while (candidate := f"{name}_{number}") in taken:
+                number += 1
+            taken.add(candidate)
+            found[index] = candidate
+    return found
+
+
+def _short(reward: Any) -> str:
+    from torch.nn import Module
+    from trl.trainer.utils import get_callable_name
+
+    if isinstance(reward, Module):
+        return _model_id(reward).split("/")[-1]
+    return get_callable_name(reward)
+
+
+def _path(reward: Any) -> str:
+    """Module and name; of a model its folder or Hub id."""
+    from torch.nn import Module
+
+    from hpt_trl.rewards.reward_model import RewardModel
+
+    if isinstance(reward, RewardModel | Module):
+        name = reward.name if isinstance(reward, RewardModel) else _model_id(reward)
+        return name.strip("./").replace("/", "-")
+    while isinstance(reward, functools.partial):
+        reward = reward.func
+    named = reward if inspect.isroutine(reward) else type(reward)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def _model_id(model: Any) -> str:
+    from trl.trainer.utils import get_config_model_id
+
+    return get_config_model_id(model.config)

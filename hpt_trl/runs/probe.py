@@ -1,0 +1,201 @@
+"""The rewards tried on demonstrations and on empty completions, before any weight is loaded.
+
+A reward that calls every demonstration wrong, or that cannot tell it from nothing, would train on noise for hours
+without an error; a threshold that everything reaches, or nothing, would call everything solved, or nothing.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase, ProcessorMixin, TrainerState
+
+from hpt_trl.data.layouts import Splits
+from hpt_trl.data.messages import as_text
+from hpt_trl.errors import UserError
+from hpt_trl.methods.hybrid.demonstrations import demonstration_ids, rollout_encoder
+from hpt_trl.recipes.batches import planned_steps
+from hpt_trl.recipes.recipe import Recipe
+from hpt_trl.rewards.completions import score_completions, shape_completions, text_tokenizer, weighted_reward
+from hpt_trl.rewards.success import check_threshold, is_solved, success_index
+from hpt_trl.runs.evaluation import encode_prompts
+
+logger = logging.getLogger(__name__)
+
+# Rows that the rewards are tried on.
+PROBED_ROWS = 8
+
+
+def success_of(recipe: Recipe, names: list[str]) -> int:
+    """The place of the recipe's `success_reward` among its rewards.
+
+    Raises:
+        UserError: there is no such reward.
+    """
+    wanted = recipe.arguments.success_reward
+    if wanted is not None and not names:
+        raise recipe.error("success_reward", f"{wanted}, but the recipe names no rewards; name `reward_funcs`.")
+    try:
+        return success_index(names, wanted)
+    except ValueError as error:
+        raise recipe.error("success_reward", str(error).removeprefix("success_reward: ")) from error
+
+
+def thresholds(recipe: Recipe) -> dict[str, float]:
+    """The thresholds that are in use, by their keys: of the trainer and of the evaluation."""
+    found = {key: recipe.setting(key) for key in ("success_threshold",) if key in recipe.keys}
+    own = recipe.arguments.eval_success_threshold
+    if recipe.arguments.eval_samples and (own is not None or not found):
+        found["eval_success_threshold"] = recipe.stage.success_threshold(recipe.config) if own is None else own
+    return found
+
+
+def check_thresholds(recipe: Recipe, success: Callable[..., Any], name: str) -> None:
+    """Checks the thresholds against the range that the success reward declares.
+
+    Raises:
+        UserError: every completion reaches one of them, or none can.
+    """
+    for key, threshold in thresholds(recipe).items():
+        try:
+            check_threshold(success, threshold, name=name, key=key)
+        except UserError as error:
+            raise recipe.error(key, str(error).removeprefix(f"{key}: ")) from error
+
+
+@dataclass
+class Probe:
+    """The rewards of the first rows' demonstrations and of empty completions.
+
+    Attributes:
+        rewards: Functions alone: reward models would have to be loaded.
+        names: Of all rewards.
+        weights: Of the functions in the evaluation.
+        success: Place of the success reward among all rewards.
+    """
+
+    recipe: Recipe
+    splits: Splits
+    tokenizer: PreTrainedTokenizerBase | ProcessorMixin
+    rewards: list[Callable[..., Any]]
+    names: list[str]
+    weights: list[float]
+    success: int
+
+    def check(self) -> None:
+        """Tries the rewards.
+
+        Raises:
+            UserError: a reward that fails, that is constant, or that cannot decide what is solved.
+        """
+        rows = [self.splits.train[index] for index in range(min(PROBED_ROWS, len(self.splits.train)))]
+        empty = self._values(rows, [[text_tokenizer(self.tokenizer).eos_token_id] for _ in rows])
+        stage = self.recipe.stage
+        column = self.splits.demonstration_column
+        shown_to = [row for row in rows if row.get(column)]
+        if stage.rewards == "required" and stage.needs_demonstration(self.recipe.config) and shown_to:
+            ids = [self._demonstration(row) for row in shown_to]
+            self._check_demonstrations(shown_to, self._values(shown_to, ids), empty, self._lost(shown_to, ids))
+        if self.success < len(self.rewards):
+            self._check_empty(rows, [values[self.success] for values in empty])
+
+    def _check_demonstrations(
+        self, rows: list[dict[str, Any]], values: list[list[Any]], empty: list[list[Any]], lost: str
+    ) -> None:
+        totals = [weighted_reward(row, self.weights) for row in [*values, *empty]]
+        known = {total for total in totals if total is not None}
+        if len(known) <= 1:
+            raise self.recipe.error(
+                "reward_funcs",
+                f"{', '.join(self.names[: len(self.rewards)])} gives {f'{known.pop():g}' if known else 'no value'} to "
+                f"each of the first {len(rows)} demonstrations and to an empty completion as well: nothing can be "
+                f"learnt from a constant reward; {self._shown(rows[0], 'first ')}\n{lost}Name a reward that tells them "
+                "apart, or look at the form of the answers and the `column_mapping`.",
+            )
+        if self.success >= len(self.rewards):
+            return
+        scores = [row[self.success] for row in values]
+        for key, threshold in thresholds(self.recipe).items():
+            if any(is_solved(score, threshold) for score in scores):
+                continue
+            best = max((score for score in scores if score is not None), default=None)
+            row = rows[0 if best is None else scores.index(best)]
+            raise self.recipe.error(
+                "reward_funcs",
+                f"{self.names[self.success]} gives {'no value' if best is None else f'at most {best:g}'} to the first "
+                f"{len(scores)} demonstrations, below `{key}` {threshold:g}: a model that copies them solves nothing; "
+                f"{self._shown(row)}\n{lost}Look at the form of the demonstrations' final answers and at the column "
+                f"`answer`, write a `{key}` that they reach, or name another `success_reward`"
+                f"{self._others()}.",
+            )
+
+    def _check_empty(self, rows: list[dict[str, Any]], scores: list[Any]) -> None:
+        for key, threshold in thresholds(self.recipe).items():
+            if not all(is_solved(score, threshold) for score in scores):
+                continue
+            message = (
+                f"{threshold:g}, which every empty completion reaches: `{self.names[self.success]}`, the "
+                f"`success_reward`, gives {scores[0]:g} to it at {self._shown(rows[0])}\nWrite a `{key}` above that, "
+                f"or name the reward of right answers as `success_reward`{self._others()}."
+            )
+            # Where nobody asked for a threshold and nothing is trained by it, the run is worth more than the figure.
+            if key in self.recipe.sources.file.lines or key in self.recipe.overrides or key == "success_threshold":
+                raise self.recipe.error(key, message)
+            logger.warning("%s (the default): %s", key, message)
+
+    def _demonstration(self, row: dict[str, Any]) -> list[int]:
+        eos = [text_tokenizer(self.tokenizer).eos_token_id]
+        encoder = rollout_encoder(self.tokenizer, self.recipe.setting("chat_template_kwargs"))
+        return demonstration_ids(row, self.splits.demonstration_column, encoder, eos, None).ids
+
+    def _values(self, rows: list[dict[str, Any]], ids: list[list[int]]) -> list[list[Any]]:
+        kwargs = self.recipe.setting("chat_template_kwargs")
+        prompts = encode_prompts(self.tokenizer, rows, kwargs, return_tensors=None)["input_ids"]
+        shaped = shape_completions(self.tokenizer, [row["prompt"] for row in rows], prompts, ids)
+        state = TrainerState(
+            epoch=0.0,
+            max_steps=planned_steps(self.recipe, len(self.splits.train)),
+            num_train_epochs=self.recipe.config.num_train_epochs,
+        )
+        try:
+            return score_completions(rows, shaped, ids, self.rewards, state)
+        except UserError as error:
+            raise UserError(f"{self.splits.source}: {error}") from error
+
+    def _lost(self, rows: list[dict[str, Any]], ids: list[list[int]]) -> str:
+        """A sentence on the special tokens of the demonstrations that rewards do not see; said once, too."""
+        tokenizer: Any = text_tokenizer(self.tokenizer)
+        if tokenizer.response_template is not None:
+            return ""
+        found = {
+            tokenizer.convert_ids_to_tokens(token)
+            for row, tokens in zip(rows, ids, strict=True)
+            for token in set(tokens) & set(tokenizer.all_special_ids)
+            if tokenizer.convert_ids_to_tokens(token) in as_text(row[self.splits.demonstration_column])
+        }
+        if not found:
+            return ""
+        sentence = (
+            f"{', '.join(sorted(found))} of the demonstrations are special tokens, which rewards do not see: the "
+            "trainer decodes completions without them. Make them ordinary tokens of the tokenizer (special=False)."
+        )
+        logger.warning("%s: %s", self.splits.source, sentence)
+        return sentence + "\n"
+
+    def _others(self) -> str:
+        names = [name for place, name in enumerate(self.names) if place != self.success]
+        return f" ({', '.join(names)})" if names else ""
+
+    def _shown(self, row: dict[str, Any], first: str = "") -> str:
+        column = self.splits.demonstration_column
+        demonstration = f"  demonstration: {_short(as_text(row[column]))}\n" if row.get(column) else ""
+        return (
+            f"{first}{'at ' if first else ''}row {row['row']} of {self.splits.source}:\n"
+            f"  prompt: {_short(as_text(row['prompt']))}\n{demonstration}"
+            f"  answer: {row.get('answer')!r}"
+        )
+
+
+def _short(text: str, length: int = 300) -> str:
+    return repr(text if len(text) <= length else text[: length // 2] + " […] " + text[-length // 2 :])

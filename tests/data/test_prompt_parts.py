@@ -1,0 +1,105 @@
+"""Parts of a prompt in columns of their own are read, rows marked as bad are refused, other columns are named."""
+
+import logging
+
+import pytest
+
+from hpt_trl.planning.check import check
+from hpt_trl.rewards.functions import math_answer
+from hpt_trl.rewards.loading import columns_read
+from hpt_trl.runs import runner
+from tests.helpers.datasets import chat, load, refused, write_jsonl
+
+ALPACA = [
+    {"instruction": "Add the numbers.", "input": "1 and 2", "output": "3"},
+    {"instruction": "Say hello.", "input": "", "output": "Hello."},
+]
+ALPACA_MAPPING = {"prompt": "instruction", "completion": "output"}
+
+
+@pytest.mark.parametrize("layout", ["prompts", "demonstrations"])
+def test_alpacas_input_follows_the_instruction(tmp_path, caplog, layout):
+    path = write_jsonl(tmp_path / "data.jsonl", ALPACA)
+    with caplog.at_level(logging.WARNING):
+        rows = load(path, layout=layout, column_mapping=ALPACA_MAPPING).train
+    assert rows["prompt"][:] == ["Add the numbers.\n\n1 and 2", "Say hello."]
+    assert "`input` is put after the prompt" in caplog.text
+    left_out = load(path, layout=layout, column_mapping=ALPACA_MAPPING | {"source_input": "input"}).train
+    assert left_out["prompt"][:] == ["Add the numbers.", "Say hello."]
+    kept = load(path, layout=layout, column_mapping=ALPACA_MAPPING | {"input": "input"}).train
+    assert kept["prompt"][:] == ["Add the numbers.", "Say hello."]
+
+
+def test_an_input_goes_into_the_last_message_and_not_twice(tmp_path):
+    rows = [
+        {"prompt": chat(content="Add."), "completion": chat("assistant", "3"), "input": "1 2"},
+        {"prompt": chat(content="Add 1 2."), "completion": chat("assistant", "3"), "input": "1 2"},
+    ]
+    loaded = load(write_jsonl(tmp_path / "data.jsonl", rows)).train
+    assert loaded["prompt"][:] == [chat(content="Add.\n\n1 2"), chat(content="Add 1 2.")]
+    rows[0]["prompt"] = [*rows[0]["prompt"], *chat("assistant", "Which?")]
+    message = refused(write_jsonl(tmp_path / "data.jsonl", rows))
+    assert "line 1: `input` belongs to the prompt, but the prompt does not end with a text of the user" in message
+
+
+@pytest.mark.parametrize("column", ["system", "system_prompt"])
+def test_a_system_column_becomes_the_system_message(tmp_path, column):
+    pairs = [
+        {column: "Be brief.", "prompt": "Hi", "chosen": "Hello.", "rejected": "What?"},
+        {column: "", "prompt": "Bye", "chosen": "Bye.", "rejected": "No."},
+    ]
+    rows = load(write_jsonl(tmp_path / "pairs.jsonl", pairs), layout="comparisons").train
+    assert rows["prompt"][:] == [[*chat("system", "Be brief."), *chat()], chat(content="Bye")]
+    assert rows["chosen"][0] == chat("assistant", "Hello.")
+    messages = {column: "Be brief.", "messages": [*chat(), *chat("assistant", "Hello.")]}
+    rows = load(write_jsonl(tmp_path / "data.jsonl", [messages]), layout="demonstrations").train
+    assert rows["prompt"][0] == [*chat("system", "Be brief."), *chat()]
+    own = {column: "Be brief.", "prompt": [*chat("system", "Be long."), *chat()]}
+    message = refused(write_jsonl(tmp_path / "own.jsonl", [own]), needs_demonstration=False)
+    assert f"line 1: `{column}` belongs to the prompt, but the prompt has a system message of its own" in message
+    blank = write_jsonl(tmp_path / "blank.jsonl", [{column: " ", "prompt": "Hi"}, {column: None, "prompt": "Hi"}])
+    assert load(blank, needs_demonstration=False).train["prompt"][:] == ["Hi", "Hi"]
+
+
+def test_rows_marked_false_are_refused(tmp_path):
+    rows = [{"prompt": "Hi", "completion": "x", "label": label} for label in (True, False, False)]
+    path = write_jsonl(tmp_path / "data.jsonl", rows)
+    for layout in ("demonstrations", "prompts"):
+        message = refused(path, layout=layout)
+        assert f"{path}, line 2: `label` is false, and so it is in 2 of 3 rows" in message
+        assert "column_mapping: {source_label: label}" in message
+    assert len(load(path, layout="demonstrations", column_mapping={"source_label": "label"}).train) == 3
+    load(write_jsonl(path, [row | {"label": True} for row in rows]), layout="demonstrations")
+
+
+def reads_source(completions, source, **_):
+    return [float(len(text)) for text in source]
+
+
+def reads_named(completions, source):
+    return [0.0] * len(completions)
+
+
+def test_what_rewards_read_is_known_by_their_signature():
+    assert columns_read([math_answer, reads_named]) >= {"answer", "source"}
+    assert columns_read([math_answer, reads_source]) is None
+
+
+def test_columns_that_nothing_reads_are_named(recipe, tmp_path, capsys):
+    rows = [
+        {"prompt": f"What is {n}?", "completion": f"It is {n}.", "source": "a", "context": "b", "tools": []}
+        for n in range(24)
+    ]
+    data = str(write_jsonl(tmp_path / "data.jsonl", rows))
+    path = recipe("sft", dataset_name=data, max_steps=1)
+    check(path, [])
+    line = "source, context (put it into the prompt where it belongs to it)"
+    assert f"unused columns: {line}\n" in capsys.readouterr().out
+    runner.run(path, [])
+    assert capsys.readouterr().out.count(f"Columns that nothing reads: {line}\n") == 1
+    # Rewards of the user's own may read any column.
+    check(recipe("grpo", dataset_name=data, eval_samples=0), [])
+    assert "unused columns" not in capsys.readouterr().out
+    check(recipe("grpo", dataset_name=data, reward_funcs=["boxed_format"], eval_samples=0), [])
+    printed = capsys.readouterr().out
+    assert f"unused columns: {line}, tools (rollouts do not show them to the model" in printed

@@ -1,0 +1,115 @@
+"""Splits and slices of them, from every kind of source."""
+
+import json
+import logging
+
+import pytest
+from datasets import Dataset, DatasetDict
+
+from tests.helpers.datasets import load, refused, write_jsonl
+
+ROWS = [{"prompt": f"What is {n}?", "completion": f"It is {n}."} for n in range(1, 41)]
+
+
+@pytest.fixture(params=["jsonl", "json", "parquet", "saved", "saved splits", "copy of a repository"])
+def source(request, tmp_path):
+    """Forty rows as split `train`."""
+    path = tmp_path / f"data.{request.param}"
+    if request.param == "jsonl":
+        write_jsonl(path, ROWS)
+    elif request.param == "json":
+        path.write_text(json.dumps(ROWS))
+    elif request.param == "parquet":
+        Dataset.from_list(ROWS).to_parquet(path)
+    elif request.param == "saved":
+        Dataset.from_list(ROWS).save_to_disk(path)
+    elif request.param == "saved splits":
+        DatasetDict(train=Dataset.from_list(ROWS), validation=Dataset.from_list(ROWS[:3])).save_to_disk(path)
+    else:
+        path.mkdir()
+        Dataset.from_list(ROWS).to_parquet(path / "train.parquet")
+        Dataset.from_list(ROWS[:3]).to_parquet(path / "validation.parquet")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [
+        ("train[:25%]", range(1, 11)),
+        ("train[10:20]", range(11, 21)),
+        ("train[:100]", range(1, 41)),
+        ("train[-4:]", range(37, 41)),
+        ("train[50%:]+train[:10%]", [*range(21, 41), *range(1, 5)]),
+        # 7 % of 40 rows are 2.8.
+        ("train[:7%]", range(1, 4)),
+    ],
+)
+def test_a_slice_is_read_and_its_rows_keep_their_numbers(source, name, rows):
+    splits = load(source, dataset_train_split=name)
+    assert splits.train["row"][:] == list(rows)
+    assert splits.train["prompt"][:] == [ROWS[row - 1]["prompt"] for row in rows]
+    assert splits.source == f"{source} ({name})" and splits.test is None
+    assert len(load(source, dataset_train_split=name, first_rows=2).train) == 2
+
+
+def test_the_held_out_rows_may_be_a_slice_of_the_same_split(source):
+    splits = load(source, dataset_train_split="train[:90%]", dataset_test_split="train[90%:]")
+    assert (splits.train["row"][:], splits.test["row"][:]) == (list(range(1, 37)), list(range(37, 41)))
+    assert splits.test_source == f"{source} (train[90%:])"
+    for train, test, shared in [
+        ("train", "train[90%:]", 4),
+        ("train[:50%]", "train[40%:60%]", 4),
+        ("train", "train", 40),
+    ]:
+        message = refused(source, dataset_train_split=train, dataset_test_split=test)
+        assert f"dataset_test_split: `{test}` of {source} shares {shared} rows with `{train}`" in message
+
+
+def test_what_is_no_split_is_refused_with_what_there_is(source):
+    there = "train, validation" if source.name.endswith(("splits", "repository")) else "train"
+    for settings, message in [
+        (
+            {"dataset_train_split": "tran[:10%]"},
+            f"dataset_train_split: {source} has no split `tran`; it has {there}; did you mean `train`?",
+        ),
+        ({"dataset_test_split": "eval"}, f"dataset_test_split: {source} has no split `eval`; it has {there}"),
+        ({"dataset_train_split": "train[:x]"}, "dataset_train_split: `train[:x]`"),
+        ({"dataset_train_split": "train[20:10]"}, "selects no rows"),
+        ({"dataset_train_split": "train[:300%]"}, "dataset_train_split: `train[:300%]`"),
+        ({"dataset_train_split": "train[:9%](pct1_dropremainder)"}, "less than 100 elements"),
+        ({"dataset_train_split": "train[:9%](nearest)"}, "dataset_train_split: `train[:9%](nearest)`"),
+    ]:
+        assert message in refused(source, **settings)
+
+
+def test_rounding_by_whole_rows_of_one_per_cent(tmp_path):
+    path = write_jsonl(tmp_path / "data.jsonl", [ROWS[n % 40] for n in range(250)])
+    name = "train[:3%](pct1_dropremainder)"
+    splits = load(path, dataset_train_split=name)
+    assert len(splits.train) == 6 and splits.source == f"{path} ({name})"
+
+
+def test_generated_data_has_slices_too():
+    options = {"size": 20, "test_size": 10}
+    splits = load("arithmetic", dataset_options=options, dataset_train_split="train[:5]", dataset_test_split="test[:3]")
+    assert (len(splits.train), len(splits.test)) == (5, 3)
+    assert (splits.source, splits.test_source) == ("arithmetic (train[:5])", "arithmetic (test[:3])")
+    whole = load("arithmetic", dataset_options=options)
+    assert whole.train[:5] == splits.train[:] and whole.source == "arithmetic"
+    assert "arithmetic has no split `validation`; it has train, test." in refused(
+        "arithmetic", dataset_test_split="validation"
+    )
+
+
+def test_a_faulty_row_of_a_slice_goes_by_its_line(tmp_path):
+    path = write_jsonl(tmp_path / "data.jsonl", [*ROWS[:6], {"prompt": "", "completion": "x"}, *ROWS[7:]])
+    assert f"{path} (train[5:]), line 7: `prompt` is empty." in refused(path, dataset_train_split="train[5:]")
+    load(path, dataset_train_split="train[:5]")
+
+
+def test_blank_lines_do_not_count_as_rows(tmp_path, caplog):
+    path = tmp_path / "data.jsonl"
+    path.write_text("\n" + "\n\n".join(json.dumps(row) for row in ROWS[:4]))
+    with caplog.at_level(logging.WARNING):
+        splits = load(path, dataset_train_split="train[2:]")
+    assert splits.train["row"][:] == [6, 8]

@@ -1,0 +1,66 @@
+"""The trainers take what TRL's own take, by position as by name."""
+
+import inspect
+
+import pytest
+from datasets import Dataset
+from transformers import AutoTokenizer, TrainerCallback
+from trl import GRPOTrainer, SFTTrainer
+
+from hpt_trl import HybridPostConfig, HybridPostTrainer, PPOConfig, PPOTrainer, Rho1Config, Rho1Trainer
+from hpt_trl.rollouts.trainer import RolloutTrainer
+
+ROWS = Dataset.from_list([{"prompt": f"What is {n}?", "completion": f"It is {n}."} for n in range(8)])
+SETTINGS = {"use_cpu": True, "bf16": False, "report_to": "none", "max_steps": 1, "save_strategy": "no"}
+ROLLOUTS = {"per_device_train_batch_size": 4, "num_generations": 2, "max_completion_length": 4}
+
+
+class Seen(TrainerCallback):
+    steps = 0
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.steps += 1
+
+
+def length(completion_ids, **columns):
+    return [float(len(ids) % 3) for ids in completion_ids]
+
+
+@pytest.mark.parametrize(
+    ("trainer", "base"), [(HybridPostTrainer, GRPOTrainer), (PPOTrainer, GRPOTrainer), (Rho1Trainer, SFTTrainer)]
+)
+def test_the_signature_is_the_bases(trainer, base):
+    assert list(inspect.signature(trainer).parameters) == list(inspect.signature(base).parameters)
+    with pytest.raises(TypeError, match="'model'"):
+        trainer()
+    with pytest.raises(TypeError, match="'datasett'"):
+        trainer("a", datasett=None)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "config"), [(HybridPostTrainer, HybridPostConfig), (PPOTrainer, PPOConfig), (RolloutTrainer, None)]
+)
+def test_rollout_trainers_by_position(tiny_model_path, tmp_path, trainer, config):
+    from trl import GRPOConfig
+
+    args = (config or GRPOConfig)(str(tmp_path), **SETTINGS, **ROLLOUTS)
+    tokenizer, seen = AutoTokenizer.from_pretrained(tiny_model_path), Seen()
+    # model, reward_funcs, args, train_dataset, eval_dataset, processing_class, reward_processing_classes, callbacks
+    made = trainer(tiny_model_path, length, args, ROWS, ROWS.select(range(4)), tokenizer, None, [seen])
+    assert made.args is args and made.processing_class is tokenizer and len(made.eval_dataset) == 4
+    made.train()
+    assert seen.steps == 1
+
+
+def test_rho1_by_position(tiny_model_path, tmp_path):
+    args = Rho1Config(str(tmp_path), **SETTINGS, selection="random", select_ratio=0.5)
+    tokenizer, seen = AutoTokenizer.from_pretrained(tiny_model_path), Seen()
+    # model, args, data_collator, train_dataset, eval_dataset, processing_class, two functions, callbacks
+    made = Rho1Trainer(tiny_model_path, args, None, ROWS, None, tokenizer, None, None, [seen])
+    made.train()
+    assert made.processing_class is tokenizer and seen.steps == 1
+
+
+def test_rho1_without_args_says_what_it_needs(tiny_model_path):
+    with pytest.raises(ValueError, match=r"`args` is missing.*args=Rho1Config\(.*reference_model_name_or_path"):
+        Rho1Trainer(model=tiny_model_path, train_dataset=ROWS)
