@@ -155,20 +155,29 @@ def _unlike(gold: Form, answer: Form) -> Question:
 
 
 def _interval_and_expression(one: Intervals, two: Expression) -> Question:
-    if len(one.spans) != 1 or not any(mark in two.latex for mark in ("<", ">", r"\leq", r"\geq")):
+    if not one.spans or not any(mark in two.latex for mark in ("<", ">", r"\leq", r"\geq")):
         return False
-    span = one.spans[0]
-    low, high = latex(span.low), latex(span.high)
-    if low is None or high is None:
+    ends = [(latex(span.low), latex(span.high)) for span in one.spans]
+    if any(end is None for pair in ends for end in pair):
         return False
+    spans = [
+        f"{'(['[span.low_closed]}{low},{high}{')]'[span.high_closed]}"
+        for span, (low, high) in zip(one.spans, ends, strict=True)
+    ]
+    # math-verify solves `x^2<4` where it stands first.
+    solved = same(two.latex, r"\cup ".join(spans))
     if one.variable is None:
-        # `x^2<4`, which sympy solves.
-        return same(f"{'(['[span.low_closed]}{low},{high}{')]'[span.high_closed]}", two.latex)
-    if low == r"-\infty":
-        return same(one.variable + (r"\leq " if span.high_closed else "<") + high, two.latex)
-    if high == r"\infty":
-        return same(one.variable + (r"\geq " if span.low_closed else ">") + low, two.latex)
-    return False
+        return solved
+    if not re.search(rf"(?<![a-zA-Z\\]){re.escape(one.variable)}(?![a-zA-Z])", two.latex):
+        return False
+    questions = [solved]
+    if len(one.spans) == 1:
+        (low, high), span = ends[0], one.spans[0]
+        if low == r"-\infty":
+            questions.append(same(one.variable + (r"\leq " if span.high_closed else "<") + str(high), two.latex))
+        elif high == r"\infty":
+            questions.append(same(one.variable + (r"\geq " if span.low_closed else ">") + str(low), two.latex))
+    return any_of(questions)
 
 
 def _quantities(gold: Form, answer: Form) -> Question:
