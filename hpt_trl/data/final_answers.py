@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 HASHES = re.compile(r"^[ \t]*####(?!#)[ \t]*(.*)$", re.MULTILINE)
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?![a-zA-Z])\s*")
-_BARE = re.compile(r"-?\d[\d.,]*(?<![.,])|\\[a-zA-Z]+(?:\{[^{}\n]*\})*|[^\s{}$\\.,;]")
+_BARE = re.compile(r"\\[dt]?frac ?\d ?\d|-?\d[\d.,]*(?<![.,])|\\[a-zA-Z]+(?:\{[^{}\n]*\})*|[^\s{}$\\.,;]")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 # What may stand between two boxes that are one answer: `x=\boxed{2} or x=\boxed{3}`.
 _BETWEEN = re.compile(
@@ -14,13 +14,15 @@ _BETWEEN = re.compile(
     r"(?:[a-zA-Z](?:_\{?\w\}?)?\s*=\s*)?(?:\$|\\[()])*"
 )
 _LEAD = re.compile(
-    r"^(?:(?:so|thus|therefore|hence),?\s+)?(?:the\s+)?(?:(?:final|correct)\s+)?(?:answer|result)\s*(?:is\b|[:=]|$)\s*:?\s*",
+    r"^(?:(?:so|thus|therefore|hence),?\s+)?(?:the\s+)?(?:(?:final|correct)\s+)?"
+    r"(?:(?:answer|result)\s*(?:is\b|[:=]|$)|(?:total|sum|value)\s*(?:is\b|[:=]))\s*:?\s*",
     re.IGNORECASE,
 )
 _MARKDOWN = ("***", "**", "__", "`", "*")
 _SHORT_WORDS = {"yes", "no", "true", "false", "none", "dne", "undefined"}
 _STEP = re.compile(
-    r"(?:step|part|case|section|example|question|problem|task|method|approach|check|verif\w*|note|summary|explanation)\b",
+    r"(?:step|part|case|section|example|question|problem|task|method|approach|solution|"
+    r"alternative\w*|another|check\w*|verif\w*|note|summary|explanation)\b",
     re.IGNORECASE,
 )
 _NUMBERED = re.compile(r"\(?[\da-zA-Z]{1,2}[.):]\s+[a-zA-Z]{2,}")

@@ -23,10 +23,16 @@ def as_text(prompt: Prompt) -> str:
 
 
 def text_of(message: Any) -> str:
-    """Return the text of a prompt or completion: the string itself, or the content of the last message."""
+    """Return the text of a prompt or completion: the string itself, or the content of the last message.
+
+    What is not text, such as an image, a missing content or a malformed part, is left out.
+    """
     if isinstance(message, str):
         return message
     content = message[-1].get("content") if message else ""
     if isinstance(content, str):
         return content
-    return "".join(part.get("text") or "" for part in content or [] if part.get("type") == "text")
+    if not isinstance(content, list):
+        return "" if content is None else str(content)
+    texts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
+    return "".join(text for text in texts if isinstance(text, str))

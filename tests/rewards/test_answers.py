@@ -275,6 +275,8 @@ _ODD = [
     [{"role": "assistant", "content": [{"type": "text", "text": "\\boxed{5}"}]}],
     [{"role": "assistant", "content": [{"type": "image"}]}],
     [{"role": "assistant", "content": [{"type": "text", "text": None}]}],
+    [{"role": "assistant", "content": [{"type": "text", "text": 5}, None, "5"]}],
+    [{"role": "assistant", "content": 7}],
     [{"role": "assistant", "tool_calls": []}],
     "\\boxed{1.5/2}",
     "\\boxed{.5/2}",

@@ -155,21 +155,29 @@ def _unlike(gold: Form, answer: Form) -> Question:
 
 
 def _interval_and_expression(one: Intervals, two: Expression) -> Question:
-    if (
-        one.variable is None
-        or len(one.spans) != 1
-        or not any(mark in two.latex for mark in ("<", ">", r"\leq", r"\geq"))
-    ):
+    if not one.spans or not any(mark in two.latex for mark in ("<", ">", r"\leq", r"\geq")):
         return False
-    span = one.spans[0]
-    low, high = latex(span.low), latex(span.high)
-    if low is None or high is None:
+    ends = [(latex(span.low), latex(span.high)) for span in one.spans]
+    if any(end is None for pair in ends for end in pair):
         return False
-    if low == r"-\infty":
-        return same(one.variable + (r"\leq " if span.high_closed else "<") + high, two.latex)
-    if high == r"\infty":
-        return same(one.variable + (r"\geq " if span.low_closed else ">") + low, two.latex)
-    return False
+    spans = [
+        f"{'(['[span.low_closed]}{low},{high}{')]'[span.high_closed]}"
+        for span, (low, high) in zip(one.spans, ends, strict=True)
+    ]
+    # math-verify solves `x^2<4` where it stands first.
+    solved = same(two.latex, r"\cup ".join(spans))
+    if one.variable is None:
+        return solved
+    if not re.search(rf"(?<![a-zA-Z\\]){re.escape(one.variable)}(?![a-zA-Z])", two.latex):
+        return False
+    questions = [solved]
+    if len(one.spans) == 1:
+        (low, high), span = ends[0], one.spans[0]
+        if low == r"-\infty":
+            questions.append(same(one.variable + (r"\leq " if span.high_closed else "<") + str(high), two.latex))
+        elif high == r"\infty":
+            questions.append(same(one.variable + (r"\geq " if span.low_closed else ">") + str(low), two.latex))
+    return any_of(questions)
 
 
 def _quantities(gold: Form, answer: Form) -> Question:
@@ -232,11 +240,13 @@ def _items(gold: Form, answer: Form) -> Question:
     if not isinstance(gold, Items) or not isinstance(answer, Items):
         items, other = (gold, answer) if isinstance(gold, Items) else (answer, gold)
         assert isinstance(items, Items)
-        if isinstance(other, Intervals) and items.kind in ("tuple", "brackets") and len(items.items) == 2:
+        if items.kind in ("tuple", "brackets") and len(items.items) == 2:
             closed = items.kind == "brackets"
-            span = Span(items.items[0], items.items[1], closed, closed)
-            pair = Intervals(None, (span,)), other
-            return _intervals(*(pair if items is gold else pair[::-1]))
+            interval = Intervals(None, (Span(items.items[0], items.items[1], closed, closed),))
+            if isinstance(other, Intervals):
+                return _intervals(*((interval, other) if items is gold else (other, interval)))
+            if isinstance(other, Expression):
+                return _interval_and_expression(interval, other)
         # `\pm 0` and `\{5, 5\}` are one value.
         distinct = tuple(dict.fromkeys(items.items))
         if len(distinct) == 1 and items.kind in ("set", "list"):
@@ -253,13 +263,16 @@ def _items(gold: Form, answer: Form) -> Question:
     if len(one) != len(two) or len(one) > _MAX_ITEMS:
         return False
     # Values for several names stand in the order of the names.
-    named = [
-        len({item.left for item in items if isinstance(item, Equation) and item.named}) == len(items)
-        for items in (one, two)
-    ]
+    named = [_are_named(items) for items in (one, two)]
     if kinds <= {"set", "list"} and named[0] == named[1]:
         return pairs([[compare(left, right) for right in two] for left in one])
     return all_of([compare(left, right) for left, right in zip(one, two, strict=True)])
+
+
+def _are_named(items: tuple[Form, ...]) -> bool:
+    names = {item.left for item in items if isinstance(item, Equation) and item.named}
+    # `x_1` and `x_2` number the roots of one equation.
+    return len(names) == len(items) and (len(names) == 1 or len({name.partition("_")[0] for name in names}) > 1)
 
 
 def pairs(rows: list[list[Question]]) -> Question:

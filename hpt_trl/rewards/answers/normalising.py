@@ -133,7 +133,7 @@ _BARE_FUNCTION = re.compile(rf"(?<![\\a-zA-Z{{])({_FUNCTIONS})(?=\s*[(\\^_|]|\s*
 _BARE_PI = re.compile(r"(?<![\\a-zA-Z])pi(?![a-zA-Z])")
 _BARE_INFINITY = re.compile(r"(?<![\\a-zA-Z])(?:infinity|inf|oo)(?![a-zA-Z])", re.IGNORECASE)
 _TOKEN = r"(?:\d|[a-zA-Z]|\\(?:pi|theta|alpha|beta|infty)(?![a-zA-Z]))"
-_FRACTION = re.compile(rf"\\frac\s*(?:({_TOKEN})|(\{{[^{{}}]*\}}))\s*(?:({_TOKEN})|(?=\{{))")
+_FRACTION = re.compile(rf"\\(frac|binom)\s*(?:({_TOKEN})|(\{{[^{{}}]*\}}))\s*(?:({_TOKEN})|(?=\{{))")
 _SQUARE_ROOT = re.compile(rf"\\sqrt\s*({_TOKEN})")
 _ROOT_SIGN = re.compile(r"([√∛∜])\s*(?:\(([^()]*)\)|\{([^{}]*)\}|(\d+(?:\.\d+)?|[a-zA-Z]|\\pi))")
 _ROOT_WORD = re.compile(r"(?<![a-zA-Z])\\?(sqrt|cbrt)\s*\(([^()]*)\)")
@@ -300,5 +300,5 @@ def _operators(text: str) -> str:
 
 
 def _fraction(match: re.Match[str]) -> str:
-    above = match[2] or f"{{{match[1]}}}"
-    return rf"\frac{above}" + (f"{{{match[3]}}}" if match[3] else "")
+    above = match[3] or f"{{{match[2]}}}"
+    return rf"\{match[1]}{above}" + (f"{{{match[4]}}}" if match[4] else "")

@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import lru_cache
 from itertools import pairwise
 
+from hpt_trl.rewards.answers.compounds import read_compound
 from hpt_trl.rewards.answers.forms import (
     Equation,
     Expression,
@@ -358,6 +359,7 @@ _FLAT: tuple[Callable[[str], Form | None], ...] = (
     read_number,
     read_numeral,
     read_ordinal,
+    read_compound,
     read_moment,
     read_choice,
     read_number_word,

@@ -43,8 +43,6 @@ _TABLE: tuple[tuple[str, str, Fraction], ...] = (
     ("radian rad", "radian", _F(1)),
     ("celsius", "celsius", _F(1)),
     ("fahrenheit", "fahrenheit", _F(1)),
-    ("l liter litre", "liter", _F(1)),
-    ("ml milliliter millilitre", "liter", _F(1, 1000)),
     ("dozen", "", _F(12)),
     ("unit", "", _F(1)),
     ("person people", "person", _F(1)),
@@ -68,6 +66,8 @@ _SHORT = {
     "kmph": "km/hour",
     "fps": "foot/second",
     "sqft": "foot^2",
+    **dict.fromkeys(("l", "liter", "litre", "liters", "litres"), "dm^3"),
+    **dict.fromkeys(("ml", "milliliter", "millilitre", "milliliters", "millilitres", "cc"), "cm^3"),
 }
 _SYMBOLS = {"$": "dollar", "€": "euro", "£": "gbp", "¥": "yen", "₹": "rupee", "¢": "cent"}
 _POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3}
@@ -99,11 +99,11 @@ class Unit:
     factor: Fraction
 
     def agrees(self, other: "Unit") -> bool:
-        """Whether both measure the same; a bare degree may be one of an angle or of a temperature."""
+        """Whether both measure the same; a degree may be one of an angle or a temperature, a pound of mass or money."""
         if self.dimensions == other.dimensions:
             return True
         names = {name for unit in (self, other) for name, _ in unit.dimensions}
-        return names in ({"degree", "celsius"}, {"degree", "fahrenheit"})
+        return names in ({"degree", "celsius"}, {"degree", "fahrenheit"}, {"pound", "sterling"})
 
 
 def is_known_unit(word: str) -> bool:
