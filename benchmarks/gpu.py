@@ -61,7 +61,6 @@ from hpt_trl.data.layouts import Splits
 from hpt_trl.methods.pretrain.tokenizer import train_tokenizer
 from hpt_trl.methods.sft.stage import STAGE as SFT_STAGE
 from hpt_trl.models.loading import load_tokenizer
-from hpt_trl.recipes.arguments import RecipeArguments
 from hpt_trl.recipes.stages import StageInputs
 from hpt_trl.rollouts.trainer import RolloutTrainer
 
@@ -298,7 +297,7 @@ class Bench:
                 tokenizer=tokenizer,
                 config=SFTConfig(**settings),
                 model_args=model_args,
-                arguments=RecipeArguments(dataset_name="rows"),
+                arguments=SFT_STAGE.argument_class(dataset_name="rows"),
                 splits=Splits(rows, None, "rows", "", layout="demonstrations"),
             )
             return self.finish(SFT_STAGE.build(inputs))
