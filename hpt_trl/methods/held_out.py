@@ -161,6 +161,10 @@ class HeldOutMeasures(_Base):
         real = state.remainder - own if state.end_of_dataloader and state.remainder > 0 else held
         return list(range(start, start + max(0, min(real, held))))
 
+    def resume_token_count(self, tokens: int) -> None:
+        """Count the trained tokens on from an earlier attempt's; the base begins anew at each start."""
+        self._total_train_tokens = tokens
+
 
 class _Alone:
     """An accelerator that gathers from nobody else."""

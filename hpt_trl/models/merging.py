@@ -42,7 +42,7 @@ def merge_adapter(folder: str | Path, destination: str | Path) -> None:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{target} is not empty, and nothing is written over; name a folder that is new or empty.")
     tokenizer, processor = _tokenizer_of(source)
-    merged = load_merged(str(source), pad_token_id=tokenizer.pad_token_id, dtype="auto", trust_remote_code=False)
+    merged = load_merged(str(source), pad_token_id=tokenizer.pad_token_id, dtype="auto")
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -57,7 +57,7 @@ def merge_adapter(folder: str | Path, destination: str | Path) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def load_merged(folder: str, *, pad_token_id: int, dtype: str, trust_remote_code: bool) -> "PreTrainedModel":
+def load_merged(folder: str, *, pad_token_id: int, dtype: str, trust_remote_code: bool = False) -> "PreTrainedModel":
     """Load the base model of an adapter with the adapter in its weights.
 
     Input and output embeddings are untied where the adapter made them differ.
