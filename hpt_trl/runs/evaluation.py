@@ -9,7 +9,6 @@ the same weights as one without.
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from statistics import stdev
 from typing import Any
 
 import torch
@@ -36,6 +35,7 @@ from hpt_trl.rewards.completions import (
 from hpt_trl.rewards.names import distinct_names
 from hpt_trl.rewards.success import is_solved, success_index
 from hpt_trl.runs.intervals import clustered
+from hpt_trl.runs.verdicts import standard_error
 
 
 def evaluate(
@@ -293,8 +293,7 @@ def _error_of_mean(records: list[dict[str, Any]], num_generations: int) -> float
     """Standard error of the mean reward, the prompts being drawn at random; None for fewer than two prompts."""
     starts = range(0, len(records), num_generations)
     prompts = [_mean([record["reward"] for record in records[start : start + num_generations]]) for start in starts]
-    means = [mean for mean in prompts if mean is not None]
-    return stdev(means) / math.sqrt(len(means)) if len(means) > 1 else None
+    return standard_error([mean for mean in prompts if mean is not None])
 
 
 def _mean(values: list[float | None]) -> float | None:

@@ -8,9 +8,7 @@ from fractions import Fraction
 _MAX_EXPONENT = 400
 _DIGITS = r"\d{1,3}(?:,\d{3})+|\d{1,3}(?: \d{3})+|\d+"
 _DECIMAL = rf"(?:(?:{_DIGITS})(?:\.\d*)?|\.\d+)"
-_SIGN = r"(?P<sign>(?:[-+] ?)*)"
 _PLAIN = re.compile(rf"(?:{_DECIMAL})")
-_WHOLE = re.compile(rf"(?:{_DIGITS})")
 _SLASHED = re.compile(rf"(?P<above>{_DECIMAL}) ?/ ?(?P<below>[-+]?{_DECIMAL})")
 _FRAC = r"\\frac ?\{ ?(?P<above>[-+]? ?" + _DECIMAL + r") ?\} ?\{ ?(?P<below>[-+]? ?" + _DECIMAL + r") ?\}"
 _LATEX_FRACTION = re.compile(_FRAC)
