@@ -18,6 +18,9 @@ class Sequence:
     logp: torch.Tensor  # (tokens,) float64, with gradient
     entropy: torch.Tensor  # (tokens,)
 
+    def at(self, places: list[int]) -> "Sequence":
+        return Sequence(self.logp[places], self.entropy[places])
+
 
 @dataclass
 class Prompt:
@@ -65,19 +68,35 @@ def gradient(
             for m in range(group)
         ]
         rewards = parity_reward(completions, [row["kind"]] * group)
-        demonstration = [*tokenizer(row["completion"][0]["content"])["input_ids"], tokenizer.eos_token_id]
-        if max_demonstration_length is not None and len(demonstration) > max_demonstration_length:
-            demonstration = [*demonstration[: max_demonstration_length - 1], tokenizer.eos_token_id]
+        demonstration, trained = _demonstration(row["completion"], tokenizer, max_demonstration_length)
         prompts.append(
             Prompt(
                 rollouts=[_score(model, prompt_ids, completion) for completion in completions],
                 rewards=torch.tensor(rewards, dtype=torch.float64),
-                demonstration=_score(model, prompt_ids, demonstration),
+                demonstration=_score(model, prompt_ids, demonstration).at(trained),
                 demonstration_reward=parity_reward([demonstration], [row["kind"]])[0],
             )
         )
     loss(prompts).backward()
     return {name: p.grad for name, p in model.named_parameters()}
+
+
+def _demonstration(messages: list[dict[str, str]], tokenizer, longest: int | None) -> tuple[list[int], list[int]]:
+    """Ids of a demonstration, and the places of those with a loss: each answer and its EOS, in ChatML."""
+    ids, trained, ends = [], [], []
+    for message in messages:
+        if message["role"] == "assistant":
+            answer = [*tokenizer(message["content"])["input_ids"], tokenizer.eos_token_id]
+            if longest is not None and not ends and len(answer) > longest:
+                answer = [*answer[: longest - 1], tokenizer.eos_token_id]
+            trained += range(len(ids), len(ids) + len(answer))
+            ids += answer
+            ends.append(len(ids))
+        else:
+            text = f"\n<|im_start|>{message['role']}\n{message['content']}<|im_end|>\n<|im_start|>assistant\n"
+            ids += tokenizer(text)["input_ids"]
+    last = max(end for end in ends if longest is None or end <= longest)
+    return ids[:last], [place for place in trained if place < last]
 
 
 def _score(model, prompt_ids: list[int], completion: list[int]) -> Sequence:
@@ -113,3 +132,26 @@ def token_mean_nll(prompts: list[Prompt], weight: Callable[[Prompt], float | tor
     used = [p for p in prompts if not isinstance(weight(p), float) or weight(p) != 0]
     tokens = sum(len(p.demonstration.logp) for p in used)
     return sum((weight(p) * -p.demonstration.logp).sum() for p in used) / max(tokens, 1)
+
+
+def srft(
+    prompts: list[Prompt],
+    normalizer: Normalizer,
+    takes_part: Callable[[Prompt, int], bool],
+    rewards: list[torch.Tensor] | None = None,
+) -> torch.Tensor:
+    """SRFT's loss with a demonstration of reward 1; `rewards`: of each prompt where not all rollouts are scored."""
+    total = token_mean_nll(prompts, lambda p: 0.5 * torch.exp(-p.demonstration.entropy.mean().detach()))
+    for i, prompt in enumerate(prompts):
+        scored = prompt.rewards if rewards is None else rewards[i]
+        union = torch.cat([scored, torch.ones(1).double()])
+        union = union[~union.isnan()]
+        if len(set(union.tolist())) > 1:
+            p = prompt.demonstration.logp.exp()
+            advantage = (1.0 - union.mean()) / (union.std() + 1e-4)
+            total = total + normalizer(-advantage * p / (p + 0.1))
+        for member, (rollout, reward) in enumerate(zip(prompt.rollouts, scored, strict=True)):
+            if takes_part(prompt, member) and not reward.isnan():
+                sign = 0.1 * torch.exp(rollout.entropy.mean().detach()) if reward == 1 else -1.0
+                total = total + normalizer(-sign * rollout.logp)
+    return total

@@ -79,13 +79,20 @@ def parity_reward(completion_ids: list[list[int]], kind: list[str], **_: Any) ->
     return [fixed.get(name, float(sum(ids) % 2)) for name, ids in zip(kind, completion_ids, strict=True)]
 
 
-def rows(kinds: list[str]) -> Dataset:
-    """One row per kind, each with its own prompt and demonstration."""
+def rows(kinds: list[str], turns: int = 1) -> Dataset:
+    """One row per kind, each with its own prompt and demonstration; every other one of `turns` turns, the rest of 1."""
     return Dataset.from_list(
         [
             {
                 "prompt": [{"role": "user", "content": f"What is {i} + {i * 3}?" + " please" * (i % 3)}],
-                "completion": [{"role": "assistant", "content": f"{i} + {i * 3} = {i * 4}\n#### {i * 4}"}],
+                "completion": [
+                    {"role": "assistant", "content": f"{i} + {i * 3} = {i * 4}\n#### {i * 4}"},
+                    *[
+                        {"role": role, "content": content}
+                        for turn in range(1, turns if i % 2 == 0 else 1)
+                        for role, content in (("user", f"And {turn} more?"), ("assistant", f"#### {i * 4 + turn}"))
+                    ],
+                ],
                 "kind": kind,
             }
             for i, kind in enumerate(kinds)
@@ -113,6 +120,7 @@ def build(
     peft_config: Any = None,
     model: Any = None,
     lora: bool = False,
+    turns: int = 1,
     **settings: Any,
 ) -> Any:
     """A trainer of one step (by default) on all prompts at once. Settings are config fields."""
@@ -144,7 +152,7 @@ def build(
         model=model or AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32),
         reward_funcs=reward,
         args=config,
-        train_dataset=rows(kinds) if dataset is None else dataset,
+        train_dataset=rows(kinds, turns) if dataset is None else dataset,
         processing_class=AutoTokenizer.from_pretrained(model_path),
         peft_config=LoraConfig(r=4, lora_dropout=0.0, target_modules="all-linear") if lora else peft_config,
     )

@@ -117,29 +117,11 @@ def test_srft_with_masked_rollouts(tiny_model_path, run, start, loss_type):
 
     def loss(prompts):
         normalizer = oracle.Normalizer(loss_type, prompts)
-        return srft(prompts, normalizer, lambda prompt, member: not is_cut(member))
+        return oracle.srft(prompts, normalizer, lambda prompt, member: not is_cut(member))
 
     ours = run(**SRFT, loss_type=loss_type, mask_truncated_completions=True)
     expected = oracle.gradient(tiny_model_path, rows(MIXED), loss)
     assert_same_update(weights(ours), as_update(expected, start), start)
-
-
-def srft(prompts, normalizer, takes_part, rewards=None):
-    """SRFT's loss; `rewards`: of each prompt where not all rollouts are scored."""
-    total = oracle.token_mean_nll(prompts, lambda p: 0.5 * torch.exp(-p.demonstration.entropy.mean().detach()))
-    for i, prompt in enumerate(prompts):
-        scored = prompt.rewards if rewards is None else rewards[i]
-        union = torch.cat([scored, torch.ones(1).double()])
-        union = union[~union.isnan()]
-        if len(set(union.tolist())) > 1:
-            p = prompt.demonstration.logp.exp()
-            advantage = (1.0 - union.mean()) / (union.std() + 1e-4)
-            total = total + normalizer(-advantage * p / (p + 0.1))
-        for member, (rollout, reward) in enumerate(zip(prompt.rollouts, scored, strict=True)):
-            if takes_part(prompt, member) and not reward.isnan():
-                sign = 0.1 * torch.exp(rollout.entropy.mean().detach()) if reward == 1 else -1.0
-                total = total + normalizer(-sign * rollout.logp)
-    return total
 
 
 # Rollouts without a score.
@@ -167,7 +149,7 @@ def test_srft_leaves_rollouts_without_a_score_out(tiny_model_path, run, start, s
             for p in prompts
         ]
         assert any(r.isnan().any() for r in rewards) and not any(r.isnan().all() for r in rewards)
-        return srft(prompts, normalizer, lambda prompt, member: True, [r.double() for r in rewards])
+        return oracle.srft(prompts, normalizer, lambda prompt, member: True, [r.double() for r in rewards])
 
     ours = run(reward=some_unscored, **SRFT, **settings)
     expected = oracle.gradient(tiny_model_path, rows(MIXED), loss)

@@ -1,0 +1,80 @@
+"""Demonstrations of several turns: the words of the user are context, and the loss is that of the answers alone."""
+
+import pytest
+
+from tests.helpers import oracle
+from tests.helpers.rollouts import (
+    LEARNING_RATE,
+    MIXED,
+    FixedHPT,
+    assert_same_update,
+    rows,
+    start_weights,
+    train,
+    weights,
+)
+
+TURNS = 3
+
+
+@pytest.fixture(scope="module")
+def start(tiny_model_path):
+    return start_weights(tiny_model_path)
+
+
+def nll_by_tokens(prompts):
+    return oracle.token_mean_nll(prompts, lambda p: 1.0)
+
+
+def nll_by_prompt(prompts):
+    return sum(-p.demonstration.logp.mean() for p in prompts) / len(prompts)
+
+
+def luffy(prompts):
+    normalizer, total = oracle.Normalizer("dapo", prompts), 0.0
+    for prompt in prompts:
+        advantages, of_demonstration = prompt.union(reward=1.0)
+        for rollout, advantage in zip(prompt.rollouts, advantages, strict=True):
+            total = total + normalizer(-oracle.ratio(rollout) * advantage)
+        p = prompt.demonstration.logp.exp()
+        total = total + normalizer(-of_demonstration * p / (p + 0.1))
+    return total
+
+
+def srft(prompts):
+    """Its weight of a demonstration is by the mean entropy of the tokens that have a loss."""
+    return oracle.srft(prompts, oracle.Normalizer("dapo", prompts), lambda prompt, member: True)
+
+
+ALWAYS = {"switch_gate": 4}
+UNION = {"unify_strategy": "soft", "demonstration_reward": 1.0, "loss_type": "dapo"}
+
+
+@pytest.mark.parametrize(
+    "loss,settings",
+    [
+        (nll_by_tokens, ALWAYS),
+        (nll_by_tokens, ALWAYS | {"skip_dead_rows": False, "unify_strategy": "soft", "soft_table": {0: [0, 0, 1]}}),
+        (nll_by_prompt, ALWAYS | {"sft_loss_normalization": "prompt"}),
+        (luffy, UNION | {"soft_table": "on_off"}),
+        (srft, UNION | {"soft_table": "on_sft", "offline_loss_type": "srft"}),
+    ],
+    ids=["switch", "nothing-dropped", "by-prompt", "luffy", "srft"],
+)
+def test_only_the_answers_have_a_loss(tiny_model_path, tmp_path, start, loss, settings):
+    ours = train(FixedHPT, tiny_model_path, tmp_path, turns=TURNS, **settings)
+    data = rows(MIXED, TURNS)
+    assert {len(row["completion"]) for row in data} == {1, 5}
+    expected = oracle.gradient(tiny_model_path, data, loss)
+    update = {name: start[name].double() - LEARNING_RATE * expected[name] for name in expected}
+    assert_same_update(weights(ours), update, start)
+
+
+def test_the_turns_that_fit_are_left_of_a_long_demonstration(tiny_model_path, tmp_path, start):
+    longest = 40
+    ours = train(FixedHPT, tiny_model_path, tmp_path, turns=TURNS, max_demonstration_length=longest, **ALWAYS)
+    data = rows(MIXED, TURNS)
+    expected = oracle.gradient(tiny_model_path, data, nll_by_tokens, max_demonstration_length=longest)
+    update = {name: start[name].double() - LEARNING_RATE * expected[name] for name in expected}
+    assert_same_update(weights(ours), update, start)
+    assert ours.state.log_history[0]["hpt/demonstrations_truncated"] == 0.5
