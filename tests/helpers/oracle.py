@@ -127,6 +127,23 @@ class Normalizer:
         return per_token.sum() / self.tokens  # dapo
 
 
+def grpo_rows(
+    prompts: list[Prompt], normalizer: Normalizer, advantages: Callable[[Prompt], torch.Tensor]
+) -> torch.Tensor:
+    """GRPO's loss of the rollouts, with the advantages of each prompt."""
+    return sum(
+        normalizer(-ratio(rollout) * advantage)
+        for prompt in prompts
+        for rollout, advantage in zip(prompt.rollouts, advantages(prompt), strict=True)
+    )
+
+
+def off_policy(prompt: Prompt, normalizer: Normalizer, advantage: float | torch.Tensor) -> torch.Tensor:
+    """LUFFY's term of a demonstration, p / (p + 0.1) on its tokens."""
+    p = prompt.demonstration.logp.exp()
+    return normalizer(-advantage * p / (p + 0.1))
+
+
 def token_mean_nll(prompts: list[Prompt], weight: Callable[[Prompt], float | torch.Tensor]) -> torch.Tensor:
     """Sum of weighted negative log-likelihoods over the tokens of all demonstrations with a weight."""
     used = [p for p in prompts if not isinstance(weight(p), float) or weight(p) != 0]
@@ -147,9 +164,7 @@ def srft(
         union = torch.cat([scored, torch.ones(1).double()])
         union = union[~union.isnan()]
         if len(set(union.tolist())) > 1:
-            p = prompt.demonstration.logp.exp()
-            advantage = (1.0 - union.mean()) / (union.std() + 1e-4)
-            total = total + normalizer(-advantage * p / (p + 0.1))
+            total = total + off_policy(prompt, normalizer, (1.0 - union.mean()) / (union.std() + 1e-4))
         for member, (rollout, reward) in enumerate(zip(prompt.rollouts, scored, strict=True)):
             if takes_part(prompt, member) and not reward.isnan():
                 sign = 0.1 * torch.exp(rollout.entropy.mean().detach()) if reward == 1 else -1.0

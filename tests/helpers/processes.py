@@ -5,9 +5,14 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
+
+from tests.helpers import rollouts
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -39,3 +44,23 @@ def launch(model_path: str, output_dir: Path, **settings) -> tuple[dict, dict]:
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-4000:]
     return torch.load(output_dir / "weights.pt"), json.loads((output_dir / "log.json").read_text())
+
+
+def assert_two_processes_are_one(
+    model_path: str, folder: Path, metrics: Sequence[str], **settings: Any
+) -> tuple[dict[str, float], dict[str, float]]:
+    """One step of `FixedHPT` in two processes against the same in one; returns what each logged.
+
+    Args:
+        metrics: names of those that must agree.
+        settings: see `rollouts.build`.
+    """
+    one = rollouts.train(rollouts.FixedHPT, model_path, folder, **settings)
+    accumulation = one.args.gradient_accumulation_steps
+    halves = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": accumulation}
+    two, log = launch(model_path, folder / "two", trainer="FixedHPT", **halves, **settings)
+    rollouts.assert_same_update(two, rollouts.weights(one), rollouts.start_weights(model_path))
+    expected = one.state.log_history[0]
+    for name in metrics:
+        assert log[name] == pytest.approx(expected[name], rel=1e-3, abs=1e-5), name
+    return expected, log

@@ -166,6 +166,11 @@ def start_weights(model_path: str) -> dict[str, torch.Tensor]:
     return {n: p.detach() for n, p in AutoModelForCausalLM.from_pretrained(model_path).named_parameters()}
 
 
+def as_update(gradient: dict[str, torch.Tensor], start: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights after one step from `start` along minus the gradient."""
+    return {name: start[name].double() - LEARNING_RATE * gradient[name] for name in gradient}
+
+
 def assert_same_update(ours: dict, theirs: dict, start: dict, tolerance: float = 1e-4) -> None:
     """The norm of the difference of two updates is at most `tolerance` of the second's."""
     difference = sum((ours[n].double() - theirs[n]).square().sum() for n in ours)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.rollouts import FixedGRPO, FixedHPT, assert_same_update, start_weights, train, weights
+from tests.helpers.rollouts import FixedGRPO, FixedHPT, assert_same_update, train, weights
 
 AXES: dict[str, tuple[Any, ...]] = {
     "loss_type": ("dapo", "grpo", "dr_grpo", "bnpo", "cispo", "sapo", "luspo", "vespo"),
@@ -52,11 +52,6 @@ def pairs_of(combination: tuple[Any, ...]) -> set[tuple[Any, ...]]:
 
 PAIRS = every_pair()
 REST = [c for c in itertools.product(*AXES.values()) if c not in PAIRS]
-
-
-@pytest.fixture(scope="module")
-def start(tiny_model_path):
-    return start_weights(tiny_model_path)
 
 
 @pytest.mark.parametrize(

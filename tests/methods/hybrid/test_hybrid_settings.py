@@ -10,31 +10,15 @@ from peft import LoraConfig
 from hpt_trl import HybridPostConfig, HybridPostTrainer, UserError
 from tests.helpers import oracle
 from tests.helpers.rollouts import (
-    LEARNING_RATE,
     MIXED,
     FixedGRPO,
     FixedHPT,
+    as_update,
     assert_same_update,
     parity_reward,
     rows,
-    start_weights,
-    train,
     weights,
 )
-
-
-@pytest.fixture(scope="module")
-def start(tiny_model_path):
-    return start_weights(tiny_model_path)
-
-
-@pytest.fixture
-def run(tiny_model_path, tmp_path):
-    def run(trainer_class=FixedHPT, **settings):
-        return train(trainer_class, tiny_model_path, tmp_path, **settings)
-
-    return run
-
 
 # Every setting acts.
 
@@ -93,7 +77,7 @@ def test_a_cut_demonstration_keeps_its_end(tiny_model_path, run, start):
         lambda prompts: oracle.token_mean_nll(prompts, lambda p: 1.0),
         max_demonstration_length=6,
     )
-    assert_same_update(weights(trainer), {n: start[n].double() - LEARNING_RATE * expected[n] for n in start}, start)
+    assert_same_update(weights(trainer), as_update(expected, start), start)
     assert trainer.state.log_history[0]["hpt/demonstrations_truncated"] == 1.0
 
 

@@ -9,21 +9,12 @@ from tests.helpers.rollouts import (
     MIXED,
     FixedGRPO,
     FixedHPT,
+    as_update,
     assert_same_update,
     rows,
-    start_weights,
     train,
     weights,
 )
-
-
-@pytest.fixture(scope="module")
-def start(tiny_model_path):
-    return start_weights(tiny_model_path)
-
-
-def as_update(gradient: dict, start: dict) -> dict:
-    return {name: start[name].double() - LEARNING_RATE * gradient[name] for name in gradient}
 
 
 @pytest.mark.parametrize("loss_type", ["grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo"])
@@ -112,14 +103,6 @@ def test_gate_always_is_a_step_of_trls_sft_trainer(tiny_model_path, tmp_path, st
     assert_same_update(weights(hpt), weights(sft), start)
 
 
-def grpo_rows(prompts, normalizer, advantages):
-    return sum(
-        normalizer(-oracle.ratio(rollout) * advantage)
-        for prompt in prompts
-        for rollout, advantage in zip(prompt.rollouts, advantages(prompt), strict=True)
-    )
-
-
 LOSS_TYPES = ["grpo", "dr_grpo", "dapo"]
 
 
@@ -132,7 +115,7 @@ def test_switch(tiny_model_path, tmp_path, start, loss_type, group, gate):
     def loss(prompts):
         normalizer = oracle.Normalizer(loss_type, prompts)
         live = [p for p in prompts if p.solved > gate]
-        return grpo_rows(live, normalizer, lambda p: p.advantages("none")) + 0.3 * oracle.token_mean_nll(
+        return oracle.grpo_rows(live, normalizer, lambda p: p.advantages("none")) + 0.3 * oracle.token_mean_nll(
             prompts, lambda p: float(p.solved <= gate)
         )
 
@@ -155,7 +138,7 @@ def test_switch_with_the_papers_normalization(tiny_model_path, tmp_path, start):
 
     def loss(prompts):
         nll = sum(-p.demonstration.logp.mean() for p in prompts if p.solved == 0) / len(prompts)
-        return grpo_rows(prompts, oracle.Normalizer("grpo", prompts), lambda p: p.advantages()) + nll
+        return oracle.grpo_rows(prompts, oracle.Normalizer("grpo", prompts), lambda p: p.advantages()) + nll
 
     ours = train(FixedHPT, tiny_model_path, tmp_path, sft_loss_normalization="prompt")
     expected = oracle.gradient(tiny_model_path, rows(MIXED), loss)
@@ -174,10 +157,9 @@ def test_luffy(tiny_model_path, tmp_path, start, loss_type, group, scale, reward
     def loss(prompts):
         fixed = None if reward == "graded" else reward
         normalizer = oracle.Normalizer(loss_type, prompts)
-        total = grpo_rows(prompts, normalizer, lambda p: p.union(scale, fixed)[0])
+        total = oracle.grpo_rows(prompts, normalizer, lambda p: p.union(scale, fixed)[0])
         for prompt in prompts:
-            p = prompt.demonstration.logp.exp()
-            total = total + normalizer(-prompt.union(scale, fixed)[1] * p / (p + 0.1))
+            total = total + oracle.off_policy(prompt, normalizer, prompt.union(scale, fixed)[1])
         return total
 
     ours = train(
@@ -202,12 +184,11 @@ def test_off_policy_gate(tiny_model_path, tmp_path, start, group, gate, gate_off
 
     def loss(prompts):
         normalizer = oracle.Normalizer("grpo", prompts)
-        total = grpo_rows([p for p in prompts if p.solved > gate_off], normalizer, lambda p: p.advantages())
+        total = oracle.grpo_rows([p for p in prompts if p.solved > gate_off], normalizer, lambda p: p.advantages())
         total = total + oracle.token_mean_nll(prompts, lambda p: float(p.solved <= gate))
         for prompt in prompts:
             if gate < prompt.solved <= gate_off:
-                p = prompt.demonstration.logp.exp()
-                total = total + normalizer(-prompt.union(reward=1.0)[1] * p / (p + 0.1))
+                total = total + oracle.off_policy(prompt, normalizer, prompt.union(reward=1.0)[1])
         return total
 
     ours = train(
@@ -233,8 +214,7 @@ def test_srft(tiny_model_path, tmp_path, start, loss_type, group, on):
         total = oracle.token_mean_nll(prompts, lambda p: 0.5 * torch.exp(-p.demonstration.entropy.mean().detach()))
         for prompt in prompts:
             if prompt.solved < len(prompt.rollouts):  # otherwise the union has no contrast
-                p = prompt.demonstration.logp.exp()
-                total = total + normalizer(-prompt.union(reward=1.0)[1] * p / (p + 0.1))
+                total = total + oracle.off_policy(prompt, normalizer, prompt.union(reward=1.0)[1])
             for rollout, reward in zip(prompt.rollouts, prompt.rewards, strict=True):
                 entropy = rollout.entropy.mean().detach()
                 advantage = 0.1 * torch.exp(entropy) if reward == 1 else -1.0
@@ -265,7 +245,7 @@ def test_chord(tiny_model_path, tmp_path, start, group):
             p = prompt.demonstration.logp.detach().exp()
             return p * (1 - p)
 
-        grpo = grpo_rows(prompts, oracle.Normalizer("grpo", prompts), lambda p: p.advantages())
+        grpo = oracle.grpo_rows(prompts, oracle.Normalizer("grpo", prompts), lambda p: p.advantages())
         return 0.2 * grpo + 0.8 * oracle.token_mean_nll(prompts, phi)
 
     ours = train(
@@ -300,9 +280,8 @@ def test_soft(tiny_model_path, tmp_path, start, group):
             advantages, demonstration_advantage = prompt.union(reward=1.0)
             if prompt.solved == group:
                 continue  # the union has no contrast
-            total = total + on * grpo_rows([prompt], normalizer, lambda _, a=advantages: a)
-            p = prompt.demonstration.logp.exp()
-            total = total + off * normalizer(-demonstration_advantage * p / (p + 0.1))
+            total = total + on * oracle.grpo_rows([prompt], normalizer, lambda _, a=advantages: a)
+            total = total + off * oracle.off_policy(prompt, normalizer, demonstration_advantage)
         return total
 
     ours = train(

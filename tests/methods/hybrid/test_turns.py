@@ -3,23 +3,9 @@
 import pytest
 
 from tests.helpers import oracle
-from tests.helpers.rollouts import (
-    LEARNING_RATE,
-    MIXED,
-    FixedHPT,
-    assert_same_update,
-    rows,
-    start_weights,
-    train,
-    weights,
-)
+from tests.helpers.rollouts import MIXED, as_update, assert_same_update, rows, weights
 
 TURNS = 3
-
-
-@pytest.fixture(scope="module")
-def start(tiny_model_path):
-    return start_weights(tiny_model_path)
 
 
 def nll_by_tokens(prompts):
@@ -31,14 +17,9 @@ def nll_by_prompt(prompts):
 
 
 def luffy(prompts):
-    normalizer, total = oracle.Normalizer("dapo", prompts), 0.0
-    for prompt in prompts:
-        advantages, of_demonstration = prompt.union(reward=1.0)
-        for rollout, advantage in zip(prompt.rollouts, advantages, strict=True):
-            total = total + normalizer(-oracle.ratio(rollout) * advantage)
-        p = prompt.demonstration.logp.exp()
-        total = total + normalizer(-of_demonstration * p / (p + 0.1))
-    return total
+    normalizer = oracle.Normalizer("dapo", prompts)
+    rollouts = oracle.grpo_rows(prompts, normalizer, lambda p: p.union(reward=1.0)[0])
+    return rollouts + sum(oracle.off_policy(p, normalizer, p.union(reward=1.0)[1]) for p in prompts)
 
 
 def srft(prompts):
@@ -61,20 +42,18 @@ UNION = {"unify_strategy": "soft", "demonstration_reward": 1.0, "loss_type": "da
     ],
     ids=["switch", "nothing-dropped", "by-prompt", "luffy", "srft"],
 )
-def test_only_the_answers_have_a_loss(tiny_model_path, tmp_path, start, loss, settings):
-    ours = train(FixedHPT, tiny_model_path, tmp_path, turns=TURNS, **settings)
+def test_only_the_answers_have_a_loss(tiny_model_path, run, start, loss, settings):
+    ours = run(turns=TURNS, **settings)
     data = rows(MIXED, TURNS)
     assert {len(row["completion"]) for row in data} == {1, 5}
     expected = oracle.gradient(tiny_model_path, data, loss)
-    update = {name: start[name].double() - LEARNING_RATE * expected[name] for name in expected}
-    assert_same_update(weights(ours), update, start)
+    assert_same_update(weights(ours), as_update(expected, start), start)
 
 
-def test_the_turns_that_fit_are_left_of_a_long_demonstration(tiny_model_path, tmp_path, start):
+def test_the_turns_that_fit_are_left_of_a_long_demonstration(tiny_model_path, run, start):
     longest = 40
-    ours = train(FixedHPT, tiny_model_path, tmp_path, turns=TURNS, max_demonstration_length=longest, **ALWAYS)
+    ours = run(turns=TURNS, max_demonstration_length=longest, **ALWAYS)
     data = rows(MIXED, TURNS)
     expected = oracle.gradient(tiny_model_path, data, nll_by_tokens, max_demonstration_length=longest)
-    update = {name: start[name].double() - LEARNING_RATE * expected[name] for name in expected}
-    assert_same_update(weights(ours), update, start)
+    assert_same_update(weights(ours), as_update(expected, start), start)
     assert ours.state.log_history[0]["hpt/demonstrations_truncated"] == 0.5

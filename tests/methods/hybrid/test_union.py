@@ -11,37 +11,19 @@ import torch
 
 from hpt_trl import UserError
 from tests.helpers import oracle
-from tests.helpers.processes import launch
+from tests.helpers.processes import assert_two_processes_are_one
 from tests.helpers.rollouts import (
-    LEARNING_RATE,
     MIXED,
     FixedGRPO,
     FixedHPT,
+    as_update,
     assert_same_update,
     build,
     parity_reward,
     rows,
-    start_weights,
     train,
     weights,
 )
-
-
-@pytest.fixture(scope="module")
-def start(tiny_model_path):
-    return start_weights(tiny_model_path)
-
-
-@pytest.fixture
-def run(tiny_model_path, tmp_path):
-    def run(trainer_class=FixedHPT, **settings):
-        return train(trainer_class, tiny_model_path, tmp_path, **settings)
-
-    return run
-
-
-def as_update(gradient: dict, start: dict) -> dict:
-    return {name: start[name].double() - LEARNING_RATE * gradient[name] for name in gradient}
 
 
 def is_cut(member: int) -> bool:
@@ -82,8 +64,7 @@ def test_masking_cut_rollouts_does_not_weigh_the_demonstrations_up(tiny_model_pa
             for member, (rollout, advantage) in enumerate(zip(prompt.rollouts, advantages, strict=True)):
                 weight = oracle.ratio(rollout) if loss_type in ("dapo", "grpo", "dr_grpo") else rollout.logp
                 total = total + normalizer.rollout(-weight * advantage, member)
-            p = prompt.demonstration.logp.exp()
-            total = total + normalizer(-of_demonstration * p / (p + 0.1))
+            total = total + oracle.off_policy(prompt, normalizer, of_demonstration)
         return total
 
     settings = LUFFY | {"demonstration_reward": 1.0, "loss_type": loss_type, "mask_truncated_completions": True}
@@ -265,19 +246,8 @@ def test_what_a_reward_logs_of_a_demonstration_is_not_logged(run):
 )
 def test_two_processes_grade_as_one(tiny_model_path, tmp_path, kinds, settings):
     settings = {"loss_type": "dapo", "shuffle_dataset": False, "mask_truncated_completions": True} | LUFFY | settings
-    one = train(FixedHPT, tiny_model_path, tmp_path, kinds=kinds, **settings)
-    two, log = launch(
-        tiny_model_path,
-        tmp_path / "two",
-        trainer="FixedHPT",
-        kinds=kinds,
-        per_device_train_batch_size=4,
-        gradient_accumulation_steps=one.args.gradient_accumulation_steps,
-        **settings,
-    )
-    assert_same_update(two, weights(one), start_weights(tiny_model_path))
-    for name in ("hpt/demonstration_reward", "hpt/off_loss", "hpt/rl_loss", "entropy", "clip_ratio/region_mean"):
-        assert log[name] == pytest.approx(one.state.log_history[0][name], rel=1e-3, abs=1e-6), name
+    names = ("hpt/demonstration_reward", "hpt/off_loss", "hpt/rl_loss", "entropy", "clip_ratio/region_mean")
+    assert_two_processes_are_one(tiny_model_path, tmp_path, names, kinds=kinds, **settings)
 
 
 @pytest.mark.parametrize("value", ["grade", None, math.nan])
