@@ -5,6 +5,9 @@ from typing import Any
 
 Prompt = str | list[dict[str, Any]]
 
+# Columns that hold the images of a row: one, or a list.
+IMAGES = ("image", "images")
+
 
 def as_text(prompt: Prompt) -> str:
     """A prompt or completion for reading: a string as it is, messages as `role: content` lines (one alone bare)."""
@@ -36,3 +39,10 @@ def text_of(message: Any) -> str:
         return "" if content is None else str(content)
     texts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
     return "".join(text for text in texts if isinstance(text, str))
+
+
+def images_of(row: dict[str, Any]) -> list[Any] | None:
+    """The images of a row, from its column `images` or `image`; None without one."""
+    if "images" in row:
+        return row["images"]
+    return None if row.get("image") is None else [row["image"]]

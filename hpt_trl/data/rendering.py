@@ -10,6 +10,7 @@ are the parts encoded by themselves: the prompt then is the one that the model s
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -20,6 +21,7 @@ from transformers import PreTrainedTokenizerBase, ProcessorMixin
 from trl.chat_template_utils import get_training_chat_template
 from trl.data_utils import prepare_multimodal_messages
 
+from hpt_trl.data.messages import images_of
 from hpt_trl.data.turns import open_mark, shown, turn_fault, unpaired_mark
 from hpt_trl.errors import UserError
 
@@ -38,7 +40,7 @@ class Encoded:
     """The token ids of a row, and which of them have a loss.
 
     Attributes:
-        ids: prompt and answer; of a vision-language model's row the answer alone.
+        ids: prompt and answer; of a row with images what begins with the first trained turn.
         trained: 1 where a token has a loss, else 0; one for each id.
         turns: turns of the assistant, those of the prompt included.
         trained_turns: those of them that have a loss.
@@ -75,8 +77,11 @@ class Encoder:
         settings: `chat_template_kwargs` of the recipe.
         reads_rows: whether the columns `tools` and `chat_template_kwargs` of a row are part of its rendering, as for
             trainers on whole rows. Rollouts know the recipe's settings alone.
-        patched: whether the trainer takes TRL's training variant of a known template where the template itself does
-            not do, as SFT and GRPO do; DPO and reward models render with the template as it is.
+        comparisons: whether the trainer is one on comparisons (DPO, reward models), which renders them with the
+            template as it is. For others TRL's training variant of a known template is taken where the template itself
+            does not do, and a last turn that the template does not end gets an end-of-sequence token.
+        end_ids: token ids at which the model stops; by default all special tokens, one of which a template writes
+            behind a turn.
     """
 
     def __init__(
@@ -85,12 +90,14 @@ class Encoder:
         settings: dict[str, Any] | None = None,
         *,
         reads_rows: bool = True,
-        patched: bool = True,
+        comparisons: bool = False,
+        end_ids: Sequence[int] | None = None,
     ):
         self.processing_class: Any = processing_class
         self.is_processor = isinstance(processing_class, ProcessorMixin)
         self.tokenizer: Any = self.processing_class.tokenizer if self.is_processor else processing_class
-        self.settings, self.reads_rows, self.patched = dict(settings or {}), reads_rows, patched
+        self.settings, self.reads_rows, self.comparisons = dict(settings or {}), reads_rows, comparisons
+        self.end_ids = _special_ids(self.tokenizer) if end_ids is None else list(end_ids)
 
     # Whole rows.
 
@@ -128,20 +135,21 @@ class Encoder:
                 "template ends: the answer would be a second turn after it. Write that text as the beginning of the "
                 "answer, and end the prompt with the user's message."
             )
+        turns, trained = assistant_turns(prompt, answer, whole=whole, last_turn_only=last_turn_only)
+        images = images_of(row) or []
         if self.is_processor:
-            images = row.get("images") or ([row["image"]] if row.get("image") is not None else [])
-            prompt, answer = prepare_multimodal_messages(prompt, images=images), prepare_multimodal_messages(answer)
-        messages = [*prompt, *answer]
-        turns = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
-        # A turn that stands first answers nothing.
-        trained = [place for place in turns if place >= (1 if whole else len(prompt))]
-        trained = trained[-1:] if last_turn_only else trained
-        arguments = self._arguments(row)
-        text, spans = self._located(messages, trained, arguments)
-        ids, borders = self._encoded(text, [border for span in spans for border in span])
+            prompt, answer = with_images(prompt, images), prepare_multimodal_messages(answer)
+        text, spans = self._located([*prompt, *answer], trained, self._arguments(row))
+        borders = [border for span in spans for border in span]
+        if self.is_processor and images and borders:
+            # What stands for an image in the prompt is widened when the image is read.
+            text, borders = text[borders[0] :], [border - borders[0] for border in borders]
+        ids, borders = self._encoded(text, borders)
         mask = [0] * len(ids)
         for start, stop in zip(borders[::2], borders[1::2], strict=True):
             mask[start:stop] = [1] * (stop - start)
+        if mask[-1] and not self.comparisons and not self._is_ended(ids):
+            ids, mask = [*ids, self.tokenizer.eos_token_id], [*mask, 1]
         return Encoded(ids, mask, turns=len(turns), trained_turns=len(trained))
 
     def document(self, text: str) -> Encoded:
@@ -169,6 +177,11 @@ class Encoder:
 
     def _of_text(self, text: str) -> list[int]:
         return self.tokenizer(text=text, verbose=False)["input_ids"]
+
+    def _is_ended(self, ids: list[int]) -> bool:
+        """Whether the last token that is not blank ends a turn."""
+        last = next((token for token in reversed(ids) if self.tokenizer.decode([token]).strip()), None)
+        return last in self.end_ids
 
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer(text=text, add_special_tokens=False, verbose=False)["input_ids"]
@@ -210,7 +223,7 @@ class Encoder:
         try:
             return self._locate(messages, turns, arguments)
         except UserError as fault:
-            if not self.patched or self._training_template is None:
+            if self.comparisons or self._training_template is None:
                 raise
             try:
                 text, spans = self._locate(messages, turns, arguments | {"chat_template": self._training_template})
@@ -254,9 +267,6 @@ class Encoder:
 
     def _encoded(self, text: str, borders: list[int]) -> tuple[list[int], list[int]]:
         """Ids of a text, and how many of them stand before each border, a place in the text."""
-        if self.is_processor and borders:
-            # What stands for an image in the prompt is widened when the image is read.
-            text, borders = text[borders[0] :], [border - borders[0] for border in borders]
         whole, counts = self._ids(text), []
         for border in borders:
             part = whole if border == len(text) else self._ids(text[:border])
@@ -277,6 +287,38 @@ class Encoder:
                 "answer, or end the prompt, at the border of a word."
             )
         return ids, counts[:-1]
+
+
+def assistant_turns(
+    prompt: Messages, answer: Messages, *, whole: bool, last_turn_only: bool
+) -> tuple[list[int], list[int]]:
+    """The places of the assistant's turns among the messages of prompt and answer, and of those that are trained.
+
+    Args:
+        whole: the two are one conversation, whose turns are all trained.
+    """
+    messages = [*prompt, *answer]
+    turns = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
+    # A turn that stands first answers nothing.
+    trained = [place for place in turns if place >= (1 if whole else len(prompt))]
+    return turns, trained[-1:] if last_turn_only else trained
+
+
+def with_images(messages: Messages, images: list[Any] | None) -> Messages:
+    """Messages whose parts hold the images, as a processor reads them.
+
+    Raises:
+        UserError: the messages have places for another number of images.
+    """
+    try:
+        return prepare_multimodal_messages(messages, images=images)
+    except ValueError as error:
+        raise UserError(f"{error} Give `images` one for each part of type image, in their order.") from error
+
+
+def _special_ids(tokenizer: Any) -> list[int]:
+    added = [token for token, known in tokenizer.added_tokens_decoder.items() if known.special]
+    return [*tokenizer.all_special_ids, *added]
 
 
 def _beside(name: str, text: str, other_name: str, other: str) -> str:

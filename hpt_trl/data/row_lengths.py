@@ -1,33 +1,29 @@
 """How many tokens rows have, counted on the ids that the trainers get."""
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from datasets import Dataset
 
+from hpt_trl.data.messages import IMAGES
 from hpt_trl.data.rendering import WHOLE, Encoder
 from hpt_trl.data.row_checks import iterate_rows
 from hpt_trl.data.sources import where
 from hpt_trl.errors import UserError
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
 # Beside prompt and answer, what a row's rendering depends on.
-_RENDERED_WITH = ("tools", "chat_template_kwargs", WHOLE)
+_RENDERED_WITH = ("tools", "chat_template_kwargs", WHOLE, *IMAGES)
 
 
 def validate_lengths(
     dataset: Dataset,
     source: str,
-    tokenizer: "PreTrainedTokenizerBase",
+    encoder: Encoder,
     *,
     longest: int,
     reason: str,
     columns: Sequence[str] = ("prompt",),
     remedy: str = "lower max_completion_length",
-    settings: dict[str, Any] | None = None,
-    reads_rows: bool = False,
 ) -> None:
     """Check that no prompt, or no row, has more than `longest` tokens.
 
@@ -36,14 +32,12 @@ def validate_lengths(
         reason: where the limit comes from, e.g. `max_position_embeddings 8192 - max_completion_length 1024`.
         columns: what is counted together: the prompt, or prompt and answer.
         remedy: what else can be done than to shorten or drop the rows.
-        settings: the recipe's `chat_template_kwargs`.
-        reads_rows: whether the trainer renders the columns `tools` and `chat_template_kwargs`.
 
     Raises:
         UserError: the longest one's row, its tokens and the limit; or a row that cannot be encoded.
     """
     found, worst_row, too_long = 0, 0, 0
-    for row, tokens in count_tokens(dataset, source, Encoder(tokenizer, settings, reads_rows=reads_rows), columns):
+    for row, tokens in count_tokens(dataset, source, encoder, columns):
         too_long += tokens > longest
         if tokens > found:
             found, worst_row = tokens, row

@@ -2,12 +2,10 @@
 
 from typing import Any
 
-from transformers import ProcessorMixin
-
-from hpt_trl.data.messages import as_text
 from hpt_trl.data.rendering import WHOLE, Encoded, Encoder
 from hpt_trl.data.row_lengths import count_tokens, examples
-from hpt_trl.methods.hybrid.demonstrations import demonstration_ids, rollout_encoder
+from hpt_trl.methods.hybrid.demonstrations import demonstration_ids
+from hpt_trl.methods.sft.turns import encode
 from hpt_trl.runs.evaluation import encode_prompts
 from hpt_trl.runs.preparation import Prepared
 
@@ -19,89 +17,79 @@ _SHOWN = 240
 
 def describe_rows(prepared: Prepared) -> tuple[list[tuple[str, str]], int]:
     """The lines about the training rows, and the tokens of the longest prompt or, without rollouts, row."""
-    splits, recipe = prepared.splits, prepared.recipe
-    tokenizer: Any = prepared.tokenizer
+    splits, recipe, encoder = prepared.splits, prepared.recipe, prepared.encoder
     first = splits.train[0]
     source = f"{splits.source}, {len(splits.train):,} rows"
     some = splits.train.select(range(min(_MEASURED, len(splits.train))))
     if splits.layout == "documents":
-        encoder = Encoder(tokenizer)
         longest = max(tokens for _, tokens in count_tokens(some, splits.source, encoder, ("text",)))
-        shown = marked(encoder.document(first["text"]), tokenizer)
+        shown = marked(encoder.document(first["text"]), encoder)
         limit = recipe.setting("max_length") or longest
         return [("data", f"{source}, documents of up to {longest} tokens"), ("first document", _indented(shown))], limit
-    kwargs = recipe.setting("chat_template_kwargs")
-    encoded = encode_prompts(tokenizer, [some[index] for index in range(len(some))], kwargs, return_tensors=None)
+    encoded = encode_prompts(encoder, [some[index] for index in range(len(some))], return_tensors=None)
     longest = max(len(ids) for ids in encoded["input_ids"])
     lines = [
         ("data", f"{source}, prompts of up to {longest} tokens"),
-        ("first prompt", _indented(cut(str(tokenizer.decode(encoded["input_ids"][0])), 2 * _SHOWN))),
+        ("first prompt", _indented(cut(str(encoder.tokenizer.decode(encoded["input_ids"][0])), 2 * _SHOWN))),
         *_answers(prepared, first),
     ]
     if first.get("answer") is not None:
         lines.append(("answer", cut(str(first["answer"]))))
-    if splits.layout == "prompts" or isinstance(tokenizer, ProcessorMixin):
+    if splits.layout == "demonstrations" and not isinstance(first["prompt"], str):
+        lines.insert(1, ("turns", _turns(prepared, some)))
+    if splits.layout == "prompts" or encoder.is_processor:
         return lines, longest
-    encoder = Encoder(tokenizer, patched=splits.layout != "comparisons")
     whole = max(
         tokens
         for column in splits.answers
         for _, tokens in count_tokens(some, splits.source, encoder, ("prompt", column))
     )
     lines[0] = ("data", f"{lines[0][1]}, with their answer {whole}")
-    if splits.layout == "demonstrations" and not isinstance(first["prompt"], str):
-        lines.insert(1, ("turns", _turns(prepared, some, encoder)))
     limit = recipe.setting("max_length")
     return lines, limit if recipe.setting("packing", False) else min(whole, limit or whole)
 
 
 def _answers(prepared: Prepared, first: dict[str, Any]) -> list[tuple[str, str]]:
     """A line for each answer of the first row: the ids that follow the prompt's end, those with a loss marked."""
-    splits, recipe = prepared.splits, prepared.recipe
-    tokenizer: Any = prepared.tokenizer
+    splits, encoder = prepared.splits, prepared.encoder
     lines = []
     for column in splits.answers:
         if not first.get(column):
             continue
         name = column if splits.layout == "comparisons" else "demonstration"
-        if isinstance(tokenizer, ProcessorMixin):
-            lines.append((name, _indented(cut(as_text(first[column])))))
-            continue
-        if splits.layout == "prompts":
-            encoder = rollout_encoder(tokenizer, recipe.setting("chat_template_kwargs"))
-            longest = recipe.setting("max_demonstration_length")
-            found = demonstration_ids(first, column, encoder, [tokenizer.eos_token_id], longest)
-            encoded = Encoded(found.ids, found.trained)
-        else:
-            encoder = Encoder(tokenizer, patched=splits.layout != "comparisons")
-            encoded = encoder.answered(first, column, last_turn_only=_last_alone(prepared))
-            if not first.get(WHOLE):
-                start = len(encoder.prompt(first))
-                encoded = Encoded(encoded.ids[start:], encoded.trained[start:])
-        lines.append((name, _indented(marked(encoded, tokenizer))))
+        encoded = _encoded(prepared, first, column)
+        # Of a conversation the prompt's turns are trained as well.
+        if splits.layout != "prompts" and not first.get(WHOLE):
+            start = min(len(encoder.prompt(first)), encoded.context)
+            encoded = Encoded(encoded.ids[start:], encoded.trained[start:])
+        lines.append((name, _indented(marked(encoded, encoder))))
     return lines
 
 
-def _last_alone(prepared: Prepared) -> bool:
-    return vars(prepared.recipe.arguments).get("train_on_turns") == "last"
+def _encoded(prepared: Prepared, row: dict[str, Any], column: str) -> Encoded:
+    """A row as the stage's trainer gets it; of a rollout's demonstration what follows the prompt."""
+    layout, recipe, encoder = prepared.splits.layout, prepared.recipe, prepared.encoder
+    if layout == "prompts":
+        found = demonstration_ids(row, column, encoder, recipe.setting("max_demonstration_length"))
+        return Encoded(found.ids, found.trained)
+    if layout == "comparisons":
+        return encoder.answered(row, column)
+    return encode(row, encoder, recipe.config, recipe.arguments)
 
 
-def _turns(prepared: Prepared, rows: Any, encoder: Encoder) -> str:
-    every = [
-        encoder.answered(row, "completion", last_turn_only=_last_alone(prepared))
-        for _, row in examples(rows, ("prompt", "completion"))
-    ]
+def _turns(prepared: Prepared, rows: Any) -> str:
+    every = [_encoded(prepared, row, "completion") for _, row in examples(rows, ("prompt", "completion"))]
     turns = sum(encoded.turns for encoded in every) / len(every)
     trained = sum(encoded.trained_turns for encoded in every) / len(every)
     return f"{turns:.3g} of the assistant in a row on average, {trained:.3g} of them trained"
 
 
-def marked(encoded: Encoded, tokenizer: Any) -> str:
+def marked(encoded: Encoded, encoder: Encoder) -> str:
     """The ids decoded, each run of those with a loss between ⟦ and ⟧, long runs cut in the middle."""
     parts, start = [], 0
     for place in range(1, len(encoded.ids) + 1):
         if place == len(encoded.ids) or encoded.trained[place] != encoded.trained[start]:
-            text = cut(str(tokenizer.decode(encoded.ids[start:place])))
+            text = cut(str(encoder.tokenizer.decode(encoded.ids[start:place])))
             parts.append(f"⟦{text}⟧" if encoded.trained[start] else text)
             start = place
     return cut("".join(parts), 4 * _SHOWN)

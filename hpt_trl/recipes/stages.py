@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from trl import ModelConfig
 
     from hpt_trl.data.layouts import Layout, Splits
+    from hpt_trl.data.rendering import Encoder
     from hpt_trl.recipes.arguments import RecipeArguments
     from hpt_trl.recipes.recipe import Recipe
     from hpt_trl.settings.ranges import Rule
@@ -108,7 +109,7 @@ class Stage:
         argument_class: the other recipe keys, usually `RecipeArguments`.
         check: checks of the stage's own before any weight is loaded; raises `UserError` by `recipe.error`.
         check_tokenizer: the same for what depends on the tokenizer.
-        check_rows: of the recipe, its rows as the trainer takes them, and the tokenizer: the same for every row.
+        check_rows: of the recipe, its rows, and how the trainer encodes them: the same for every row.
         rules: allowed ranges of the stage's own keys; they stand above those of `hpt_trl.settings.ranges`.
         layout: of the recipe's other keys: the rows that it reads.
         sample: of a recipe and its rows: the rows that it trains on, where these are drawn or made from what it reads.
@@ -130,7 +131,7 @@ class Stage:
     finish: "Callable[[Trainer], None]" = lambda trainer: None
     check: "Callable[[Recipe], None]" = lambda recipe: None
     check_tokenizer: "Callable[[Recipe, PreTrainedTokenizerBase], None]" = lambda recipe, tokenizer: None
-    check_rows: "Callable[[Recipe, Splits, Any], None]" = lambda recipe, splits, tokenizer: None
+    check_rows: "Callable[[Recipe, Splits, Encoder], None]" = lambda recipe, splits, encoder: None
     rules: "tuple[Rule, ...]" = ()
     layout: "Callable[[RecipeArguments], Layout]" = lambda arguments: "prompts"
     sample: "Callable[[Recipe, Splits], Splits] | None" = None

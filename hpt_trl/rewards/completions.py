@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase, ProcessorMixin, TrainerState
 from trl.chat_template_utils import parse_response
 from trl.data_utils import is_conversational, prepare_multimodal_messages
 
-from hpt_trl.data.messages import Prompt
+from hpt_trl.data.messages import Prompt, images_of
 
 # Columns that the trainer does not hand to rewards under their own name.
 _KEPT_BACK = ("prompt", "completion", "completion_ids")
@@ -60,13 +60,6 @@ def shape_prompts(rows: Sequence[dict[str, Any]]) -> list[Any]:
     if all(found == [] for found in images):
         return prompts
     return [prepare_multimodal_messages(prompt, images=found) for prompt, found in zip(prompts, images, strict=True)]
-
-
-def images_of(row: dict[str, Any]) -> list[Any] | None:
-    """The images of a row, from its column `images` or `image`."""
-    if "images" in row:
-        return row["images"]
-    return None if row.get("image") is None else [row["image"]]
 
 
 def text_tokenizer(tokenizer: PreTrainedTokenizerBase | ProcessorMixin) -> PreTrainedTokenizerBase:

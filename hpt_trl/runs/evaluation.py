@@ -16,17 +16,17 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, gather_object
 from datasets import Dataset
 from tqdm.auto import tqdm
-from transformers import GenerationConfig, PreTrainedTokenizerBase, ProcessorMixin, TrainerState
-from trl.data_utils import is_conversational, prepare_multimodal_messages
+from transformers import BatchEncoding, GenerationConfig, PreTrainedTokenizerBase, ProcessorMixin, TrainerState
+from trl.data_utils import is_conversational
 from trl.distributed import DistributedBackend
 from trl.models import unwrap_model_for_generation
 
-from hpt_trl.data.messages import as_text
+from hpt_trl.data.messages import as_text, images_of
+from hpt_trl.data.rendering import Encoder, with_images
 from hpt_trl.errors import UserError
 from hpt_trl.models.decoding import neutral_decoding
 from hpt_trl.models.random_state import kept_random_state
 from hpt_trl.rewards.completions import (
-    images_of,
     score_completions,
     shape_completions,
     text_tokenizer,
@@ -40,7 +40,7 @@ from hpt_trl.runs.verdicts import standard_error
 
 def evaluate(
     model: torch.nn.Module,
-    tokenizer: PreTrainedTokenizerBase | ProcessorMixin,
+    encoder: Encoder,
     rows: Dataset,
     rewards: list[Callable[..., Any]],
     *,
@@ -53,7 +53,6 @@ def evaluate(
     temperature: float = 0.0,
     num_generations: int = 1,
     seed: int = 0,
-    chat_template_kwargs: dict[str, Any] | None = None,
     accelerator: Accelerator | None = None,
     completions_kept: int = 8,
     description: str = "Evaluation",
@@ -65,6 +64,7 @@ def evaluate(
 
     Args:
         model: The model, also as wrapped by `accelerator` (DDP, FSDP, DeepSpeed) or with a PEFT adapter.
+        encoder: As the trainer encodes prompts.
         rows: Columns `prompt` (text or messages), optionally `image` or `images`, and those that the rewards read.
         rewards: Functions with TRL's signature; `None` from all of them leaves a completion out of the mean.
         max_new_tokens: Length limit of a completion, in tokens.
@@ -97,6 +97,7 @@ def evaluate(
             f"`eval_num_generations` is {num_generations} with `eval_temperature` {temperature}: greedy completions of "
             "one prompt are all the same. Set `eval_temperature` above 0, e.g. 0.6, or `eval_num_generations: 1`."
         )
+    tokenizer = encoder.processing_class
     names = distinct_names(rewards)
     success = success_index(names, success_reward)
     weights = [1.0] * len(rewards) if reward_weights is None else list(reward_weights)
@@ -115,7 +116,7 @@ def evaluate(
             number = min(first + rank, len(batches) - 1)
             batch = [rows[index] for index, _ in batches[number]]
             torch.manual_seed(seed + number)
-            inputs = encode_prompts(tokenizer, batch, chat_template_kwargs).to(device)
+            inputs = encode_prompts(encoder, batch).to(device)
             output = generator.generate(**inputs, generation_config=config)
             if first + rank < len(batches):
                 padded = zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
@@ -151,19 +152,15 @@ def evaluate(
     }
 
 
-def encode_prompts(
-    tokenizer: PreTrainedTokenizerBase | ProcessorMixin,
-    rows: list[dict[str, Any]],
-    chat_template_kwargs: dict[str, Any] | None = None,
-    *,
-    return_tensors: str | None = "pt",
-) -> Any:
+def encode_prompts(encoder: Encoder, rows: list[dict[str, Any]], *, return_tensors: str | None = "pt") -> Any:
     """Prompts as the trainers encode them: messages through the chat template, strings as they are.
 
     Args:
+        encoder: The trainer's.
         rows: Rows with a `prompt`; conversational ones may bring `image` or `images`.
         return_tensors: `pt` for left-padded tensors (rows, longest prompt), None for lists without padding.
     """
+    tokenizer = encoder.processing_class
     padding: dict[str, Any] = {"padding": True, "return_tensors": return_tensors} if return_tensors else {}
     prompts = [row["prompt"] for row in rows]
     if not is_conversational({"prompt": prompts[0]}):
@@ -172,21 +169,19 @@ def encode_prompts(
         encoded = tokenizer(text=prompts, **padding)
         encoded.pop("token_type_ids", None)
         return encoded
-    if isinstance(tokenizer, ProcessorMixin):
-        if padding:
-            padding = {"return_tensors": return_tensors, "processor_kwargs": {"padding": True}}
-        prompts = [
-            prepare_multimodal_messages(prompt, images=images_of(row))
-            for prompt, row in zip(prompts, rows, strict=True)
-        ]
-    text_tokenizer(tokenizer).padding_side = "left"
+    encoder.tokenizer.padding_side = "left"
+    if not encoder.is_processor:
+        encoded = BatchEncoding({"input_ids": [encoder.prompt(row) for row in rows]})
+        return tokenizer.pad(encoded, **padding) if padding else encoded
+    if padding:
+        padding = {"return_tensors": return_tensors, "processor_kwargs": {"padding": True}}
     return tokenizer.apply_chat_template(
-        conversation=prompts,
+        conversation=[with_images(prompt, images_of(row)) for prompt, row in zip(prompts, rows, strict=True)],
         add_generation_prompt=True,
         tokenize=True,
         return_dict=True,
         **padding,
-        **(chat_template_kwargs or {}),
+        **encoder.settings,
     )
 
 

@@ -25,6 +25,7 @@ from hpt_trl.data.sources import where
 from hpt_trl.data.unused import unused_columns
 from hpt_trl.errors import UserError
 from hpt_trl.models.chat_template import take_chat_template
+from hpt_trl.models.end_tokens import end_token_ids
 from hpt_trl.models.loading import load_config, load_tokenizer, model_exists
 from hpt_trl.recipes.adapter_targets import check_adapter_targets
 from hpt_trl.recipes.bundled import find_recipe
@@ -57,6 +58,7 @@ class Prepared:
         judges: How many of them, from the first on, make up the evaluation's `reward`: the functions where there are
             some (they are the true reward, a reward model only learnt it), else all. The others are reported beside it.
         success: Place of the one that decides what is solved.
+        encoder: As the trainer encodes rows.
         checkpoint: Where the run goes on, None for a new one.
         eval_max_new_tokens: Length limit of the evaluation, in tokens.
         unused: Columns of the data that nothing reads.
@@ -75,6 +77,7 @@ class Prepared:
     judges: int
     success: int
     tokenizer: PreTrainedTokenizerBase | ProcessorMixin
+    encoder: Encoder
     checkpoint: Path | None
     eval_max_new_tokens: int
     unused: list[str]
@@ -125,9 +128,12 @@ def prepare_recipe(recipe: Recipe) -> Prepared:
     else:
         tokenizer = load_tokenizer(str(model), **settings)
         _take_chat_template(recipe, tokenizer)
+        _take_eos_token(recipe, tokenizer)
     stage.check_tokenizer(recipe, tokenizer)
     splits = to_conversational(splits, cast(PreTrainedTokenizerBase, tokenizer), arguments)
-    stage.check_rows(recipe, splits, tokenizer)
+    ends = None if model is None else end_token_ids(model, tokenizer, **settings)
+    encoder = _encoder(recipe, splits, tokenizer, ends)
+    stage.check_rows(recipe, splits, encoder)
     for reward_model in reward_models:
         # Messages need its chat template.
         reward_model.encode(splits.train[0]["prompt"], "")
@@ -151,6 +157,7 @@ def prepare_recipe(recipe: Recipe) -> Prepared:
         judges=len(functions) or len(rewards),
         success=success,
         tokenizer=tokenizer,
+        encoder=encoder,
         checkpoint=checkpoint,
         eval_max_new_tokens=arguments.eval_max_new_tokens or stage.completion_length(config),
         unused=unused,
@@ -158,7 +165,7 @@ def prepare_recipe(recipe: Recipe) -> Prepared:
     _check_lengths(prepared)
     if functions and thresholds(recipe):
         weights = prepared.judge_weights[: len(functions)]
-        Probe(recipe, splits, tokenizer, rewards[: len(functions)], names, weights, success).check()
+        Probe(recipe, splits, encoder, rewards[: len(functions)], names, weights, success).check()
     if rewards:
         check_thresholds(recipe, rewards[success], names[success])
     return prepared
@@ -211,6 +218,14 @@ def _load_splits(recipe: Recipe, functions: list[Callable[..., Any]]) -> tuple[S
     return splits, unused
 
 
+def _encoder(recipe: Recipe, splits: Splits, tokenizer: Any, end_ids: list[int] | None) -> Encoder:
+    """How the recipe's trainer encodes rows: those on rollouts know the recipe's settings alone."""
+    settings = recipe.setting("chat_template_kwargs")
+    if splits.layout == "prompts":
+        return Encoder(tokenizer, settings, reads_rows=False, end_ids=end_ids)
+    return Encoder(tokenizer, settings, comparisons=splits.layout == "comparisons")
+
+
 def _reward_models(recipe: Recipe) -> list[RewardModel]:
     names = recipe.arguments.reward_model_name_or_path or []
     try:
@@ -237,6 +252,18 @@ def _take_chat_template(recipe: Recipe, tokenizer: Any) -> None:
             take_chat_template(tokenizer, path)
         except UserError as error:
             raise recipe.error("chat_template_path", str(error).removeprefix("chat_template_path: ")) from error
+
+
+def _take_eos_token(recipe: Recipe, tokenizer: Any) -> None:
+    """As the trainer takes the recipe's `eos_token`, but before the rows are encoded."""
+    token, text = recipe.setting("eos_token"), getattr(tokenizer, "tokenizer", tokenizer)
+    if token is None:
+        return
+    if token not in text.get_vocab():
+        raise recipe.error(
+            "eos_token", f"{token} is no token of {recipe.model_args.model_name_or_path}; its own is {text.eos_token}."
+        )
+    text.eos_token = token
 
 
 def _refuse_reward_model(recipe: Recipe, model_config: PretrainedConfig) -> None:
@@ -312,11 +339,10 @@ def _check_lengths(prepared: Prepared) -> None:
         validate_lengths(
             rows,
             source,
-            prepared.tokenizer,
+            prepared.encoder,
             longest=limit - new_tokens,
             reason=f"max_position_embeddings {limit} - {key} {new_tokens}",
             remedy=f"lower {key}",
-            settings=recipe.setting("chat_template_kwargs"),
         )
 
 
@@ -327,20 +353,18 @@ def _check_whole_rows(prepared: Prepared, rows: Dataset, source: str, limit: int
         UserError: a prompt leaves no room for its answer, a row is longer than the model takes, or every row would be
             dropped.
     """
-    recipe, tokenizer = prepared.recipe, cast(PreTrainedTokenizerBase, prepared.tokenizer)
+    recipe, encoder = prepared.recipe, prepared.encoder
     longest, packed = recipe.setting("max_length"), recipe.setting("packing", False)
     keeps_end = recipe.setting("truncation_mode", "keep_start") == "keep_end"
     if longest is not None and not packed and not keeps_end:
         validate_lengths(
             rows,
             source,
-            tokenizer,
+            encoder,
             longest=longest - 1,
             reason=f"max_length {longest} less one token for an answer",
             remedy="raise max_length",
-            reads_rows=True,
         )
-    encoder = Encoder(tokenizer, patched=prepared.splits.layout != "comparisons")
     for answer in prepared.splits.answers:
         counts = list(count_tokens(rows, source, encoder, ("prompt", answer)))
         if limit is not None and (longest is None or longest > limit) and not packed:

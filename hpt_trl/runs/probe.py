@@ -9,15 +9,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase, ProcessorMixin, TrainerState
+from transformers import TrainerState
 
 from hpt_trl.data.layouts import Splits
 from hpt_trl.data.messages import as_text
+from hpt_trl.data.rendering import Encoder
 from hpt_trl.errors import UserError
-from hpt_trl.methods.hybrid.demonstrations import demonstration_ids, rollout_encoder
+from hpt_trl.methods.hybrid.demonstrations import demonstration_ids
 from hpt_trl.recipes.batches import planned_steps
 from hpt_trl.recipes.recipe import Recipe
-from hpt_trl.rewards.completions import score_completions, shape_completions, text_tokenizer, weighted_reward
+from hpt_trl.rewards.completions import score_completions, shape_completions, weighted_reward
 from hpt_trl.rewards.success import check_threshold, is_solved, success_index
 from hpt_trl.runs.evaluation import encode_prompts
 
@@ -69,6 +70,7 @@ class Probe:
     """The rewards of the first rows' demonstrations and of empty completions.
 
     Attributes:
+        encoder: As the trainer encodes rows.
         rewards: Functions alone: reward models would have to be loaded.
         names: Of all rewards.
         weights: Of the functions in the evaluation.
@@ -77,7 +79,7 @@ class Probe:
 
     recipe: Recipe
     splits: Splits
-    tokenizer: PreTrainedTokenizerBase | ProcessorMixin
+    encoder: Encoder
     rewards: list[Callable[..., Any]]
     names: list[str]
     weights: list[float]
@@ -90,12 +92,12 @@ class Probe:
             UserError: a reward that fails, that is constant, or that cannot decide what is solved.
         """
         rows = [self.splits.train[index] for index in range(min(PROBED_ROWS, len(self.splits.train)))]
-        empty = self._values(rows, [[text_tokenizer(self.tokenizer).eos_token_id] for _ in rows])
+        empty = self._values(rows, [[self.encoder.tokenizer.eos_token_id] for _ in rows])
         stage = self.recipe.stage
         column = self.splits.demonstration_column
         shown_to = [row for row in rows if row.get(column)]
         if stage.rewards == "required" and stage.needs_demonstration(self.recipe.config) and shown_to:
-            ids = [self._demonstration(row) for row in shown_to]
+            ids = [demonstration_ids(row, column, self.encoder).ids for row in shown_to]
             self._check_demonstrations(shown_to, self._values(shown_to, ids), empty, self._lost(shown_to, ids))
         if self.success < len(self.rewards):
             self._check_empty(rows, [values[self.success] for values in empty])
@@ -144,15 +146,9 @@ class Probe:
                 raise self.recipe.error(key, message)
             logger.warning("%s (the default): %s", key, message)
 
-    def _demonstration(self, row: dict[str, Any]) -> list[int]:
-        eos = [text_tokenizer(self.tokenizer).eos_token_id]
-        encoder = rollout_encoder(self.tokenizer, self.recipe.setting("chat_template_kwargs"))
-        return demonstration_ids(row, self.splits.demonstration_column, encoder, eos, None).ids
-
     def _values(self, rows: list[dict[str, Any]], ids: list[list[int]]) -> list[list[Any]]:
-        kwargs = self.recipe.setting("chat_template_kwargs")
-        prompts = encode_prompts(self.tokenizer, rows, kwargs, return_tensors=None)["input_ids"]
-        shaped = shape_completions(self.tokenizer, [row["prompt"] for row in rows], prompts, ids)
+        prompts = encode_prompts(self.encoder, rows, return_tensors=None)["input_ids"]
+        shaped = shape_completions(self.encoder.processing_class, [row["prompt"] for row in rows], prompts, ids)
         state = TrainerState(
             epoch=0.0,
             max_steps=planned_steps(self.recipe, len(self.splits.train)),
@@ -165,7 +161,7 @@ class Probe:
 
     def _lost(self, rows: list[dict[str, Any]], ids: list[list[int]]) -> str:
         """A sentence on the special tokens of the demonstrations that rewards do not see; said once, too."""
-        tokenizer: Any = text_tokenizer(self.tokenizer)
+        tokenizer = self.encoder.tokenizer
         if tokenizer.response_template is not None:
             return ""
         found = {

@@ -204,7 +204,7 @@ class _Evaluations:
         prepared, recipe = self.prepared, self.prepared.recipe
         return evaluate(
             self.trainer.model_wrapped,
-            prepared.tokenizer,
+            prepared.encoder,
             rows,
             prepared.rewards,
             reward_weights=prepared.judge_weights,
@@ -216,7 +216,6 @@ class _Evaluations:
             num_generations=recipe.arguments.eval_num_generations,
             batch_size=recipe.config.per_device_eval_batch_size,
             seed=recipe.config.seed,
-            chat_template_kwargs=recipe.setting("chat_template_kwargs"),
             accelerator=self.trainer.accelerator,
             description=description,
         )

@@ -3,6 +3,7 @@
 import tempfile
 import time
 from copy import copy
+from dataclasses import replace
 from typing import Any, cast
 
 from accelerate import PartialState
@@ -12,7 +13,7 @@ from trl import SFTTrainer
 
 from hpt_trl.methods.rho1.config import Rho1Config
 from hpt_trl.methods.rho1.scoring import prepare_cache
-from hpt_trl.methods.rho1.stage import training_rows
+from hpt_trl.methods.sft.rows import training_splits
 from hpt_trl.recipes.bundled import find_recipe
 from hpt_trl.recipes.resolving import read_recipe
 from hpt_trl.runs.preparation import Prepared, prepare_recipe
@@ -71,5 +72,5 @@ def _preparing_trainer(prepared: Prepared) -> SFTTrainer:
     toy = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1
     )
-    rows = training_rows(prepared.splits.train, tokenizer, config, prepared.recipe.arguments)
+    rows, _ = training_splits(replace(prepared.splits, test=None), tokenizer, config, prepared.recipe.arguments)
     return SFTTrainer(LlamaForCausalLM(toy), config, train_dataset=rows, processing_class=tokenizer)

@@ -8,6 +8,7 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from hpt_trl.data.loading import to_conversational, validate_rows
+from hpt_trl.data.rendering import Encoder
 from hpt_trl.data.row_lengths import validate_lengths
 from hpt_trl.errors import UserError
 from hpt_trl.models.loading import load_tokenizer
@@ -279,9 +280,9 @@ def test_to_conversational_refuses(tokenizer, tmp_path):
 def test_a_prompt_that_is_too_long_is_named(tokenizer, tmp_path):
     rows = [{"prompt": "word " * n, "completion": "b"} for n in (5, 300, 100)]
     splits = to_conversational(load(write_jsonl(tmp_path / "a.jsonl", rows)), tokenizer, RecipeArguments())
-    validate_lengths(splits.train, splits.source, tokenizer, longest=400, reason="the model's 8192 - 7792")
+    validate_lengths(splits.train, splits.source, Encoder(tokenizer), longest=400, reason="the model's 8192 - 7792")
     with pytest.raises(UserError, match=r"line 2: the prompt has 3\d\d tokens, more than 50 .*2 of 3 prompts"):
-        validate_lengths(splits.train, splits.source, tokenizer, longest=50, reason="the model's 8192 - 8142")
+        validate_lengths(splits.train, splits.source, Encoder(tokenizer), longest=50, reason="the model's 8192 - 8142")
 
 
 def test_many_rows_are_checked_in_seconds():

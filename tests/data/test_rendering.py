@@ -6,20 +6,9 @@ from transformers import AutoTokenizer
 
 from hpt_trl.data.rendering import WHOLE, Encoder
 from hpt_trl.errors import UserError
+from tests.helpers.templates import FORGETFUL, SWITCHED_OFF, THOUGHTS
 
 USER = {"role": "user", "content": "What is 2 + 3?"}
-THOUGHTS = "<think>\n2 + 3 = 5\n</think>\n\n5"
-# Qwen3's: where thinking is off, the generation prompt holds an empty thought that no stored turn has.
-SWITCHED_OFF = (
-    "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}"
-    "{% if enable_thinking is false %}{{ '<think>\n\n</think>\n\n' }}{% endif %}{% endif %}"
-)
-# DeepSeek-R1's: the thoughts of stored turns are left out.
-FORGETFUL = (
-    "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' + message.content.split('</think>')[-1] }}"
-    "{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
 
 
 @pytest.fixture
@@ -86,7 +75,7 @@ def test_turns_of_the_user_within_an_answer_have_no_loss(tokenizer):
 def test_an_answer_that_would_be_trained_otherwise_is_refused(tokenizer, template, answer, message):
     tokenizer.chat_template = template
     with pytest.raises(UserError, match=message) as refused:
-        Encoder(tokenizer, patched=False).answered(row(answer), "completion")
+        Encoder(tokenizer, comparisons=True).answered(row(answer), "completion")
     assert "the message: " in str(refused.value) and "as rendered: " in str(refused.value)
 
 
@@ -102,7 +91,7 @@ def test_a_prompt_that_the_template_does_not_continue_is_refused_with_both_texts
 def test_trainers_that_take_the_training_template_keep_the_thoughts(tokenizer):
     tokenizer.chat_template = templates.deepseek_r1_distill_chat_template
     with pytest.raises(UserError, match="does not continue the prompt"):
-        Encoder(tokenizer, patched=False).answered(row(THOUGHTS), "completion")
+        Encoder(tokenizer, comparisons=True).answered(row(THOUGHTS), "completion")
     (text,) = trained_text(tokenizer, Encoder(tokenizer).answered(row(THOUGHTS), "completion"))
     assert "2 + 3 = 5" in text and text.count("</think>") == 1
 

@@ -6,15 +6,19 @@ import pytest
 import torch
 import trl.chat_template_utils as templates
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from trl import SFTConfig, SFTTrainer
 
 from hpt_trl.cli import main
-from hpt_trl.data.rendering import Encoder
-from hpt_trl.methods.sft.rows import training_rows
+from hpt_trl.data.layouts import Splits
+from hpt_trl.data.rendering import Encoded, Encoder
+from hpt_trl.methods.sft.rows import training_splits
+from hpt_trl.methods.sft.turns import TurnArguments
 from hpt_trl.planning.check import check
+from hpt_trl.planning.rows import marked
 from hpt_trl.runs import runner
-from tests.data.test_rendering import FORGETFUL, THOUGHTS
+from hpt_trl.runs.preparation import prepare
+from tests.helpers.templates import ENDLESS, FORGETFUL, SWITCHED_OFF, THOUGHTS
 
 
 def user(text: str) -> dict:
@@ -129,10 +133,9 @@ def test_rows_of_one_turn_are_those_of_the_stock_trainer(tiny_model_path, tmp_pa
         dataset = Dataset.from_list(data)
         stock = SFTTrainer(tiny_model_path, config, train_dataset=dataset, processing_class=tokenizer).train_dataset
 
-        class Arguments:
-            train_on_turns = "all"
-
-        own = training_rows(dataset, tokenizer, config, Arguments)
+        splits = Splits(dataset, None, "rows", "rows", "completion", "demonstrations")
+        own, _ = training_splits(splits, tokenizer, config, TurnArguments())
+        assert own is not None
         assert own["input_ids"] == stock["input_ids"]
         assert own["labels"] == stock["labels"] and -100 in own["labels"][0]
 
@@ -189,3 +192,105 @@ def test_tools_count_towards_the_length(recipe, rows, model_with, capsys):
     rows([{**row, "tools": json.dumps([tool])} for row in data])
     assert main(["check", plain]) == 2
     assert "tokens, more than 149" in capsys.readouterr().err
+
+
+def conversations(*answers: str) -> list[dict]:
+    """Rows of two turns of the assistant."""
+    return [
+        {"messages": [user(f"{i}?"), assistant(answers[0]), user("And twice?"), assistant(answers[1])]}
+        for i in range(8)
+    ]
+
+
+def test_contradicting_keys_on_what_is_trained_are_refused(recipe, rows, capsys):
+    path = recipe("sft", dataset_name=rows(conversations("1", "2")), test_split_size=None, train_on_turns="last")
+    for words in (["--assistant_only_loss", "true"], ["--completion_only_loss", "false"]):
+        assert main(["check", path, *words]) == 2
+        assert f"`{words[0][2:]}: {words[1]}` trains on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "shown", "hidden"),
+    [
+        ([], ["⟦It is 2.<|im_end|>"], ["⟦It is 1."]),
+        (["--assistant_only_loss", "true"], ["⟦It is 2.<|im_end|>"], ["⟦It is 1."]),
+        (["--completion_only_loss", "false"], ["⟦<|im_start|>user"], []),
+        (
+            ["--completion_only_loss", "false", "--assistant_only_loss", "true"],
+            ["⟦It is 1.<|im_end|>", "⟦It is 2.<|im_end|>"],
+            ["⟦<|im_start|>"],
+        ),
+    ],
+    ids=["default", "assistant", "everything", "every-turn"],
+)
+def test_check_shows_what_the_keys_train(recipe, rows, capsys, words, shown, hidden):
+    """And a run trains it: the labels of the trainer's first row, decoded."""
+    turns = [user("5?"), assistant("It is 1."), user("And twice?")]
+    data = [{"prompt": turns, "completion": [assistant("It is 2.")]} for _ in range(8)]
+    path = recipe("sft", dataset_name=rows(data), test_split_size=None, max_steps=1)
+    check(path, words)
+    said = capsys.readouterr().out
+    assert all(text in said for text in shown) and not any(text in said for text in hidden)
+    prepared = prepare(path, words)
+    train, _ = training_splits(prepared.splits, prepared.tokenizer, prepared.recipe.config, prepared.recipe.arguments)
+    assert train is not None
+    encoded = Encoded(train[0]["input_ids"], [int(label != -100) for label in train[0]["labels"]])
+    trained = marked(encoded, prepared.encoder)
+    assert all(text in trained for text in shown) and not any(text in trained for text in hidden)
+    runner.run(path, words)
+
+
+@pytest.mark.parametrize("stage", ["sft", "hpt"])
+def test_a_turn_that_the_template_does_not_end_is_ended(recipe, rows, model_with, capsys, stage):
+    changes = {} if stage == "sft" else GROUPS | {"reward_funcs": ["tests.helpers.stage_runs.remainder"]}
+    changes |= {"test_split_size": None, "max_steps": 1} | ({} if stage == "sft" else {"success_threshold": 3.0})
+    path = recipe(stage, dataset_name=rows(demonstrations("5")), model_name_or_path=model_with(ENDLESS), **changes)
+    check(path, [])
+    assert "⟦1<|im_end|>⟧" in capsys.readouterr().out
+    runner.run(path, [])
+
+
+def test_check_shows_where_the_model_itself_stops(recipe, rows, tmp_path, model_with, capsys):
+    """An end token of generation_config.json ends a demonstration, and none is added behind it."""
+    template = (
+        "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' + message.content + '<|endoftext|>' }}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    folder = model_with(template)
+    changes = GROUPS | {"reward_funcs": ["tests.helpers.stage_runs.remainder"], "success_threshold": 3.0}
+    changes |= {"dataset_name": rows(demonstrations("5")), "model_name_or_path": folder, "test_split_size": None}
+    path = recipe("hpt", **changes)
+    check(path, [])
+    assert "⟦1<|endoftext|><|im_end|>⟧" in capsys.readouterr().out
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ends = [tokenizer.eos_token_id, tokenizer.pad_token_id]
+    GenerationConfig(eos_token_id=ends, pad_token_id=ends[1]).save_pretrained(folder)
+    check(path, [])
+    assert "⟦1<|endoftext|>⟧" in capsys.readouterr().out
+
+
+def test_answers_are_measured_on_the_prompts_that_were_trained(recipe, rows, tmp_path, model_with):
+    """Tools and template settings of a row are part of its prompt, in the training and in the evaluation."""
+    tool = {"type": "function", "function": {"name": "add", "description": "Adds two numbers.", "parameters": {}}}
+    plain = demonstrations("5")
+    variants = {
+        "plain": (templates.qwen2_5_chat_template, plain),
+        "tools": (templates.qwen2_5_chat_template, [row | {"tools": json.dumps([tool])} for row in plain]),
+        "thinking": (SWITCHED_OFF, plain),
+        "off": (SWITCHED_OFF, [row | {"chat_template_kwargs": {"enable_thinking": False}} for row in plain]),
+    }
+    read = {}
+    for name, (template, data) in variants.items():
+        if name == "off":
+            data = [
+                row | {"completion": [assistant("<think>\n\n</think>\n\n" + row["completion"][0]["content"])]}
+                for row in data
+            ]
+        changes = {"dataset_name": rows(data), "model_name_or_path": model_with(template), "test_split_size": 4}
+        changes |= {"reward_funcs": ["tests.helpers.stage_runs.remainder"], "eval_samples": 4, "max_steps": 1}
+        path = recipe("sft", eval_max_new_tokens=1, output_dir=str(tmp_path / name), **changes)
+        runner.run(path, [])
+        before = json.loads((tmp_path / name / "results.json").read_text())["before"]
+        read[name] = before["tokens"]
+    assert read["tools"] > read["plain"] + 4 * 20
+    assert read["off"] > read["thinking"]

@@ -8,6 +8,7 @@ from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from hpt_trl.data.rendering import Encoder
 from hpt_trl.models import decoding
 from hpt_trl.rollouts.trainer import RolloutTrainer
 from hpt_trl.runs.evaluation import evaluate
@@ -37,7 +38,7 @@ def biased(tiny_model_path, tmp_path_factory):
 def answers(model, tokenizer, **settings) -> list[str]:
     rows = Dataset.from_dict({"prompt": [f"{number} + 1 =" for number in range(4)]})
     arguments = {"max_new_tokens": 12, "batch_size": 4} | settings
-    result = evaluate(model, tokenizer, rows, [lambda completions, **_: [0.0] * len(completions)], **arguments)
+    result = evaluate(model, Encoder(tokenizer), rows, [lambda completions, **_: [0.0] * len(completions)], **arguments)
     return [entry["completion"] for entry in result["completions"]]
 
 

@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 from datasets import Dataset
 
+from hpt_trl.data.rendering import Encoder
 from hpt_trl.rewards.guarding import guard
 from hpt_trl.rewards.names import distinct_names, numbered
 from hpt_trl.rollouts.trainer import RolloutTrainer
@@ -82,7 +83,7 @@ def test_metrics_and_the_completions_table_have_a_column_for_each(tiny_model_pat
     }
     result = evaluate(
         trainer.model,
-        trainer.processing_class,
+        Encoder(trainer.processing_class),
         Dataset.from_list([{"prompt": row["prompt"]} for row in rows(["fail"])]),
         [ONE, TWO],
         max_new_tokens=2,

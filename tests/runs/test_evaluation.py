@@ -13,6 +13,7 @@ from transformers import (
     GenerationConfig,
 )
 
+from hpt_trl.data.rendering import Encoder
 from hpt_trl.errors import UserError
 from hpt_trl.runs.evaluation import as_text, encode_prompts, evaluate, score_completions, weighted_reward
 from tests.helpers.images import image_rows
@@ -45,7 +46,7 @@ def length(completion_ids, **columns):
 
 
 def test_accuracy_counts_rows_in_their_own_order(model, tokenizer):
-    result = evaluate(model, tokenizer, sums(7), [is_even], **SETTINGS)
+    result = evaluate(model, Encoder(tokenizer), sums(7), [is_even], **SETTINGS)
     assert result["accuracy"] == pytest.approx(4 / 7)
     assert result["reward"] == pytest.approx(4 / 7)
     assert result["samples"] == 7 and result["unscored"] == 0
@@ -58,7 +59,7 @@ def test_accuracy_counts_rows_in_their_own_order(model, tokenizer):
 @pytest.mark.parametrize("conversational", [True, False])
 def test_greedy_completions_equal_generate_one_by_one(model, tokenizer, conversational):
     rows = sums(5, conversational=conversational)
-    result = evaluate(model, tokenizer, rows, [length], **SETTINGS)
+    result = evaluate(model, Encoder(tokenizer), rows, [length], **SETTINGS)
     lengths, prompt_tokens = [], 0
     for row, entry in zip(rows, result["completions"], strict=True):
         text = row["prompt"]
@@ -81,11 +82,11 @@ def test_sampling_follows_the_seed_and_leaves_the_random_state_and_mode_alone(mo
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    first = evaluate(model, tokenizer, sums(3), [length], **sampled)
+    first = evaluate(model, Encoder(tokenizer), sums(3), [length], **sampled)
     assert torch.equal(torch.rand(3), expected)
     assert model.training
-    again = evaluate(model, tokenizer, sums(3), [length], **sampled)
-    other = evaluate(model, tokenizer, sums(3), [length], **{**sampled, "seed": 8})
+    again = evaluate(model, Encoder(tokenizer), sums(3), [length], **sampled)
+    other = evaluate(model, Encoder(tokenizer), sums(3), [length], **{**sampled, "seed": 8})
     assert first == again
     assert first["completions"] != other["completions"]
     assert first["samples"] == 3 and first["num_generations"] == 4
@@ -95,22 +96,22 @@ def test_weights_and_threshold(model, tokenizer):
     thirds = [lambda completions, **_: [1.0] * len(completions)] * 3
     settings = {**SETTINGS, "reward_weights": [0.7, 0.2, 0.1]}
     assert sum([0.7, 0.2, 0.1]) < 1
-    assert evaluate(model, tokenizer, sums(2), thirds, **settings)["accuracy"] == 1.0
-    assert evaluate(model, tokenizer, sums(2), thirds, **settings, success_threshold=1.01)["accuracy"] == 0.0
+    assert evaluate(model, Encoder(tokenizer), sums(2), thirds, **settings)["accuracy"] == 1.0
+    assert evaluate(model, Encoder(tokenizer), sums(2), thirds, **settings, success_threshold=1.01)["accuracy"] == 0.0
 
 
 def test_rewards_that_do_not_apply_or_are_not_finite_are_left_out_of_the_mean(model, tokenizer):
     def odd(completions, answer, **_):
         return [{0: None, 1: math.inf, 2: 0.5}.get(int(a), 1.0) for a in answer]
 
-    result = evaluate(model, tokenizer, sums(4), [odd], **SETTINGS)
+    result = evaluate(model, Encoder(tokenizer), sums(4), [odd], **SETTINGS)
     assert result["unscored"] == 2
     assert result["reward"] == pytest.approx(0.75)
     assert result["accuracy"] == pytest.approx(1 / 4)
 
 
 def test_truncated_share_and_end_tokens(model, tokenizer):
-    tiny = evaluate(model, tokenizer, sums(4), [length], **{**SETTINGS, "max_new_tokens": 1})
+    tiny = evaluate(model, Encoder(tokenizer), sums(4), [length], **{**SETTINGS, "max_new_tokens": 1})
     assert tiny["mean_length"] == 1
     ended = sum(entry["completion"] == "" for entry in tiny["completions"])
     assert tiny["truncated"] == pytest.approx(1 - ended / 4)
@@ -141,29 +142,29 @@ def test_as_text():
 
 
 def test_encode_prompts_pads_on_the_left(tokenizer):
-    encoded = encode_prompts(tokenizer, [{"prompt": "1"}, {"prompt": "1 + 2"}])
+    encoded = encode_prompts(Encoder(tokenizer), [{"prompt": "1"}, {"prompt": "1 + 2"}])
     assert encoded["attention_mask"][0, 0] == 0 and encoded["attention_mask"].shape == encoded["input_ids"].shape
-    ragged = encode_prompts(tokenizer, list(sums(3)), return_tensors=None)["input_ids"]
+    ragged = encode_prompts(Encoder(tokenizer), list(sums(3)), return_tensors=None)["input_ids"]
     assert len({len(ids) for ids in ragged}) > 1
 
 
 def test_refusals(model, tokenizer):
     with pytest.raises(UserError, match="no held-out rows"):
-        evaluate(model, tokenizer, sums(0), [length], **SETTINGS)
+        evaluate(model, Encoder(tokenizer), sums(0), [length], **SETTINGS)
     with pytest.raises(UserError, match="eval_temperature"):
-        evaluate(model, tokenizer, sums(2), [length], **SETTINGS, num_generations=2)
+        evaluate(model, Encoder(tokenizer), sums(2), [length], **SETTINGS, num_generations=2)
 
 
 def test_images_reach_a_vision_language_model(vlm_path):
     vision, processor = AutoModelForImageTextToText.from_pretrained(vlm_path), AutoProcessor.from_pretrained(vlm_path)
     rows = image_rows()
-    batched = evaluate(vision, processor, rows, [length], **SETTINGS)
-    alone = evaluate(vision, processor, rows, [length], **SETTINGS | {"batch_size": 1})
+    batched = evaluate(vision, Encoder(processor), rows, [length], **SETTINGS)
+    alone = evaluate(vision, Encoder(processor), rows, [length], **SETTINGS | {"batch_size": 1})
     texts = [entry["completion"] for entry in batched["completions"]]
     assert texts == [entry["completion"] for entry in alone["completions"]]
     # 16 image tokens for each row, and rows that differ in nothing but their image.
     assert batched["tokens"] > 16 * len(rows)
     one_image = Dataset.from_list([row | {"image": rows[0]["image"]} for row in rows])
     assert texts != [
-        e["completion"] for e in evaluate(vision, processor, one_image, [length], **SETTINGS)["completions"]
+        e["completion"] for e in evaluate(vision, Encoder(processor), one_image, [length], **SETTINGS)["completions"]
     ]

@@ -4,10 +4,9 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 from hpt_trl.data.rendering import Encoder
-from hpt_trl.data.row_checks import iterate_rows
+from hpt_trl.data.row_lengths import examples
 from hpt_trl.data.sources import where
 from hpt_trl.data.turns import shown
 from hpt_trl.errors import UserError
@@ -27,19 +26,8 @@ class Demonstration(NamedTuple):
     truncated: bool
 
 
-def rollout_encoder(
-    processing_class: PreTrainedTokenizerBase | ProcessorMixin, chat_template_kwargs: dict[str, Any] | None
-) -> Encoder:
-    """An encoder whose prompts are those of the rollouts, which know no columns but `prompt` (and images)."""
-    return Encoder(processing_class, chat_template_kwargs, reads_rows=False)
-
-
 def demonstration_ids(
-    example: dict[str, Any],
-    column: str,
-    encoder: Encoder,
-    eos_token_ids: list[int],
-    max_length: int | None,
+    example: dict[str, Any], column: str, encoder: Encoder, max_length: int | None = None
 ) -> Demonstration:
     """Token ids of a row's demonstration; each turn of the assistant ends on an end-of-sequence token.
 
@@ -49,8 +37,7 @@ def demonstration_ids(
     Args:
         example: A row of the dataset: `prompt` and the demonstration, both text or both messages.
         column: Name of the demonstration's column.
-        encoder: The rollouts', see `rollout_encoder`.
-        eos_token_ids: Ids that end a completion; the tokenizer's own comes first when one has to be added.
+        encoder: The rollouts': its prompts are theirs, and its `end_ids` stop them.
         max_length: Longest demonstration in tokens. Of a longer one the turns that fit are left; a first turn that is
             too long by itself is cut and keeps its last token, so that the model is never taught to run on.
 
@@ -59,17 +46,12 @@ def demonstration_ids(
             ends before its last word.
     """
     encoded = encoder.answered(example, column)
-    # A processor widens the prompt with the images' tokens: the rollout brings it.
-    start = 0 if encoder.is_processor and not isinstance(example["prompt"], str) else encoded.context
-    ids, trained = encoded.ids[start:], encoded.trained[start:]
+    ids, trained = encoded.ids[encoded.context :], encoded.trained[encoded.context :]
     turns = _turns(trained)
-    ends = [_end(ids, *turn, eos_token_ids, encoder) for turn in turns]
+    ends = [_end(ids, *turn, encoder) for turn in turns]
     for (_, stop), end in zip(turns, ends, strict=True):
         trained[end:stop] = [0] * (stop - end)
     ids, trained = ids[: ends[-1]], trained[: ends[-1]]
-    if ids[-1] not in eos_token_ids:
-        ids, trained = [*ids, encoder.tokenizer.eos_token_id], [*trained, 1]
-        ends[-1] += 1
     if max_length is None or len(ids) <= max_length:
         return Demonstration(ids, trained, False)
     fitting = [end for end in ends if end <= max_length]
@@ -78,9 +60,7 @@ def demonstration_ids(
     return Demonstration([*ids[: max_length - 1], ids[ends[0] - 1]], trained[:max_length], True)
 
 
-def check_demonstrations(
-    dataset: Dataset, source: str, column: str, encoder: Encoder, eos_token_ids: list[int]
-) -> None:
+def check_demonstrations(dataset: Dataset, source: str, column: str, encoder: Encoder) -> None:
     """Encode the demonstration of every row that has one.
 
     Raises:
@@ -88,13 +68,11 @@ def check_demonstrations(
     """
     if column not in dataset.column_names:
         return
-    columns = ["prompt", column, *(name for name in ("image", "images") if name in dataset.column_names)]
-    for row, values in iterate_rows(dataset, columns):
-        example = dict(zip(columns, values, strict=True))
+    for row, example in examples(dataset, ("prompt", column)):
         if not example[column]:
             continue
         try:
-            demonstration_ids(example, column, encoder, eos_token_ids, None)
+            demonstration_ids(example, column, encoder)
         except UserError as error:
             raise UserError(f"{where(source, row)}, the demonstration `{column}`: {error}") from error
 
@@ -110,12 +88,12 @@ def _turns(trained: list[int]) -> list[tuple[int, int]]:
     return runs
 
 
-def _end(ids: list[int], start: int, stop: int, eos_token_ids: list[int], encoder: Encoder) -> int:
+def _end(ids: list[int], start: int, stop: int, encoder: Encoder) -> int:
     """Where a turn ends: behind its first end-of-sequence token, at which a rollout would stop."""
-    first = next((place for place in range(start, stop) if ids[place] in eos_token_ids), None)
+    first = next((place for place in range(start, stop) if ids[place] in encoder.end_ids), None)
     if first is None:
         return stop
-    rest = [token for token in ids[first + 1 : stop] if token not in eos_token_ids]
+    rest = [token for token in ids[first + 1 : stop] if token not in encoder.end_ids]
     if said := encoder.tokenizer.decode(rest).strip():
         raise UserError(
             f"it goes on after an end-of-sequence token ({encoder.tokenizer.decode([ids[first]])!r}), at which a "

@@ -1,12 +1,11 @@
 """The stage `hpt`: recipes that train with HybridPostTrainer."""
 
-from typing import Any
-
 from transformers import Trainer
 
 from hpt_trl.data.layouts import Splits
+from hpt_trl.data.rendering import Encoder
 from hpt_trl.methods.hybrid.config import HybridPostConfig
-from hpt_trl.methods.hybrid.demonstrations import check_demonstrations, rollout_encoder
+from hpt_trl.methods.hybrid.demonstrations import check_demonstrations
 from hpt_trl.methods.hybrid.routing import refuse_what_cannot_work
 from hpt_trl.methods.hybrid.trainer import HybridPostTrainer
 from hpt_trl.recipes.recipe import Recipe
@@ -24,16 +23,14 @@ def check(recipe: Recipe) -> None:
         raise recipe.place(error) from None
 
 
-def check_rows(recipe: Recipe, splits: Splits, tokenizer: Any) -> None:
+def check_rows(recipe: Recipe, splits: Splits, encoder: Encoder) -> None:
     """Refuse a demonstration that would be trained otherwise than it is written.
 
     Raises:
         UserError: the first such row.
     """
     if recipe.config.uses_demonstrations:
-        encoder = rollout_encoder(tokenizer, recipe.config.chat_template_kwargs)
-        ends = [encoder.tokenizer.eos_token_id]
-        check_demonstrations(splits.train, splits.source, splits.demonstration_column, encoder, ends)
+        check_demonstrations(splits.train, splits.source, splits.demonstration_column, encoder)
 
 
 def build(inputs: StageInputs) -> Trainer:

@@ -24,13 +24,13 @@ from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
 from hpt_trl.data.loading import validate_rows
+from hpt_trl.data.rendering import Encoder
 from hpt_trl.errors import UserError
 from hpt_trl.methods.hybrid.config import HybridPostConfig
 from hpt_trl.methods.hybrid.demonstrations import (
     Demonstration,
     check_demonstrations,
     demonstration_ids,
-    rollout_encoder,
 )
 from hpt_trl.methods.hybrid.grading import Sampled, grade, log_grades, unpadded_prompts
 from hpt_trl.methods.hybrid.metrics import StepMetrics, lengths_of, log_routing, take_back
@@ -114,11 +114,11 @@ class HybridPostTrainer(RolloutTrainer):
         self._demonstration_scores: Scores
         super().__init__(model, reward_funcs, args, train_dataset, **kwargs)
         self._success_index = success_index(self.reward_func_names, args.success_reward)
-        self._encoder = rollout_encoder(self.processing_class, self.chat_template_kwargs)
+        self._encoder = Encoder(
+            self.processing_class, self.chat_template_kwargs, reads_rows=False, end_ids=self.eos_token_ids
+        )
         if args.uses_demonstrations and isinstance(train_dataset, Dataset):
-            check_demonstrations(
-                train_dataset, "train_dataset", args.demonstration_column, self._encoder, self.eos_token_ids
-            )
+            check_demonstrations(train_dataset, "train_dataset", args.demonstration_column, self._encoder)
         self._window_sums = torch.zeros(4, device=self.accelerator.device)
         self._drops_rows = args.skip_dead_rows and rows_that_must_stay(args, self.aux_loss_enabled) is None
         self._step_metrics: StepMetrics | None = None
@@ -278,7 +278,7 @@ class HybridPostTrainer(RolloutTrainer):
                     f"demonstration or set `on_missing_demonstration: rl`. Prompt: {example['prompt']!r}"
                 )
             self._demonstration_ids[local] = demonstration_ids(
-                example, column, self._encoder, self.eos_token_ids, self.args.max_demonstration_length
+                example, column, self._encoder, self.args.max_demonstration_length
             )
         return self._demonstration_ids[local]
 

@@ -1,19 +1,17 @@
 """The stage `rho1`: recipes that train on selected tokens with Rho1Trainer."""
 
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import cast
 
-from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, Trainer
 
 from hpt_trl.data.layouts import Layout
-from hpt_trl.data.loading import columns_for
 from hpt_trl.errors import UserError
 from hpt_trl.methods.rho1.config import Rho1Config
 from hpt_trl.methods.rho1.reference import check_reference
 from hpt_trl.methods.rho1.trainer import Rho1Trainer
-from hpt_trl.methods.sft.rows import TurnArguments
-from hpt_trl.methods.sft.rows import training_rows as demonstrations
+from hpt_trl.methods.sft.rows import training_splits
+from hpt_trl.methods.sft.turns import TurnArguments, check_turns
 from hpt_trl.recipes.arguments import RecipeArguments
 from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.recipes.stages import Stage, StageInputs
@@ -41,19 +39,13 @@ def layout(arguments: RecipeArguments) -> Layout:
     return cast(Layout, cast(Rho1Arguments, arguments).dataset_layout)
 
 
-def training_rows(rows: Dataset | None, tokenizer: Any, config: Rho1Config, arguments: Any) -> Dataset | None:
-    """The rows that the trainer reads: `text` of documents, otherwise the ids and labels of demonstrations."""
-    if rows is not None and "prompt" not in rows.column_names:
-        return columns_for(rows, "text")
-    return demonstrations(rows, tokenizer, config, arguments)
-
-
 def check(recipe: Recipe) -> None:
     """Refuse what cannot work before the data is read.
 
     Raises:
         UserError: the first such setting.
     """
+    check_turns(recipe)
     config, arguments = recipe.config, recipe.arguments
     if layout(arguments) == "documents" and arguments.eval_samples > 0:
         raise recipe.error(
@@ -84,10 +76,7 @@ def check_tokenizer(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def build(inputs: StageInputs) -> Trainer:
-    train, test = (
-        training_rows(rows, inputs.tokenizer, inputs.config, inputs.arguments)
-        for rows in (inputs.splits.train, inputs.splits.test)
-    )
+    train, test = training_splits(inputs.splits, inputs.tokenizer, inputs.config, inputs.arguments)
     return Rho1Trainer(train_dataset=train, eval_dataset=test, **inputs.trainer_arguments())
 
 

@@ -5,72 +5,89 @@ chat template does not continue the prompt. Here every turn is found in what the
 refused.
 """
 
-from dataclasses import dataclass, field
 from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
+from trl import SFTConfig, SFTTrainer
 
+from hpt_trl.data.layouts import Splits
 from hpt_trl.data.loading import columns_for
-from hpt_trl.data.rendering import WHOLE, Encoded, Encoder
+from hpt_trl.data.messages import IMAGES
+from hpt_trl.data.rendering import WHOLE, Encoder
+from hpt_trl.data.row_lengths import examples
+from hpt_trl.data.sources import where
+from hpt_trl.errors import UserError
+from hpt_trl.methods.sft.images import AnswerLabels, answers_apart, part
+from hpt_trl.methods.sft.turns import encode, is_whole, last_alone, trains_everything
+from hpt_trl.recipes.recipe import Recipe
 
 # What SFTTrainer reads of a row. A column `text` beside them would get the end-of-sequence token in their stead.
-COLUMNS = ("prompt", "completion", "tools", "chat_template_kwargs", "image", "images")
+_COLUMNS = ("prompt", "completion", "tools", "chat_template_kwargs", WHOLE, *IMAGES)
 
 
-@dataclass
-class TurnArguments:
-    """Which turns of a conversation are trained."""
+def training_splits(
+    splits: Splits, processing_class: PreTrainedTokenizerBase | ProcessorMixin, config: SFTConfig, arguments: Any
+) -> tuple[Dataset | None, Dataset | None]:
+    """Training and held-out rows as the trainer reads them.
 
-    train_on_turns: str = field(
-        default="all",
-        metadata={
-            "help": "Turns of the assistant that have a loss: `all` (of `messages` every one, of prompt and completion "
-            "those of the completion), or `last`.",
-            "choices": ["all", "last"],
-        },
-    )
-
-
-def encode(
-    row: dict[str, Any], encoder: Encoder, *, last_turn_only: bool = False, completion_only: bool = True
-) -> Encoded:
-    """A row as it is trained on.
-
-    Args:
-        completion_only: False gives every token a loss (`completion_only_loss: false`).
-
-    Raises:
-        UserError: the answer would be trained otherwise than it is written.
+    Demonstrations get the columns `input_ids` and `labels`, those with images what `answers_apart` returns; documents
+    keep their text. Nothing is left to do for the trainer's own `assistant_only_loss`, which is switched off.
     """
-    encoded = encoder.answered(row, "completion", last_turn_only=last_turn_only)
-    return encoded if completion_only else Encoded(encoded.ids, [1] * len(encoded.ids), encoded.turns, encoded.turns)
+    encoder = Encoder(processing_class)
+    train, test = (_as_trained(rows, encoder, config, arguments) for rows in (splits.train, splits.test))
+    if config.assistant_only_loss:
+        config.assistant_only_loss = False
+        config.completion_only_loss = None
+    return train, test
 
 
-def training_rows(
-    rows: Dataset | None, tokenizer: PreTrainedTokenizerBase | ProcessorMixin, config: Any, arguments: Any
-) -> Dataset | None:
-    """Rows with the columns `input_ids` and `labels`; a vision-language model's as the trainer itself reads them.
-
-    Args:
-        rows: columns prompt and completion.
-        config: the trainer's; its `assistant_only_loss` is what is done here anyway.
-        arguments: the recipe's, with `TurnArguments`.
-    """
-    if rows is None or isinstance(tokenizer, ProcessorMixin):
-        return columns_for(rows, *COLUMNS)
-    config.assistant_only_loss = False
-    if config.eos_token is not None:
-        tokenizer.eos_token = config.eos_token
-    last, completion_only = arguments.train_on_turns == "last", config.completion_only_loss is not False
-    encoder = Encoder(tokenizer)
+def _as_trained(rows: Dataset | None, encoder: Encoder, config: SFTConfig, arguments: Any) -> Dataset | None:
+    if rows is None or "prompt" not in rows.column_names:
+        return columns_for(rows, "text")
+    kept = rows.select_columns([name for name in _COLUMNS if name in rows.column_names])
+    if has_images(rows, encoder):
+        if trains_everything(config):
+            return kept
+        return answers_apart(kept, whole=lambda row: is_whole(row, config), last_turn_only=last_alone(arguments))
 
     def ids_and_labels(row: dict[str, Any]) -> dict[str, list[int]]:
-        encoded = encode(row, encoder, last_turn_only=last, completion_only=completion_only)
+        encoded = encode(row, encoder, config, arguments)
         return {"input_ids": encoded.ids, "labels": encoded.labels}
 
-    kept = columns_for(rows, *COLUMNS, WHOLE)
-    assert kept is not None
     return kept.map(
         ids_and_labels, remove_columns=kept.column_names, num_proc=config.dataset_num_proc, desc="Encoding rows"
     )
+
+
+def check_images(recipe: Recipe, splits: Splits, encoder: Encoder) -> None:
+    """Encode every row with images, which the trainer reads one by one.
+
+    Raises:
+        UserError: the first that cannot be trained as it is written, with its row.
+    """
+    config, arguments = recipe.config, recipe.arguments
+    for rows, source in ((splits.train, splits.source), (splits.test, splits.test_source)):
+        if rows is None or not has_images(rows, encoder):
+            continue
+        for number, row in examples(rows, ("prompt", "completion")):
+            try:
+                if not trains_everything(config):
+                    part(row, whole=is_whole(row, config), last_turn_only=last_alone(arguments))
+                encode(row, encoder, config, arguments)
+            except UserError as error:
+                raise UserError(f"{where(source, number)}: {error}") from error
+
+
+def has_images(rows: Dataset, encoder: Encoder) -> bool:
+    """Whether TRL reads the rows with its collator for images."""
+    return encoder.is_processor and bool({*IMAGES} & set(rows.column_names))
+
+
+def label_answers(trainer: SFTTrainer, encoder: Encoder, config: SFTConfig) -> None:
+    """Let a trainer on rows with images, those of `training_splits`, train the assistant's turns alone."""
+    if trains_everything(config):
+        return
+    collate: Any = trainer.data_collator
+    collate.completion_only_loss = True
+    trainer.data_collator = AnswerLabels(collate, lambda row: encoder.answered(row, "completion"))

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from transformers import Trainer
 from trl import SFTConfig
 
-from hpt_trl.methods.sft.rows import TurnArguments, training_rows
+from hpt_trl.data.rendering import Encoder
+from hpt_trl.methods.sft.rows import check_images, has_images, label_answers, training_splits
 from hpt_trl.methods.sft.trainer import MeasuredSFTTrainer
+from hpt_trl.methods.sft.turns import TurnArguments, check_turns
 from hpt_trl.recipes.arguments import RecipeArguments
 from hpt_trl.recipes.stages import Stage, StageInputs
 from hpt_trl.settings.ranges import one_of
@@ -18,17 +20,20 @@ class SftArguments(TurnArguments, RecipeArguments):
 
 
 def build(inputs: StageInputs) -> Trainer:
-    train, test = (
-        training_rows(rows, inputs.tokenizer, inputs.config, inputs.arguments)
-        for rows in (inputs.splits.train, inputs.splits.test)
-    )
-    return MeasuredSFTTrainer(train_dataset=train, eval_dataset=test, **inputs.trainer_arguments())
+    train, test = training_splits(inputs.splits, inputs.tokenizer, inputs.config, inputs.arguments)
+    trainer = MeasuredSFTTrainer(train_dataset=train, eval_dataset=test, **inputs.trainer_arguments())
+    encoder = Encoder(inputs.tokenizer)
+    if has_images(inputs.splits.train, encoder):
+        label_answers(trainer, encoder, inputs.config)
+    return trainer
 
 
 STAGE = Stage(
     name="sft",
     config_class=SFTConfig,
     argument_class=SftArguments,
+    check=check_turns,
+    check_rows=check_images,
     build=build,
     rules=(one_of("loss_type", "nll", "dft"), one_of("truncation_mode", "keep_start", "keep_end")),
     layout=lambda arguments: "demonstrations",
