@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 KEYS = {
     "dtype": "float32",
@@ -58,6 +59,21 @@ def recipe(tmp_path, tiny_model_path):
         return str(path)
 
     return write
+
+
+@pytest.fixture
+def model_with(tmp_path, tiny_model_path):
+    """The tiny model with another chat template."""
+
+    def save(template: str) -> str:
+        folder = str(tmp_path / "model")
+        tokenizer = AutoTokenizer.from_pretrained(tiny_model_path)
+        tokenizer.chat_template = template
+        tokenizer.save_pretrained(folder)
+        AutoModelForCausalLM.from_pretrained(tiny_model_path).save_pretrained(folder)
+        return folder
+
+    return save
 
 
 def remainder(completion_ids, **columns) -> list[float]:

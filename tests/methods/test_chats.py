@@ -41,21 +41,6 @@ def rows(tmp_path):
     return write
 
 
-@pytest.fixture
-def model_with(tmp_path, tiny_model_path):
-    """The tiny model with another chat template."""
-
-    def save(template: str) -> str:
-        folder = str(tmp_path / "model")
-        tokenizer = AutoTokenizer.from_pretrained(tiny_model_path)
-        tokenizer.chat_template = template
-        tokenizer.save_pretrained(folder)
-        AutoModelForCausalLM.from_pretrained(tiny_model_path).save_pretrained(folder)
-        return folder
-
-    return save
-
-
 def demonstrations(answer: str = THOUGHTS) -> list[dict]:
     plain = [{"prompt": [user(f"What is {i} + 1?")], "completion": [assistant(f"{i + 1}")]} for i in range(8)]
     return [*plain, {"prompt": [user("What is 2 + 3?")], "completion": [assistant(answer)]}]

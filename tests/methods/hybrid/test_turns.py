@@ -1,9 +1,13 @@
 """Demonstrations of several turns: the words of the user are context, and the loss is that of the answers alone."""
 
 import pytest
+from datasets import Dataset
 
+from hpt_trl import UserError
 from tests.helpers import oracle
-from tests.helpers.rollouts import MIXED, as_update, assert_same_update, rows, weights
+from tests.helpers.rollouts import MIXED, FixedHPT, as_update, assert_same_update, build, rows, weights
+from tests.helpers.templates import FORGETFUL, THOUGHTS
+from tests.helpers.tiny import CHAT_TEMPLATE
 
 TURNS = 3
 
@@ -57,3 +61,14 @@ def test_the_turns_that_fit_are_left_of_a_long_demonstration(tiny_model_path, ru
     expected = oracle.gradient(tiny_model_path, data, nll_by_tokens, max_demonstration_length=longest)
     assert_same_update(weights(ours), as_update(expected, start), start)
     assert ours.state.log_history[0]["hpt/demonstrations_truncated"] == 0.5
+
+
+def test_the_trainer_itself_refuses_what_it_would_train_otherwise(model_with, tmp_path):
+    data = rows(MIXED).to_list()
+    data[2]["completion"][0]["content"] = THOUGHTS
+    dataset = Dataset.from_list(data)
+    with pytest.raises(UserError, match=r"(?s)train_dataset, row 3.*leaves out .*2 \+ 3 = 5"):
+        build(FixedHPT, model_with(FORGETFUL), tmp_path, dataset=dataset)
+    data[2]["completion"] = [{"role": "assistant", "content": "5<|im_end|>6"}]
+    with pytest.raises(UserError, match=r"(?s)train_dataset, row 3.*goes on after an end-of-sequence token"):
+        build(FixedHPT, model_with(CHAT_TEMPLATE), tmp_path, dataset=Dataset.from_list(data))
