@@ -61,7 +61,7 @@ from hpt_trl.data.layouts import Splits
 from hpt_trl.methods.pretrain.tokenizer import train_tokenizer
 from hpt_trl.methods.sft.stage import STAGE as SFT_STAGE
 from hpt_trl.models.loading import load_tokenizer
-from hpt_trl.recipes.stages import StageInputs
+from hpt_trl.recipes.recipe import StageInputs
 from hpt_trl.rollouts.trainer import RolloutTrainer
 
 # Entries of the tokenizer that lies beside the models: special tokens and bytes. Rows are drawn above them.

@@ -17,7 +17,7 @@ METHOD = '''"""The stage `copying`: supervised fine-tuning that repeats each bat
 from trl import SFTConfig, SFTTrainer
 
 from hpt_trl.data.loading import columns_for
-from hpt_trl.recipes.stages import Stage, StageInputs
+from hpt_trl.recipes.recipe import Stage, StageInputs
 
 
 def build(inputs: StageInputs) -> SFTTrainer:

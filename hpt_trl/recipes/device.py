@@ -9,7 +9,7 @@ from hpt_trl.recipes.profiles import Profile
 from hpt_trl.settings.file import Sources
 
 if TYPE_CHECKING:
-    from hpt_trl.recipes.stages import Stage
+    from hpt_trl.recipes.recipe import Stage
 
 # Beginnings of the names that Transformers gives to the optimizers of bitsandbytes.
 BITSANDBYTES_OPTIMIZERS = ("adamw_bnb", "adamw_8bit", "paged_", "lion", "ademamix", "rmsprop_bnb")

@@ -9,7 +9,7 @@ from hpt_trl.data.arguments import DATA_RULES
 from hpt_trl.settings.ranges import Rule, above, at_least, count_or_share, share
 
 if TYPE_CHECKING:
-    from hpt_trl.recipes.stages import Stage
+    from hpt_trl.recipes.recipe import Stage
 
 COMMON_RULES = (
     at_least(

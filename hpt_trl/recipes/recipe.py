@@ -1,20 +1,28 @@
-"""A recipe whose keys and values are checked."""
+"""A recipe whose keys and values are checked, and what a training stage is: each is told by the other."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from hpt_trl.errors import UserError
 from hpt_trl.recipes.profiles import Profile
 from hpt_trl.settings.file import Sources, shown
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase, ProcessorMixin, Trainer, TrainerCallback
     from trl import ModelConfig
 
+    from hpt_trl.data.layouts import Layout, Splits
+    from hpt_trl.data.rendering import Encoder
     from hpt_trl.recipes.arguments import RecipeArguments
-    from hpt_trl.recipes.stages import Stage
     from hpt_trl.settings.keys import Key
+    from hpt_trl.settings.ranges import Rule
+
+# Completions of the evaluation in stages whose config has no `max_completion_length`, in tokens.
+EVAL_NEW_TOKENS = 256
 
 
 @dataclass
@@ -61,6 +69,111 @@ class Recipe:
     def place(self, error: Exception) -> UserError:
         """Returns another's complaint about the settings with the place of the key that it names, if it names one."""
         return place_of(error, self.keys, self.sources)
+
+
+@dataclass
+class StageInputs:
+    """What a stage builds its trainer from; everything is loaded and checked.
+
+    Attributes:
+        model: a local folder or Hub id for the trainer to load; None where the stage makes its own model.
+        tokenizer: tokenizer, or processor of a vision-language model.
+        config: the stage's trainer config.
+        model_args: TRL's model settings (dtype, LoRA, quantization).
+        arguments: the recipe's other keys.
+        splits: training and held-out rows, columns mapped.
+        rewards: guarded reward functions in the recipe's order, then its reward models.
+        callbacks: callbacks of the runner.
+        model_config: config of the model; where the stage makes its own model, what `make_config` returned.
+    """
+
+    model: Any
+    tokenizer: "PreTrainedTokenizerBase | ProcessorMixin"
+    config: Any
+    model_args: "ModelConfig"
+    arguments: "RecipeArguments"
+    splits: "Splits"
+    rewards: list[Callable[..., Any]] = field(default_factory=list)
+    callbacks: "list[TrainerCallback]" = field(default_factory=list)
+    model_config: "PretrainedConfig | None" = None
+
+    @property
+    def eval_rows(self) -> "Dataset | None":
+        """The held-out rows, where the recipe asks the trainer to evaluate during the training (`eval_strategy`)."""
+        return None if self.config.eval_strategy == "no" else self.splits.test
+
+    def trainer_arguments(self) -> dict[str, Any]:
+        """What every trainer takes: model, config, tokenizer, callbacks, adapter and quantization."""
+        from trl import get_peft_config, get_quantization_config
+
+        return {
+            "model": self.model,
+            "args": self.config,
+            "processing_class": self.tokenizer,
+            "callbacks": self.callbacks,
+            "peft_config": get_peft_config(self.model_args),
+            "quantization_config": get_quantization_config(self.model_args),
+        }
+
+    def rollout_arguments(self) -> dict[str, Any]:
+        """The same for trainers on rollouts, with rewards and rows."""
+        rows = {"train_dataset": self.splits.train, "eval_dataset": self.eval_rows}
+        return self.trainer_arguments() | {"reward_funcs": self.rewards} | rows
+
+
+def _recipe_arguments() -> "type[RecipeArguments]":
+    from hpt_trl.recipes.arguments import RecipeArguments
+
+    return RecipeArguments
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training method, as the runner sees it. A stage states what differs from the defaults.
+
+    Attributes:
+        name: the recipe's value of `stage`.
+        config_class: trainer config, a subclass of `transformers.TrainingArguments`; its fields are recipe keys.
+        build: makes the trainer.
+        finish: of the trainer: leaves what the stage has beside the model, once the model is saved and evaluated;
+            called by every process.
+        argument_class: the other recipe keys, usually `RecipeArguments`.
+        check: checks of the stage's own before any weight is loaded; raises `UserError` by `recipe.error`.
+        check_tokenizer: the same for what depends on the tokenizer.
+        check_rows: of the recipe, its rows, and how the trainer encodes them: the same for every row.
+        rules: allowed ranges of the stage's own keys; they stand above those of `hpt_trl.settings.ranges`.
+        layout: of the recipe's other keys: the rows that it reads.
+        sample: of a recipe and its rows: the rows that it trains on, where these are drawn or made from what it reads.
+        needs_demonstration: of a config: whether every row of layout `prompts` must have a demonstration.
+        demonstration_column: of a config: the column that holds it.
+        rewards: whether a recipe has to name rewards (functions or reward models), may name some, for the evaluation
+            by generation alone, or none.
+        measures_held_out: whether `trainer.evaluate()` measures the held-out rows before and after the training.
+        completion_length: of a config: length limit of the evaluation's completions, in tokens.
+        success_threshold: of a config: the reward from which the evaluation counts a completion as solved.
+        make_tokenizer: of a recipe and its rows: the tokenizer, where it is not the one of `model_name_or_path`.
+        make_config: of a recipe and the tokenizer: the config of a new model; the recipe then names no model.
+    """
+
+    name: str
+    config_class: type
+    build: "Callable[[StageInputs], Trainer]"
+    argument_class: "type[RecipeArguments]" = field(default_factory=_recipe_arguments)
+    finish: "Callable[[Trainer], None]" = lambda trainer: None
+    check: "Callable[[Recipe], None]" = lambda recipe: None
+    check_tokenizer: "Callable[[Recipe, PreTrainedTokenizerBase], None]" = lambda recipe, tokenizer: None
+    check_rows: "Callable[[Recipe, Splits, Encoder], None]" = lambda recipe, splits, encoder: None
+    rules: "tuple[Rule, ...]" = ()
+    layout: "Callable[[RecipeArguments], Layout]" = lambda arguments: "prompts"
+    sample: "Callable[[Recipe, Splits], Splits] | None" = None
+    needs_demonstration: Callable[[Any], bool] = lambda config: False
+    demonstration_column: Callable[[Any], str] = lambda config: "completion"
+    rewards: Literal["required", "optional", "none"] = "none"
+    measures_held_out: bool = False
+    completion_length: Callable[[Any], int] = lambda config: EVAL_NEW_TOKENS
+    success_threshold: Callable[[Any], float] = lambda config: 1.0
+    make_tokenizer: "Callable[[Recipe, Splits], PreTrainedTokenizerBase] | None" = None
+    make_config: "Callable[[Recipe, PreTrainedTokenizerBase], PretrainedConfig] | None" = None
 
 
 def place_of(error: Exception, known: "dict[str, Key]", sources: Sources) -> UserError:

@@ -19,7 +19,7 @@ from hpt_trl.recipes.vllm import settle_vllm
 from hpt_trl.settings.file import RecipeFile, Sources, read_recipe_file, shown, split_overrides
 
 if TYPE_CHECKING:
-    from hpt_trl.recipes.stages import Stage
+    from hpt_trl.recipes.recipe import Stage
     from hpt_trl.settings.keys import Key
 
 # Fields of `dict | str` whose text is the path of a file; everywhere else text must be a mapping.

@@ -33,7 +33,7 @@ from hpt_trl.models.loading import resolve_model
 from hpt_trl.models.trainable import refuse_untrainable
 from hpt_trl.recipes.bundled import recipe_name, recipes_folder
 from hpt_trl.recipes.profiles import LAUNCH_OPTIONS
-from hpt_trl.recipes.stages import StageInputs
+from hpt_trl.recipes.recipe import StageInputs
 from hpt_trl.rollouts.vllm import open_engine
 from hpt_trl.runs.checkpoints import PROCESSES_FILE, full_disk_explained
 from hpt_trl.runs.evaluation import evaluate

@@ -9,7 +9,7 @@ from trl import DPOConfig
 
 from hpt_trl.data.loading import columns_for
 from hpt_trl.methods.dpo.trainer import MeasuredDPOTrainer
-from hpt_trl.recipes.stages import Stage, StageInputs
+from hpt_trl.recipes.recipe import Stage, StageInputs
 from hpt_trl.settings.ranges import Rule, at_least, one_of, share
 
 # What DPOTrainer reads of a row.

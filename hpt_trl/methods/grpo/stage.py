@@ -3,8 +3,7 @@
 from transformers import Trainer
 from trl import GRPOConfig
 
-from hpt_trl.recipes.recipe import Recipe
-from hpt_trl.recipes.stages import Stage, StageInputs
+from hpt_trl.recipes.recipe import Recipe, Stage, StageInputs
 from hpt_trl.rollouts.ranges import ROLLOUT_RULES
 from hpt_trl.rollouts.sampling import refuse_biased_correction
 from hpt_trl.rollouts.trainer import RolloutTrainer

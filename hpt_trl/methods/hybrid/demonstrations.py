@@ -60,6 +60,30 @@ def demonstration_ids(
     return Demonstration([*ids[: max_length - 1], ids[ends[0] - 1]], trained[:max_length], True)
 
 
+class Demonstrations:
+    """The demonstrations of a process's rows of a generation batch, each encoded once and when it is asked for."""
+
+    def __init__(self, rows: list[dict[str, Any]], column: str, encoder: Encoder, max_length: int | None):
+        self._rows, self._column, self._encoder, self._max_length = rows, column, encoder, max_length
+        self._known: dict[int, Demonstration] = {}
+
+    def __getitem__(self, row: int) -> Demonstration:
+        """Return a row's demonstration.
+
+        Raises:
+            UserError: it has none, or one that cannot be trained as it is written.
+        """
+        if row not in self._known:
+            example, column = self._rows[row], self._column
+            if not example.get(column):
+                raise UserError(
+                    f"A prompt calls for its demonstration, but `{column}` is {example.get(column)!r}. Give the row a "
+                    f"demonstration or set `on_missing_demonstration: rl`. Prompt: {example['prompt']!r}"
+                )
+            self._known[row] = demonstration_ids(example, column, self._encoder, self._max_length)
+        return self._known[row]
+
+
 def check_demonstrations(dataset: Dataset, source: str, column: str, encoder: Encoder) -> None:
     """Encode the demonstration of every row that has one.
 

@@ -8,8 +8,7 @@ from hpt_trl.methods.hybrid.config import HybridPostConfig
 from hpt_trl.methods.hybrid.demonstrations import check_demonstrations
 from hpt_trl.methods.hybrid.routing import refuse_what_cannot_work
 from hpt_trl.methods.hybrid.trainer import HybridPostTrainer
-from hpt_trl.recipes.recipe import Recipe
-from hpt_trl.recipes.stages import Stage, StageInputs
+from hpt_trl.recipes.recipe import Recipe, Stage, StageInputs
 from hpt_trl.rollouts.ranges import ROLLOUT_RULES
 from hpt_trl.rollouts.sampling import refuse_biased_correction
 

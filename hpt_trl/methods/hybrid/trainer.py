@@ -25,13 +25,8 @@ from trl.models.utils import disable_gradient_checkpointing
 
 from hpt_trl.data.loading import validate_rows
 from hpt_trl.data.rendering import Encoder
-from hpt_trl.errors import UserError
 from hpt_trl.methods.hybrid.config import HybridPostConfig
-from hpt_trl.methods.hybrid.demonstrations import (
-    Demonstration,
-    check_demonstrations,
-    demonstration_ids,
-)
+from hpt_trl.methods.hybrid.demonstrations import Demonstrations, check_demonstrations
 from hpt_trl.methods.hybrid.grading import Sampled, grade, log_grades, unpadded_prompts
 from hpt_trl.methods.hybrid.metrics import StepMetrics, lengths_of, log_routing, take_back
 from hpt_trl.methods.hybrid.routing import (
@@ -107,7 +102,7 @@ class HybridPostTrainer(RolloutTrainer):
         self._defer_old_logps = False
         self._generation: tuple[Sampled, Tensor, Tensor] | None = None
         self._sampled: Sampled
-        self._demonstration_ids: dict[int, Demonstration] = {}  # by local row of the generation batch
+        self._demonstrations: Demonstrations
         self._told_of_grades = False
         self._micro: MicroBatch | None = None
         self._rollout_scores: Scores
@@ -172,7 +167,9 @@ class HybridPostTrainer(RolloutTrainer):
         usable = [args.on_missing_demonstration == "error" or bool(e.get(args.demonstration_column)) for e in examples]
         usable = self.accelerator.gather(torch.tensor(usable, device=rewards_per_func.device)).view(-1, group)[:, 0]
         coefficients = coefficients_of(success, usable.cpu(), args, self.state.global_step)
-        self._demonstration_ids = {}
+        self._demonstrations = Demonstrations(
+            examples, args.demonstration_column, self._encoder, args.max_demonstration_length
+        )
         demonstration_rewards = self._demonstration_rewards(sampled, rewards, coefficients)
         plan = make_plan(rewards, success, demonstration_rewards, coefficients, args)
 
@@ -192,7 +189,7 @@ class HybridPostTrainer(RolloutTrainer):
                 row.signed = float(plan.signed.view(-1)[i])
                 # The process that holds a group's first rollout brings the demonstration, once.
                 if i % group == 0 and plan.needs_demonstration[row.prompt]:
-                    demonstrations.append(self._demonstration(row, sampled, i - first_row, plan))
+                    demonstrations.append(self._demonstration(row, i - first_row, plan))
 
         filler = rollouts[0][0].filler()
         if self._drops_rows:
@@ -268,20 +265,6 @@ class HybridPostTrainer(RolloutTrainer):
         )
         return batch
 
-    def _encoded(self, sampled: Sampled, local: int) -> Demonstration:
-        """The demonstration of a local row of the generation batch."""
-        if local not in self._demonstration_ids:
-            example, column = sampled.inputs[local], self.args.demonstration_column
-            if not example.get(column):
-                raise UserError(
-                    f"A prompt calls for its demonstration, but `{column}` is {example.get(column)!r}. Give the row a "
-                    f"demonstration or set `on_missing_demonstration: rl`. Prompt: {example['prompt']!r}"
-                )
-            self._demonstration_ids[local] = demonstration_ids(
-                example, column, self._encoder, self.args.max_demonstration_length
-            )
-        return self._demonstration_ids[local]
-
     def _demonstration_rewards(self, sampled: Sampled, rewards: Tensor, coefficients: Coefficients) -> Tensor:
         """Reward of each demonstration with an off-policy term, over all processes; NaN of the others."""
         wanted, value = coefficients.off != 0, self.args.demonstration_reward
@@ -294,7 +277,7 @@ class HybridPostTrainer(RolloutTrainer):
                 sampled,
                 self.accelerator.num_processes,
                 self.accelerator.process_index,
-                ids_of=lambda local: self._encoded(sampled, local).ids,
+                ids_of=lambda local: self._demonstrations[local].ids,
                 eos_token_id=self.eos_token_ids[0],
                 processing_class=self.processing_class,
                 rewards_of=self._grades,
@@ -314,9 +297,9 @@ class HybridPostTrainer(RolloutTrainer):
         self._pending_metrics.clear()
         return self._weighted_rewards(rewards)
 
-    def _demonstration(self, row: Row, sampled: Sampled, local: int, plan: Plan) -> Row:
+    def _demonstration(self, row: Row, local: int, plan: Plan) -> Row:
         """The demonstration of `row`'s prompt, with the coefficients that the plan gives it."""
-        demonstration = self._encoded(sampled, local)
+        demonstration = self._demonstrations[local]
         device = row.completion_ids.device
         return row.with_completion(
             torch.tensor(demonstration.ids, device=device),

@@ -8,8 +8,7 @@ from hpt_trl.errors import UserError
 from hpt_trl.methods.ppo.config import PPOConfig
 from hpt_trl.methods.ppo.trainer import PPOTrainer, refuse_what_cannot_work
 from hpt_trl.models.loading import load_tokenizer, model_exists, resolve_model
-from hpt_trl.recipes.recipe import Recipe
-from hpt_trl.recipes.stages import Stage, StageInputs
+from hpt_trl.recipes.recipe import Recipe, Stage, StageInputs
 from hpt_trl.rollouts.ranges import ROLLOUT_RULES
 from hpt_trl.rollouts.sampling import refuse_biased_correction
 from hpt_trl.settings.ranges import at_least

@@ -15,8 +15,7 @@ from hpt_trl.methods.pretrain.model import check_model_config, make_config, new_
 from hpt_trl.methods.pretrain.tokenizer import BYTES, SPECIAL, train_tokenizer
 from hpt_trl.methods.sft.trainer import MeasuredSFTTrainer
 from hpt_trl.models.loading import load_tokenizer
-from hpt_trl.recipes.recipe import Recipe
-from hpt_trl.recipes.stages import Stage, StageInputs
+from hpt_trl.recipes.recipe import Recipe, Stage, StageInputs
 
 _READ_AT_ONCE = 1000
 

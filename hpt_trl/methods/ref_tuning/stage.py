@@ -18,8 +18,7 @@ from hpt_trl.methods.ref_tuning.config import RefTuningArguments, RefTuningConfi
 from hpt_trl.methods.ref_tuning.template import alpaca_prompt, response
 from hpt_trl.methods.sft.trainer import MeasuredSFTTrainer
 from hpt_trl.models.loading import load_tokenizer
-from hpt_trl.recipes.recipe import Recipe
-from hpt_trl.recipes.stages import Stage, StageInputs
+from hpt_trl.recipes.recipe import Recipe, Stage, StageInputs
 from hpt_trl.settings.ranges import Rule, one_of
 
 logger = logging.getLogger(__name__)

@@ -14,8 +14,7 @@ from hpt_trl.data.loading import columns_for
 from hpt_trl.files import valid_json, write_atomically
 from hpt_trl.methods.reward.shift import SCORES_FILE
 from hpt_trl.methods.reward.trainer import ScoringRewardTrainer
-from hpt_trl.recipes.recipe import Recipe
-from hpt_trl.recipes.stages import Stage, StageInputs
+from hpt_trl.recipes.recipe import Recipe, Stage, StageInputs
 from hpt_trl.settings.ranges import at_least
 
 # What RewardTrainer reads of a row; `margin` is how much better the chosen completion is.

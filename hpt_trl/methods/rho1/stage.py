@@ -13,8 +13,7 @@ from hpt_trl.methods.rho1.trainer import Rho1Trainer
 from hpt_trl.methods.sft.rows import training_splits
 from hpt_trl.methods.sft.turns import TurnArguments, check_turns
 from hpt_trl.recipes.arguments import RecipeArguments
-from hpt_trl.recipes.recipe import Recipe
-from hpt_trl.recipes.stages import Stage, StageInputs
+from hpt_trl.recipes.recipe import Recipe, Stage, StageInputs
 from hpt_trl.settings.ranges import one_of
 
 LAYOUTS = ("documents", "demonstrations")

@@ -10,7 +10,7 @@ from hpt_trl.methods.sft.rows import check_images, has_images, label_answers, tr
 from hpt_trl.methods.sft.trainer import MeasuredSFTTrainer
 from hpt_trl.methods.sft.turns import TurnArguments, check_turns
 from hpt_trl.recipes.arguments import RecipeArguments
-from hpt_trl.recipes.stages import Stage, StageInputs
+from hpt_trl.recipes.recipe import Stage, StageInputs
 from hpt_trl.settings.ranges import one_of
 
 
