@@ -40,7 +40,7 @@ from hpt_trl.rollouts.reference import (
     refuse_lost_reference,
     save_reference,
 )
-from hpt_trl.rollouts.sampling import refuse_biased_correction
+from hpt_trl.rollouts.sampling import check_sampling
 from hpt_trl.rollouts.vllm import mended
 
 logger = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ class RolloutTrainer(GRPOTrainer):
             f if isinstance(f, torch.nn.Module) else guard(f, name) for f, name in zip(named, names, strict=True)
         ]
         if config is not None:
-            refuse_biased_correction(config)
+            check_sampling(config)
         if kwargs.get("peft_config") is None:
             refuse_untrainable(model)
         with mended(config, model), passed_as_reference(model, config):

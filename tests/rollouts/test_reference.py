@@ -8,6 +8,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from hpt_trl import HybridPostTrainer, UserError
+from hpt_trl.rollouts import sampling
 from hpt_trl.rollouts.reference import REFERENCE_FILE
 from hpt_trl.rollouts.trainer import RolloutTrainer
 from tests.helpers.rollouts import FixedHPT, FixedMended, FixedPPO, build, train, weights
@@ -96,13 +97,25 @@ def test_a_model_with_nothing_to_train_is_refused(tiny_model_path, tmp_path, tra
     )
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [{"top_p": 0.9}, {"top_k": 20}, {"min_p": 0.1}, {"generation_kwargs": {"top_p": 0.9}}],
-    ids=lambda s: next(iter(s)),
-)
+BIASING = [{"top_p": 0.9}, {"top_k": 20}, {"min_p": 0.1}, {"repetition_penalty": 1.2}]
+BIASING += [{"generation_kwargs": {"top_p": 0.9}}, {"generation_kwargs": {"no_repeat_ngram_size": 3}}]
+
+
+@pytest.mark.parametrize("settings", BIASING, ids=str)
 @pytest.mark.parametrize("trainer_class", [RolloutTrainer, HybridPostTrainer, FixedPPO])
-def test_truncated_sampling_is_refused_under_the_correction(tiny_model_path, tmp_path, trainer_class, settings):
+def test_biased_sampling_is_refused_under_the_correction_and_told_without(
+    tiny_model_path, tmp_path, caplog, trainer_class, settings
+):
+    sampling._tell.cache_clear()
     with pytest.raises(ValueError, match="vllm_importance_sampling_correction: false"):
         build(trainer_class, tiny_model_path, tmp_path, use_vllm=True, **settings)
     build(trainer_class, tiny_model_path, tmp_path, **settings)
+    (told,) = [record.getMessage() for record in caplog.records if "another distribution" in record.getMessage()]
+    name = next(iter(settings.get("generation_kwargs", settings)))
+    assert f"`{name}`" in told
+
+
+def test_a_temperature_that_the_loss_does_not_know_is_refused(tiny_model_path, tmp_path):
+    with pytest.raises(ValueError, match=r"Set `temperature: 0\.5` instead"):
+        build(RolloutTrainer, tiny_model_path, tmp_path, generation_kwargs={"temperature": 0.5})
+    build(RolloutTrainer, tiny_model_path, tmp_path, temperature=0.5, generation_kwargs={"temperature": 0.5})

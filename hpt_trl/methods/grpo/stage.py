@@ -5,14 +5,14 @@ from trl import GRPOConfig
 
 from hpt_trl.recipes.recipe import Recipe, Stage, StageInputs
 from hpt_trl.rollouts.ranges import ROLLOUT_RULES
-from hpt_trl.rollouts.sampling import refuse_biased_correction
+from hpt_trl.rollouts.sampling import check_sampling
 from hpt_trl.rollouts.trainer import RolloutTrainer
 
 
 def check(recipe: Recipe) -> None:
     """Refuse settings that the trainer would refuse, before anything is loaded."""
     try:
-        refuse_biased_correction(recipe.config)
+        check_sampling(recipe.config)
     except ValueError as error:
         raise recipe.place(error) from None
 

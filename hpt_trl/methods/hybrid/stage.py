@@ -10,14 +10,14 @@ from hpt_trl.methods.hybrid.routing import refuse_what_cannot_work
 from hpt_trl.methods.hybrid.trainer import HybridPostTrainer
 from hpt_trl.recipes.recipe import Recipe, Stage, StageInputs
 from hpt_trl.rollouts.ranges import ROLLOUT_RULES
-from hpt_trl.rollouts.sampling import refuse_biased_correction
+from hpt_trl.rollouts.sampling import check_sampling
 
 
 def check(recipe: Recipe) -> None:
     """Refuse settings that the trainer would refuse, before anything is loaded."""
     try:
         refuse_what_cannot_work(recipe.config, {})
-        refuse_biased_correction(recipe.config)
+        check_sampling(recipe.config)
     except ValueError as error:
         raise recipe.place(error) from None
 

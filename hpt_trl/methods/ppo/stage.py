@@ -10,7 +10,7 @@ from hpt_trl.methods.ppo.trainer import PPOTrainer, refuse_what_cannot_work
 from hpt_trl.models.loading import load_tokenizer, model_exists, resolve_model
 from hpt_trl.recipes.recipe import Recipe, Stage, StageInputs
 from hpt_trl.rollouts.ranges import ROLLOUT_RULES
-from hpt_trl.rollouts.sampling import refuse_biased_correction
+from hpt_trl.rollouts.sampling import check_sampling
 from hpt_trl.settings.ranges import at_least
 
 
@@ -18,7 +18,7 @@ def check(recipe: Recipe) -> None:
     """Refuse settings that the trainer would refuse, and a value model that does not fit, before anything is loaded."""
     try:
         refuse_what_cannot_work(recipe.config)
-        refuse_biased_correction(recipe.config)
+        check_sampling(recipe.config)
     except ValueError as error:
         raise recipe.place(error) from None
     value_model, policy = recipe.config.value_model_name_or_path, recipe.model_args.model_name_or_path
