@@ -15,7 +15,7 @@ _BETWEEN = re.compile(
 )
 _LEAD = re.compile(
     r"^(?:(?:so|thus|therefore|hence),?\s+)?(?:the\s+)?(?:(?:final|correct)\s+)?"
-    r"(?:(?:answer|result)\s*(?:is\b|[:=]|$)|(?:total|sum|value)\s*(?:is\b|[:=]))\s*:?\s*",
+    r"(?:(?:answer|result)\s*(?:is\b|[:=]|$)|(?:total|sum|value|final)\s*(?:is\b|[:=]))\s*:?\s*",
     re.IGNORECASE,
 )
 _MARKDOWN = ("***", "**", "__", "`", "*")

@@ -324,6 +324,7 @@ def test_decimals_divided_are_right():
         ("#### 1,234 dollars", "1234", 1),
         ("\\boxed{\\text{(A) } 5}", "A", 1),
         ("#### Final answer: 5", "5", 1),
+        ("#### Final: 5", "5", 1),
         ("\\fbox{5}", "5", 1),
         ("\\boxed 5", "5", 1),
         ("\\boxed{1} or \\boxed{2} or \\boxed{3}", "2", 0),

@@ -172,6 +172,8 @@ def normalise(text: str) -> str:
     text = _fonts(text)
     text = re.sub(r"\\text\{\s*(?:percent|per cent|percentage|pct)\s*\}", r"\\%", text)
     text = re.sub(r"(?<![\\a-zA-Z])(?:percent|per cent|percentage|pct)(?![a-zA-Z])", r"\\%", text)
+    # `\text{3 hours}`: the number is none of the words.
+    text = re.sub(r"^\\text\{\s*([+-]?\d[\d.,/]*)(?:\s+([^{}\d]*))?\}$", r"\1\\text{ \2}", text)
     text = _PHRASE.sub("", re.sub(r"^\\text\{([^{}]*)\}", _phrase, text))
     text = _operators(text)
     text = re.sub(r"\^\s*\\circ(?![a-zA-Z])\s*", r"^\\circ ", text)
