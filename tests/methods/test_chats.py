@@ -279,3 +279,12 @@ def test_answers_are_measured_on_the_prompts_that_were_trained(recipe, rows, tmp
         read[name] = before["tokens"]
     assert read["tools"] > read["plain"] + 4 * 20
     assert read["off"] > read["thinking"]
+
+
+def test_the_recipes_end_token_is_that_of_the_rows(recipe, rows, capsys):
+    path = recipe("sft", dataset_name=rows([{"prompt": f"{i} + 1", "completion": f" {i + 1}"} for i in range(8)]))
+    words = ["--test_split_size", "2", "--conversational", "false"]
+    assert main(["check", path, *words, "--eos_token", "<|endoftext|>"]) == 0
+    assert "<|endoftext|>⟧" in capsys.readouterr().out
+    assert main(["check", path, *words, "--eos_token", "</s>"]) == 2
+    assert "</s> is no token of" in capsys.readouterr().err
