@@ -58,6 +58,7 @@ from benchmarks.shared import ROOT, parser_of, processors, versions, write_repor
 from benchmarks.update_phase import GROUP, MIXES, rewards
 from hpt_trl import HybridPostConfig, HybridPostTrainer, Rho1Config, Rho1Trainer
 from hpt_trl.data.layouts import Splits
+from hpt_trl.data.rendering import Encoder
 from hpt_trl.methods.pretrain.tokenizer import train_tokenizer
 from hpt_trl.methods.sft.stage import STAGE as SFT_STAGE
 from hpt_trl.models.loading import load_tokenizer
@@ -295,6 +296,7 @@ class Bench:
             inputs = StageInputs(
                 model=path,
                 tokenizer=tokenizer,
+                encoder=Encoder(tokenizer),
                 config=SFTConfig(**settings),
                 model_args=model_args,
                 arguments=SFT_STAGE.argument_class(dataset_name="rows"),

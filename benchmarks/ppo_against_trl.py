@@ -144,7 +144,7 @@ def prepare(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         classifier.config.pad_token_id = tokenizer.pad_token_id
         reward_model = str(folder / "reward_model")
         classifier.save_pretrained(reward_model)
-    (dataset, _), _ = read_source(RecipeArguments(dataset_name=arguments.prompts), seed=0, first_rows=None)
+    (dataset, _), _ = read_source(RecipeArguments(dataset_name=arguments.prompts), seed=0)
     count = arguments.batch if arguments.mode == "speed" else len(dataset)
     if len(dataset) < arguments.batch:
         sys.exit(f"{arguments.prompts} has {len(dataset)} prompts; a batch takes {arguments.batch}.")

@@ -29,12 +29,11 @@ def is_generated(name: str) -> bool:
     return name in GENERATED or name.startswith(tuple(FAMILIES))
 
 
-def generate(name: str, options: dict[str, Any], *, seed: int, first_rows: int | None) -> "dict[str, Dataset]":
+def generate(name: str, options: dict[str, Any], *, seed: int) -> "dict[str, Dataset]":
     """Make a data set.
 
     Args:
         options: `dataset_options` of the recipe.
-        first_rows: a first look, which shows only so many rows of each split.
 
     Returns:
         The split `train` and, where the data has held-out rows, `test`.
@@ -45,13 +44,6 @@ def generate(name: str, options: dict[str, Any], *, seed: int, first_rows: int |
     family = next((family for family in FAMILIES if name.startswith(family)), None)
     module, _, function = (GENERATED[name] if family is None else FAMILIES[family]).partition(":")
     make = vars(import_module(module))[function]
-    if family == "reasoning_gym:" and first_rows is not None:
-        # Some tasks take a second a row; a first look draws no more than it shows.
-        first = {"size": first_rows, "test_size": min(first_rows, 1)}
-        options = options | {
-            key: min(options[key], limit) if isinstance(options.get(key), int) else options.get(key, limit)
-            for key, limit in first.items()
-        }
     part = [] if family is None else [name.removeprefix(family)]
     train, test = make(*part, options, seed=seed)
     return {"train": train} if test is None else {"train": train, "test": test}

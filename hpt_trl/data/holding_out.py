@@ -7,19 +7,22 @@ from datasets import Dataset
 
 from hpt_trl.data.layouts import Layout
 from hpt_trl.data.row_checks import iterate_rows
-from hpt_trl.data.sources import column_values
+from hpt_trl.data.sameness import digests, identity
 from hpt_trl.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 
-def hold_out(dataset: Dataset, source: str, size: float, seed: int, layout: Layout) -> tuple[Dataset, Dataset]:
+def hold_out(
+    dataset: Dataset, source: str, size: float, seed: int, layout: Layout, answers: tuple[str, ...]
+) -> tuple[Dataset, Dataset]:
     """Splits rows, or of layout `solutions` whole problems, off for the evaluation.
 
-    Training rows that repeat a held-out prompt, document or problem are dropped.
+    Training rows that are the same as a held-out one (see `identity`) are dropped.
 
     Args:
         size: a count, or a share below 1, of rows or problems.
+        answers: the columns of what follows a prompt.
 
     Returns:
         The training rows and the held-out rows.
@@ -30,25 +33,25 @@ def hold_out(dataset: Dataset, source: str, size: float, seed: int, layout: Layo
     if layout == "solutions":
         return _hold_out_problems(dataset, source, size, seed)
     count = _count(size, len(dataset), "rows", source)
-    key = "text" if layout == "documents" else "prompt"
+    columns = identity(dataset, dataset, layout, answers)
+    prompts = [digest for _, digest in digests(dataset, columns)]
     if layout == "comparisons":
         # A prompt has several comparisons: whole prompts are held out, so that few training rows are dropped.
-        prompts = [repr(prompt) for prompt in column_values(dataset, key)]
         order = list(dict.fromkeys(prompts))
         random.Random(seed).shuffle(order)
         place = {prompt: number for number, prompt in enumerate(order)}
         rows = sorted(range(len(dataset)), key=lambda row: place[prompts[row]])
-        test, rest = dataset.select(rows[:count]), dataset.select(sorted(rows[count:]))
+        test, rest = rows[:count], sorted(rows[count:])
     else:
-        parts = dataset.train_test_split(test_size=count, seed=seed)
-        test, rest = parts["test"], parts["train"]
-    held_out = {repr(value) for value in column_values(test, key)}
-    keep = [row for row, value in enumerate(column_values(rest, key)) if repr(value) not in held_out]
+        numbered = Dataset.from_dict({"row": range(len(dataset))}).train_test_split(test_size=count, seed=seed)
+        test, rest = numbered["test"]["row"], numbered["train"]["row"]
+    held_out = {prompts[row] for row in test}
+    keep = [row for row in rest if prompts[row] not in held_out]
     if not keep:
-        raise UserError(f"test_split_size: every {key} of {source} is also among the {count} held-out ones.")
-    if len(keep) < len(rest):
-        logger.warning("%s: %d training rows repeat a held-out %s and are dropped.", source, len(rest) - len(keep), key)
-    return _copied(rest.select(keep)), _copied(test)
+        raise UserError(f"test_split_size: every {columns[0]} of {source} is also among the {count} held-out ones.")
+    if dropped := len(rest) - len(keep):
+        logger.warning("%s: %d training rows repeat a held-out %s and are dropped.", source, dropped, columns[0])
+    return _copied(dataset.select(keep)), _copied(dataset.select(test))
 
 
 def _count(size: float, there: int, unit: str, source: str) -> int:

@@ -64,7 +64,6 @@ def load_splits(
     seed: int,
     needs_demonstration: bool,
     demonstration_column: str = "completion",
-    first_rows: int | None = None,
     layout: Layout = "prompts",
 ) -> Splits:
     """Read the data of a recipe, map its columns, check every row and hold rows out.
@@ -77,13 +76,12 @@ def load_splits(
         seed: draws generated datasets and the held-out rows.
         needs_demonstration: every training row must have a demonstration.
         demonstration_column: name of the demonstrations' column, after the mapping.
-        first_rows: read and check only so many rows of each split, and hold none out.
         layout: the columns that the rows must have.
 
     Raises:
         UserError: data that cannot be read, a missing column, a faulty row, or a held-out size that does not fit.
     """
-    (train, source), held_out = read_source(arguments, seed=seed, first_rows=first_rows)
+    (train, source), held_out = read_source(arguments, seed=seed)
 
     def read(rows: Dataset, name: str, *, complete: bool) -> Dataset:
         rows = _prepare(rows, name, arguments, layout, demonstration_column, complete=complete)
@@ -100,8 +98,9 @@ def load_splits(
     train = read(train, source, complete=needs_demonstration)
     if held_out is None or arguments.test_split_size is not None:
         test, test_source = None, f"{source} (held out)"
-        if arguments.test_split_size is not None and first_rows is None:
-            train, test = hold_out(train, source, arguments.test_split_size, seed, layout)
+        if arguments.test_split_size is not None:
+            answers = answer_columns(layout, demonstration_column)
+            train, test = hold_out(train, source, arguments.test_split_size, seed, layout, answers)
     else:
         test, test_source = held_out
         # Answering prompts takes no demonstrations, so a test split may lack them; a loss is measured on them.

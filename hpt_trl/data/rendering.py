@@ -11,7 +11,7 @@ are the parts encoded by themselves: the prompt then is the one that the model s
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -61,13 +61,6 @@ class Encoded:
         """Number of tokens before the first that has a loss."""
         return self.trained.index(1) if 1 in self.trained else len(self.ids)
 
-    def cut(self, longest: int | None, *, keep_end: bool = False) -> "Encoded":
-        """What is left of the row at `max_length`."""
-        if longest is None or len(self.ids) <= longest:
-            return self
-        kept = slice(-longest, None) if keep_end else slice(None, longest)
-        return replace(self, ids=self.ids[kept], trained=self.trained[kept])
-
 
 class Encoder:
     """Renders and encodes rows with one tokenizer.
@@ -105,7 +98,8 @@ class Encoder:
         """Ids of a row's prompt, on which the model answers."""
         if isinstance(row["prompt"], str):
             return self._of_text(row["prompt"])
-        text = self._render(row["prompt"], self._arguments(row), generation_prompt=True)
+        prompt = with_images(row["prompt"], images_of(row) or []) if self.is_processor else row["prompt"]
+        text = self._render(prompt, self._arguments(row), generation_prompt=True)
         return self._ids(text)
 
     def answered(self, row: dict[str, Any], column: str, *, last_turn_only: bool = False) -> Encoded:

@@ -7,15 +7,12 @@ import difflib
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from datasets import Dataset
 
 from hpt_trl.data.sources import ROW, where
 from hpt_trl.errors import UserError
-
-if TYPE_CHECKING:
-    pass
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 

@@ -22,30 +22,27 @@ def validate_lengths(
     *,
     longest: int,
     reason: str,
-    columns: Sequence[str] = ("prompt",),
     remedy: str = "lower max_completion_length",
 ) -> None:
-    """Check that no prompt, or no row, has more than `longest` tokens.
+    """Check that no prompt has more than `longest` tokens.
 
     Args:
         dataset: rows as `to_conversational` returns them.
         reason: where the limit comes from, e.g. `max_position_embeddings 8192 - max_completion_length 1024`.
-        columns: what is counted together: the prompt, or prompt and answer.
         remedy: what else can be done than to shorten or drop the rows.
 
     Raises:
         UserError: the longest one's row, its tokens and the limit; or a row that cannot be encoded.
     """
     found, worst_row, too_long = 0, 0, 0
-    for row, tokens in count_tokens(dataset, source, encoder, columns):
+    for row, tokens in count_tokens(dataset, source, encoder):
         too_long += tokens > longest
         if tokens > found:
             found, worst_row = tokens, row
     if too_long:
-        what = "prompt" if len(columns) == 1 and columns[0] == "prompt" else "row"
         raise UserError(
-            f"{where(source, worst_row)}: the {what} has {found} tokens, more than {longest} ({reason}); {too_long} of "
-            f"{len(dataset)} {what}s are too long. Shorten or drop them, or {remedy}."
+            f"{where(source, worst_row)}: the prompt has {found} tokens, more than {longest} ({reason}); {too_long} of "
+            f"{len(dataset)} prompts are too long. Shorten or drop them, or {remedy}."
         )
 
 

@@ -8,7 +8,6 @@ import difflib
 import gzip
 import json
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,7 +17,7 @@ from datasets import Dataset, DatasetDict
 from hpt_trl.data.arguments import DataArguments
 from hpt_trl.data.generated import FILES, NAMES, generate, is_generated
 from hpt_trl.data.objects import arrow_column, warn_of_filled_objects
-from hpt_trl.data.splits import pick_splits, reads_whole_splits
+from hpt_trl.data.splits import pick_splits
 from hpt_trl.errors import UserError
 from hpt_trl.settings.values import did_you_mean
 
@@ -60,13 +59,8 @@ def column_values(dataset: Dataset, column: str) -> list[Any]:
     return dataset.select_columns(column)[:][column]
 
 
-def read_source(
-    arguments: DataArguments, *, seed: int, first_rows: int | None
-) -> tuple[tuple[Dataset, str], tuple[Dataset, str] | None]:
+def read_source(arguments: DataArguments, *, seed: int) -> tuple[tuple[Dataset, str], tuple[Dataset, str] | None]:
     """Read the dataset of a recipe, its columns untouched.
-
-    Args:
-        first_rows: read only so many rows of each split.
 
     Returns:
         The training rows and, where the data has them, the held-out rows, each with the name that messages use.
@@ -90,14 +84,12 @@ def read_source(
         known = ", ".join(NAMES)
         raise UserError(f"dataset_options: only generated datasets ({known}…) have options; drop it.")
     train, test = str(arguments.dataset_train_split), str(arguments.dataset_test_split)
-    # A share of all rows is known when all are read.
-    limit = first_rows if reads_whole_splits(train, test) else None
     if generated:
-        splits = generate(name, options, seed=seed, first_rows=limit)
+        splits = generate(name, options, seed=seed)
     elif Path(name).is_dir():
         splits = _read_folder(name)
     elif Path(name).exists() or name.endswith(FILES) or name.startswith((".", "/", "~")):
-        splits = {"train": _read_file(name, limit)}
+        splits = {"train": _read_file(name)}
     else:
         splits = _read_hub(name, arguments.dataset_config)
     numbered = {split: _numbered(rows) for split, rows in splits.items()}
@@ -106,7 +98,7 @@ def read_source(
     for part, shown in [(rows, source), *([held_out] if held_out else [])]:
         if not generated and not name.endswith(_JSON):
             warn_of_filled_objects(part, shown)
-    return (_head(rows, first_rows), source), held_out and (_head(held_out[0], first_rows), held_out[1])
+    return (rows, source), held_out
 
 
 def _numbered(dataset: Dataset) -> Dataset:
@@ -114,10 +106,6 @@ def _numbered(dataset: Dataset) -> Dataset:
     if ROW in dataset.column_names:
         return dataset
     return dataset.add_column(ROW, range(1, len(dataset) + 1))
-
-
-def _head(dataset: Dataset, rows: int | None) -> Dataset:
-    return dataset if rows is None else dataset.select(range(min(rows, len(dataset))))
 
 
 def _read_hub(name: str, config: str | None) -> DatasetDict:
@@ -154,7 +142,7 @@ def _read_folder(name: str) -> dict[str, Dataset]:
     return {"train": loaded} if isinstance(loaded, Dataset) else loaded
 
 
-def _read_file(name: str, first_rows: int | None) -> Dataset:
+def _read_file(name: str) -> Dataset:
     path = Path(name).expanduser()
     if not path.exists():
         near = difflib.get_close_matches(path.name, [file.name for file in path.parent.glob("*.*")], n=1)
@@ -164,25 +152,23 @@ def _read_file(name: str, first_rows: int | None) -> Dataset:
         raise UserError(f"dataset_name: {name} is of an unknown kind; write one of {', '.join(FILES)}.")
     try:
         if path.suffix == ".parquet":
-            return _read_parquet(path, first_rows)
+            return _read_parquet(path)
         if path.suffix == ".json":
             rows = _json_array(name, path)
             if rows is not None:
-                return _from_rows(list(enumerate(rows, 1))[:first_rows], name)
+                return _from_rows(list(enumerate(rows, 1)), name)
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            return _from_rows(list(_json_lines(name, file, first_rows)), name)
+            return _from_rows(list(_json_lines(name, file)), name)
     except (OSError, EOFError, pa.ArrowInvalid) as error:
         raise UserError(f"dataset_name: {name} cannot be read: {error}") from error
 
 
-def _read_parquet(path: Path, first_rows: int | None) -> Dataset:
+def _read_parquet(path: Path) -> Dataset:
     import pyarrow.parquet as pq
 
     file = pq.ParquetFile(path, memory_map=True)
     # Whole row groups decode at once into several times their size; batches do not.
-    batches = file.iter_batches(batch_size=first_rows or 1000)
-    read = list(batches) if first_rows is None else list(islice(batches, 1))
-    return Dataset(pa.Table.from_batches(read, schema=file.schema_arrow))
+    return Dataset(pa.Table.from_batches(file.iter_batches(batch_size=1000), schema=file.schema_arrow))
 
 
 def _json_array(name: str, path: Path) -> list[Any] | None:
@@ -196,11 +182,8 @@ def _json_array(name: str, path: Path) -> list[Any] | None:
         raise UserError(f"dataset_name: {name} is not valid JSON: {error}") from error
 
 
-def _json_lines(name: str, file: BinaryIO | gzip.GzipFile, first_rows: int | None) -> Iterator[tuple[int, Any]]:
-    found = 0
+def _json_lines(name: str, file: BinaryIO | gzip.GzipFile) -> Iterator[tuple[int, Any]]:
     for number, line in enumerate(file, 1):
-        if found == first_rows:
-            return
         if not line.strip():
             continue
         try:
@@ -213,7 +196,6 @@ def _json_lines(name: str, file: BinaryIO | gzip.GzipFile, first_rows: int | Non
                 f"{name}, line {number}: not valid JSON ({error.msg}, character {error.pos + 1}): {shown}\n"
                 "Every line must be one JSON object."
             ) from error
-        found += 1
         yield number, row
 
 

@@ -21,11 +21,6 @@ class _Part:
     stop: int
 
 
-def reads_whole_splits(*names: str) -> bool:
-    """Whether split names leave all rows of a split in place, so that its first rows are those of the source."""
-    return not any("[" in name or "+" in name for name in names)
-
-
 def pick_splits(
     splits: Mapping[str, Dataset], source: str, train: str, test: str, *, named: bool
 ) -> tuple[tuple[Dataset, str], tuple[Dataset, str] | None]:

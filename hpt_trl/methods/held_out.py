@@ -47,8 +47,8 @@ class HeldOutMeasures(_Base):
     A mixin for `SFTTrainer`, `DPOTrainer` and `RewardTrainer` (before them among the bases). The values do not depend
     on `per_device_eval_batch_size`, padding or the number of processes. `loss`, `entropy`, `mean_token_accuracy` and
     `logits/*` are means over tokens where the base's are, all else over rows; `min_reward` and `max_reward` are those
-    of all rows. Where both answers of a comparison score the same, it counts as half right, and `rewards/ties`
-    (`ties` of a reward model) is the share of such comparisons.
+    of all rows. Where both answers of a comparison score the same, it counts as half right, and `rewards/ties` (`ties`
+    of a reward model) is the share of such comparisons. The load-balancing loss of a mixture of experts is the batch's.
 
     The forward passes are the base's, one per batch. With a sequence or its weights spread over processes (context,
     sequence or tensor parallelism) a process does not hold a row by itself, and the base's means stand.

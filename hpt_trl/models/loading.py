@@ -63,6 +63,11 @@ def load_config(name: str, *, revision: str | None = None, trust_remote_code: bo
         raise _cannot_load(name, "config", error) from error
 
 
+def positions_of(config: "PretrainedConfig") -> int | None:
+    """How many tokens a model takes; None without a limit (state-space models, ALiBi)."""
+    return config.get_text_config().to_dict().get("max_position_embeddings")
+
+
 def load_tokenizer(
     name: str, *, revision: str | None = None, trust_remote_code: bool = False
 ) -> "PreTrainedTokenizerBase | ProcessorMixin":

@@ -78,6 +78,7 @@ class StageInputs:
     Attributes:
         model: a local folder or Hub id for the trainer to load; None where the stage makes its own model.
         tokenizer: tokenizer, or processor of a vision-language model.
+        encoder: how the trainer encodes rows.
         config: the stage's trainer config.
         model_args: TRL's model settings (dtype, LoRA, quantization).
         arguments: the recipe's other keys.
@@ -89,6 +90,7 @@ class StageInputs:
 
     model: Any
     tokenizer: "PreTrainedTokenizerBase | ProcessorMixin"
+    encoder: "Encoder"
     config: Any
     model_args: "ModelConfig"
     arguments: "RecipeArguments"
@@ -140,7 +142,8 @@ class Stage:
         argument_class: the other recipe keys, usually `RecipeArguments`.
         check: checks of the stage's own before any weight is loaded; raises `UserError` by `recipe.error`.
         check_tokenizer: the same for what depends on the tokenizer.
-        check_rows: of the recipe, its rows, and how the trainer encodes them: the same for every row.
+        check_rows: of the recipe, its rows, how the trainer encodes them, and how many tokens the model takes: the
+            same for every row.
         rules: allowed ranges of the stage's own keys; they stand above those of `hpt_trl.settings.ranges`.
         layout: of the recipe's other keys: the rows that it reads.
         sample: of a recipe and its rows: the rows that it trains on, where these are drawn or made from what it reads.
@@ -162,7 +165,7 @@ class Stage:
     finish: "Callable[[Trainer], None]" = lambda trainer: None
     check: "Callable[[Recipe], None]" = lambda recipe: None
     check_tokenizer: "Callable[[Recipe, PreTrainedTokenizerBase], None]" = lambda recipe, tokenizer: None
-    check_rows: "Callable[[Recipe, Splits, Encoder], None]" = lambda recipe, splits, encoder: None
+    check_rows: "Callable[[Recipe, Splits, Encoder, int | None], None]" = lambda *arguments: None
     rules: "tuple[Rule, ...]" = ()
     layout: "Callable[[RecipeArguments], Layout]" = lambda arguments: "prompts"
     sample: "Callable[[Recipe, Splits], Splits] | None" = None

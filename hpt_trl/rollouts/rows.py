@@ -246,11 +246,12 @@ class Forward:
 def deal(lengths: list[int], slots: int) -> list[list[int]]:
     """Indices of rows dealt to `slots` micro-batches: equal counts, rows of like length together.
 
-    Rows are sorted by length and cut into consecutive chunks. The dealing depends on nothing but the lengths.
+    Rows are sorted by length and cut into consecutive chunks; of unequal chunks the shorter rows have the larger ones,
+    so that no batch is both the widest and the highest. The dealing depends on nothing but the lengths.
     """
     order = sorted(range(len(lengths)), key=lambda i: lengths[i], reverse=True)
     size, extra = divmod(len(order), slots)
-    bounds = list(accumulate((size + (slot < extra) for slot in range(slots)), initial=0))
+    bounds = list(accumulate((size + (slot >= slots - extra) for slot in range(slots)), initial=0))
     return [order[start:stop] for start, stop in pairwise(bounds)]
 
 

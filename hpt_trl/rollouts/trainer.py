@@ -16,6 +16,7 @@ Each mend wraps one method of the base and can be dropped when upstream is fixed
 and vLLM's engine and client by `hpt_trl.rollouts.vllm.mended`.
 """
 
+import inspect
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -107,17 +108,17 @@ class RolloutTrainer(GRPOTrainer):
 
     def __init__(self, model: Any, reward_funcs: Any = None, *args: Any, **kwargs: Any):
         reward_funcs = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs] if reward_funcs else []
-        config = kwargs.get("args") or (args[0] if args else None)
-        tokenizers = kwargs.get("reward_processing_classes") or (args[4] if len(args) > 4 else None)
-        named = _loaded(reward_funcs, config, tokenizers)
-        # Models are the base's business; only functions can raise on a row or return NaN.
+        given = inspect.signature(GRPOTrainer).bind_partial(model, reward_funcs, *args, **kwargs).arguments
+        config = given.get("args")
+        named = _loaded(reward_funcs, config, given.get("reward_processing_classes"))
+        # Models are the base's business; only functions can raise on a row.
         names = distinct_names(named)
         guarded: list[Any] = [
             f if isinstance(f, torch.nn.Module) else guard(f, name) for f, name in zip(named, names, strict=True)
         ]
         if config is not None:
             check_sampling(config)
-        if kwargs.get("peft_config") is None:
+        if given.get("peft_config") is None:
             refuse_untrainable(model)
         with mended(config, model), passed_as_reference(model, config):
             super().__init__(model, guarded, *args, **kwargs)
@@ -163,9 +164,15 @@ class RolloutTrainer(GRPOTrainer):
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
         rewards = super()._calculate_rewards(*args, **kwargs)
-        # `guard` reports NaN and inf with their row and hands both on as inf. NaN in every column is the base's sign
-        # for a row without a reward: it leaves the baseline alone and gets no advantage.
-        rewards[torch.isinf(rewards).any(dim=1)] = torch.nan
+        # `guard` reports NaN and inf with their row and hands both on as inf; a model's NaN is meant likewise.
+        of_models = torch.tensor([isinstance(f, torch.nn.Module) for f in self.reward_funcs], device=rewards.device)
+        broken = rewards.isinf() | (rewards.isnan() & of_models)
+        rewards[broken] = torch.nan
+        # What single rewards say of a rollout, whose sum may be unknown.
+        self._each_reward = rewards.clone()
+        # NaN in every column is the base's sign for a row without a reward: it leaves the baseline alone and gets no
+        # advantage. A reward that is only measured takes no row away.
+        rewards[(broken & (self.reward_weights.to(rewards.device) != 0)).any(dim=1)] = torch.nan
         self._rewards = rewards
         return rewards
 

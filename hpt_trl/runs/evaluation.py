@@ -169,12 +169,11 @@ def encode_prompts(encoder: Encoder, rows: list[dict[str, Any]], *, return_tenso
         encoded = tokenizer(text=prompts, **padding)
         encoded.pop("token_type_ids", None)
         return encoded
-    encoder.tokenizer.padding_side = "left"
-    if not encoder.is_processor:
+    if not encoder.is_processor or not any(images_of(row) for row in rows):
         encoded = BatchEncoding({"input_ids": [encoder.prompt(row) for row in rows]})
-        return tokenizer.pad(encoded, **padding) if padding else encoded
+        return encoder.tokenizer.pad(encoded, padding_side="left", **padding) if padding else encoded
     if padding:
-        padding = {"return_tensors": return_tensors, "processor_kwargs": {"padding": True}}
+        padding = {"return_tensors": return_tensors, "processor_kwargs": {"padding": True, "padding_side": "left"}}
     return tokenizer.apply_chat_template(
         conversation=[with_images(prompt, images_of(row)) for prompt, row in zip(prompts, rows, strict=True)],
         add_generation_prompt=True,

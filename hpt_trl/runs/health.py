@@ -97,11 +97,15 @@ class Health(TrainerCallback):
         if control.should_save:
             state.stateful_callbacks[_STATE] = {"changed": self.why_untrained() is None}
 
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.on_step_end(args, state, control)
+
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if "frac_reward_zero_std" not in logs or "ppo/kl" in logs:
             return
-        # A group without contrast has no advantage, but a demonstration may be trained on in its stead.
-        flat = logs["frac_reward_zero_std"] >= 1 and not logs.get("hpt/sft_fraction")
+        # A group without contrast has no advantage, but its demonstration or, by SRFT, its rollouts may be trained on.
+        taught = any(logs.get(f"hpt/{name}_loss") for name in ("sft", "off", "rl"))
+        flat = logs["frac_reward_zero_std"] >= 1 and not taught
         self._logs, self._flat_logs = self._logs + 1, self._flat_logs + flat
         self._flat_in_a_row = self._flat_in_a_row + 1 if flat else 0
         if self._flat_in_a_row == PATIENCE and state.is_world_process_zero:

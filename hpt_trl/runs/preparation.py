@@ -20,13 +20,11 @@ from hpt_trl.data.layouts import Splits
 from hpt_trl.data.loading import load_splits, to_conversational
 from hpt_trl.data.overlap import Overlap, find_overlap
 from hpt_trl.data.rendering import Encoder
-from hpt_trl.data.row_lengths import count_tokens, validate_lengths
-from hpt_trl.data.sources import where
 from hpt_trl.data.unused import unused_columns
 from hpt_trl.errors import UserError
 from hpt_trl.models.chat_template import take_chat_template
 from hpt_trl.models.end_tokens import end_token_ids
-from hpt_trl.models.loading import load_config, load_tokenizer, model_exists
+from hpt_trl.models.loading import load_config, load_tokenizer, model_exists, positions_of
 from hpt_trl.recipes.adapter_targets import check_adapter_targets
 from hpt_trl.recipes.bundled import find_recipe
 from hpt_trl.recipes.recipe import Recipe
@@ -35,6 +33,7 @@ from hpt_trl.rewards.guarding import guard
 from hpt_trl.rewards.loading import check_columns, columns_read, load_rewards
 from hpt_trl.rewards.names import distinct_names
 from hpt_trl.rewards.reward_model import RewardModel
+from hpt_trl.runs.lengths import check_lengths
 from hpt_trl.runs.output_folder import check_output_folder
 from hpt_trl.runs.probe import Probe, check_thresholds, success_of, thresholds
 from hpt_trl.runs.steps import check_steps
@@ -131,18 +130,19 @@ def prepare_recipe(recipe: Recipe) -> Prepared:
         _take_eos_token(recipe, tokenizer)
     stage.check_tokenizer(recipe, tokenizer)
     splits = to_conversational(splits, cast(PreTrainedTokenizerBase, tokenizer), arguments)
-    ends = None if model is None else end_token_ids(model, tokenizer, **settings)
-    encoder = _encoder(recipe, splits, tokenizer, ends)
-    stage.check_rows(recipe, splits, encoder)
-    for reward_model in reward_models:
-        # Messages need its chat template.
-        reward_model.encode(splits.train[0]["prompt"], "")
     if stage.make_config is not None:
         model_config = stage.make_config(recipe, tokenizer)
     else:
         model_config = load_config(str(model), **settings)
         _refuse_reward_model(recipe, model_config)
         check_adapter_targets(recipe, model_config)
+    ends = None if model is None else end_token_ids(model, tokenizer, **settings)
+    encoder = _encoder(recipe, splits, tokenizer, ends)
+    positions = (recipe.setting("model_init_kwargs") or {}).get("max_position_embeddings") or positions_of(model_config)
+    stage.check_rows(recipe, splits, encoder, positions)
+    for reward_model in reward_models:
+        # Messages need its chat template.
+        reward_model.encode(splits.train[0]["prompt"], "")
     prepared = Prepared(
         recipe=recipe,
         model=model,
@@ -162,7 +162,7 @@ def prepare_recipe(recipe: Recipe) -> Prepared:
         eval_max_new_tokens=arguments.eval_max_new_tokens or stage.completion_length(config),
         unused=unused,
     )
-    _check_lengths(prepared)
+    check_lengths(recipe, splits, encoder, prepared.answered, prepared.eval_max_new_tokens, positions)
     if functions and thresholds(recipe):
         weights = prepared.judge_weights[: len(functions)]
         Probe(recipe, splits, encoder, rewards[: len(functions)], names, weights, success).check()
@@ -308,83 +308,3 @@ def _answered(recipe: Recipe, splits: Splits, rewards: list[Any]) -> Dataset | N
             "eval_samples", f"{wanted} rows, but {splits.test_source} has {len(splits.test)}; allowed: at most that."
         )
     return splits.test.select(sorted(random.Random(0).sample(range(len(splits.test)), wanted)))
-
-
-def _check_lengths(prepared: Prepared) -> None:
-    recipe, splits = prepared.recipe, prepared.splits
-    # How many tokens an image takes is known when it is processed: vision-language prompts are not measured here.
-    if splits.layout == "documents" or isinstance(prepared.tokenizer, ProcessorMixin):
-        return
-    limit = (recipe.setting("model_init_kwargs") or {}).get("max_position_embeddings")
-    if limit is None:
-        # Models without a position table (state-space models, ALiBi) have no such entry and no such limit.
-        limit = prepared.model_config.get_text_config().to_dict().get("max_position_embeddings")
-    checks = []
-    if splits.layout == "prompts":
-        new_tokens = recipe.stage.completion_length(recipe.config)
-        checks.append((splits.train, splits.source, "max_completion_length", new_tokens))
-    else:
-        for rows, source in ((splits.train, splits.source), (splits.test, splits.test_source)):
-            if rows is not None:
-                _check_whole_rows(prepared, rows, source, limit)
-    if prepared.answered is not None:
-        own = "max_completion_length" in recipe.keys and recipe.arguments.eval_max_new_tokens is None
-        key = "max_completion_length" if own else "eval_max_new_tokens"
-        checks.append((prepared.answered, splits.test_source, key, prepared.eval_max_new_tokens))
-    if limit is None:
-        return
-    for rows, source, key, new_tokens in checks:
-        if new_tokens >= limit:
-            raise recipe.error(key, f"{new_tokens} tokens leave no room for a prompt: the model takes {limit} in all.")
-        validate_lengths(
-            rows,
-            source,
-            prepared.encoder,
-            longest=limit - new_tokens,
-            reason=f"max_position_embeddings {limit} - {key} {new_tokens}",
-            remedy=f"lower {key}",
-        )
-
-
-def _check_whole_rows(prepared: Prepared, rows: Dataset, source: str, limit: int | None) -> None:
-    """Rows of prompt and answers: TRL cuts them at `max_length` or drops them, and says nothing.
-
-    Raises:
-        UserError: a prompt leaves no room for its answer, a row is longer than the model takes, or every row would be
-            dropped.
-    """
-    recipe, encoder = prepared.recipe, prepared.encoder
-    longest, packed = recipe.setting("max_length"), recipe.setting("packing", False)
-    keeps_end = recipe.setting("truncation_mode", "keep_start") == "keep_end"
-    if longest is not None and not packed and not keeps_end:
-        validate_lengths(
-            rows,
-            source,
-            encoder,
-            longest=longest - 1,
-            reason=f"max_length {longest} less one token for an answer",
-            remedy="raise max_length",
-        )
-    for answer in prepared.splits.answers:
-        counts = list(count_tokens(rows, source, encoder, ("prompt", answer)))
-        if limit is not None and (longest is None or longest > limit) and not packed:
-            row, most = max(counts, key=lambda pair: pair[1])
-            if most > limit:
-                raise UserError(
-                    f"{where(source, row)}: prompt and `{answer}` have {most} tokens, more than the model takes "
-                    f"(max_position_embeddings {limit}). Shorten or drop such rows, or write `max_length: {limit}`."
-                )
-        too_long = [row for row, tokens in counts if longest is not None and tokens > longest and not packed]
-        drops = recipe.stage.name == "reward"
-        if drops and len(too_long) == len(counts):
-            raise recipe.error("max_length", f"every row of {source} has more than {longest} tokens and is dropped.")
-        if too_long:
-            logger.warning(
-                "%s: prompt and `%s` have more than %d tokens (`max_length`) in %d of %d rows, which are %s.",
-                where(source, too_long[0]),
-                answer,
-                longest,
-                len(too_long),
-                len(counts),
-                "dropped" if drops else "cut",
-            )

@@ -97,7 +97,8 @@ class Probe:
         column = self.splits.demonstration_column
         shown_to = [row for row in rows if row.get(column)]
         if stage.rewards == "required" and stage.needs_demonstration(self.recipe.config) and shown_to:
-            ids = [demonstration_ids(row, column, self.encoder).ids for row in shown_to]
+            longest = self.recipe.setting("max_demonstration_length")
+            ids = [demonstration_ids(row, column, self.encoder, longest).ids for row in shown_to]
             self._check_demonstrations(shown_to, self._values(shown_to, ids), empty, self._lost(shown_to, ids))
         if self.success < len(self.rewards):
             self._check_empty(rows, [values[self.success] for values in empty])

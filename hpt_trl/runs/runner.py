@@ -253,6 +253,7 @@ def _build_trainer(
         StageInputs(
             model=None if prepared.model is None else resolve_model(prepared.model),
             tokenizer=prepared.tokenizer,
+            encoder=prepared.encoder,
             config=config,
             model_args=model_args,
             arguments=recipe.arguments,

@@ -72,5 +72,5 @@ def _preparing_trainer(prepared: Prepared) -> SFTTrainer:
     toy = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1
     )
-    rows, _ = training_splits(replace(prepared.splits, test=None), tokenizer, config, prepared.recipe.arguments)
+    rows, _ = training_splits(replace(prepared.splits, test=None), prepared.encoder, config, prepared.recipe.arguments)
     return SFTTrainer(LlamaForCausalLM(toy), config, train_dataset=rows, processing_class=tokenizer)

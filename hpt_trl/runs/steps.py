@@ -41,11 +41,13 @@ def check_steps(recipe: Recipe, splits: Splits) -> int:
             f"would be taken. Write {remedy}.",
         )
     if left := rows % batch:
+        shuffled = recipe.setting("shuffle_dataset", True) and config.train_sampling_strategy != "sequential"
         logger.warning(
-            "%s: each epoch leaves out %d of the %d training rows, since %s; which ones is drawn anew for each epoch.",
+            "%s: each epoch leaves out %d of the %d training rows, since %s; %s.",
             splits.source,
             left,
             rows,
             what,
+            "which ones is drawn anew for each epoch" if shuffled else "it is always the last ones",
         )
     return left

@@ -95,7 +95,8 @@ class RunTotals(TrainerCallback):
         self._log_what_is_saved(args, control)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        self._note(state, unlogged=False)
+        # Every log takes the loss since the last one into the total; the closing figure is computed before it is empty.
+        self._note(state, unlogged="train_loss" not in logs)
         if "train_loss" in logs:
             # The trainer's closing figure is of this attempt alone.
             logs["train_loss"] = self.train_loss()

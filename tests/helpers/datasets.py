@@ -15,7 +15,6 @@ def load(
     seed=0,
     needs_demonstration=True,
     demonstration_column="completion",
-    first_rows=None,
     layout="prompts",
     **keys,
 ):
@@ -24,7 +23,6 @@ def load(
         seed=seed,
         needs_demonstration=needs_demonstration,
         demonstration_column=demonstration_column,
-        first_rows=first_rows,
         layout=layout,
     )
 

@@ -119,7 +119,7 @@ def test_rows_of_one_turn_are_those_of_the_stock_trainer(tiny_model_path, tmp_pa
         stock = SFTTrainer(tiny_model_path, config, train_dataset=dataset, processing_class=tokenizer).train_dataset
 
         splits = Splits(dataset, None, "rows", "rows", "completion", "demonstrations")
-        own, _ = training_splits(splits, tokenizer, config, TurnArguments())
+        own, _ = training_splits(splits, Encoder(tokenizer), config, TurnArguments())
         assert own is not None
         assert own["input_ids"] == stock["input_ids"]
         assert own["labels"] == stock["labels"] and -100 in own["labels"][0]
@@ -217,7 +217,7 @@ def test_check_shows_what_the_keys_train(recipe, rows, capsys, words, shown, hid
     said = capsys.readouterr().out
     assert all(text in said for text in shown) and not any(text in said for text in hidden)
     prepared = prepare(path, words)
-    train, _ = training_splits(prepared.splits, prepared.tokenizer, prepared.recipe.config, prepared.recipe.arguments)
+    train, _ = training_splits(prepared.splits, prepared.encoder, prepared.recipe.config, prepared.recipe.arguments)
     assert train is not None
     encoded = Encoded(train[0]["input_ids"], [int(label != -100) for label in train[0]["labels"]])
     trained = marked(encoded, prepared.encoder)

@@ -98,7 +98,7 @@ class HybridPostConfig(GRPOConfig):
             "help": "`chord`: optimizer steps over which the weight falls linearly; a generation batch keeps its own."
         },
     )
-    demonstration_reward: float | str | None = field(
+    demonstration_reward: float | str = field(
         default="graded",
         metadata={
             "help": "Reward of a demonstration among the rollouts of its prompt (off-policy terms): `graded`, by the "
@@ -128,7 +128,13 @@ class HybridPostConfig(GRPOConfig):
     def __post_init__(self):
         super().__post_init__()
         if isinstance(self.soft_table, str) and self.soft_table.lstrip().startswith("{"):
-            self.soft_table = json.loads(self.soft_table)
+            try:
+                self.soft_table = json.loads(self.soft_table)
+            except json.JSONDecodeError as error:
+                raise ValueError(
+                    f"`soft_table` is {self.soft_table!r}, no JSON ({error.msg}); write the shares in quotes, e.g. "
+                    '{"0": [0, 0, 1], "1": [1, 0, 0]}.'
+                ) from error
         read_soft_table(self.soft_table)
         group = self.num_generations
         for key, allowed in (

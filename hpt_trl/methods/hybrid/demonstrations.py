@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 
 from datasets import Dataset
 
+from hpt_trl.data.messages import as_text
 from hpt_trl.data.rendering import Encoder
 from hpt_trl.data.row_lengths import examples
-from hpt_trl.data.sources import where
+from hpt_trl.data.sources import ROW, where
 from hpt_trl.data.turns import shown
 from hpt_trl.errors import UserError
 
@@ -18,11 +19,13 @@ class Demonstration(NamedTuple):
     Attributes:
         ids: token ids, the last one an end-of-sequence token.
         trained: 1 for a token of the assistant's turns, 0 for one of the user's and of tools; as long as `ids`.
+        context: tokens of the prompt; 0 where images widen it.
         truncated: whether `max_demonstration_length` cut it.
     """
 
     ids: list[int]
     trained: list[int]
+    context: int
     truncated: bool
 
 
@@ -53,11 +56,11 @@ def demonstration_ids(
         trained[end:stop] = [0] * (stop - end)
     ids, trained = ids[: ends[-1]], trained[: ends[-1]]
     if max_length is None or len(ids) <= max_length:
-        return Demonstration(ids, trained, False)
+        return Demonstration(ids, trained, encoded.context, False)
     fitting = [end for end in ends if end <= max_length]
     if fitting:
-        return Demonstration(ids[: fitting[-1]], trained[: fitting[-1]], True)
-    return Demonstration([*ids[: max_length - 1], ids[ends[0] - 1]], trained[:max_length], True)
+        return Demonstration(ids[: fitting[-1]], trained[: fitting[-1]], encoded.context, True)
+    return Demonstration([*ids[: max_length - 1], ids[ends[0] - 1]], trained[:max_length], encoded.context, True)
 
 
 class Demonstrations:
@@ -78,27 +81,52 @@ class Demonstrations:
             if not example.get(column):
                 raise UserError(
                     f"A prompt calls for its demonstration, but `{column}` is {example.get(column)!r}. Give the row a "
-                    f"demonstration or set `on_missing_demonstration: rl`. Prompt: {example['prompt']!r}"
+                    f"demonstration or set `on_missing_demonstration: rl`. {_shown(example)}"
                 )
-            self._known[row] = demonstration_ids(example, column, self._encoder, self._max_length)
+            try:
+                self._known[row] = demonstration_ids(example, column, self._encoder, self._max_length)
+            except UserError as error:
+                raise UserError(f"the demonstration `{column}`: {error}\n{_shown(example)}") from error
         return self._known[row]
 
 
-def check_demonstrations(dataset: Dataset, source: str, column: str, encoder: Encoder) -> None:
+def check_demonstrations(
+    dataset: Dataset, source: str, column: str, encoder: Encoder, *, max_length: int | None, positions: int | None
+) -> None:
     """Encode the demonstration of every row that has one.
 
+    Args:
+        max_length: `max_demonstration_length`.
+        positions: how many tokens the model takes, None where it has no limit.
+
     Raises:
-        UserError: the first that cannot be trained as it is written, with its row.
+        UserError: the first that cannot be trained as it is written, with its row; or the longest, where it is longer
+            than the model takes with its prompt.
     """
     if column not in dataset.column_names:
         return
+    too_long, longest = 0, (0, 0)
     for row, example in examples(dataset, ("prompt", column)):
         if not example[column]:
             continue
         try:
-            demonstration_ids(example, column, encoder)
+            found = demonstration_ids(example, column, encoder, max_length)
         except UserError as error:
             raise UserError(f"{where(source, row)}, the demonstration `{column}`: {error}") from error
+        tokens = found.context + len(found.ids)
+        if positions is not None and tokens > positions:
+            too_long, longest = too_long + 1, max(longest, (tokens, row))
+    if too_long:
+        raise UserError(
+            f"{where(source, longest[1])}: prompt and demonstration have {longest[0]} tokens, the model takes "
+            f"{positions} (max_position_embeddings); {too_long} of {len(dataset)} rows have more. Shorten or drop "
+            "them, or set `max_demonstration_length`."
+        )
+
+
+def _shown(example: dict[str, Any]) -> str:
+    number = f"row {example[ROW]}, " if ROW in example else ""
+    return f"{number}prompt: {shown(as_text(example['prompt']))}"
 
 
 def _turns(trained: list[int]) -> list[tuple[int, int]]:

@@ -150,7 +150,7 @@ class StepMetrics:
         low, high = clipped(scores.logps, inputs, mask, self.config)
         low, high = (low.float(), high.float()) if self.by_sequence else (low * mask, high * mask)
         counts = mask.new_ones(len(mask)) if self.by_sequence else mask.sum(1)
-        counted = (counts > 0) & (torch.arange(len(mask), device=mask.device) < micro.rollouts * micro.has_rollouts)
+        counted = (counts > 0) & (torch.arange(len(mask), device=mask.device) < micro.forwarded * micro.has_rollouts)
         low, high = low.sum(1) * counted, high.sum(1) * counted
         self.sums.index_add_(1, micro.micros, torch.stack([low, high, counted.float()]))
         shares = torch.stack([low, high]) / counts.clamp(min=1)
@@ -190,3 +190,23 @@ class StepMetrics:
                 f"{_CLIP}/high_max": [high for _, high in bounds],
             }
         return values
+
+
+class StepLosses:
+    """Adds up the terms of an optimizer step's loss and logs them at its end, averaged as the gradients are."""
+
+    def __init__(self, accelerator: Accelerator):
+        self.accelerator = accelerator
+        self._sums = torch.zeros(4, device=accelerator.device)
+
+    def add(self, parts: Tensor, micro: MicroBatch, metrics: dict[str, list[float]]) -> None:
+        """Add a micro-batch's terms, see `loggable`."""
+        self._sums = self._sums + parts
+        if not self.accelerator.sync_gradients:
+            return
+        rl, off, sft, nll = self.accelerator.reduce(self._sums, reduction="sum").tolist()
+        self._sums = torch.zeros_like(self._sums)
+        for name, loss in (("rl", rl), ("off", off), ("sft", sft)):
+            metrics[f"hpt/{name}_loss"].append(loss / self.accelerator.num_processes)
+        if micro.demonstration_tokens:
+            metrics["hpt/demo_nll"].append(nll / micro.demonstration_tokens)

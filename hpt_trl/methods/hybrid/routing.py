@@ -135,7 +135,7 @@ class MicroBatch:
     rows that only keep the shapes equal on all processes.
     """
 
-    rollouts: int  # leading rows of the stock batch that go through the forward pass
+    forwarded: int  # leading rows of the stock batch that go through the forward pass
     forward: Forward | None  # the rollouts, then the demonstrations; None: the stock batch as it is
     demonstration_mask: Float[Tensor, "demonstrations tokens"]
     sft_coefficients: Float[Tensor, " demonstrations"]

@@ -22,14 +22,21 @@ def check(recipe: Recipe) -> None:
         raise recipe.place(error) from None
 
 
-def check_rows(recipe: Recipe, splits: Splits, encoder: Encoder) -> None:
+def check_rows(recipe: Recipe, splits: Splits, encoder: Encoder, positions: int | None) -> None:
     """Refuse a demonstration that would be trained otherwise than it is written.
 
     Raises:
         UserError: the first such row.
     """
     if recipe.config.uses_demonstrations:
-        check_demonstrations(splits.train, splits.source, splits.demonstration_column, encoder)
+        check_demonstrations(
+            splits.train,
+            splits.source,
+            splits.demonstration_column,
+            encoder,
+            max_length=recipe.config.max_demonstration_length,
+            positions=positions,
+        )
 
 
 def build(inputs: StageInputs) -> Trainer:

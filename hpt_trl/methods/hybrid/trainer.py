@@ -28,7 +28,7 @@ from hpt_trl.data.rendering import Encoder
 from hpt_trl.methods.hybrid.config import HybridPostConfig
 from hpt_trl.methods.hybrid.demonstrations import Demonstrations, check_demonstrations
 from hpt_trl.methods.hybrid.grading import Sampled, grade, log_grades, unpadded_prompts
-from hpt_trl.methods.hybrid.metrics import StepMetrics, lengths_of, log_routing, take_back
+from hpt_trl.methods.hybrid.metrics import StepLosses, StepMetrics, lengths_of, log_routing, take_back
 from hpt_trl.methods.hybrid.routing import (
     Coefficients,
     MicroBatch,
@@ -43,6 +43,7 @@ from hpt_trl.methods.hybrid.routing import (
 )
 from hpt_trl.methods.hybrid.terms import ROW_NORMALIZED, Scores, demonstration_terms, loggable, signed_rollouts, sum_of
 from hpt_trl.methods.signatures import takes_arguments_of
+from hpt_trl.models.loading import positions_of
 from hpt_trl.rewards.success import success_index
 from hpt_trl.rollouts.rows import Forward, Row, collate, deal_to_steps, unpad
 from hpt_trl.rollouts.trainer import RolloutTrainer
@@ -100,7 +101,7 @@ class HybridPostTrainer(RolloutTrainer):
                 needs_demonstration=args.on_missing_demonstration == "error",
             )
         self._defer_old_logps = False
-        self._generation: tuple[Sampled, Tensor, Tensor] | None = None
+        self._generation: tuple[Sampled, Tensor, Tensor, Tensor] | None = None
         self._sampled: Sampled
         self._demonstrations: Demonstrations
         self._told_of_grades = False
@@ -113,9 +114,19 @@ class HybridPostTrainer(RolloutTrainer):
             self.processing_class, self.chat_template_kwargs, reads_rows=False, end_ids=self.eos_token_ids
         )
         if args.uses_demonstrations and isinstance(train_dataset, Dataset):
-            check_demonstrations(train_dataset, "train_dataset", args.demonstration_column, self._encoder)
-        self._window_sums = torch.zeros(4, device=self.accelerator.device)
-        self._drops_rows = args.skip_dead_rows and rows_that_must_stay(args, self.aux_loss_enabled) is None
+            check_demonstrations(
+                train_dataset,
+                "train_dataset",
+                args.demonstration_column,
+                self._encoder,
+                max_length=args.max_demonstration_length,
+                positions=positions_of(self.model.config),
+            )
+        self._step_losses = StepLosses(self.accelerator)
+        kept = rows_that_must_stay(args, self.aux_loss_enabled) if args.skip_dead_rows else "`skip_dead_rows: false`"
+        self._drops_rows = kept is None
+        if kept is not None:
+            logger.info("No rollout is left out of the training: %s.", kept)
         self._step_metrics: StepMetrics | None = None
 
     @property
@@ -140,7 +151,7 @@ class HybridPostTrainer(RolloutTrainer):
             if self.mask_truncated_completions:
                 # The demonstrations' weight must not grow as rollouts are cut, and so leave the base's count of tokens.
                 tokens = self.accelerator.reduce(tokens.new_tensor(sampled.tokens), reduction="sum")
-        self._generation = (sampled, self._rewards, tokens)
+        self._generation = (sampled, self._rewards, self._each_reward[:, self._success_index], tokens)
         return batch
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
@@ -158,14 +169,14 @@ class HybridPostTrainer(RolloutTrainer):
     # Routing: from shuffled rollouts to micro-batches.
 
     def _route(
-        self, sampled: Sampled, rewards_per_func: Tensor, all_tokens: Tensor, buffers: list[dict[str, Any]]
+        self, sampled: Sampled, each: Tensor, successes: Tensor, all_tokens: Tensor, buffers: list[dict[str, Any]]
     ) -> list[dict[str, Any]]:
         """Micro-batches of the generation batch: the rollouts that carry a gradient, and the demonstrations."""
         args, group, examples = self.args, self.num_generations, sampled.inputs
-        success = rewards_per_func[:, self._success_index].view(-1, group).float().cpu()
-        rewards = self._weighted_rewards(rewards_per_func).view(-1, group).float().cpu()
+        success = successes.view(-1, group).float().cpu()
+        rewards = self._weighted_rewards(each).view(-1, group).float().cpu()
         usable = [args.on_missing_demonstration == "error" or bool(e.get(args.demonstration_column)) for e in examples]
-        usable = self.accelerator.gather(torch.tensor(usable, device=rewards_per_func.device)).view(-1, group)[:, 0]
+        usable = self.accelerator.gather(torch.tensor(usable, device=each.device)).view(-1, group)[:, 0]
         coefficients = coefficients_of(success, usable.cpu(), args, self.state.global_step)
         self._demonstrations = Demonstrations(
             examples, args.demonstration_column, self._encoder, args.max_demonstration_length
@@ -233,7 +244,6 @@ class HybridPostTrainer(RolloutTrainer):
         **of_all_processes: Any,
     ) -> dict[str, Any]:
         """The stock batch of `count` rollouts (fillers included) with its `MicroBatch` under `hybrid`."""
-
         rollouts = [row for row in rows if not row.is_demonstration]
         demonstrations = [row for row in rows if row.is_demonstration]
         stock_rows = rollouts + [filler] * (count - len(rollouts))
@@ -254,7 +264,7 @@ class HybridPostTrainer(RolloutTrainer):
             demonstrations,
             forward=forward,
             has_rollouts=bool(rollouts),
-            rollouts=len(passed) - len(demonstrations),
+            forwarded=len(passed) - len(demonstrations),
             rollout_scale=count / self.args.per_device_train_batch_size,
             rows_per_step=rows_per_step,
             tokens_per_step=all_tokens.clamp(min=1) * per_window / len(self._buffered_inputs),
@@ -269,7 +279,7 @@ class HybridPostTrainer(RolloutTrainer):
         """Reward of each demonstration with an off-policy term, over all processes; NaN of the others."""
         wanted, value = coefficients.off != 0, self.args.demonstration_reward
         if value != "graded":
-            graded = torch.where(wanted, float(value or 0.0), torch.nan)
+            graded = torch.where(wanted, float(value), torch.nan)
         else:
             graded = grade(
                 wanted.tolist(),
@@ -334,7 +344,7 @@ class HybridPostTrainer(RolloutTrainer):
             if micro is not None:
                 self._rollout_scores = Scores(*result[:2])
             return result
-        forward, live, demonstrated = micro.forward, micro.rollouts, micro.demonstration_mask.size(1)
+        forward, live, demonstrated = micro.forward, micro.forwarded, micro.demonstration_mask.size(1)
         logps, entropies, aux_loss = super()._get_per_token_logps_and_entropies(model, **kwargs | forward.arguments)
 
         def of_rollouts(values: Tensor) -> Tensor:
@@ -371,7 +381,7 @@ class HybridPostTrainer(RolloutTrainer):
         if micro.has_signed:
             mask = inputs["completion_mask"].float()
             terms["rl"] = signed_rollouts(self._rollout_scores, mask, micro, self.args, processes)
-        self._log_losses(loggable(loss, terms), micro)
+        self._step_losses.add(loggable(loss, terms), micro, metrics)
         return sum_of(loss, terms)
 
     def _log_step(self, inputs: dict[str, Any], micro: MicroBatch, taken: dict[str, float]) -> None:
@@ -384,17 +394,3 @@ class HybridPostTrainer(RolloutTrainer):
             for name, values in self._step_metrics.values(sums, micro.totals).items():
                 self._metrics["train"][name] += values
             self._step_metrics = None
-
-    def _log_losses(self, parts: Tensor, micro: MicroBatch) -> None:
-        """Add up the terms of an optimizer step and log them at its end, averaged as the gradients are."""
-        self._window_sums = self._window_sums + parts
-        if not self.accelerator.sync_gradients:
-            return
-        rl, off, sft, nll = self.accelerator.reduce(self._window_sums, reduction="sum").tolist()
-        self._window_sums = torch.zeros_like(self._window_sums)
-        metrics, processes = self._metrics["train"], self.accelerator.num_processes
-        metrics["hpt/rl_loss"].append(rl / processes)
-        metrics["hpt/off_loss"].append(off / processes)
-        metrics["hpt/sft_loss"].append(sft / processes)
-        if micro.demonstration_tokens:
-            metrics["hpt/demo_nll"].append(nll / micro.demonstration_tokens)

@@ -75,7 +75,7 @@ def check_tokenizer(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def build(inputs: StageInputs) -> Trainer:
-    train, test = training_splits(inputs.splits, inputs.tokenizer, inputs.config, inputs.arguments)
+    train, test = training_splits(inputs.splits, inputs.encoder, inputs.config, inputs.arguments)
     return Rho1Trainer(train_dataset=train, eval_dataset=test, **inputs.trainer_arguments())
 
 

@@ -20,7 +20,7 @@ def answers_apart(rows: Dataset, *, whole: Callable[[dict[str, Any]], bool], las
     """The rows with their completion beginning at the first turn that is trained.
 
     Args:
-        rows: columns prompt and completion, and others that stay.
+        rows: columns prompt, completion and those of the images; others are dropped, as TRL reads none.
         whole: of a row: whether the turns of its prompt are trained as well.
 
     Raises:

@@ -8,7 +8,6 @@ refused.
 from typing import Any
 
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase, ProcessorMixin
 from trl import SFTConfig, SFTTrainer
 
 from hpt_trl.data.layouts import Splits
@@ -27,14 +26,13 @@ _COLUMNS = ("prompt", "completion", "tools", "chat_template_kwargs", WHOLE, *IMA
 
 
 def training_splits(
-    splits: Splits, processing_class: PreTrainedTokenizerBase | ProcessorMixin, config: SFTConfig, arguments: Any
+    splits: Splits, encoder: Encoder, config: SFTConfig, arguments: Any
 ) -> tuple[Dataset | None, Dataset | None]:
     """Training and held-out rows as the trainer reads them.
 
     Demonstrations get the columns `input_ids` and `labels`, those with images what `answers_apart` returns; documents
     keep their text. Nothing is left to do for the trainer's own `assistant_only_loss`, which is switched off.
     """
-    encoder = Encoder(processing_class)
     train, test = (_as_trained(rows, encoder, config, arguments) for rows in (splits.train, splits.test))
     if config.assistant_only_loss:
         config.assistant_only_loss = False
@@ -60,7 +58,7 @@ def _as_trained(rows: Dataset | None, encoder: Encoder, config: SFTConfig, argum
     )
 
 
-def check_images(recipe: Recipe, splits: Splits, encoder: Encoder) -> None:
+def check_images(recipe: Recipe, splits: Splits, encoder: Encoder, positions: int | None) -> None:
     """Encode every row with images, which the trainer reads one by one.
 
     Raises:
@@ -71,6 +69,12 @@ def check_images(recipe: Recipe, splits: Splits, encoder: Encoder) -> None:
         if rows is None or not has_images(rows, encoder):
             continue
         for number, row in examples(rows, ("prompt", "completion")):
+            for name in ("tools", "chat_template_kwargs"):
+                if row.get(name):
+                    raise UserError(
+                        f"{where(source, number)}: `{name}` beside images: TRL renders such rows without it. Write it "
+                        "into the messages, or drop the column."
+                    )
             try:
                 if not trains_everything(config):
                     part(row, whole=is_whole(row, config), last_turn_only=last_alone(arguments))

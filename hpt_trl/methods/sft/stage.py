@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from transformers import Trainer
 from trl import SFTConfig
 
-from hpt_trl.data.rendering import Encoder
 from hpt_trl.methods.sft.rows import check_images, has_images, label_answers, training_splits
 from hpt_trl.methods.sft.trainer import MeasuredSFTTrainer
 from hpt_trl.methods.sft.turns import TurnArguments, check_turns
@@ -20,11 +19,10 @@ class SftArguments(TurnArguments, RecipeArguments):
 
 
 def build(inputs: StageInputs) -> Trainer:
-    train, test = training_splits(inputs.splits, inputs.tokenizer, inputs.config, inputs.arguments)
+    train, test = training_splits(inputs.splits, inputs.encoder, inputs.config, inputs.arguments)
     trainer = MeasuredSFTTrainer(train_dataset=train, eval_dataset=test, **inputs.trainer_arguments())
-    encoder = Encoder(inputs.tokenizer)
-    if has_images(inputs.splits.train, encoder):
-        label_answers(trainer, encoder, inputs.config)
+    if has_images(inputs.splits.train, inputs.encoder):
+        label_answers(trainer, inputs.encoder, inputs.config)
     return trainer
 
 

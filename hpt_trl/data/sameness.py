@@ -1,0 +1,57 @@
+"""When two rows are the same: what is held out may not be trained on, nor be measured as new."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from datasets import Dataset, Image, Sequence
+
+from hpt_trl.data.layouts import Layout
+from hpt_trl.data.messages import IMAGES
+from hpt_trl.data.row_checks import iterate_rows
+
+
+def identity(train: Dataset, test: Dataset, layout: Layout, answers: tuple[str, ...]) -> list[str]:
+    """Columns that make two rows the same; the first one names it.
+
+    The prompt with its pictures, the document, or the problem. Where all training rows have one prompt, it is the
+    answers that differ.
+
+    Args:
+        answers: the columns of what follows a prompt.
+    """
+    if layout in ("documents", "solutions"):
+        return ["text" if layout == "documents" else "instruction"]
+    shared = set(train.column_names) & set(test.column_names)
+    columns = ["prompt", *(name for name in IMAGES if name in shared)]
+    several = set()
+    for _, digest in digests(train, columns):
+        several.add(digest)
+        if len(several) > 1:
+            return columns
+    return [*columns, *(name for name in answers if name in shared)]
+
+
+def digests(dataset: Dataset, columns: list[str]) -> Iterator[tuple[int, bytes]]:
+    """Yield the number of each row (as messages name it) with a digest of its columns, apart from white space."""
+    for name in columns:
+        # As they lie on disk: nothing is decoded to be compared.
+        if isinstance(dataset.features[name], Image):
+            dataset = dataset.cast_column(name, Image(decode=False))
+        elif name in IMAGES:
+            dataset = dataset.cast_column(name, Sequence(Image(decode=False)))
+    for row, values in iterate_rows(dataset, columns):
+        text = json.dumps([_plain(value) for value in values], sort_keys=True, default=repr)
+        yield row, hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def _plain(value: Any) -> Any:
+    """A value for comparing: white space does not count, nor does what a message leaves empty."""
+    if isinstance(value, str):
+        return " ".join(value.split())
+    if isinstance(value, bytes):
+        return hashlib.blake2b(value, digest_size=16).hexdigest()
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items() if part is not None}
+    return [_plain(part) for part in value] if isinstance(value, list) else value
