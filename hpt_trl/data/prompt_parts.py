@@ -5,6 +5,7 @@ none of them: a prompt would lose a part of itself, and a bad answer be learnt, 
 """
 
 import logging
+import re
 from typing import Any
 
 from datasets import Dataset
@@ -17,19 +18,21 @@ from hpt_trl.errors import UserError
 logger = logging.getLogger(__name__)
 
 _SYSTEM_COLUMNS = ("system", "system_prompt")
+_GOOD, _BAD = ("true", "1", "1.0"), ("false", "0", "0.0")
 
 
 def complete_prompts(dataset: Dataset, source: str, mapping: dict[str, str]) -> Dataset:
-    """Return the dataset with `input` after each prompt and `system` before it, where it has such columns of texts.
+    """Return the dataset with `input` after each prompt and `system` before it, where it has such columns.
 
-    A prompt that holds the text already stays as it is; a column that `column_mapping` gives another name is left out.
+    They are texts or numbers; others are no part of a prompt (see `prompt_parts`). A prompt that holds the text as
+    lines of its own stays as it is; a column that `column_mapping` gives another name is left out.
 
     Raises:
         UserError: a row whose prompt cannot take the text.
     """
     if "prompt" not in dataset.column_names:
         return dataset
-    if "input" not in mapping and _is_text(dataset, "input"):
+    if "input" not in mapping and _is_part(dataset, "input"):
         dataset = _joined(dataset, source, "input", _with_input)
         logger.warning(
             "%s: the text of the column `input` is put after the prompt, as Alpaca means it; to leave it out write "
@@ -37,10 +40,15 @@ def complete_prompts(dataset: Dataset, source: str, mapping: dict[str, str]) -> 
             source,
         )
     for column in _SYSTEM_COLUMNS:
-        if column not in mapping and _is_text(dataset, column):
+        if column not in mapping and _is_part(dataset, column):
             dataset = _joined(dataset, source, column, _with_system)
             logger.warning("%s: the column `%s` becomes the system message of each prompt.", source, column)
     return dataset
+
+
+def prompt_parts(dataset: Dataset) -> list[str]:
+    """The columns that `complete_prompts` puts into the prompts."""
+    return [column for column in ("input", *_SYSTEM_COLUMNS) if _is_part(dataset, column)]
 
 
 def refuse_marked_rows(dataset: Dataset, source: str, mapping: dict[str, str]) -> None:
@@ -51,28 +59,32 @@ def refuse_marked_rows(dataset: Dataset, source: str, mapping: dict[str, str]) -
     """
     if "label" not in dataset.column_names or "label" in mapping:
         return
-    bad = [row for row, (label,) in iterate_rows(dataset, ["label"]) if label is False]
+    labels = [(row, str(label).strip().lower()) for row, (label,) in iterate_rows(dataset, ["label"])]
+    # Classes of more than two kinds mark nothing.
+    marks = {label for _, label in labels} <= {*_GOOD, *_BAD, "none"}
+    bad = [row for row, label in labels if marks and label in _BAD]
     if bad:
         raise UserError(
-            f"{where(source, bad[0])}: `label` is false, and so it is in {len(bad)} of {len(dataset)} rows: rows "
+            f"{where(source, bad[0])}: `label` is false (or 0), as in {len(bad)} of {len(dataset)} rows: rows "
             "marked false would be trained on. Leave them out of the data; if the label means something else, write "
             "column_mapping: {source_label: label}."
         )
 
 
-def _is_text(dataset: Dataset, column: str) -> bool:
-    """Whether a column is there, holds nothing but texts, and at least one that is not blank."""
+def _is_part(dataset: Dataset, column: str) -> bool:
+    """Whether a column is there, holds nothing but texts and numbers, and at least one that is not blank."""
     if column not in dataset.column_names:
         return False
-    values = column_values(dataset, column)
-    return all(isinstance(value, str | None) for value in values) and any(value and value.strip() for value in values)
+    values = [value for value in column_values(dataset, column) if value is not None]
+    plain = all(isinstance(value, str | int | float) and not isinstance(value, bool) for value in values)
+    return plain and any(str(value).strip() for value in values)
 
 
 def _joined(dataset: Dataset, source: str, column: str, join: Any) -> Dataset:
     prompts = []
     for row, (prompt, text) in iterate_rows(dataset, ["prompt", column]):
         try:
-            prompts.append(join(prompt, (text or "").strip()))
+            prompts.append(join(prompt, "" if text is None else str(text).strip()))
         except ValueError as error:
             raise UserError(
                 f"{where(source, row)}: `{column}` belongs to the prompt, but {error}; put it there yourself, or leave "
@@ -85,7 +97,8 @@ def _with_input(prompt: Any, text: str) -> Any:
     if not text or not prompt:
         return prompt
     if isinstance(prompt, str):
-        return prompt if text in prompt else f"{prompt}\n\n{text}"
+        there = re.search(rf"^\s*{re.escape(text)}\s*$", prompt, re.MULTILINE)
+        return prompt if there else f"{prompt}\n\n{text}"
     last = prompt[-1]
     if not isinstance(last, dict) or last.get("role") != "user" or not isinstance(last.get("content"), str):
         raise ValueError("the prompt does not end with a text of the user")

@@ -130,6 +130,8 @@ class Encoder:
                 "answer, and end the prompt with the user's message."
             )
         turns, trained = assistant_turns(prompt, answer, whole=whole, last_turn_only=last_turn_only)
+        if not trained:
+            raise UserError("no turn of the assistant is trained; drop the row.")
         images = images_of(row) or []
         if self.is_processor:
             prompt, answer = with_images(prompt, images), prepare_multimodal_messages(answer)
@@ -186,7 +188,13 @@ class Encoder:
         if not self.reads_rows:
             return self.settings
         tools = row.get("tools")
-        tools = json.loads(tools) if isinstance(tools, str) else tools
+        if isinstance(tools, str):
+            try:
+                tools = json.loads(tools) if tools.strip() else None
+            except json.JSONDecodeError as error:
+                raise UserError(
+                    f"`tools` is {shown(str(tools))}, no JSON ({error.msg}); write a list of schemas, or its JSON text."
+                ) from error
         # A table gives every row the keys of all: None stands for those that a row does not have. Templates of the
         # Llama family write a preamble for an empty list of tools.
         own = {key: value for key, value in (row.get("chat_template_kwargs") or {}).items() if value is not None}
@@ -293,8 +301,10 @@ def assistant_turns(
     """
     messages = [*prompt, *answer]
     turns = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
-    # A turn that stands first answers nothing.
-    trained = [place for place in turns if place >= (1 if whole else len(prompt))]
+    # A turn that stands first answers nothing. A weight of 0 is how OpenAI's files mark a turn as context.
+    trained = [
+        place for place in turns if place >= (1 if whole else len(prompt)) and messages[place].get("weight") != 0
+    ]
     return turns, trained[-1:] if last_turn_only else trained
 
 

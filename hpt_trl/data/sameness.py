@@ -3,12 +3,14 @@
 import hashlib
 import json
 from collections.abc import Iterator
+from itertools import takewhile
 from typing import Any
 
 from datasets import Dataset, Image, Sequence
 
 from hpt_trl.data.layouts import Layout
 from hpt_trl.data.messages import IMAGES
+from hpt_trl.data.rendering import WHOLE
 from hpt_trl.data.row_checks import iterate_rows
 
 
@@ -34,16 +36,28 @@ def identity(train: Dataset, test: Dataset, layout: Layout, answers: tuple[str, 
 
 
 def digests(dataset: Dataset, columns: list[str]) -> Iterator[tuple[int, bytes]]:
-    """Yield the number of each row (as messages name it) with a digest of its columns, apart from white space."""
+    """Yield the number of each row (as messages name it) with a digest of its columns, apart from white space.
+
+    Of a row that came as one conversation, all of whose turns are trained, the prompt is what stands before the first.
+    """
     for name in columns:
         # As they lie on disk: nothing is decoded to be compared.
         if isinstance(dataset.features[name], Image):
             dataset = dataset.cast_column(name, Image(decode=False))
         elif name in IMAGES:
             dataset = dataset.cast_column(name, Sequence(Image(decode=False)))
-    for row, values in iterate_rows(dataset, columns):
-        text = json.dumps([_plain(value) for value in values], sort_keys=True, default=repr)
+    whole = [WHOLE] if WHOLE in dataset.column_names and "prompt" in columns else []
+    for row, values in iterate_rows(dataset, [*columns, *whole]):
+        named = dict(zip(columns, values, strict=False))
+        if whole and values[-1]:
+            named["prompt"] = _opening(named["prompt"])
+        text = json.dumps([_plain(value) for value in named.values()], sort_keys=True, default=repr)
         yield row, hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def _opening(prompt: Any) -> Any:
+    """The messages before the first of the assistant."""
+    return list(takewhile(lambda message: message["role"] != "assistant", prompt))
 
 
 def _plain(value: Any) -> Any:

@@ -17,7 +17,7 @@ from datasets import Dataset, DatasetDict
 from hpt_trl.data.arguments import DataArguments
 from hpt_trl.data.generated import FILES, NAMES, generate, is_generated
 from hpt_trl.data.objects import arrow_column, warn_of_filled_objects
-from hpt_trl.data.splits import pick_splits
+from hpt_trl.data.splits import DEFAULT_TEST, pick_splits
 from hpt_trl.errors import UserError
 from hpt_trl.settings.values import did_you_mean
 
@@ -84,10 +84,19 @@ def read_source(arguments: DataArguments, *, seed: int) -> tuple[tuple[Dataset, 
         known = ", ".join(NAMES)
         raise UserError(f"dataset_options: only generated datasets ({known}…) have options; drop it.")
     train, test = str(arguments.dataset_train_split), str(arguments.dataset_test_split)
+    if arguments.dataset_config is not None and (generated or not _may_be_hub(name)):
+        raise UserError(
+            f"dataset_config: {arguments.dataset_config} names a part of a Hub dataset, and {name} is none; drop it."
+        )
+    if arguments.test_split_size is not None and test != DEFAULT_TEST:
+        raise UserError(
+            f"test_split_size: {arguments.test_split_size:g} rows are to be held out, but `dataset_test_split: {test}` "
+            "names the held-out rows; drop one of the two."
+        )
     if generated:
         splits = generate(name, options, seed=seed)
     elif Path(name).is_dir():
-        splits = _read_folder(name)
+        splits = _read_folder(name, arguments.dataset_config)
     elif Path(name).exists() or name.endswith(FILES) or name.startswith((".", "/", "~")):
         splits = {"train": _read_file(name)}
     else:
@@ -99,6 +108,19 @@ def read_source(arguments: DataArguments, *, seed: int) -> tuple[tuple[Dataset, 
         if not generated and not name.endswith(_JSON):
             warn_of_filled_objects(part, shown)
     return (rows, source), held_out
+
+
+def _may_be_hub(name: str) -> bool:
+    """Whether a name is a Hub dataset's, or that of a folder which may be the copy of one."""
+    folder = Path(name)
+    if folder.is_dir():
+        return not _is_saved(folder)
+    return not (folder.exists() or name.endswith(FILES) or name.startswith((".", "/", "~")))
+
+
+def _is_saved(folder: Path) -> bool:
+    """Whether `save_to_disk` wrote a folder."""
+    return (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file()
 
 
 def _numbered(dataset: Dataset) -> Dataset:
@@ -125,15 +147,13 @@ def _read_hub(name: str, config: str | None) -> DatasetDict:
         ) from error
 
 
-def _read_folder(name: str) -> dict[str, Dataset]:
+def _read_folder(name: str, config: str | None) -> dict[str, Dataset]:
     from datasets import load_dataset, load_from_disk
     from datasets.exceptions import DatasetsError
 
-    folder = Path(name)
-    saved = (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file()
     try:
         # Without the marks of save_to_disk the folder may be a copy of a Hub repository.
-        loaded = load_from_disk(name) if saved else load_dataset(name)
+        loaded = load_from_disk(name) if _is_saved(Path(name)) else load_dataset(name, config)
     except (OSError, ValueError, KeyError, DatasetsError, pa.ArrowInvalid) as error:
         raise UserError(
             f"dataset_name: the folder {name} cannot be read: {error}\nWrite a folder that save_to_disk wrote, or a "

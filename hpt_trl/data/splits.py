@@ -9,7 +9,7 @@ from datasets import Dataset, ReadInstruction, concatenate_datasets
 from hpt_trl.errors import UserError
 
 # TRL's default of `dataset_test_split`; any other name was written by the user.
-_DEFAULT_TEST = "test"
+DEFAULT_TEST = "test"
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def pick_splits(
     parts = _parts(splits, source, train, "dataset_train_split")
     shown = source if train == "train" and not named else f"{source} ({train})"
     training = _rows(splits, parts), shown
-    if test == _DEFAULT_TEST and test not in splits:
+    if test == DEFAULT_TEST and test not in splits:
         return training, None
     others = _parts(splits, source, test, "dataset_test_split")
     if shared := _shared(parts, others):

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from hpt_trl.data.layouts import Layout, answer_columns
+from hpt_trl.data.layouts import Layout
 from hpt_trl.data.rendering import WHOLE
 from hpt_trl.data.sources import ROW
 
@@ -24,18 +24,18 @@ _HINTS = {
 
 
 def unused_columns(
-    columns: Sequence[str], layout: Layout, demonstration_column: str, *, read: Iterable[str] = ()
+    columns: Sequence[str], layout: Layout, answers: Sequence[str], *, read: Iterable[str] = ()
 ) -> list[str]:
     """Return the columns that neither the trainer nor the prompts read.
 
     Args:
         columns: those of the rows, after the mapping.
-        read: columns that the rewards read.
+        answers: those that the trainer reads as answers.
+        read: columns that the rewards read, or that were put into the prompts.
     """
     known = {ROW, WHOLE, *_READ[layout], *read}
     if layout not in ("documents", "solutions"):
-        # `input` and `system` were put into the prompt; see `complete_prompts`.
-        known |= {"prompt", *answer_columns(layout, demonstration_column), "input", "system", "system_prompt"}
+        known |= {"prompt", *answers}
     # Renamed so by the user, to leave it out.
     return [name for name in columns if name not in known and not name.startswith("source_")]
 

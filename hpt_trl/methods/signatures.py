@@ -6,10 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 
-def takes_arguments_of(base: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def takes_arguments_of(base: type, config: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorate an `__init__` that names some arguments of its base's and passes the others on as `**kwargs`.
 
     It then has the signature of the base's own, whose positions may change with TRL's releases.
+
+    Args:
+        config: the class that `args` must have.
     """
     signature = inspect.signature(base.__init__)  # type: ignore[misc]
 
@@ -18,6 +21,10 @@ def takes_arguments_of(base: type) -> Callable[[Callable[..., None]], Callable[.
         def by_name(self: Any, *args: Any, **kwargs: Any) -> None:
             given = dict(signature.bind(self, *args, **kwargs).arguments)
             del given["self"]
+            if not isinstance(given.get("args"), config | None):
+                raise TypeError(
+                    f"`args` is a {type(given['args']).__name__}; {type(self).__name__} takes a {config.__name__}."
+                )
             init(self, **given)
 
         by_name.__signature__ = signature  # type: ignore[attr-defined]

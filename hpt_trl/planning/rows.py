@@ -7,7 +7,7 @@ from hpt_trl.data.row_lengths import count_tokens, examples
 from hpt_trl.methods.hybrid.demonstrations import demonstration_ids
 from hpt_trl.methods.sft.turns import encode
 from hpt_trl.runs.evaluation import encode_prompts
-from hpt_trl.runs.preparation import Prepared
+from hpt_trl.runs.preparation import Prepared, trains_on_answers
 
 # Rows that are measured for the estimate of memory.
 _MEASURED = 1000
@@ -52,7 +52,9 @@ def describe_rows(prepared: Prepared) -> tuple[list[tuple[str, str]], int]:
 def _answers(prepared: Prepared, first: dict[str, Any]) -> list[tuple[str, str]]:
     """A line for each answer of the first row: the ids that follow the prompt's end, those with a loss marked."""
     splits, encoder = prepared.splits, prepared.encoder
-    lines = []
+    lines: list[tuple[str, str]] = []
+    if not trains_on_answers(prepared.recipe, splits):
+        return lines
     for column in splits.answers:
         if not first.get(column):
             continue

@@ -36,6 +36,14 @@ def check_sampling(config: Any) -> None:
             f"`generation_kwargs` draws rollouts at temperature {more['temperature']}, while the loss takes their "
             f"log-probabilities at {config.temperature}. Set `temperature: {more['temperature']}` instead."
         )
+    for name in ("max_new_tokens", "max_length", "max_tokens"):
+        if name in more:
+            raise ValueError(f"`generation_kwargs` sets {name}: write `max_completion_length: {more[name]}` instead.")
+    if unknown := [name for name in more if name not in vars(GenerationConfig()) and not config.use_vllm]:
+        raise ValueError(
+            f"`generation_kwargs` sets {unknown[0]}, which `transformers.GenerationConfig` does not know: it would be "
+            "left out without a word; drop it."
+        )
     found = _biasing({name: getattr(config, name) for name in _NEUTRAL} | more)
     if not found:
         return

@@ -74,6 +74,11 @@ def _loaded(reward_funcs: list[Any], config: GRPOConfig | None, tokenizers: Any)
     The base ends no text when it asks a reward model, and so asks about texts that the model never saw.
     """
     each = tokenizers if isinstance(tokenizers, list) else [tokenizers] * len(reward_funcs)
+    if len(each) != len(reward_funcs):
+        raise ValueError(
+            f"`reward_processing_classes` has {len(each)} entries for {len(reward_funcs)} rewards; give one for each "
+            "(None for a function), in the order of `reward_funcs`."
+        )
     settings: dict[str, Any] = {}
     if config is not None:
         settings = {"trust_remote_code": config.trust_remote_code, "model_init_kwargs": config.model_init_kwargs}
@@ -107,7 +112,8 @@ class RolloutTrainer(GRPOTrainer):
     _buffered_types: tuple[type, ...] = ()
 
     def __init__(self, model: Any, reward_funcs: Any = None, *args: Any, **kwargs: Any):
-        reward_funcs = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs] if reward_funcs else []
+        several = isinstance(reward_funcs, list | tuple)
+        reward_funcs = list(reward_funcs) if several else [reward_funcs] if reward_funcs else []
         given = inspect.signature(GRPOTrainer).bind_partial(model, reward_funcs, *args, **kwargs).arguments
         config = given.get("args")
         named = _loaded(reward_funcs, config, given.get("reward_processing_classes"))

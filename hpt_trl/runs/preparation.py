@@ -19,6 +19,7 @@ from trl.trainer.utils import get_callable_name
 from hpt_trl.data.layouts import Splits
 from hpt_trl.data.loading import load_splits, to_conversational
 from hpt_trl.data.overlap import Overlap, find_overlap
+from hpt_trl.data.prompt_parts import prompt_parts
 from hpt_trl.data.rendering import Encoder
 from hpt_trl.data.unused import unused_columns
 from hpt_trl.errors import UserError
@@ -35,7 +36,7 @@ from hpt_trl.rewards.names import distinct_names
 from hpt_trl.rewards.reward_model import RewardModel
 from hpt_trl.runs.lengths import check_lengths
 from hpt_trl.runs.output_folder import check_output_folder
-from hpt_trl.runs.probe import Probe, check_thresholds, success_of, thresholds
+from hpt_trl.runs.probe import Probe, check_thresholds, success_of
 from hpt_trl.runs.steps import check_steps
 
 logger = logging.getLogger(__name__)
@@ -163,7 +164,7 @@ def prepare_recipe(recipe: Recipe) -> Prepared:
         unused=unused,
     )
     check_lengths(recipe, splits, encoder, prepared.answered, prepared.eval_max_new_tokens, positions)
-    if functions and thresholds(recipe):
+    if functions:
         weights = prepared.judge_weights[: len(functions)]
         Probe(recipe, splits, encoder, rewards[: len(functions)], names, weights, success).check()
     if rewards:
@@ -190,6 +191,11 @@ def check_without_model(recipe: Recipe) -> None:
     check_steps(recipe, splits)
 
 
+def trains_on_answers(recipe: Recipe, splits: Splits) -> bool:
+    """Whether the stage reads what follows a prompt: rollouts alone do not."""
+    return splits.layout != "prompts" or getattr(recipe.config, "uses_demonstrations", False)
+
+
 def _functions(recipe: Recipe) -> list[Callable[..., Any]]:
     return load_rewards(recipe.arguments.reward_funcs) if recipe.arguments.reward_funcs else []
 
@@ -213,7 +219,9 @@ def _load_splits(recipe: Recipe, functions: list[Callable[..., Any]]) -> tuple[S
             "`dataset_test_split`, or write `eval_strategy: no`.",
         )
     read, columns = columns_read(functions), splits.train.column_names
-    unused = unused_columns(columns, splits.layout, splits.demonstration_column, read=columns if read is None else read)
+    parts = prompt_parts(splits.train) if splits.layout not in ("documents", "solutions") else []
+    answers = splits.answers if trains_on_answers(recipe, splits) else ()
+    unused = unused_columns(columns, splits.layout, answers, read=[*parts, *(columns if read is None else read)])
     splits = splits if stage.sample is None else stage.sample(recipe, splits)
     return splits, unused
 

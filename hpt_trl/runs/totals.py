@@ -50,7 +50,7 @@ class RunTotals(TrainerCallback):
         # Of this attempt; whoever evaluates adds to it.
         self.evaluation_seconds = 0.0
         self.earlier = Totals()
-        self._loss, self._first_step = 0.0, 0
+        self._loss, self._first_step, self._closed = 0.0, 0, False
         self._training_seconds: float | None = None
 
     def training_begins(self, trainer: Trainer) -> None:
@@ -95,8 +95,10 @@ class RunTotals(TrainerCallback):
         self._log_what_is_saved(args, control)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        # Every log takes the loss since the last one into the total; the closing figure is computed before it is empty.
-        self._note(state, unlogged="train_loss" not in logs)
+        # The total lacks what came since the training's last log. The trainer's closing figure has it, and later logs,
+        # of an evaluation, would count it twice.
+        self._closed = self._closed or "train_loss" in logs
+        self._note(state, unlogged=not self._closed)
         if "train_loss" in logs:
             # The trainer's closing figure is of this attempt alone.
             logs["train_loss"] = self.train_loss()

@@ -33,10 +33,10 @@ def test_alpacas_input_follows_the_instruction(tmp_path, caplog, layout):
 def test_an_input_goes_into_the_last_message_and_not_twice(tmp_path):
     rows = [
         {"prompt": chat(content="Add."), "completion": chat("assistant", "3"), "input": "1 2"},
-        {"prompt": chat(content="Add 1 2."), "completion": chat("assistant", "3"), "input": "1 2"},
+        {"prompt": chat(content="Add.\n1 2\nBriefly."), "completion": chat("assistant", "3"), "input": "1 2"},
     ]
     loaded = load(write_jsonl(tmp_path / "data.jsonl", rows)).train
-    assert loaded["prompt"][:] == [chat(content="Add.\n\n1 2"), chat(content="Add 1 2.")]
+    assert loaded["prompt"][:] == [chat(content="Add.\n\n1 2"), chat(content="Add.\n1 2\nBriefly.")]
     rows[0]["prompt"] = [*rows[0]["prompt"], *chat("assistant", "Which?")]
     message = refused(write_jsonl(tmp_path / "data.jsonl", rows))
     assert "line 1: `input` belongs to the prompt, but the prompt does not end with a text of the user" in message
@@ -66,10 +66,31 @@ def test_rows_marked_false_are_refused(tmp_path):
     path = write_jsonl(tmp_path / "data.jsonl", rows)
     for layout in ("demonstrations", "prompts"):
         message = refused(path, layout=layout)
-        assert f"{path}, line 2: `label` is false, and so it is in 2 of 3 rows" in message
+        assert f"{path}, line 2: `label` is false (or 0), as in 2 of 3 rows" in message
         assert "column_mapping: {source_label: label}" in message
     assert len(load(path, layout="demonstrations", column_mapping={"source_label": "label"}).train) == 3
     load(write_jsonl(path, [row | {"label": True} for row in rows]), layout="demonstrations")
+    for labels in ((1, 0, 0), ("True", "False", "false")):
+        write_jsonl(path, [row | {"label": label} for row, label in zip(rows, labels, strict=True)])
+        assert "line 2: `label` is false (or 0), as in 2 of 3 rows" in refused(path, layout="demonstrations")
+    # Classes of several kinds mark nothing.
+    load(write_jsonl(path, [row | {"label": number} for number, row in enumerate(rows)]), layout="demonstrations")
+
+
+def test_an_input_that_is_a_number_or_a_word_of_the_instruction_is_read(tmp_path):
+    for text, prompt in ((7, "Add one to this:"), ("a", "Which is bigger, a or b?")):
+        rows = [{"prompt": prompt, "input": text, "completion": "x"}] * 3
+        loaded = load(write_jsonl(tmp_path / "data.jsonl", rows), layout="demonstrations").train
+        assert loaded["prompt"][0] == f"{prompt}\n\n{text}"
+
+
+@pytest.mark.parametrize("value", [{"x": 1}, ["Speak French"]], ids=str)
+@pytest.mark.parametrize("column", ["input", "system"])
+def test_parts_that_are_no_texts_are_unused(recipe, tmp_path, capsys, column, value):
+    rows = [{"prompt": f"{i} + 1", column: value, "completion": "x"} for i in range(8)]
+    check(recipe("sft", dataset_name=str(write_jsonl(tmp_path / "data.jsonl", rows)), test_split_size=2), [])
+    said = capsys.readouterr().out
+    assert column in next(line for line in said.splitlines() if line.startswith("unused"))
 
 
 def reads_source(completions, source, **_):
@@ -102,4 +123,4 @@ def test_columns_that_nothing_reads_are_named(recipe, tmp_path, capsys):
     assert "unused columns" not in capsys.readouterr().out
     check(recipe("grpo", dataset_name=data, reward_funcs=["boxed_format"], eval_samples=0), [])
     printed = capsys.readouterr().out
-    assert f"unused columns: {line}, tools (rollouts do not show them to the model" in printed
+    assert f"unused columns: completion, {line}, tools (rollouts do not show them to the model" in printed

@@ -112,3 +112,12 @@ def test_blank_lines_do_not_count_as_rows(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         splits = load(path, dataset_train_split="train[2:]")
     assert splits.train["row"][:] == [6, 8]
+
+
+def test_keys_that_would_be_swallowed_are_refused(source, tmp_path):
+    slices = {"dataset_train_split": "train[:10]", "dataset_test_split": "train[10:]"}
+    assert "test_split_size: 3 rows" in refused(source, test_split_size=3, **slices)
+    for name in (source, "arithmetic"):
+        message = refused(name, dataset_config="main")
+        # A folder that is no saved dataset may be the copy of a repository, which has configs.
+        assert "dataset_config: main names a part of a Hub dataset" in message or "'main' not found" in message

@@ -288,3 +288,80 @@ def test_the_recipes_end_token_is_that_of_the_rows(recipe, rows, capsys):
     assert "<|endoftext|>⟧" in capsys.readouterr().out
     assert main(["check", path, *words, "--eos_token", "</s>"]) == 2
     assert "</s> is no token of" in capsys.readouterr().err
+
+
+def test_a_demonstration_beyond_the_models_context_is_refused(recipe, rows, capsys):
+    changes = GROUPS | {"reward_funcs": ["tests.helpers.stage_runs.remainder"], "success_threshold": 3.0}
+    changes |= {"dataset_name": rows(demonstrations("5 " * 600)), "test_split_size": None}
+    changes["max_demonstration_length"] = None
+    assert main(["check", recipe("hpt", **changes)]) == 2
+    said = capsys.readouterr().err
+    assert "line 9: prompt and demonstration have" in said and "the model takes 512" in said
+    assert main(["check", recipe("hpt", **changes | {"max_demonstration_length": 400})]) == 0
+
+
+def test_demonstrations_are_tried_as_they_are_trained(recipe, rows, capsys, caplog):
+    """A demonstration that is cut before its answer is graded without it."""
+    data = [
+        {"prompt": f"{i} + 1", "completion": f"{'So. ' * 40}\n#### {i + 1}", "answer": str(i + 1)} for i in range(8)
+    ]
+    changes = GROUPS | {"reward_funcs": ["math_answer"], "dataset_name": rows(data), "test_split_size": None}
+    assert main(["check", recipe("hpt", **changes | {"max_demonstration_length": None})]) == 0
+    assert main(["check", recipe("hpt", **changes | {"max_demonstration_length": 20})]) == 2
+    assert "math_answer" in capsys.readouterr().err
+    assert "8 of 8 demonstrations have more than 20 tokens" in caplog.text
+
+
+def test_answers_of_several_speakers_are_refused_by_dpo(recipe, rows, capsys):
+    """DPOTrainer gives a loss to all that follows the prompt; a reward model to no token."""
+    several = [assistant("It is 2."), user("Sure?"), assistant("Yes.")]
+    data = [{"prompt": [user(f"{i} + 1?")], "chosen": several, "rejected": [assistant("No.")]} for i in range(8)]
+    changes = {"dataset_name": rows(data), "test_split_size": 2}
+    assert main(["check", recipe("dpo", **changes)]) == 2
+    assert "`chosen` holds a message of the user" in capsys.readouterr().err
+    assert main(["check", recipe("reward", **changes)]) == 0
+
+
+def test_a_turn_of_weight_0_is_context(recipe, rows, capsys):
+    chat = [user("5?"), assistant("It is 1.") | {"weight": 0}, user("And twice?"), assistant("It is 2.")]
+    path = recipe("sft", dataset_name=rows([{"messages": chat}] * 8), test_split_size=None)
+    check(path, [])
+    said = capsys.readouterr().out
+    assert "⟦It is 2.<|im_end|>" in said and "⟦It is 1." not in said and "1 of them trained" in said
+    rows([{"messages": chat[:2]}] * 8)
+    assert main(["check", path]) == 2
+    assert "no turn of the assistant is trained" in capsys.readouterr().err
+
+
+def test_tools_that_are_no_json_are_refused(recipe, rows, capsys):
+    data = [row | {"tools": "get_weather"} for row in demonstrations("5")]
+    path = recipe("sft", dataset_name=rows(data), test_split_size=None)
+    assert main(["check", path]) == 2
+    assert "`tools` is 'get_weather', no JSON" in capsys.readouterr().err
+    rows([row | {"tools": ""} for row in data])
+    assert main(["check", path]) == 0
+
+
+@pytest.mark.parametrize("stage", ["grpo", "ppo"])
+def test_rollouts_alone_do_not_read_the_answers(recipe, rows, model_with, capsys, stage):
+    changes = {"dataset_name": rows(demonstrations()), "model_name_or_path": model_with(FORGETFUL)}
+    path = recipe(stage, **changes, test_split_size=2, reward_funcs=["boxed_format"])
+    assert main(["check", path]) == 0
+    said = capsys.readouterr().out
+    assert "unused columns: completion\n" in said and "\ndemonstration:" not in said
+
+
+def needs_a_column(completions, difficulty, **columns) -> list[float]:
+    return [float(value) for value in difficulty]
+
+
+def of_the_wrong_length(completions, **columns) -> list[float]:
+    return [1.0]
+
+
+@pytest.mark.parametrize("reward", ["needs_a_column", "of_the_wrong_length"])
+def test_check_calls_the_rewards_of_every_stage(recipe, rows, capsys, reward):
+    changes = {"dataset_name": rows(demonstrations("5")), "test_split_size": 2}
+    assert main(["check", recipe("grpo", **changes, reward_funcs=[f"tests.methods.test_chats.{reward}"])]) == 2
+    said = capsys.readouterr().err
+    assert reward in said and "Traceback" not in said

@@ -106,3 +106,9 @@ def test_an_image_after_the_first_answer_is_refused(recipe, vlm_path, folder, ca
     assert main(["check", path]) == 2
     assert "an image stands after the first answer" in capsys.readouterr().err
     assert main(["check", path, "--train_on_turns", "last"]) == 0
+
+
+def test_tools_beside_images_are_refused(recipe, vlm_path, folder, capsys):
+    rows = [{"messages": CHAT, "image": image(1), "tools": json.dumps([{"name": "zoom"}])}] * 8
+    assert main(["check", recipe("sft", dataset_name=folder(rows), model_name_or_path=vlm_path, **SPLITS)]) == 2
+    assert "`tools` beside images" in capsys.readouterr().err

@@ -5,7 +5,7 @@ import inspect
 import pytest
 from datasets import Dataset
 from transformers import AutoTokenizer, TrainerCallback
-from trl import GRPOTrainer, SFTTrainer
+from trl import GRPOConfig, GRPOTrainer, SFTTrainer
 
 from hpt_trl import HybridPostConfig, HybridPostTrainer, PPOConfig, PPOTrainer, Rho1Config, Rho1Trainer
 from hpt_trl.rollouts.trainer import RolloutTrainer
@@ -41,8 +41,6 @@ def test_the_signature_is_the_bases(trainer, base):
     ("trainer", "config"), [(HybridPostTrainer, HybridPostConfig), (PPOTrainer, PPOConfig), (RolloutTrainer, None)]
 )
 def test_rollout_trainers_by_position(tiny_model_path, tmp_path, trainer, config):
-    from trl import GRPOConfig
-
     args = (config or GRPOConfig)(str(tmp_path), **SETTINGS, **ROLLOUTS)
     tokenizer, seen = AutoTokenizer.from_pretrained(tiny_model_path), Seen()
     # model, reward_funcs, args, train_dataset, eval_dataset, processing_class, reward_processing_classes, callbacks
@@ -64,3 +62,19 @@ def test_rho1_by_position(tiny_model_path, tmp_path):
 def test_rho1_without_args_says_what_it_needs(tiny_model_path):
     with pytest.raises(ValueError, match=r"`args` is missing.*args=Rho1Config\(.*reference_model_name_or_path"):
         Rho1Trainer(model=tiny_model_path, train_dataset=ROWS)
+
+
+@pytest.mark.parametrize("trainer", [HybridPostTrainer, PPOTrainer, Rho1Trainer])
+def test_a_config_of_another_trainer_is_named(tiny_model_path, tmp_path, trainer):
+    args = GRPOConfig(str(tmp_path), **SETTINGS, **ROLLOUTS)
+    with pytest.raises(TypeError, match=f"`args` is a GRPOConfig; {trainer.__name__} takes a "):
+        trainer(tiny_model_path, args=args, train_dataset=ROWS)
+
+
+def test_rewards_and_their_tokenizers_are_counted(tiny_model_path, tmp_path):
+    args = GRPOConfig(str(tmp_path), **SETTINGS, **ROLLOUTS)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_path)
+    with pytest.raises(ValueError, match="`reward_processing_classes` has 2 entries for 1 rewards"):
+        RolloutTrainer(tiny_model_path, length, args, ROWS, None, tokenizer, [None, tokenizer])
+    made = RolloutTrainer(tiny_model_path, (length, length), args, ROWS, None, tokenizer)
+    assert len(made.reward_funcs) == 2

@@ -119,3 +119,12 @@ def test_a_temperature_that_the_loss_does_not_know_is_refused(tiny_model_path, t
     with pytest.raises(ValueError, match=r"Set `temperature: 0\.5` instead"):
         build(RolloutTrainer, tiny_model_path, tmp_path, generation_kwargs={"temperature": 0.5})
     build(RolloutTrainer, tiny_model_path, tmp_path, temperature=0.5, generation_kwargs={"temperature": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [({"foo": 1}, "sets foo, which"), ({"max_new_tokens": 2}, "write `max_completion_length: 2` instead")],
+)
+def test_generation_settings_that_would_be_lost_are_refused(tiny_model_path, tmp_path, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        build(RolloutTrainer, tiny_model_path, tmp_path, generation_kwargs=kwargs)

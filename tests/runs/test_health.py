@@ -1,6 +1,7 @@
 """Runs that train nothing, or diverge, say so and do not end as success; resumed runs have the whole's totals."""
 
 import json
+from unittest.mock import patch
 
 import pytest
 
@@ -82,6 +83,47 @@ def test_rewards_without_contrast_are_warned_of_while_they_last(recipe, tmp_path
         runner.run(recipe("grpo", **settings), [])
     (said,) = [record.getMessage() for record in caplog.records if "without contrast" in record.getMessage()]
     assert said.startswith(f"step {health.PATIENCE}: ") and "reward 0.25" in said and "frac_reward_zero_std 1" in said
+
+
+GROUPS = {"num_generations": 2, "max_completion_length": 2, "per_device_train_batch_size": 4}
+TAUGHT = [
+    {"unify_strategy": "switch"},
+    {"unify_strategy": "soft", "soft_table": "on_off", "demonstration_reward": 1.0},
+    {"unify_strategy": "soft", "soft_table": "on_sft", "offline_loss_type": "srft", "demonstration_reward": 0.25},
+]
+
+
+@pytest.mark.parametrize("settings", TAUGHT, ids=["sft", "luffy", "srft"])
+def test_groups_without_contrast_that_are_taught_are_not_warned_of(recipe, tmp_path, caplog, settings):
+    """The demonstration has a gradient, and by SRFT (here of the reward of all rollouts) the rollouts have."""
+    settings = settings | GROUPS | {"reward_funcs": [CONSTANT], "success_threshold": 0.9}
+    path = recipe("hpt", max_steps=health.PATIENCE + 2, temperature=1.0, **settings)
+    words = ["--eval_samples", "0"]
+    with patch("hpt_trl.runs.probe.Probe.check"):
+        runner.run(path, words)
+    assert results(tmp_path / "hpt")["trained"] is True
+    assert "without contrast" not in caplog.text
+
+
+def test_what_an_epoch_saved_knows_that_nothing_was_trained(recipe, tmp_path):
+    path = recipe("sft", save_strategy="epoch", num_train_epochs=2, max_steps=None, **WARMUP | {"warmup_steps": 99})
+    with pytest.raises(UserError, match="nothing was trained"):
+        runner.run(path, ["--learning_rate", "1e-44", "--dtype", "bfloat16"])
+    (first, *_) = sorted((tmp_path / "sft").glob("checkpoint-*"), key=lambda folder: int(folder.name[11:]))
+    state = json.loads((first / "trainer_state.json").read_text())
+    assert state["stateful_callbacks"]["hpt_trl.health"] == {"changed": False}
+
+
+def test_the_loss_of_steps_that_are_not_logged_is_kept(recipe, tmp_path):
+    """An evaluation logs between a step and its checkpoint."""
+    evaluating = {"eval_strategy": "steps", "eval_steps": 3, "logging_strategy": "no"}
+    path = recipe("sft", save_strategy="steps", save_steps=3, max_steps=5, lr_scheduler_type="constant", **evaluating)
+    runner.run(path, [])
+    out = tmp_path / "sft"
+    straight = results(out)["train_loss"]
+    (out / "results.json").unlink()
+    runner.run(path, ["--resume_from_checkpoint", str(out / "checkpoint-3")])
+    assert results(out)["train_loss"] == pytest.approx(straight, rel=1e-6)
 
 
 @pytest.mark.parametrize("stage", ["sft", "reward", "grpo"])

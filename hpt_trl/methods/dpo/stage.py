@@ -7,9 +7,14 @@ adapter off.
 from transformers import Trainer
 from trl import DPOConfig
 
+from hpt_trl.data.layouts import Splits
 from hpt_trl.data.loading import columns_for
+from hpt_trl.data.rendering import Encoder
+from hpt_trl.data.row_checks import iterate_rows
+from hpt_trl.data.sources import where
+from hpt_trl.errors import UserError
 from hpt_trl.methods.dpo.trainer import MeasuredDPOTrainer
-from hpt_trl.recipes.recipe import Stage, StageInputs
+from hpt_trl.recipes.recipe import Recipe, Stage, StageInputs
 from hpt_trl.settings.ranges import Rule, at_least, one_of, share
 
 # What DPOTrainer reads of a row.
@@ -19,6 +24,26 @@ LOSSES = (
     *("sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot"),
     *("aot_unpaired", "apo_zero", "apo_down", "discopop", "sft"),
 )
+
+
+def check_rows(recipe: Recipe, splits: Splits, encoder: Encoder, positions: int | None) -> None:
+    """Refuse answers of several speakers: DPOTrainer gives a loss to all that follows the prompt.
+
+    Raises:
+        UserError: the first such row.
+    """
+    for rows, source in ((splits.train, splits.source), (splits.test, splits.test_source)):
+        if rows is None:
+            continue
+        for row, answers in iterate_rows(rows, list(splits.answers)):
+            for name, answer in zip(splits.answers, answers, strict=True):
+                others = [m["role"] for m in answer if m["role"] != "assistant"] if isinstance(answer, list) else []
+                if others:
+                    raise UserError(
+                        f"{where(source, row)}: `{name}` holds a message of the {others[0]}, on which DPOTrainer would "
+                        "train as on the answer. Write the turns that both answers share into `prompt`, and the "
+                        "assistant's alone into `chosen` and `rejected`."
+                    )
 
 
 def build(inputs: StageInputs) -> Trainer:
@@ -32,6 +57,7 @@ def build(inputs: StageInputs) -> Trainer:
 STAGE = Stage(
     name="dpo",
     config_class=DPOConfig,
+    check_rows=check_rows,
     build=build,
     rules=(
         at_least(0, "beta", "label_smoothing", "discopop_tau"),

@@ -92,8 +92,8 @@ class Demonstrations:
 
 def check_demonstrations(
     dataset: Dataset, source: str, column: str, encoder: Encoder, *, max_length: int | None, positions: int | None
-) -> None:
-    """Encode the demonstration of every row that has one.
+) -> int:
+    """Encode the demonstration of every row that has one; return how many `max_length` cuts.
 
     Args:
         max_length: `max_demonstration_length`.
@@ -104,8 +104,8 @@ def check_demonstrations(
             than the model takes with its prompt.
     """
     if column not in dataset.column_names:
-        return
-    too_long, longest = 0, (0, 0)
+        return 0
+    cut, too_long, longest = 0, 0, (0, 0)
     for row, example in examples(dataset, ("prompt", column)):
         if not example[column]:
             continue
@@ -113,6 +113,7 @@ def check_demonstrations(
             found = demonstration_ids(example, column, encoder, max_length)
         except UserError as error:
             raise UserError(f"{where(source, row)}, the demonstration `{column}`: {error}") from error
+        cut += found.truncated
         tokens = found.context + len(found.ids)
         if positions is not None and tokens > positions:
             too_long, longest = too_long + 1, max(longest, (tokens, row))
@@ -122,6 +123,7 @@ def check_demonstrations(
             f"{positions} (max_position_embeddings); {too_long} of {len(dataset)} rows have more. Shorten or drop "
             "them, or set `max_demonstration_length`."
         )
+    return cut
 
 
 def _shown(example: dict[str, Any]) -> str:

@@ -1,5 +1,7 @@
 """The stage `hpt`: recipes that train with HybridPostTrainer."""
 
+import logging
+
 from transformers import Trainer
 
 from hpt_trl.data.layouts import Splits
@@ -11,6 +13,8 @@ from hpt_trl.methods.hybrid.trainer import HybridPostTrainer
 from hpt_trl.recipes.recipe import Recipe, Stage, StageInputs
 from hpt_trl.rollouts.ranges import ROLLOUT_RULES
 from hpt_trl.rollouts.sampling import check_sampling
+
+logger = logging.getLogger(__name__)
 
 
 def check(recipe: Recipe) -> None:
@@ -29,14 +33,23 @@ def check_rows(recipe: Recipe, splits: Splits, encoder: Encoder, positions: int 
         UserError: the first such row.
     """
     if recipe.config.uses_demonstrations:
-        check_demonstrations(
+        longest = recipe.config.max_demonstration_length
+        cut = check_demonstrations(
             splits.train,
             splits.source,
             splits.demonstration_column,
             encoder,
-            max_length=recipe.config.max_demonstration_length,
+            max_length=longest,
             positions=positions,
         )
+        if cut:
+            logger.warning(
+                "%s: %d of %d demonstrations have more than %d tokens (`max_demonstration_length`) and are cut.",
+                splits.source,
+                cut,
+                len(splits.train),
+                longest,
+            )
 
 
 def build(inputs: StageInputs) -> Trainer:

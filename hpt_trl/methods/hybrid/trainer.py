@@ -80,7 +80,7 @@ class HybridPostTrainer(RolloutTrainer):
             }"""),
     }
 
-    @takes_arguments_of(GRPOTrainer)
+    @takes_arguments_of(GRPOTrainer, HybridPostConfig)
     def __init__(
         self,
         model: "str | PreTrainedModel",

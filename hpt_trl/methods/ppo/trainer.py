@@ -90,7 +90,7 @@ class PPOTrainer(RolloutTrainer):
             }"""),
     }
 
-    @takes_arguments_of(GRPOTrainer)
+    @takes_arguments_of(GRPOTrainer, PPOConfig)
     def __init__(
         self, model: "str | PreTrainedModel", reward_funcs: Any = None, args: PPOConfig | None = None, **kwargs: Any
     ):

@@ -75,15 +75,13 @@ class Rho1Trainer(MeasuredSFTTrainer):
 
     args: Rho1Config
 
-    @takes_arguments_of(MeasuredSFTTrainer)
+    @takes_arguments_of(MeasuredSFTTrainer, Rho1Config)
     def __init__(self, model: Any, args: Rho1Config | None = None, **kwargs: Any):
         if args is None:
             raise ValueError(
                 "`args` is missing: a reference model has to be named, which no default can do. Write e.g. "
                 'args=Rho1Config("outputs/rho1", reference_model_name_or_path="outputs/reference").'
             )
-        if not isinstance(args, Rho1Config):
-            raise TypeError(f"`args` is a {type(args).__name__}; Rho1Trainer takes a Rho1Config.")
         if kwargs.get("compute_loss_func") is not None:
             raise ValueError("`compute_loss_func` would replace the loss whose tokens are selected; leave it out.")
         if kwargs.get("peft_config") is None:

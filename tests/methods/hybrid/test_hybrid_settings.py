@@ -348,3 +348,8 @@ def test_four_bit_base_model(tiny_model_path, tmp_path):
     trainer.train()
     assert any(p.abs().max() > 0 for name, p in weights(trainer).items() if "lora_B" in name)
     assert torch.isfinite(torch.tensor(trainer.state.log_history[0]["loss"]))
+
+
+def test_a_soft_table_that_is_no_json_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"`soft_table` is .* no JSON"):
+        HybridPostConfig(str(tmp_path), use_cpu=True, bf16=False, unify_strategy="soft", soft_table="{0: [0, 0, 1]}")
