@@ -10,7 +10,7 @@ are the parts encoded by themselves: the prompt then is the one that the model s
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -91,6 +91,12 @@ class Encoder:
         self.tokenizer: Any = self.processing_class.tokenizer if self.is_processor else processing_class
         self.settings, self.reads_rows, self.comparisons = dict(settings or {}), reads_rows, comparisons
         self.end_ids = _special_ids(self.tokenizer) if end_ids is None else list(end_ids)
+
+    @property
+    def state(self) -> Hashable:
+        """What the ids of a row depend on, beside the row."""
+        own = id(self.processing_class), self.processing_class.chat_template, self.tokenizer.eos_token
+        return *own, repr(self.settings), self.reads_rows, self.comparisons, tuple(self.end_ids)
 
     # Whole rows.
 

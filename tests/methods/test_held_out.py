@@ -11,6 +11,7 @@ from torch.nn.functional import log_softmax, logsigmoid
 from transformers import AutoModelForCausalLM
 
 from hpt_trl.methods.held_out import RowMeasures, errors_of, means_of, measure_held_out
+from hpt_trl.runs import reporting, runner
 from tests.helpers.held_out_measures import rows, trainer_of
 from tests.helpers.processes import ENVIRONMENT, ROOT, free_port
 
@@ -129,3 +130,10 @@ def test_errors_are_those_of_independent_rows():
     ]
     assert errors_of(later, found)["loss"] == pytest.approx(0, abs=1e-12)
     assert errors_of(found[:1]) == {}
+
+
+def test_a_step_of_ties_is_half_right(recipe, tmp_path):
+    runner.run(recipe("dpo", max_steps=2), [])
+    first, second = [line for line in reporting.read_metrics(tmp_path / "dpo") if "rewards/accuracies" in line][:2]
+    assert first["rewards/accuracies"] == 0.5 and first["rewards/margins"] == 0
+    assert second["rewards/margins"] != 0

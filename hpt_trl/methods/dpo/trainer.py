@@ -11,6 +11,8 @@ from hpt_trl.methods.held_out import HeldOutMeasures, share_of_rows
 class MeasuredDPOTrainer(HeldOutMeasures, DPOTrainer):
     """`trl.DPOTrainer`, whose `evaluate()` gives the mean over all held-out comparisons, however they are batched.
 
+    Where policy and reference are the same, its accuracy of a step is 0.5, too, not 0.
+
     Losses that compare the rows of a batch with one another (`aot`, `aot_unpaired`, `bco_pair`) are measured of each
     comparison alone.
     """
@@ -43,6 +45,12 @@ class MeasuredDPOTrainer(HeldOutMeasures, DPOTrainer):
         # What the reference says was computed for the whole batch.
         self.precompute_ref_logps = precomputed or "ref_chosen_logps" in inputs
         try:
-            return super()._compute_loss(model, inputs, return_outputs)
+            result = super()._compute_loss(model, inputs, return_outputs)
         finally:
             self.precompute_ref_logps = precomputed
+        assert self.model is not None
+        logged = self._metrics["train" if self.model.training else "eval"]
+        # At the first step policy and reference are the same: all comparisons are ties, and the base calls them wrong.
+        if logged["rewards/margins"][-1] == logged["rewards/chosen"][-1] == logged["rewards/accuracies"][-1] == 0:
+            logged["rewards/accuracies"][-1] = 0.5
+        return result

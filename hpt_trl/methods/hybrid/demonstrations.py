@@ -1,7 +1,9 @@
 """Demonstrations as token ids that continue exactly where a rollout of the same prompt would."""
 
+from collections.abc import Hashable
 from itertools import groupby
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 from datasets import Dataset
 
@@ -11,6 +13,10 @@ from hpt_trl.data.row_lengths import examples
 from hpt_trl.data.sources import ROW, where
 from hpt_trl.data.turns import shown
 from hpt_trl.errors import UserError
+
+# What was found of a data set: `check_rows` of the stage and the trainer ask the same, which takes minutes where
+# demonstrations are many and long.
+_CHECKED: "WeakKeyDictionary[Dataset, dict[Hashable, int]]" = WeakKeyDictionary()
 
 
 class Demonstration(NamedTuple):
@@ -105,6 +111,10 @@ def check_demonstrations(
     """
     if column not in dataset.column_names:
         return 0
+    known = _CHECKED.setdefault(dataset, {})
+    question = (encoder.state, column, max_length, positions)
+    if question in known:
+        return known[question]
     cut, too_long, longest = 0, 0, (0, 0)
     for row, example in examples(dataset, ("prompt", column)):
         if not example[column]:
@@ -123,6 +133,7 @@ def check_demonstrations(
             f"{positions} (max_position_embeddings); {too_long} of {len(dataset)} rows have more. Shorten or drop "
             "them, or set `max_demonstration_length`."
         )
+    known[question] = cut
     return cut
 
 

@@ -4,6 +4,9 @@ import pytest
 from datasets import Dataset
 
 from hpt_trl import UserError
+from hpt_trl.methods.hybrid import demonstrations
+from hpt_trl.methods.hybrid import stage as hybrid_stage
+from hpt_trl.runs import preparation, runner
 from tests.helpers import oracle
 from tests.helpers.rollouts import MIXED, FixedHPT, as_update, assert_same_update, build, rows, weights
 from tests.helpers.templates import FORGETFUL, THOUGHTS
@@ -72,3 +75,21 @@ def test_the_trainer_itself_refuses_what_it_would_train_otherwise(model_with, tm
     data[2]["completion"] = [{"role": "assistant", "content": "5<|im_end|>6"}]
     with pytest.raises(UserError, match=r"(?s)train_dataset, row 3.*goes on after an end-of-sequence token"):
         build(FixedHPT, model_with(CHAT_TEMPLATE), tmp_path, dataset=Dataset.from_list(data))
+
+
+def test_rows_are_encoded_once_for_check_and_trainer(recipe, monkeypatch):
+    """As long as nothing has changed that the ids depend on."""
+    encoded = []
+    stock = demonstrations.demonstration_ids
+    monkeypatch.setattr(demonstrations, "demonstration_ids", lambda *a: encoded.append(a) or stock(*a))
+    group = {"num_generations": 2, "max_completion_length": 8, "success_threshold": 3.0}
+    path = recipe("hpt", **group, reward_funcs=["tests.helpers.stage_runs.remainder"])
+    prepared = preparation.prepare(path, ["--eval_samples", "0"])
+    rows_there = len(prepared.splits.train)
+    assert len(encoded) == rows_there
+    hybrid_stage.check_rows(prepared.recipe, prepared.splits, prepared.encoder, 512)
+    assert len(encoded) == rows_there
+    hybrid_stage.check_rows(prepared.recipe, prepared.splits, prepared.encoder, 511)
+    assert len(encoded) == 2 * rows_there
+    runner._build_trainer(prepared, [])
+    assert len(encoded) == 2 * rows_there
