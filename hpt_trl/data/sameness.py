@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Iterator
-from itertools import takewhile
 from typing import Any
 
 from datasets import Dataset, Image, Sequence
@@ -56,8 +55,13 @@ def digests(dataset: Dataset, columns: list[str]) -> Iterator[tuple[int, bytes]]
 
 
 def _opening(prompt: Any) -> Any:
-    """The messages before the first of the assistant."""
-    return list(takewhile(lambda message: message["role"] != "assistant", prompt))
+    """The messages before the first answer; a greeting of the assistant's answers nothing."""
+    asked = False
+    for place, message in enumerate(prompt):
+        if asked and message["role"] == "assistant":
+            return prompt[:place]
+        asked = asked or message["role"] == "user"
+    return prompt
 
 
 def _plain(value: Any) -> Any:

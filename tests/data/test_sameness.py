@@ -44,12 +44,23 @@ def test_white_space_makes_no_other_row(tmp_path):
     assert not held_out & trained
 
 
-def test_conversations_are_compared_by_their_first_question(tmp_path):
+@pytest.mark.parametrize("greeting", [[], chat("assistant", "How can I help?")], ids=["asked", "greeted"])
+def test_conversations_are_compared_by_their_first_question(tmp_path, greeting):
     """All of their turns are trained, so that a held-out one with the same question is no new row."""
     rows = [
-        {"messages": [*chat(content=f"{i // 2}?"), *chat("assistant", f"{i}"), *chat(), *chat("assistant", f"{i}!")]}
+        {
+            "messages": [
+                *greeting,
+                *chat(content=f"{i // 2}?"),
+                *chat("assistant", f"{i}"),
+                *chat(),
+                *chat("assistant", f"{i}!"),
+            ]
+        }
         for i in range(20)
     ]
     splits = load(write_jsonl(tmp_path / "rows.jsonl", rows), test_split_size=4, layout="demonstrations")
-    held_out, trained = ({row["prompt"][0]["content"] for row in part} for part in (splits.test, splits.train))
+    held_out, trained = (
+        {row["prompt"][len(greeting)]["content"] for row in part} for part in (splits.test, splits.train)
+    )
     assert not held_out & trained and len(splits.test) == 4
