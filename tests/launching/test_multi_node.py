@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ import yaml
 from safetensors.torch import load_file
 
 from hpt_trl.runs import runner
-from tests.helpers.processes import ROOT
+from tests.helpers.processes import ROOT, free_port
 
 
 def test_two_machines_train_what_one_process_does(tmp_path, tiny_model_path):
@@ -24,26 +23,28 @@ def test_two_machines_train_what_one_process_does(tmp_path, tiny_model_path):
     values |= {"global_batch_size": 4, "per_device_train_batch_size": 2, "max_steps": 3, "learning_rate": 3e-3}
     values |= {"save_strategy": "no", "logging_steps": 1, "gradient_checkpointing": False, "use_cpu": True, "seed": 3}
     recipe.write_text(yaml.safe_dump(values))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    words = f"--accelerate multi_node --num_machines 2 --num_processes 2 --main_process_port {port}".split()
+    words = f"--accelerate multi_node --num_machines 2 --num_processes 2 --main_process_port {free_port()}".split()
     words += ["--main_process_ip", "127.0.0.1", "--output_dir", str(tmp_path / "two")]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    # Into files: a pipe that nobody reads while the other machine is waited for may fill up and stop both.
+    said = [tmp_path / f"machine-{rank}.txt" for rank in (0, 1)]
     machines = [
         subprocess.Popen(
             [sys.executable, "-m", "hpt_trl", "run", str(recipe), *words, "--machine_rank", str(rank)],
-            **{"cwd": ROOT, "env": environment, "text": True, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT},
+            **{"cwd": ROOT, "env": environment, "stdout": said[rank].open("wb"), "stderr": subprocess.STDOUT},
         )
         for rank in (0, 1)
     ]
     try:
         runner.run(str(recipe), [])
         for rank, machine in enumerate(machines):
-            printed, _ = machine.communicate(timeout=200)
-            assert machine.returncode == 0, printed
+            try:
+                machine.wait(timeout=200)
+            except subprocess.TimeoutExpired:
+                pytest.fail("\n".join(file.read_text()[-4000:] for file in said))
+            assert machine.returncode == 0, said[rank].read_text()
             # One of them speaks for the run.
-            assert ("3 steps in " in printed) == (rank == 0)
+            assert ("3 steps in " in said[rank].read_text()) == (rank == 0)
     finally:
         for machine in machines:
             machine.terminate()

@@ -20,24 +20,11 @@ from hpt_trl.pipeline.reading import is_pipeline, read_plan
 from hpt_trl.pipeline.record import plan_steps, read_record
 from hpt_trl.pipeline.run import run
 from hpt_trl.recipes.bundled import bundled_recipes
+from tests.helpers import stage_runs
 from tests.helpers.processes import ROOT
 
-KEYS = {
-    "dtype": "float32",
-    "per_device_train_batch_size": 4,
-    "per_device_eval_batch_size": 4,
-    "max_steps": 2,
-    "logging_steps": 1,
-    "learning_rate": 3e-3,
-    "save_strategy": "no",
-    "bf16": False,
-    "gradient_checkpointing": False,
-    "use_cpu": True,
-    "report_to": "none",
-    "seed": 3,
-    "test_split_size": 6,
-}
-LORA = {"use_peft": True, "lora_r": 4, "lora_dropout": 0.0, "lora_target_modules": ["q_proj", "v_proj"]}
+KEYS = stage_runs.KEYS | {"per_device_eval_batch_size": 4, "max_steps": 2, "test_split_size": 6}
+LORA = stage_runs.LORA
 
 
 def many_words(completions, **columns) -> list[float]:

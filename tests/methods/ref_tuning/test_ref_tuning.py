@@ -20,25 +20,16 @@ from hpt_trl.planning.check import check
 from hpt_trl.runs import reporting, runner
 from hpt_trl.runs.preparation import prepare
 from hpt_trl.runs.runner import _build_trainer
+from tests.helpers import stage_runs
 from tests.helpers.code_problems import problems_with_lists, solutions
 from tests.helpers.datasets import write_jsonl
 from tests.helpers.processes import ROOT
 
-KEYS = {
+KEYS = stage_runs.KEYS | {
     "stage": "ref_tuning",
-    "dtype": "float32",
     "test_split_size": 3,
-    "per_device_train_batch_size": 4,
     "per_device_eval_batch_size": 4,
     "max_steps": 5,
-    "logging_steps": 1,
-    "learning_rate": 3e-3,
-    "save_strategy": "no",
-    "bf16": False,
-    "gradient_checkpointing": False,
-    "use_cpu": True,
-    "report_to": "none",
-    "seed": 3,
 }
 LORA = {
     "use_peft": True,
