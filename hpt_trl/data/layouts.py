@@ -18,7 +18,6 @@ Layout = Literal["prompts", "demonstrations", "comparisons", "documents", "solut
 class Splits:
     """Training and held-out rows; `source` and `test_source` are how messages name them.
 
-
     Columns: those of the layout (`Layout`), all texts or all messages; of layout `prompts` the
     demonstration column is optional. Then `answer` (text or None; optional), `row` (1-based row or line of the source)
     and what else the source has.
@@ -30,6 +29,12 @@ class Splits:
     test_source: str
     demonstration_column: str = "completion"
     layout: Layout = "prompts"
+
+    @property
+    def named(self) -> list[tuple[Dataset, str]]:
+        """The training rows and, where there are some, the held-out rows, each with the name that messages use."""
+        training = [(self.train, self.source)]
+        return training if self.test is None else [*training, (self.test, self.test_source)]
 
     @property
     def answers(self) -> tuple[str, ...]:

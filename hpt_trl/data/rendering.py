@@ -95,7 +95,7 @@ class Encoder:
     @property
     def state(self) -> Hashable:
         """What the ids of a row depend on, beside the row."""
-        own = id(self.processing_class), self.processing_class.chat_template, self.tokenizer.eos_token
+        own = self.processing_class, self.processing_class.chat_template, self.tokenizer.eos_token
         return *own, repr(self.settings), self.reads_rows, self.comparisons, tuple(self.end_ids)
 
     # Whole rows.

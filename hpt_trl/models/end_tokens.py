@@ -6,11 +6,11 @@ from hpt_trl.models.built_in import BUILT_IN, is_unpacked
 from hpt_trl.models.loading import load_config, resolve_model
 
 
-def end_token_ids(name: str, processing_class: Any, *, revision: str | None = None, **settings: Any) -> list[int]:
+def end_token_ids(name: str, own: int, *, revision: str | None = None, **settings: Any) -> list[int]:
     """Return the ids that end a rollout, as TRL's trainers find them: the tokenizer's, and those that the model names.
 
     Args:
-        processing_class: a tokenizer or processor; its own end-of-sequence token comes first when one is to be added.
+        own: the tokenizer's end-of-sequence token, which comes first where the model does not name it.
         settings: `trust_remote_code`.
 
     Raises:
@@ -18,7 +18,6 @@ def end_token_ids(name: str, processing_class: Any, *, revision: str | None = No
     """
     from transformers import GenerationConfig
 
-    own = getattr(processing_class, "tokenizer", processing_class).eos_token_id
     if name in BUILT_IN and not is_unpacked(name):
         return [own]
     try:

@@ -148,6 +148,7 @@ class Stage:
         layout: of the recipe's other keys: the rows that it reads.
         sample: of a recipe and its rows: the rows that it trains on, where these are drawn or made from what it reads.
         needs_demonstration: of a config: whether every row of layout `prompts` must have a demonstration.
+        uses_demonstrations: of a config: whether rows of layout `prompts` may be trained on their demonstration.
         demonstration_column: of a config: the column that holds it.
         rewards: whether a recipe has to name rewards (functions or reward models), may name some, for the evaluation
             by generation alone, or none.
@@ -170,6 +171,7 @@ class Stage:
     layout: "Callable[[RecipeArguments], Layout]" = lambda arguments: "prompts"
     sample: "Callable[[Recipe, Splits], Splits] | None" = None
     needs_demonstration: Callable[[Any], bool] = lambda config: False
+    uses_demonstrations: Callable[[Any], bool] = lambda config: False
     demonstration_column: Callable[[Any], str] = lambda config: "completion"
     rewards: Literal["required", "optional", "none"] = "none"
     measures_held_out: bool = False

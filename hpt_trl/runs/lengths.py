@@ -35,9 +35,8 @@ def check_lengths(
         new_tokens = recipe.stage.completion_length(recipe.config)
         checks.append((splits.train, splits.source, "max_completion_length", new_tokens))
     else:
-        for rows, source in ((splits.train, splits.source), (splits.test, splits.test_source)):
-            if rows is not None:
-                _check_whole_rows(recipe, splits, encoder, rows, source, limit)
+        for rows, source in splits.named:
+            _check_whole_rows(recipe, splits, encoder, rows, source, limit)
     if answered is not None:
         own = "max_completion_length" in recipe.keys and recipe.arguments.eval_max_new_tokens is None
         key = "max_completion_length" if own else "eval_max_new_tokens"

@@ -30,6 +30,7 @@ from hpt_trl.recipes.adapter_targets import check_adapter_targets
 from hpt_trl.recipes.bundled import find_recipe
 from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.recipes.resolving import read_recipe
+from hpt_trl.rewards.completions import text_tokenizer
 from hpt_trl.rewards.guarding import guard
 from hpt_trl.rewards.loading import check_columns, columns_read, load_rewards
 from hpt_trl.rewards.names import distinct_names
@@ -137,7 +138,7 @@ def prepare_recipe(recipe: Recipe) -> Prepared:
         model_config = load_config(str(model), **settings)
         _refuse_reward_model(recipe, model_config)
         check_adapter_targets(recipe, model_config)
-    ends = None if model is None else end_token_ids(model, tokenizer, **settings)
+    ends = None if model is None else end_token_ids(model, text_tokenizer(tokenizer).eos_token_id, **settings)
     encoder = _encoder(recipe, splits, tokenizer, ends)
     positions = (recipe.setting("model_init_kwargs") or {}).get("max_position_embeddings") or positions_of(model_config)
     stage.check_rows(recipe, splits, encoder, positions)
@@ -193,7 +194,7 @@ def check_without_model(recipe: Recipe) -> None:
 
 def trains_on_answers(recipe: Recipe, splits: Splits) -> bool:
     """Whether the stage reads what follows a prompt: rollouts alone do not."""
-    return splits.layout != "prompts" or getattr(recipe.config, "uses_demonstrations", False)
+    return splits.layout != "prompts" or recipe.stage.uses_demonstrations(recipe.config)
 
 
 def _functions(recipe: Recipe) -> list[Callable[..., Any]]:
@@ -264,7 +265,7 @@ def _take_chat_template(recipe: Recipe, tokenizer: Any) -> None:
 
 def _take_eos_token(recipe: Recipe, tokenizer: Any) -> None:
     """As the trainer takes the recipe's `eos_token`, but before the rows are encoded."""
-    token, text = recipe.setting("eos_token"), getattr(tokenizer, "tokenizer", tokenizer)
+    token, text = recipe.setting("eos_token"), text_tokenizer(tokenizer)
     if token is None:
         return
     if token not in text.get_vocab():

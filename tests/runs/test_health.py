@@ -1,7 +1,6 @@
 """Runs that train nothing, or diverge, say so and do not end as success; resumed runs have the whole's totals."""
 
 import json
-from unittest.mock import patch
 
 import pytest
 
@@ -13,6 +12,11 @@ from tests.helpers.stage_runs import LORA, results, weights
 CONSTANT = "tests.runs.test_health.constant"
 DROPPING = {"dataloader_drop_last": True}
 WARMUP = {"lr_scheduler_type": "constant_with_warmup", "warmup_steps": 9}
+
+
+def of_demonstrations(completions, **columns) -> list[float]:
+    """1 for the rows' own answers, which no rollout of two tokens gives; 0.25 for all others."""
+    return [1.0 if "It is" in str(completion) else 0.25 for completion in completions]
 
 
 def constant(completions, **columns) -> list[float]:
@@ -96,11 +100,10 @@ TAUGHT = [
 @pytest.mark.parametrize("settings", TAUGHT, ids=["sft", "luffy", "srft"])
 def test_groups_without_contrast_that_are_taught_are_not_warned_of(recipe, tmp_path, caplog, settings):
     """The demonstration has a gradient, and by SRFT (here of the reward of all rollouts) the rollouts have."""
-    settings = settings | GROUPS | {"reward_funcs": [CONSTANT], "success_threshold": 0.9}
+    settings = settings | GROUPS | {"reward_funcs": ["tests.runs.test_health.of_demonstrations"]}
     path = recipe("hpt", max_steps=health.PATIENCE + 2, temperature=1.0, **settings)
-    words = ["--eval_samples", "0"]
-    with patch("hpt_trl.runs.probe.Probe.check"):
-        runner.run(path, words)
+    runner.run(path, ["--eval_samples", "0"])
+    assert {line["reward_std"] for line in reporting.read_metrics(tmp_path / "hpt") if "reward_std" in line} == {0.0}
     assert results(tmp_path / "hpt")["trained"] is True
     assert "without contrast" not in caplog.text
 

@@ -32,9 +32,7 @@ def check_rows(recipe: Recipe, splits: Splits, encoder: Encoder, positions: int 
     Raises:
         UserError: the first such row.
     """
-    for rows, source in ((splits.train, splits.source), (splits.test, splits.test_source)):
-        if rows is None:
-            continue
+    for rows, source in splits.named:
         for row, answers in iterate_rows(rows, list(splits.answers)):
             for name, answer in zip(splits.answers, answers, strict=True):
                 others = [m["role"] for m in answer if m["role"] != "assistant"] if isinstance(answer, list) else []

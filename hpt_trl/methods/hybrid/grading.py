@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -23,6 +23,15 @@ class Sampled:
     prompts: list[Any]
     prompt_ids: list[list[int]]
     tokens: int  # of all completions, masked or not
+
+
+class Scored(NamedTuple):
+    """What a generation batch hands to routing; the tensors are over all processes."""
+
+    sampled: Sampled
+    rewards: Tensor  # (rollouts, rewards); NaN in a row of a rollout that could not be scored
+    successes: Tensor  # (rollouts,) value of the success reward, also of those
+    tokens: Tensor  # () tokens of all rollouts
 
 
 def unpadded_prompts(batch: dict[str, Any]) -> list[list[int]]:

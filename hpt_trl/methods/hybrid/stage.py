@@ -64,6 +64,7 @@ STAGE = Stage(
     check_rows=check_rows,
     rules=ROLLOUT_RULES,
     needs_demonstration=lambda config: config.uses_demonstrations and config.on_missing_demonstration == "error",
+    uses_demonstrations=lambda config: config.uses_demonstrations,
     demonstration_column=lambda config: config.demonstration_column,
     rewards="required",
     completion_length=lambda config: config.max_completion_length,

@@ -27,7 +27,7 @@ from hpt_trl.data.loading import validate_rows
 from hpt_trl.data.rendering import Encoder
 from hpt_trl.methods.hybrid.config import HybridPostConfig
 from hpt_trl.methods.hybrid.demonstrations import Demonstrations, check_demonstrations
-from hpt_trl.methods.hybrid.grading import Sampled, grade, log_grades, unpadded_prompts
+from hpt_trl.methods.hybrid.grading import Sampled, Scored, grade, log_grades, unpadded_prompts
 from hpt_trl.methods.hybrid.metrics import StepLosses, StepMetrics, lengths_of, log_routing, take_back
 from hpt_trl.methods.hybrid.routing import (
     Coefficients,
@@ -101,7 +101,7 @@ class HybridPostTrainer(RolloutTrainer):
                 needs_demonstration=args.on_missing_demonstration == "error",
             )
         self._defer_old_logps = False
-        self._generation: tuple[Sampled, Tensor, Tensor, Tensor] | None = None
+        self._generation: Scored | None = None
         self._sampled: Sampled
         self._demonstrations: Demonstrations
         self._told_of_grades = False
@@ -151,7 +151,7 @@ class HybridPostTrainer(RolloutTrainer):
             if self.mask_truncated_completions:
                 # The demonstrations' weight must not grow as rollouts are cut, and so leave the base's count of tokens.
                 tokens = self.accelerator.reduce(tokens.new_tensor(sampled.tokens), reduction="sum")
-        self._generation = (sampled, self._rewards, self._each_reward[:, self._success_index], tokens)
+        self._generation = Scored(sampled, self._rewards, self._each_reward[:, self._success_index], tokens)
         return batch
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
@@ -162,21 +162,20 @@ class HybridPostTrainer(RolloutTrainer):
         inputs = super()._prepare_inputs(generation_batch)
         if self._generation is not None:
             generation, self._generation = self._generation, None
-            self._buffered_inputs = self._route(*generation, self._buffered_inputs)
+            self._buffered_inputs = self._route(generation, self._buffered_inputs)
             inputs = self._buffered_inputs[self._step % len(self._buffered_inputs)]
         return inputs
 
     # Routing: from shuffled rollouts to micro-batches.
 
-    def _route(
-        self, sampled: Sampled, each: Tensor, successes: Tensor, all_tokens: Tensor, buffers: list[dict[str, Any]]
-    ) -> list[dict[str, Any]]:
+    def _route(self, generation: Scored, buffers: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Micro-batches of the generation batch: the rollouts that carry a gradient, and the demonstrations."""
-        args, group, examples = self.args, self.num_generations, sampled.inputs
-        success = successes.view(-1, group).float().cpu()
-        rewards = self._weighted_rewards(each).view(-1, group).float().cpu()
+        args, group, sampled = self.args, self.num_generations, generation.sampled
+        examples = sampled.inputs
+        success = generation.successes.view(-1, group).float().cpu()
+        rewards = self._weighted_rewards(generation.rewards).view(-1, group).float().cpu()
         usable = [args.on_missing_demonstration == "error" or bool(e.get(args.demonstration_column)) for e in examples]
-        usable = self.accelerator.gather(torch.tensor(usable, device=each.device)).view(-1, group)[:, 0]
+        usable = self.accelerator.gather(torch.tensor(usable, device=generation.rewards.device)).view(-1, group)[:, 0]
         coefficients = coefficients_of(success, usable.cpu(), args, self.state.global_step)
         self._demonstrations = Demonstrations(
             examples, args.demonstration_column, self._encoder, args.max_demonstration_length
@@ -223,7 +222,7 @@ class HybridPostTrainer(RolloutTrainer):
                 filler,
                 buffer,
                 per_window,
-                all_tokens,
+                generation.tokens,
                 tokens[number // per_window],
                 rollouts_of_all=live_of_all[number],
                 totals=totals[number // per_window],

@@ -65,8 +65,8 @@ def check_images(recipe: Recipe, splits: Splits, encoder: Encoder, positions: in
         UserError: the first that cannot be trained as it is written, with its row.
     """
     config, arguments = recipe.config, recipe.arguments
-    for rows, source in ((splits.train, splits.source), (splits.test, splits.test_source)):
-        if rows is None or not has_images(rows, encoder):
+    for rows, source in splits.named:
+        if not has_images(rows, encoder):
             continue
         for number, row in examples(rows, ("prompt", "completion")):
             for name in ("tools", "chat_template_kwargs"):

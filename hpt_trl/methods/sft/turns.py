@@ -25,7 +25,7 @@ class TurnArguments:
 
 def last_alone(arguments: Any) -> bool:
     """Whether a recipe trains on the last turn only; stages without the key train on all."""
-    return getattr(arguments, "train_on_turns", "all") == "last"
+    return isinstance(arguments, TurnArguments) and arguments.train_on_turns == "last"
 
 
 def trains_everything(config: SFTConfig) -> bool:

@@ -150,6 +150,8 @@ def test_dealing_is_a_partition_with_equal_counts():
         assert sorted(i for chunk in chunks for i in chunk) == list(range(29))
         assert max(map(len, chunks)) - min(map(len, chunks)) <= 1
     assert deal([], 2) == [[], []]
+    # The longest rows are not those of which a batch holds one more.
+    assert deal([100, 90, 5, 4, 3], 4) == [[0], [1], [2], [3, 4]]
 
 
 def test_dealing_keeps_padding_low():
