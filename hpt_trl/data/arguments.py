@@ -33,10 +33,15 @@ class DataArguments(ScriptArguments):
             "worse}, {text: content}."
         },
     )
+    # TRL's `test` would not tell a written name from none.
+    dataset_test_split: str | None = field(  # type: ignore[assignment]
+        default=None,
+        metadata={"help": "Split of the held-out rows, or slices; by default `test`, where the data has one."},
+    )
     test_split_size: float | None = field(
         default=None,
         metadata={
-            "help": "Rows held out for the evaluation where the data has no `dataset_test_split`: a count, or a share "
+            "help": "Rows held out for the evaluation where the data has no split for them: a count, or a share "
             "below 1."
         },
     )

@@ -17,7 +17,7 @@ from datasets import Dataset, DatasetDict
 from hpt_trl.data.arguments import DataArguments
 from hpt_trl.data.generated import FILES, NAMES, generate, is_generated
 from hpt_trl.data.objects import arrow_column, warn_of_filled_objects
-from hpt_trl.data.splits import DEFAULT_TEST, pick_splits
+from hpt_trl.data.splits import pick_splits
 from hpt_trl.errors import UserError
 from hpt_trl.settings.values import did_you_mean
 
@@ -83,12 +83,12 @@ def read_source(arguments: DataArguments, *, seed: int) -> tuple[tuple[Dataset, 
     if options and not generated:
         known = ", ".join(NAMES)
         raise UserError(f"dataset_options: only generated datasets ({known}…) have options; drop it.")
-    train, test = str(arguments.dataset_train_split), str(arguments.dataset_test_split)
+    train, test = str(arguments.dataset_train_split), arguments.dataset_test_split
     if arguments.dataset_config is not None and (generated or not _may_be_hub(name)):
         raise UserError(
             f"dataset_config: {arguments.dataset_config} names a part of a Hub dataset, and {name} is none; drop it."
         )
-    if arguments.test_split_size is not None and test != DEFAULT_TEST:
+    if arguments.test_split_size is not None and test is not None:
         raise UserError(
             f"test_split_size: {arguments.test_split_size:g} rows are to be held out, but `dataset_test_split: {test}` "
             "names the held-out rows; drop one of the two."

@@ -8,9 +8,6 @@ from datasets import Dataset, ReadInstruction, concatenate_datasets
 
 from hpt_trl.errors import UserError
 
-# TRL's default of `dataset_test_split`; any other name was written by the user.
-DEFAULT_TEST = "test"
-
 
 @dataclass(frozen=True)
 class _Part:
@@ -22,14 +19,14 @@ class _Part:
 
 
 def pick_splits(
-    splits: Mapping[str, Dataset], source: str, train: str, test: str, *, named: bool
+    splits: Mapping[str, Dataset], source: str, train: str, test: str | None, *, named: bool
 ) -> tuple[tuple[Dataset, str], tuple[Dataset, str] | None]:
     """Return training and held-out rows by the names of their splits, each with the name that messages use.
 
     Args:
         source: the dataset as the recipe names it.
         train: `dataset_train_split`.
-        test: `dataset_test_split`; its default may be missing from the source.
+        test: `dataset_test_split`; None for the split `test` where the source has one.
         named: the source itself gives its splits names; else a plain `train` goes without one in messages.
 
     Raises:
@@ -38,8 +35,10 @@ def pick_splits(
     parts = _parts(splits, source, train, "dataset_train_split")
     shown = source if train == "train" and not named else f"{source} ({train})"
     training = _rows(splits, parts), shown
-    if test == DEFAULT_TEST and test not in splits:
-        return training, None
+    if test is None:
+        if "test" not in splits:
+            return training, None
+        test = "test"
     others = _parts(splits, source, test, "dataset_test_split")
     if shared := _shared(parts, others):
         raise UserError(
