@@ -4,10 +4,12 @@ Nothing heavy is imported before a command needs it, so that `hpt-trl --help` an
 """
 
 import argparse
+import atexit
 import os
 import sys
 import time
 from pathlib import Path
+from typing import NoReturn
 
 from hpt_trl import __version__
 from hpt_trl.errors import UserError
@@ -238,3 +240,22 @@ def main(words: list[str] | None = None) -> int:
         if rank == 0:
             print("\ninterrupted", file=sys.stderr, flush=True)
         return 130
+
+
+def command() -> NoReturn:
+    """Runs one command as the process that it is, and ends the process with the exit code."""
+    code = 1  # A traceback's.
+
+    def leave() -> None:
+        # A gloo thread lets go of a collective's tensors only after the collective has returned. Where Python is being
+        # taken apart by then, it aborts the process (torch 2.13): a finished run would end with SIGABRT, and the other
+        # machines would wait for it.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        # Registered before all others, it is called after them, and after the threads that a process waits for.
+        atexit.register(leave)
+    code = main()
+    sys.exit(code)

@@ -21,16 +21,11 @@ import requests
 from transformers import AutoModelForCausalLM
 
 from hpt_trl.rollouts.vllm_server import server_command
+from tests.helpers.processes import free_port
 from tests_vllm.launch import STAGES, fresh_answers, logged, output_of, run, start, write_recipe
 
 # Engines take half a minute to start on two busy cores.
 pytestmark = pytest.mark.timeout(1800)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class Server:

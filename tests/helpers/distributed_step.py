@@ -27,7 +27,7 @@ def main() -> None:
         torch.save(rollouts.weights(trainer), output_dir / "weights.pt")
         (output_dir / "log.json").write_text(json.dumps(trainer.state.log_history[0]))
     PartialState().wait_for_everyone()
-    # gloo's threads may abort a process that takes its objects apart, or wait with it for the interpreter's lock.
+    # As the command line ends a process of several, see hpt_trl/cli.py.
     sys.stdout.flush()
     os._exit(0)
 

@@ -6,6 +6,7 @@ sampling is replaced (see tests/helpers/rollouts.py), and not in recipes whose n
 code, what went wrong and how much of the models a process held, beside each recipe.
 """
 
+import faulthandler
 import json
 import os
 import sys
@@ -57,6 +58,8 @@ def watch(kind: str, processes: int, found: dict[str, float]) -> None:
 def run(recipe: Path, kind: str, processes: int) -> None:
     if not recipe.stem.endswith("-sampled"):
         RolloutTrainer._generate_single_turn = FixedRollouts._generate_single_turn
+    # A run that hangs says where, and leaves the others their time.
+    faulthandler.dump_traceback_later(240, exit=True)
     said: object = None
     found: dict[str, float] = {}
     watch(kind, processes, found)
@@ -68,7 +71,7 @@ def run(recipe: Path, kind: str, processes: int) -> None:
     recipe.with_suffix(f".outcome-{rank}").write_text(json.dumps([code, said, found]))
     sys.stdout.flush()
     sys.stderr.flush()
-    # gloo's threads may abort a process that takes its objects apart.
+    # As the command line ends a process of several, see hpt_trl/cli.py.
     os._exit(0)
 
 

@@ -2,10 +2,12 @@
 
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +31,12 @@ def hpt_trl(*words: str, **variables: str) -> subprocess.CompletedProcess:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """Below those that a system hands out by itself: nothing else takes it until a launch that comes later does."""
+    while True:
+        port = random.Random().randrange(10_000, 30_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def launch(model_path: str, output_dir: Path, **settings) -> tuple[dict, dict]:

@@ -383,3 +383,52 @@ def test_a_pipeline_starts_its_stages_by_a_profile(recipe, run, tmp_path, capfd)
     results = json.loads((tmp_path / "chain" / "sft" / "results.json").read_text())
     assert results["hardware"]["processes"] == 2
     assert results["command"].endswith("sft.yaml --max_steps 1 --accelerate cpu --num_processes 2")
+
+
+LEAVING = """
+import atexit
+import os
+import threading
+import time
+from pathlib import Path
+
+
+def say(what):
+    Path(__file__).with_name(f"{what}-{os.environ['RANK']}").touch()
+
+
+class TakenApart:
+    def __del__(self, say=say):
+        say("taken-apart")
+
+
+def upload():
+    threading.main_thread().join()
+    time.sleep(0.5)
+    say("uploaded")
+
+
+kept = TakenApart()
+kept.itself = kept
+atexit.register(say, "asked")
+threading.Thread(target=upload).start()
+
+
+def length(completion_ids, **columns):
+    return [float(sum(ids) % 7) for ids in completion_ids]
+"""
+
+
+def test_a_process_of_several_is_not_taken_apart(recipe, tmp_path):
+    """There gloo's threads may abort it after all is done; what a process waits for and asks at its end still is."""
+    (tmp_path / "leaving.py").write_text(LEAVING)
+    path = recipe(stage="grpo", reward_funcs=["leaving.length"], num_generations=2, max_completion_length=4)
+    command = [sys.executable, "-m", "hpt_trl", "run", path, "--accelerate", "cpu", "--num_processes", "2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["hardware"]["processes"] == 2
+    for rank in (0, 1):
+        said = {path.name for path in tmp_path.glob(f"*-{rank}")}
+        print(done.stderr[-3000:], done.stdout[-2000:])
+        assert said == {f"uploaded-{rank}", f"asked-{rank}"}
