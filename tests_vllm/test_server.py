@@ -7,7 +7,6 @@ else is the package's and TRL's way.
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading

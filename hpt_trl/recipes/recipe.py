@@ -147,6 +147,7 @@ class Stage:
         rules: allowed ranges of the stage's own keys; they stand above those of `hpt_trl.settings.ranges`.
         layout: of the recipe's other keys: the rows that it reads.
         sample: of a recipe and its rows: the rows that it trains on, where these are drawn or made from what it reads.
+        fit: of a recipe, its rows and how the trainer encodes them: the rows without those that it leaves out.
         needs_demonstration: of a config: whether every row of layout `prompts` must have a demonstration.
         uses_demonstrations: of a config: whether rows of layout `prompts` may be trained on their demonstration.
         demonstration_column: of a config: the column that holds it.
@@ -170,6 +171,7 @@ class Stage:
     rules: "tuple[Rule, ...]" = ()
     layout: "Callable[[RecipeArguments], Layout]" = lambda arguments: "prompts"
     sample: "Callable[[Recipe, Splits], Splits] | None" = None
+    fit: "Callable[[Recipe, Splits, Encoder], Splits] | None" = None
     needs_demonstration: Callable[[Any], bool] = lambda config: False
     uses_demonstrations: Callable[[Any], bool] = lambda config: False
     demonstration_column: Callable[[Any], str] = lambda config: "completion"

@@ -9,15 +9,15 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, Trainer
 
 from hpt_trl.data.layouts import Splits
-from hpt_trl.data.loading import columns_for
+from hpt_trl.data.rendering import Encoder
+from hpt_trl.data.row_lengths import count_tokens
 from hpt_trl.data.solutions import SAMPLING_RULES, Sampling, draw, sampling_of
 from hpt_trl.data.sources import ROW
-from hpt_trl.errors import UserError
 from hpt_trl.methods.ref_tuning.checkpoints import KeptModels, kept
 from hpt_trl.methods.ref_tuning.config import RefTuningArguments, RefTuningConfig
 from hpt_trl.methods.ref_tuning.template import alpaca_prompt, response
+from hpt_trl.methods.sft.rows import training_splits
 from hpt_trl.methods.sft.trainer import MeasuredSFTTrainer
-from hpt_trl.models.loading import load_tokenizer
 from hpt_trl.recipes.recipe import Recipe, Stage, StageInputs
 from hpt_trl.settings.ranges import Rule, one_of
 
@@ -47,20 +47,48 @@ def sample(recipe: Recipe, splits: Splits) -> Splits:
     Raises:
         UserError: no solution to train on.
     """
-    tokenizer = _tokenizer(recipe)
-    train = _demonstrations(recipe, splits.train, splits.source, tokenizer)
+    train = _demonstrations(recipe, splits.train, splits.source)
     test = None
     if splits.test is not None:
-        test = _demonstrations(recipe, splits.test, splits.test_source, tokenizer, held_out=True)
+        test = _demonstrations(recipe, splits.test, splits.test_source, held_out=True)
     return replace(splits, train=train, test=test, layout="demonstrations")
 
 
+def fit(recipe: Recipe, splits: Splits, encoder: Encoder) -> Splits:
+    """Leave out what is longer than `max_length`: it would be cut, and its solution would never end.
+
+    Raises:
+        UserError: nothing is left.
+    """
+    if recipe.config.max_length is None:
+        return splits
+    train = _short_enough(recipe, splits.train, splits.source, encoder)
+    test = None
+    if splits.test is not None:
+        test = _short_enough(recipe, splits.test, splits.test_source, encoder)
+    return replace(splits, train=train, test=test)
+
+
+def check_tokenizer(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a model that reads images, or whose solutions nothing could end.
+
+    Raises:
+        UserError: what is missing.
+    """
+    name = recipe.model_args.model_name_or_path
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise recipe.error("model_name_or_path", f"{name} has a processor for images; name a text model.")
+    if tokenizer.eos_token is None:
+        raise recipe.error(
+            "eos_token",
+            f"the tokenizer of {name} has no end-of-sequence token, which has to close every solution; name one of its "
+            "tokens.",
+        )
+
+
 def build(inputs: StageInputs) -> Trainer:
-    trainer = MeasuredSFTTrainer(
-        train_dataset=columns_for(inputs.splits.train, "prompt", "completion"),
-        eval_dataset=columns_for(inputs.splits.test, "prompt", "completion"),
-        **inputs.trainer_arguments(),
-    )
+    train, test = training_splits(inputs.splits, inputs.encoder, inputs.config, inputs.arguments)
+    trainer = MeasuredSFTTrainer(train_dataset=train, eval_dataset=test, **inputs.trainer_arguments())
     if inputs.config.checkpoint_fraction is not None:
         trainer.add_callback(KeptModels(trainer, inputs.config.checkpoint_fraction))
     return trainer
@@ -78,37 +106,7 @@ def _sampling(recipe: Recipe, *, held_out: bool = False) -> Sampling:
     return sampling_of(arguments, recipe.sources, seed=recipe.config.data_seed, held_out=held_out)
 
 
-def _tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase | None:
-    """The model's tokenizer; None for a model that an earlier stage of a pipeline has yet to make.
-
-    Any other that cannot be loaded is refused where the model is.
-    """
-    args = recipe.model_args
-    try:
-        tokenizer = load_tokenizer(
-            str(args.model_name_or_path),
-            revision=args.model_revision,
-            trust_remote_code=recipe.setting("trust_remote_code", False),
-        )
-    except UserError:
-        return None
-    if not isinstance(tokenizer, PreTrainedTokenizerBase):
-        raise recipe.error(
-            "model_name_or_path", f"{args.model_name_or_path} has a processor for images; name a text model."
-        )
-    tokenizer.eos_token = recipe.config.eos_token or tokenizer.eos_token
-    if tokenizer.eos_token is None:
-        raise recipe.error(
-            "eos_token",
-            f"the tokenizer of {args.model_name_or_path} has no end-of-sequence token, which has to close every "
-            "solution; name one of its tokens.",
-        )
-    return tokenizer
-
-
-def _demonstrations(
-    recipe: Recipe, rows: Dataset, source: str, tokenizer: PreTrainedTokenizerBase | None, *, held_out: bool = False
-) -> Dataset:
+def _demonstrations(recipe: Recipe, rows: Dataset, source: str, *, held_out: bool = False) -> Dataset:
     drawn = draw(rows, source, _sampling(recipe, held_out=held_out))
     if drawn.shortage and not held_out:
         logger.warning("%s: %s.", source, drawn.shortage)
@@ -116,27 +114,19 @@ def _demonstrations(
         print(f"Drawn from {source}: {drawn.summary}")
     rows = rows.select(drawn.rows)
     inputs = rows["input"] if "input" in rows.column_names else [None] * len(rows)
-    made = Dataset.from_dict(
+    return Dataset.from_dict(
         {
             "prompt": [alpaca_prompt(*pair) for pair in zip(rows["instruction"], inputs, strict=True)],
             "completion": [response(output) for output in rows["output"]],
             **{name: rows[name] for name in (ROW, "problem_id", "difficulty") if name in rows.column_names},
         }
     )
-    return made if tokenizer is None else _short_enough(recipe, made, source, tokenizer)
 
 
-def _short_enough(recipe: Recipe, rows: Dataset, source: str, tokenizer: PreTrainedTokenizerBase) -> Dataset:
-    """The rows that fit into `max_length`: a longer one would be cut, and its solution would never end."""
+def _short_enough(recipe: Recipe, rows: Dataset, source: str, encoder: Encoder) -> Dataset:
     longest = recipe.config.max_length
-    if longest is None:
-        return rows
-    keep = []
-    for start in range(0, len(rows), 1000):
-        batch = rows[start : start + 1000]
-        texts = [a + b + str(tokenizer.eos_token) for a, b in zip(batch["prompt"], batch["completion"], strict=True)]
-        lengths = map(len, tokenizer(text=texts, verbose=False)["input_ids"])
-        keep += [start + place for place, length in enumerate(lengths) if length <= longest]
+    counts = count_tokens(rows, source, encoder, ("prompt", "completion"))
+    keep = [place for place, (_, tokens) in enumerate(counts) if tokens <= longest]
     if not keep:
         raise recipe.error(
             "max_length", f"all {len(rows)} solutions drawn from {source} have more than {longest} tokens."
@@ -158,6 +148,7 @@ STAGE = Stage(
     config_class=RefTuningConfig,
     argument_class=RefTuningArguments,
     check=check,
+    check_tokenizer=check_tokenizer,
     build=build,
     finish=finish,
     rules=(
@@ -168,5 +159,6 @@ STAGE = Stage(
     ),
     layout=lambda arguments: "solutions",
     sample=sample,
+    fit=fit,
     measures_held_out=True,
 )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import trl.chat_template_utils as templates
 import yaml
 from datasets import Dataset, DatasetDict
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -24,6 +25,7 @@ from tests.helpers import stage_runs
 from tests.helpers.code_problems import problems_with_lists, solutions
 from tests.helpers.datasets import write_jsonl
 from tests.helpers.processes import ROOT
+from tests.helpers.templates import ENDLESS, THOUGHTS
 
 KEYS = stage_runs.KEYS | {
     "stage": "ref_tuning",
@@ -188,6 +190,33 @@ def test_solutions_that_do_not_fit_are_left_out(recipe, tmp_path, caplog):
     assert "1 of the 48 drawn solutions have more than 256 tokens" in caplog.text
     with pytest.raises(UserError, match=r"all 48 solutions drawn from .* have more than 20 tokens"):
         prepare(path, ["--max_length", "20"])
+
+
+@pytest.mark.parametrize("template", [ENDLESS, templates.deepseek_r1_distill_chat_template])
+def test_messages_are_trained_as_check_shows_them(recipe, tmp_path, model_with, capsys, caplog, template):
+    """Where the template ends no turn, and where it drops the thoughts of stored ones."""
+    rows = [row | {"output": THOUGHTS} for row in solutions()]
+    data = str(write_jsonl(tmp_path / "code.jsonl", rows))
+    path = recipe(dataset_name=data, model_name_or_path=model_with(template), conversational=True, test_split_size=None)
+    trainer = _build_trainer(prepare(path, []), [])
+    tokenizer = trainer.processing_class
+    for row in trainer.train_dataset:
+        trained = [label for label in row["labels"] if label != -100]
+        text = tokenizer.decode(trained)
+        assert "2 + 3 = 5\n</think>\n\n5" in text and trained.count(tokenizer.eos_token_id) == 1
+    check(path, [])
+    assert " ".join(f"⟦{text}⟧".split()) in " ".join(capsys.readouterr().out.split())
+    # What the template adds counts: a limit that the texts alone would meet leaves all out.
+    longest, plain = (
+        max(len(row["input_ids"]) for row in _build_trainer(prepare(path, words), []).train_dataset)
+        for words in ([], ["--conversational", "false"])
+    )
+    assert plain < longest
+    with pytest.raises(UserError, match="all 48 solutions"):
+        shortest = min(len(row["input_ids"]) for row in trainer.train_dataset)
+        prepare(path, ["--max_length", str(shortest - 1)])
+    prepare(path, ["--max_length", str(longest)])
+    assert "are left out" not in caplog.text
 
 
 @pytest.mark.parametrize(
