@@ -96,7 +96,14 @@ def load_splits(
         return rows
 
     train = read(train, source, complete=needs_demonstration)
-    if held_out is None or arguments.test_split_size is not None:
+    if held_out is not None and arguments.test_split_size is not None:
+        raise UserError(
+            f"test_split_size: {arguments.test_split_size:g}, but the data has held-out rows of its own, "
+            f"{held_out[1]} ({len(held_out[0]):,} rows). Drop the line to take them (`dataset_test_split: test[:100]` "
+            "takes some of them), or write slices of the training rows: `dataset_train_split: train[:90%]` and "
+            "`dataset_test_split: train[90%:]`."
+        )
+    if held_out is None:
         test, test_source = None, f"{source} (held out)"
         if arguments.test_split_size is not None:
             answers = answer_columns(layout, demonstration_column)

@@ -31,16 +31,12 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
 from hpt_trl.models.decoding import neutral_decoding
+from hpt_trl.models.moving_reference import KeepsReference, refuse_lost_reference
 from hpt_trl.models.trainable import refuse_untrainable
 from hpt_trl.rewards.guarding import guard
 from hpt_trl.rewards.names import distinct_names, numbered
 from hpt_trl.rewards.reward_model import RewardModel
-from hpt_trl.rollouts.reference import (
-    load_reference,
-    passed_as_reference,
-    refuse_lost_reference,
-    save_reference,
-)
+from hpt_trl.rollouts.reference import passed_as_reference
 from hpt_trl.rollouts.sampling import check_sampling
 from hpt_trl.rollouts.vllm import mended
 
@@ -93,7 +89,7 @@ def _loaded(reward_funcs: list[Any], config: GRPOConfig | None, tokenizers: Any)
     ]
 
 
-class RolloutTrainer(GRPOTrainer):
+class RolloutTrainer(KeepsReference, GRPOTrainer):
     """`trl.GRPOTrainer` with the mends of this module; takes the same arguments.
 
     Raises:
@@ -155,8 +151,6 @@ class RolloutTrainer(GRPOTrainer):
         every = int(self.args.steps_per_generation or 1) * self.num_iterations
         buffered = self._buffered_inputs if self._step % every else None
         torch.save({"step": self._step, "buffered": buffered}, self._rollouts_file(output_dir))
-        if self.args.sync_ref_model and self.args.should_save:
-            save_reference(self.accelerator.unwrap_model(self.ref_model), output_dir)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         super()._load_rng_state(checkpoint)
@@ -165,8 +159,6 @@ class RolloutTrainer(GRPOTrainer):
             with torch.serialization.safe_globals(list(self._buffered_types)):
                 state = torch.load(file, map_location=self.accelerator.device, weights_only=True)
             self._step, self._buffered_inputs = state["step"], state["buffered"]
-        if checkpoint is not None and self.args.sync_ref_model:
-            load_reference(self.accelerator.unwrap_model(self.ref_model), checkpoint)
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
         rewards = super()._calculate_rewards(*args, **kwargs)

@@ -101,7 +101,7 @@ class Health(TrainerCallback):
         self.on_step_end(args, state, control)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        if "frac_reward_zero_std" not in logs or "ppo/kl" in logs:
+        if "frac_reward_zero_std" not in logs or "ppo/score" in logs:
             return
         # A group without contrast has no advantage, but its demonstration or, by SRFT, its rollouts may be trained on.
         taught = any(logs.get(f"hpt/{name}_loss") for name in ("sft", "off", "rl"))

@@ -102,6 +102,17 @@ def test_generated_data_has_slices_too():
     )
 
 
+def test_a_split_of_the_datas_own_is_not_dropped(source):
+    """`test_split_size` holds out where the data has no split of its own."""
+    options = {"size": 20, "test_size": 10}
+    message = refused("arithmetic", dataset_options=options, test_split_size=5)
+    assert "test_split_size: 5, but the data has held-out rows of its own, arithmetic (test) (10 rows)" in message
+    size = {"test_split_size": 4}
+    assert len(load("arithmetic", dataset_options=options | {"test_size": 0}, **size).test) == 4
+    assert "drop one of the two" in refused(source, dataset_test_split="train[90%:]", **size)
+    assert len(load(source, **size).test) == 4
+
+
 def test_a_faulty_row_of_a_slice_goes_by_its_line(tmp_path):
     path = write_jsonl(tmp_path / "data.jsonl", [*ROWS[:6], {"prompt": "", "completion": "x"}, *ROWS[7:]])
     assert f"{path} (train[5:]), line 7: `prompt` is empty." in refused(path, dataset_train_split="train[5:]")

@@ -8,8 +8,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from hpt_trl import HybridPostTrainer, UserError
+from hpt_trl.models.moving_reference import REFERENCE_FILE
 from hpt_trl.rollouts import sampling
-from hpt_trl.rollouts.reference import REFERENCE_FILE
 from hpt_trl.rollouts.trainer import RolloutTrainer
 from tests.helpers.rollouts import FixedHPT, FixedMended, FixedPPO, build, train, weights
 

@@ -108,6 +108,14 @@ def test_groups_without_contrast_that_are_taught_are_not_warned_of(recipe, tmp_p
     assert "without contrast" not in caplog.text
 
 
+def test_ppo_learns_without_contrast_within_a_prompt(recipe, tmp_path, caplog):
+    """One rollout of a prompt has no contrast, and the critic is the baseline; without a KL term just as well."""
+    settings = {"num_generations": 1, "kl_coef": 0.0, "max_completion_length": 2}
+    runner.run(recipe("ppo", max_steps=health.PATIENCE + 1, **settings), [])
+    assert results(tmp_path / "ppo")["trained"] is True
+    assert "without contrast" not in caplog.text
+
+
 def test_what_an_epoch_saved_knows_that_nothing_was_trained(recipe, tmp_path):
     path = recipe("sft", save_strategy="epoch", num_train_epochs=2, max_steps=None, **WARMUP | {"warmup_steps": 99})
     with pytest.raises(UserError, match="nothing was trained"):
