@@ -101,26 +101,15 @@ def number(rng: random.Random) -> tuple[str, str, str, str]:
 def expression(rng: random.Random) -> tuple[str, str, str, str]:
     """The same of LaTeX: fractions, surds, polynomials, points, intervals."""
     a, b, c = rng.randint(2, 99), rng.randint(2, 99), rng.randint(2, 9)
-    kind = rng.randrange(5)
-    if kind == 0:
-        return (
-            rf"\frac{{{a}}}{{{b}}}",
-            rf"\frac{{{a}}}{{{b}}}",
-            rf"\dfrac{{{a * c}}}{{{b * c}}}",
-            rf"\frac{{{a + 1}}}{{{b}}}",
-        )
-    if kind == 1:
-        return rf"{a}\sqrt{{{b}}}", rf"{a}\sqrt{{{b}}}", rf"\sqrt{{{a * a * b}}}", rf"{a + 1}\sqrt{{{b}}}"
-    if kind == 2:
-        return (
-            f"x^2+{a + b}x+{a * b}",
-            f"x^2+{a + b}x+{a * b}",
-            f"(x+{a})(x+{b})",
-            f"x^2+{a + b}x+{a * b + 1}",
-        )
-    if kind == 3:
-        return f"({a}, {b})", f"({a},{b})", rf"\left({a},\ {b}.0\right)", f"({b}, {a + 100})"
-    return f"[{a}, {a + b}]", f"[{a},{a + b}]", rf"{a} \le x \le {a + b}", f"({a}, {a + b})"
+    fraction, surd, polynomial = rf"\frac{{{a}}}{{{b}}}", rf"{a}\sqrt{{{b}}}", f"x^2+{a + b}x+{a * b}"
+    kinds = (
+        (fraction, fraction, rf"\dfrac{{{a * c}}}{{{b * c}}}", rf"\frac{{{a + 1}}}{{{b}}}"),
+        (surd, surd, rf"\sqrt{{{a * a * b}}}", rf"{a + 1}\sqrt{{{b}}}"),
+        (polynomial, polynomial, f"(x+{a})(x+{b})", f"x^2+{a + b}x+{a * b + 1}"),
+        (f"({a}, {b})", f"({a},{b})", rf"\left({a},\ {b}.0\right)", f"({b}, {a + 100})"),
+        (f"[{a}, {a + b}]", f"[{a},{a + b}]", rf"{a} \le x \le {a + b}", f"({a}, {a + b})"),
+    )
+    return rng.choice(kinds)
 
 
 if __name__ == "__main__":

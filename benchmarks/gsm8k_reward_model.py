@@ -9,7 +9,8 @@ questions are split first: of a held-out one there is nothing in training, and o
 pairs are independent. The pairs are written to `--rows` as train.jsonl and test.jsonl, on which the recipes
 `reward/smollm2-135m-gsm8k` and `dpo/smollm2-135m-gsm8k` run.
 
-What is compared, on the same held-out pairs, as the share whose right solution is preferred (a tie counts half):
+What is compared, on the same held-out pairs, as the share whose right solution is preferred (a tie counts half), with
+its 95 % interval (Wilson's):
 
     length       the shorter or the longer one, whichever is better on the training pairs
     likelihood   log-probability of the solution under the base model, as a sum or a mean over its tokens, higher or
@@ -26,6 +27,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -34,7 +36,9 @@ from transformers import AutoModelForCausalLM
 from benchmarks.shared import parser_of, write_report
 from hpt_trl.methods.reward.shift import measure_shift, read_scores
 from hpt_trl.models.loading import load_tokenizer, resolve_model
+from hpt_trl.runs.intervals import wilson
 from hpt_trl.runs.preparation import prepare
+from hpt_trl.runs.verdicts import standard_error
 
 MODEL = "smollm2-135m"
 # Of the recipes.
@@ -84,13 +88,13 @@ def main() -> None:
         if stage == "reward":
             scores = read_scores(folder) or []
             verdicts["reward"] = [preferred(line["chosen"] - line["rejected"]) for line in scores]
-            found |= estimate(verdicts["reward"]) | {"margin": results["after"]["held_out"]["margin"]}
+            found |= share(verdicts["reward"]) | {"margin": results["after"]["held_out"]["margin"]}
             shift = measure_shift(scores)
             found |= {"share_of_variance_between_prompts": shift.raw.share, "across_prompts": shift.across}
         else:
             held_out = results["after"]["held_out"]
-            found |= share(held_out["rewards/accuracies"], counts["held_out_pairs"])
-            found |= {"margin": held_out["rewards/margins"]}
+            found |= {"accuracy": held_out["rewards/accuracies"], "margin": held_out["rewards/margins"]}
+            found |= {"interval": results["after"]["held_out_intervals"]["rewards/accuracies"]}
         report["held_out"][stage] = found | {
             "steps": results["steps"],
             "minutes": results["wall_time_s"]["total"] / 60,
@@ -107,9 +111,10 @@ def main() -> None:
     print()
     for name, found in report["held_out"].items():
         how = f"  ({found['rule']})" if "rule" in found else f"  ({found['minutes']:.1f} min)"
-        print(f"{name:<11} {found['accuracy']:6.1%} ± {found['standard_error']:.1%}{how}")
+        low, high = found["interval"]
+        print(f"{name:<11} {found['accuracy']:6.1%}, 95 % interval {low:.1%} to {high:.1%}{how}")
     for name, found in report["differences"].items():
-        print(f"{name:<22} {found['accuracy']:+6.1%} ± {found['standard_error']:.1%}")
+        print(f"{name:<22} {found['accuracy']:+6.1%}, standard error {found['standard_error']:.1%}")
 
 
 def pairs_of(row: dict[str, Any], generator: random.Random) -> list[Pair]:
@@ -202,7 +207,7 @@ def baselines(arguments: argparse.Namespace, common: list[str], report: dict[str
             for (k, s), values in zip(rules, found[1], strict=True)
         }
         rule = f"{'higher' if sign > 0 else 'lower'} {key}"
-        report["held_out"][name] = estimate(verdicts[name]) | {
+        report["held_out"][name] = share(verdicts[name]) | {
             "rule": rule,
             "training_accuracy": seen[best],
             "every_rule": every,
@@ -249,21 +254,15 @@ def preferred(gap: float) -> float:
     return 0.5 if gap == 0 else float(gap > 0)
 
 
-def estimate(verdicts: Sequence[float]) -> dict[str, float]:
-    """Mean and standard error of independent pairs."""
-    count, mean = len(verdicts), sum(verdicts) / len(verdicts)
-    variance = sum((value - mean) ** 2 for value in verdicts) / (count - 1)
-    return {"accuracy": mean, "standard_error": (variance / count) ** 0.5}
+def share(verdicts: Sequence[float]) -> dict[str, Any]:
+    """The share of independent pairs that are right, with its interval."""
+    return {"accuracy": fmean(verdicts), "interval": list(wilson(fmean(verdicts), len(verdicts)))}
 
 
-def share(accuracy: float, count: int) -> dict[str, float]:
-    """The same of a share of which only the mean is known."""
-    return {"accuracy": accuracy, "standard_error": (accuracy * (1 - accuracy) / count) ** 0.5}
-
-
-def difference(one: Sequence[float], other: Sequence[float]) -> dict[str, float]:
+def difference(one: Sequence[float], other: Sequence[float]) -> dict[str, float | None]:
     """Mean and standard error of the difference on the same pairs."""
-    return estimate([a - b for a, b in zip(one, other, strict=True)])
+    gaps = [a - b for a, b in zip(one, other, strict=True)]
+    return {"accuracy": fmean(gaps), "standard_error": standard_error(gaps)}
 
 
 if __name__ == "__main__":

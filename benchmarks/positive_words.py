@@ -3,8 +3,9 @@
     python -m benchmarks.positive_words --output benchmarks/results/positive_words-cpu.json
 
 Runs the recipe `ppo/smollm2-135m-positive-words` (or takes a finished `--run` folder), samples completions of the three
-prompts from the base model and from the trained one, and measures both under the base model, the reference: the
-perplexity of its samples, and the KL of a completion in nats (mean of log pi - log pi_ref of the sampled tokens).
+prompts from the base model and from the trained one, and measures both under the base model, the reference: the share
+of successes with its 95 % interval (Wilson's), the perplexity of its samples, and the KL of a completion in nats (mean
+of log pi - log pi_ref of the sampled tokens).
 """
 
 import json
@@ -22,6 +23,7 @@ from transformers import AutoModelForCausalLM
 from benchmarks.shared import parser_of, write_report
 from hpt_trl.models.loading import load_tokenizer, resolve_model
 from hpt_trl.rewards.positive_words import positive_words
+from hpt_trl.runs.intervals import wilson
 
 RECIPE = "ppo/smollm2-135m-positive-words"
 
@@ -50,9 +52,11 @@ def main() -> None:
     report["perplexity_ratio"] = report["trained"]["perplexity"] / report["base"]["perplexity"]
     for side in ("base", "trained"):
         figures = report[side]
+        low, high = figures["success_interval"]
         print(
-            f"{side:8s} success {figures['success']:.1%}  perplexity under the base {figures['perplexity']:.1f}  "
-            f"KL {figures['kl']:.2f} nats  distinct {figures['distinct']:.1%}"
+            f"{side:8s} success {figures['success']:.1%} ({low:.1%} to {high:.1%})  "
+            f"perplexity under the base {figures['perplexity']:.1f}  KL {figures['kl']:.2f} nats  "
+            f"distinct {figures['distinct']:.1%}"
         )
         print("         " + "\n         ".join(figures["examples"]))
     print(f"perplexity ratio {report['perplexity_ratio']:.2f}, {report['train_minutes']:.1f} min of training")
@@ -85,8 +89,11 @@ def measure(
         tokens += mask.sum().item()
         texts += [(prompt, text) for text in tokenizer.batch_decode(completion, skip_special_tokens=True)]
     rewards = positive_words([prompt for prompt, _ in texts], [text for _, text in texts])
+    success = sum(reward > 0 for reward in rewards) / len(rewards)
     return {
-        "success": sum(reward > 0 for reward in rewards) / len(rewards),
+        "success": success,
+        # Of these prompts, whose completions are drawn independently.
+        "success_interval": list(wilson(success, len(rewards))),
         "perplexity": math.exp(nll / tokens),
         "kl": kl / len(texts),
         "distinct": len({*texts}) / len(texts),

@@ -13,13 +13,18 @@ seeds of their own and is judged on test rows. Both losses are taken over all to
 
 import json
 import statistics
+import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 
 from benchmarks.shared import write_report
+from hpt_trl import Rho1Config, Rho1Trainer
+from hpt_trl.methods.rho1.config import REFERENCED
 
 ARMS = ("full", "random", "reference_low", "excess")
 # Of the search, none of the final runs.
@@ -27,6 +32,66 @@ SEARCH_SEED = 1000
 
 # Of an arm, a learning rate, a seed and whether it is a final run: its figures, among them `loss`.
 Run = Callable[[str, float, int, bool], dict[str, Any]]
+
+
+class Experiment:
+    """A reference, and trainings with it; a benchmark says what the rows are, and what trains on them."""
+
+    def __init__(self, arguments: Namespace):
+        self.arguments = arguments
+        self.folder = Path(arguments.folder)
+
+    def trainer(
+        self, rows: Dataset, held_out: Dataset, learning_rate: float, seed: int, **settings: Any
+    ) -> Rho1Trainer:
+        """Returns a trainer at the model that every training starts at."""
+        raise NotImplementedError
+
+    def config(self, learning_rate: float, seed: int, **settings: Any) -> Rho1Config:
+        """Returns the settings that all trainings share, and those of one."""
+        return Rho1Config(
+            str(self.folder / "run"),
+            select_ratio=self.arguments.select_ratio,
+            reference_cache_dir=str(self.folder / "scores"),
+            packing=True,
+            packing_strategy="bfd",
+            gradient_checkpointing=False,
+            bf16=False,
+            learning_rate=learning_rate,
+            lr_scheduler_type="cosine",
+            seed=seed,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            **settings,
+        )
+
+    def train_reference_on(self, rows: Dataset, held_out: Dataset) -> dict[str, Any]:
+        """Trains the reference on all tokens and saves it; returns its figures."""
+        settings = {"selection": "full", "num_train_epochs": self.arguments.reference_epochs}
+        trainer = self.trainer(rows, held_out, self.arguments.reference_learning_rate, 0, **settings)
+        trainer.train()
+        trainer.save_model(str(self.folder / "reference"))
+        # Taken before `evaluate()`: of the training alone.
+        tokens = last_logged(trainer.state.log_history)["num_tokens"]
+        return {"loss": trainer.evaluate()["eval_loss"], "steps": trainer.state.global_step, "tokens": round(tokens)}
+
+    def train_on(
+        self, rows: Dataset, held_out: Dataset, selection: str, learning_rate: float, seed: int, **settings: Any
+    ) -> dict[str, Any]:
+        """Trains on the selected tokens; returns the figures of a `Run`."""
+        if selection in REFERENCED:
+            settings["reference_model_name_or_path"] = str(self.folder / "reference")
+        started = time.perf_counter()
+        trainer = self.trainer(rows, held_out, learning_rate, seed, selection=selection, **settings)
+        trainer.train()
+        return {
+            "loss": trainer.evaluate()["eval_loss"],
+            "steps": trainer.state.global_step,
+            "epochs": trainer.state.epoch,
+            "seconds": time.perf_counter() - started,
+            **last_logged(trainer.state.log_history),
+        }
 
 
 def add_arguments(parser: ArgumentParser, *, learning_rates: list[float], arms: tuple[str, ...] = ARMS) -> None:

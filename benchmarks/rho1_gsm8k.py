@@ -27,9 +27,9 @@ from datasets import Dataset
 from peft import LoraConfig
 from transformers import PrinterCallback
 
-from benchmarks.rho1_arms import add_arguments, compare, finish, last_logged
+from benchmarks.rho1_arms import Experiment, add_arguments, compare, finish
 from benchmarks.shared import parser_of
-from hpt_trl import Rho1Config, Rho1Trainer
+from hpt_trl import Rho1Trainer
 from hpt_trl.models.loading import load_tokenizer, resolve_model
 
 # Calculator marks, which tell nothing that the solution does not: <<48/2=24>>.
@@ -38,12 +38,11 @@ MARKS = re.compile(r"<<[^<>]*>>")
 ANSWER = re.compile(r"\n(?:A:|####) *([^\n]*)\s*$")
 
 
-class Experiment:
-    """The rows, the reference and one training on them."""
+class Solutions(Experiment):
+    """The solutions, the reference and one training on them."""
 
     def __init__(self, arguments: argparse.Namespace):
-        self.arguments = arguments
-        self.folder = Path(arguments.folder)
+        super().__init__(arguments)
         self.model = resolve_model(arguments.model)
         self.tokenizer = load_tokenizer(arguments.model)
         self.rows = split_rows(arguments, random.Random(0))
@@ -52,55 +51,26 @@ class Experiment:
         return self.trainer(self.rows["clean"], self.rows["test"], 0.0, 0, selection="full").evaluate()["eval_loss"]
 
     def train_reference(self) -> dict[str, Any]:
-        settings = {"selection": "full", "num_train_epochs": self.arguments.reference_epochs}
-        rate = self.arguments.reference_learning_rate
-        trainer = self.trainer(self.rows["clean"], self.rows["test"], rate, 0, **settings)
-        trainer.train()
-        trainer.save_model(str(self.folder / "reference"))
-        # Taken before `evaluate()`: of the training alone.
-        tokens = last_logged(trainer.state.log_history)["num_tokens"]
-        return {"loss": trainer.evaluate()["eval_loss"], "steps": trainer.state.global_step, "tokens": round(tokens)}
+        return self.train_reference_on(self.rows["clean"], self.rows["test"])
 
     def run(self, arm: str, learning_rate: float, seed: int, final: bool) -> dict[str, Any]:
-        settings: dict[str, Any] = {"selection": arm, "num_train_epochs": self.arguments.epochs}
-        if arm in ("excess", "reference_low"):
-            settings["reference_model_name_or_path"] = str(self.folder / "reference")
-        started = time.perf_counter()
-        held_out = self.rows["test" if final else "validation"]
-        trainer = self.trainer(self.rows["corpus"], held_out, learning_rate, seed, **settings)
-        trainer.train()
-        return {
-            "loss": trainer.evaluate()["eval_loss"],
-            "steps": trainer.state.global_step,
-            "seconds": time.perf_counter() - started,
-            **last_logged(trainer.state.log_history),
-        }
+        held_out, epochs = self.rows["test" if final else "validation"], self.arguments.epochs
+        return self.train_on(self.rows["corpus"], held_out, arm, learning_rate, seed, num_train_epochs=epochs)
 
     def trainer(
         self, rows: Dataset, held_out: Dataset, learning_rate: float, seed: int, **settings: Any
     ) -> Rho1Trainer:
         arguments = self.arguments
-        config = Rho1Config(
-            str(self.folder / "run"),
-            select_ratio=arguments.select_ratio,
-            reference_cache_dir=str(self.folder / "scores"),
-            packing=True,
-            packing_strategy="bfd",
+        config = self.config(
+            learning_rate,
+            seed,
             max_length=arguments.max_length,
             per_device_train_batch_size=1,
             per_device_eval_batch_size=2,
             gradient_accumulation_steps=arguments.blocks,
             model_init_kwargs={"dtype": arguments.dtype},
-            gradient_checkpointing=False,
-            bf16=False,
-            learning_rate=learning_rate,
-            lr_scheduler_type="cosine",
             warmup_steps=2,
-            seed=seed,
-            save_strategy="no",
             logging_steps=1,
-            report_to="none",
-            disable_tqdm=True,
             **settings,
         )
         adapter = (
@@ -183,7 +153,7 @@ def main(words: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--folder", default="outputs/rho1_gsm8k")
     arguments = parser.parse_args(words)
     started = time.perf_counter()
-    experiment = Experiment(arguments)
+    experiment = Solutions(arguments)
     base, reference = experiment.measure_base(), experiment.train_reference()
     said = f"reference {reference['loss']:.4f}, after training on {reference['tokens']:,} tokens"
     print(f"test loss: base model {base:.4f}, {said}", flush=True)

@@ -13,15 +13,14 @@ without their noise, at the learning rate of `full`.
 
 import argparse
 import time
-from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PrinterCallback, set_seed
 
-from benchmarks.rho1_arms import add_arguments, compare, finish, last_logged
+from benchmarks.rho1_arms import Experiment, add_arguments, compare, finish
 from benchmarks.shared import parser_of
-from hpt_trl import Rho1Config, Rho1Trainer
+from hpt_trl import Rho1Trainer
 from hpt_trl.data.stories import stories
 from hpt_trl.methods.pretrain.tokenizer import train_tokenizer
 
@@ -31,12 +30,11 @@ BLOCK = 128
 REFERENCE_DATA_SEED, CORPUS_DATA_SEED = 1, 2
 
 
-class Experiment:
+class NoisyCorpus(Experiment):
     """The corpus, the reference and one training on it."""
 
     def __init__(self, arguments: argparse.Namespace):
-        self.arguments = arguments
-        self.folder = Path(arguments.folder)
+        super().__init__(arguments)
         self.corpus, held_out = stories("documents", self._options(arguments.noise), seed=CORPUS_DATA_SEED)
         self.clean_corpus = stories("documents", self._options(0.0), seed=CORPUS_DATA_SEED)[0]
         assert held_out is not None
@@ -50,51 +48,26 @@ class Experiment:
     def train_reference(self) -> dict[str, Any]:
         options = {"size": self.arguments.reference_documents, "test_size": 0}
         rows, _ = stories("documents", options, seed=REFERENCE_DATA_SEED)
-        settings = {"selection": "full", "num_train_epochs": self.arguments.reference_epochs}
-        trainer = self.trainer(rows, self.test, self.arguments.reference_learning_rate, 0, **settings)
-        trainer.train()
-        trainer.save_model(str(self.folder / "reference"))
-        return {"loss": trainer.evaluate()["eval_loss"], "steps": trainer.state.global_step}
+        return self.train_reference_on(rows, self.test)
 
     def run(self, arm: str, learning_rate: float, seed: int, final: bool) -> dict[str, Any]:
-        rows = self.clean_corpus if arm == "clean" else self.corpus
-        settings = {"selection": "full" if arm == "clean" else arm, "max_steps": self.arguments.steps}
-        if arm in ("excess", "reference_low"):
-            settings["reference_model_name_or_path"] = str(self.folder / "reference")
-        started = time.perf_counter()
-        trainer = self.trainer(rows, self.test if final else self.validation, learning_rate, seed, **settings)
-        trainer.train()
-        return {
-            "loss": trainer.evaluate()["eval_loss"],
-            "epochs": trainer.state.epoch,
-            "seconds": time.perf_counter() - started,
-            **last_logged(trainer.state.log_history),
-        }
+        rows, selection = (self.clean_corpus, "full") if arm == "clean" else (self.corpus, arm)
+        held_out, steps = self.test if final else self.validation, self.arguments.steps
+        return self.train_on(rows, held_out, selection, learning_rate, seed, max_steps=steps)
 
     def trainer(
         self, rows: Dataset, held_out: Dataset, learning_rate: float, seed: int, **settings: Any
     ) -> Rho1Trainer:
-        config = Rho1Config(
-            str(self.folder / "run"),
-            select_ratio=self.arguments.select_ratio,
-            reference_cache_dir=str(self.folder / "scores"),
-            packing=True,
-            packing_strategy="bfd",
+        config = self.config(
+            learning_rate,
+            seed,
             max_length=BLOCK,
             per_device_train_batch_size=self.arguments.blocks,
             per_device_eval_batch_size=2 * self.arguments.blocks,
-            gradient_checkpointing=False,
-            bf16=False,
-            learning_rate=learning_rate,
-            lr_scheduler_type="cosine",
             warmup_steps=20,
             adam_beta2=0.95,
             weight_decay=0.1,
-            seed=seed,
-            save_strategy="no",
             logging_steps=20,
-            report_to="none",
-            disable_tqdm=True,
             **settings,
         )
         set_seed(seed)
@@ -135,7 +108,7 @@ def main(words: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--folder", default="outputs/rho1_noisy_corpus")
     arguments = parser.parse_args(words)
     started = time.perf_counter()
-    experiment = Experiment(arguments)
+    experiment = NoisyCorpus(arguments)
     reference = experiment.train_reference()
     print(f"reference: held-out loss {reference['loss']:.4f} after {reference['steps']} steps", flush=True)
     report = {

@@ -72,7 +72,7 @@ def read_source(arguments: DataArguments, *, seed: int) -> tuple[tuple[Dataset, 
     if not name:
         raise UserError(
             "dataset_name is missing: write arithmetic, prompts, reasoning_gym:<task>, stories:<part>, a local .jsonl, "
-            ".json or .parquet file, a folder written by save_to_disk, or a Hub id."
+            ".jsonl.gz, .json or .parquet file, a folder written by save_to_disk, or a Hub id."
         )
     if arguments.dataset_streaming:
         raise UserError(
@@ -143,7 +143,7 @@ def _read_hub(name: str, config: str | None) -> DatasetDict:
             f"dataset_name: `{name}` is not a local file or folder, and as a Hub dataset it cannot be loaded: "
             f"{reason}{did_you_mean(name, NAMES)}\n"
             "Check the name (owner/name) and `dataset_config`, or give a local copy: "
-            "--dataset_name path/to/file.jsonl (also .json, .parquet, or a folder written by save_to_disk)."
+            "--dataset_name path/to/file.jsonl (also .jsonl.gz, .json, .parquet, or a folder written by save_to_disk)."
         ) from error
 
 

@@ -208,6 +208,11 @@ def means_of(rows: list[RowMeasures]) -> dict[str, float]:
     return means
 
 
+def shares_of(rows: list[RowMeasures]) -> dict[str, float]:
+    """Metric -> its mean, of those that say how many comparisons are right; a tie is half of one."""
+    return {name: mean for name, mean in means_of(rows).items() if name in _SHARES}
+
+
 def errors_of(rows: list[RowMeasures], earlier: list[RowMeasures] | None = None) -> dict[str, float]:
     """Metric -> standard error of its mean over held-out rows drawn at random, rows being independent.
 

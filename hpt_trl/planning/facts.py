@@ -12,6 +12,7 @@ from hpt_trl.recipes.batches import planned_steps, processes
 from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.recipes.vllm import describe
 from hpt_trl.runs.preparation import Prepared
+from hpt_trl.runs.steps import draws_rows_anew
 
 
 def facts(prepared: Prepared) -> str:
@@ -109,7 +110,8 @@ def _steps(prepared: Prepared) -> str:
     recipe, config = prepared.recipe, prepared.recipe.config
     if config.max_steps <= 0 and recipe.setting("packing", False):
         return f"{config.num_train_epochs:g} epochs of packed rows"
-    said = f"; {prepared.left_out} rows, others each time, are left out of an epoch" if prepared.left_out else ""
+    which = "others each time" if draws_rows_anew(recipe) else "always the same"
+    said = f"; {prepared.left_out} rows, {which}, are left out of an epoch" if prepared.left_out else ""
     if config.max_steps > 0:
         return f"{config.max_steps:,}{said}"
     return f"{planned_steps(recipe, len(prepared.splits.train)):,} ({config.num_train_epochs:g} epochs{said})"

@@ -144,7 +144,7 @@ class Stage:
         check_tokenizer: the same for what depends on the tokenizer.
         check_rows: of the recipe, its rows, how the trainer encodes them, and how many tokens the model takes: the
             same for every row.
-        rules: allowed ranges of the stage's own keys; they stand above those of `hpt_trl.settings.ranges`.
+        rules: allowed ranges of the stage's own keys; they stand above those of `hpt_trl.recipes.ranges`.
         layout: of the recipe's other keys: the rows that it reads.
         sample: of a recipe and its rows: the rows that it trains on, where these are drawn or made from what it reads.
         fit: of a recipe, its rows and how the trainer encodes them: the rows without those that it leaves out.

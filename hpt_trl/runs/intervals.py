@@ -11,6 +11,9 @@ Z = 1.959964
 def wilson(share: float, count: float, z: float = Z) -> tuple[float, float]:
     """Wilson's score interval of a share of `count` independent trials (Wilson 1927; Brown, Cai, DasGupta 2001).
 
+    A trial may count as half a success, as a tie does: trials vary less then than the formula has it, so the interval
+    is wider than it need be, not narrower.
+
     Returns:
         The lower and the upper bound, both from 0 to 1.
     """

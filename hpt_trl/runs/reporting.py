@@ -48,8 +48,8 @@ _PROGRESS = {
 # What the trainer measured on the held-out rows -> its name in the closing lines, in this order.
 _HELD_OUT = {
     "loss": "loss",
-    "accuracy": "accuracy",
-    "rewards/accuracies": "accuracy",
+    "accuracy": "pair accuracy",
+    "rewards/accuracies": "pair accuracy",
     "margin": "margin",
     "rewards/margins": "margin",
 }
@@ -228,13 +228,25 @@ def evaluation_lines(before: dict[str, Any] | None, after: dict[str, Any] | None
     lines = [accuracy_line(name, result) for name, result in both.items() if "accuracy" in result]
     lines += _reward_lines([result for result in both.values() if "rewards" in result])
     for key, label in _HELD_OUT.items():
-        values = [result["held_out"].get(key) for result in both.values() if "held_out" in result]
-        if values and values[-1] is not None:
-            shown = [f"{value:.1%}" if label == "accuracy" else f"{value:.4g}" for value in values if value is not None]
-            tied = [name for name, result in both.items() if _all_tie(result) and label != "loss"]
+        found = {name: result for name, result in both.items() if result.get("held_out", {}).get(key) is not None}
+        if label == "pair accuracy":
+            lines += [_pair_accuracy_line(name, key, result) for name, result in found.items()]
+        elif found:
+            shown = [f"{result['held_out'][key]:.4g}" for result in found.values()]
+            tied = [name for name, result in found.items() if _all_tie(result) and label != "loss"]
             said = f" ({' and '.join(tied)}: tie, policy and reference are the same)" if tied else ""
             lines.append(f"Held-out {label}: {' -> '.join(shown)}{said}")
     return lines
+
+
+def _pair_accuracy_line(name: str, key: str, evaluation: dict[str, Any]) -> str:
+    """Share of the held-out comparisons that are right, with its 95 % interval; without it of an older run."""
+    line = f"Held-out pair accuracy {name + ':':<7} {evaluation['held_out'][key]:6.1%}"
+    interval = evaluation.get("held_out_intervals", {}).get(key)
+    if interval is None:
+        return line
+    known = f"95 % interval {interval[0]:.1%} to {interval[1]:.1%}; {evaluation['held_out_rows']} comparisons"
+    return f"{line}  ({known}{', all tie' if _all_tie(evaluation) else ''})"
 
 
 def _all_tie(evaluation: dict[str, Any]) -> bool:

@@ -27,7 +27,7 @@ from hpt_trl import __version__
 from hpt_trl.data.unused import describe_unused
 from hpt_trl.errors import UserError
 from hpt_trl.files import valid_json, write_atomically
-from hpt_trl.methods.held_out import RowMeasures, errors_of, measure_held_out
+from hpt_trl.methods.held_out import RowMeasures, errors_of, measure_held_out, shares_of
 from hpt_trl.models.adapters import keep_adapter_type, keep_four_bit_trainable
 from hpt_trl.models.loading import resolve_model
 from hpt_trl.models.trainable import refuse_untrainable
@@ -38,6 +38,7 @@ from hpt_trl.rollouts.vllm import open_engine
 from hpt_trl.runs.checkpoints import PROCESSES_FILE, full_disk_explained
 from hpt_trl.runs.evaluation import evaluate
 from hpt_trl.runs.health import Health, refuse_untrained
+from hpt_trl.runs.intervals import wilson
 from hpt_trl.runs.output_folder import BEFORE_FILE, open_output_folder
 from hpt_trl.runs.preparation import Prepared, prepare
 from hpt_trl.runs.quiet import quiet
@@ -192,8 +193,12 @@ class _Evaluations:
         return result
 
     def _errors(self, rows: list[RowMeasures]) -> dict[str, Any]:
-        """How many held-out rows there are, the errors of their measures, and those of the change since the start."""
-        found: dict[str, Any] = {"held_out_rows": len(rows), "held_out_errors": errors_of(rows)}
+        """How many held-out rows there are, how exactly their measures are known, and the change since the start."""
+        found: dict[str, Any] = {
+            "held_out_rows": len(rows),
+            "held_out_errors": errors_of(rows),
+            "held_out_intervals": {name: list(wilson(share, len(rows))) for name, share in shares_of(rows).items()},
+        }
         if self.rows is None:
             self.rows = rows
         elif len(self.rows) == len(rows):

@@ -41,13 +41,20 @@ def check_steps(recipe: Recipe, splits: Splits) -> int:
             f"would be taken. Write {remedy}.",
         )
     if left := rows % batch:
-        shuffled = recipe.setting("shuffle_dataset", True) and config.train_sampling_strategy != "sequential"
         logger.warning(
             "%s: each epoch leaves out %d of the %d training rows, since %s; %s.",
             splits.source,
             left,
             rows,
             what,
-            "which ones is drawn anew for each epoch" if shuffled else "it is always the last ones",
+            "which ones is drawn anew for each epoch" if draws_rows_anew(recipe) else "they are always the same",
         )
     return left
+
+
+def draws_rows_anew(recipe: Recipe) -> bool:
+    """Whether each epoch has an order of its own, and so leaves out other rows than the one before."""
+    if recipe.setting("num_generations") is not None:
+        # The sampler of the trainers on rollouts reads this key alone. SFT's of the same name shuffles once.
+        return bool(recipe.setting("shuffle_dataset"))
+    return recipe.config.train_sampling_strategy != "sequential"

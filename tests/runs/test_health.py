@@ -188,7 +188,21 @@ def test_fewer_rows_than_a_batch_are_refused(recipe, tmp_path, stage, changes, m
     assert not (tmp_path / stage).exists()
 
 
-@pytest.mark.parametrize(("stage", "changes"), [("grpo", {"global_batch_size": 16}), ("sft", DROPPING)])
-def test_rows_that_an_epoch_leaves_out_are_told(recipe, caplog, stage, changes):
+@pytest.mark.parametrize(
+    ("stage", "changes", "anew"),
+    [
+        ("grpo", {"global_batch_size": 16}, True),
+        ("grpo", {"global_batch_size": 16, "shuffle_dataset": False}, False),
+        # The samplers of rollouts and of SFT read one key each.
+        ("grpo", {"global_batch_size": 16, "train_sampling_strategy": "sequential"}, True),
+        ("sft", DROPPING, True),
+        ("sft", {**DROPPING, "shuffle_dataset": False}, True),
+        ("sft", {**DROPPING, "train_sampling_strategy": "sequential"}, False),
+        ("dpo", {**DROPPING, "train_sampling_strategy": "sequential"}, False),
+    ],
+)
+def test_rows_that_an_epoch_leaves_out_are_told(recipe, caplog, capsys, stage, changes, anew):
     check(recipe(stage, **changes), [])
     assert "each epoch leaves out 2 of the 18 training rows" in caplog.text
+    assert ("drawn anew for each epoch" in caplog.text) is anew
+    assert f"2 rows, {'others each time' if anew else 'always the same'}, are left out" in capsys.readouterr().out

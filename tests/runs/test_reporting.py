@@ -12,6 +12,7 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from hpt_trl.errors import UserError
 from hpt_trl.runs import curves, reporting
+from hpt_trl.runs.intervals import wilson
 
 
 def lines(count: int) -> list[dict]:
@@ -170,6 +171,27 @@ def test_completions_side_by_side():
     assert rows[1].startswith("[before, reward 0]") and rows[1].endswith("| [after, reward 1]")
     assert rows[3].endswith("| #### 5")
     assert all(len(row) <= 80 for row in rows) and len(rows) <= 10
+
+
+def test_pair_accuracy_comes_with_its_interval():
+    def found(share: float, margin: float, ties: float) -> dict:
+        measures = {"loss": 0.7, "rewards/accuracies": share, "rewards/margins": margin, "rewards/ties": ties}
+        interval = list(wilson(share, 60))
+        return {"held_out": measures, "held_out_rows": 60, "held_out_intervals": {"rewards/accuracies": interval}}
+
+    before, after = found(0.5, 0.0, 1.0), found(1.0, 0.2, 0.0)
+    assert reporting.evaluation_lines(before, after) == [
+        "Held-out loss: 0.7 -> 0.7",
+        "Held-out pair accuracy before:  50.0%  (95 % interval 37.7% to 62.3%; 60 comparisons, all tie)",
+        # Not certain: 60 of 60 may come out by chance.
+        "Held-out pair accuracy after:  100.0%  (95 % interval 94.0% to 100.0%; 60 comparisons)",
+        "Held-out margin: 0 -> 0.2 (before: tie, policy and reference are the same)",
+    ]
+    # An older run's results.
+    assert reporting.evaluation_lines(None, {"held_out": {"accuracy": 0.62, "margin": 0.1}}) == [
+        "Held-out pair accuracy after:   62.0%",
+        "Held-out margin: 0.1",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,12 @@ def test_a_run_leaves_the_errors_that_verdicts_need(recipe, tmp_path, capsys):
     found = results(tmp_path / "dpo")
     assert found["before"]["held_out_rows"] == 6 and found["before"]["held_out"]["rewards/accuracies"] == 0.5
     assert set(found["after"]["held_out_change_errors"]) >= {"loss", "rewards/margins"}
-    assert "(before: tie, policy and reference are the same)" in capsys.readouterr().out
+    for side in ("before", "after"):
+        share = found[side]["held_out"]["rewards/accuracies"]
+        assert found[side]["held_out_intervals"] == {"rewards/accuracies": list(wilson(share, 6))}
+    printed = capsys.readouterr().out
+    assert "(before: tie, policy and reference are the same)" in printed
+    assert "Held-out pair accuracy before:  50.0%  (95 % interval 18.8% to 81.2%; 6 comparisons, all tie)" in printed
     stage = StageRecord("dpo", [], None, {}, finished=True)
     found = summary.measures(Record(tmp_path, "chain", ["dpo"], {"dpo": stage}))["dpo"]
     # From a tie to all six right, or to any other share: six comparisons decide nothing.
