@@ -1,6 +1,7 @@
 """Whether prompts and rows fit into what the model takes and what the recipe cuts at."""
 
 import logging
+from collections import deque
 
 from datasets import Dataset
 
@@ -25,10 +26,17 @@ def check_lengths(
         limit: how many tokens the model takes, None without a limit.
 
     Raises:
-        UserError: the longest row that does not.
+        UserError: the longest row that does not, or the first comparison that would be trained otherwise than it is
+            written.
     """
-    # How many tokens an image takes is known when it is processed: vision-language prompts are not measured here.
-    if splits.layout == "documents" or encoder.is_processor:
+    if splits.layout == "documents":
+        return
+    if encoder.is_processor:
+        # How many tokens an image takes is known when it is processed: vision-language rows are not measured here.
+        if splits.layout == "comparisons":
+            for rows, source in splits.named:
+                for answer in splits.answers:
+                    deque(count_tokens(rows, source, encoder, ("prompt", answer)), maxlen=0)
         return
     checks = []
     if splits.layout == "prompts":

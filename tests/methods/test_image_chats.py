@@ -112,3 +112,32 @@ def test_tools_beside_images_are_refused(recipe, vlm_path, folder, capsys):
     rows = [{"messages": CHAT, "image": image(1), "tools": json.dumps([{"name": "zoom"}])}] * 8
     assert main(["check", recipe("sft", dataset_name=folder(rows), model_name_or_path=vlm_path, **SPLITS)]) == 2
     assert "`tools` beside images" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("pictured", [True, False], ids=["images", "text"])
+def test_comparisons_about_an_image_are_encoded_before_training(recipe, vlm_path, folder, capsys, pictured):
+    answers = {"chosen": [assistant("Blue.")], "rejected": [assistant("Red.")]}
+    rows = [
+        {"prompt": [user("Which color?")], **answers, **({"image": image(1)} if pictured else {})} for _ in range(8)
+    ]
+    keys = {"model_name_or_path": vlm_path, "max_steps": 1, **SPLITS}
+    assert main(["run", recipe("dpo", dataset_name=folder(rows), **keys)]) == 0
+    rows[6]["prompt"] = [user("Which color?"), assistant("It is")]
+    path = recipe("dpo", dataset_name=folder(rows), **keys)
+    capsys.readouterr()
+    for command in ("check", "run"):
+        assert main([command, path, "--overwrite", "true"]) == 2
+        assert "row 7: `prompt` ends with a turn of the assistant" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("stage", "said"), [("reward", "a processor for images"), ("rho1", "rows with images")])
+def test_stages_that_read_text_alone_refuse_images(recipe, vlm_path, folder, tmp_path, capsys, stage, said):
+    answers = {name: [assistant(f"{name}.")] for name in ("completion", "chosen", "rejected")}
+    rows = folder([{"prompt": [user("Which color?")], **answers, "image": image(1)}] * 8)
+    keys = {"selection": "full", "dataset_layout": "demonstrations"} if stage == "rho1" else {}
+    path = recipe(stage, dataset_name=rows, model_name_or_path=vlm_path, **SPLITS, **keys)
+    for command in ("check", "run"):
+        assert main([command, path]) == 2
+        error = capsys.readouterr().err
+        assert said in error and "Traceback" not in error
+    assert not (tmp_path / stage).exists()

@@ -18,6 +18,7 @@ from hpt_trl.methods.ref_tuning.config import RefTuningArguments, RefTuningConfi
 from hpt_trl.methods.ref_tuning.template import alpaca_prompt, response
 from hpt_trl.methods.sft.rows import training_splits
 from hpt_trl.methods.sft.trainer import MeasuredSFTTrainer
+from hpt_trl.methods.text_models import refuse_processor
 from hpt_trl.recipes.recipe import Recipe, Stage, StageInputs
 from hpt_trl.settings.ranges import Rule, one_of
 
@@ -75,14 +76,12 @@ def check_tokenizer(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
     Raises:
         UserError: what is missing.
     """
-    name = recipe.model_args.model_name_or_path
-    if not isinstance(tokenizer, PreTrainedTokenizerBase):
-        raise recipe.error("model_name_or_path", f"{name} has a processor for images; name a text model.")
+    refuse_processor(recipe, tokenizer)
     if tokenizer.eos_token is None:
         raise recipe.error(
             "eos_token",
-            f"the tokenizer of {name} has no end-of-sequence token, which has to close every solution; name one of its "
-            "tokens.",
+            f"the tokenizer of {recipe.model_args.model_name_or_path} has no end-of-sequence token, which has to close "
+            "every solution; name one of its tokens.",
         )
 
 

@@ -14,6 +14,7 @@ from hpt_trl.data.loading import columns_for
 from hpt_trl.files import valid_json, write_atomically
 from hpt_trl.methods.reward.shift import SCORES_FILE
 from hpt_trl.methods.reward.trainer import ScoringRewardTrainer
+from hpt_trl.methods.text_models import refuse_processor
 from hpt_trl.recipes.recipe import Recipe, Stage, StageInputs
 from hpt_trl.settings.ranges import at_least
 
@@ -68,6 +69,7 @@ STAGE = Stage(
     config_class=RewardConfig,
     build=build,
     check=check,
+    check_tokenizer=refuse_processor,
     finish=finish,
     rules=(at_least(0, "center_rewards_coefficient"),),
     layout=lambda arguments: "comparisons",

@@ -5,12 +5,13 @@ from typing import cast
 
 from transformers import PreTrainedTokenizerBase, Trainer
 
-from hpt_trl.data.layouts import Layout
+from hpt_trl.data.layouts import Layout, Splits
+from hpt_trl.data.rendering import Encoder
 from hpt_trl.errors import UserError
 from hpt_trl.methods.rho1.config import Rho1Config
 from hpt_trl.methods.rho1.reference import check_reference
-from hpt_trl.methods.rho1.trainer import Rho1Trainer
-from hpt_trl.methods.sft.rows import training_splits
+from hpt_trl.methods.rho1.trainer import IMAGES_REFUSED, Rho1Trainer
+from hpt_trl.methods.sft.rows import has_images, training_splits
 from hpt_trl.methods.sft.turns import TurnArguments, check_turns
 from hpt_trl.recipes.arguments import RecipeArguments
 from hpt_trl.recipes.recipe import Recipe, Stage, StageInputs
@@ -74,6 +75,17 @@ def check_tokenizer(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
         raise recipe.error("reference_model_name_or_path", message) from error
 
 
+def check_rows(recipe: Recipe, splits: Splits, encoder: Encoder, positions: int | None) -> None:
+    """Refuse rows with images.
+
+    Raises:
+        UserError: there are some.
+    """
+    for rows, source in splits.named:
+        if has_images(rows, encoder):
+            raise UserError(f"{source}: {IMAGES_REFUSED}")
+
+
 def build(inputs: StageInputs) -> Trainer:
     train, test = training_splits(inputs.splits, inputs.encoder, inputs.config, inputs.arguments)
     return Rho1Trainer(train_dataset=train, eval_dataset=test, **inputs.trainer_arguments())
@@ -85,6 +97,7 @@ STAGE = Stage(
     argument_class=Rho1Arguments,
     check=check,
     check_tokenizer=check_tokenizer,
+    check_rows=check_rows,
     build=build,
     rules=(one_of("dataset_layout", *LAYOUTS), one_of("truncation_mode", "keep_start", "keep_end")),
     layout=layout,

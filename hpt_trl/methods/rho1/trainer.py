@@ -41,6 +41,10 @@ from hpt_trl.models.trainable import refuse_untrainable
 
 _REFERENCE = "reference"  # name of the reference adapter over the trained model's base
 
+IMAGES_REFUSED = (
+    "rows with images are not supported by Rho-1: their tokens are made while a batch is collated. Drop the images."
+)
+
 
 class Rho1Trainer(MeasuredSFTTrainer):
     """Selective Language Modeling (Rho-1, arXiv 2404.07965) on TRL's SFTTrainer.
@@ -105,7 +109,7 @@ class Rho1Trainer(MeasuredSFTTrainer):
 
     def _refuse_what_cannot_work(self) -> None:
         if self._is_vision_dataset:
-            raise UserError("rows with images are not supported: their tokens are made while a batch is collated.")
+            raise UserError(IMAGES_REFUSED)
         if isinstance(self.model, PeftModel) and self.model.active_peft_config.is_prompt_learning:
             raise UserError("prompt learning puts tokens without text before each row; use LoRA.")
         parallel = self.accelerator.parallelism_config
