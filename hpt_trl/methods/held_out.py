@@ -7,7 +7,7 @@ around a trainer and measures each row by itself, with the trainer's own loss; t
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,7 +56,8 @@ class HeldOutMeasures(_Base):
 
     accelerator: Any
     _metrics: dict[str, defaultdict[str, list[float]]]
-    held_out_rows: list[RowMeasures]
+    # Of the last evaluation; empty where the base's means stand.
+    held_out_rows: Sequence[RowMeasures] = ()
     _measured: list[RowMeasures] | None = None
     _batches_seen = 0
 

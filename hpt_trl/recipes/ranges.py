@@ -1,11 +1,13 @@
 """The ranges of the keys of every stage, which Transformers and TRL take unchecked.
 
-The other wings declare those of their own keys: `hpt_trl.data.arguments`, `hpt_trl.rollouts.ranges`, and each stage.
+The other wings declare those of their own keys: `hpt_trl.data.arguments`, `hpt_trl.models.ranges`,
+`hpt_trl.rollouts.ranges`, and each stage.
 """
 
 from typing import TYPE_CHECKING
 
 from hpt_trl.data.arguments import DATA_RULES
+from hpt_trl.models.ranges import MODEL_RULES
 from hpt_trl.settings.ranges import Rule, above, at_least, count_or_share, share
 
 if TYPE_CHECKING:
@@ -16,13 +18,13 @@ COMMON_RULES = (
         1,
         *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"),
         *("global_batch_size", "eval_num_generations", "eval_max_new_tokens", "eval_accumulation_steps"),
-        *("save_total_limit", "max_length", "lora_r", "lora_alpha", "torch_empty_cache_steps", "ddp_timeout"),
+        *("save_total_limit", "max_length", "torch_empty_cache_steps", "ddp_timeout"),
         *("ddp_bucket_cap_mb", "dataloader_prefetch_factor", "dataset_num_proc"),
     ),
     at_least(0, "weight_decay", "warmup_steps", "max_grad_norm", "eval_samples", "eval_temperature", "eval_delay"),
     at_least(0, "dataloader_num_workers", "router_aux_loss_coef", "neftune_noise_alpha"),
     above(0, "learning_rate", "num_train_epochs", "adam_epsilon"),
-    share("adam_beta1", "adam_beta2", "lora_dropout", "label_smoothing_factor", one=False),
+    share("adam_beta1", "adam_beta2", "label_smoothing_factor", one=False),
     Rule(("max_steps",), lambda value: value == -1 or value >= 1, "1 or more, or -1 to count by `num_train_epochs`"),
     Rule(("seed", "data_seed"), lambda value: 0 <= value < 2**32, "0 to 4294967295"),
     count_or_share("logging_steps", "save_steps", "eval_steps"),
@@ -31,4 +33,4 @@ COMMON_RULES = (
 
 def rules_for(stage: "Stage") -> dict[str, Rule]:
     """Returns key -> rule for the keys of a stage; its own rules stand above the common ones."""
-    return {key: rule for rule in (*COMMON_RULES, *DATA_RULES, *stage.rules) for key in rule.keys}
+    return {key: rule for rule in (*COMMON_RULES, *DATA_RULES, *MODEL_RULES, *stage.rules) for key in rule.keys}

@@ -6,6 +6,7 @@ without an error; a threshold that everything reaches, or nothing, would call ev
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +66,10 @@ def check_thresholds(recipe: Recipe, success: Callable[..., Any], name: str) -> 
             raise recipe.error(key, str(error).removeprefix(f"{key}: ")) from error
 
 
+class _Undecided(UserError):
+    """Rewards that tell right from wrong at no row."""
+
+
 @dataclass
 class Probe:
     """The rewards of the first rows' demonstrations and of empty completions.
@@ -86,22 +91,37 @@ class Probe:
     success: int
 
     def check(self) -> None:
-        """Tries the rewards.
+        """Tries the rewards as they are before the first step and, where they teach nothing then, after the last.
 
         Raises:
             UserError: a reward that fails, that is constant, or that cannot decide what is solved.
         """
         rows = [self.splits.train[index] for index in range(min(PROBED_ROWS, len(self.splits.train)))]
-        empty = self._values(rows, [[self.encoder.tokenizer.eos_token_id] for _ in rows])
-        stage = self.recipe.stage
-        column = self.splits.demonstration_column
-        shown_to = [row for row in rows if row.get(column)]
-        if stage.rewards == "required" and stage.needs_demonstration(self.recipe.config) and shown_to:
-            longest = self.recipe.setting("max_demonstration_length")
-            ids = [demonstration_ids(row, column, self.encoder, longest).ids for row in shown_to]
-            self._check_demonstrations(shown_to, self._values(shown_to, ids), empty, self._lost(shown_to, ids))
-        if self.success < len(self.rewards):
-            self._check_empty(rows, [values[self.success] for values in empty])
+        stage, column = self.recipe.stage, self.splits.demonstration_column
+        taught = stage.rewards == "required" and stage.needs_demonstration(self.recipe.config)
+        shown_to = [row for row in rows if row.get(column)] if taught else []
+        longest = self.recipe.setting("max_demonstration_length")
+        ids = [demonstration_ids(row, column, self.encoder, longest).ids for row in shown_to]
+        lost = self._lost(shown_to, ids)
+        steps = planned_steps(self.recipe, len(self.splits.train))
+
+        def check_at(step: int) -> None:
+            state = TrainerState(global_step=step, epoch=self.recipe.config.num_train_epochs * step / steps)
+            state.max_steps, state.num_train_epochs = steps, self.recipe.config.num_train_epochs
+            empty = self._values(rows, [[self.encoder.tokenizer.eos_token_id] for _ in rows], state)
+            if shown_to:
+                self._check_demonstrations(shown_to, self._values(shown_to, ids, state), empty, lost)
+            if self.success < len(self.rewards):
+                self._check_empty(rows, [values[self.success] for values in empty])
+
+        try:
+            check_at(0)
+        except _Undecided:
+            # A reward may grow along the run.
+            with suppress(UserError):
+                check_at(steps)
+                return
+            raise
 
     def _check_demonstrations(
         self, rows: list[dict[str, Any]], values: list[list[Any]], empty: list[list[Any]], lost: str
@@ -109,7 +129,7 @@ class Probe:
         totals = [weighted_reward(row, self.weights) for row in [*values, *empty]]
         known = {total for total in totals if total is not None}
         if len(known) <= 1:
-            raise self.recipe.error(
+            raise self._undecided(
                 "reward_funcs",
                 f"{', '.join(self.names[: len(self.rewards)])} gives {f'{known.pop():g}' if known else 'no value'} to "
                 f"each of the first {len(rows)} demonstrations and to an empty completion as well: nothing can be "
@@ -124,7 +144,7 @@ class Probe:
                 continue
             best = max((score for score in scores if score is not None), default=None)
             row = rows[0 if best is None else scores.index(best)]
-            raise self.recipe.error(
+            raise self._undecided(
                 "reward_funcs",
                 f"{self.names[self.success]} gives {'no value' if best is None else f'at most {best:g}'} to the first "
                 f"{len(scores)} demonstrations, below `{key}` {threshold:g}: a model that copies them solves nothing; "
@@ -144,17 +164,12 @@ class Probe:
             )
             # Where nobody asked for a threshold and nothing is trained by it, the run is worth more than the figure.
             if key in self.recipe.sources.file.lines or key in self.recipe.overrides or key == "success_threshold":
-                raise self.recipe.error(key, message)
+                raise self._undecided(key, message)
             logger.warning("%s (the default): %s", key, message)
 
-    def _values(self, rows: list[dict[str, Any]], ids: list[list[int]]) -> list[list[Any]]:
+    def _values(self, rows: list[dict[str, Any]], ids: list[list[int]], state: TrainerState) -> list[list[Any]]:
         prompts = encode_prompts(self.encoder, rows, return_tensors=None)["input_ids"]
         shaped = shape_completions(self.encoder.processing_class, [row["prompt"] for row in rows], prompts, ids)
-        state = TrainerState(
-            epoch=0.0,
-            max_steps=planned_steps(self.recipe, len(self.splits.train)),
-            num_train_epochs=self.recipe.config.num_train_epochs,
-        )
         try:
             return score_completions(rows, shaped, ids, self.rewards, state)
         except UserError as error:
@@ -179,6 +194,9 @@ class Probe:
         )
         logger.warning("%s: %s", self.splits.source, sentence)
         return sentence + "\n"
+
+    def _undecided(self, key: str, message: str) -> UserError:
+        return _Undecided(str(self.recipe.error(key, message)))
 
     def _others(self) -> str:
         names = [name for place, name in enumerate(self.names) if place != self.success]

@@ -188,7 +188,8 @@ class _Evaluations:
         result = {} if prepared.answered is None else self._answer(prepared.answered, description)
         if measures:
             result["held_out"] = measure_held_out(self.trainer)
-            result |= self._errors(self.trainer.held_out_rows)
+            if self.trainer.held_out_rows:
+                result |= self._errors(list(self.trainer.held_out_rows))
         self.totals.evaluation_seconds += time.perf_counter() - started
         return result
 

@@ -331,6 +331,9 @@ def test_a_turn_of_weight_0_is_context(recipe, rows, capsys):
     rows([{"messages": chat[:2]}] * 8)
     assert main(["check", path]) == 2
     assert "no turn of the assistant is trained" in capsys.readouterr().err
+    data = rows([{"prompt": chat[:1], "chosen": [chat[1], chat[3]], "rejected": [chat[3]]}] * 8)
+    assert main(["check", recipe("dpo", dataset_name=data, test_split_size=None)]) == 2
+    assert "line 1: `chosen` holds a message of weight 0" in capsys.readouterr().err
 
 
 def test_tools_that_are_no_json_are_refused(recipe, rows, capsys):

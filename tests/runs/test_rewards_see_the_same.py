@@ -39,6 +39,11 @@ def record(prompts, completions, completion_ids, trainer_state, log_metric, log_
     return [float("5" in str(completion)) for completion in completions]
 
 
+def growing(completions, trainer_state, **_):
+    done = trainer_state.global_step / trainer_state.max_steps
+    return [done * ("5" in str(completion)) for completion in completions]
+
+
 def tagged(completions, **_):
     return [float("<answer>5</answer>" in str(completion)) for completion in completions]
 
@@ -203,3 +208,11 @@ def test_the_success_reward_alone_decides(folder, tmp_path, names, success, accu
 def test_thresholds_that_the_success_reward_cannot_decide_are_refused(folder, tmp_path, changes, message):
     with pytest.raises(UserError, match=f"(?s){message}"):
         check(recipe(folder, tmp_path, "plain", **changes), [])
+
+
+def test_a_reward_may_grow_along_the_run(folder, tmp_path):
+    """Before the first step it is 0 for all; after the last it tells right from wrong, up to 1."""
+    reward = {"reward_funcs": ["tests.runs.test_rewards_see_the_same.growing"]}
+    check(recipe(folder, tmp_path, "plain", **reward), [])
+    with pytest.raises(UserError, match=r"gives 0 to each of the first 8 demonstrations and to an empty completion"):
+        check(recipe(folder, tmp_path, "plain", **reward, success_threshold=1.5), [])

@@ -27,7 +27,7 @@ LOSSES = (
 
 
 def check_rows(recipe: Recipe, splits: Splits, encoder: Encoder, positions: int | None) -> None:
-    """Refuse answers of several speakers: DPOTrainer gives a loss to all that follows the prompt.
+    """Refuse answers of several speakers, or with turns of weight 0: DPOTrainer trains on all that follows the prompt.
 
     Raises:
         UserError: the first such row.
@@ -41,6 +41,11 @@ def check_rows(recipe: Recipe, splits: Splits, encoder: Encoder, positions: int 
                         f"{where(source, row)}: `{name}` holds a message of the {others[0]}, on which DPOTrainer would "
                         "train as on the answer. Write the turns that both answers share into `prompt`, and the "
                         "assistant's alone into `chosen` and `rejected`."
+                    )
+                if isinstance(answer, list) and any(message.get("weight") == 0 for message in answer):
+                    raise UserError(
+                        f"{where(source, row)}: `{name}` holds a message of weight 0, which DPOTrainer would train on "
+                        "all the same. Write it into `prompt`, or drop the weight."
                     )
 
 
