@@ -42,8 +42,8 @@ class DataArguments(ScriptArguments):
     test_split_size: float | None = field(
         default=None,
         metadata={
-            "help": "Rows held out for the evaluation where the data has no split for them: a count, or a share "
-            "below 1."
+            "help": "Training rows held out for the evaluation, a count or a share below 1; the split `test` of the "
+            "data then stays unused."
         },
     )
     system_prompt: str | None = field(

@@ -4,6 +4,7 @@ Every stage reads its data here, so that a layout is described once, in the reci
 """
 
 import difflib
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
@@ -34,6 +35,8 @@ from hpt_trl.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["Splits", "columns_for", "load_splits", "to_conversational", "validate_rows"]
 
@@ -96,14 +99,14 @@ def load_splits(
         return rows
 
     train = read(train, source, complete=needs_demonstration)
-    if held_out is not None and arguments.test_split_size is not None:
-        raise UserError(
-            f"test_split_size: {arguments.test_split_size:g}, but the data has held-out rows of its own, "
-            f"{held_out[1]} ({len(held_out[0]):,} rows). Drop the line to take them (`dataset_test_split: test[:100]` "
-            "takes some of them), or write slices of the training rows: `dataset_train_split: train[:90%]` and "
-            "`dataset_test_split: train[90%:]`."
-        )
-    if held_out is None:
+    if held_out is None or arguments.test_split_size is not None:
+        if held_out is not None:
+            logger.warning(
+                "test_split_size: the held-out rows are drawn from the training rows; %s, %d rows of the data's own, "
+                "stays unused. Drop the line to take those.",
+                held_out[1],
+                len(held_out[0]),
+            )
         test, test_source = None, f"{source} (held out)"
         if arguments.test_split_size is not None:
             answers = answer_columns(layout, demonstration_column)

@@ -102,15 +102,17 @@ def test_generated_data_has_slices_too():
     )
 
 
-def test_a_split_of_the_datas_own_is_not_dropped(source):
-    """`test_split_size` holds out where the data has no split of its own."""
-    options = {"size": 20, "test_size": 10}
-    message = refused("arithmetic", dataset_options=options, test_split_size=5)
-    assert "test_split_size: 5, but the data has held-out rows of its own, arithmetic (test) (10 rows)" in message
-    size = {"test_split_size": 4}
+def test_a_split_of_the_datas_own_that_stays_unused_is_told(source, caplog):
+    """By `test_split_size` a test split stays untouched while one tries things out."""
+    options, size = {"size": 20, "test_size": 10}, {"test_split_size": 4}
+    splits = load("arithmetic", dataset_options=options, **size)
+    assert (len(splits.train), len(splits.test)) == (16, 4) and splits.test_source == "arithmetic (held out)"
+    assert "arithmetic (test), 10 rows of the data's own, stays unused" in caplog.text
+    caplog.clear()
     assert len(load("arithmetic", dataset_options=options | {"test_size": 0}, **size).test) == 4
     assert "drop one of the two" in refused(source, dataset_test_split="train[90%:]", **size)
     assert len(load(source, **size).test) == 4
+    assert "stays unused" not in caplog.text
 
 
 def test_a_faulty_row_of_a_slice_goes_by_its_line(tmp_path):
