@@ -15,8 +15,9 @@ from hpt_trl.data.sources import column_values
 
 logger = logging.getLogger(__name__)
 
-_NUMBER = r"-?[ $]*(?:\d[\d,]*(?:\.\d*)?|\.\d+)(?:/\d+)?"
-_MARK = re.compile(rf"(?<!<)<<(?=[^=\n]*\d)[\d +\-*/().,%$]+=[ $]*{_NUMBER} *%? *>>(?!>)")
+_NUMBER = r"-?[ $]*+(?:\d[\d,]*(?:\.\d*)?|\.\d+)(?:/\d+)?"
+# No two parts can share a run of spaces, and no mark looks farther than its own sum: texts may be long.
+_MARK = re.compile(rf"(?<!<)<<(?=[ +\-*/().,%$]*\d)[\d +\-*/().,%$]+=[ $]*+{_NUMBER} *+%? *>>(?!>)")
 
 
 def drop_calculator_marks(dataset: Dataset, columns: list[str], source: str) -> Dataset:

@@ -1,5 +1,6 @@
 r"""Where a worked solution gives its final answer: in boxes, and on lines that begin with `####`."""
 
+# ruff: noqa: RUF001
 import re
 from bisect import bisect_left
 from dataclasses import dataclass
@@ -8,14 +9,15 @@ HASHES = re.compile(r"^[ \t]*####(?!#)[ \t]*(.*)$", re.MULTILINE)
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?![a-zA-Z])\s*")
 _BARE = re.compile(r"\\[dt]?frac ?\d ?\d|-?\d[\d.,]*(?<![.,])|\\[a-zA-Z]+(?:\{[^{}\n]*\})*|[^\s{}$\\.,;]")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
-# What may stand between two boxes that are one answer: `x=\boxed{2} or x=\boxed{3}`.
+# What may stand between two boxes that are one answer: `x=\boxed{2} or x=\boxed{3}`. What two parts could match is
+# kept by the first (`*+`), for a model may write thousands of spaces.
 _BETWEEN = re.compile(
-    r"(?:\$|\\[()])*\s*(?:,?\s*(?:\\text\{\s*|\\quad\s*)?(?:and|or)(?:\s*\})?|[,;])\s*(?:\$|\\[()])*\s*(?:\\quad\s*)?"
-    r"(?:[a-zA-Z](?:_\{?\w\}?)?\s*=\s*)?(?:\$|\\[()])*"
+    r"(?:\$|\\[()])*\s*+(?:,?\s*+(?:\\text\{\s*|\\quad\s*)?(?:and|or)(?:\s*\})?|[,;])\s*+(?:\$|\\[()])*+\s*+"
+    r"(?:\\quad\s*)?(?:[a-zA-Z](?:_\{?\w\}?)?\s*=\s*)?(?:\$|\\[()])*"
 )
 _LEAD = re.compile(
     r"^(?:(?:so|thus|therefore|hence),?\s+)?(?:the\s+)?(?:(?:final|correct)\s+)?"
-    r"(?:(?:answer|result)\s*(?:is\b|[:=]|$)|(?:total|sum|value|final)\s*(?:is\b|[:=]))\s*:?\s*",
+    r"(?:(?:answers?|result)\s*(?:is\b|are\b|[:=]|$)|(?:total|sum|value|final)\s*(?:is\b|[:=]))\s*:?\s*",
     re.IGNORECASE,
 )
 _MARKDOWN = ("***", "**", "__", "`", "*")
@@ -26,7 +28,14 @@ _STEP = re.compile(
     re.IGNORECASE,
 )
 _NUMBERED = re.compile(r"\(?[\da-zA-Z]{1,2}[.):]\s+[a-zA-Z]{2,}")
-_PLAIN_WORDS = re.compile(r"[^\d\\=$]*[a-zA-Z]{2,}[^\d\\=$]*")
+_PLAIN_WORDS = re.compile(r"(?=[^\d\\=$]*[a-zA-Z]{2})[^\d\\=$]+")
+# `Why 5 is right`, `Remark 2`, `Double-check with n=3`: words from a capital letter on (or of a script without them, or
+# after an emoji), but no conclusion (`Thus x=5`), no choice and no date.
+_TITLE = re.compile(
+    r"[^\w\x00-\x7f]*+\s*+(?!(?:So|Thus|Therefore|Hence|Option|Choice|Jan(?:uary)?|Feb(?:ruary)?|Mar(?:ch)?|Apr(?:il)?|May|"
+    r"June?|July?|Aug(?:ust)?|Sept?(?:ember)?|Oct(?:ober)?|Nov(?:ember)?|Dec(?:ember)?)\b)"
+    r"(?:[AI]\s+|(?![a-z]))[^\W\d_]{2,}(?:['’-][^\W\d_]+)*(?:\s*[,:–—])?\s+(?:[^\W_]|[$(\"'“]|\\\()"
+)
 
 
 @dataclass(frozen=True)
@@ -44,8 +53,8 @@ def final_answers(text: str) -> list[tuple[int, str]]:
     r"""Return every final answer in `text` with its position: the contents of boxes and of `#### ...` lines.
 
     Boxes that only a comma, `and` or `or` parts are one answer, joined by commas. A box on a `####` line is that
-    line's answer. A `####` line of words, such as `#### Verification`, is a heading where the text has other answers.
-    A box that is never closed and an empty answer do not count.
+    line's answer. A `####` line of words, such as `#### Verification` or `#### Remark 2`, is a heading where the text
+    has other answers. A box that is never closed and an empty answer do not count.
     """
     marks = _joined(text, _boxes(text))
     starts = [mark.start for mark in marks]
@@ -94,13 +103,16 @@ def _boxes(text: str) -> list[_Mark]:
 
 
 def _joined(text: str, boxes: list[_Mark]) -> list[_Mark]:
-    marks: list[_Mark] = []
+    groups: list[list[_Mark]] = []
     for box in boxes:
-        if marks and _BETWEEN.fullmatch(text, marks[-1].end, box.start):
-            last = marks.pop()
-            box = _Mark(last.start, box.end, f"{last.answer}, {box.answer}", boxed=True, heading=False)
-        marks.append(box)
-    return marks
+        if groups and _BETWEEN.fullmatch(text, groups[-1][-1].end, box.start):
+            groups[-1].append(box)
+        else:
+            groups.append([box])
+    return [
+        _Mark(group[0].start, group[-1].end, ", ".join(box.answer for box in group), boxed=True, heading=False)
+        for group in groups
+    ]
 
 
 def _line(text: str, line: re.Match[str]) -> _Mark | None:
@@ -125,8 +137,15 @@ def _is_heading(content: str) -> bool:
         _STEP.match(content)
         or _NUMBERED.match(content)
         or _PLAIN_WORDS.fullmatch(content)
+        or (_TITLE.match(content) and not _is_named(content))
         or (content.endswith(":") and len(content) > 2)
     )
+
+
+def _is_named(content: str) -> bool:
+    """Whether words are the name of a value, as in `Total cost = 5`; `with n=3` names a letter."""
+    name, equals, _ = content.partition("=")
+    return bool(equals) and name.rstrip()[-2:].isalpha()
 
 
 def _bare(content: str) -> str:

@@ -1,9 +1,11 @@
 """GSM8K's calculator marks are left out, and code is left alone."""
 
 import logging
+import time
 
 import pytest
 
+from hpt_trl.data.calculator_marks import _without_marks
 from tests.helpers.datasets import load, write_jsonl
 
 CODE = [
@@ -40,6 +42,13 @@ def test_marks_go(tmp_path, caplog, mark):
         rows = load(write_jsonl(tmp_path / "data.jsonl", [row, row | {"completion": "#### 1"}])).train
     assert rows["completion"][0] == "It is so.\n#### 1"
     assert caplog.text.count("are left out of 1 of 2 rows") == 1
+
+
+@pytest.mark.parametrize("text", ["a<<b " * 10_000, "<< " * 20_000, "<<1=" + " " * 20_000, "<<1=1" + " " * 60_000])
+def test_long_texts_are_read_in_linear_time(text):
+    before = time.process_time()
+    assert _without_marks(text) == text
+    assert time.process_time() - before < 1
 
 
 def test_marks_go_from_messages_and_from_comparisons(tmp_path):

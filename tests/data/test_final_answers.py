@@ -33,11 +33,38 @@ from hpt_trl.data.final_answers import final_answer, final_answers
         ("\\boxed{5}\n#### Alternative approach with 3 variables", "5"),
         ("\\boxed{5}\n#### Checking x = 5", "5"),
         ("#### 5\n#### Summary of the results", "5"),
+        ("\\boxed{5}\n#### Why 5 is right", "5"),
+        ("\\boxed{5}\n#### Let us verify 3+2", "5"),
+        ("\\boxed{5}\n#### Double-check with n=3", "5"),
+        ("\\boxed{5}\n#### Remark 2", "5"),
+        ("\\boxed{5}\n#### Proof that 5>3", "5"),
+        ("\\boxed{5}\n#### Proof: 5>3", "5"),
+        ("\\boxed{5}\n#### **Why $3+2=5$ holds**", "5"),
+        ("\\boxed{5}\n#### Substituting x = 3", "5"),
+        ("\\boxed{5}\n#### A second look at \\(n=3\\)", "5"),
+        ("\\boxed{5}\n#### ✅ Verify 3+2", "5"),
+        ("\\boxed{5}\n#### 验证 3+2", "5"),
+        ("#### 5\n#### Why 5 is right", "5"),
+        ("#### Remark 2", "Remark 2"),
         ("#### Conclusion\nThe answer is \\boxed{4}", "4"),
         ("#### Final Answer\n\\boxed{7}\nI hope it is right.", "7"),
         ("#### Answer\n5", "5"),
         ("#### Paris", "Paris"),
         ("\\boxed{1}\n#### yes", "yes"),
+        # Answers after a box.
+        ("\\boxed{1}\n#### 42", "42"),
+        ("\\boxed{1}\n#### Answer: 42", "42"),
+        ("\\boxed{1}\n#### Answers: 4, 2", "4, 2"),
+        ("\\boxed{1}\n#### Therefore, the answer is 42", "42"),
+        ("\\boxed{1}\n#### 42 dollars", "42 dollars"),
+        ("\\boxed{1}\n#### $\\frac12$", "$\\frac12$"),
+        ("\\boxed{1}\n#### x = 5", "x = 5"),
+        ("\\boxed{1}\n#### Thus x=5", "Thus x=5"),
+        ("\\boxed{1}\n#### Total cost = 5", "Total cost = 5"),
+        ("\\boxed{1}\n#### AB > 5", "AB > 5"),
+        ("\\boxed{1}\n#### log 5", "log 5"),
+        ("\\boxed{1}\n#### Option (B) 5", "Option (B) 5"),
+        ("\\boxed{1}\n#### Jan 5, 2024", "Jan 5, 2024"),
         # What stands around the answer of a line.
         ("#### Final answer: 5", "5"),
         ("#### The answer is 5", "5"),
@@ -76,3 +103,22 @@ def test_long_texts_are_read_in_linear_time(part):
     start = time.perf_counter()
     final_answers(part * (200_000 // len(part)))
     assert time.perf_counter() - start < 3
+
+
+@pytest.mark.parametrize(
+    ("start", "part", "end", "length"),
+    [
+        ("#### ", "ha", "=5", 2000),
+        ("#### ", "ha ", "=5", 2000),
+        ("#### A", " ", "=5", 20_000),
+        ("\\boxed{1},", " ", "x\\boxed{2}", 20_000),
+        ("\\boxed{1}", " ", "x\\boxed{2}", 20_000),
+        ("\\boxed{1} and", " ", "x\\boxed{2}", 20_000),
+        ("\\boxed{1},", "$", "x\\boxed{2}", 20_000),
+    ],
+)
+def test_a_long_part_that_fits_nothing_is_passed_over_in_linear_time(start, part, end, length):
+    """The lengths are such that two parts of a pattern that share a run take seconds of the processor, not hours."""
+    before = time.process_time()
+    final_answers(start + part * (length // len(part)) + end)
+    assert time.process_time() - before < 2

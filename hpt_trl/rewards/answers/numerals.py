@@ -14,7 +14,7 @@ _BASES = dict(
     )
 )
 _NUMERAL = re.compile(
-    r"(?:\( ?(?P<in>[0-9A-F]+) ?\)|(?P<out>[0-9][0-9A-F]*|[A-F]+[0-9A-F]*)) ?_ ?\{? ?(?:\\text\{ ?|\( ?|base ?)?"
+    r"(?:\( ?(?P<in>[0-9A-F]+) ?\)|(?P<out>[0-9A-F]+)) ?_ ?\{? ?(?:\\text\{ ?|\( ?|base ?)?"
     rf"(?P<base>\d{{1,2}}|{'|'.join(_BASES)}) ?\)?(?: ?\}}){{0,2}}"
 )
 _BASE_WORDS = re.compile(rf"(?P<digits>[0-9A-F]+) (?:in )?\(?base[ -](?P<base>\d{{1,2}}|{'|'.join(_BASES)})\)?")

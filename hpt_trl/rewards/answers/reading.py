@@ -54,7 +54,8 @@ _BACK_CURRENCY = re.compile(r"(?P<amount>.*[\d}]) ?(?P<unit>\\\$|[€£¥₹¢])
 _TEXT_POWER = r"(?: ?\^ ?(?:\{ ?-?\d ?\}|\d))?"
 _TEXT_UNIT = re.compile(
     rf"(?P<amount>.*?[^\s/]) ?(?P<unit>(?:/ ?)?\\text\{{[^{{}}]*\}}{_TEXT_POWER}"
-    rf"(?: ?(?:/|\\cdot)? ?(?:\\text\{{[^{{}}]*\}}|[a-z]){_TEXT_POWER})*)",
+    # A space between two units can be matched in one way only: the time would double with each space.
+    rf"(?: ?(?:(?:/|\\cdot) ?)?(?:\\text\{{[^{{}}]*\}}|[a-z]){_TEXT_POWER})*+)",
     re.DOTALL,
 )
 _DEGREES = re.compile(
@@ -93,7 +94,7 @@ def read(text: str, depth: int = 0) -> Form:
     for deep in _DEEP:
         if (form := deep(text, depth + 1)) is not None:
             return form
-    return read_words(text) or Expression(text)
+    return quantity or read_words(text) or Expression(text)
 
 
 def _reals(text: str) -> Form | None:
@@ -102,9 +103,14 @@ def _reals(text: str) -> Form | None:
         return Intervals(None, (_REALS,))
     if _NONE.fullmatch(plain):
         return Intervals(None, ())
+    return None
+
+
+def _without(text: str, depth: int) -> Form | None:
+    r"""Read `\mathbb{R}\setminus\{1,2\}`."""
     if not (found := _WITHOUT.fullmatch(text)):
         return None
-    points = read(found[1], 1)
+    points = read(found[1], depth)
     items = points.items if isinstance(points, Items) else (points,)
     numbers = sorted((item for item in items if isinstance(item, Number)), key=lambda number: number.value)
     if len(numbers) != len(items):
@@ -214,8 +220,9 @@ def _member(text: str, depth: int) -> Form | None:
     if not found:
         return None
     inside = read(found["set"], depth)
-    if isinstance(inside, Items) and inside.kind in ("tuple", "brackets"):
-        inside = _span(found["set"], depth) or inside
+    if isinstance(inside, Items) and inside.kind in ("tuple", "brackets") and len(inside.items) == 2:
+        closed = inside.kind == "brackets"
+        return Intervals(found["name"], (Span(inside.items[0], inside.items[1], closed, closed),))
     if isinstance(inside, Intervals):
         return Intervals(found["name"], inside.spans)
     if isinstance(inside, Items):
@@ -328,11 +335,10 @@ def _plus_minus(text: str, depth: int) -> Form | None:
 
 def _quantity(text: str, depth: int) -> Form | None:
     if found := _CURRENCY.fullmatch(text):
-        inner = read(found["amount"], depth)
-        amount = inner.amount if isinstance(inner, Quantity) else inner
+        amount = read(found["sign"] + found["amount"], depth)
+        if isinstance(amount, Quantity):
+            amount = amount.amount
         unit = read_unit(found["unit"])
-        if found["sign"]:
-            amount = read(f"-{found['amount']}", depth)
         return Quantity(amount, unit) if unit else None
     for pattern in (_BACK_CURRENCY, _DEGREES, _TEXT_UNIT):
         if (found := pattern.fullmatch(text)) and not _has_words(found["amount"]) and not _TRIGONOMETRIC.search(text):
@@ -366,6 +372,7 @@ _FLAT: tuple[Callable[[str], Form | None], ...] = (
     _reals,
 )
 _DEEP: tuple[Callable[[str, int], Form | None], ...] = (
+    _without,
     _matrix,
     _union,
     _several,
@@ -373,5 +380,4 @@ _DEEP: tuple[Callable[[str, int], Form | None], ...] = (
     _bracketed,
     _relation,
     _plus_minus,
-    _quantity,
 )
