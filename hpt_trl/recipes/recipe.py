@@ -171,7 +171,7 @@ class Stage:
     rules: "tuple[Rule, ...]" = ()
     layout: "Callable[[RecipeArguments], Layout]" = lambda arguments: "prompts"
     sample: "Callable[[Recipe, Splits], Splits] | None" = None
-    fit: "Callable[[Recipe, Splits, Encoder], Splits] | None" = None
+    fit: "Callable[[Recipe, Splits, Encoder], Splits]" = lambda recipe, splits, encoder: splits
     needs_demonstration: Callable[[Any], bool] = lambda config: False
     uses_demonstrations: Callable[[Any], bool] = lambda config: False
     demonstration_column: Callable[[Any], str] = lambda config: "completion"

@@ -1,13 +1,12 @@
 """Whether prompts and rows fit into what the model takes and what the recipe cuts at."""
 
 import logging
-from collections import deque
 
 from datasets import Dataset
 
 from hpt_trl.data.layouts import Splits
 from hpt_trl.data.rendering import Encoder
-from hpt_trl.data.row_lengths import count_tokens, validate_lengths
+from hpt_trl.data.row_lengths import count_tokens, examples, validate_lengths
 from hpt_trl.data.sources import where
 from hpt_trl.errors import UserError
 from hpt_trl.recipes.recipe import Recipe
@@ -35,8 +34,7 @@ def check_lengths(
         # How many tokens an image takes is known when it is processed: vision-language rows are not measured here.
         if splits.layout == "comparisons":
             for rows, source in splits.named:
-                for answer in splits.answers:
-                    deque(count_tokens(rows, source, encoder, ("prompt", answer)), maxlen=0)
+                _try_comparisons(rows, source, encoder, splits.answers)
         return
     checks = []
     if splits.layout == "prompts":
@@ -62,6 +60,15 @@ def check_lengths(
             reason=f"max_position_embeddings {limit} - {key} {new_tokens}",
             remedy=f"lower {key}",
         )
+
+
+def _try_comparisons(rows: Dataset, source: str, encoder: Encoder, answers: tuple[str, ...]) -> None:
+    for row, example in examples(rows, ("prompt", *answers)):
+        try:
+            for answer in answers:
+                encoder.answered(example, answer)
+        except UserError as error:
+            raise UserError(f"{where(source, row)}: {error}") from error
 
 
 def _check_whole_rows(

@@ -140,7 +140,7 @@ def prepare_recipe(recipe: Recipe) -> Prepared:
         check_adapter_targets(recipe, model_config)
     ends = None if model is None else end_token_ids(model, text_tokenizer(tokenizer).eos_token_id, **settings)
     encoder = _encoder(recipe, splits, tokenizer, ends)
-    splits = splits if stage.fit is None else stage.fit(recipe, splits, encoder)
+    splits = stage.fit(recipe, splits, encoder)
     positions = (recipe.setting("model_init_kwargs") or {}).get("max_position_embeddings") or positions_of(model_config)
     stage.check_rows(recipe, splits, encoder, positions)
     for reward_model in reward_models:
