@@ -250,12 +250,18 @@ def command() -> NoReturn:
         # A gloo thread lets go of a collective's tensors only after the collective has returned. Where Python is being
         # taken apart by then, it aborts the process (torch 2.13): a finished run would end with SIGABRT, and the other
         # machines would wait for it.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(code)
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        # Registered before all others, it is called after them, and after the threads that a process waits for.
+        # Registered before those of a run, it is called after them, and after the threads that a process waits for.
         atexit.register(leave)
-    code = main()
+    try:
+        code = main()
+    except SystemExit as end:
+        # Of the parser: help, or words that are no command.
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
     sys.exit(code)

@@ -1,6 +1,5 @@
 r"""Where a worked solution gives its final answer: in boxes, and on lines that begin with `####`."""
 
-# ruff: noqa: RUF001
 import re
 from bisect import bisect_left
 from dataclasses import dataclass
@@ -17,7 +16,9 @@ _BETWEEN = re.compile(
 )
 _LEAD = re.compile(
     r"^(?:(?:so|thus|therefore|hence),?\s+)?(?:the\s+)?(?:(?:final|correct)\s+)?"
-    r"(?:(?:answers?|result)\s*(?:is\b|are\b|[:=]|$)|(?:total|sum|value|final)\s*(?:is\b|[:=]))\s*:?\s*",
+    r"(?:(?:answers?|results?|ans\.?)\s*(?:is\b|are\b|[:=]|$|(?=[-\d($\\]))|(?:total|sum|value|final)\s*(?:is\b|[:=])|"
+    # `Solution: 42`; with words after it, it is a heading.
+    r"solutions?\s*(?:is\b|are\b|[:=])(?=\s*(?:[-\d($\\{\[]|[a-zA-Z]\s*=)))\s*:?\s*",
     re.IGNORECASE,
 )
 _MARKDOWN = ("***", "**", "__", "`", "*")
@@ -30,11 +31,13 @@ _STEP = re.compile(
 _NUMBERED = re.compile(r"\(?[\da-zA-Z]{1,2}[.):]\s+[a-zA-Z]{2,}")
 _PLAIN_WORDS = re.compile(r"(?=[^\d\\=$]*[a-zA-Z]{2})[^\d\\=$]+")
 # `Why 5 is right`, `Remark 2`, `Double-check with n=3`: words from a capital letter on (or of a script without them, or
-# after an emoji), but no conclusion (`Thus x=5`), no choice and no date.
+# after an emoji), but no conclusion (`Thus x=5`), no choice, date, verdict or amount of money. Typographic marks are
+# what models write.
 _TITLE = re.compile(
     r"[^\w\x00-\x7f]*+\s*+(?!(?:So|Thus|Therefore|Hence|Option|Choice|Jan(?:uary)?|Feb(?:ruary)?|Mar(?:ch)?|Apr(?:il)?|May|"
-    r"June?|July?|Aug(?:ust)?|Sept?(?:ember)?|Oct(?:ober)?|Nov(?:ember)?|Dec(?:ember)?)\b)"
-    r"(?:[AI]\s+|(?![a-z]))[^\W\d_]{2,}(?:['’-][^\W\d_]+)*(?:\s*[,:–—])?\s+(?:[^\W_]|[$(\"'“]|\\\()"
+    r"June?|July?|Aug(?:ust)?|Sept?(?:ember)?|Oct(?:ober)?|Nov(?:ember)?|Dec(?:ember)?|Yes|No|True|False|"
+    r"USD|EUR|GBP|JPY|CNY|INR|Rs)\b)"
+    r"(?:[AI]\s+|(?![a-z]))[^\W\d_]{2,}(?:['’-][^\W\d_]+)*(?:\s*[,:–—])?\s+(?:[^\W_]|[$(\"'“]|\\\()"  # noqa: RUF001
 )
 
 
@@ -145,7 +148,7 @@ def _is_heading(content: str) -> bool:
 def _is_named(content: str) -> bool:
     """Whether words are the name of a value, as in `Total cost = 5`; `with n=3` names a letter."""
     name, equals, _ = content.partition("=")
-    return bool(equals) and name.rstrip()[-2:].isalpha()
+    return bool(equals) and name.rstrip(" $\\(")[-2:].isalpha()
 
 
 def _bare(content: str) -> str:

@@ -26,7 +26,7 @@ def pick_splits(
     Args:
         source: the dataset as the recipe names it.
         train: `dataset_train_split`.
-        test: `dataset_test_split`; None for the split `test` where the source has one.
+        test: `dataset_test_split`; None for the split `test` where the source has one that is not trained on.
         named: the source itself gives its splits names; else a plain `train` goes without one in messages.
 
     Raises:
@@ -36,7 +36,7 @@ def pick_splits(
     shown = source if train == "train" and not named else f"{source} ({train})"
     training = _rows(splits, parts), shown
     if test is None:
-        if "test" not in splits:
+        if "test" not in splits or any(part.split == "test" for part in parts):
             return training, None
         test = "test"
     others = _parts(splits, source, test, "dataset_test_split")

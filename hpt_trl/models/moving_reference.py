@@ -22,13 +22,19 @@ else:
 class KeepsReference(_Base):
     """Keeps a moving reference in the checkpoints, so that a resumed run goes the way of the whole one.
 
-    A mixin for `GRPOTrainer` and `DPOTrainer` (before them among the bases). A constructor calls
-    `refuse_lost_reference` at its end.
+    A mixin for `GRPOTrainer` and `DPOTrainer` (before them among the bases).
+
+    Raises:
+        ValueError: beside the base's own, a moving reference that no checkpoint could hold.
     """
 
     args: Any
     accelerator: Accelerator
     ref_model: Any
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        refuse_lost_reference(self.args, spread=self.is_fsdp_enabled or is_deepspeed_zero3_enabled())
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
@@ -48,13 +54,16 @@ class KeepsReference(_Base):
         load_model(self.accelerator.unwrap_model(self.ref_model), str(file))
 
 
-def refuse_lost_reference(config: Any, *, fsdp: bool) -> None:
+def refuse_lost_reference(config: Any, *, spread: bool) -> None:
     """Find a moving reference that no checkpoint could hold.
 
+    Args:
+        spread: weights are spread over the processes.
+
     Raises:
-        ValueError: its weights are spread over the processes.
+        ValueError: it moves, is spread, and there are to be checkpoints.
     """
-    if config.sync_ref_model and config.save_strategy != "no" and (fsdp or is_deepspeed_zero3_enabled()):
+    if config.sync_ref_model and config.save_strategy != "no" and spread:
         raise ValueError(
             "`sync_ref_model` is true under FSDP or ZeRO-3: the reference's weights are spread over the processes and "
             "would be missing from checkpoints, so that a resumed run goes another way. Set `save_strategy: no`, or "

@@ -44,12 +44,18 @@ def planned_steps(recipe: "Recipe", rows: int) -> int:
     config = recipe.config
     if config.max_steps > 0:
         return config.max_steps
+    return max(math.ceil(config.num_train_epochs * steps_of_epoch(recipe, rows)), 1)
+
+
+def steps_of_epoch(recipe: "Recipe", rows: int) -> int:
+    """Optimizer steps of one epoch, as Trainer counts them."""
+    config = recipe.config
     batches = math.ceil(rows / (config.per_device_train_batch_size * recipe.world_size))
     if "num_generations" in recipe.keys:
         # TRL's sampler leaves out what does not fill a generation batch, and repeats the batch for each pass over it.
         batches = rows // (config.generation_batch_size // config.num_generations)
         batches *= config.num_iterations * config.steps_per_generation
-    return max(math.ceil(config.num_train_epochs * max(math.ceil(batches / config.gradient_accumulation_steps), 1)), 1)
+    return max(math.ceil(batches / config.gradient_accumulation_steps), 1)
 
 
 def settle_batch(values: dict[str, Any], known: "dict[str, Key]", world_size: int, sources: Sources) -> None:

@@ -77,6 +77,10 @@ class Profile:
     main_process_port: int | None = None
 
     @property
+    def spreads_weights(self) -> bool:
+        return self.fsdp_version is not None or self.zero_stage == 3
+
+    @property
     def processes_per_machine(self) -> int:
         return self.num_processes // self.num_machines
 

@@ -31,7 +31,7 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
 from hpt_trl.models.decoding import neutral_decoding
-from hpt_trl.models.moving_reference import KeepsReference, refuse_lost_reference
+from hpt_trl.models.moving_reference import KeepsReference
 from hpt_trl.models.trainable import refuse_untrainable
 from hpt_trl.rewards.guarding import guard
 from hpt_trl.rewards.names import distinct_names, numbered
@@ -125,7 +125,6 @@ class RolloutTrainer(KeepsReference, GRPOTrainer):
         with mended(config, model), passed_as_reference(model, config):
             super().__init__(model, guarded, *args, **kwargs)
         refuse_untrainable(self.model)
-        refuse_lost_reference(self.args, fsdp=self.is_fsdp_enabled)
         # Environments may have added rewards of their own.
         self.reward_func_names = numbered([*names, *self.reward_func_names[len(names) :]])
 

@@ -5,8 +5,8 @@ without an error; a threshold that everything reaches, or nothing, would call ev
 """
 
 import logging
+import math
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from hpt_trl.data.messages import as_text
 from hpt_trl.data.rendering import Encoder
 from hpt_trl.errors import UserError
 from hpt_trl.methods.hybrid.demonstrations import demonstration_ids
-from hpt_trl.recipes.batches import planned_steps
+from hpt_trl.recipes.batches import planned_steps, steps_of_epoch
 from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.rewards.completions import score_completions, shape_completions, weighted_reward
 from hpt_trl.rewards.success import check_threshold, is_solved, success_index
@@ -103,11 +103,12 @@ class Probe:
         longest = self.recipe.setting("max_demonstration_length")
         ids = [demonstration_ids(row, column, self.encoder, longest).ids for row in shown_to]
         lost = self._lost(shown_to, ids)
-        steps = planned_steps(self.recipe, len(self.splits.train))
+        count = len(self.splits.train)
+        steps, of_epoch = planned_steps(self.recipe, count), steps_of_epoch(self.recipe, count)
 
         def check_at(step: int) -> None:
-            state = TrainerState(global_step=step, epoch=self.recipe.config.num_train_epochs * step / steps)
-            state.max_steps, state.num_train_epochs = steps, self.recipe.config.num_train_epochs
+            state = TrainerState(global_step=step, epoch=step / of_epoch, max_steps=steps)
+            state.num_train_epochs = math.ceil(steps / of_epoch)
             empty = self._values(rows, [[self.encoder.tokenizer.eos_token_id] for _ in rows], state)
             if shown_to:
                 self._check_demonstrations(shown_to, self._values(shown_to, ids, state), empty, lost)
@@ -116,12 +117,16 @@ class Probe:
 
         try:
             check_at(0)
-        except _Undecided:
+        except _Undecided as error:
             # A reward may grow along the run.
-            with suppress(UserError):
+            try:
                 check_at(steps)
-                return
-            raise
+            except UserError:
+                raise error from None
+            logger.warning(
+                "reward_funcs: demonstrations are told from empty completions after the last step, but not before the "
+                "first: the evaluations before and after the training are by different rewards."
+            )
 
     def _check_demonstrations(
         self, rows: list[dict[str, Any]], values: list[list[Any]], empty: list[list[Any]], lost: str
@@ -164,7 +169,7 @@ class Probe:
             )
             # Where nobody asked for a threshold and nothing is trained by it, the run is worth more than the figure.
             if key in self.recipe.sources.file.lines or key in self.recipe.overrides or key == "success_threshold":
-                raise self._undecided(key, message)
+                raise self.recipe.error(key, message)
             logger.warning("%s (the default): %s", key, message)
 
     def _values(self, rows: list[dict[str, Any]], ids: list[list[int]], state: TrainerState) -> list[list[Any]]:

@@ -115,6 +115,16 @@ def test_a_split_of_the_datas_own_that_stays_unused_is_told(source, caplog):
     assert "stays unused" not in caplog.text
 
 
+def test_a_split_test_that_is_trained_on_is_not_held_out_as_well(tmp_path):
+    """Data that has no other split: the default of the held-out rows does not stand against it."""
+    DatasetDict({"test": Dataset.from_list(ROWS)}).save_to_disk(tmp_path / "saved")
+    splits = load(tmp_path / "saved", dataset_train_split="test")
+    assert len(splits.train) == len(ROWS) and splits.test is None
+    splits = load(tmp_path / "saved", dataset_train_split="test[:90%]", test_split_size=5)
+    assert len(splits.test) == 5
+    assert "shares" in refused(tmp_path / "saved", dataset_train_split="test", dataset_test_split="test")
+
+
 def test_a_faulty_row_of_a_slice_goes_by_its_line(tmp_path):
     path = write_jsonl(tmp_path / "data.jsonl", [*ROWS[:6], {"prompt": "", "completion": "x"}, *ROWS[7:]])
     assert f"{path} (train[5:]), line 7: `prompt` is empty." in refused(path, dataset_train_split="train[5:]")

@@ -24,7 +24,7 @@ from hpt_trl.launching.accelerate import check_devices, check_file
 from hpt_trl.launching.options import LaunchOptions, pipeline_words, split_launch_options
 from hpt_trl.recipes.profiles import Profile, find_profile, launched_profile, profiles_folder, read_profile
 from hpt_trl.recipes.resolving import read_recipe
-from tests.helpers.processes import ROOT
+from tests.helpers.processes import ROOT, hpt_trl
 
 KEYS = {
     "stage": "sft",
@@ -430,5 +430,10 @@ def test_a_process_of_several_is_not_taken_apart(recipe, tmp_path):
     assert json.loads((tmp_path / "out" / "results.json").read_text())["hardware"]["processes"] == 2
     for rank in (0, 1):
         said = {path.name for path in tmp_path.glob(f"*-{rank}")}
-        print(done.stderr[-3000:], done.stdout[-2000:])
         assert said == {f"uploaded-{rank}", f"asked-{rank}"}
+
+
+@pytest.mark.parametrize(("word", "code"), [("--help", 0), ("--nonsense", 2), ("nonsense", 2), ("run", 2), ("list", 0)])
+def test_a_process_of_several_ends_with_the_code_of_one(word, code):
+    for count in "12":
+        assert hpt_trl(word, WORLD_SIZE=count).returncode == code

@@ -44,6 +44,10 @@ def growing(completions, trainer_state, **_):
     return [done * ("5" in str(completion)) for completion in completions]
 
 
+def growing_by_epochs(completions, trainer_state, **_):
+    return [min(1.0, trainer_state.epoch / 3) * ("5" in str(completion)) for completion in completions]
+
+
 def tagged(completions, **_):
     return [float("<answer>5</answer>" in str(completion)) for completion in completions]
 
@@ -210,8 +214,15 @@ def test_thresholds_that_the_success_reward_cannot_decide_are_refused(folder, tm
         check(recipe(folder, tmp_path, "plain", **changes), [])
 
 
-def test_a_reward_may_grow_along_the_run(folder, tmp_path):
+def test_a_reward_may_grow_along_the_run(folder, tmp_path, caplog):
     """Before the first step it is 0 for all; after the last it tells right from wrong, up to 1."""
+    by_epochs = {"reward_funcs": ["tests.runs.test_rewards_see_the_same.growing_by_epochs"]}
+    path = recipe(folder, tmp_path, "plain", **by_epochs)
+    # Ten rows, four prompts a step, two steps an epoch.
+    check(path, ["--max_steps", "6"])
+    assert "by different rewards" in caplog.text
+    with pytest.raises(UserError, match=r"gives 0 to each of the first 8 demonstrations"):
+        check(path, ["--max_steps", "5"])
     reward = {"reward_funcs": ["tests.runs.test_rewards_see_the_same.growing"]}
     check(recipe(folder, tmp_path, "plain", **reward), [])
     with pytest.raises(UserError, match=r"gives 0 to each of the first 8 demonstrations and to an empty completion"):

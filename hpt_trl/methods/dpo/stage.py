@@ -14,6 +14,7 @@ from hpt_trl.data.row_checks import iterate_rows
 from hpt_trl.data.sources import where
 from hpt_trl.errors import UserError
 from hpt_trl.methods.dpo.trainer import MeasuredDPOTrainer
+from hpt_trl.models.moving_reference import refuse_lost_reference
 from hpt_trl.recipes.recipe import Recipe, Stage, StageInputs
 from hpt_trl.settings.ranges import Rule, at_least, one_of, share
 
@@ -24,6 +25,14 @@ LOSSES = (
     *("sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot"),
     *("aot_unpaired", "apo_zero", "apo_down", "discopop", "sft"),
 )
+
+
+def check(recipe: Recipe) -> None:
+    """Refuse settings that the trainer would refuse, before anything is loaded."""
+    try:
+        refuse_lost_reference(recipe.config, spread=recipe.profile.spreads_weights)
+    except ValueError as error:
+        raise recipe.place(error) from None
 
 
 def check_rows(recipe: Recipe, splits: Splits, encoder: Encoder, positions: int | None) -> None:
@@ -60,6 +69,7 @@ def build(inputs: StageInputs) -> Trainer:
 STAGE = Stage(
     name="dpo",
     config_class=DPOConfig,
+    check=check,
     check_rows=check_rows,
     build=build,
     rules=(

@@ -6,7 +6,7 @@ from typing import Any
 from trl import DPOTrainer
 
 from hpt_trl.methods.held_out import HeldOutMeasures, share_of_rows
-from hpt_trl.models.moving_reference import KeepsReference, refuse_lost_reference
+from hpt_trl.models.moving_reference import KeepsReference
 
 
 class MeasuredDPOTrainer(KeepsReference, HeldOutMeasures, DPOTrainer):
@@ -16,14 +16,7 @@ class MeasuredDPOTrainer(KeepsReference, HeldOutMeasures, DPOTrainer):
 
     Losses that compare the rows of a batch with one another (`aot`, `aot_unpaired`, `bco_pair`) are measured of each
     comparison alone. A reference that moves (`sync_ref_model`) is kept in the checkpoints.
-
-    Raises:
-        ValueError: beside TRL's own, a moving reference that no checkpoint could hold.
     """
-
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        refuse_lost_reference(self.args, fsdp=self.is_fsdp_enabled)
 
     def _held_out_count(self, inputs: dict[str, Any]) -> int:
         return len(inputs["input_ids"]) // 2

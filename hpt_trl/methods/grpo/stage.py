@@ -3,6 +3,7 @@
 from transformers import Trainer
 from trl import GRPOConfig
 
+from hpt_trl.models.moving_reference import refuse_lost_reference
 from hpt_trl.recipes.recipe import Recipe, Stage, StageInputs
 from hpt_trl.rollouts.ranges import ROLLOUT_RULES
 from hpt_trl.rollouts.sampling import check_sampling
@@ -13,6 +14,7 @@ def check(recipe: Recipe) -> None:
     """Refuse settings that the trainer would refuse, before anything is loaded."""
     try:
         check_sampling(recipe.config)
+        refuse_lost_reference(recipe.config, spread=recipe.profile.spreads_weights)
     except ValueError as error:
         raise recipe.place(error) from None
 

@@ -10,6 +10,7 @@ from hpt_trl.methods.hybrid.config import HybridPostConfig
 from hpt_trl.methods.hybrid.demonstrations import check_demonstrations
 from hpt_trl.methods.hybrid.routing import refuse_what_cannot_work
 from hpt_trl.methods.hybrid.trainer import HybridPostTrainer
+from hpt_trl.models.moving_reference import refuse_lost_reference
 from hpt_trl.recipes.recipe import Recipe, Stage, StageInputs
 from hpt_trl.rollouts.ranges import ROLLOUT_RULES
 from hpt_trl.rollouts.sampling import check_sampling
@@ -22,6 +23,7 @@ def check(recipe: Recipe) -> None:
     try:
         refuse_what_cannot_work(recipe.config, {})
         check_sampling(recipe.config)
+        refuse_lost_reference(recipe.config, spread=recipe.profile.spreads_weights)
     except ValueError as error:
         raise recipe.place(error) from None
 
