@@ -34,9 +34,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from benchmarks.shared import parser_of, write_report
+from hpt_trl.evaluation.intervals import wilson
 from hpt_trl.methods.reward.shift import measure_shift, read_scores
 from hpt_trl.models.loading import load_tokenizer, resolve_model
-from hpt_trl.runs.intervals import wilson
 from hpt_trl.runs.preparation import prepare
 from hpt_trl.runs.verdicts import standard_error
 

@@ -21,9 +21,9 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from benchmarks.shared import parser_of, write_report
+from hpt_trl.evaluation.intervals import wilson
 from hpt_trl.models.loading import load_tokenizer, resolve_model
 from hpt_trl.rewards.positive_words import positive_words
-from hpt_trl.runs.intervals import wilson
 
 RECIPE = "ppo/smollm2-135m-positive-words"
 

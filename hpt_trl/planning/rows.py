@@ -4,9 +4,9 @@ from typing import Any
 
 from hpt_trl.data.rendering import WHOLE, Encoded, Encoder
 from hpt_trl.data.row_lengths import count_tokens, examples
+from hpt_trl.evaluation.generating import encode_prompts
 from hpt_trl.methods.hybrid.demonstrations import demonstration_ids
 from hpt_trl.methods.sft.turns import encode
-from hpt_trl.runs.evaluation import encode_prompts
 from hpt_trl.runs.preparation import Prepared, trains_on_answers
 
 # Rows that are measured for the estimate of memory.

@@ -16,12 +16,12 @@ from hpt_trl.data.layouts import Splits
 from hpt_trl.data.messages import as_text
 from hpt_trl.data.rendering import Encoder
 from hpt_trl.errors import UserError
+from hpt_trl.evaluation.generating import encode_prompts
 from hpt_trl.methods.hybrid.demonstrations import demonstration_ids
 from hpt_trl.recipes.batches import planned_steps, steps_of_epoch
 from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.rewards.completions import score_completions, shape_completions, weighted_reward
 from hpt_trl.rewards.success import check_threshold, is_solved, success_index
-from hpt_trl.runs.evaluation import encode_prompts
 
 logger = logging.getLogger(__name__)
 

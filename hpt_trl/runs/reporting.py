@@ -12,11 +12,11 @@ from typing import Any
 from transformers import ProgressCallback, TrainerCallback
 
 from hpt_trl.errors import UserError
+from hpt_trl.evaluation.intervals import wilson
 from hpt_trl.files import valid_json, write_atomically
 from hpt_trl.methods.reward.shift import report_shift
 from hpt_trl.methods.rho1.page import draw_selections
 from hpt_trl.runs.curves import draw, logged_series
-from hpt_trl.runs.intervals import wilson
 
 METRICS_FILE = "metrics.jsonl"
 RESULTS_FILE = "results.json"

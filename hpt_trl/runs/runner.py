@@ -26,6 +26,7 @@ from transformers import ProgressCallback, Trainer, TrainerCallback, set_seed
 from hpt_trl import __version__
 from hpt_trl.data.unused import describe_unused
 from hpt_trl.errors import UserError
+from hpt_trl.evaluation.intervals import wilson
 from hpt_trl.files import valid_json, write_atomically
 from hpt_trl.methods.held_out import RowMeasures, errors_of, measure_held_out, shares_of
 from hpt_trl.models.adapters import keep_adapter_type, keep_four_bit_trainable
@@ -38,7 +39,6 @@ from hpt_trl.rollouts.vllm import open_engine
 from hpt_trl.runs.checkpoints import PROCESSES_FILE, full_disk_explained
 from hpt_trl.runs.evaluation import evaluate
 from hpt_trl.runs.health import Health, refuse_untrained
-from hpt_trl.runs.intervals import wilson
 from hpt_trl.runs.output_folder import BEFORE_FILE, open_output_folder
 from hpt_trl.runs.preparation import Prepared, prepare
 from hpt_trl.runs.quiet import quiet

@@ -7,7 +7,7 @@ import math
 from statistics import stdev
 from typing import Any
 
-from hpt_trl.runs.intervals import Z
+from hpt_trl.evaluation.intervals import Z
 
 # Names of measures that are better when lower.
 _LOWER = ("loss", "perplexity", "nll", "kl")

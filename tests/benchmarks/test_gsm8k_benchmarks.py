@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import gsm8k_methods, gsm8k_reward_model
 from benchmarks.shared import ROOT
-from hpt_trl.runs.intervals import wilson
+from hpt_trl.evaluation.intervals import wilson
 
 
 def recorded(name: str) -> dict:

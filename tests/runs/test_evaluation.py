@@ -13,9 +13,12 @@ from transformers import (
     GenerationConfig,
 )
 
+from hpt_trl.data.messages import as_text
 from hpt_trl.data.rendering import Encoder
 from hpt_trl.errors import UserError
-from hpt_trl.runs.evaluation import as_text, encode_prompts, evaluate, score_completions, weighted_reward
+from hpt_trl.evaluation.generating import encode_prompts
+from hpt_trl.rewards.completions import score_completions, weighted_reward
+from hpt_trl.runs.evaluation import evaluate
 from tests.helpers.images import image_rows
 
 SETTINGS = {"max_new_tokens": 8, "batch_size": 3, "seed": 7}

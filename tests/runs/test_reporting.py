@@ -11,8 +11,8 @@ from PIL import Image
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from hpt_trl.errors import UserError
+from hpt_trl.evaluation.intervals import wilson
 from hpt_trl.runs import curves, reporting
-from hpt_trl.runs.intervals import wilson
 
 
 def lines(count: int) -> list[dict]:

@@ -2,10 +2,10 @@
 
 import pytest
 
+from hpt_trl.evaluation.intervals import wilson
 from hpt_trl.pipeline import summary
 from hpt_trl.pipeline.record import Record, StageRecord
 from hpt_trl.runs import runner
-from hpt_trl.runs.intervals import wilson
 from hpt_trl.runs.verdicts import _trials, standard_error, verdict
 from tests.helpers.stage_runs import results
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hpt_trl.runs.intervals import clustered, wilson
+from hpt_trl.evaluation.intervals import clustered, wilson
 
 
 # Newcombe, Statistics in Medicine 17 (1998), table I, method 3.
