@@ -3,19 +3,17 @@
 Every stage reads its data here, so that a layout is described once, in the recipe, and fails in one way.
 """
 
-import difflib
 import logging
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
-import pyarrow as pa
 from datasets import Dataset
 
 from hpt_trl.data.arguments import DataArguments
 from hpt_trl.data.calculator_marks import drop_calculator_marks
 from hpt_trl.data.code_contests import one_row_per_solution
-from hpt_trl.data.final_answers import final_answer
+from hpt_trl.data.column_mapping import map_columns, missing_column, short_answer
 from hpt_trl.data.holding_out import hold_out
 from hpt_trl.data.layouts import Layout, Splits, answer_columns
 from hpt_trl.data.objects import with_column
@@ -30,7 +28,7 @@ from hpt_trl.data.row_checks import (
     validate_solutions,
 )
 from hpt_trl.data.solutions import SolutionArguments
-from hpt_trl.data.sources import ROW, as_dict, column_values, read_source, where
+from hpt_trl.data.sources import ROW, as_dict, column_values, read_measured, read_source, where
 from hpt_trl.errors import UserError
 
 if TYPE_CHECKING:
@@ -42,17 +40,6 @@ __all__ = ["Splits", "columns_for", "load_splits", "to_conversational", "validat
 
 # GRPOTrainer passes these to the rewards itself; a column of the same name would be a second value for the argument.
 _RESERVED = ("prompts", "completions", "trainer_state", "log_extra", "log_metric", "environments")
-_USUAL_NAMES = {
-    "prompt": ("question", "problem", "instruction", "query", "input", "messages"),
-    "completion": ("target", "solution", "response", "output", "answer", "demonstration"),
-    "chosen": ("better", "preferred", "accepted", "winner", "chosen_response"),
-    "rejected": ("worse", "dispreferred", "refused", "loser", "rejected_response"),
-    "text": ("content", "document", "story", "body"),
-    "instruction": ("description", "problem", "question", "prompt", "statement"),
-    "output": ("solution", "code", "completion", "response"),
-    "problem_id": ("name", "task_id", "id", "problem"),
-    "is_correct": ("correct", "passed", "label"),
-}
 # Of layouts where every row has the same columns.
 _NEEDED: dict[str, tuple[str, ...]] = {
     "documents": ("text",),
@@ -87,16 +74,7 @@ def load_splits(
     (train, source), held_out = read_source(arguments, seed=seed)
 
     def read(rows: Dataset, name: str, *, complete: bool) -> Dataset:
-        rows = _prepare(rows, name, arguments, layout, demonstration_column, complete=complete)
-        if layout == "documents":
-            validate_documents(rows, name)
-        elif layout == "solutions":
-            validate_solutions(rows, name)
-        elif layout == "comparisons":
-            validate_comparisons(rows, name)
-        else:
-            validate_rows(rows, name, demonstration_column=demonstration_column, needs_demonstration=complete)
-        return rows
+        return _checked(rows, name, arguments, layout, demonstration_column, complete=complete)
 
     train = read(train, source, complete=needs_demonstration)
     if held_out is None or arguments.test_split_size is not None:
@@ -116,6 +94,34 @@ def load_splits(
         # Answering prompts takes no demonstrations, so a test split may lack them; a loss is measured on them.
         test = read(test, test_source, complete=layout == "demonstrations")
     return Splits(train, test, source, test_source, demonstration_column, layout)
+
+
+def load_measured(
+    arguments: DataArguments, *, seed: int, demonstration_column: str = "completion", layout: Layout = "prompts"
+) -> Splits:
+    """Read the rows that an evaluation measures, as `load_splits` reads those of a training.
+
+    With `test_split_size` they are the rows that a training with the same keys holds out.
+
+    Returns:
+        The rows as `train`.
+
+    Raises:
+        UserError: as `load_splits` does.
+    """
+    if arguments.test_split_size is not None:
+        splits = load_splits(
+            arguments,
+            seed=seed,
+            needs_demonstration=layout == "demonstrations",
+            demonstration_column=demonstration_column,
+            layout=layout,
+        )
+        return replace(splits, train=splits.test, test=None, source=splits.test_source)
+    rows, source = read_measured(arguments, seed=seed)
+    complete = layout == "demonstrations"
+    rows = _checked(rows, source, arguments, layout, demonstration_column, complete=complete)
+    return Splits(rows, None, source, source, demonstration_column, layout)
 
 
 def columns_for(dataset: Dataset | None, *names: str) -> Dataset | None:
@@ -188,6 +194,22 @@ def to_conversational(splits: Splits, tokenizer: "PreTrainedTokenizerBase", argu
     return replace(splits, train=convert(splits.train), test=test)
 
 
+def _checked(
+    rows: Dataset, name: str, arguments: DataArguments, layout: Layout, demonstration_column: str, *, complete: bool
+) -> Dataset:
+    """Rows of one split, their columns mapped and every one checked."""
+    rows = _prepare(rows, name, arguments, layout, demonstration_column, complete=complete)
+    if layout == "documents":
+        validate_documents(rows, name)
+    elif layout == "solutions":
+        validate_solutions(rows, name)
+    elif layout == "comparisons":
+        validate_comparisons(rows, name)
+    else:
+        validate_rows(rows, name, demonstration_column=demonstration_column, needs_demonstration=complete)
+    return rows
+
+
 def _prepare(
     dataset: Dataset,
     source: str,
@@ -200,7 +222,7 @@ def _prepare(
     if len(dataset) == 0:
         raise UserError(f"{source} has no rows.")
     mapping = as_dict(arguments.column_mapping, "column_mapping")
-    dataset = _map_columns(dataset, source, mapping)
+    dataset = map_columns(dataset, source, mapping)
     if layout == "demonstrations":
         dataset = _split_messages(dataset, source, demonstration_column)
     elif layout == "comparisons":
@@ -214,7 +236,7 @@ def _prepare(
     needed = _NEEDED.get(layout) or ("prompt", *(answers if complete else ()))
     for column in needed:
         if column not in present:
-            raise _missing_column(column, column, source, present, mapping)
+            raise missing_column(column, column, source, present, mapping)
     for column in _RESERVED:
         if column in present:
             raise UserError(
@@ -224,7 +246,7 @@ def _prepare(
     if layout in ("prompts", "demonstrations") and demonstration_column in present:
         refuse_marked_rows(dataset, source, mapping)
     if "answer" in present:
-        dataset = _replace(dataset, "answer", _short_answer)
+        dataset = _replace(dataset, "answer", short_answer)
     answers = tuple(column for column in answers if column in present)
     return _alike(drop_calculator_marks(dataset, list(answers), source), list(answers))
 
@@ -276,73 +298,10 @@ def _split_conversations(dataset: Dataset, source: str) -> Dataset:
     return dataset
 
 
-def _map_columns(dataset: Dataset, source: str, mapping: dict[str, str]) -> Dataset:
-    columns = [name for name in dataset.column_names if name != ROW]
-    renamed: dict[str, str] = {}
-    copied: dict[str, list[Any]] = {}
-    for target, path in mapping.items():
-        if not isinstance(path, str):
-            raise UserError(f"column_mapping: `{target}: {path}` must name one column of the data.")
-        name, *inner = [path] if path in columns else path.split(".")
-        if name not in columns:
-            raise _missing_column(target, path, source, columns, mapping)
-        if target == path:
-            continue
-        # A rename moves no data; a second use of a column, or a column inside a struct, is copied.
-        if not inner and name not in mapping and name not in renamed:
-            renamed[name] = target
-        else:
-            copied[target] = _reach(
-                column_values(dataset, name), [name, *inner], f"column_mapping: `{target}: {path}`", source
-            )
-    replaced = [name for name in columns if name in mapping and mapping[name] != name and name not in renamed]
-    dataset = dataset.remove_columns(replaced).rename_columns(renamed)
-    for target, values in copied.items():
-        # Answers of several types become texts in any case.
-        values = [_short_answer(value) for value in values] if target == "answer" else values
-        try:
-            dataset = with_column(dataset, target, values)
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            raise UserError(
-                f"column_mapping: `{target}: {mapping[target]}`: the values in {source} are of several types "
-                f"({str(error).splitlines()[0]}); name a column with the same type in every row."
-            ) from error
-    return dataset
-
-
-def _reach(values: list[Any], path: list[str], key: str, source: str) -> list[Any]:
-    """Follow `path` (a column and the fields inside it) in each value."""
-    for depth, field in enumerate(path[1:], 1):
-        fields = dict.fromkeys(name for value in values if isinstance(value, dict) for name in value)
-        if field not in fields:
-            found = f"it holds {', '.join(fields)}" if fields else "it is not a struct"
-            raise UserError(f"{key}: {source} has `{'.'.join(path[:depth])}`, but {found}.")
-        values = [None if value is None else value.get(field) for value in values]
-    return values
-
-
-def _missing_column(target: str, path: str, source: str, columns: list[str], mapping: dict[str, str]) -> UserError:
-    usual = [name for name in _USUAL_NAMES.get(target, _USUAL_NAMES["completion"]) if name in columns]
-    near = difflib.get_close_matches(path, columns, n=1) or usual[:1]
-    guess = near[0] if near else "<column>"
-    suggestion = ", ".join(f"{key}: {value}" for key, value in {**mapping, target: guess}.items())
-    return UserError(
-        f"{source} has no column `{path}`; it has {', '.join(columns)}. Write, e.g. column_mapping: {{{suggestion}}}"
-    )
-
-
 def _replace(dataset: Dataset, column: str, change: Callable[[Any], Any]) -> Dataset:
     values = column_values(dataset, column)
     changed = [change(value) for value in values]
     return dataset if changed == values else with_column(dataset.remove_columns(column), column, changed)
-
-
-def _short_answer(value: Any) -> str | None:
-    if value is None:
-        return None
-    text = str(value).strip()
-    found = final_answer(text)
-    return text if found is None else found
 
 
 def _kind(dataset: Dataset, column: str) -> type | None:

@@ -17,7 +17,7 @@ from datasets import Dataset, DatasetDict
 from hpt_trl.data.arguments import DataArguments
 from hpt_trl.data.generated import FILES, NAMES, generate, is_generated
 from hpt_trl.data.objects import arrow_column, warn_of_filled_objects
-from hpt_trl.data.splits import pick_splits
+from hpt_trl.data.splits import pick_measured, pick_splits
 from hpt_trl.errors import UserError
 from hpt_trl.settings.values import did_you_mean
 
@@ -68,6 +68,41 @@ def read_source(arguments: DataArguments, *, seed: int) -> tuple[tuple[Dataset, 
     Raises:
         UserError: no such dataset, file or split, a file that cannot be read, or an option that does not apply.
     """
+    if arguments.test_split_size is not None and arguments.dataset_test_split is not None:
+        raise UserError(
+            f"test_split_size: {arguments.test_split_size:g} rows are to be held out, but `dataset_test_split: "
+            f"{arguments.dataset_test_split}` names the held-out rows; drop one of the two."
+        )
+    splits, named = _read_splits(arguments, seed=seed)
+    name, train, test = str(arguments.dataset_name), str(arguments.dataset_train_split), arguments.dataset_test_split
+    training, held_out = pick_splits(splits, name, train, test, named=named)
+    for part, shown in [training, *([held_out] if held_out else [])]:
+        _warn(name, part, shown)
+    return training, held_out
+
+
+def read_measured(arguments: DataArguments, *, seed: int) -> tuple[Dataset, str]:
+    """Read the rows that an evaluation measures, their columns untouched, with the name that messages use.
+
+    They are the split `dataset_test_split`; by default `test` where the data has it, else its only split.
+
+    Raises:
+        UserError: as `read_source` does, or the data has several splits and none of them is `test`.
+    """
+    splits, named = _read_splits(arguments, seed=seed)
+    name = str(arguments.dataset_name)
+    rows, shown = pick_measured(splits, name, arguments.dataset_test_split, named=named)
+    _warn(name, rows, shown)
+    return rows, shown
+
+
+def _warn(name: str, rows: Dataset, shown: str) -> None:
+    if not is_generated(name) and not name.endswith(_JSON):
+        warn_of_filled_objects(rows, shown)
+
+
+def _read_splits(arguments: DataArguments, *, seed: int) -> tuple[dict[str, Dataset], bool]:
+    """All splits of a source, their rows numbered, and whether it gives them names itself."""
     name = arguments.dataset_name
     if not name:
         raise UserError(
@@ -83,15 +118,9 @@ def read_source(arguments: DataArguments, *, seed: int) -> tuple[tuple[Dataset, 
     if options and not generated:
         known = ", ".join(NAMES)
         raise UserError(f"dataset_options: only generated datasets ({known}…) have options; drop it.")
-    train, test = str(arguments.dataset_train_split), arguments.dataset_test_split
     if arguments.dataset_config is not None and (generated or not _may_be_hub(name)):
         raise UserError(
             f"dataset_config: {arguments.dataset_config} names a part of a Hub dataset, and {name} is none; drop it."
-        )
-    if arguments.test_split_size is not None and test is not None:
-        raise UserError(
-            f"test_split_size: {arguments.test_split_size:g} rows are to be held out, but `dataset_test_split: {test}` "
-            "names the held-out rows; drop one of the two."
         )
     if generated:
         splits = generate(name, options, seed=seed)
@@ -101,13 +130,7 @@ def read_source(arguments: DataArguments, *, seed: int) -> tuple[tuple[Dataset, 
         splits = {"train": _read_file(name)}
     else:
         splits = _read_hub(name, arguments.dataset_config)
-    numbered = {split: _numbered(rows) for split, rows in splits.items()}
-    named = isinstance(splits, DatasetDict)
-    (rows, source), held_out = pick_splits(numbered, name, train, test, named=named)
-    for part, shown in [(rows, source), *([held_out] if held_out else [])]:
-        if not generated and not name.endswith(_JSON):
-            warn_of_filled_objects(part, shown)
-    return (rows, source), held_out
+    return {split: _numbered(rows) for split, rows in splits.items()}, isinstance(splits, DatasetDict)
 
 
 def _may_be_hub(name: str) -> bool:

@@ -49,6 +49,28 @@ def pick_splits(
     return training, (_rows(splits, others), f"{source} ({test})")
 
 
+def pick_measured(splits: Mapping[str, Dataset], source: str, test: str | None, *, named: bool) -> tuple[Dataset, str]:
+    """Return the rows that an evaluation measures, with the name that messages use.
+
+    Args:
+        source: the dataset as the recipe names it.
+        test: `dataset_test_split`; None for the split `test`, or the only one.
+        named: the source itself gives its splits names.
+
+    Raises:
+        UserError: no such split, a slice that cannot be read or is empty, or no way to tell which split is meant.
+    """
+    if test is None:
+        if "test" not in splits and len(splits) > 1:
+            raise UserError(
+                f"dataset_test_split: {source} has the splits {', '.join(splits)}; name the one that is measured, e.g. "
+                f"dataset_test_split: {list(splits)[-1]}."
+            )
+        test = "test" if "test" in splits else next(iter(splits))
+    shown = source if len(splits) == 1 and test in splits and not named else f"{source} ({test})"
+    return _rows(splits, _parts(splits, source, test, "dataset_test_split")), shown
+
+
 def _parts(splits: Mapping[str, Dataset], source: str, name: str, key: str) -> list[_Part]:
     if name in splits:
         return [_Part(name, 0, len(splits[name]))]

@@ -1,8 +1,13 @@
-"""The error of a share: Wilson's interval, which also says something at 0 and at 100 %."""
+"""The error of what was measured: of a share by Wilson's interval, of a ratio of sums by drawing the rows anew.
+
+Wilson's interval says something at 0 and at 100 % as well, where drawing anew finds no spread at all.
+"""
 
 import math
 from collections.abc import Sequence
 from statistics import fmean, pvariance
+
+import numpy as np
 
 # Two-sided, 95 % of a normal distribution.
 Z = 1.959964
@@ -35,3 +40,21 @@ def clustered(shares: Sequence[float], size: int) -> tuple[float, float]:
     # All at 0 or at 1: nothing tells the trials of one prompt apart.
     effective = count if alone == 0 else count * size if varies == 0 else min(count * size, alone / varies)
     return wilson(share, effective)
+
+
+def bootstrap(parts: Sequence[tuple[float, float]], *, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
+    """The 95 % percentile interval of a ratio of sums, by drawing its rows anew (Efron and Tibshirani 1993, ch. 13).
+
+    Args:
+        parts: Numerator and denominator of each row, e.g. its loss in nats and its tokens.
+        draws: How often rows are drawn.
+        seed: Of the draws.
+    """
+    values = np.asarray(parts, dtype=np.float64)
+    generator = np.random.default_rng(seed)
+    ratios = np.empty(draws)
+    for draw in range(draws):
+        tops, bottoms = values[generator.integers(len(values), size=len(values))].sum(0)
+        ratios[draw] = tops / bottoms
+    low, high = np.quantile(ratios, [0.025, 0.975])
+    return float(low), float(high)

@@ -47,6 +47,15 @@ def model_exists(name: str, *, revision: str | None = None, trust_remote_code: b
     load_config(name, revision=revision, trust_remote_code=trust_remote_code)
 
 
+def base_of(name: str) -> str:
+    """Return the model that `name` stands on: of a local adapter its base, else `name` itself."""
+    if not is_adapter(name):
+        return name
+    from peft import PeftConfig
+
+    return str(PeftConfig.from_pretrained(name).base_model_name_or_path)
+
+
 def load_config(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> "PretrainedConfig":
     """Load the config of `name`; that of a built-in model is read without unpacking its weights.
 

@@ -12,7 +12,7 @@ class RecipeArguments(RewardArguments, DataArguments):
 
     stage: str = field(
         default="hpt",
-        metadata={"help": "Training stage: pretrain, sft, ref_tuning, rho1, reward, dpo, grpo, ppo or hpt."},
+        metadata={"help": "Stage: pretrain, sft, ref_tuning, rho1, reward, dpo, grpo, ppo, hpt, or evaluate."},
     )
     vllm: str | None = field(
         default=None,

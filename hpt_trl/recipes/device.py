@@ -19,7 +19,7 @@ def check_quantization(values: dict[str, Any], stage: "Stage", sources: Sources)
     """Refuses quantized weights without an adapter, which nothing would train, and keys that need bitsandbytes."""
     asked = [key for key in ("load_in_4bit", "load_in_8bit") if values.get(key)]
     # A stage that makes its own model refuses quantization altogether.
-    if asked and not values.get("use_peft") and stage.make_config is None:
+    if asked and not values.get("use_peft") and stage.make_config is None and stage.trains:
         raise sources.error(
             asked[0], "true: quantized weights are frozen, so that an adapter has to be trained; add `use_peft: true`."
         )

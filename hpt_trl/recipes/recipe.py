@@ -136,7 +136,8 @@ class Stage:
     Attributes:
         name: the recipe's value of `stage`.
         config_class: trainer config, a subclass of `transformers.TrainingArguments`; its fields are recipe keys.
-        build: makes the trainer.
+        build: makes the trainer; None for a stage that trains nothing.
+        left_out: names of keys that the stage does not know, though its classes declare them.
         finish: of the trainer: leaves what the stage has beside the model, once the model is saved and evaluated;
             called by every process.
         argument_class: the other recipe keys, usually `RecipeArguments`.
@@ -162,7 +163,8 @@ class Stage:
 
     name: str
     config_class: type
-    build: "Callable[[StageInputs], Trainer]"
+    build: "Callable[[StageInputs], Trainer] | None" = None
+    left_out: frozenset[str] = frozenset()
     argument_class: "type[RecipeArguments]" = field(default_factory=_recipe_arguments)
     finish: "Callable[[Trainer], None]" = lambda trainer: None
     check: "Callable[[Recipe], None]" = lambda recipe: None
@@ -181,6 +183,11 @@ class Stage:
     success_threshold: Callable[[Any], float] = lambda config: 1.0
     make_tokenizer: "Callable[[Recipe, Splits], PreTrainedTokenizerBase] | None" = None
     make_config: "Callable[[Recipe, PreTrainedTokenizerBase], PretrainedConfig] | None" = None
+
+    @property
+    def trains(self) -> bool:
+        """Whether the stage trains a model, or only measures one."""
+        return self.build is not None
 
 
 def place_of(error: Exception, known: "dict[str, Key]", sources: Sources) -> UserError:

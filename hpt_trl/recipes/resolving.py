@@ -54,7 +54,7 @@ def _stage_of(sources: Sources) -> "Stage":
         raise sources.error("stage", str(error)) from error
 
 
-def _read_values(sources: Sources, known: "dict[str, Key]") -> dict[str, Any]:
+def _read_values(sources: Sources, known: "dict[str, Key]", stage: "Stage") -> dict[str, Any]:
     """Returns key -> value of its field's type, the command line over the file."""
     from hpt_trl.settings.keys import unknown_key
     from hpt_trl.settings.values import NotAllowed, convert, did_you_mean, read_words
@@ -68,6 +68,8 @@ def _read_values(sources: Sources, known: "dict[str, Key]") -> dict[str, Any]:
             # TrlParser's `--no_<key>`.
             values[positive] = False
             continue
+        if name in stage.left_out:
+            raise sources.error(name, f"the stage `{stage.name}` trains nothing, so the key says nothing; drop it.")
         if name not in known:
             raise sources.error(name, unknown_key(name, known))
         key = known[name]
@@ -193,11 +195,12 @@ def resolve_recipe(sources: Sources, world_size: int | None = None, profile: Pro
         world_size = int(os.environ.get("WORLD_SIZE", "1")) if profile is None else profile.num_processes
     profile = launched_profile(world_size) if profile is None else profile
     classes: tuple[Any, ...] = (stage.argument_class, stage.config_class, ModelConfig)
-    known = keys_of(*classes)
-    values = _read_values(sources, known)
+    known = {name: key for name, key in keys_of(*classes).items() if name not in stage.left_out}
+    values = _read_values(sources, known, stage)
     _check_ranges(values, stage, sources)
     raw = dict(values)
-    settle_batch(values, known, world_size, sources)
+    if stage.trains:
+        settle_batch(values, known, world_size, sources)
     if profile.use_cpu and profile.distributed_type.startswith("MULTI_"):
         values.setdefault("use_cpu", True)
     settle_device(values, sources)
@@ -210,11 +213,12 @@ def resolve_recipe(sources: Sources, world_size: int | None = None, profile: Pro
             arguments, config, model_args = TrlParser(classes, conflict_handler="resolve").parse_dict(values)
     except (ValueError, TypeError, ImportError, OSError) as error:
         raise place_of(error, known, sources) from error
-    _check_schedule(config, sources)
-    check_profile(config, profile, sources)
+    if stage.trains:
+        _check_schedule(config, sources)
+        check_profile(config, profile, sources)
     if config.n_gpu > 1 and world_size == 1:
         raise sources.error(
-            "per_device_train_batch_size",
+            "per_device_train_batch_size" if stage.trains else "per_device_eval_batch_size",
             f"one process sees {config.n_gpu} GPUs and would multiply the batch; start one process per GPU with "
             f"`--accelerate multi_gpu --num_processes {config.n_gpu}`, or show it a single one with "
             "CUDA_VISIBLE_DEVICES=0.",

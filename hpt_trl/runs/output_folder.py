@@ -9,6 +9,7 @@ from pathlib import Path
 
 import yaml
 
+from hpt_trl.evaluation.samples import CONDITIONS_FILE, PARTS, SAMPLES_FILE
 from hpt_trl.methods.reward.shift import PICTURE_FILE, SCORES_FILE
 from hpt_trl.methods.rho1.page import PAGE_FILE, SELECTIONS_FILE
 from hpt_trl.recipes.recipe import Recipe
@@ -16,12 +17,14 @@ from hpt_trl.runs.checkpoints import RECIPE_FILE, complete_checkpoints, is_compl
 from hpt_trl.runs.reporting import CURVES_FILE, METRICS_FILE, RESULTS_FILE
 
 BEFORE_FILE = "before.json"
+# Completions of the evaluations that a training names, before and after it.
+EVALUATIONS = "evaluations"
 
 _MARK = "# Resolved recipe of a run of hpt-trl."
 # Everything that a run, TRL and `save_pretrained` write; `overwrite` removes these and nothing else.
 _RUN_FILES = (
     *(RECIPE_FILE, BEFORE_FILE, METRICS_FILE, RESULTS_FILE, CURVES_FILE, SCORES_FILE, PICTURE_FILE),
-    *(SELECTIONS_FILE, PAGE_FILE),
+    *(SELECTIONS_FILE, PAGE_FILE, CONDITIONS_FILE, SAMPLES_FILE, PARTS, SCORES_FILE, EVALUATIONS),
     *("*.safetensors", "model.safetensors.index.json", "config.json", "generation_config.json", "training_args.bin"),
     *("adapter_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "*.jinja"),
     *("vocab.json", "merges.txt", "added_tokens.json", "tokenizer.model", "*processor_config.json", "README.md"),
@@ -70,6 +73,10 @@ def check_output_folder(recipe: Recipe) -> Path | None:
         )
     if recipe.arguments.overwrite:
         return None
+    if not recipe.stage.trains:
+        # Whether completions that are there are this recipe's is found out where they are read.
+        _refuse_training(recipe, stored)
+        return None
     choices = "Name another `--output_dir`, or start anew with `--overwrite true`"
     if (folder / RESULTS_FILE).exists():
         raise recipe.error("output_dir", f"{folder} holds a finished run. {choices}.")
@@ -96,6 +103,16 @@ def open_output_folder(recipe: Recipe, *, resuming: bool) -> Path:
                 path.unlink()
     (folder / RECIPE_FILE).write_text(resolved_recipe(recipe), encoding="utf-8")
     return folder
+
+
+def _refuse_training(recipe: Recipe, stored: Path) -> None:
+    there = yaml.safe_load(stored.read_text(encoding="utf-8")).get("stage")
+    if there != recipe.stage.name:
+        raise recipe.error(
+            "output_dir",
+            f"{stored.parent} holds a run of `stage: {there}`. Name another folder, e.g. {stored.parent}/evaluation or "
+            f"{stored.parent}-{recipe.stage.name}.",
+        )
 
 
 def _differs(stored: Path, recipe: Recipe) -> bool:

@@ -17,7 +17,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase, ProcessorMix
 from trl.trainer.utils import get_callable_name
 
 from hpt_trl.data.layouts import Splits
-from hpt_trl.data.loading import load_splits, to_conversational
+from hpt_trl.data.loading import load_measured, load_splits, to_conversational
 from hpt_trl.data.overlap import Overlap, find_overlap
 from hpt_trl.data.prompt_parts import prompt_parts
 from hpt_trl.data.rendering import Encoder
@@ -25,7 +25,7 @@ from hpt_trl.data.unused import unused_columns
 from hpt_trl.errors import UserError
 from hpt_trl.models.chat_template import take_chat_template
 from hpt_trl.models.end_tokens import end_token_ids
-from hpt_trl.models.loading import load_config, load_tokenizer, model_exists, positions_of
+from hpt_trl.models.loading import base_of, load_config, load_tokenizer, model_exists, positions_of
 from hpt_trl.recipes.adapter_targets import check_adapter_targets
 from hpt_trl.recipes.bundled import find_recipe
 from hpt_trl.recipes.recipe import Recipe
@@ -117,8 +117,10 @@ def prepare_recipe(recipe: Recipe) -> Prepared:
         "trust_remote_code": recipe.setting("trust_remote_code", False),
     }
     model = None if stage.make_config is not None else str(recipe.model_args.model_name_or_path)
-    if model is not None:
-        model_exists(model, **settings)
+    # What an adapter lies over has the config and, where the adapter brings none, the tokenizer.
+    base = model if model is None or stage.trains else base_of(model)
+    if base is not None:
+        model_exists(base, **settings)
     reward_models = _reward_models(recipe)
     rewards = _guarded(recipe, functions, reward_models)
     names = [get_callable_name(reward) for reward in rewards]
@@ -127,7 +129,8 @@ def prepare_recipe(recipe: Recipe) -> Prepared:
     if stage.make_tokenizer is not None:
         tokenizer: Any = stage.make_tokenizer(recipe, splits)
     else:
-        tokenizer = load_tokenizer(str(model), **settings)
+        own = model if model is not None and (Path(model) / "tokenizer_config.json").is_file() else base
+        tokenizer = load_tokenizer(str(base if stage.trains else own), **settings)
         _take_chat_template(recipe, tokenizer)
         _take_eos_token(recipe, tokenizer)
     stage.check_tokenizer(recipe, tokenizer)
@@ -135,10 +138,10 @@ def prepare_recipe(recipe: Recipe) -> Prepared:
     if stage.make_config is not None:
         model_config = stage.make_config(recipe, tokenizer)
     else:
-        model_config = load_config(str(model), **settings)
+        model_config = load_config(str(base), **settings)
         _refuse_reward_model(recipe, model_config)
         check_adapter_targets(recipe, model_config)
-    ends = None if model is None else end_token_ids(model, text_tokenizer(tokenizer).eos_token_id, **settings)
+    ends = None if base is None else end_token_ids(base, text_tokenizer(tokenizer).eos_token_id, **settings)
     encoder = _encoder(recipe, splits, tokenizer, ends)
     splits = stage.fit(recipe, splits, encoder)
     positions = (recipe.setting("model_init_kwargs") or {}).get("max_position_embeddings") or positions_of(model_config)
@@ -153,7 +156,7 @@ def prepare_recipe(recipe: Recipe) -> Prepared:
         splits=splits,
         answered=_answered(recipe, splits, rewards),
         overlap=find_overlap(splits),
-        left_out=check_steps(recipe, splits),
+        left_out=check_steps(recipe, splits) if stage.trains else 0,
         rewards=rewards,
         reward_models=reward_models,
         reward_weights=list(recipe.setting("reward_weights") or [1.0] * len(rewards)),
@@ -205,14 +208,16 @@ def _functions(recipe: Recipe) -> list[Callable[..., Any]]:
 def _load_splits(recipe: Recipe, functions: list[Callable[..., Any]]) -> tuple[Splits, list[str]]:
     """The rows that the stage trains on, and the columns of the data that nothing reads."""
     arguments, config, stage = recipe.arguments, recipe.config, recipe.stage
-    splits = load_splits(
-        arguments,
-        # Not the run's: runs with other seeds share their data and answer the same held-out rows.
-        seed=0,
-        needs_demonstration=stage.needs_demonstration(config),
-        demonstration_column=stage.demonstration_column(config),
-        layout=stage.layout(arguments),
-    )
+    # The seed is not the run's: runs with other seeds share their data and answer the same held-out rows.
+    shape: dict[str, Any] = {
+        "seed": 0,
+        "demonstration_column": stage.demonstration_column(config),
+        "layout": stage.layout(arguments),
+    }
+    if stage.trains:
+        splits = load_splits(arguments, needs_demonstration=stage.needs_demonstration(config), **shape)
+    else:
+        splits = load_measured(arguments, **shape)
     check_columns(arguments.reward_funcs or [], splits.train.column_names, splits.source)
     if config.eval_strategy != "no" and splits.test is None:
         raise recipe.error(
@@ -288,7 +293,7 @@ def _refuse_reward_model(recipe: Recipe, model_config: PretrainedConfig) -> None
 
 
 def _answered(recipe: Recipe, splits: Splits, rewards: list[Any]) -> Dataset | None:
-    """Rows of the evaluation, drawn with a seed of their own: runs with other seeds answer the same rows."""
+    """Rows that are answered before and after the training."""
     arguments = recipe.arguments
     wanted = arguments.eval_samples
     if arguments.eval_num_generations > 1 and arguments.eval_temperature <= 0:
@@ -317,4 +322,9 @@ def _answered(recipe: Recipe, splits: Splits, rewards: list[Any]) -> Dataset | N
         raise recipe.error(
             "eval_samples", f"{wanted} rows, but {splits.test_source} has {len(splits.test)}; allowed: at most that."
         )
-    return splits.test.select(sorted(random.Random(0).sample(range(len(splits.test)), wanted)))
+    return drawn(splits.test, wanted)
+
+
+def drawn(rows: Dataset, wanted: int) -> Dataset:
+    """Rows of an evaluation, drawn with a seed of their own: runs with other seeds answer the same rows."""
+    return rows.select(sorted(random.Random(0).sample(range(len(rows)), wanted)))

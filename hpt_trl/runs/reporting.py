@@ -13,6 +13,7 @@ from transformers import ProgressCallback, TrainerCallback
 
 from hpt_trl.errors import UserError
 from hpt_trl.evaluation.intervals import wilson
+from hpt_trl.evaluation.lines import measure_lines
 from hpt_trl.files import valid_json, write_atomically
 from hpt_trl.methods.reward.shift import report_shift
 from hpt_trl.methods.rho1.page import draw_selections
@@ -207,6 +208,11 @@ def report(output_dir: str | Path) -> None:
     Raises:
         UserError: the files are missing or broken.
     """
+    results = read_results(output_dir)
+    if results is not None and "measures" in results:
+        for line in [f"{_headline(output_dir, results)}, {results['data']}", *measure_lines(results["measures"])]:
+            print(line)
+        return
     draw_curves(output_dir)
     for line in [summary(output_dir), *report_stage(output_dir)]:
         print(line)

@@ -7,23 +7,19 @@ The evaluation before training takes place inside `Trainer.train`, once the trai
 import json
 import math
 import os
-import platform
 import shlex
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from transformers import ProgressCallback, Trainer, TrainerCallback, set_seed
 
-from hpt_trl import __version__
 from hpt_trl.data.unused import describe_unused
 from hpt_trl.errors import UserError
 from hpt_trl.evaluation.intervals import wilson
@@ -32,16 +28,17 @@ from hpt_trl.methods.held_out import RowMeasures, errors_of, measure_held_out, s
 from hpt_trl.models.adapters import keep_adapter_type, keep_four_bit_trainable
 from hpt_trl.models.loading import resolve_model
 from hpt_trl.models.trainable import refuse_untrainable
-from hpt_trl.recipes.bundled import recipe_name, recipes_folder
 from hpt_trl.recipes.profiles import LAUNCH_OPTIONS
 from hpt_trl.recipes.recipe import StageInputs
 from hpt_trl.rollouts.vllm import open_engine
 from hpt_trl.runs.checkpoints import PROCESSES_FILE, full_disk_explained
+from hpt_trl.runs.evaluating import run_evaluation
 from hpt_trl.runs.evaluation import evaluate
 from hpt_trl.runs.health import Health, refuse_untrained
 from hpt_trl.runs.output_folder import BEFORE_FILE, open_output_folder
 from hpt_trl.runs.preparation import Prepared, prepare
 from hpt_trl.runs.quiet import quiet
+from hpt_trl.runs.record import hardware, short_name, versions
 from hpt_trl.runs.reporting import (
     RESULTS_FILE,
     MetricsWriter,
@@ -57,7 +54,6 @@ from hpt_trl.runs.totals import RunTotals
 
 # In before.json alone: what was measured of each held-out row.
 _ROWS = "measured_rows"
-_PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets")
 
 
 def run(name: str, overrides: list[str]) -> None:
@@ -73,6 +69,10 @@ def run(name: str, overrides: list[str]) -> None:
     started = time.perf_counter()
     with quiet():
         prepared = prepare(name, overrides)
+        command = ["hpt-trl", "run", name, *overrides, *shlex.split(os.environ.get(LAUNCH_OPTIONS, ""))]
+        if not prepared.recipe.stage.trains:
+            run_evaluation(prepared, started, command)
+            return
         state = PartialState()
         if state.is_main_process:
             open_engine(prepared.recipe)
@@ -83,7 +83,6 @@ def run(name: str, overrides: list[str]) -> None:
             if prepared.unused:
                 print(f"Columns that nothing reads: {describe_unused(prepared.unused)}", flush=True)
         state.wait_for_everyone()
-        command = ["hpt-trl", "run", name, *overrides, *shlex.split(os.environ.get(LAUNCH_OPTIONS, ""))]
         with full_disk_explained(prepared.recipe.config.output_dir):
             _train(prepared, started, command)
 
@@ -255,6 +254,7 @@ def _build_trainer(
         }
     # Adapters are drawn before the trainer sets the seed itself.
     set_seed(config.seed)
+    assert recipe.stage.build is not None
     trainer = recipe.stage.build(
         StageInputs(
             model=None if prepared.model is None else resolve_model(prepared.model),
@@ -294,7 +294,7 @@ def _finish(
     folder = Path(recipe.config.output_dir)
     wall = {"total": spent.seconds, "train": spent.training_seconds, "evaluation": spent.evaluation_seconds}
     results = {
-        "recipe": _short_name(recipe.path),
+        "recipe": short_name(recipe.path),
         "stage": recipe.stage.name,
         "model": prepared.model or f"a new {prepared.model_config.model_type}",
         "before": before,
@@ -309,9 +309,8 @@ def _finish(
             "training": spent.tokens,
             "evaluation": sum((evaluation or {}).get("tokens", 0) for evaluation in (before, after)),
         },
-        "versions": {"hpt_trl": __version__, "python": platform.python_version()}
-        | {package: version(package) for package in _PACKAGES},
-        "hardware": _hardware(trainer, spent.peak_bytes),
+        "versions": versions(),
+        "hardware": hardware(trainer.accelerator.device, trainer.accelerator.num_processes, spent.peak_bytes),
         "command": shlex.join(command),
     }
     write_results(folder, results)
@@ -336,18 +335,3 @@ def _overlap(prepared: Prepared) -> dict[str, float] | None:
     """Held-out rows that were trained on as well; None without held-out rows."""
     overlap = prepared.overlap
     return None if overlap is None else {"rows": overlap.rows, "of": overlap.total, "share": overlap.share}
-
-
-def _hardware(trainer: Trainer, peak_bytes: int) -> dict[str, Any]:
-    device = trainer.accelerator.device
-    return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "processes": trainer.accelerator.num_processes,
-        "cpu_threads": torch.get_num_threads(),
-        "peak_memory_gib": round(peak_bytes / 2**30, 3),
-    }
-
-
-def _short_name(path: Path) -> str:
-    folder = recipes_folder()
-    return recipe_name(path) if path.resolve().is_relative_to(folder) else path.stem

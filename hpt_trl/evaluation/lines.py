@@ -1,0 +1,31 @@
+"""What an evaluation has measured, for reading."""
+
+from typing import Any
+
+# What an evaluation measures -> how it is shown.
+_SHARES = ("pass@", "avg@", "maj@", "win_rate")
+_NUMBERS = ("perplexity", "loss", "bits_per_byte")
+
+
+def measure_lines(measured: dict[str, Any]) -> list[str]:
+    """What an evaluation has measured, a line each, with its 95 % interval."""
+    lines = []
+    for name, value in measured.items():
+        if value is None or name.endswith("_interval") or not name.startswith((*_SHARES, *_NUMBERS)):
+            continue
+        number = "{:.1%}" if name.startswith(_SHARES) else "{:.4g}"
+        line = f"{name + ':':<14} {number.format(value)}"
+        if (interval := measured.get(f"{name}_interval")) is not None:
+            line += f"  (95 % interval {number.format(interval[0])} to {number.format(interval[1])})"
+        lines.append(line)
+    if measured.get("rewards") and len(measured["rewards"]) > 1:
+        means = ", ".join(f"{name} {value:.4g}" for name, value in measured["rewards"].items() if value is not None)
+        lines.append(f"{'mean rewards:':<14} {means}")
+    if "n" in measured:
+        lines.append(
+            f"{'completions:':<14} {measured['rows']:,} rows x {measured['n']}, mean length "
+            f"{measured['mean_length']:.0f} tokens, {measured['truncated']:.1%} cut at the limit"
+        )
+    else:
+        lines.append(f"{'rows:':<14} {measured['rows']:,}, {measured['scored_tokens']:,} tokens scored")
+    return lines

@@ -1,0 +1,255 @@
+"""One evaluation: completions drawn or read from disk, scored, and what is measured of them."""
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.utils import gather_object
+from datasets import Dataset
+from transformers import TrainerState
+
+from hpt_trl.data.layouts import Layout
+from hpt_trl.data.messages import as_text
+from hpt_trl.data.rendering import Encoded, Encoder
+from hpt_trl.data.sources import ROW
+from hpt_trl.errors import UserError
+from hpt_trl.evaluation.generating import Decoding, Item, Sample, cut_at_stop, generate
+from hpt_trl.evaluation.intervals import clustered
+from hpt_trl.evaluation.measures import majority_at_k, pass_at_k, vote_groups
+from hpt_trl.evaluation.perplexity import measure_perplexity
+from hpt_trl.evaluation.samples import SampleStore
+from hpt_trl.evaluation.scoring import Judge, Scored, score
+from hpt_trl.evaluation.win_rate import measure_win_rate
+
+PASS, AVERAGE, MAJORITY, PERPLEXITY, WIN_RATE = "pass@k", "avg@k", "maj@k", "perplexity", "win_rate"
+MEASURES = (PASS, AVERAGE, MAJORITY, PERPLEXITY, WIN_RATE)
+# Measures of completions that rewards score.
+SCORED = (PASS, AVERAGE, MAJORITY, WIN_RATE)
+# What `against` calls the rows' own answers.
+DEMONSTRATIONS = "demonstrations"
+# Completions that rewards see at once.
+_AT_ONCE = 256
+
+# Draws the completions that are not there yet: of a process its own, in batches.
+Engine = Callable[[Collection[Item]], Iterator[list[Sample]]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is measured of a model.
+
+    Attributes:
+        rows: Held-out rows, with the columns that the rewards read.
+        layout: Theirs.
+        encoder: As prompts and answers are encoded.
+        measures: Some of `MEASURES`.
+        judge: What completions are scored by; None where nothing is.
+        k: Of `pass@k` and `maj@k`.
+        decoding: How completions are drawn.
+        batch_size: Completions or texts at a time in each process.
+        against: What `win_rate` compares with.
+        longest: Tokens that `perplexity` reads at once.
+        demonstration_column: The rows' own answers.
+    """
+
+    rows: Dataset
+    layout: Layout
+    encoder: Encoder
+    measures: Sequence[str]
+    judge: Judge | None
+    decoding: Decoding
+    k: Sequence[int] = (1,)
+    batch_size: int = 8
+    against: str | None = None
+    longest: int = 2048
+    demonstration_column: str = "completion"
+
+    @property
+    def answers(self) -> bool:
+        """Whether completions are drawn."""
+        return any(measure in SCORED for measure in self.measures)
+
+
+def measure(
+    task: Task,
+    model: torch.nn.Module | None,
+    store: SampleStore,
+    *,
+    engine: Engine | None = None,
+    accelerator: Accelerator | None = None,
+    trainer_state: TrainerState | None = None,
+    description: str = "Evaluation",
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Measures a model; all processes must call it together.
+
+    Completions that lie in the store are not drawn again.
+
+    Args:
+        model: Also as wrapped by `accelerator`; None where nothing is left for it to do.
+        store: Where the completions lie, begun by one process.
+        engine: Draws completions in the model's stead.
+        trainer_state: The trainer's, for the rewards.
+
+    Returns:
+        The measures, each a number with its 95 % interval as `<measure>_interval`; and the scored completions as lines
+        for reading, sorted by row.
+    """
+    result: dict[str, Any] = {"rows": len(task.rows)}
+    lines: list[dict[str, Any]] = []
+    if task.answers:
+        scored = _answer(task, model, store, engine, accelerator, trainer_state, description)
+        result |= _of_completions(task, scored)
+        lines = [_line(one, task) for one in scored]
+    if PERPLEXITY in task.measures:
+        assert model is not None
+        result |= _perplexity(task, model, accelerator, description)
+    return result, lines
+
+
+def _answer(
+    task: Task,
+    model: torch.nn.Module | None,
+    store: SampleStore,
+    engine: Engine | None,
+    accelerator: Accelerator | None,
+    trainer_state: TrainerState | None,
+    description: str,
+) -> list[Scored]:
+    """The completions of all rows, scored; the same list in every process."""
+    state = PartialState()
+    done = [(sample.index, sample.generation) for sample in store.read()]
+    if len(done) < len(task.rows) * task.decoding.n:
+        if engine is not None:
+            batches = engine(done)
+        else:
+            assert model is not None
+            batches = generate(
+                model,
+                task.encoder,
+                task.rows,
+                task.decoding,
+                batch_size=task.batch_size,
+                accelerator=accelerator,
+                done=done,
+                description=description,
+            )
+        for batch in batches:
+            store.add(batch, state.process_index)
+    state.wait_for_everyone()
+    samples = store.read()
+    state.wait_for_everyone()
+    if state.is_main_process:
+        store.merge({(sample.index, sample.generation): _readable(sample, task) for sample in samples})
+    return _score(task, samples, trainer_state)
+
+
+def _score(task: Task, samples: list[Sample], trainer_state: TrainerState | None) -> list[Scored]:
+    assert task.judge is not None
+    state = PartialState()
+    own = [samples[start : start + _AT_ONCE] for start in range(0, len(samples), _AT_ONCE)]
+    scored: list[Scored] = []
+    for batch in own[state.process_index :: state.num_processes]:
+        scored += score(
+            batch, task.rows, task.encoder, task.judge, trainer_state=trainer_state, stop=task.decoding.stop
+        )
+    scored = gather_object(scored)
+    return sorted(scored, key=lambda one: (one.sample.index, one.sample.generation))
+
+
+def _readable(sample: Sample, task: Task) -> dict[str, Any]:
+    row = task.rows[sample.index]
+    text = task.encoder.tokenizer.decode(sample.ids, skip_special_tokens=True)
+    return {"row": row.get(ROW), "completion": cut_at_stop(text, task.decoding.stop)}
+
+
+def _line(one: Scored, task: Task) -> dict[str, Any]:
+    assert task.judge is not None
+    row = task.rows[one.sample.index]
+    return {
+        "row": row.get(ROW),
+        "generation": one.sample.generation,
+        "solved": one.solved,
+        "reward": one.reward,
+        "rewards": dict(zip(task.judge.names, one.values, strict=True)),
+        "length": len(one.sample.ids),
+        "truncated": one.sample.truncated,
+        "prompt": as_text(row["prompt"]),
+        "completion": one.text,
+        "answer": row.get("answer"),
+    }
+
+
+def _of_completions(task: Task, scored: list[Scored]) -> dict[str, Any]:
+    """What is measured of scored completions, n of each row."""
+    assert task.judge is not None
+    n, judge = task.decoding.n, task.judge
+    groups = [scored[start : start + n] for start in range(0, len(scored), n)]
+    solved = [[one.solved for one in group] for group in groups]
+    result: dict[str, Any] = {"n": n, "success_reward": judge.names[judge.success]}
+    if PASS in task.measures:
+        for k in task.k:
+            values = [pass_at_k(n, sum(row), k) for row in solved]
+            result |= _with_interval(f"pass@{k}", values, max(n // k, 1))
+    if AVERAGE in task.measures:
+        result |= _with_interval(f"avg@{n}", [fmean(row) for row in solved], n)
+    if MAJORITY in task.measures:
+        votes = [vote_groups([one.text for one in group]) for group in groups]
+        for k in task.k if max(task.k) > 1 else [n]:
+            values = [majority_at_k(vote, row, k) for vote, row in zip(votes, solved, strict=True)]
+            result |= _with_interval(f"maj@{k}", values, max(n // k, 1))
+        result["without_answer"] = fmean(group is None for vote in votes for group in vote)
+    if WIN_RATE in task.measures:
+        result |= measure_win_rate(
+            task.rows,
+            task.encoder,
+            judge,
+            [[one.reward for one in group] for group in groups],
+            against=None if task.against == DEMONSTRATIONS else Path(str(task.against)),
+            demonstration_column=task.demonstration_column,
+        )
+    known = [one.reward for one in scored if one.reward is not None]
+    result |= {
+        "reward": fmean(known) if known else None,
+        "rewards": {
+            name: fmean(values) if (values := [v for one in scored if (v := one.values[place]) is not None]) else None
+            for place, name in enumerate(judge.names)
+        },
+        "unscored": len(scored) - len(known),
+        "mean_length": fmean(len(one.sample.ids) for one in scored),
+        "truncated": fmean(one.sample.truncated for one in scored),
+        "tokens": sum(len(one.sample.ids) + len(one.sample.prompt_ids) for one in scored),
+    }
+    return result
+
+
+def _with_interval(name: str, values: list[float], size: int) -> dict[str, Any]:
+    """The mean over rows, with its interval; each value was found by about `size` trials."""
+    return {name: fmean(values), f"{name}_interval": list(clustered(values, size))}
+
+
+def _perplexity(
+    task: Task, model: torch.nn.Module, accelerator: Accelerator | None, description: str
+) -> dict[str, Any]:
+    encoder, texts = task.encoder, None
+    if task.layout == "documents":
+        texts = task.rows["text"]
+        encoded: list[Encoded] = [encoder.document(text) for text in texts]
+    else:
+        encoded = [encoder.answered(row, task.demonstration_column) for row in task.rows]
+    if not any(sum(row.trained[1:]) for row in encoded):
+        raise UserError("perplexity: no row has a token that is predicted.")
+    pad = encoder.tokenizer.pad_token_id
+    return measure_perplexity(
+        model,
+        encoded,
+        texts,
+        longest=task.longest,
+        batch_size=task.batch_size,
+        pad_token_id=0 if pad is None else pad,
+        accelerator=accelerator,
+        description=f"{description}: perplexity",
+    )

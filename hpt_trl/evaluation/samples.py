@@ -1,0 +1,121 @@
+"""The completions of an evaluation on disk, written as they come: a stopped one goes on, and scoring can be redone.
+
+    samples.json           what the completions depend on: model, rows, decoding
+    samples.jsonl          one line per completion, sorted by row
+    samples.<process>.part what a process has added since; merged into the former when all are there
+    scored.jsonl           what each is worth, written anew by each scoring
+
+A line has the token ids, from which completions are scored, and the text, for reading.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hpt_trl.errors import UserError
+from hpt_trl.evaluation.generating import Item, Sample
+from hpt_trl.files import valid_json, write_atomically
+
+SAMPLES_FILE = "samples.jsonl"
+CONDITIONS_FILE = "samples.json"
+# Written anew by each scoring: what each completion is worth, with prompt and text, for reading.
+SCORED_FILE = "scored.jsonl"
+PARTS = "samples.*.part"
+
+
+class SampleStore:
+    """The completions in a folder.
+
+    Args:
+        folder: Made where it is not there.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+
+    def conditions(self) -> dict[str, Any] | None:
+        """What the completions there depend on; None where there are none."""
+        try:
+            found = json.loads((self.folder / CONDITIONS_FILE).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise UserError(f"{self.folder / CONDITIONS_FILE} is not valid JSON: {error}. Remove the folder.") from None
+        return found if isinstance(found, dict) else {}
+
+    def begin(self, conditions: Mapping[str, Any]) -> None:
+        """Starts a new evaluation: whatever was there is gone."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for path in [self.folder / SAMPLES_FILE, *self.folder.glob(PARTS)]:
+            path.unlink(missing_ok=True)
+        write_atomically(self.folder / CONDITIONS_FILE, json.dumps(valid_json(dict(conditions)), indent=2) + "\n")
+
+    def read(self) -> list[Sample]:
+        """All completions, sorted by row and number; half a line at the end of a part, as a kill leaves it, is none.
+
+        Raises:
+            UserError: a line that is no completion.
+        """
+        found: dict[Item, Sample] = {}
+        for path in [self.folder / SAMPLES_FILE, *sorted(self.folder.glob(PARTS))]:
+            if path.exists():
+                found |= {(sample.index, sample.generation): sample for sample in _read(path)}
+        return [found[item] for item in sorted(found)]
+
+    def texts(self) -> dict[Item, str]:
+        """The completions' texts, sorted by row and number; nothing where no evaluation came to its end."""
+        path = self.folder / SAMPLES_FILE
+        if not path.exists():
+            return {}
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return {(line["index"], line["generation"]): line["completion"] for line in lines}
+
+    def merge(self, texts: Mapping[Item, Mapping[str, Any]] | None = None) -> list[Sample]:
+        """Puts what the processes have added into one file; by one process alone.
+
+        Args:
+            texts: What else a completion's line holds for reading.
+        """
+        samples, known = self.read(), texts or {}
+        lines = (_line(sample, known.get((sample.index, sample.generation), {})) for sample in samples)
+        write_atomically(self.folder / SAMPLES_FILE, "".join(lines))
+        for path in self.folder.glob(PARTS):
+            path.unlink()
+        return samples
+
+    def add(self, samples: Iterable[Sample], process: int = 0) -> None:
+        """Adds completions of one process."""
+        with (self.folder / f"samples.{process}.part").open("a", encoding="utf-8") as file:
+            file.writelines(_line(sample, {}) for sample in samples)
+
+
+def _line(sample: Sample, more: Mapping[str, Any]) -> str:
+    values = {
+        "index": sample.index,
+        "generation": sample.generation,
+        **more,
+        "truncated": sample.truncated,
+        "prompt_ids": sample.prompt_ids,
+        "ids": sample.ids,
+    }
+    return json.dumps(valid_json(values), ensure_ascii=False) + "\n"
+
+
+def _read(path: Path) -> list[Sample]:
+    samples = []
+    texts: Sequence[str] = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    for number, text in enumerate(texts, start=1):
+        try:
+            line = json.loads(text)
+            samples.append(
+                Sample(line["index"], line["generation"], line["prompt_ids"], line["ids"], line["truncated"])
+            )
+        except (ValueError, KeyError, TypeError):
+            if number == len(texts) and path.suffix == ".part":
+                break
+            raise UserError(
+                f"{path}, line {number}: this is no completion of an evaluation. Remove the line, and what is missing "
+                "is generated anew; or start anew with `--overwrite true`."
+            ) from None
+    return samples

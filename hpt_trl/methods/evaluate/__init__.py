@@ -1,0 +1,1 @@
+"""Evaluation alone: completions of held-out rows are drawn and measured, nothing is trained."""

@@ -1,0 +1,137 @@
+"""The stage `evaluate`: recipes that measure a model and train nothing."""
+
+from dataclasses import dataclass, field, fields
+from typing import cast
+
+from trl import ModelConfig
+
+from hpt_trl.data.layouts import Layout, Splits
+from hpt_trl.data.rendering import Encoder
+from hpt_trl.data.sources import ROW, column_values, where
+from hpt_trl.errors import UserError
+from hpt_trl.evaluation.measuring import AVERAGE, DEMONSTRATIONS, MAJORITY, PASS, PERPLEXITY, SCORED
+from hpt_trl.methods.evaluate.config import TRAINING_KEYS, EvaluateConfig
+from hpt_trl.recipes.arguments import RecipeArguments
+from hpt_trl.recipes.recipe import Recipe, Stage
+from hpt_trl.settings.ranges import above, at_least, one_of, share
+
+LAYOUTS = ("prompts", "demonstrations", "documents")
+# Rewards that run code against tests.
+_CODE = ("code_tests", "all_code_tests")
+# Of the settings of every stage, those of a training, of an adapter that is trained, and of its evaluations.
+_OF_TRAINING = ("lora_", "use_peft", "use_rslora", "use_dora", "eval_", "evaluations", "global_batch_size")
+_LEFT_OUT = TRAINING_KEYS | {
+    item.name for kind in (ModelConfig, RecipeArguments) for item in fields(kind) if item.name.startswith(_OF_TRAINING)
+}
+
+
+@dataclass
+class EvaluateArguments(RecipeArguments):
+    """Which rows are measured."""
+
+    dataset_layout: str = field(
+        default="prompts",
+        metadata={
+            "help": "`prompts`: prompts to answer, where the data has them with demonstrations; `demonstrations`: "
+            "prompt and completion (or `messages`); `documents`: plain text (column `text`), for `perplexity`.",
+            "choices": list(LAYOUTS),
+        },
+    )
+    max_rows: int | None = field(
+        default=None,
+        metadata={"help": "Rows that are measured at most, drawn as a training's `eval_samples` are; by default all."},
+    )
+
+
+def measures_of(recipe: Recipe) -> tuple[str, ...]:
+    """What a recipe measures: what it names, or what its rewards are for."""
+    config, rewards = recipe.config, recipe.arguments.reward_funcs or []
+    if config.measures is not None:
+        return tuple(dict.fromkeys(config.measures))
+    if any(name in _CODE for name in rewards):
+        return (PASS,)
+    if rewards or recipe.arguments.reward_model_name_or_path:
+        return (AVERAGE, MAJORITY) if config.n > 1 and rewards else (AVERAGE,)
+    return (PERPLEXITY,)
+
+
+def check(recipe: Recipe) -> None:
+    """Refuse what cannot be measured, before the data is read.
+
+    Raises:
+        UserError: the first such setting.
+    """
+    config, measures, layout = recipe.config, measures_of(recipe), layout_of(recipe.arguments)
+    rewards = [*(recipe.arguments.reward_funcs or []), *(recipe.arguments.reward_model_name_or_path or [])]
+    scored = [measure for measure in measures if measure in SCORED]
+    if scored and not rewards:
+        raise recipe.error(
+            "reward_funcs", f"`{scored[0]}` scores completions; name at least one reward, e.g. `[math_answer]`."
+        )
+    if scored and layout == "documents":
+        raise recipe.error(
+            "dataset_layout", f"documents hold no prompts to answer, which `{scored[0]}` needs; write `prompts`."
+        )
+    if rewards and not scored:
+        raise recipe.error("reward_funcs", "`perplexity` scores no completions; drop the line, or name more measures.")
+    if recipe.profile.spreads_weights:
+        raise recipe.error(
+            "stage",
+            "evaluate holds the whole model in each process; allowed: a profile that does not share it out, such as "
+            "`--accelerate multi_gpu`, or `vllm: colocate` with `vllm_tensor_parallel_size`.",
+        )
+    if config.use_vllm and recipe.world_size > 1:
+        raise recipe.error(
+            "vllm", "vLLM spreads the work itself (`vllm_tensor_parallel_size`); start one process, without a launcher."
+        )
+    if config.use_vllm and PERPLEXITY in measures:
+        raise recipe.error("vllm", "`perplexity` is computed with transformers; measure it by a recipe of its own.")
+
+
+def layout_of(arguments: RecipeArguments) -> Layout:
+    """The layout that a recipe asks for."""
+    return cast(Layout, cast(EvaluateArguments, arguments).dataset_layout)
+
+
+def check_rows(recipe: Recipe, splits: Splits, encoder: Encoder, positions: int | None) -> None:
+    """Refuse rows without the answer that is to be measured.
+
+    Raises:
+        UserError: the first such row.
+    """
+    measures, layout = measures_of(recipe), layout_of(recipe.arguments)
+    if layout == "documents" or not (PERPLEXITY in measures or recipe.config.against == DEMONSTRATIONS):
+        return
+    column = splits.demonstration_column
+    rows = splits.train
+    answers = column_values(rows, column) if column in rows.column_names else [None] * len(rows)
+    for row, answer in zip(rows[ROW], answers, strict=True):
+        if not answer:
+            why = "`perplexity` is that of the rows' answers" if PERPLEXITY in measures else "`against` names it"
+            raise UserError(
+                f"{where(splits.source, row)}: there is no `{column}`, and {why}. Name the column that holds it, e.g. "
+                f"column_mapping: {{{column}: solution}}, or write `dataset_layout: documents` for plain text."
+            )
+
+
+STAGE = Stage(
+    name="evaluate",
+    config_class=EvaluateConfig,
+    argument_class=EvaluateArguments,
+    left_out=frozenset(_LEFT_OUT),
+    check=check,
+    check_rows=check_rows,
+    rules=(
+        one_of("dataset_layout", *LAYOUTS),
+        at_least(1, "n", "max_rows", "max_completion_length", "vllm_tensor_parallel_size", "vllm_max_model_length"),
+        at_least(2, "max_length"),
+        at_least(0, "temperature", "top_k"),
+        above(0, "repetition_penalty"),
+        share("top_p", "vllm_gpu_memory_utilization", zero=False),
+        share("min_p"),
+    ),
+    layout=layout_of,
+    rewards="optional",
+    completion_length=lambda config: config.max_completion_length,
+    success_threshold=lambda config: config.success_threshold,
+)

@@ -1,0 +1,265 @@
+"""A recipe of `stage: evaluate`: completions drawn or found in the output folder, scored, measured, and reported.
+
+Completions depend on the model, the prompts and the decoding; these lie beside them. Given again with the same ones, a
+stopped evaluation goes on, and a finished one is only scored anew, e.g. by other rewards or for another k.
+"""
+
+import hashlib
+import json
+import shlex
+import time
+from collections.abc import Collection, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator, PartialState
+from peft import PeftModel
+from transformers import set_seed
+from trl import get_quantization_config
+from trl.trainer.utils import create_model_from_path
+
+from hpt_trl.data.messages import as_text
+from hpt_trl.evaluation.generating import Item, Sample, encode_prompts
+from hpt_trl.evaluation.lines import measure_lines
+from hpt_trl.evaluation.measuring import DEMONSTRATIONS, PERPLEXITY, WIN_RATE, Task, measure
+from hpt_trl.evaluation.perplexity import LONGEST
+from hpt_trl.evaluation.samples import CONDITIONS_FILE, SAMPLES_FILE, SCORED_FILE, SampleStore
+from hpt_trl.evaluation.scoring import Judge
+from hpt_trl.files import valid_json, write_atomically
+from hpt_trl.methods.evaluate.stage import measures_of
+from hpt_trl.models.digests import adapter_digest, model_digest
+from hpt_trl.models.folders import is_adapter
+from hpt_trl.models.loading import base_of, positions_of, resolve_model
+from hpt_trl.runs.checkpoints import full_disk_explained
+from hpt_trl.runs.output_folder import open_output_folder
+from hpt_trl.runs.preparation import Prepared
+from hpt_trl.runs.record import hardware, short_name, versions
+from hpt_trl.runs.reporting import RESULTS_FILE, duration, write_results
+
+# Completions that stand in results.json, for reading.
+_KEPT = 8
+
+
+def run_evaluation(prepared: Prepared, started: float, command: list[str]) -> None:
+    """Runs a prepared evaluation; every process calls it.
+
+    Raises:
+        UserError: the output folder holds something else, or a reward failed.
+    """
+    recipe, state = prepared.recipe, PartialState()
+    task = task_of(prepared)
+    store = SampleStore(recipe.config.output_dir)
+    with full_disk_explained(recipe.config.output_dir):
+        if state.is_main_process:
+            _open(prepared, store)
+        state.wait_for_everyone()
+        left = task.answers and len(store.read()) < len(task.rows) * task.decoding.n
+        set_seed(recipe.config.seed)
+        accelerator = Accelerator(mixed_precision=_precision(recipe.config), cpu=recipe.config.use_cpu)
+        engine = _vllm_engine(prepared, task) if recipe.config.use_vllm and left else None
+        needed = (left and engine is None) or PERPLEXITY in task.measures
+        model = load_model(prepared, accelerator.device) if needed else None
+        drawing = time.perf_counter()
+        result, lines = measure(task, model, store, engine=engine, accelerator=accelerator)
+        if state.is_main_process:
+            _write(prepared, result, lines, command, started, time.perf_counter() - drawing)
+    state.wait_for_everyone()
+
+
+def task_of(prepared: Prepared) -> Task:
+    """What a prepared evaluation measures."""
+    recipe, config = prepared.recipe, prepared.recipe.config
+    measures = measures_of(recipe)
+    judge = None
+    if prepared.rewards:
+        judge = Judge(prepared.rewards, prepared.judge_weights, prepared.success, prepared.success_threshold)
+    limit = positions_of(prepared.model_config)
+    return Task(
+        rows=prepared.splits.train,
+        layout=prepared.splits.layout,
+        encoder=prepared.encoder,
+        measures=measures,
+        judge=judge,
+        decoding=config.decoding,
+        k=config.k,
+        batch_size=config.per_device_eval_batch_size,
+        against=config.against if WIN_RATE in measures else None,
+        longest=config.max_length or min(limit or LONGEST, LONGEST),
+        demonstration_column=prepared.splits.demonstration_column,
+    )
+
+
+def load_model(prepared: Prepared, device: torch.device) -> torch.nn.Module:
+    """The model of an evaluation, of an adapter with its base, in evaluation mode."""
+    recipe, arguments = prepared.recipe, prepared.recipe.model_args
+    name = str(prepared.model)
+    quantization = get_quantization_config(arguments)
+    settings: dict[str, Any] = {
+        "revision": arguments.model_revision,
+        "trust_remote_code": recipe.config.trust_remote_code,
+        "attn_implementation": arguments.attn_implementation,
+        "dtype": arguments.dtype,
+        **(recipe.config.model_init_kwargs or {}),
+    }
+    if quantization is not None:
+        settings["quantization_config"] = quantization
+    model: Any = create_model_from_path(resolve_model(base_of(name)), device_map={"": device}, **settings)
+    if is_adapter(name):
+        model = PeftModel.from_pretrained(model, name)
+    return model.eval()
+
+
+def _precision(config: Any) -> str:
+    return "bf16" if config.bf16 else "fp16" if config.fp16 else "no"
+
+
+def _open(prepared: Prepared, store: SampleStore) -> None:
+    """Makes the output folder ready: for a new evaluation, or for one that goes on."""
+    recipe, found = prepared.recipe, store.conditions()
+    if WIN_RATE in measures_of(recipe):
+        _check_against(prepared)
+    wanted = json.loads(json.dumps(valid_json(_conditions(prepared))))
+    if recipe.arguments.overwrite or found is None:
+        open_output_folder(recipe, resuming=False)
+        store.begin(wanted)
+        return
+    changed = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
+    if changed:
+        said = "; ".join(
+            f"{name}: {_short(found.get(name))} there, {_short(wanted.get(name))} here" for name in changed
+        )
+        raise recipe.error(
+            "output_dir",
+            f"{store.folder} holds completions of another evaluation ({said}). Name another `--output_dir`, or start "
+            "anew with `--overwrite true`.",
+        )
+    there = len(store.read())
+    open_output_folder(recipe, resuming=True)
+    (store.folder / RESULTS_FILE).unlink(missing_ok=True)
+    print(f"{store.folder / SAMPLES_FILE}: {there:,} completions are there and are not drawn again.", flush=True)
+
+
+def _check_against(prepared: Prepared) -> None:
+    recipe, folder = prepared.recipe, prepared.recipe.config.against
+    if folder == DEMONSTRATIONS:
+        return
+    found = SampleStore(folder).conditions()
+    if found is None or not (Path(folder) / SAMPLES_FILE).is_file():
+        raise recipe.error(
+            "against",
+            f"{folder} holds no finished evaluation ({CONDITIONS_FILE}, {SAMPLES_FILE}); write `demonstrations`, or "
+            "the `output_dir` of one.",
+        )
+    if found.get("rows") != _rows_digest(prepared):
+        raise recipe.error(
+            "against", f"{folder} is an evaluation of other rows; evaluate both models on the same `dataset_name`."
+        )
+
+
+def _conditions(prepared: Prepared) -> dict[str, Any]:
+    """What completions depend on."""
+    recipe, config, name = prepared.recipe, prepared.recipe.config, str(prepared.model)
+    base = base_of(name)
+    adapter = f" with adapter {adapter_digest(name)}" if is_adapter(name) else ""
+    arguments = recipe.model_args
+    return {
+        "model": name,
+        "weights": model_digest(base, revision=arguments.model_revision) + adapter,
+        "rows": _rows_digest(prepared),
+        "prompts": _prompts_digest(prepared),
+        "decoding": asdict(config.decoding),
+        "batch_size": config.per_device_eval_batch_size,
+        "precision": f"{arguments.dtype}, {_precision(config)}",
+        "quantization": "4 bits" if arguments.load_in_4bit else "8 bits" if arguments.load_in_8bit else None,
+        "engine": "vllm" if config.use_vllm else "transformers",
+    }
+
+
+def _rows_digest(prepared: Prepared) -> str:
+    """Of the rows as the data has them, whatever the model's template makes of them."""
+    total = hashlib.blake2b(digest_size=16)
+    rows = prepared.splits.train
+    for value in rows["text"] if prepared.splits.layout == "documents" else rows["prompt"]:
+        total.update(as_text(value).encode() + b"\0")
+    return total.hexdigest()
+
+
+def _prompts_digest(prepared: Prepared) -> str | None:
+    """Of the prompts' tokens."""
+    if prepared.splits.layout == "documents":
+        return None
+    total = hashlib.blake2b(digest_size=16)
+    rows = prepared.splits.train
+    for start in range(0, len(rows), 100):
+        batch = [rows[index] for index in range(start, min(start + 100, len(rows)))]
+        for ids in encode_prompts(prepared.encoder, batch, return_tensors=None)["input_ids"]:
+            total.update(json.dumps(list(ids)).encode())
+    return total.hexdigest()
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def _vllm_engine(prepared: Prepared, task: Task) -> Any:
+    from hpt_trl.evaluation.vllm_engine import draw
+
+    config, arguments, name = prepared.recipe.config, prepared.recipe.model_args, str(prepared.model)
+    settings = {
+        "dtype": arguments.dtype or "auto",
+        "revision": arguments.model_revision,
+        "trust_remote_code": config.trust_remote_code,
+        "gpu_memory_utilization": config.vllm_gpu_memory_utilization,
+        "tensor_parallel_size": config.vllm_tensor_parallel_size,
+        "max_model_len": config.vllm_max_model_length,
+        # Compiling takes longer than the short runs that a CPU is for.
+        "enforce_eager": config.use_cpu,
+        **({"quantization": "bitsandbytes"} if arguments.load_in_4bit else {}),
+    }
+
+    def engine(done: Collection[Item]) -> Iterator[list[Sample]]:
+        adapter = name if is_adapter(name) else None
+        return draw(resolve_model(base_of(name)), task, settings, adapter=adapter, done=done)
+
+    return engine
+
+
+def _write(
+    prepared: Prepared,
+    result: dict[str, Any],
+    lines: list[dict[str, Any]],
+    command: list[str],
+    started: float,
+    measured: float,
+) -> None:
+    recipe = prepared.recipe
+    folder = Path(recipe.config.output_dir)
+    if lines:
+        text = "".join(json.dumps(valid_json(line), ensure_ascii=False) + "\n" for line in lines)
+        write_atomically(folder / SCORED_FILE, text)
+    tokens = result.pop("tokens", 0)
+    shown = [line for line in lines if line["generation"] == 0][:_KEPT]
+    seconds = time.perf_counter() - started
+    results = {
+        "recipe": short_name(recipe.path),
+        "stage": recipe.stage.name,
+        "model": prepared.model,
+        "data": prepared.splits.source,
+        "measures": result,
+        "completions": shown,
+        "wall_time_s": {"total": seconds, "evaluation": measured},
+        "tokens": {"evaluation": tokens},
+        "versions": versions(),
+        "hardware": hardware(PartialState().device, PartialState().num_processes, None),
+        "command": shlex.join(command),
+    }
+    write_results(folder, results)
+    print()
+    for line in measure_lines(result):
+        print(line)
+    print(f"Measured in {duration(seconds)}\nResults: {folder / 'results.json'}")
+    if lines:
+        print(f"Samples: {folder / SCORED_FILE}")
