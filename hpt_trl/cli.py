@@ -1,4 +1,4 @@
-"""The command line: `hpt-trl run | check | score-reference | list | report | merge | doctor`.
+"""The command line: `hpt-trl run | eval | check | score-reference | list | report | merge | doctor`.
 
 Nothing heavy is imported before a command needs it, so that `hpt-trl --help` answers at once.
 """
@@ -30,6 +30,7 @@ examples:
   hpt-trl run my_recipe.yaml --use_peft true --reward_funcs math_answer boxed_format
   hpt-trl run my_pipeline.yaml --sft.max_steps 5
   hpt-trl run my_recipe.yaml --accelerate zero3 --num_processes 8
+  hpt-trl eval evaluate/humaneval --model_name_or_path outputs/my-model
   hpt-trl report outputs/quickstart
   hpt-trl merge outputs/with-lora outputs/merged
   hpt-trl doctor my_recipe.yaml"""
@@ -48,7 +49,7 @@ processes (how many, and what they share out; `check` shows what that comes to):
   --num_machines N --machine_rank I --main_process_ip ADDRESS --main_process_port PORT
   --launcher ray --num_workers N --max_failures N       Ray instead of accelerate"""
 
-RECIPE_COMMANDS = ("run", "check", "score-reference")
+RECIPE_COMMANDS = ("run", "eval", "check", "score-reference")
 
 # Seconds that a process other than the first waits before it prints an error. Where the error is everyone's, the
 # launcher ends the process within that time; where it is its own (a reward failed on its row), it must be heard.
@@ -64,6 +65,13 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, short, long in (
         ("run", "train and evaluate by a recipe", "Train by a recipe and evaluate before and after; see `list`."),
+        (
+            "eval",
+            "measure a model by a recipe of `stage: evaluate`",
+            "Measure a model: pass@k, avg@k, maj@k, perplexity, win rate. Completions are kept: the command goes on "
+            "where it was stopped, and given again with other rewards or another k it only scores. In place of the "
+            "recipe the output folder of an evaluation may be named.",
+        ),
         (
             "check",
             "check a recipe without loading weights",
@@ -156,6 +164,9 @@ def _with_recipe(command: str, recipe: str, words: list[str]) -> int:
     from hpt_trl.recipes.bundled import find_recipe
 
     # A wrong name is answered before the seconds that the runner's imports take.
+    if command == "eval":
+        recipe, words = _evaluation(recipe, words)
+        command = "run"
     path = find_recipe(recipe)
     if is_pipeline(path):
         _with_pipeline(command, path, pipeline_words(words))
@@ -186,6 +197,25 @@ def _with_recipe(command: str, recipe: str, words: list[str]) -> int:
 
         score_reference(recipe, overrides)
     return 0
+
+
+def _evaluation(recipe: str, words: list[str]) -> tuple[str, list[str]]:
+    """Recipe and overrides of `hpt-trl eval`; a folder stands for the evaluation that it holds."""
+    from hpt_trl.recipes.bundled import find_recipe
+    from hpt_trl.settings.file import read_recipe_file
+
+    stored = Path(recipe) / "recipe.yaml"
+    if Path(recipe).is_dir():
+        if not stored.is_file():
+            raise UserError(f"{recipe} holds no evaluation (recipe.yaml); name its recipe, or its output folder.")
+        recipe, words = str(stored), ["--output_dir", recipe, *words]
+    stage = read_recipe_file(find_recipe(recipe)).values.get("stage")
+    if stage != "evaluate":
+        raise UserError(
+            f"{recipe}: `stage: {stage}`; allowed here: evaluate. `hpt-trl run` runs it; to measure the model that it "
+            "leaves, write a recipe of `stage: evaluate` with its folder as `model_name_or_path`."
+        )
+    return recipe, words
 
 
 def _with_pipeline(command: str, path: Path, words: list[str]) -> None:

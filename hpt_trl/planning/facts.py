@@ -4,6 +4,7 @@ from peft import PeftConfig
 from transformers import PretrainedConfig
 
 from hpt_trl.data.unused import describe_unused
+from hpt_trl.evaluation.measuring import MAJORITY, PASS, PERPLEXITY
 from hpt_trl.models.folders import is_adapter
 from hpt_trl.models.loading import load_config
 from hpt_trl.planning import memory, memory_settings
@@ -11,6 +12,7 @@ from hpt_trl.planning.rows import describe_rows
 from hpt_trl.recipes.batches import planned_steps, processes
 from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.recipes.vllm import describe
+from hpt_trl.runs.evaluating import task_of
 from hpt_trl.runs.preparation import Prepared
 from hpt_trl.runs.steps import draws_rows_anew
 
@@ -18,6 +20,8 @@ from hpt_trl.runs.steps import draws_rows_anew
 def facts(prepared: Prepared) -> str:
     """Returns the recipe as it resolves: model, rows, rewards, batch, steps, evaluation, memory."""
     recipe, config = prepared.recipe, prepared.recipe.config
+    if not recipe.stage.trains:
+        return _shown(_measured(prepared))
     per_device, accumulation = config.per_device_train_batch_size, config.gradient_accumulation_steps
     batch = recipe.world_size * per_device * accumulation
     model = prepared.model_config
@@ -51,7 +55,52 @@ def facts(prepared: Prepared) -> str:
         ("device", "CPU" if config.use_cpu else str(config.device)),
         ("output", config.output_dir + (f", resuming from {prepared.checkpoint}" if prepared.checkpoint else "")),
     ]
+    return _shown(lines)
+
+
+def _shown(lines: list[tuple[str, str]]) -> str:
     return "\n".join(f"{name + ':':<15} {text}" for name, text in lines)
+
+
+def _measured(prepared: Prepared) -> list[tuple[str, str]]:
+    """The facts of an evaluation."""
+    recipe, config, task = prepared.recipe, prepared.recipe.config, task_of(prepared)
+    rows, longest = describe_rows(prepared)
+    model, decoding = prepared.model_config, task.decoding
+    reads = task.longest if PERPLEXITY in task.measures else 0
+    judges = [reward_model.config for reward_model in prepared.reward_models]
+    sizes = memory_settings.measuring_sizes(
+        recipe, model, longest, reads=reads, generates=task.answers and not config.use_vllm, reward_models=judges
+    )
+    estimate = memory.estimate_measuring(model, sizes)
+    named = [
+        f"{name} (k {', '.join(map(str, task.k))})" if name in (PASS, MAJORITY) else name for name in task.measures
+    ]
+    lines = [
+        ("recipe", str(recipe.path)),
+        ("stage", recipe.stage.name),
+        ("model", f"{prepared.model} ({model.model_type}, dtype {recipe.model_args.dtype})"),
+        *rows,
+        ("measures", ", ".join(named)),
+    ]
+    if prepared.unused:
+        lines.append(("unused columns", describe_unused(prepared.unused)))
+    if task.judge is not None:
+        lines.append(("rewards", ", ".join(task.judge.names)))
+        lines.append(("solved", f"where {task.judge.names[task.judge.success]} is at least {task.judge.threshold:g}"))
+    if task.answers:
+        drawn = "greedy" if decoding.temperature == 0 else f"temperature {decoding.temperature:g}"
+        drawn += f", top_p {decoding.top_p:g}" if decoding.top_p < 1 else ""
+        engine = "vLLM" if config.use_vllm else "transformers"
+        lines.append(
+            ("completions", f"{decoding.n} a row, {drawn}, up to {decoding.max_new_tokens} tokens, by {engine}")
+        )
+    return [
+        *lines,
+        ("peak memory", f"{estimate.total / 2**30:.1f} GiB per process, estimated from\n{estimate.table()}"),
+        ("device", "CPU" if config.use_cpu else str(config.device)),
+        ("output", config.output_dir),
+    ]
 
 
 def estimate_of(prepared: Prepared) -> memory.MemoryEstimate:
@@ -128,4 +177,6 @@ def _evaluation(prepared: Prepared) -> str:
         )
     if prepared.recipe.stage.measures_held_out and splits.test is not None:
         parts.append(f"the loss on {len(splits.test):,} held-out rows")
+    for name, inner in prepared.evaluations.items():
+        parts.append(f"{name} ({', '.join(task_of(inner).measures)} on {len(inner.splits.train):,} rows)")
     return " and ".join(parts) + ", before and after training" if parts else "none"

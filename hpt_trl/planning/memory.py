@@ -56,6 +56,8 @@ ZERO_BUCKET, ZERO_LIVE = 5 * 10**8, 10**9
 
 # Phases of a step, one of which has the peak.
 BEGINS_BACKWARD, ENDS_BACKWARD, GENERATES = "begin of the backward pass", "end of the backward pass", "generation"
+# The only phase of a stage that trains nothing.
+MEASURES = "evaluation"
 
 _NOTES = {
     "weights": "",
@@ -67,7 +69,7 @@ _NOTES = {
     "copies": "of weights, while they are used",
     "gradients": "",
     "activations": "while training",
-    "head": "while training",
+    "head": "of the loss",
     "kv_cache": "while generating",
 }
 
@@ -115,7 +117,9 @@ class MemoryEstimate:
 
     def table(self) -> str:
         """Returns the parts and the peak in GiB, a line each; what a run has not is left out."""
-        always = ("weights", "optimizer", "gradients", "activations", "head", "kv_cache")
+        always: tuple[str, ...] = ("weights", "optimizer", "gradients", "activations", "head", "kv_cache")
+        if MEASURES in self.phases:
+            always = ("weights", "kv_cache")
         lines = [
             (name.replace("_", " "), getattr(self, name), note)
             for name, note in _NOTES.items()
@@ -318,6 +322,35 @@ def estimate(
         head=round(head),
         kv_cache=round(kv_cache) if sizes.generates else 0,
         phases={name: round(size) for name, size in phases.items()},
+    )
+
+
+def estimate_measuring(config: "PretrainedConfig", sizes: Sizes) -> MemoryEstimate:
+    """Estimates the peak memory of one process that only generates, or reads texts.
+
+    Weights, their copies in the autocast type, the KV cache, and the larger of one position's logits of all rows and
+    all logits of the rows that are read at once; see `estimate`.
+
+    Args:
+        sizes: `rows` of `completion_length` tokens are read at once, `generated_rows` are generated.
+    """
+    counts, text_config = count_parameters(config), config.get_text_config()
+    weights = (counts.total - counts.linear) * sizes.weight_bytes + counts.linear * sizes.linear_bytes
+    copies, _ = _copies(counts, text_config.num_hidden_layers, sizes)
+    layer, vocabulary = _layer(text_config, sizes, counts), text_config.vocab_size
+    length = sizes.prompt_length + sizes.completion_length
+    generating = sizes.generated_rows * length * layer.keys_values * text_config.num_hidden_layers
+    generating += sizes.generated_rows * (
+        sizes.prompt_length * layer.working + vocabulary * (sizes.activation_bytes + 8)
+    )
+    # The logits in the type of the computation, in float32, and the distance of each from the largest.
+    reading = sizes.rows * length * (layer.working + vocabulary * (sizes.activation_bytes + 8))
+    total = weights + copies + sizes.reward_models + max(generating, reading)
+    nothing = dict.fromkeys((field.name for field in dataclasses.fields(MemoryEstimate) if field.name != "phases"), 0)
+    parts = {"weights": weights, "copies": copies, "reward_models": sizes.reward_models}
+    parts |= {"kv_cache": generating, "head": reading}
+    return MemoryEstimate(
+        **nothing | {name: round(size) for name, size in parts.items()}, phases={MEASURES: round(total)}
     )
 
 

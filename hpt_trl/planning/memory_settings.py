@@ -150,6 +150,46 @@ def sizes_of(
     )
 
 
+def measuring_sizes(
+    recipe: "Recipe",
+    config: "PretrainedConfig",
+    prompt: int,
+    *,
+    reads: int,
+    generates: bool,
+    reward_models: "Sequence[PretrainedConfig]" = (),
+) -> Sizes:
+    """Reads the numbers of a recipe that trains nothing.
+
+    Args:
+        prompt: tokens of the longest prompt that is expected.
+        reads: tokens of texts that are read at once; 0 where none are.
+        generates: whether completions are drawn in this process, and not by vLLM.
+    """
+    arguments, settings = recipe.model_args, recipe.config
+    weight_bytes = dtype_of(arguments.dtype, config).itemsize
+    linear_bytes: float = weight_bytes
+    if arguments.load_in_4bit:
+        linear_bytes = FOUR_BIT_NESTED if arguments.use_bnb_nested_quant else FOUR_BIT
+    elif arguments.load_in_8bit:
+        linear_bytes = EIGHT_BIT
+    rows, half = settings.per_device_eval_batch_size, settings.bf16 or settings.fp16
+    return Sizes(
+        rows=rows if reads else 0,
+        generated_rows=rows if generates else 0,
+        prompt_length=0 if reads else prompt,
+        completion_length=reads or settings.max_completion_length,
+        weight_bytes=weight_bytes,
+        linear_bytes=linear_bytes,
+        trainable_bytes=weight_bytes,
+        activation_bytes=2 if half else weight_bytes,
+        autocast=half,
+        reward_models=sum(
+            count_parameters(model, scores=True).total * dtype_of("auto", model).itemsize for model in reward_models
+        ),
+    )
+
+
 def _reference_bytes(recipe: "Recipe", reference: "PretrainedConfig") -> float:
     """Bytes of the weights of Rho-1's reference, which each process holds whole."""
     counts = count_parameters(reference)

@@ -50,6 +50,13 @@ class RecipeArguments(RewardArguments, DataArguments):
             "stage's."
         },
     )
+    evaluations: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Recipes of `stage: evaluate` that are run with the model before and after the training, by path "
+            "or bundled name; their `model_name_or_path` and `output_dir` are this run's."
+        },
+    )
     overwrite: bool = field(
         default=False,
         metadata={

@@ -111,6 +111,13 @@ def load_model(prepared: Prepared, device: torch.device) -> torch.nn.Module:
     return model.eval()
 
 
+def write_scored(folder: Path, lines: list[dict[str, Any]]) -> None:
+    """Leaves scored completions for reading; nothing where none were drawn."""
+    if lines:
+        text = "".join(json.dumps(valid_json(line), ensure_ascii=False) + "\n" for line in lines)
+        write_atomically(folder / SCORED_FILE, text)
+
+
 def _precision(config: Any) -> str:
     return "bf16" if config.bf16 else "fp16" if config.fp16 else "no"
 
@@ -127,13 +134,11 @@ def _open(prepared: Prepared, store: SampleStore) -> None:
         return
     changed = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
     if changed:
-        said = "; ".join(
-            f"{name}: {_short(found.get(name))} there, {_short(wanted.get(name))} here" for name in changed
-        )
+        sides = [f"{name}: {_short(found.get(name))} there, {_short(wanted.get(name))} here" for name in changed]
         raise recipe.error(
             "output_dir",
-            f"{store.folder} holds completions of another evaluation ({said}). Name another `--output_dir`, or start "
-            "anew with `--overwrite true`.",
+            f"{store.folder} holds completions of another evaluation ({'; '.join(sides)}). Name another `--output_dir`, "
+            "or start anew with `--overwrite true`.",
         )
     there = len(store.read())
     open_output_folder(recipe, resuming=True)
@@ -237,9 +242,7 @@ def _write(
 ) -> None:
     recipe = prepared.recipe
     folder = Path(recipe.config.output_dir)
-    if lines:
-        text = "".join(json.dumps(valid_json(line), ensure_ascii=False) + "\n" for line in lines)
-        write_atomically(folder / SCORED_FILE, text)
+    write_scored(folder, lines)
     tokens = result.pop("tokens", 0)
     shown = [line for line in lines if line["generation"] == 0][:_KEPT]
     seconds = time.perf_counter() - started

@@ -8,7 +8,7 @@ Of a reward model, too, only config and tokenizer are looked at here.
 import logging
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -62,6 +62,7 @@ class Prepared:
         encoder: As the trainer encodes rows.
         checkpoint: Where the run goes on, None for a new one.
         eval_max_new_tokens: Length limit of the evaluation, in tokens.
+        evaluations: Name -> the evaluation of that name, before and after the training.
         unused: Columns of the data that nothing reads.
     """
 
@@ -81,6 +82,7 @@ class Prepared:
     encoder: Encoder
     checkpoint: Path | None
     eval_max_new_tokens: int
+    evaluations: "dict[str, Prepared]"
     unused: list[str]
 
     @property
@@ -106,17 +108,22 @@ def prepare(name: str, overrides: list[str]) -> Prepared:
     return prepare_recipe(read_recipe(find_recipe(name), overrides))
 
 
-def prepare_recipe(recipe: Recipe) -> Prepared:
-    """Resolves a recipe that has been read; see `prepare`."""
+def prepare_recipe(recipe: Recipe, trained: "Trained | None" = None) -> Prepared:
+    """Resolves a recipe that has been read; see `prepare`.
+
+    Args:
+        trained: Of an evaluation that a training names: the model that is trained, in place of a named one.
+    """
     arguments, config, stage = recipe.arguments, recipe.config, recipe.stage
     stage.check(recipe)
-    checkpoint = check_output_folder(recipe)
+    checkpoint = None if trained else check_output_folder(recipe)
     functions = _functions(recipe)
     settings: dict[str, Any] = {
         "revision": recipe.model_args.model_revision,
         "trust_remote_code": recipe.setting("trust_remote_code", False),
     }
-    model = None if stage.make_config is not None else str(recipe.model_args.model_name_or_path)
+    named = stage.make_config is None and trained is None
+    model = str(recipe.model_args.model_name_or_path) if named else None
     # What an adapter lies over has the config and, where the adapter brings none, the tokenizer.
     base = model if model is None or stage.trains else base_of(model)
     if base is not None:
@@ -126,8 +133,10 @@ def prepare_recipe(recipe: Recipe) -> Prepared:
     names = [get_callable_name(reward) for reward in rewards]
     success = success_of(recipe, names)
     splits, unused = _load_splits(recipe, functions)
-    if stage.make_tokenizer is not None:
-        tokenizer: Any = stage.make_tokenizer(recipe, splits)
+    if trained is not None:
+        tokenizer: Any = trained.tokenizer
+    elif stage.make_tokenizer is not None:
+        tokenizer = stage.make_tokenizer(recipe, splits)
     else:
         own = model if model is not None and (Path(model) / "tokenizer_config.json").is_file() else base
         tokenizer = load_tokenizer(str(base if stage.trains else own), **settings)
@@ -135,13 +144,18 @@ def prepare_recipe(recipe: Recipe) -> Prepared:
         _take_eos_token(recipe, tokenizer)
     stage.check_tokenizer(recipe, tokenizer)
     splits = to_conversational(splits, cast(PreTrainedTokenizerBase, tokenizer), arguments)
-    if stage.make_config is not None:
+    if trained is not None:
+        model_config = trained.model_config
+    elif stage.make_config is not None:
         model_config = stage.make_config(recipe, tokenizer)
     else:
         model_config = load_config(str(base), **settings)
         _refuse_reward_model(recipe, model_config)
         check_adapter_targets(recipe, model_config)
-    ends = None if base is None else end_token_ids(base, text_tokenizer(tokenizer).eos_token_id, **settings)
+    if trained is not None:
+        ends = trained.end_ids
+    else:
+        ends = None if base is None else end_token_ids(base, text_tokenizer(tokenizer).eos_token_id, **settings)
     encoder = _encoder(recipe, splits, tokenizer, ends)
     splits = stage.fit(recipe, splits, encoder)
     positions = (recipe.setting("model_init_kwargs") or {}).get("max_position_embeddings") or positions_of(model_config)
@@ -166,6 +180,7 @@ def prepare_recipe(recipe: Recipe) -> Prepared:
         encoder=encoder,
         checkpoint=checkpoint,
         eval_max_new_tokens=arguments.eval_max_new_tokens or stage.completion_length(config),
+        evaluations=_evaluations(recipe, Trained(tokenizer, model_config, ends)),
         unused=unused,
     )
     check_lengths(recipe, splits, encoder, prepared.answered, prepared.eval_max_new_tokens, positions)
@@ -175,6 +190,39 @@ def prepare_recipe(recipe: Recipe) -> Prepared:
     if rewards:
         check_thresholds(recipe, rewards[success], names[success])
     return prepared
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The model that a training is about to train, for the evaluations that it names.
+
+    Attributes:
+        end_ids: Token ids at which it stops; None for all special ones.
+    """
+
+    tokenizer: Any
+    model_config: PretrainedConfig
+    end_ids: list[int] | None
+
+
+def _evaluations(recipe: Recipe, trained: Trained) -> dict[str, Prepared]:
+    """The evaluations that a training names, with its model."""
+    found: dict[str, Prepared] = {}
+    for name in recipe.arguments.evaluations or []:
+        try:
+            beside = recipe.path.parent / name
+            path = beside if beside.is_file() else find_recipe(name)
+            words = ["--model_name_or_path", str(recipe.model_args.model_name_or_path or "the trained model")]
+            words += ["--output_dir", recipe.config.output_dir, "--use_cpu", str(recipe.config.use_cpu).lower()]
+            inner = read_recipe(path, words, world_size=recipe.world_size, profile=recipe.profile)
+            if inner.stage.trains:
+                raise inner.error("stage", f"{inner.stage.name} trains a model; allowed here: evaluate.")
+            if path.stem in found:
+                raise UserError(f"{path}: another evaluation is called {path.stem} as well; rename one of the files.")
+            found[path.stem] = prepare_recipe(inner, trained)
+        except UserError as error:
+            raise recipe.error("evaluations", f"{name}: {error}") from error
+    return found
 
 
 def check_without_model(recipe: Recipe) -> None:
@@ -218,6 +266,9 @@ def _load_splits(recipe: Recipe, functions: list[Callable[..., Any]]) -> tuple[S
         splits = load_splits(arguments, needs_demonstration=stage.needs_demonstration(config), **shape)
     else:
         splits = load_measured(arguments, **shape)
+        wanted = getattr(arguments, "max_rows", None)
+        if wanted is not None and wanted < len(splits.train):
+            splits = replace(splits, train=drawn(splits.train, wanted))
     check_columns(arguments.reward_funcs or [], splits.train.column_names, splits.source)
     if config.eval_strategy != "no" and splits.test is None:
         raise recipe.error(
