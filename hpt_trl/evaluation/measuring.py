@@ -23,7 +23,7 @@ from hpt_trl.evaluation.measures import majority_at_k, pass_at_k, vote_groups
 from hpt_trl.evaluation.perplexity import measure_perplexity
 from hpt_trl.evaluation.samples import SampleStore
 from hpt_trl.evaluation.scoring import Judge, Scored, score
-from hpt_trl.evaluation.win_rate import measure_win_rate
+from hpt_trl.evaluation.win_rate import rewards_of_demonstrations, rewards_of_evaluation, win_rate
 
 PASS, AVERAGE, MAJORITY, PERPLEXITY, WIN_RATE = "pass@k", "avg@k", "maj@k", "perplexity", "win_rate"
 MEASURES = (PASS, AVERAGE, MAJORITY, PERPLEXITY, WIN_RATE)
@@ -102,7 +102,7 @@ def measure(
     lines: list[dict[str, Any]] = []
     if task.answers:
         scored = _answer(task, model, store, engine, accelerator, trainer_state, description)
-        result |= _of_completions(task, scored)
+        result |= _of_completions(task, scored, (store.conditions() or {}).get("prompts"))
         lines = [_line(one, task) for one in scored]
     if PERPLEXITY in task.measures:
         assert model is not None
@@ -183,7 +183,7 @@ def _line(one: Scored, task: Task) -> dict[str, Any]:
     }
 
 
-def _of_completions(task: Task, scored: list[Scored]) -> dict[str, Any]:
+def _of_completions(task: Task, scored: list[Scored], prompts: str | None) -> dict[str, Any]:
     """What is measured of scored completions, n of each row."""
     assert task.judge is not None
     n, judge = task.decoding.n, task.judge
@@ -203,14 +203,8 @@ def _of_completions(task: Task, scored: list[Scored]) -> dict[str, Any]:
             result |= _with_interval(f"maj@{k}", values, max(n // k, 1))
         result["without_answer"] = fmean(group is None for vote in votes for group in vote)
     if WIN_RATE in task.measures:
-        result |= measure_win_rate(
-            task.rows,
-            task.encoder,
-            judge,
-            [[one.reward for one in group] for group in groups],
-            against=None if task.against == DEMONSTRATIONS else Path(str(task.against)),
-            demonstration_column=task.demonstration_column,
-        )
+        result |= win_rate([[one.reward for one in group] for group in groups], _others(task, prompts))
+        result["against"] = task.against
     known = [one.reward for one in scored if one.reward is not None]
     result |= {
         "reward": fmean(known) if known else None,
@@ -224,6 +218,15 @@ def _of_completions(task: Task, scored: list[Scored]) -> dict[str, Any]:
         "tokens": sum(len(one.sample.ids) + len(one.sample.prompt_ids) for one in scored),
     }
     return result
+
+
+def _others(task: Task, prompts: str | None) -> list[list[float | None]]:
+    """What `win_rate` compares with."""
+    assert task.judge is not None
+    rows, encoder, judge = task.rows, task.encoder, task.judge
+    if task.against == DEMONSTRATIONS:
+        return rewards_of_demonstrations(rows, task.demonstration_column, encoder, judge)
+    return rewards_of_evaluation(Path(str(task.against)), rows, encoder, judge, task.decoding.stop, prompts)
 
 
 def _with_interval(name: str, values: list[float], size: int) -> dict[str, Any]:

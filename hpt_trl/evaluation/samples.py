@@ -69,7 +69,11 @@ class SampleStore:
         if not path.exists():
             return {}
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        return {(line["index"], line["generation"]): line["completion"] for line in lines}
+        return {(line["index"], line["generation"]): line["completion"] for line in lines if "completion" in line}
+
+    def take_up(self) -> list[Sample]:
+        """All completions, what a stopped evaluation left in parts put into one file; by one process alone."""
+        return self.merge() if any(self.folder.glob(PARTS)) else self.read()
 
     def merge(self, texts: Mapping[Item, Mapping[str, Any]] | None = None) -> list[Sample]:
         """Puts what the processes have added into one file; by one process alone.

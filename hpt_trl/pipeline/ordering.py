@@ -31,6 +31,15 @@ def check_references(stages: list[PlannedStage]) -> None:
                 f"{where}: `{used}` is a `{kinds[used]}` stage, whose output scores nothing; a reward model comes from "
                 f"a `reward` stage ({instead})."
             )
+        if (kinds[used] == "evaluate") != (key == "against"):
+            raise UserError(
+                f"{where}: `{used}` is a `{kinds[used]}` stage; "
+                + (
+                    "`against` names one of `stage: evaluate`."
+                    if key == "against"
+                    else "an evaluation leaves no model. Name the stage whose model it measures."
+                )
+            )
         if kinds[used] == "reward" and stage.kind != "reward":
             needs = {
                 "model_name_or_path": f"`{stage.kind}` trains a language model. Did you mean `reward_model: "

@@ -27,6 +27,8 @@ _USUAL = {
 _COMMON = ("reward", "accuracy", "held_out.loss")
 # Measures that mean the same in every stage and may stand side by side; each stage's loss is one of its own.
 _SHARED = ("reward", "accuracy")
+# Of a stage that only measures.
+_MEASURED = ("pass@", "avg@", "maj@", "win_rate", "perplexity")
 # Rows of the table per stage.
 _MOST = 3
 
@@ -57,7 +59,8 @@ def closing_line(record: Record, name: str) -> str:
     said = f"{name}: finished in {duration(known.seconds)}"
     for measure, values in list(_measures(record, name).items())[:1]:
         judged = f" ({values['verdict']})" if values["verdict"] else ""
-        said += f"; {measure} {_number(values['before'])} -> {_number(values['after'])}{judged}"
+        before = "" if values["before"] is None else f"{_number(values['before'])} -> "
+        said += f"; {measure} {before}{_number(values['after'])}{judged}"
     return said
 
 
@@ -142,8 +145,13 @@ def _finished(record: Record, name: str) -> bool:
 
 
 def _values_of(record: Record, name: str) -> dict[str, tuple[float, float]]:
-    """Measure -> before and after, of every number that a stage's results have on both sides."""
+    """Measure -> before and after, of every number that a stage's results have on both sides.
+
+    A stage that only measures has one side, which stands for both.
+    """
     results = read_results(record.folder / name) or {}
+    if "measures" in results:
+        return {key: (value, value) for key, value in _flat(results["measures"]).items()}
     before, after = _flat(results.get("before")), _flat(results.get("after"))
     return {key: (before[key], after[key]) for key in before if key in after}
 
@@ -164,20 +172,24 @@ def _measures(record: Record, name: str) -> dict[str, dict[str, Any]]:
     """The measures that the table shows of a stage, the most telling first."""
     known, values = record.stages[name], _values_of(record, name)
     results = read_results(record.folder / name) or {}
-    wanted = [*([known.measure] if known.measure else []), *_USUAL.get(known.stage, ()), *_COMMON]
+    measured = [key for key in values if key.startswith(_MEASURED)] if "measures" in results else []
+    wanted = [*([known.measure] if known.measure else []), *measured, *_USUAL.get(known.stage, ()), *_COMMON]
     found: dict[str, dict[str, Any]] = {}
     for measure in wanted:
         # A reward of 0 or 1 is the accuracy under another name.
         is_new = measure == known.measure or values.get(measure) not in [values[other] for other in found]
         if measure in values and is_new and len(found) < _MOST:
             before, after = values[measure]
-            said = verdict(measure, results["before"], results["after"])
-            found[measure] = {"before": before, "after": after, "verdict": said}
+            if "measures" in results:
+                found[measure] = {"before": None, "after": after, "verdict": ""}
+            else:
+                said = verdict(measure, results["before"], results["after"])
+                found[measure] = {"before": before, "after": after, "verdict": said}
     return found
 
 
-def _number(value: float) -> str:
-    return f"{value:.4g}"
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
 
 
 def _main_curve(record: Record, name: str) -> tuple[str, Points] | None:
@@ -194,7 +206,11 @@ def _main_curve(record: Record, name: str) -> tuple[str, Points] | None:
 
 def _shared(record: Record) -> tuple[str, dict[str, tuple[float, float]]]:
     """A measure that several stages have, and of each of these its values before and after; nothing without one."""
-    values = {name: _values_of(record, name) for name in record.order if _finished(record, name)}
+    values = {
+        name: _values_of(record, name)
+        for name in record.order
+        if _finished(record, name) and record.stages[name].stage != "evaluate"
+    }
     for measure in _SHARED:
         bars = {name: found[measure] for name, found in values.items() if measure in found}
         if len(bars) > 1:

@@ -73,9 +73,8 @@ def _measured(prepared: Prepared) -> list[tuple[str, str]]:
         recipe, model, longest, reads=reads, generates=task.answers and not config.use_vllm, reward_models=judges
     )
     estimate = memory.estimate_measuring(model, sizes)
-    named = [
-        f"{name} (k {', '.join(map(str, task.k))})" if name in (PASS, MAJORITY) else name for name in task.measures
-    ]
+    of_k = f" (k {', '.join(map(str, task.k))})"
+    named = [name + (of_k if name in (PASS, MAJORITY) else "") for name in task.measures]
     lines = [
         ("recipe", str(recipe.path)),
         ("stage", recipe.stage.name),

@@ -339,12 +339,11 @@ def estimate_measuring(config: "PretrainedConfig", sizes: Sizes) -> MemoryEstima
     copies, _ = _copies(counts, text_config.num_hidden_layers, sizes)
     layer, vocabulary = _layer(text_config, sizes, counts), text_config.vocab_size
     length = sizes.prompt_length + sizes.completion_length
+    # In the type of the computation, in float32, and the distance of each from the largest.
+    logits = vocabulary * (sizes.activation_bytes + 8)
     generating = sizes.generated_rows * length * layer.keys_values * text_config.num_hidden_layers
-    generating += sizes.generated_rows * (
-        sizes.prompt_length * layer.working + vocabulary * (sizes.activation_bytes + 8)
-    )
-    # The logits in the type of the computation, in float32, and the distance of each from the largest.
-    reading = sizes.rows * length * (layer.working + vocabulary * (sizes.activation_bytes + 8))
+    generating += sizes.generated_rows * (sizes.prompt_length * layer.working + logits)
+    reading = sizes.rows * length * (layer.working + logits)
     total = weights + copies + sizes.reward_models + max(generating, reading)
     nothing = dict.fromkeys((field.name for field in dataclasses.fields(MemoryEstimate) if field.name != "phases"), 0)
     parts = {"weights": weights, "copies": copies, "reward_models": sizes.reward_models}

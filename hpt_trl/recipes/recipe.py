@@ -156,6 +156,7 @@ class Stage:
             by generation alone, or none.
         measures_held_out: whether `trainer.evaluate()` measures the held-out rows before and after the training.
         completion_length: of a config: length limit of the evaluation's completions, in tokens.
+        counts_solved: of a recipe: whether completions are counted as solved or not.
         success_threshold: of a config: the reward from which the evaluation counts a completion as solved.
         make_tokenizer: of a recipe and its rows: the tokenizer, where it is not the one of `model_name_or_path`.
         make_config: of a recipe and the tokenizer: the config of a new model; the recipe then names no model.
@@ -180,6 +181,7 @@ class Stage:
     rewards: Literal["required", "optional", "none"] = "none"
     measures_held_out: bool = False
     completion_length: Callable[[Any], int] = lambda config: EVAL_NEW_TOKENS
+    counts_solved: "Callable[[Recipe], bool]" = lambda recipe: True
     success_threshold: Callable[[Any], float] = lambda config: 1.0
     make_tokenizer: "Callable[[Recipe, Splits], PreTrainedTokenizerBase] | None" = None
     make_config: "Callable[[Recipe, PreTrainedTokenizerBase], PretrainedConfig] | None" = None

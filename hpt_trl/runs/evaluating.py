@@ -127,20 +127,20 @@ def _open(prepared: Prepared, store: SampleStore) -> None:
     recipe, found = prepared.recipe, store.conditions()
     if WIN_RATE in measures_of(recipe):
         _check_against(prepared)
-    wanted = json.loads(json.dumps(valid_json(_conditions(prepared))))
+    wanted = valid_json(_conditions(prepared))
     if recipe.arguments.overwrite or found is None:
         open_output_folder(recipe, resuming=False)
         store.begin(wanted)
         return
     changed = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
     if changed:
-        sides = [f"{name}: {_short(found.get(name))} there, {_short(wanted.get(name))} here" for name in changed]
+        sides = [f"{name} {_short(found.get(name))} there, {_short(wanted.get(name))} here" for name in changed]
         raise recipe.error(
             "output_dir",
-            f"{store.folder} holds completions of another evaluation ({'; '.join(sides)}). Name another `--output_dir`, "
-            "or start anew with `--overwrite true`.",
+            f"{store.folder} holds completions of another evaluation: {'; '.join(sides)}. Name another "
+            "`--output_dir`, or start anew with `--overwrite true`.",
         )
-    there = len(store.read())
+    there = len(store.take_up())
     open_output_folder(recipe, resuming=True)
     (store.folder / RESULTS_FILE).unlink(missing_ok=True)
     print(f"{store.folder / SAMPLES_FILE}: {there:,} completions are there and are not drawn again.", flush=True)
@@ -173,8 +173,8 @@ def _conditions(prepared: Prepared) -> dict[str, Any]:
         "model": name,
         "weights": model_digest(base, revision=arguments.model_revision) + adapter,
         "rows": _rows_digest(prepared),
-        "prompts": _prompts_digest(prepared),
-        "decoding": asdict(config.decoding),
+        "prompts": prompts_digest(prepared),
+        **asdict(config.decoding),
         "batch_size": config.per_device_eval_batch_size,
         "precision": f"{arguments.dtype}, {_precision(config)}",
         "quantization": "4 bits" if arguments.load_in_4bit else "8 bits" if arguments.load_in_8bit else None,
@@ -191,7 +191,7 @@ def _rows_digest(prepared: Prepared) -> str:
     return total.hexdigest()
 
 
-def _prompts_digest(prepared: Prepared) -> str | None:
+def prompts_digest(prepared: Prepared) -> str | None:
     """Of the prompts' tokens."""
     if prepared.splits.layout == "documents":
         return None

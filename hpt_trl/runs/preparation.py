@@ -138,8 +138,7 @@ def prepare_recipe(recipe: Recipe, trained: "Trained | None" = None) -> Prepared
     elif stage.make_tokenizer is not None:
         tokenizer = stage.make_tokenizer(recipe, splits)
     else:
-        own = model if model is not None and (Path(model) / "tokenizer_config.json").is_file() else base
-        tokenizer = load_tokenizer(str(base if stage.trains else own), **settings)
+        tokenizer = load_tokenizer(str(model), **settings)
         _take_chat_template(recipe, tokenizer)
         _take_eos_token(recipe, tokenizer)
     stage.check_tokenizer(recipe, tokenizer)

@@ -46,6 +46,8 @@ def success_of(recipe: Recipe, names: list[str]) -> int:
 
 def thresholds(recipe: Recipe) -> dict[str, float]:
     """The thresholds that are in use, by their keys: of the trainer and of the evaluation."""
+    if not recipe.stage.counts_solved(recipe):
+        return {}
     found = {key: recipe.setting(key) for key in ("success_threshold",) if key in recipe.keys}
     own = recipe.arguments.eval_success_threshold
     if recipe.arguments.eval_samples and (own is not None or not found):

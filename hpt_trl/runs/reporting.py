@@ -242,6 +242,17 @@ def evaluation_lines(before: dict[str, Any] | None, after: dict[str, Any] | None
             tied = [name for name, result in found.items() if _all_tie(result) and label != "loss"]
             said = f" ({' and '.join(tied)}: tie, policy and reference are the same)" if tied else ""
             lines.append(f"Held-out {label}: {' -> '.join(shown)}{said}")
+    for name in both["after"].get("evaluations", {}):
+        lines += _named_evaluation(name, both)
+    return lines
+
+
+def _named_evaluation(name: str, both: dict[str, dict[str, Any]]) -> list[str]:
+    """What an evaluation that the recipe names has measured, before and after."""
+    lines = []
+    for side, result in both.items():
+        measured = result.get("evaluations", {}).get(name)
+        lines += [] if measured is None else [f"{name} {side}: {line}" for line in measure_lines(measured)]
     return lines
 
 

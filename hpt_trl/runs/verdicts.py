@@ -12,7 +12,7 @@ from hpt_trl.evaluation.intervals import Z
 # Names of measures that are better when lower.
 _LOWER = ("loss", "perplexity", "nll", "kl")
 # Shares: the spread of their rows says nothing where all of them came out alike.
-_SHARES = ("accuracy", "rewards/accuracies")
+_SHARES = ("accuracy", "rewards/accuracies", "pass@", "avg@", "maj@", "win_rate")
 
 SAME, UNCLEAR, UNKNOWN = "same", "no clear difference", "no error known"
 
@@ -52,7 +52,7 @@ def _value(measure: str, evaluation: dict[str, Any]) -> float:
 def _bound(measure: str, before: dict[str, Any], after: dict[str, Any]) -> float | None:
     """By how much the two may differ by chance; None where that is not known."""
     place, _, name = measure.rpartition(".")
-    if name in _SHARES:
+    if name.startswith(_SHARES):
         return _bound_of_shares([(_value(measure, one), _trials(measure, one)) for one in (before, after)])
     if place == "held_out":
         paired = after.get("held_out_change_errors", {}).get(name)
@@ -82,11 +82,15 @@ def _bound_of_shares(shares: list[tuple[float, float | None]]) -> float | None:
 
 def _trials(measure: str, evaluation: dict[str, Any]) -> float | None:
     """Of how many independent trials a share is."""
-    if measure != "accuracy":
+    place, _, name = measure.rpartition(".")
+    if place == "held_out":
         return evaluation.get("held_out_rows")
-    share, interval = evaluation["accuracy"], evaluation.get("accuracy_interval")
+    found: Any = evaluation
+    for part in filter(None, place.split(".")):
+        found = found[part]
+    share, interval = found[name], found.get(f"{name}_interval")
     if interval is None:
-        return evaluation["samples"] * evaluation["num_generations"]
+        return found["samples"] * found["num_generations"]
     # Completions of one prompt are no independent trials; the interval knows what they count as. By Wilson's formula
     # its half width at a share of a half, else its centre, gives z^2 / trials.
     centre, half = sum(interval) / 2, (interval[1] - interval[0]) / 2

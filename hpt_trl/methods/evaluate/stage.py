@@ -133,5 +133,6 @@ STAGE = Stage(
     layout=layout_of,
     rewards="optional",
     completion_length=lambda config: config.max_completion_length,
+    counts_solved=lambda recipe: any(measure in (PASS, AVERAGE, MAJORITY) for measure in measures_of(recipe)),
     success_threshold=lambda config: config.success_threshold,
 )
