@@ -18,6 +18,7 @@ GENERATED = {
 FAMILIES = {
     "reasoning_gym:": "hpt_trl.data.tasks:reasoning_gym",
     "stories:": "hpt_trl.data.stories:stories",
+    "functions:": "hpt_trl.data.functions:functions",
 }
 NAMES = (*GENERATED, *FAMILIES)
 # Endings of the files that rows are read from.

@@ -300,5 +300,5 @@ def test_every_bundled_recipe_is_valid(path, monkeypatch):
     overrides = ["--vllm", "null"] if "vllm" in read_recipe_file(path).values else []
     recipe = read_recipe(path, overrides)
     assert recipe.path == path
-    assert "global_batch_size" in recipe.lines, "a recipe states its global batch"
+    assert not recipe.stage.trains or "global_batch_size" in recipe.lines, "a recipe states its global batch"
     recipe.stage.check(recipe)
