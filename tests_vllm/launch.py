@@ -46,9 +46,9 @@ def write_recipe(path: Path, stage: str, model: str, **keys: Any) -> Path:
     return path
 
 
-def start(*words: Any, **variables: str) -> subprocess.Popen:
+def start(*words: Any, module: str = "tests_vllm.runs", **variables: str) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-m", "tests_vllm.runs", *map(str, words)],
+        [sys.executable, "-m", module, *map(str, words)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -69,6 +69,14 @@ def output_of(process: subprocess.Popen, seconds: float = 400.0) -> str:
 def run(*words: Any, **variables: str) -> str:
     """Runs a command of `tests_vllm.runs` that has to succeed; returns what it said."""
     process = start(*words, **variables)
+    said = output_of(process)
+    assert process.returncode == 0, said[-6000:]
+    return said
+
+
+def run_command(*words: Any) -> str:
+    """Runs `hpt-trl`, which has to succeed; returns what it said."""
+    process = start(*words, module="hpt_trl")
     said = output_of(process)
     assert process.returncode == 0, said[-6000:]
     return said

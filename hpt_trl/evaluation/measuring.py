@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from datasets import Dataset
 from transformers import TrainerState
 
@@ -121,7 +121,8 @@ def _answer(
 ) -> list[Scored]:
     """The completions of all rows, scored; the same list in every process."""
     state = PartialState()
-    done = [(sample.index, sample.generation) for sample in store.read()]
+    there: list[Sample] = broadcast_object_list([store.read() if state.is_main_process else []])[0]
+    done, new = [(sample.index, sample.generation) for sample in there], list[Sample]()
     if len(done) < len(task.rows) * task.decoding.n:
         if engine is not None:
             batches = engine(done)
@@ -139,11 +140,13 @@ def _answer(
             )
         for batch in batches:
             store.add(batch, state.process_index)
-    state.wait_for_everyone()
-    samples = store.read()
-    state.wait_for_everyone()
+            new += batch
+    # Not by the files: another machine may have written to a disk of its own. A batch is drawn whole, also where a part
+    # of it is there.
+    known = {(sample.index, sample.generation): sample for sample in [*gather_object(new), *there]}
+    samples = [known[item] for item in sorted(known)]
     if state.is_main_process:
-        store.merge({(sample.index, sample.generation): _readable(sample, task) for sample in samples})
+        store.write(samples, {(sample.index, sample.generation): _readable(sample, task) for sample in samples})
     return _score(task, samples, trainer_state)
 
 

@@ -73,23 +73,25 @@ class SampleStore:
 
     def take_up(self) -> list[Sample]:
         """All completions, what a stopped evaluation left in parts put into one file; by one process alone."""
-        return self.merge() if any(self.folder.glob(PARTS)) else self.read()
+        samples = self.read()
+        if any(self.folder.glob(PARTS)):
+            self.write(samples, {})
+        return samples
 
-    def merge(self, texts: Mapping[Item, Mapping[str, Any]] | None = None) -> list[Sample]:
-        """Puts what the processes have added into one file; by one process alone.
+    def write(self, samples: Iterable[Sample], texts: Mapping[Item, Mapping[str, Any]]) -> None:
+        """Writes all completions into one file in place of the parts; by one process alone.
 
         Args:
             texts: What else a completion's line holds for reading.
         """
-        samples, known = self.read(), texts or {}
-        lines = (_line(sample, known.get((sample.index, sample.generation), {})) for sample in samples)
+        lines = (_line(sample, texts.get((sample.index, sample.generation), {})) for sample in samples)
         write_atomically(self.folder / SAMPLES_FILE, "".join(lines))
         for path in self.folder.glob(PARTS):
             path.unlink()
-        return samples
 
     def add(self, samples: Iterable[Sample], process: int = 0) -> None:
         """Adds completions of one process."""
+        self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / f"samples.{process}.part").open("a", encoding="utf-8") as file:
             file.writelines(_line(sample, {}) for sample in samples)
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
+from accelerate.utils import broadcast_object_list
 from peft import PeftModel
 from transformers import set_seed
 from trl import get_quantization_config
@@ -55,7 +56,8 @@ def run_evaluation(prepared: Prepared, started: float, command: list[str]) -> No
         if state.is_main_process:
             _open(prepared, store)
         state.wait_for_everyone()
-        left = task.answers and len(store.read()) < len(task.rows) * task.decoding.n
+        there = broadcast_object_list([len(store.read()) if state.is_main_process else 0])[0]
+        left = task.answers and there < len(task.rows) * task.decoding.n
         set_seed(recipe.config.seed)
         accelerator = Accelerator(mixed_precision=_precision(recipe.config), cpu=recipe.config.use_cpu)
         engine = _vllm_engine(prepared, task) if recipe.config.use_vllm and left else None
