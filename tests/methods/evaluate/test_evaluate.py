@@ -2,6 +2,10 @@
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -9,7 +13,7 @@ import yaml
 
 from hpt_trl.cli import main
 from hpt_trl.evaluation.measures import pass_at_k
-from tests.helpers.processes import hpt_trl
+from tests.helpers.processes import ENVIRONMENT, hpt_trl
 from tests.helpers.stage_runs import LORA, sums
 
 
@@ -101,6 +105,25 @@ def test_a_stopped_evaluation_goes_on_to_the_same_completions(recipe, tmp_path, 
     assert "12 completions are there" in capsys.readouterr().out
     assert (folder / "samples.jsonl").read_text() == whole
     assert not list(folder.glob("*.part"))
+
+
+def test_a_killed_evaluation_goes_on_to_the_same_figures(recipe, tmp_path):
+    rows = tmp_path / "many.jsonl"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in sums(120)))
+    keys = {"dataset_name": str(rows), "max_completion_length": 24, "per_device_eval_batch_size": 4}
+    command = [sys.executable, "-m", "hpt_trl", "eval", recipe("killed", **keys)]
+    part = tmp_path / "killed" / "samples.0.part"
+    process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and (not part.exists() or part.stat().st_size < 20_000):
+        time.sleep(0.02)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    drawn = len(part.read_text().splitlines())
+    assert 0 < drawn < 480 and not (tmp_path / "killed" / "results.json").exists()
+    run("eval", recipe("killed", **keys))
+    run("eval", recipe("whole", **keys))
+    assert (tmp_path / "killed" / "samples.jsonl").read_text() == (tmp_path / "whole" / "samples.jsonl").read_text()
+    assert results(tmp_path / "killed")["measures"] == results(tmp_path / "whole")["measures"]
 
 
 def test_given_again_it_only_scores(recipe, tmp_path, monkeypatch):
