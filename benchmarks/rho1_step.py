@@ -44,10 +44,11 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from benchmarks.shared import parser_of, write_report
 from hpt_trl import Rho1Config, Rho1Trainer
 from hpt_trl.methods.pretrain.tokenizer import train_tokenizer
-from hpt_trl.methods.rho1.cache import ScoreCache
-from hpt_trl.methods.rho1.reference import load_reference
-from hpt_trl.methods.rho1.scoring import Reference, fill, row_table
 from hpt_trl.models.loading import load_tokenizer
+from hpt_trl.token_scores.cache import REFERENCE_NLL, ScoreCache
+from hpt_trl.token_scores.reference import load_reference
+from hpt_trl.token_scores.reference_scores import reference_nll
+from hpt_trl.token_scores.scoring import Scorer, fill, row_table
 
 # Of the tokenizer that lies beside the models and is not used: the rows are token ids.
 KNOWN = 300
@@ -207,10 +208,9 @@ def measure_scoring(folder: Path, arguments: argparse.Namespace) -> dict[str, An
         return torch.autocast(device.type, torch.bfloat16, enabled=arguments.bf16)
 
     def fill_cache(turn: int) -> ScoreCache:
-        cache = ScoreCache(folder / "scored" / str(turn), {})
-        fill(
-            cache, data, collate, Reference(lambda: model, device, autocast), row_table(data), batch_size=arguments.rows
-        )
+        cache = ScoreCache(folder / "scored" / str(turn), {}, REFERENCE_NLL)
+        scorer = Scorer(REFERENCE_NLL, lambda: model, reference_nll, device, autocast)
+        fill(cache, data, collate, scorer, row_table(data, REFERENCE_NLL), batch_size=arguments.rows)
         return cache
 
     @torch.no_grad()

@@ -17,6 +17,9 @@ _EXPORTS = {
     "Rho1Config": "hpt_trl.methods.rho1.config",
     "Rho1Trainer": "hpt_trl.methods.rho1.trainer",
     "UserError": "hpt_trl.errors",
+    "ValueConfig": "hpt_trl.methods.critic.config",
+    "ValueModel": "hpt_trl.models.value_model",
+    "ValueTrainer": "hpt_trl.methods.critic.trainer",
 }
 
 __all__ = [
@@ -27,17 +30,23 @@ __all__ = [
     "Rho1Config",
     "Rho1Trainer",
     "UserError",
+    "ValueConfig",
+    "ValueModel",
+    "ValueTrainer",
     "__version__",
 ]
 
 if TYPE_CHECKING:
     from hpt_trl.errors import UserError
+    from hpt_trl.methods.critic.config import ValueConfig
+    from hpt_trl.methods.critic.trainer import ValueTrainer
     from hpt_trl.methods.hybrid.config import HybridPostConfig
     from hpt_trl.methods.hybrid.trainer import HybridPostTrainer
     from hpt_trl.methods.ppo.config import PPOConfig
     from hpt_trl.methods.ppo.trainer import PPOTrainer
     from hpt_trl.methods.rho1.config import Rho1Config
     from hpt_trl.methods.rho1.trainer import Rho1Trainer
+    from hpt_trl.models.value_model import ValueModel
 
 
 def __getattr__(name: str) -> Any:

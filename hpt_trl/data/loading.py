@@ -16,6 +16,7 @@ from hpt_trl.data.code_contests import one_row_per_solution
 from hpt_trl.data.column_mapping import map_columns, missing_column, short_answer
 from hpt_trl.data.holding_out import hold_out
 from hpt_trl.data.layouts import Layout, Splits, answer_columns
+from hpt_trl.data.model_solutions import one_row_per_model
 from hpt_trl.data.objects import with_column
 from hpt_trl.data.prompt_parts import complete_prompts, refuse_marked_rows
 from hpt_trl.data.rendering import WHOLE
@@ -27,7 +28,7 @@ from hpt_trl.data.row_checks import (
     validate_rows,
     validate_solutions,
 )
-from hpt_trl.data.solutions import SolutionArguments
+from hpt_trl.data.solutions import ProblemArguments
 from hpt_trl.data.sources import ROW, as_dict, column_values, read_measured, read_source, where
 from hpt_trl.errors import UserError
 
@@ -228,7 +229,8 @@ def _prepare(
     elif layout == "comparisons":
         dataset = _split_conversations(dataset, source)
     elif layout == "solutions":
-        dataset = one_row_per_solution(dataset, source, cast(SolutionArguments, arguments).solution_languages)
+        dataset = one_row_per_model(dataset, source)
+        dataset = one_row_per_solution(dataset, source, cast(ProblemArguments, arguments).solution_languages)
     if layout not in ("documents", "solutions"):
         dataset = complete_prompts(dataset, source, mapping)
     present = [name for name in dataset.column_names if name != ROW]

@@ -31,8 +31,8 @@ SAMPLING_RULES: tuple[Rule, ...] = (
 
 
 @dataclass
-class SolutionArguments:
-    """Which of the solutions are drawn; `data_seed` (0 where it is not set) seeds the draw."""
+class ProblemArguments:
+    """Which problems' solutions are drawn; `data_seed` (0 where it is not set) seeds the draw."""
 
     n_samples: int | None = field(
         default=None, metadata={"help": "Solutions drawn for the training; by default all that the other keys leave."}
@@ -40,7 +40,6 @@ class SolutionArguments:
     n_test_samples: int | None = field(
         default=1000, metadata={"help": "Solutions drawn at most from the held-out problems, in the same way."}
     )
-    correct_ratio: float = field(default=1.0, metadata={"help": "Share of correct ones among the drawn solutions."})
     difficulty_bins: list[float] | None = field(
         default=None,
         metadata={
@@ -61,9 +60,16 @@ class SolutionArguments:
     )
 
 
+@dataclass
+class SolutionArguments(ProblemArguments):
+    """Which of the solutions are drawn, correct and incorrect ones apart."""
+
+    correct_ratio: float = field(default=1.0, metadata={"help": "Share of correct ones among the drawn solutions."})
+
+
 @dataclass(frozen=True)
 class Sampling:
-    """What is asked of a draw; see `SolutionArguments`."""
+    """What is asked of a draw; see `ProblemArguments`."""
 
     n_samples: int | None
     correct_ratio: float
@@ -103,7 +109,9 @@ class Draw:
     shortage: str | None
 
 
-class _Row(NamedTuple):
+class Solution(NamedTuple):
+    """A solution in a draw: the lower its rank the earlier it is taken, and equal texts of a problem have one rank."""
+
     rank: bytes
     position: int
     problem: str
@@ -112,13 +120,19 @@ class _Row(NamedTuple):
 
 
 def sampling_of(
-    arguments: SolutionArguments, sources: "Sources", *, seed: int | None, held_out: bool = False
+    arguments: ProblemArguments,
+    sources: "Sources",
+    *,
+    seed: int | None,
+    correct_ratio: float = 1.0,
+    held_out: bool = False,
 ) -> Sampling:
     """The draw that a recipe asks for.
 
     Args:
         sources: where the keys come from, for the message.
         seed: the recipe's `data_seed`.
+        correct_ratio: share of correct ones among the drawn solutions.
 
     Raises:
         UserError: settings that do not fit together.
@@ -134,12 +148,12 @@ def sampling_of(
             f"{_list(weights)}: write one number of 0 or more for each bin of `difficulty_bins` "
             f"({max(len(bins) - 1, 0)} here), not all 0.",
         )
-    if arguments.n_samples is None and (weights or arguments.correct_ratio < 1):
+    if arguments.n_samples is None and (weights or correct_ratio < 1):
         key = "difficulty_weights" if weights else "correct_ratio"
         raise sources.error("n_samples", f"`{key}` gives shares of a number of solutions; write that number.")
     return Sampling(
         n_samples=arguments.n_test_samples if held_out else arguments.n_samples,
-        correct_ratio=arguments.correct_ratio,
+        correct_ratio=correct_ratio,
         bins=bins,
         weights=weights,
         max_pairs_per_problem=arguments.max_pairs_per_problem,
@@ -160,12 +174,7 @@ def draw(dataset: "Dataset", source: str, wanted: Sampling) -> Draw:
     Raises:
         UserError: no problem has a correct solution, or none is within the bins.
     """
-    if wanted.bins and "difficulty" not in dataset.column_names:
-        raise UserError(
-            f"{source} has no column `difficulty`, by which `difficulty_bins` sorts; write, e.g. column_mapping: "
-            "{difficulty: <column>}, or drop the key."
-        )
-    rows = list(_rows(dataset, wanted))
+    rows = ranked(dataset, source, wanted)
     problems, solved = {row.problem for row in rows}, {row.problem for row in rows if row.correct}
     if not solved:
         raise UserError(
@@ -181,17 +190,13 @@ def draw(dataset: "Dataset", source: str, wanted: Sampling) -> Draw:
         )
     inside = [row for row in rows if row.problem in solved and row.bin is not None]
     if not any(row.correct for row in inside):
-        found = sorted({value for value in dataset["difficulty"] if value is not None})
-        span = f"{found[0]:g} to {found[-1]:g}" if found else "not given in any row"
-        raise UserError(
-            f"difficulty_bins: {_list(wanted.bins)} holds no correct solution of {source}, whose difficulty is {span}."
-        )
-    cells: dict[tuple[int, bool], list[_Row]] = defaultdict(list)
-    for row in _capped(sorted(inside), wanted.max_pairs_per_problem):
+        raise outside_of_bins(dataset, source, wanted, "correct solution")
+    cells: dict[tuple[int, bool], list[Solution]] = defaultdict(list)
+    for row in capped(sorted(inside), wanted.max_pairs_per_problem):
         cells[_cell(row, wanted)].append(row)
-    quotas = _quotas(wanted, len(cells[0, True]))
-    drawn = sorted(row for cell, quota in quotas.items() for row in cells[cell][:quota])
-    short = {cell: quota for cell, quota in quotas.items() if len(cells[cell]) < quota}
+    shares = quotas(wanted, len(cells[0, True]))
+    drawn = sorted(row for cell, quota in shares.items() for row in cells[cell][:quota])
+    short = {cell: quota for cell, quota in shares.items() if len(cells[cell]) < quota}
     shortage = None
     if short:
         parts = (
@@ -203,7 +208,28 @@ def draw(dataset: "Dataset", source: str, wanted: Sampling) -> Draw:
     return Draw([row.position for row in drawn], _summary(drawn, rows, wanted), shortage)
 
 
-def _rows(dataset: "Dataset", wanted: Sampling) -> "Iterable[_Row]":
+def ranked(dataset: "Dataset", source: str, wanted: Sampling) -> list[Solution]:
+    """Every solution with its rank and its bin.
+
+    Raises:
+        UserError: bins are asked for, and no difficulty is given.
+    """
+    if wanted.bins and "difficulty" not in dataset.column_names:
+        raise UserError(
+            f"{source} has no column `difficulty`, by which `difficulty_bins` sorts; write, e.g. column_mapping: "
+            "{difficulty: <column>}, or drop the key."
+        )
+    return list(_rows(dataset, wanted))
+
+
+def outside_of_bins(dataset: "Dataset", source: str, wanted: Sampling, what: str) -> UserError:
+    """Return (do not raise) the error that nothing lies within the bins."""
+    found = sorted({value for value in dataset["difficulty"] if value is not None})
+    span = f"{found[0]:g} to {found[-1]:g}" if found else "not given in any row"
+    return UserError(f"difficulty_bins: {_list(wanted.bins)} holds no {what} of {source}, whose difficulty is {span}.")
+
+
+def _rows(dataset: "Dataset", wanted: Sampling) -> "Iterable[Solution]":
     columns = ["problem_id", "output", "is_correct"] + ["difficulty"] * bool(wanted.bins)
     position = 0
     for batch in dataset.select_columns(columns).iter(batch_size=1000):
@@ -214,11 +240,11 @@ def _rows(dataset: "Dataset", wanted: Sampling) -> "Iterable[_Row]":
         ):
             text = f"{wanted.seed}\0{problem}\0{output}".encode("utf-8", "surrogatepass")
             rank = hashlib.blake2b(text, digest_size=8).digest()
-            yield _Row(rank, position, str(problem), correct, wanted.bin_of(difficulty))
+            yield Solution(rank, position, str(problem), correct, wanted.bin_of(difficulty))
             position += 1
 
 
-def _capped(rows: list[_Row], most: int | None) -> "Iterable[_Row]":
+def capped(rows: list[Solution], most: int | None) -> "Iterable[Solution]":
     """The first rows of each problem, counted apart for correct and incorrect ones."""
     seen: Counter[tuple[str, bool]] = Counter()
     for row in rows:
@@ -227,12 +253,12 @@ def _capped(rows: list[_Row], most: int | None) -> "Iterable[_Row]":
             yield row
 
 
-def _cell(row: _Row, wanted: Sampling) -> tuple[int, bool]:
+def _cell(row: Solution, wanted: Sampling) -> tuple[int, bool]:
     """What has a quota of its own: a bin where the bins have weights, and in it the correct and the incorrect ones."""
     return (cast(int, row.bin) if wanted.weights else 0, row.correct)
 
 
-def _quotas(wanted: Sampling, there: int) -> dict[tuple[int, bool], int]:
+def quotas(wanted: Sampling, there: int) -> dict[tuple[int, bool], int]:
     """Solutions to draw from each cell: together `n_samples`; where that is None, all correct ones that are `there`."""
     if wanted.n_samples is None:
         return {(0, True): there}
@@ -242,16 +268,16 @@ def _quotas(wanted: Sampling, there: int) -> dict[tuple[int, bool], int]:
         for number, weight in enumerate(weights)
         for correct, part in ((True, wanted.correct_ratio), (False, 1 - wanted.correct_ratio))
     }
-    quotas, given, total = {}, 0, 0.0
+    found, given, total = {}, 0, 0.0
     for cell, part in shares.items():
         total += part
         # Rounded as running sums: the remainders go on to the next cell, and nothing is lost.
-        quotas[cell] = math.floor(total * wanted.n_samples + 0.5) - given
-        given += quotas[cell]
-    return quotas
+        found[cell] = math.floor(total * wanted.n_samples + 0.5) - given
+        given += found[cell]
+    return found
 
 
-def _summary(drawn: list[_Row], rows: list[_Row], wanted: Sampling) -> str:
+def _summary(drawn: list[Solution], rows: list[Solution], wanted: Sampling) -> str:
     correct = sum(row.correct for row in drawn)
     parts = [f"{correct:,} correct" + (f", {len(drawn) - correct:,} incorrect" if correct < len(drawn) else "")]
     if wanted.bins:

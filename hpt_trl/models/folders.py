@@ -1,14 +1,25 @@
-"""What a local folder holds: a whole model, an adapter, or neither."""
+"""What a local folder holds: a whole model, an adapter, a value model, or nothing of it."""
 
 from pathlib import Path
 
 from hpt_trl.errors import UserError
 from hpt_trl.models.built_in import BUILT_IN
 
+# Where a value head lies beside its trunk, also PPO's on a policy; the second file makes a folder a value model's.
+VALUE_HEAD_FILE = "value_head/value_head.safetensors"
+VALUE_CONFIG_FILE = "value_head/value_head.json"
+# The task that PEFT knows the trunk of a value model by, which has no head of its own.
+VALUE_TASK = "FEATURE_EXTRACTION"
+
 
 def is_adapter(name: str) -> bool:
     """Whether a name leads to a local PEFT adapter."""
     return (Path(name) / "adapter_config.json").is_file()
+
+
+def is_value_model(name: str) -> bool:
+    """Whether a name leads to a local folder that holds a value model, a whole one or an adapter."""
+    return (Path(name) / VALUE_CONFIG_FILE).is_file()
 
 
 def check_model_folder(name: str, *, key: str = "model_name_or_path", adapters: bool = False) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpt_trl.errors import UserError
-from hpt_trl.models.folders import check_model_folder, is_adapter
+from hpt_trl.models.folders import VALUE_TASK, check_model_folder, is_adapter
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +29,8 @@ def merge_adapter(folder: str | Path, destination: str | Path) -> None:
     The written model is loaded again and compared with base and adapter before it gets its name.
 
     Args:
-        folder: holds the adapter of a language model or of a reward model, as a run with `use_peft` writes it.
+        folder: holds the adapter of a language model, a reward model or a value model, as a run with `use_peft` writes
+            it.
         destination: new or empty folder; it is complete or not there.
 
     Raises:
@@ -49,7 +50,7 @@ def merge_adapter(folder: str | Path, destination: str | Path) -> None:
         merged.save_pretrained(partial)
         processor.save_pretrained(partial)
         _check_written(merged, partial, source)
-        # PPO's critic reads the trunk's hidden states, which merging leaves as they are.
+        # A value head reads the trunk's hidden states, which merging leaves as they are.
         if (source / "value_head").is_dir():
             shutil.copytree(source / "value_head", partial / "value_head")
         os.replace(partial, target)
@@ -110,7 +111,7 @@ def load_merged(folder: str, *, pad_token_id: int, dtype: str, trust_remote_code
 def _load_base(
     folder: str, adapter: "PeftConfig", pad_token_id: int, dtype: str, trust_remote_code: bool
 ) -> "PreTrainedModel":
-    from transformers import AutoModelForSequenceClassification
+    from transformers import AutoModel, AutoModelForSequenceClassification
     from trl.trainer.utils import create_model_from_path
 
     base = str(adapter.base_model_name_or_path)
@@ -121,6 +122,8 @@ def _load_base(
             model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1, **settings)
             model.config.get_text_config().pad_token_id = pad_token_id
             return model
+        if adapter.task_type == VALUE_TASK:
+            return AutoModel.from_pretrained(base, **settings)
         # The class that the adapter was trained on, also that of a vision-language model.
         return create_model_from_path(base, device_map=None, **settings)
     except (OSError, ValueError) as error:
@@ -218,12 +221,13 @@ def _probe(config: "PretrainedConfig", adapter: "PeftConfig") -> "torch.Tensor":
 
 
 def _logits(model: Any, ids: "torch.Tensor") -> "torch.Tensor":
+    """What a model finds: logits; of a value model's trunk, which has no head, hidden states."""
     import torch
 
     model.eval()
     with torch.no_grad():
-        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
-    return logits.float()
+        outputs = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+    return (outputs.logits if "logits" in outputs else outputs.last_hidden_state).float()
 
 
 def _difference(found: "torch.Tensor", expected: "torch.Tensor") -> float:

@@ -40,6 +40,11 @@ def check_references(stages: list[PlannedStage]) -> None:
                     else "an evaluation leaves no model. Name the stage whose model it measures."
                 )
             )
+        if kinds[used] == "critic" and key.endswith("model_name_or_path") and key != "value_model_name_or_path":
+            raise UserError(
+                f"{where}: `{used}` is a value model, which generates no text and scores no answer; a stage takes it "
+                f"as `value_model: {FROM}{used}`."
+            )
         if kinds[used] == "reward" and stage.kind != "reward":
             needs = {
                 "model_name_or_path": f"`{stage.kind}` trains a language model. Did you mean `reward_model: "

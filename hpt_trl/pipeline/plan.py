@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from hpt_trl.errors import UserError
-from hpt_trl.models.folders import is_adapter
+from hpt_trl.models.folders import is_adapter, is_value_model
 from hpt_trl.pipeline.references import references_of
 from hpt_trl.recipes.profiles import Profile
 from hpt_trl.settings.file import RecipeFile, Sources, shown
@@ -18,6 +18,7 @@ ALIASES = {
     "model": "model_name_or_path",
     "reward_model": "reward_model_name_or_path",
     "reference": "reference_model_name_or_path",
+    "value_model": "value_model_name_or_path",
 }
 
 
@@ -83,6 +84,8 @@ class Plan:
             (used,) = references_of(item)
             # Reward and reference models are loaded with their adapter; what is trained has to be a whole model.
             takes_adapter = key in (ALIASES["reward_model"], ALIASES["reference"])
+            # So are value models; a reward model that is to be one gives its trunk, which is to be whole.
+            takes_adapter |= key == ALIASES["value_model"] and is_value_model(str(self.folder(used)))
             is_merged = not takes_adapter and is_adapter(str(self.folder(used)))
             return str(self.merged_folder(used) if is_merged else self.folder(used))
 

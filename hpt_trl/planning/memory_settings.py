@@ -112,7 +112,8 @@ def sizes_of(
     # PEFT keeps adapters in float32, TRL those of a quantized model in bfloat16.
     trainable_bytes = (2 if quantized or sharding.gradient_bytes else 4) if model_args.use_peft else weight_bytes
     rl = isinstance(settings, GRPOConfig)
-    comparisons, scores = recipe.stage.layout(recipe.arguments) == "comparisons", recipe.stage.name == "reward"
+    scores = recipe.stage.scores
+    comparisons = scores or recipe.stage.layout(recipe.arguments) == "comparisons"
     # DPO's reference is a copy unless an adapter can be switched off or its figures are computed beforehand.
     refers = (
         recipe.setting("kl_coef", settings.beta) != 0

@@ -31,7 +31,10 @@ TIMEOUT = 3.0
 # Values of `report_to` -> the packages of which one is needed.
 TRACKERS = {"wandb": ("wandb",), "trackio": ("trackio",), "tensorboard": ("tensorboard", "tensorboardX")}
 
-MODEL_KEYS = ("model_name_or_path", "reward_model_name_or_path", "reference_model_name_or_path")
+MODEL_KEYS = (
+    *("model_name_or_path", "reward_model_name_or_path", "reference_model_name_or_path"),
+    "value_model_name_or_path",
+)
 
 
 class Need(NamedTuple):

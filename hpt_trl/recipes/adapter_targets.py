@@ -27,7 +27,7 @@ def check_adapter_targets(recipe: "Recipe", model_config: "PretrainedConfig") ->
     named = arguments.lora_target_modules not in (None, "all-linear") or arguments.lora_modules_to_save
     if not arguments.use_peft or not named:
         return
-    scores = recipe.stage.name == "reward"
+    scores = recipe.stage.scores
     if scores:
         arguments = dataclasses.replace(arguments, lora_task_type="SEQ_CLS")
     model = build_on_meta(model_config, scores=scores)

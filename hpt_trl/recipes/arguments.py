@@ -12,7 +12,9 @@ class RecipeArguments(RewardArguments, DataArguments):
 
     stage: str = field(
         default="hpt",
-        metadata={"help": "Stage: pretrain, sft, ref_tuning, rho1, reward, dpo, grpo, ppo, hpt, or evaluate."},
+        metadata={
+            "help": "Stage: pretrain, sft, ref_tuning, rho1, mtp, reward, critic, dpo, grpo, ppo, hpt, or evaluate."
+        },
     )
     vllm: str | None = field(
         default=None,

@@ -139,7 +139,7 @@ class Stage:
         build: makes the trainer; None for a stage that trains nothing.
         left_out: names of keys that the stage does not know, though its classes declare them.
         finish: of the trainer: leaves what the stage has beside the model, once the model is saved and evaluated;
-            called by every process.
+            called by every process. What it returns in the first one stands in results.json under the stage's name.
         argument_class: the other recipe keys, usually `RecipeArguments`.
         check: checks of the stage's own before any weight is loaded; raises `UserError` by `recipe.error`.
         check_tokenizer: the same for what depends on the tokenizer.
@@ -154,6 +154,7 @@ class Stage:
         demonstration_column: of a config: the column that holds it.
         rewards: whether a recipe has to name rewards (functions or reward models), may name some, for the evaluation
             by generation alone, or none.
+        scores: whether the model gives numbers instead of text, and is trained on pairs of answers.
         measures_held_out: whether `trainer.evaluate()` measures the held-out rows before and after the training.
         completion_length: of a config: length limit of the evaluation's completions, in tokens.
         counts_solved: of a recipe: whether completions are counted as solved or not.
@@ -167,7 +168,7 @@ class Stage:
     build: "Callable[[StageInputs], Trainer] | None" = None
     left_out: frozenset[str] = frozenset()
     argument_class: "type[RecipeArguments]" = field(default_factory=_recipe_arguments)
-    finish: "Callable[[Trainer], None]" = lambda trainer: None
+    finish: "Callable[[Trainer], dict[str, Any] | None]" = lambda trainer: None
     check: "Callable[[Recipe], None]" = lambda recipe: None
     check_tokenizer: "Callable[[Recipe, PreTrainedTokenizerBase], None]" = lambda recipe, tokenizer: None
     check_rows: "Callable[[Recipe, Splits, Encoder, int | None], None]" = lambda *arguments: None
@@ -179,6 +180,7 @@ class Stage:
     uses_demonstrations: Callable[[Any], bool] = lambda config: False
     demonstration_column: Callable[[Any], str] = lambda config: "completion"
     rewards: Literal["required", "optional", "none"] = "none"
+    scores: bool = False
     measures_held_out: bool = False
     completion_length: Callable[[Any], int] = lambda config: EVAL_NEW_TOKENS
     counts_solved: "Callable[[Recipe], bool]" = lambda recipe: True

@@ -15,6 +15,7 @@ STAGE_MODULES = {
     "pretrain": "hpt_trl.methods.pretrain.stage",
     "sft": "hpt_trl.methods.sft.stage",
     "reward": "hpt_trl.methods.reward.stage",
+    "critic": "hpt_trl.methods.critic.stage",
     "dpo": "hpt_trl.methods.dpo.stage",
     "grpo": "hpt_trl.methods.grpo.stage",
     "ppo": "hpt_trl.methods.ppo.stage",

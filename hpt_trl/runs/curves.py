@@ -96,6 +96,15 @@ PANELS = (
         ),
     ),
     Panel(
+        "Values inside of an answer",
+        "",
+        (
+            Series("critic/spikiness", "spikiness, training", _ORANGE),
+            Series("eval_critic/spikiness", "spikiness, held out", _GREEN),
+            Series("critic/position_correlation", "correlation with the position, training", _GREY, dashed=True),
+        ),
+    ),
+    Panel(
         "What is trained on",
         "",
         (

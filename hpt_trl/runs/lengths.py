@@ -101,7 +101,7 @@ def _check_whole_rows(
                     f"(max_position_embeddings {limit}). Shorten or drop such rows, or write `max_length: {limit}`."
                 )
         too_long = [row for row, tokens in counts if longest is not None and tokens > longest and not packed]
-        drops = recipe.stage.name == "reward"
+        drops = recipe.stage.scores
         if drops and len(too_long) == len(counts):
             raise recipe.error("max_length", f"every row of {source} has more than {longest} tokens and is dropped.")
         if too_long:

@@ -10,6 +10,8 @@ from pathlib import Path
 import yaml
 
 from hpt_trl.evaluation.samples import CONDITIONS_FILE, PARTS, SAMPLES_FILE, SCORED_FILE
+from hpt_trl.methods.critic.results import CURVES_FILE as CURVES_OF_VALUES
+from hpt_trl.methods.critic.results import PICTURE_FILE as PICTURE_OF_VALUES
 from hpt_trl.methods.reward.shift import PICTURE_FILE, SCORES_FILE
 from hpt_trl.methods.rho1.page import PAGE_FILE, SELECTIONS_FILE
 from hpt_trl.recipes.recipe import Recipe
@@ -25,6 +27,7 @@ _MARK = "# Resolved recipe of a run of hpt-trl."
 _RUN_FILES = (
     *(RECIPE_FILE, BEFORE_FILE, METRICS_FILE, RESULTS_FILE, CURVES_FILE, SCORES_FILE, PICTURE_FILE),
     *(SELECTIONS_FILE, PAGE_FILE, CONDITIONS_FILE, SAMPLES_FILE, PARTS, SCORED_FILE, EVALUATIONS),
+    *(CURVES_OF_VALUES, PICTURE_OF_VALUES),
     *("*.safetensors", "model.safetensors.index.json", "config.json", "generation_config.json", "training_args.bin"),
     *("adapter_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "*.jinja"),
     *("vocab.json", "merges.txt", "added_tokens.json", "tokenizer.model", "*processor_config.json", "README.md"),
@@ -96,7 +99,7 @@ def open_output_folder(recipe: Recipe, *, resuming: bool) -> Path:
     folder = Path(recipe.config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     if not resuming:
-        for path in {path for pattern in _RUN_FILES for path in folder.glob(pattern)}:
+        for path in [path for pattern in _RUN_FILES for path in folder.glob(pattern)]:
             if path.is_dir():
                 shutil.rmtree(path)
             else:

@@ -25,6 +25,7 @@ from hpt_trl.data.unused import unused_columns
 from hpt_trl.errors import UserError
 from hpt_trl.models.chat_template import take_chat_template
 from hpt_trl.models.end_tokens import end_token_ids
+from hpt_trl.models.folders import is_value_model
 from hpt_trl.models.loading import base_of, load_config, load_tokenizer, model_exists, positions_of
 from hpt_trl.recipes.adapter_targets import check_adapter_targets
 from hpt_trl.recipes.bundled import find_recipe
@@ -332,9 +333,15 @@ def _take_eos_token(recipe: Recipe, tokenizer: Any) -> None:
 
 
 def _refuse_reward_model(recipe: Recipe, model_config: PretrainedConfig) -> None:
-    """Loaded as a language model, a reward model would get a head of random weights."""
+    """Loaded as a language model, a reward model or a value model would get a head of random weights."""
     kinds = model_config.architectures or []
-    if recipe.stage.name != "reward" and any(kind.endswith("ForSequenceClassification") for kind in kinds):
+    if is_value_model(str(recipe.model_args.model_name_or_path)):
+        raise recipe.error(
+            "model_name_or_path",
+            f"{recipe.model_args.model_name_or_path} is a value model, which writes no text; name it as "
+            "`value_model_name_or_path`, where a stage has that key.",
+        )
+    if not recipe.stage.scores and any(kind.endswith("ForSequenceClassification") for kind in kinds):
         raise recipe.error(
             "model_name_or_path",
             f"{recipe.model_args.model_name_or_path} is a reward model ({kinds[0]}), which writes no text; name it as "

@@ -15,6 +15,7 @@ from hpt_trl.errors import UserError
 from hpt_trl.evaluation.intervals import wilson
 from hpt_trl.evaluation.lines import measure_lines
 from hpt_trl.files import valid_json, write_atomically
+from hpt_trl.methods.critic.results import report_critic
 from hpt_trl.methods.reward.shift import report_shift
 from hpt_trl.methods.rho1.page import draw_selections
 from hpt_trl.runs.curves import draw, logged_series
@@ -219,13 +220,14 @@ def report(output_dir: str | Path) -> None:
 
 
 def report_stage(output_dir: str | Path) -> list[str]:
-    """Draws what only some stages leave and returns lines about it: a reward model's shift, Rho-1's selected tokens.
+    """Draws what only some stages leave and returns lines about it: a reward model's shift, a critic's pairs, tokens.
 
     Raises:
         UserError: the files are broken.
     """
     page = draw_selections(output_dir)
-    return [*report_shift(output_dir), *([] if page is None else [f"Selected tokens: {page}"])]
+    critic = report_critic(output_dir, read_results(output_dir))
+    return [*report_shift(output_dir), *critic, *([] if page is None else [f"Selected tokens: {page}"])]
 
 
 def evaluation_lines(before: dict[str, Any] | None, after: dict[str, Any] | None) -> list[str]:

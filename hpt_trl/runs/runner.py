@@ -112,10 +112,10 @@ def _train(prepared: Prepared, started: float, command: list[str]) -> None:
     loss = (after or {}).get("held_out", {}).get("loss", 0.0)
     if not math.isfinite(loss):
         raise health.diverged(f"after step {trainer.state.global_step} the held-out loss is {loss}")
-    prepared.recipe.stage.finish(trainer)
+    found = prepared.recipe.stage.finish(trainer)
     why = health.why_untrained()
     if trainer.is_world_process_zero():
-        _finish(prepared, trainer, evaluations, after, totals, why, command)
+        _finish(prepared, trainer, evaluations, after, totals, why, command, found)
     trainer.end()
     refuse_untrained(why, trainer)
 
@@ -313,8 +313,13 @@ def _finish(
     totals: RunTotals,
     why_untrained: str | None,
     command: list[str],
+    found: dict[str, Any] | None,
 ) -> None:
-    """Writes results.json and the curves, and prints what came out."""
+    """Writes results.json and the curves, and prints what came out.
+
+    Args:
+        found: results of the stage's own.
+    """
     recipe, before, spent = prepared.recipe, evaluations.before, totals.now()
     folder = Path(recipe.config.output_dir)
     wall = {"total": spent.seconds, "train": spent.training_seconds, "evaluation": spent.evaluation_seconds}
@@ -324,6 +329,7 @@ def _finish(
         "model": prepared.model or f"a new {prepared.model_config.model_type}",
         "before": before,
         "after": after,
+        **({} if found is None else {recipe.stage.name: found}),
         "overlap": _overlap(prepared),
         "steps": trainer.state.global_step,
         "trained": why_untrained is None,

@@ -1,7 +1,8 @@
-"""`hpt-trl score-reference RECIPE`: the cache of a recipe's reference, filled before any training asks for it."""
+"""`hpt-trl score-reference RECIPE`: the caches of a recipe's frozen models, filled before a training asks for them."""
 
 import tempfile
 import time
+from collections.abc import Callable
 from copy import copy
 from dataclasses import replace
 from typing import Any, cast
@@ -11,14 +12,17 @@ from datasets import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 from trl import SFTTrainer
 
-from hpt_trl.methods.rho1.config import Rho1Config
-from hpt_trl.methods.rho1.scoring import prepare_cache
 from hpt_trl.methods.sft.rows import training_splits
 from hpt_trl.recipes.bundled import find_recipe
+from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.recipes.resolving import read_recipe
 from hpt_trl.runs.preparation import Prepared, prepare_recipe
 from hpt_trl.runs.quiet import quiet
 from hpt_trl.runs.reporting import duration
+from hpt_trl.token_scores.cache import ScoreCache
+from hpt_trl.token_scores.config import ReferenceConfig, ValueScoresConfig
+from hpt_trl.token_scores.reference_scores import reference_cache
+from hpt_trl.token_scores.values import value_cache
 
 
 def score_reference(name: str, overrides: list[str]) -> None:
@@ -32,12 +36,7 @@ def score_reference(name: str, overrides: list[str]) -> None:
     started = time.perf_counter()
     recipe = read_recipe(find_recipe(name), overrides)
     config = recipe.config
-    if not isinstance(config, Rho1Config):
-        raise recipe.error("stage", f"{recipe.stage.name} has no reference's scores; allowed here: rho1.")
-    if not config.needs_reference:
-        raise recipe.error("selection", f"{config.selection} needs no reference, so there is nothing to score.")
-    if config.reference_mode != "cached":
-        raise recipe.error("reference_mode", f"{config.reference_mode} keeps no scores; allowed here: cached.")
+    kinds = _kept(recipe)
     with quiet(), tempfile.TemporaryDirectory() as empty:
         # A trainer makes its output folder, and its repository on the Hub; these are the training's.
         config.output_dir, config.push_to_hub, config.resume_from_checkpoint = empty, False, None
@@ -48,20 +47,48 @@ def score_reference(name: str, overrides: list[str]) -> None:
             "attn_implementation": recipe.model_args.attn_implementation,
             **cast(dict[str, Any], config.model_init_kwargs or {}),
         }
-        cache = prepare_cache(
-            config,
-            cast(PreTrainedTokenizerBase, prepared.tokenizer),
-            rows,
-            trainer.data_collator,
-            device=trainer.accelerator.device,
-        )
+        caches = [
+            fill(
+                config,
+                cast(PreTrainedTokenizerBase, prepared.tokenizer),
+                rows,
+                trainer.data_collator,
+                device=trainer.accelerator.device,
+            )
+            for fill in kinds
+        ]
     if PartialState().is_main_process:
-        per_token = f"{cache.size / cache.tokens:.2f} bytes a token" if cache.tokens else "none to score"
-        print(
-            f"{len(rows):,} rows of {prepared.splits.source}; scored in {cache.folder}: "
-            f"{len(cache):,} rows, {cache.tokens:,} tokens, {cache.size:,} bytes ({per_token}), "
-            f"in {duration(time.perf_counter() - started)}."
-        )
+        for cache in caches:
+            per_token = f"{cache.size / cache.tokens:.2f} bytes a token" if cache.tokens else "none to score"
+            print(
+                f"{len(rows):,} rows of {prepared.splits.source}; scored in {cache.folder}: "
+                f"{len(cache):,} rows, {cache.tokens:,} tokens, {cache.size:,} bytes ({per_token}), "
+                f"in {duration(time.perf_counter() - started)}."
+            )
+
+
+def _kept(recipe: Recipe) -> list[Callable[..., ScoreCache]]:
+    """What fills each cache that a recipe's training would look into.
+
+    Raises:
+        UserError: it would look into none.
+    """
+    config = recipe.config
+    asked: list[tuple[str, Callable[..., ScoreCache]]] = []
+    if isinstance(config, ReferenceConfig) and config.needs_reference:
+        asked.append(("reference_mode", reference_cache))
+    if isinstance(config, ValueScoresConfig) and config.needs_values:
+        asked.append(("value_mode", value_cache))
+    for key, _ in asked:
+        if getattr(config, key) != "cached":
+            raise recipe.error(key, f"{getattr(config, key)} keeps no scores; allowed here: cached.")
+    if asked:
+        return [fill for _, fill in asked]
+    # The setting that decides whether a frozen model is asked.
+    deciding = next((key for key in ("selection", "weighting") if key in recipe.keys), None)
+    if deciding is None:
+        raise recipe.error("stage", f"{recipe.stage.name} asks no frozen model; allowed here: rho1, mtp.")
+    raise recipe.error(deciding, f"{recipe.setting(deciding)} needs no frozen model, so there is nothing to score.")
 
 
 def _preparing_trainer(prepared: Prepared) -> SFTTrainer:

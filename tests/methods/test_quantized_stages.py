@@ -18,8 +18,8 @@ from transformers import (
 from benchmarks import quantization_gap
 from hpt_trl.cli import main
 from hpt_trl.errors import UserError
-from hpt_trl.methods.ppo.critic import VALUE_HEAD_FILE
 from hpt_trl.models.adapters import keep_four_bit_trainable
+from hpt_trl.models.folders import VALUE_HEAD_FILE
 from hpt_trl.planning.check import check
 from hpt_trl.runs import reporting, runner
 from tests.helpers.code_problems import solutions

@@ -16,54 +16,16 @@ from jaxtyping import Float
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import PreTrainedModel
 from trl.trainer.utils import get_config_model_id
 
 from hpt_trl.errors import UserError
-from hpt_trl.models.sharded_weights import whole
+from hpt_trl.models.folders import VALUE_HEAD_FILE
+from hpt_trl.models.value_model import LinearValueHead, ValueModel, load_value_model
 
-# In a folder of its own: vLLM takes every *.safetensors beside a model for the model's.
-VALUE_HEAD_FILE = "value_head/value_head.safetensors"
 _NAME = "value_head"
 
 logger = logging.getLogger(__name__)
-
-
-class ValueHead(nn.Module):
-    """V = w . h + b of the trunk's last hidden state, in float32; 0 everywhere at first."""
-
-    def __init__(self, hidden_size: int):
-        super().__init__()
-        self.linear = nn.Linear(hidden_size, 1)
-        nn.init.zeros_(self.linear.weight)
-        nn.init.zeros_(self.linear.bias)
-
-    def forward(self, hidden: Float[Tensor, "rows tokens width"], inputs: Any) -> Float[Tensor, "rows tokens"]:
-        with torch.autocast(hidden.device.type, enabled=False):
-            return self.linear(hidden.to(self.linear.weight.dtype)).squeeze(-1).float()
-
-
-class ValueModel(nn.Module):
-    """A trunk of its own under a value head: a sequence classifier (its head is taken over) or a causal model."""
-
-    def __init__(self, name: str, **settings: Any):
-        super().__init__()
-        # Trained weights: in the type that they are stored in, small updates might be rounded away.
-        classifier = AutoModelForSequenceClassification.from_pretrained(
-            name, num_labels=1, dtype=torch.float32, **settings
-        )
-        self.trunk = classifier.base_model
-        self.head = ValueHead(classifier.config.get_text_config().hidden_size)
-        score = dict(classifier.named_children()).get("score")
-        architectures = classifier.config.architectures or []
-        if isinstance(score, nn.Linear) and any("SequenceClassification" in kind for kind in architectures):
-            with torch.no_grad(), whole(score.weight):
-                self.head.linear.weight.copy_(score.weight)
-
-    def forward(self, hidden: Tensor, inputs: dict[str, Any]) -> Float[Tensor, "rows tokens"]:
-        """Values of every position; the policy's hidden states are not used, only the inputs of its trunk."""
-        taken = {name: inputs[name] for name in ("input_ids", "attention_mask", "position_ids") if name in inputs}
-        return self.head(self.trunk(**taken, use_cache=False).last_hidden_state, inputs)
 
 
 def _base(policy: nn.Module) -> PreTrainedModel:
@@ -88,7 +50,12 @@ class Critic:
         base = _base(policy)
         device = base.get_output_embeddings().weight.device
         width = base.config.get_text_config().hidden_size
-        self.module: nn.Module = ValueHead(width) if value_model is None else ValueModel(value_model, **settings)
+        self.module: LinearValueHead | ValueModel
+        if value_model is None:
+            self.module = LinearValueHead(width)
+        else:
+            # Trained weights: in the type that they are stored in, small updates might be rounded away.
+            self.module = load_value_model(value_model, trainable=True, dtype=torch.float32, **settings)
         policy.add_module(_NAME, self.module.to(device))
         source = get_config_model_id(base.config)
         if value_model is None and source and (Path(source) / VALUE_HEAD_FILE).is_file():
@@ -106,8 +73,12 @@ class Critic:
         values: list[Tensor] = []
 
         def ask(trunk: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
+            if isinstance(self.module, LinearValueHead):
+                values.append(self.module(output.last_hidden_state))
+                return
             inputs = kwargs if "input_ids" in kwargs or not args else {**kwargs, "input_ids": args[0]}
-            values.append(self.module(output.last_hidden_state, inputs))
+            taken = {name: inputs[name] for name in ("input_ids", "attention_mask", "position_ids") if name in inputs}
+            values.append(self.module(**taken).token_values)
 
         hook = _base(self.policy).base_model.register_forward_hook(ask, with_kwargs=True)
         try:

@@ -7,11 +7,12 @@ from transformers import Trainer
 from hpt_trl.errors import UserError
 from hpt_trl.methods.ppo.config import PPOConfig
 from hpt_trl.methods.ppo.trainer import PPOTrainer, refuse_what_cannot_work
-from hpt_trl.models.loading import load_tokenizer, model_exists, resolve_model
+from hpt_trl.models.loading import load_tokenizer
 from hpt_trl.recipes.recipe import Recipe, Stage, StageInputs
 from hpt_trl.rollouts.ranges import ROLLOUT_RULES
 from hpt_trl.rollouts.sampling import check_sampling
 from hpt_trl.settings.ranges import at_least
+from hpt_trl.token_scores.values import value_source
 
 
 def check(recipe: Recipe) -> None:
@@ -21,26 +22,28 @@ def check(recipe: Recipe) -> None:
         check_sampling(recipe.config)
     except ValueError as error:
         raise recipe.place(error) from None
-    value_model, policy = recipe.config.value_model_name_or_path, recipe.model_args.model_name_or_path
-    if value_model is None:
+    policy, trusted = recipe.model_args.model_name_or_path, recipe.config.trust_remote_code
+    if recipe.config.value_model_name_or_path is None:
         return
-    settings = {"trust_remote_code": recipe.config.trust_remote_code}
     try:
-        model_exists(value_model, **settings)
-        tokenizers: list[Any] = [load_tokenizer(str(name), **settings) for name in (value_model, policy)]
+        value_model = value_source(recipe.config.value_model_name_or_path, trust_remote_code=trusted)
+        value_model.load_config()
+        tokenizers: list[Any] = [
+            value_model.load_tokenizer(),
+            load_tokenizer(str(policy), trust_remote_code=trusted),
+        ]
     except UserError as error:
-        message = str(error).removeprefix("model_name_or_path: ")
+        message = str(error).removeprefix("value_model_name_or_path: ").removeprefix("model_name_or_path: ")
         raise recipe.error("value_model_name_or_path", message) from error
     if tokenizers[0].get_vocab() != tokenizers[1].get_vocab():
         raise recipe.error(
             "value_model_name_or_path",
-            f"{value_model} has another vocabulary than {policy}, whose tokens it is to read; name one with the same.",
+            f"{value_model.name} has another vocabulary than {policy}, whose tokens it is to read; name one with the "
+            "same.",
         )
 
 
 def build(inputs: StageInputs) -> Trainer:
-    if inputs.config.value_model_name_or_path is not None:
-        inputs.config.value_model_name_or_path = resolve_model(inputs.config.value_model_name_or_path)
     return PPOTrainer(**inputs.rollout_arguments())
 
 

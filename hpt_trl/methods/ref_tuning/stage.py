@@ -8,6 +8,7 @@ from typing import cast
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, Trainer
 
+from hpt_trl.data.alpaca import alpaca_prompt, response
 from hpt_trl.data.layouts import Splits
 from hpt_trl.data.rendering import Encoder
 from hpt_trl.data.row_lengths import count_tokens
@@ -15,7 +16,6 @@ from hpt_trl.data.solutions import SAMPLING_RULES, Sampling, draw, sampling_of
 from hpt_trl.data.sources import ROW
 from hpt_trl.methods.ref_tuning.checkpoints import KeptModels, kept
 from hpt_trl.methods.ref_tuning.config import RefTuningArguments, RefTuningConfig
-from hpt_trl.methods.ref_tuning.template import alpaca_prompt, response
 from hpt_trl.methods.sft.rows import training_splits
 from hpt_trl.methods.sft.trainer import MeasuredSFTTrainer
 from hpt_trl.methods.text_models import refuse_processor
@@ -102,7 +102,13 @@ def finish(trainer: Trainer) -> None:
 
 def _sampling(recipe: Recipe, *, held_out: bool = False) -> Sampling:
     arguments = cast(RefTuningArguments, recipe.arguments)
-    return sampling_of(arguments, recipe.sources, seed=recipe.config.data_seed, held_out=held_out)
+    return sampling_of(
+        arguments,
+        recipe.sources,
+        seed=recipe.config.data_seed,
+        correct_ratio=arguments.correct_ratio,
+        held_out=held_out,
+    )
 
 
 def _demonstrations(recipe: Recipe, rows: Dataset, source: str, *, held_out: bool = False) -> Dataset:

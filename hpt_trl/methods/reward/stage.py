@@ -74,4 +74,5 @@ STAGE = Stage(
     rules=(at_least(0, "center_rewards_coefficient"),),
     layout=lambda arguments: "comparisons",
     measures_held_out=True,
+    scores=True,
 )

@@ -2,19 +2,17 @@
 
 from dataclasses import dataclass, field
 
-from trl import SFTConfig
+from hpt_trl.token_scores.config import ReferenceConfig
 
 SELECTIONS = ("excess", "reference_low", "random", "full")
 # Selections that compare tokens with a reference model.
 REFERENCED = ("excess", "reference_low")
 SCOPES = ("sequence", "micro_batch", "global")
 SCHEDULES = ("constant", "linear", "cosine")
-MODES = ("cached", "online")
-DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 @dataclass
-class Rho1Config(SFTConfig):
+class Rho1Config(ReferenceConfig):
     """Configuration of `Rho1Trainer`: TRL's SFTConfig, and which tokens are trained on (arXiv 2404.07965)."""
 
     select_ratio: float = field(
@@ -48,44 +46,6 @@ class Rho1Config(SFTConfig):
             "choices": list(SCHEDULES),
         },
     )
-    reference_model_name_or_path: str | None = field(
-        default=None,
-        metadata={
-            "help": "Reference model: a Hub id, a model folder, or the folder of a LoRA adapter over its base model. "
-            "It must have the tokenizer of the trained model."
-        },
-    )
-    reference_model_revision: str | None = field(
-        default=None, metadata={"help": "Branch, tag or commit of the reference model on the Hub."}
-    )
-    reference_dtype: str = field(
-        default="auto",
-        metadata={
-            "help": "Type that the reference is loaded in; `auto` is the checkpoint's own.",
-            "choices": list(DTYPES),
-        },
-    )
-    reference_load_in_4bit: bool = field(
-        default=False, metadata={"help": "Load the reference with 4-bit weights (NF4)."}
-    )
-    reference_mode: str = field(
-        default="cached",
-        metadata={
-            "help": "`cached`: the reference's losses are kept on disk, 2 bytes a token, and no reference model is "
-            "held while training; `online`: the reference runs beside the training.",
-            "choices": list(MODES),
-        },
-    )
-    reference_cache_dir: str | None = field(
-        default=None,
-        metadata={
-            "help": "Folder of the reference's losses; each reference and tokenization has a folder of its own there. "
-            "By default `reference_scores` in the package's cache."
-        },
-    )
-    reference_check_rows: int = field(
-        default=2, metadata={"help": "Rows that are scored anew when a cache is opened, to see that it fits; 0: none."}
-    )
 
     def __post_init__(self):
         """Check the settings that belong together.
@@ -100,14 +60,11 @@ class Rho1Config(SFTConfig):
             ("selection", SELECTIONS),
             ("selection_scope", SCOPES),
             ("select_ratio_schedule", SCHEDULES),
-            ("reference_mode", MODES),
-            ("reference_dtype", DTYPES),
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"`{name}` is {getattr(self, name)!r}; allowed: {', '.join(allowed)}.")
-        for name in ("selection_warmup_steps", "reference_check_rows"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"`{name}` is {getattr(self, name)}; allowed: 0 or more.")
+        if self.selection_warmup_steps < 0:
+            raise ValueError(f"`selection_warmup_steps` is {self.selection_warmup_steps}; allowed: 0 or more.")
         if self.needs_reference and self.reference_model_name_or_path is None:
             raise ValueError(
                 f"`reference_model_name_or_path` is missing: `selection: {self.selection}` compares tokens with a "

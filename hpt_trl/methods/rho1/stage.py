@@ -8,8 +8,8 @@ from transformers import PreTrainedTokenizerBase, Trainer
 from hpt_trl.data.layouts import Layout, Splits
 from hpt_trl.data.rendering import Encoder
 from hpt_trl.errors import UserError
+from hpt_trl.methods.rho1.checks import check_selection
 from hpt_trl.methods.rho1.config import Rho1Config
-from hpt_trl.methods.rho1.reference import check_reference
 from hpt_trl.methods.rho1.trainer import IMAGES_REFUSED, Rho1Trainer
 from hpt_trl.methods.sft.rows import has_images, training_splits
 from hpt_trl.methods.sft.turns import TurnArguments, check_turns
@@ -69,7 +69,7 @@ def check_tokenizer(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
     if not recipe.config.needs_reference:
         return
     try:
-        check_reference(recipe.config, tokenizer, model=recipe.model_args.model_name_or_path)
+        check_selection(recipe.config, tokenizer, model=recipe.model_args.model_name_or_path)
     except UserError as error:
         message = str(error).removeprefix("reference_model_name_or_path: ")
         raise recipe.error("reference_model_name_or_path", message) from error

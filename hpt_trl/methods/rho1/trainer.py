@@ -25,19 +25,21 @@ from transformers import PreTrainedTokenizerBase
 from trl.trainer.utils import use_adapter
 
 from hpt_trl.errors import UserError
-from hpt_trl.methods.rho1.cache import WithReference, scored_positions
+from hpt_trl.methods.rho1.checks import check_selection
 from hpt_trl.methods.rho1.config import Rho1Config
-from hpt_trl.methods.rho1.head import compacted_backward
-from hpt_trl.methods.rho1.reference import check_reference, load_reference
 from hpt_trl.methods.rho1.samples import SelectionSamples
-from hpt_trl.methods.rho1.scoring import autocast_of, prepare_cache, reference_nll
-from hpt_trl.methods.rho1.selection import Selection, groups_of, random_scores, ratio_at, select_top
 from hpt_trl.methods.sft.trainer import MeasuredSFTTrainer
 from hpt_trl.methods.signatures import takes_arguments_of
 from hpt_trl.models.adapters import hidden_adapter, keep_four_bit_trainable
 from hpt_trl.models.folders import is_adapter
 from hpt_trl.models.loading import load_tokenizer
 from hpt_trl.models.trainable import refuse_untrainable
+from hpt_trl.token_scores.cache import REFERENCE_NLL, WithScores, as_bits, scored_positions, scores_of
+from hpt_trl.token_scores.head import compacted_backward
+from hpt_trl.token_scores.reference import load_reference
+from hpt_trl.token_scores.reference_scores import reference_cache, reference_nll
+from hpt_trl.token_scores.scoring import autocast_of
+from hpt_trl.token_scores.selection import Selection, groups_of, random_scores, ratio_at, select_top
 
 _REFERENCE = "reference"  # name of the reference adapter over the trained model's base
 
@@ -93,7 +95,7 @@ class Rho1Trainer(MeasuredSFTTrainer):
         if args.needs_reference:
             name = model if isinstance(model, str) else model.config._name_or_path
             tokenizer = kwargs.get("processing_class") or load_tokenizer(name, trust_remote_code=args.trust_remote_code)
-            check_reference(args, tokenizer, model=name)
+            check_selection(args, tokenizer, model=name)
         super().__init__(model, args, **kwargs)
         self._refuse_what_cannot_work()
         self._score_batch: Callable[[dict[str, Any]], Tensor] | None = None
@@ -122,14 +124,14 @@ class Rho1Trainer(MeasuredSFTTrainer):
     def _open_reference(self) -> None:
         device = self.accelerator.device
         if self.args.reference_mode == "cached":
-            cache = prepare_cache(
+            cache = reference_cache(
                 self.args,
                 cast(PreTrainedTokenizerBase, self.processing_class),
                 self.train_dataset,
                 self.data_collator,
                 device=device,
             )
-            self._collate_train = WithReference(self.data_collator, cache)
+            self._collate_train = WithScores(self.data_collator, cache)
         elif isinstance(self.model, PeftModel) and _share_base(self.args, self.model):
             self.model.load_adapter(str(self.args.reference_model_name_or_path), _REFERENCE, is_trainable=False)
             self._score_batch = self._score_by_adapter
@@ -188,7 +190,7 @@ class Rho1Trainer(MeasuredSFTTrainer):
         """Add the reference's losses where no collator did; like there as bits, which nothing rounds on its way."""
         if self._score_batch is not None and "reference_nll" not in batch:
             with autocast_of(self.args, self.accelerator.device)():
-                batch["reference_nll"] = self._score_batch(batch).view(torch.int16)
+                batch["reference_nll"] = as_bits(self._score_batch(batch))
 
     def _scores(self, batch: dict[str, Any], log_probs: Tensor | None) -> Tensor:
         """What the tokens are ranked by, higher is better. Shape: (B, T - 1)."""
@@ -315,7 +317,7 @@ def _share_base(args: Rho1Config, model: PeftModel) -> bool:
 
 def _reference_of(batch: dict[str, Any]) -> Tensor:
     """The reference's loss of each predicted token. Shape: (B, T - 1), float32."""
-    return batch["reference_nll"][:, 1:].view(torch.float16).float()
+    return scores_of(batch, REFERENCE_NLL)[:, 1:]
 
 
 def _valid(batch: dict[str, Any]) -> Tensor:

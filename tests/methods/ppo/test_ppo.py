@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from hpt_trl import PPOConfig, PPOTrainer, UserError
-from hpt_trl.methods.ppo.critic import VALUE_HEAD_FILE
+from hpt_trl.models.folders import VALUE_HEAD_FILE
 from hpt_trl.models.merging import merge_adapter
 from tests.helpers.processes import launch
 from tests.helpers.rollouts import (

@@ -98,5 +98,6 @@ def test_the_model_itself_is_no_reference(recipe, tiny_model_path, tmp_path):
     with pytest.raises(UserError, match="selection_warmup_steps") as raised:
         check(recipe(reference_model_name_or_path=tiny_model_path), [])
     assert "rho1.yaml" in str(raised.value)
+    check(recipe(reference_model_name_or_path=tiny_model_path, selection="reference_low"), [])
     runner.run(recipe(reference_model_name_or_path=tiny_model_path, selection_warmup_steps=2), [])
     assert results(tmp_path / "run")["steps"] == 4

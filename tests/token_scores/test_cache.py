@@ -21,11 +21,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTTrainer
 
 from hpt_trl import Rho1Config, UserError, cli
-from hpt_trl.methods.rho1 import scoring
-from hpt_trl.methods.rho1.cache import ScoreCache, WithReference, example_key, row_key
-from hpt_trl.methods.rho1.reference import load_reference
-from hpt_trl.methods.rho1.scoring import autocast_of, prepare_cache, reference_nll
 from hpt_trl.runs import runner
+from hpt_trl.token_scores import reference_scores, scoring
+from hpt_trl.token_scores.cache import REFERENCE_NLL, ScoreCache, WithScores, example_key, row_key
+from hpt_trl.token_scores.reference import load_reference
+from hpt_trl.token_scores.reference_scores import reference_cache, reference_nll
+from hpt_trl.token_scores.scoring import autocast_of
 from tests.helpers.processes import ROOT, hpt_trl
 from tests.helpers.rho1 import demonstrations, documents
 from tests.helpers.stage_runs import weights
@@ -85,7 +86,7 @@ def prepared(tmp_path, tiny_model_path, reference_model_path):
             self.rows, self.collator = trainer.train_dataset, trainer.data_collator
 
         def cache(self) -> ScoreCache:
-            return prepare_cache(self.config, self.tokenizer, self.rows, self.collator, device=CPU)
+            return reference_cache(self.config, self.tokenizer, self.rows, self.collator, device=CPU)
 
     return Prepared
 
@@ -140,7 +141,7 @@ def test_cached_scores_are_the_references(prepared, reference_model_path, rows, 
     oracle = AutoModelForCausalLM.from_pretrained(reference_model_path, dtype=torch.float64)
     for example in made.rows:
         np.testing.assert_allclose(cache.scores(example_key(example)), plain_nll(oracle, example), rtol=1e-3, atol=1e-5)
-    online, collator = load_reference(made.config, CPU), pickle.loads(pickle.dumps(WithReference(made.collator, cache)))
+    online, collator = load_reference(made.config, CPU), pickle.loads(pickle.dumps(WithScores(made.collator, cache)))
     for start in range(0, len(made.rows), 3):
         batch = collator([made.rows[index] for index in range(start, min(start + 3, len(made.rows)))])
         bits = batch.pop("reference_nll")
@@ -156,7 +157,7 @@ def test_the_reference_computes_in_the_precision_of_the_training(prepared):
     cache = made.cache()
     assert cache.contents["autocast"] == "torch.bfloat16"
     assert prepared(documents(3)).cache().contents["autocast"] is None
-    batch = WithReference(made.collator, cache)(list(made.rows))
+    batch = WithScores(made.collator, cache)(list(made.rows))
     cached = batch.pop("reference_nll").view(torch.float16)
     online = load_reference(made.config, CPU)
     with autocast_of(made.config, CPU)():
@@ -172,7 +173,7 @@ def test_nothing_of_the_reference_is_left_once_all_is_scored(prepared, monkeypat
         parts.extend(weakref.ref(part) for part in (model, *model.modules(), *model.parameters()))
         return model
 
-    monkeypatch.setattr(scoring, "load_reference", load)
+    monkeypatch.setattr(reference_scores, "load_reference", load)
     cache = prepared(documents()).cache()
     assert len(cache) == 8 and len(parts) > 20
     assert [part for part in parts if part() is not None] == []
@@ -191,14 +192,14 @@ def test_rows_with_few_or_no_labels(prepared):
     cache = made.cache()
     # A row that is there twice is scored once.
     assert len(cache) == 4 and cache.tokens == 2
-    batch = WithReference(made.collator, cache)(rows)
+    batch = WithScores(made.collator, cache)(rows)
     assert (batch["reference_nll"] != 0).nonzero().tolist() == [[0, 2], [3, 1], [4, 1]]
     # None of the labels of these is scored.
-    assert WithReference(made.collator, cache)(rows[1:3])["reference_nll"].abs().sum() == 0
+    assert WithScores(made.collator, cache)(rows[1:3])["reference_nll"].abs().sum() == 0
     made.rows = Dataset.from_list([{"input_ids": [number], "labels": [number]} for number in (3, 4)])
     assert len(made.cache()) == 6
     with pytest.raises(UserError, match="is not in"):
-        WithReference(made.collator, cache)([{"input_ids": [9, 10], "labels": [-100, 10]}])
+        WithScores(made.collator, cache)([{"input_ids": [9, 10], "labels": [-100, 10]}])
 
 
 def test_the_key_is_of_ids_labels_and_documents():
@@ -222,7 +223,7 @@ def test_the_command_fills_what_the_training_finds(recipe, tmp_path, capsys):
     said = capsys.readouterr().out.splitlines()[-1]
     [segment] = segments(tmp_path)
     written = segment.stat().st_mtime_ns
-    rows = ScoreCache(segment.parent.parent, contents_of(segment))
+    rows = ScoreCache(segment.parent.parent, contents_of(segment), REFERENCE_NLL)
     assert f"{len(rows)} rows, {rows.tokens:,} tokens, {rows.size:,} bytes" in said and str(segment.parent) in said
     assert rows.size / rows.tokens <= 2.1
     runner.run(recipe(), [])
@@ -239,7 +240,10 @@ def test_the_command_fills_what_the_training_finds(recipe, tmp_path, capsys):
     ("words", "said"),
     [
         (["--reference_mode", "online"], "--reference_mode on the command line ({recipe}): online keeps no scores"),
-        (["--selection", "random"], "--selection on the command line ({recipe}): random needs no reference"),
+        (
+            ["--selection", "random"],
+            "--selection on the command line ({recipe}): random needs no frozen model",
+        ),
         (
             ["--reference_model_name_or_path", "smollm2-135m"],
             "--reference_model_name_or_path on the command line ({recipe}): smollm2-135m has another",
@@ -332,7 +336,7 @@ def test_scores_that_are_no_numbers_are_refused(prepared, tmp_path):
     segment.write_bytes(content)
     cache = made.cache()
     with pytest.raises(UserError, match=f"{segment.parent} has losses that are no numbers"):
-        WithReference(made.collator, cache)(list(made.rows))
+        WithScores(made.collator, cache)(list(made.rows))
 
 
 def test_a_reference_that_gives_no_number_is_refused(prepared, tmp_path):
@@ -353,9 +357,9 @@ def test_no_model_is_loaded_for_a_filled_cache(prepared):
     def load():
         raise AssertionError("loaded")
 
-    table = scoring.row_table(made.rows)
+    table = scoring.row_table(made.rows, REFERENCE_NLL)
     cache = made.cache()
-    asked = scoring.Reference(load, CPU, autocast_of(made.config, CPU))
+    asked = scoring.Scorer(REFERENCE_NLL, load, reference_nll, CPU, autocast_of(made.config, CPU))
     assert scoring.fill(cache, made.rows, made.collator, asked, table, batch_size=2) == 0
     scoring.verify(cache, made.rows, made.collator, asked, table, rows=0)
     with pytest.raises(UserError, match=r"does not take .* more bytes \(too little room\)"):
@@ -387,7 +391,7 @@ def test_a_disk_that_fills_is_named_and_nothing_is_lost(recipe, tmp_path):
 
 
 def test_a_killed_scoring_goes_on_where_it_stopped(recipe, tmp_path):
-    small = "from hpt_trl.methods.rho1 import scoring; scoring._SEGMENT_TOKENS = 1000; "
+    small = "from hpt_trl.token_scores import scoring; scoring._SEGMENT_TOKENS = 1000; "
     path = recipe(dataset_options={"size": 1500, "test_size": 20})
     process = child(small + MAIN, "score-reference", path)
     deadline = time.monotonic() + 100
@@ -397,12 +401,12 @@ def test_a_killed_scoring_goes_on_where_it_stopped(recipe, tmp_path):
     process.wait()
     kept = segments(tmp_path)
     contents = contents_of(kept[0])
-    scored = len(ScoreCache(tmp_path / "scores", contents))
+    scored = len(ScoreCache(tmp_path / "scores", contents, REFERENCE_NLL))
     assert scored > 0
     assert cli.main(["score-reference", path]) == 0
     assert segments(tmp_path)[: len(kept)] == kept
     sizes = [rows_of(path) for path in segments(tmp_path)]
-    cache = ScoreCache(tmp_path / "scores", contents)
+    cache = ScoreCache(tmp_path / "scores", contents, REFERENCE_NLL)
     # No row was scored twice, and some were left to do.
     assert sum(sizes) == len(cache) > scored
 
@@ -443,9 +447,9 @@ def test_processes_share_the_rows_and_learn_of_each_others_errors(recipe, tmp_pa
     two = segments(tmp_path)
     sizes = [rows_of(path) for path in two]
     contents = contents_of(two[0])
-    cache = ScoreCache(tmp_path / "scores", contents)
+    cache = ScoreCache(tmp_path / "scores", contents, REFERENCE_NLL)
     assert len(sizes) == 2 and sum(sizes) == len(cache) and abs(sizes[0] - sizes[1]) <= 4
-    one = ScoreCache(tmp_path / "one", contents)
+    one = ScoreCache(tmp_path / "one", contents, REFERENCE_NLL)
     for key in itertools.islice(keys_of(two[0]), 20):
         np.testing.assert_allclose(one.scores(key), cache.scores(key), rtol=2e-3)
 

@@ -1,9 +1,9 @@
-"""The reference's losses on disk: 2 bytes a scored token and 12 bytes a row, found by what a row holds.
+"""What a frozen model says of tokens, on disk: 2 or 4 bytes a token and 12 bytes a row, found by what a row holds.
 
-A cache is one folder per reference model and preparation of the rows, `FOLDER/<hash of the contents>/`:
+A cache is one folder per model and preparation of the rows, `FOLDER/<hash of the contents>/`:
 
     manifest.json    what the scores belong to, readable; the hash of it names the folder
-    <unique>.nll     segments: a header, the rows' keys and lengths, then their losses as float16, end to end
+    <unique>.nll     segments: a header, the rows' keys and lengths, then their scores, end to end
 
 A segment is written whole or not at all, and never changed. So processes and runs may fill one folder at once, a run
 that is killed loses only what it had not written yet, and rows are found after any shuffling.
@@ -17,7 +17,8 @@ import shutil
 import struct
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -31,11 +32,9 @@ logger = logging.getLogger(__name__)
 
 FORMAT = 1
 MANIFEST = "manifest.json"
-DIR_KEY = "reference_cache_dir"
-# Bytes on disk of a scored token and of a row.
-TOKEN_BYTES, ROW_BYTES = 2, 12
+# Bytes on disk of a row, beside its scores.
+ROW_BYTES = 12
 
-_MAGIC = b"hptnll01"
 # Magic, rows, scored tokens, digest of the index.
 _HEADER = struct.Struct("<8sQQ16s")
 # A segment takes seconds to write; what is older was left by a run that was killed.
@@ -70,18 +69,97 @@ def scored_positions(labels: torch.Tensor) -> torch.Tensor:
     return scored
 
 
+def valued_positions(labels: torch.Tensor) -> torch.Tensor:
+    """Return the mask (rows, tokens) of what tells how a label changed the value: its token and the one before it."""
+    scored = scored_positions(labels)
+    before = torch.zeros_like(scored)
+    before[:, :-1] = scored[:, 1:]
+    return scored | before
+
+
+@dataclass(frozen=True)
+class ScoreKind:
+    """What the scores of a cache are.
+
+    Attributes:
+        name: of the scores in a batch.
+        prefix: of the recipe keys that say which model it is, how it is loaded and where the cache lies.
+        owner, plural, one: how messages name the model, its scores, and one of them.
+        unit: of a score, with a space before it.
+        dtype: of a score on disk and in a batch.
+        magic: 8 bytes that a segment begins with.
+        suffix: that a segment's name ends with.
+        positions: of labels (rows, tokens): which tokens have a score.
+    """
+
+    name: str
+    prefix: str
+    owner: str
+    plural: str
+    one: str
+    unit: str
+    dtype: np.dtype
+    magic: bytes
+    suffix: str
+    positions: Callable[[torch.Tensor], torch.Tensor]
+
+    @property
+    def dir_key(self) -> str:
+        """Recipe key of the cache's folder."""
+        return f"{self.prefix}_cache_dir"
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of a score."""
+        return self.dtype.itemsize
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The same type of PyTorch's."""
+        return torch.float16 if self.token_bytes == 2 else torch.float32
+
+
+REFERENCE_NLL = ScoreKind(
+    name="reference_nll",
+    prefix="reference",
+    owner="reference",
+    plural="losses",
+    one="loss",
+    unit=" nats",
+    dtype=np.dtype("<f2"),
+    magic=b"hptnll01",
+    suffix=".nll",
+    positions=scored_positions,
+)
+
+VALUES = ScoreKind(
+    name="values",
+    prefix="value",
+    owner="value model",
+    plural="values",
+    one="value",
+    unit="",
+    dtype=np.dtype("<f4"),
+    magic=b"hptval01",
+    suffix=".values",
+    positions=valued_positions,
+)
+
+
 class ScoreCache:
-    """The losses of one reference on rows of one preparation.
+    """The scores of one model on rows of one preparation.
 
     Args:
         folder: of all caches; this one's is `folder/<hash of contents>`.
         contents: what the scores depend on, readable.
+        kind: what they are.
 
     Raises:
         UserError: the folder cannot be made or read, or holds the scores of something else.
     """
 
-    def __init__(self, folder: str | Path, contents: dict[str, Any]):
+    def __init__(self, folder: str | Path, contents: dict[str, Any], kind: ScoreKind):
+        self.kind = kind
         text = json.dumps({"format": FORMAT, **contents}, sort_keys=True)
         self.contents = json.loads(text)
         self.folder = Path(folder) / hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
@@ -89,14 +167,16 @@ class ScoreCache:
             self._open()
             self.reload()
         except OSError as error:
-            raise UserError(f"{DIR_KEY}: {self.folder} cannot be used: {error}. Name a folder that can.") from error
+            raise UserError(
+                f"{kind.dir_key}: {self.folder} cannot be used: {error}. Name a folder that can."
+            ) from error
 
     def reload(self) -> None:
         """Read the segments' indexes: what other processes and runs have written since is there then."""
         parts = []
         self._segments: list[tuple[str, int]] = []
-        for path in sorted(self.folder.glob("*.nll")):
-            index = _read_index(path)
+        for path in sorted(self.folder.glob(f"*{self.kind.suffix}")):
+            index = _read_index(path, self.kind)
             if index is not None:
                 parts.append((len(self._segments), *index))
                 self._segments.append((str(path), index[0].size))
@@ -121,15 +201,15 @@ class ScoreCache:
         return found
 
     def scores(self, key: bytes) -> np.ndarray | None:
-        """Return the losses (float16) of a row's scored tokens in their order, None if the row is not there."""
+        """Return the scores of a row's scored tokens in their order, None if the row is not there."""
         number = np.frombuffer(key, dtype="<u8")[0]
         place = np.searchsorted(self._keys, number)
         if place == self._keys.size or self._keys[place] != number:
             return None
         start, length = self._starts[place], self._lengths[place]
         if length == 0:
-            return np.empty(0, np.float16)
-        return _losses(*self._segments[self._owners[place]])[start : start + length]
+            return np.empty(0, self.kind.dtype)
+        return _scores(*self._segments[self._owners[place]], self.kind.dtype)[start : start + length]
 
     @property
     def tokens(self) -> int:
@@ -139,46 +219,47 @@ class ScoreCache:
     @property
     def size(self) -> int:
         """Bytes on disk."""
-        return sum(path.stat().st_size for path in self.folder.glob("*.nll"))
+        return sum(path.stat().st_size for path in self.folder.glob(f"*{self.kind.suffix}"))
 
     def check_room(self, rows: int, tokens: int) -> None:
         """Raise `UserError` if the disk has no room for so many more rows and scored tokens."""
-        needed, free = rows * ROW_BYTES + tokens * TOKEN_BYTES, shutil.disk_usage(self.folder).free
+        needed, free = rows * ROW_BYTES + tokens * self.kind.token_bytes, shutil.disk_usage(self.folder).free
         if needed > free:
             raise self._no_room(needed, "too little room")
 
-    def write(self, keys: Sequence[bytes], losses: Sequence[np.ndarray]) -> None:
+    def write(self, keys: Sequence[bytes], scores: Sequence[np.ndarray]) -> None:
         """Add a segment; it is there whole or not at all.
 
         Args:
             keys: of the rows.
-            losses: float16, one array a row.
+            scores: one array a row.
 
         Raises:
             UserError: it cannot be written; all other segments are as they were.
         """
-        lengths = np.array([len(row) for row in losses], dtype=np.uint32)
+        lengths = np.array([len(row) for row in scores], dtype=np.uint32)
         index = b"".join(keys) + lengths.tobytes()
-        header = _HEADER.pack(_MAGIC, len(keys), int(lengths.sum(dtype=np.int64)), _digest(index))
+        header = _HEADER.pack(self.kind.magic, len(keys), int(lengths.sum(dtype=np.int64)), _digest(index))
         name = uuid.uuid4().hex
         partial = self.folder / f"{name}.partial"
         try:
             with partial.open("wb") as file:
-                for part in (header, index, *(row.astype("<f2", copy=False).tobytes() for row in losses)):
+                for part in (header, index, *(row.astype(self.kind.dtype, copy=False).tobytes() for row in scores)):
                     file.write(part)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(partial, self.folder / f"{name}.nll")
+            os.replace(partial, self.folder / f"{name}{self.kind.suffix}")
         except OSError as error:
             partial.unlink(missing_ok=True)
-            raise self._no_room(len(header) + len(index) + 2 * int(lengths.sum()), str(error.strerror)) from error
+            size = len(header) + len(index) + self.kind.token_bytes * int(lengths.sum(dtype=np.int64))
+            raise self._no_room(size, str(error.strerror)) from error
 
     def _no_room(self, needed: int, why: str) -> UserError:
         free = shutil.disk_usage(self.folder).free
         return UserError(
-            f"{DIR_KEY}: {self.folder} does not take {needed:,} more bytes ({why}); {free:,} are free on its disk. "
-            "What was scored before is kept. Make room, or name a folder on another disk; the "
-            "same command goes on from there."
+            f"{self.kind.dir_key}: {self.folder} does not take {needed:,} more bytes ({why}); {free:,} are free on its "
+            "disk. What was scored before is kept. Make room, or name a folder on another disk; the same command goes "
+            "on from there."
         )
 
     def _open(self) -> None:
@@ -192,7 +273,7 @@ class ScoreCache:
             os.replace(partial, manifest)
         elif found != self.contents:
             raise UserError(
-                f"{DIR_KEY}: {manifest} is of other scores than its folder's name says "
+                f"{self.kind.dir_key}: {manifest} is of other scores than its folder's name says "
                 f"({_changed(found, self.contents)}). Remove the folder, or name another one."
             )
         for path in self.folder.glob("*.partial"):
@@ -211,12 +292,12 @@ class ScoreCache:
             )
 
 
-class WithReference:
-    """A collator that adds the reference's losses to a batch, as `reference_nll`.
+class WithScores:
+    """A collator that adds a cache's scores to a batch, under the name of their kind.
 
-    (rows, tokens), at the places of the labels: the reference's negative log-probability of each label that has a
-    loss, else 0. These are float16, as int16 of the same bits: DeepSpeed would cast the floating numbers of a batch to
-    the training's type. `batch["reference_nll"].view(torch.float16)` has them back.
+    (rows, tokens), at the places of the tokens: the score of each token that has one, else 0. These are the bits of the
+    scores, as whole numbers: DeepSpeed would cast the floating numbers of a batch to the training's type. `scores_of`
+    has them back.
 
     Args:
         collator: the trainer's own.
@@ -234,46 +315,60 @@ class WithReference:
             UserError: a row is not in the cache, has another number of scored tokens there, or scores that are no
                 numbers.
         """
+        kind, folder = self.cache.kind, self.cache.folder
         rows = [self.cache.scores(example_key(example)) for example in examples]
         batch = self.collator(examples)
         if any(row is None for row in rows):
             raise UserError(
-                f"{DIR_KEY}: a row of the training is not in {self.cache.folder}: the rows have changed since it was "
-                "filled, or the processes do not see the same folder. Name one that all of them see."
+                f"{kind.dir_key}: a row of the training is not in {folder}: the rows have changed since it was filled, "
+                "or the processes do not see the same folder. Name one that all of them see."
             )
-        # A batch lays its rows one after the other, padded or flattened; so its scored labels are the rows' in turn.
+        # A batch lays its rows one after the other, padded or flattened; so its scored tokens are the rows' in turn.
         scores = np.concatenate([row for row in rows if row is not None])
-        scored = scored_positions(batch["labels"])
+        scored = kind.positions(batch["labels"])
         if int(scored.sum()) != scores.size:
             raise UserError(
-                f"{DIR_KEY}: {self.cache.folder} has {scores.size} losses for rows with {int(scored.sum())} scored "
+                f"{kind.dir_key}: {folder} has {scores.size} {kind.plural} for rows with {int(scored.sum())} scored "
                 "tokens. Remove the folder; it is filled anew."
             )
         if not np.isfinite(scores).all():
             raise UserError(
-                f"{DIR_KEY}: {self.cache.folder} has losses that are no numbers: its files are damaged. Remove the "
+                f"{kind.dir_key}: {folder} has {kind.plural} that are no numbers: its files are damaged. Remove the "
                 "folder; it is filled anew."
             )
-        values = torch.zeros(batch["labels"].shape, dtype=torch.float16)
-        values[scored] = torch.from_numpy(scores)
-        return {**batch, "reference_nll": values.view(torch.int16)}
+        found = torch.zeros(batch["labels"].shape, dtype=kind.torch_dtype)
+        found[scored] = torch.from_numpy(scores)
+        return {**batch, kind.name: as_bits(found)}
+
+
+_BITS = {torch.float16: torch.int16, torch.float32: torch.int32}
+
+
+def as_bits(scores: torch.Tensor) -> torch.Tensor:
+    """Return scores as whole numbers of the same bits, which nothing rounds on its way through a trainer."""
+    return scores.view(_BITS[scores.dtype])
+
+
+def scores_of(batch: dict[str, Any], kind: ScoreKind) -> torch.Tensor:
+    """Return the scores that a batch carries. Shape: (rows, tokens), float32."""
+    return batch[kind.name].view(kind.torch_dtype).float()
 
 
 @lru_cache(maxsize=256)
-def _losses(path: str, rows: int) -> np.ndarray:
-    """A segment's losses; the number of segments open at a time is limited, as that of files is."""
-    return np.memmap(path, dtype="<f2", mode="r", offset=_HEADER.size + rows * ROW_BYTES)
+def _scores(path: str, rows: int, dtype: np.dtype) -> np.ndarray:
+    """A segment's scores; the number of segments open at a time is limited, as that of files is."""
+    return np.memmap(path, dtype=dtype, mode="r", offset=_HEADER.size + rows * ROW_BYTES)
 
 
-def _read_index(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
+def _read_index(path: Path, kind: ScoreKind) -> tuple[np.ndarray, np.ndarray] | None:
     """Keys (uint64) and lengths (uint32) of a segment; a truncated one, or one with a damaged index, is set aside."""
     try:
         with path.open("rb") as file:
             header = file.read(_HEADER.size)
             if len(header) == _HEADER.size:
                 magic, rows, tokens, digest = _HEADER.unpack(header)
-                whole = _HEADER.size + rows * ROW_BYTES + tokens * TOKEN_BYTES == path.stat().st_size
-                index = file.read(rows * ROW_BYTES) if magic == _MAGIC and whole else b""
+                whole = _HEADER.size + rows * ROW_BYTES + tokens * kind.token_bytes == path.stat().st_size
+                index = file.read(rows * ROW_BYTES) if magic == kind.magic and whole else b""
                 if index and _digest(index) == digest:
                     return np.frombuffer(index, "<u8", rows), np.frombuffer(index, "<u4", rows, offset=8 * rows)
         aside = path.with_suffix(".damaged")

@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from hpt_trl.methods.rho1.selection import groups_of, random_scores, ratio_at, select_top
+from hpt_trl.token_scores.selection import groups_of, random_scores, ratio_at, select_top
 
 
 @pytest.mark.parametrize("ratio", [0.01, 0.3, 0.6, 1.0])

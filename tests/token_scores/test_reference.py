@@ -1,4 +1,4 @@
-"""Rho-1's reference: which models will do, what is said of those that will not, and how it is loaded."""
+"""A reference model: which models will do, what is said of those that will not, and how it is loaded."""
 
 import json
 import shutil
@@ -20,11 +20,12 @@ from transformers import (
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from trl.trainer.utils import add_fused_lm_head
 
-from hpt_trl import Rho1Config, UserError
-from hpt_trl.methods.rho1.reference import check_reference, fingerprint, load_reference
-from hpt_trl.methods.rho1.scoring import reference_nll
-from hpt_trl.methods.rho1.tokenizers import differences, digest
+from hpt_trl import UserError
 from hpt_trl.models.merging import merge_adapter
+from hpt_trl.token_scores.config import ReferenceConfig
+from hpt_trl.token_scores.reference import check_reference, fingerprint, is_trained_model, load_reference
+from hpt_trl.token_scores.reference_scores import reference_nll
+from hpt_trl.token_scores.tokenizers import differences, digest
 from tests.helpers.tiny import build_tokenizer, save_tiny_model
 
 CPU = torch.device("cpu")
@@ -46,9 +47,9 @@ def adapter(reference_model_path, tmp_path_factory) -> str:
 
 @pytest.fixture
 def configured(tmp_path):
-    def make(name: str, **settings) -> Rho1Config:
+    def make(name: str, **settings) -> ReferenceConfig:
         settings = {"bf16": False, "use_cpu": True, "max_length": 64} | settings
-        return Rho1Config(output_dir=str(tmp_path), reference_model_name_or_path=name, **settings)
+        return ReferenceConfig(output_dir=str(tmp_path), reference_model_name_or_path=name, **settings)
 
     return make
 
@@ -146,10 +147,11 @@ def test_references_that_will_not_do(configured, reference_model_path, adapter, 
     assert "there is no folder" in refused(tmp_path / "nowhere")
     assert "nobody/no-such-model" in refused("nobody/no-such-model")
     assert "takes 512 tokens, but `max_length` is 600" in refused(reference_model_path, max_length=600, packing=True)
-    assert "trained model itself" in refused(tiny_model_path + "/")
-    assert "trained model itself" in refused(tiny_model_path, selection_scope="global")
-    check_reference(configured(tiny_model_path, selection_warmup_steps=5), tokenizer, model=tiny_model_path)
-    check_reference(configured(tiny_model_path, selection="reference_low"), tokenizer, model=tiny_model_path)
+    # Whether the trained model itself will do, the method decides.
+    check_reference(configured(tiny_model_path), tokenizer, model=tiny_model_path)
+    assert is_trained_model(configured(tiny_model_path + "/"), tiny_model_path)
+    assert not is_trained_model(configured(reference_model_path), tiny_model_path)
+    assert not is_trained_model(configured(adapter), adapter)
 
     (other / "tokenizer.json").unlink()
     (other / "tokenizer_config.json").unlink()

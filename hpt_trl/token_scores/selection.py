@@ -1,4 +1,4 @@
-"""Which tokens Rho-1 trains on, and with what weight: pure functions of tensors.
+"""Which tokens are trained on by their scores, and with what weight: pure functions of tensors.
 
 Source: Lin et al., "Rho-1: Not All Tokens Are What You Need", arXiv 2404.07965, eq. 3 to 5.
 """

@@ -1,4 +1,4 @@
-"""Losses under the reference: of a batch, and of a whole data set into a cache, which is then all a training needs."""
+"""Scores of a frozen model of a whole data set, kept in a cache, which is then all that a training needs."""
 
 import gc
 import time
@@ -16,15 +16,12 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from trl import SFTConfig
 
 from hpt_trl.errors import UserError
-from hpt_trl.methods.rho1 import head
-from hpt_trl.methods.rho1.cache import DIR_KEY, ScoreCache, example_key, scored_positions
-from hpt_trl.methods.rho1.config import Rho1Config
-from hpt_trl.methods.rho1.reference import MODEL_KEY, fingerprint, load_reference
 from hpt_trl.models.built_in import cache_folder
 from hpt_trl.models.random_state import kept_random_state
+from hpt_trl.token_scores.cache import ScoreCache, ScoreKind, example_key
 
 # Batches whose rows are sorted by length together: little is padded, and the rows are still read from nearby.
 _WINDOW = 32
@@ -35,8 +32,8 @@ _SEGMENT_S = 30.0
 _T = TypeVar("_T")
 
 
-def autocast_of(config: Rho1Config, device: torch.device) -> Callable[[], AbstractContextManager]:
-    """Return what makes the context of a reference's forward pass: the precision of the training.
+def autocast_of(config: SFTConfig, device: torch.device) -> Callable[[], AbstractContextManager]:
+    """Return what makes the context of a frozen model's forward pass: the precision of the training.
 
     Not the accelerator's own: it does nothing under DeepSpeed, where the trained model's weights have that type.
     """
@@ -45,46 +42,33 @@ def autocast_of(config: Rho1Config, device: torch.device) -> Callable[[], Abstra
     return partial(torch.autocast, device.type, torch.bfloat16 if config.bf16 else torch.float16)
 
 
-@torch.no_grad()
-def reference_nll(model: torch.nn.Module, batch: dict[str, Any]) -> torch.Tensor:
-    """Return the reference's losses of a batch, -log p(label), 0 where there is no label.
+class Scorer:
+    """A frozen model that is loaded when it is first needed.
 
     Args:
-        model: the reference, in evaluation mode, with TRL's fused head.
-        batch: from SFTTrainer's collator, on the model's device.
-
-    Returns:
-        (rows, tokens) float16, in nats, at the places of the labels.
-    """
-    with head.labelled_alone(scored_positions(batch["labels"])[:, 1:].flatten()):
-        outputs = model(**batch, fused_lm_head=True)
-    losses = torch.zeros(batch["labels"].shape, dtype=torch.float16, device=batch["labels"].device)
-    losses[:, 1:] = -outputs.log_probs
-    return losses
-
-
-class Reference:
-    """A reference model that is loaded when it is first needed.
-
-    Args:
+        kind: what its scores are.
         load: makes the model.
+        score: of the model and a batch on its device: (rows, tokens), in the type of the kind.
         device: where it runs.
         autocast: makes the context that it runs in.
     """
 
     def __init__(
         self,
-        load: Callable[[], PreTrainedModel],
+        kind: ScoreKind,
+        load: Callable[[], torch.nn.Module],
+        score: Callable[[torch.nn.Module, dict[str, Any]], torch.Tensor],
         device: torch.device,
         autocast: Callable[[], AbstractContextManager],
     ):
-        self._load = load
-        self._model: PreTrainedModel | None = None
+        self.kind = kind
+        self._load, self._score = load, score
+        self._model: torch.nn.Module | None = None
         self.device = device
         self.autocast = autocast
 
-    def nll(self, batch: dict[str, Any]) -> torch.Tensor:
-        """Score a batch, see `reference_nll`; it may lie on another device."""
+    def __call__(self, batch: dict[str, Any]) -> torch.Tensor:
+        """Score a batch, which may lie on another device."""
         if self._model is None:
             self._model = self._load()
         batch = {
@@ -92,10 +76,10 @@ class Reference:
             for name, value in batch.items()
         }
         with self.autocast():
-            return reference_nll(self._model, batch)
+            return self._score(self._model, batch)
 
     def unload(self) -> None:
-        """Give the model's memory back at once; it refers to itself, by the method that the fused head stands in."""
+        """Give the model's memory back at once; it may refer to itself, by a method that was put into it."""
         self._model = None
         gc.collect()
         if self.device.type == "cuda":
@@ -104,48 +88,49 @@ class Reference:
     @property
     def precision(self) -> float:
         """Of the numbers that it computes with: the distance from 1 to the next."""
-        kind = _autocast_type(self.autocast, self.device)
+        kind = autocast_type(self.autocast, self.device)
         assert self._model is not None
-        return torch.finfo(kind or self._model.dtype).eps
+        return torch.finfo(kind or next(self._model.parameters()).dtype).eps
 
 
 def prepare_cache(
-    config: Rho1Config,
-    tokenizer: PreTrainedTokenizerBase,
+    scorer: Scorer,
+    contents: Callable[[], dict[str, Any]],
     dataset: Dataset,
     collator: Callable[[list[dict[str, Any]]], dict[str, Any]],
     *,
-    device: torch.device,
+    folder: str | None,
+    batch_size: int,
+    check_rows: int,
 ) -> ScoreCache:
     """Open the cache of a run, check what is there, and score what is missing; all processes must call it together.
 
     The random state stays as it is: a run that fills the cache trains as one that finds it filled.
 
     Args:
+        contents: what the scores depend on; the first process alone asks, since weights are read for it.
         dataset: prepared rows (`input_ids`, `labels`, `seq_lengths` where they are packed).
         collator: the trainer's.
-        device: of this process.
+        folder: of all caches of this kind; by default one in the package's cache.
+        batch_size: rows of a forward pass.
+        check_rows: rows that are scored anew to see that the cache fits.
 
     Returns:
-        A cache that holds every row of the data set. The reference model is gone by then.
+        A cache that holds every row of the data set. The model is gone by then.
 
     Raises:
-        UserError: no room on the disk, a cache whose scores are not this reference's, or a loss that is not finite.
+        UserError: no room on the disk, a cache whose scores are not this model's, or a score that is not finite.
     """
-    autocast = autocast_of(config, device)
-    kind = _autocast_type(autocast, device)
-    # One process reads gigabytes of weights for the digest, not each of them.
-    contents = _in_first_process(lambda: fingerprint(config, tokenizer, autocast=None if kind is None else str(kind)))
-    folder = Path(config.reference_cache_dir or cache_folder() / "reference_scores").expanduser()
+    found = _in_first_process(contents)
+    place = Path(folder or cache_folder() / f"{scorer.kind.prefix}_scores").expanduser()
     # What the first one makes or sets aside, it alone speaks of.
     with PartialState().main_process_first():
-        cache = ScoreCache(folder, contents)
-    reference = Reference(lambda: load_reference(config, device), device, autocast)
-    table = row_table(dataset)
-    with kept_random_state(device):
-        _in_first_process(lambda: verify(cache, dataset, collator, reference, table, rows=config.reference_check_rows))
-        fill(cache, dataset, collator, reference, table, batch_size=config.per_device_train_batch_size)
-    reference.unload()
+        cache = ScoreCache(place, found, scorer.kind)
+    table = row_table(dataset, scorer.kind)
+    with kept_random_state(scorer.device):
+        _in_first_process(lambda: verify(cache, dataset, collator, scorer, table, rows=check_rows))
+        fill(cache, dataset, collator, scorer, table, batch_size=batch_size)
+    scorer.unload()
     return cache
 
 
@@ -158,7 +143,7 @@ class RowTable:
     scored: np.ndarray
 
 
-def row_table(dataset: Dataset) -> RowTable:
+def row_table(dataset: Dataset, kind: ScoreKind) -> RowTable:
     """Read keys and lengths of all rows."""
     columns = [name for name in ("input_ids", "labels", "seq_lengths") if name in dataset.column_names]
     keys, lengths, scored = [], [], []
@@ -167,7 +152,8 @@ def row_table(dataset: Dataset) -> RowTable:
             row = dict(zip(columns, values, strict=True))
             keys.append(example_key(row))
             lengths.append(len(row["input_ids"]))
-            scored.append(int((row.get("labels", row["input_ids"])[1:] != -100).sum()))
+            labels = torch.tensor(row.get("labels", row["input_ids"]))
+            scored.append(int(kind.positions(labels[None]).sum()))
     return RowTable(np.frombuffer(b"".join(keys), "<u8"), np.array(lengths, np.int64), np.array(scored, np.int64))
 
 
@@ -175,7 +161,7 @@ def fill(
     cache: ScoreCache,
     dataset: Dataset,
     collator: Callable[[list[dict[str, Any]]], dict[str, Any]],
-    reference: Reference,
+    scorer: Scorer,
     table: RowTable,
     *,
     batch_size: int,
@@ -186,9 +172,9 @@ def fill(
         How many rows were scored, by all processes.
 
     Raises:
-        UserError: no room on the disk, or a loss that is not finite.
+        UserError: no room on the disk, or a score that is not finite.
     """
-    state = PartialState()
+    state, kind = PartialState(), scorer.kind
     # The first process decides: another run may be writing to the same folder.
     missing = broadcast_object_list([_missing(cache, table.keys)])[0]
     if missing.size == 0:
@@ -199,7 +185,7 @@ def fill(
     with (
         tqdm(
             total=int(table.lengths[missing].sum()),
-            desc="Reference losses",
+            desc=f"{kind.owner.capitalize()}: {kind.plural}",
             unit="tok",
             unit_scale=True,
             disable=not state.is_main_process,
@@ -207,21 +193,21 @@ def fill(
         _Segments(cache) as segments,
     ):
         for number, (examples, batch) in enumerate(_collated(dataset, collator, own)):
-            for losses, row in zip(_split(reference.nll(batch), batch, examples), own[number], strict=True):
-                if not np.isfinite(losses).all():
+            for scores, row in zip(_split(scorer, batch, examples), own[number], strict=True):
+                if not np.isfinite(scores).all():
                     raise UserError(
-                        f"{MODEL_KEY}: the reference gives row {row} of the prepared data a loss of "
-                        f"{losses[~np.isfinite(losses)][0]}. It is damaged, or its type is too narrow: try "
-                        "`reference_dtype: float32`."
+                        f"{kind.prefix}_model_name_or_path: the {kind.owner} gives row {row} of the prepared data a "
+                        f"{kind.one} of {scores[~np.isfinite(scores)][0]}. It is damaged, or its type is too narrow: "
+                        f"try `{kind.prefix}_dtype: float32`."
                     )
-                segments.add(table.keys[row].tobytes(), losses)
+                segments.add(table.keys[row].tobytes(), scores)
             # The others go at about the same pace.
             step = batches[number * state.num_processes : (number + 1) * state.num_processes]
             bar.update(int(sum(table.lengths[rows].sum() for rows in step)))
     state.wait_for_everyone()
     cache.reload()
     if _missing(cache, table.keys).size:
-        raise UserError(f"{DIR_KEY}: {cache.folder} is not the same folder for all processes; name one that is.")
+        raise UserError(f"{kind.dir_key}: {cache.folder} is not the same folder for all processes; name one that is.")
     return int(missing.size)
 
 
@@ -229,7 +215,7 @@ def verify(
     cache: ScoreCache,
     dataset: Dataset,
     collator: Callable[[list[dict[str, Any]]], dict[str, Any]],
-    reference: Reference,
+    scorer: Scorer,
     table: RowTable,
     *,
     rows: int,
@@ -237,24 +223,25 @@ def verify(
     """Score some rows that the cache holds anew.
 
     Raises:
-        UserError: the losses differ by more than the numbers' precision.
+        UserError: the scores differ by more than the numbers' precision.
     """
     there = np.flatnonzero(cache.holds(table.keys))
     for row in there[np.linspace(0, there.size - 1, min(rows, there.size), dtype=np.int64)]:
         example = dataset[int(row)]
         batch = collator([example])
-        new = _split(reference.nll(batch), batch, [example])[0]
+        new = _split(scorer, batch, [example])[0]
         old = cache.scores(table.keys[row].tobytes())
         assert old is not None
-        # Kernels and batches round differently, by a few units of the logits' last place, in either direction; the
-        # losses of another model, or of other tokens, differ by tenths and more.
-        allowed = 0.02 + 8 * reference.precision
+        # Kernels and batches round differently, by a few units of the last place, in either direction; the scores of
+        # another model, or of other tokens, differ by tenths and more.
+        allowed = 0.02 + 8 * scorer.precision
         apart = np.abs(new.astype(np.float32) - old.astype(np.float32)).mean() if new.size == old.size else np.inf
         if new.size and not apart <= allowed:
+            kind = scorer.kind
             raise UserError(
-                f"{DIR_KEY}: {cache.folder} does not hold this reference's losses: those of row {row} of the prepared "
-                f"data are {apart:.3g} nats apart, {allowed:.3g} at most is rounding. Remove the folder; it is filled "
-                "anew."
+                f"{kind.dir_key}: {cache.folder} does not hold this {kind.owner}'s {kind.plural}: those of row {row} "
+                f"of the prepared data are {apart:.3g}{kind.unit} apart, {allowed:.3g} at most is rounding. Remove the "
+                "folder; it is filled anew."
             )
 
 
@@ -265,22 +252,22 @@ class _Segments:
         self._cache = cache
         self._started = self._written = time.monotonic()
         self._keys: list[bytes] = []
-        self._losses: list[np.ndarray] = []
+        self._scores: list[np.ndarray] = []
         self._tokens = 0
 
-    def add(self, key: bytes, losses: np.ndarray) -> None:
+    def add(self, key: bytes, scores: np.ndarray) -> None:
         self._keys.append(key)
-        self._losses.append(losses)
-        self._tokens += losses.size
+        self._scores.append(scores)
+        self._tokens += scores.size
         now = time.monotonic()
         due = now - self._written > max(_SEGMENT_S, (now - self._started) / 10)
         if due or self._tokens >= _SEGMENT_TOKENS:
             self._write()
 
     def _write(self) -> None:
-        keys, losses = self._keys, self._losses
-        self._keys, self._losses, self._tokens = [], [], 0
-        self._cache.write(keys, losses)
+        keys, scores = self._keys, self._scores
+        self._keys, self._scores, self._tokens = [], [], 0
+        self._cache.write(keys, scores)
         self._written = time.monotonic()
 
     def __enter__(self) -> "_Segments":
@@ -326,10 +313,10 @@ def _collated(
             yield ready
 
 
-def _split(losses: torch.Tensor, batch: dict[str, Any], examples: list[dict[str, Any]]) -> list[np.ndarray]:
-    """Each row's losses of its scored tokens, from a batch that is padded or flattened."""
-    scored = scored_positions(batch["labels"])
-    flat = losses.cpu()[scored].numpy()
+def _split(scorer: Scorer, batch: dict[str, Any], examples: list[dict[str, Any]]) -> list[np.ndarray]:
+    """Each row's scores, from a batch that is padded or flattened."""
+    scored = scorer.kind.positions(batch["labels"])
+    flat = scorer(batch).cpu()[scored].numpy()
     if scored.shape[0] == len(examples):
         counts = scored.sum(1)
     else:
@@ -352,6 +339,13 @@ def _in_first_process(act: Callable[[], _T]) -> _T:
     return result
 
 
-def _autocast_type(autocast: Callable[[], AbstractContextManager], device: torch.device) -> torch.dtype | None:
+def autocast_type(autocast: Callable[[], AbstractContextManager], device: torch.device) -> torch.dtype | None:
+    """Return the type that a context computes in, None without autocast."""
     with autocast():
         return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
+
+
+def autocast_name(autocast: Callable[[], AbstractContextManager], device: torch.device) -> str | None:
+    """Return the name of that type, for a fingerprint."""
+    kind = autocast_type(autocast, device)
+    return None if kind is None else str(kind)

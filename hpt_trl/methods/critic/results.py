@@ -1,0 +1,166 @@
+"""What a critic's run leaves beside its model: how it tells right from wrong, next to what does so without it.
+
+The figures stand in results.json under `critic`; value_curves.jsonl holds the values of some held-out solutions, of
+which value_curves.png is drawn. matplotlib is imported on use.
+"""
+
+import json
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from hpt_trl.errors import UserError
+from hpt_trl.methods.critic.baselines import PairMeasures, baseline_verdicts, difference, preferred, share
+from hpt_trl.pictures import STYLE, write_picture
+
+CURVES_FILE = "value_curves.jsonl"
+PICTURE_FILE = "value_curves.png"
+# Pairs whose values are kept.
+SHOWN_PAIRS = 4
+_KEYS = ("prompt", "right", "wrong")
+_RIGHT, _WRONG = "#1b7837", "#b2182b"
+
+
+def pair_figures(
+    scores: list[tuple[float, float]], held_out: list[PairMeasures], train: list[PairMeasures]
+) -> dict[str, Any]:
+    """The accuracies on the held-out pairs, of the critic and of each baseline.
+
+    Args:
+        scores: mean values of the right and the wrong solution of each held-out pair.
+        held_out, train: what else is known of the pairs; of no training pairs there are no baselines.
+    """
+    verdicts = preferred([right - wrong for right, wrong in scores])
+    figures: dict[str, Any] = {
+        "pairs": len(verdicts),
+        "critic": share(verdicts),
+        "mean_tokens": [fmean(pair.tokens[side] for pair in held_out) for side in (0, 1)],
+    }
+    same = [verdict for verdict, pair in zip(verdicts, held_out, strict=True) if pair.same_bin]
+    if same:
+        figures["same_length_bin"] = {"pairs": len(same), **share(same)}
+    if train:
+        figures["baselines"] = {"chance": {"accuracy": 0.5}}
+        for name, (rule, others) in baseline_verdicts(train, held_out).items():
+            found = {"rule": rule, **share(others), "critic_less_this": difference(verdicts, others)}
+            figures["baselines"][name] = found
+    return figures
+
+
+def figure_lines(figures: dict[str, Any]) -> list[str]:
+    """The figures as a table."""
+    head = f"Right above wrong on {figures['pairs']} held-out pairs"
+    lines = [f"{head:<64} {'share':>7}   95 % interval"]
+
+    def line(name: str, found: dict[str, Any], more: str = "") -> None:
+        shown = f"  {name:<62} {found['accuracy']:7.1%}"
+        if "interval" in found:
+            low, high = found["interval"]
+            shown += f"   {low:.1%} to {high:.1%}{more}"
+        lines.append(shown)
+
+    line("critic", figures["critic"])
+    for name, found in figures.get("baselines", {}).items():
+        if "rule" not in found:
+            line(name, found)
+            continue
+        gap = found["critic_less_this"]
+        error = "" if gap["standard_error"] is None else f" ± {gap['standard_error']:.1%}"
+        line(f"{name} ({found['rule']})", found, f"; critic {gap['difference']:+.1%}{error}")
+    if "same_length_bin" in figures:
+        found = figures["same_length_bin"]
+        line(f"critic, {found['pairs']} pairs in one bin of lengths", found)
+    right, wrong = figures["mean_tokens"]
+    lines.append(f"  Right solutions have {right:.1f} tokens on average, wrong ones {wrong:.1f}.")
+    return lines
+
+
+def read_curves(folder: str | Path) -> list[dict[str, Any]]:
+    """Lines of value_curves.jsonl; none without the file.
+
+    Raises:
+        UserError: a line is not a pair with values.
+    """
+    path = Path(folder) / CURVES_FILE
+    if not path.exists():
+        return []
+    pairs = []
+    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            pair = json.loads(text)
+        except ValueError:
+            pair = None
+        if not isinstance(pair, dict) or any(key not in pair for key in _KEYS):
+            raise UserError(f"{path}, line {number}: not a JSON object with {', '.join(_KEYS)}; remove the line.")
+        pairs.append(pair)
+    return pairs
+
+
+def draw_value_curves(folder: str | Path) -> Path | None:
+    """Writes value_curves.png into a run's folder: V along a right and a wrong solution of each pair that was kept.
+
+    Returns:
+        Its path; None where the run left no values.
+
+    Raises:
+        UserError: value_curves.jsonl is broken.
+    """
+    pairs = read_curves(folder)
+    if not pairs:
+        return None
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    path, rows = Path(folder) / PICTURE_FILE, (len(pairs) + 1) // 2
+    columns = min(2, len(pairs))
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            rows, columns, figsize=(5.6 * columns, 3.2 * rows + 0.3), squeeze=False, layout="constrained"
+        )
+        for axis, pair in zip(axes.flat, pairs, strict=False):
+            for side, color in (("right", _RIGHT), ("wrong", _WRONG)):
+                values = [value for value in pair[side]["values"] if value is not None]
+                # From the prompt's last token, where nothing of the solution is read, on.
+                axis.plot(range(len(values)), values, color=color, linewidth=1.3, label=f"{side} solution")
+                axis.axhline(fmean(values[1:] or values), color=color, linewidth=0.8, linestyle=":")
+            axis.set_title(_shortened(pair["prompt"]))
+            axis.set_xlabel("tokens of the solution")
+            axis.grid(True, color="#e6e6e6", linewidth=0.8)
+            axis.set_axisbelow(True)
+        for axis in axes[:, 0]:
+            axis.set_ylabel("value")
+        for axis in axes.flat[len(pairs) :]:
+            axis.set_visible(False)
+        axes.flat[0].legend(loc="best")
+        write_picture(figure, path)
+    return path
+
+
+def report_critic(folder: str | Path, results: dict[str, Any] | None) -> list[str]:
+    """The table of a critic's run and where its picture is; nothing of other runs.
+
+    Args:
+        results: results.json of the run, None where it did not finish.
+
+    Raises:
+        UserError: value_curves.jsonl is broken.
+    """
+    figures = (results or {}).get("critic")
+    lines = [] if not figures else figure_lines(figures)
+    measured = ((results or {}).get("after") or {}).get("held_out", {})
+    if "critic/spikiness" in measured:
+        lines.append(
+            f"  Values inside of a solution: variance {measured['critic/variance']:.3g}, spikiness "
+            f"{measured['critic/spikiness']:.3g} (above 3 single tokens decide), correlation with the position "
+            f"{measured['critic/position_correlation']:+.2f} (above 0.7 it may be the length alone)."
+        )
+    picture = draw_value_curves(folder)
+    return lines + ([] if picture is None else [f"Value curves: {picture}"])
+
+
+def _shortened(prompt: str, width: int = 58) -> str:
+    """The last line of the question, before Alpaca's `### Response:`."""
+    text = " ".join(prompt.removesuffix("### Response:\n").split())
+    return text if len(text) <= width else "… " + text[-width:]

@@ -1,0 +1,101 @@
+"""The stage `critic`: recipes that train a value model on correct and incorrect solutions with ValueTrainer."""
+
+from typing import Any, cast
+
+from transformers import PreTrainedTokenizerBase, Trainer
+
+from hpt_trl.data.layouts import Layout, Splits
+from hpt_trl.data.loading import columns_for
+from hpt_trl.data.rendering import Encoder
+from hpt_trl.data.solutions import SAMPLING_RULES
+from hpt_trl.methods.critic.config import LAYOUTS, CriticArguments, ValueConfig
+from hpt_trl.methods.critic.held_out import held_out_results
+from hpt_trl.methods.critic.rows import candidate_rows, paired_rows, sampling
+from hpt_trl.methods.critic.trainer import SIDES, ValueTrainer, encoded_pairs
+from hpt_trl.methods.text_models import refuse_processor
+from hpt_trl.recipes.arguments import RecipeArguments
+from hpt_trl.recipes.recipe import Recipe, Stage, StageInputs
+from hpt_trl.settings.ranges import above, at_least, one_of, share
+
+_COLUMNS = ("prompt", *SIDES, "margin", "tools", "chat_template_kwargs")
+
+
+def layout(arguments: RecipeArguments) -> Layout:
+    """The layout that a recipe asks for."""
+    return cast(Layout, cast(CriticArguments, arguments).dataset_layout)
+
+
+def check(recipe: Recipe) -> None:
+    """Refuse what cannot work before the data is read.
+
+    Raises:
+        UserError: the first such setting.
+    """
+    sampling(recipe)
+    if recipe.config.train_sampling_strategy == "group_by_length":
+        raise recipe.error(
+            "train_sampling_strategy",
+            "group_by_length also sorts the held-out pairs, whose scores are kept in their order; drop the key.",
+        )
+    if recipe.config.activation_offloading:
+        raise recipe.error("activation_offloading", "true: the value head's activations are not offloaded; drop it.")
+
+
+def sample(recipe: Recipe, splits: Splits) -> Splits:
+    """The solutions that pairs may be made of; comparisons are pairs already."""
+    return candidate_rows(recipe, splits) if splits.layout == "solutions" else splits
+
+
+def fit(recipe: Recipe, splits: Splits, encoder: Encoder) -> Splits:
+    """Draw the pairs, whose lengths are known only now."""
+    return paired_rows(recipe, splits, encoder) if splits.layout == "demonstrations" else splits
+
+
+def check_tokenizer(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a model that reads images, or whose solutions nothing could end.
+
+    Raises:
+        UserError: what is missing.
+    """
+    refuse_processor(recipe, tokenizer)
+    if tokenizer.eos_token is None:
+        raise recipe.error(
+            "eos_token",
+            f"the tokenizer of {recipe.model_args.model_name_or_path} has no end-of-sequence token, which has to close "
+            "every solution; name one of its tokens.",
+        )
+
+
+def build(inputs: StageInputs) -> Trainer:
+    rows = [columns_for(rows, *_COLUMNS) for rows in (inputs.splits.train, inputs.splits.test)]
+    train, test = (encoded_pairs(part, inputs.encoder, inputs.config) for part in rows)
+    return ValueTrainer(train_dataset=train, eval_dataset=test, **inputs.trainer_arguments())
+
+
+def finish(trainer: Trainer) -> dict[str, Any] | None:
+    """Leave the values of some held-out solutions; return how the critic and the baselines tell right from wrong."""
+    return held_out_results(cast(ValueTrainer, trainer))
+
+
+STAGE = Stage(
+    name="critic",
+    config_class=ValueConfig,
+    argument_class=CriticArguments,
+    check=check,
+    check_tokenizer=check_tokenizer,
+    build=build,
+    finish=finish,
+    rules=(
+        *SAMPLING_RULES,
+        at_least(0, "center_rewards_coefficient"),
+        at_least(1, "max_test_pairs_per_problem"),
+        above(0, "head_learning_rate", "smooth_l1_beta"),
+        share("return_gamma", "return_lambda", "return_lambda_start"),
+        one_of("dataset_layout", *LAYOUTS),
+    ),
+    layout=layout,
+    sample=sample,
+    fit=fit,
+    measures_held_out=True,
+    scores=True,
+)
