@@ -20,6 +20,9 @@ _EXPORTS = {
     "ValueConfig": "hpt_trl.methods.critic.config",
     "ValueModel": "hpt_trl.models.value_model",
     "ValueTrainer": "hpt_trl.methods.critic.trainer",
+    "WeightedMTPConfig": "hpt_trl.methods.mtp.config",
+    "WeightedMTPTrainer": "hpt_trl.methods.mtp.trainer",
+    "load_with_future_heads": "hpt_trl.models.future_heads.model",
 }
 
 __all__ = [
@@ -33,7 +36,10 @@ __all__ = [
     "ValueConfig",
     "ValueModel",
     "ValueTrainer",
+    "WeightedMTPConfig",
+    "WeightedMTPTrainer",
     "__version__",
+    "load_with_future_heads",
 ]
 
 if TYPE_CHECKING:
@@ -42,10 +48,13 @@ if TYPE_CHECKING:
     from hpt_trl.methods.critic.trainer import ValueTrainer
     from hpt_trl.methods.hybrid.config import HybridPostConfig
     from hpt_trl.methods.hybrid.trainer import HybridPostTrainer
+    from hpt_trl.methods.mtp.config import WeightedMTPConfig
+    from hpt_trl.methods.mtp.trainer import WeightedMTPTrainer
     from hpt_trl.methods.ppo.config import PPOConfig
     from hpt_trl.methods.ppo.trainer import PPOTrainer
     from hpt_trl.methods.rho1.config import Rho1Config
     from hpt_trl.methods.rho1.trainer import Rho1Trainer
+    from hpt_trl.models.future_heads.model import load_with_future_heads
     from hpt_trl.models.value_model import ValueModel
 
 

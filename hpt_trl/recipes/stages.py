@@ -22,6 +22,7 @@ STAGE_MODULES = {
     "hpt": "hpt_trl.methods.hybrid.stage",
     "ref_tuning": "hpt_trl.methods.ref_tuning.stage",
     "rho1": "hpt_trl.methods.rho1.stage",
+    "mtp": "hpt_trl.methods.mtp.stage",
     "evaluate": "hpt_trl.methods.evaluate.stage",
 }
 

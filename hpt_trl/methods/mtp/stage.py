@@ -1,0 +1,144 @@
+"""The stage `mtp`: recipes that train several tokens ahead with WeightedMTPTrainer."""
+
+from dataclasses import dataclass, field
+from typing import cast
+
+from transformers import PreTrainedTokenizerBase, Trainer
+
+from hpt_trl.data.layouts import Layout, Splits
+from hpt_trl.data.rendering import Encoder
+from hpt_trl.data.row_lengths import count_tokens
+from hpt_trl.data.solutions import SAMPLING_RULES, SolutionArguments
+from hpt_trl.errors import UserError
+from hpt_trl.methods.mtp.config import WeightedMTPConfig
+from hpt_trl.methods.mtp.trainer import WeightedMTPTrainer
+from hpt_trl.methods.ref_tuning.stage import fit as short_enough
+from hpt_trl.methods.ref_tuning.stage import sample as draw_solutions
+from hpt_trl.methods.sft.rows import training_splits
+from hpt_trl.methods.sft.turns import TurnArguments, check_turns
+from hpt_trl.methods.text_models import refuse_processor
+from hpt_trl.models.future_heads.trunk import check_architecture
+from hpt_trl.models.loading import load_config
+from hpt_trl.recipes.arguments import RecipeArguments
+from hpt_trl.recipes.recipe import Recipe, Stage, StageInputs
+from hpt_trl.settings.ranges import one_of
+
+LAYOUTS = ("demonstrations", "documents", "solutions")
+
+
+@dataclass
+class MtpArguments(TurnArguments, SolutionArguments, RecipeArguments):
+    """Which rows are trained on."""
+
+    dataset_layout: str = field(
+        default="demonstrations",
+        metadata={
+            "help": "`demonstrations`: prompt and completion (or `messages`), trained on the completion; `documents`: "
+            "plain text (column `text`), trained on as a whole; `solutions`: of programming problems, drawn as "
+            "`stage: ref_tuning` draws them, correct ones by default.",
+            "choices": list(LAYOUTS),
+        },
+    )
+
+
+def layout(arguments: RecipeArguments) -> Layout:
+    """The layout that a recipe asks for."""
+    return cast(Layout, cast(MtpArguments, arguments).dataset_layout)
+
+
+def check(recipe: Recipe) -> None:
+    """Refuse what cannot work before the data is read.
+
+    Raises:
+        UserError: the first such setting.
+    """
+    check_turns(recipe)
+    config, arguments = recipe.config, recipe.arguments
+    if layout(arguments) == "solutions" and arguments.conversational is None:
+        # Alpaca's prompt is a text.
+        arguments.conversational = False
+    if layout(arguments) == "documents" and arguments.eval_samples > 0:
+        raise recipe.error(
+            "eval_samples",
+            f"{arguments.eval_samples}, but documents hold no prompts to answer (the loss is measured on all held-out "
+            "rows anyway); drop the line, or write `dataset_layout: demonstrations`.",
+        )
+    if config.dataset_text_field != "text":
+        raise recipe.error(
+            "dataset_text_field",
+            f"{config.dataset_text_field}: write `column_mapping: {{text: {config.dataset_text_field}}}` instead.",
+        )
+
+
+def check_tokenizer(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a model that cannot have heads; the recipe's model is known to exist by now.
+
+    Raises:
+        UserError: what it is.
+    """
+    refuse_processor(recipe, tokenizer)
+    if not recipe.config.looks_ahead:
+        return
+    name = str(recipe.model_args.model_name_or_path)
+    settings = {"revision": recipe.model_args.model_revision, "trust_remote_code": recipe.config.trust_remote_code}
+    try:
+        check_architecture(load_config(name, **settings))
+    except UserError as error:
+        message = str(error).removeprefix("model_name_or_path: ")
+        raise recipe.error("model_name_or_path", message) from error
+
+
+def sample(recipe: Recipe, splits: Splits) -> Splits:
+    """Draw from solutions; other rows stay."""
+    return draw_solutions(recipe, splits) if layout(recipe.arguments) == "solutions" else splits
+
+
+def fit(recipe: Recipe, splits: Splits, encoder: Encoder) -> Splits:
+    """Leave out solutions that would be cut; other rows stay."""
+    return short_enough(recipe, splits, encoder) if layout(recipe.arguments) == "solutions" else splits
+
+
+def check_rows(recipe: Recipe, splits: Splits, encoder: Encoder, positions: int | None) -> None:
+    """Refuse rows that are all too short for the last head.
+
+    Raises:
+        UserError: their longest.
+    """
+    wanted, longest = recipe.config.n_future_tokens, 0
+    columns = ("text",) if splits.layout == "documents" else ("prompt", "completion")
+    for _, tokens in count_tokens(splits.train, splits.source, encoder, columns):
+        longest = max(longest, tokens)
+        if longest > wanted:
+            return
+    raise recipe.error(
+        "n_future_tokens",
+        f"{wanted}, but the longest row of {splits.source} has {longest} tokens, so that the last head has nothing to "
+        "predict; allowed: less than that.",
+    )
+
+
+def build(inputs: StageInputs) -> Trainer:
+    train, test = training_splits(inputs.splits, inputs.encoder, inputs.config, inputs.arguments)
+    return WeightedMTPTrainer(train_dataset=train, eval_dataset=test, **inputs.trainer_arguments())
+
+
+STAGE = Stage(
+    name="mtp",
+    config_class=WeightedMTPConfig,
+    argument_class=MtpArguments,
+    check=check,
+    check_tokenizer=check_tokenizer,
+    check_rows=check_rows,
+    build=build,
+    rules=(
+        *SAMPLING_RULES,
+        one_of("dataset_layout", *LAYOUTS),
+        one_of("truncation_mode", "keep_start", "keep_end"),
+    ),
+    layout=layout,
+    sample=sample,
+    fit=fit,
+    needs_demonstration=lambda config: True,
+    rewards="optional",
+    measures_held_out=True,
+)

@@ -1,0 +1,335 @@
+"""WeightedMTPTrainer: SFTTrainer that predicts several tokens ahead.
+
+What is wrapped of the base, and why:
+
+    __init__              puts heads on the model that the base has loaded, beneath an adapter
+    create_optimizer      gives the heads a learning rate of their own
+    get_batch_samples     counts what each head predicts in the whole optimizer step, over all processes
+    compute_loss          asks the forward pass for all heads; the base adds up, scales and logs what it always does
+    _save, _load_*        keeps the heads in their folder beside the model, and in checkpoints
+
+The base tokenizes, packs, accumulates and logs; nothing of it is copied.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, cast
+
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from torch import Tensor
+from trl import SFTTrainer
+
+from hpt_trl.errors import UserError
+from hpt_trl.methods.mtp.config import UNIFORM, WeightedMTPConfig
+from hpt_trl.methods.mtp.forward import Ahead, AheadOutput, ForwardAhead
+from hpt_trl.methods.mtp.positions import predicted
+from hpt_trl.methods.mtp.schedule import active_heads, active_weights, head_weights
+from hpt_trl.methods.sft.trainer import MeasuredSFTTrainer
+from hpt_trl.methods.signatures import takes_arguments_of
+from hpt_trl.models.future_heads.heads import FutureHeads, new_heads
+from hpt_trl.models.future_heads.model import attach
+from hpt_trl.models.future_heads.storage import fill_heads, has_heads, heads_in, load_heads, read_config, save_heads
+from hpt_trl.models.future_heads.trunk import check_architecture
+from hpt_trl.models.loading import load_config
+
+# What a batch may carry: a weight for each token, at the token's own place. Shape: (B, T), float32.
+TOKEN_WEIGHTS = "token_weights"
+# The same with the mean 1, as bits, which no launcher rounds on its way; and how many tokens each head predicts.
+_BITS, _COUNTS = "token_weight_bits", "tokens_ahead"
+
+# Of the micro-batches of an optimizer step: the weights of each, as under TOKEN_WEIGHTS, of any scale.
+StepWeigher = Callable[[list[dict[str, Any]]], list[Tensor]]
+# Of a micro-batch and all heads' losses by token, (n, B, T), 0 where a head does not predict it: what each is
+# multiplied by, (n, B, T). Its scale stays as it is.
+LossWeigher = Callable[[Mapping[str, Any], Tensor], Tensor]
+
+
+class _LossAhead(SFTTrainer):
+    """The loss of all heads; `MeasuredSFTTrainer` measures each held-out row by it."""
+
+    args: WeightedMTPConfig
+    step_weigher: StepWeigher | None = None
+    loss_weigher: LossWeigher | None = None
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        counts, bits = inputs.pop(_COUNTS, None), inputs.pop(_BITS, None)
+        if not self.args.looks_ahead:
+            return super().compute_loss(
+                model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
+            )
+        training = cast(torch.nn.Module, self.model).training
+        weights = None if bits is None else bits.view(torch.float32)
+        ahead = self._asked(inputs, counts, weights) if training else self._all_heads(inputs)
+        found: list[AheadOutput] = []
+
+        def all_heads(**kwargs: Any) -> Any:
+            if not kwargs.pop("fused_lm_head", False):
+                return model(**kwargs)
+            outputs = model(**kwargs, ahead=ahead)
+            found.append(outputs)
+            if training:
+                # The base divides by the number of next tokens; the sum is one of means already.
+                divisor = outputs.label_mask.sum() if num_items_in_batch is None else num_items_in_batch
+                outputs.log_probs = outputs.log_probs * torch.as_tensor(divisor).clamp(min=1)
+            return outputs
+
+        loss = super().compute_loss(
+            all_heads, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
+        )
+        self._measure(found[0], "train" if training else "eval")
+        return loss
+
+    def _all_heads(self, inputs: dict[str, Any]) -> Ahead:
+        valid = [predicted(inputs, k) for k in range(1, self.args.n_future_tokens + 1)]
+        return Ahead(valid, inputs["labels"])
+
+    def _asked(self, inputs: dict[str, Any], counts: Tensor | None, weights: Tensor | None) -> Ahead:
+        """Heads and coefficients of a micro-batch: head k's position t counts weight_k * w[t + k] / Z_k."""
+        args, step = self.args, self.state.global_step
+        asked = self._all_heads(inputs)
+        active = active_heads(args.curriculum, args.n_future_tokens, step / max(self.state.max_steps, 1))
+        own = active_weights(head_weights(args.head_weights, args.n_future_tokens), active)
+        if counts is None:
+            counts = torch.stack([valid.sum() for valid in asked.valid])
+        asked.valid, asked.coefficients = asked.valid[:active], []
+        for k, (valid, weight, count) in enumerate(zip(asked.valid, own, counts[:active], strict=True), start=1):
+            each = (weight / count.clamp(min=1)).float().to(valid.device)
+            if weights is None:
+                asked.coefficients.append(each.expand(int(valid.sum())))
+            else:
+                asked.coefficients.append(each * weights[:, k:][valid])
+        if self.loss_weigher is not None:
+            asked.weigh = partial(self.loss_weigher, dict(inputs))
+        elif args.weighting != UNIFORM and weights is None:
+            raise UserError(
+                f"weighting: {args.weighting}, but nothing gives the tokens their weights: no collator (column "
+                f"`{TOKEN_WEIGHTS}`), `step_weigher` or `loss_weigher`."
+            )
+        asked.detach = args.detach_trunk or step < args.head_warmup_steps
+        asked.keep = not args.checkpoint_heads
+        return asked
+
+    def _measure(self, outputs: AheadOutput, mode: str) -> None:
+        """Add loss and accuracy of each head over its tokens; in training over those of all processes."""
+        valid = cast(Tensor, outputs.head_valid).double()
+        parts = [cast(Tensor, part).double() * valid for part in (outputs.head_losses, outputs.head_right)]
+        sums = torch.stack([part.flatten(0, 1).sum(0) for part in (*parts, valid)])
+        if mode == "train":
+            sums = self.accelerator.reduce(sums, "sum")
+        for head, (loss, right, tokens) in enumerate(sums.t().tolist(), start=1):
+            if tokens > 0:
+                self._metrics[mode][f"mtp/loss_head_{head}"].append(loss / tokens)
+                self._metrics[mode][f"mtp/accuracy_head_{head}"].append(right / tokens)
+
+
+class WeightedMTPTrainer(MeasuredSFTTrainer, _LossAhead):
+    """Weighted multi-token prediction (arXiv 2404.19737, with weights for tokens) on TRL's SFTTrainer.
+
+    Takes the arguments of `trl.SFTTrainer`, with `args` a `WeightedMTPConfig`; text (packed or not), or prompts with
+    completions. The loss is the sum over heads of their weight times their mean loss, each token's loss multiplied by
+    the token's weight:
+
+        L = sum_k weight_k / Z_k * sum_t w[t + k] * nll_k(t)
+
+    with Z_k the tokens that head k predicts in the optimizer step, over accumulation and processes, and w of mean 1
+    over the step's trained tokens. With one head and no weights this is SFTTrainer, to the bit.
+
+    Metrics beside the base's: `mtp/loss_head_k` (nats) and `mtp/accuracy_head_k` of each head over its tokens, without
+    weights; `eval_loss` and what belongs to it are head 1's, as SFT's are; with weights `mtp/weight_mean` is their mean
+    before it is made 1.
+
+    Attributes:
+        step_weigher: gives the tokens of a step their weights, where no collator does (`token_weights`).
+        loss_weigher: gives weights that follow from the model's own losses.
+
+    Raises:
+        UserError: a model that cannot have heads, or has heads of another kind or number.
+        UserError, ValueError: arguments that do not work with several heads.
+    """
+
+    _tag_names = ["trl", "mtp"]
+    _name = "Multi-token prediction"
+    _paper = {
+        "title": "Better & Faster Large Language Models via Multi-token Prediction",
+        "id": "2404.19737",
+        "citation": """\
+@article{gloeckle2024mtp,
+    title        = {{Better & Faster Large Language Models via Multi-token Prediction}},
+    author       = {Fabian Gloeckle and Badr Youbi Idrissi and Baptiste Rozi{\\`e}re and David Lopez-Paz and
+                    Gabriel Synnaeve},
+    year         = 2024,
+    eprint       = {arXiv:2404.19737}
+}""",
+    }
+
+    @takes_arguments_of(MeasuredSFTTrainer, WeightedMTPConfig)
+    def __init__(self, model: Any, args: WeightedMTPConfig | None = None, **kwargs: Any):
+        if args is None:
+            name = model if isinstance(model, str) else model.config._name_or_path
+            args = WeightedMTPConfig(f"{name.split('/')[-1]}-MTP")
+        if kwargs.get("compute_loss_func") is not None:
+            raise ValueError("`compute_loss_func` would replace the loss of the heads; leave it out.")
+        if args.looks_ahead:
+            check_architecture(_config_of(model, args))
+        super().__init__(model, args, **kwargs)
+        if args.looks_ahead:
+            self._refuse_what_cannot_work()
+            if args.n_future_tokens > 1:
+                self._put_heads_on()
+            ForwardAhead(self._base)
+
+    @property
+    def _base(self) -> Any:
+        """The model that has the heads, beneath wrapper and adapter."""
+        model: Any = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        return model.get_base_model() if isinstance(model, PeftModel) else model
+
+    @property
+    def _heads(self) -> FutureHeads | None:
+        return getattr(self._base, "future_heads", None)
+
+    def _refuse_what_cannot_work(self) -> None:
+        if self._is_vision_dataset:
+            raise UserError("rows with images are not supported by multi-token prediction; drop the images.")
+        if isinstance(self.model, PeftModel) and self.model.active_peft_config.is_prompt_learning:
+            raise UserError("prompt learning puts tokens without text before each row; use LoRA.")
+        parallel = self.accelerator.parallelism_config
+        if parallel is not None and (parallel.cp_enabled or parallel.sp_enabled or parallel.tp_enabled):
+            raise UserError("context, sequence and tensor parallelism spread what a head reads; use FSDP or ZeRO.")
+        if isinstance(self.train_dataset, Dataset) and "input_ids" in self.train_dataset.column_names:
+            longest = max(map(len, self.train_dataset["input_ids"]), default=0)
+            if longest <= self.args.n_future_tokens:
+                raise UserError(
+                    f"n_future_tokens: {self.args.n_future_tokens}, but the longest row has {longest} tokens, so that "
+                    "the last head has nothing to predict; allowed: less than that."
+                )
+
+    def _put_heads_on(self) -> None:
+        base, args = self._base, self.args
+        heads = self._heads
+        if heads is None and has_heads(folder := str(base.config._name_or_path)):
+            found = read_config(folder)
+            _same_heads(args, found["n_future_tokens"], found["kind"])
+            heads = load_heads(base, folder)
+        elif heads is None:
+            heads = new_heads(base, args.n_future_tokens, args.head_init)
+        _same_heads(args, heads.n_future_tokens, heads.kind)
+        if self.accelerator.mixed_precision != "no" and not self.is_deepspeed_enabled:
+            # Under autocast, as an adapter's: steps of this size would be lost in half precision.
+            heads.float()
+        heads.requires_grad_(True)
+        attach(base, heads)
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        given, rate, heads = self.optimizer is not None, self.args.head_learning_rate, self._heads
+        optimizer = super().create_optimizer(*args, **kwargs)
+        if given or rate is None or heads is None:
+            return optimizer
+        own = {id(parameter) for parameter in heads.parameters()}
+        for group in list(optimizer.param_groups):
+            mine = [parameter for parameter in group["params"] if id(parameter) in own]
+            if mine:
+                group["params"] = [parameter for parameter in group["params"] if id(parameter) not in own]
+                optimizer.add_param_group({**group, "params": mine, "lr": rate})
+        return optimizer
+
+    def _held_out_weights(self, inputs: dict[str, Any], outputs: dict[str, Any]) -> dict[str, float]:
+        weights = super()._held_out_weights(inputs, outputs)
+        if "head_valid" in outputs:
+            for head, tokens in enumerate(outputs["head_valid"].flatten(0, 1).sum(0).tolist(), start=1):
+                weights |= dict.fromkeys((f"mtp/loss_head_{head}", f"mtp/accuracy_head_{head}"), float(tokens))
+        return weights
+
+    # Counts and weights of an optimizer step.
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        batches, num_items = super().get_batch_samples(*args, **kwargs)
+        if self.args.looks_ahead and batches:
+            self._count(batches)
+        return batches, num_items
+
+    def _count(self, batches: list[dict[str, Any]]) -> None:
+        """Note in each micro-batch what each head predicts in the step, and the tokens' weights with the mean 1."""
+        if self.step_weigher is not None:
+            for batch, weights in zip(batches, self.step_weigher(batches), strict=True):
+                batch[TOKEN_WEIGHTS] = weights
+        heads = range(1, self.args.n_future_tokens + 1)
+        sums = [torch.stack([predicted(batch, k).sum() for batch in batches]).sum().double() for k in heads]
+        weighted = all(TOKEN_WEIGHTS in batch for batch in batches)
+        if weighted:
+            sums.append(torch.stack([_of_trained(batch).double().sum() for batch in batches]).sum())
+        totals = torch.stack(sums)
+        if self.args.average_tokens_across_devices and self.args.world_size > 1:
+            totals = self.accelerator.reduce(totals.to(self.accelerator.device), "sum")
+        counts = totals[: len(heads)].long()
+        for batch in batches:
+            batch[_COUNTS] = counts
+        if weighted:
+            mean = float(totals[-1] / totals[0].clamp(min=1))
+            if not mean > 0 or mean == float("inf"):
+                raise UserError(
+                    f"token weights: their mean over a step's trained tokens is {mean}; allowed: numbers of 0 or more, "
+                    "not all of them 0."
+                )
+            self._metrics["train"]["mtp/weight_mean"].append(mean)
+            for batch in batches:
+                batch[_BITS] = (batch.pop(TOKEN_WEIGHTS) / mean).float().contiguous().view(torch.int32)
+
+    # What is saved, and loaded again.
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        # A whole model writes its heads itself.
+        if self.args.should_save and self._heads is not None and isinstance(self.model, PeftModel):
+            own, _ = heads_in(self.model.state_dict() if state_dict is None else state_dict)
+            save_heads(self._base, own, str(output_dir or self.args.output_dir))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        self._load_heads(resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        self._load_heads(str(self.state.best_model_checkpoint))
+
+    def _load_heads(self, checkpoint: str) -> None:
+        heads = self._heads
+        # Where weights are spread, the launcher's own checkpoint has all of them, or of an adapter's model the adapter.
+        spread = self.is_deepspeed_enabled or (self.is_fsdp_enabled and not isinstance(self.model, PeftModel))
+        if heads is not None and not spread:
+            fill_heads(heads, checkpoint)
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        # They are loaded from their own folder.
+        missing: dict[str, Any] = dict.fromkeys(load_result.missing_keys)
+        load_result.missing_keys[:] = list(heads_in(missing)[1])
+        super()._issue_warnings_after_load(load_result)
+
+
+def _config_of(model: Any, args: WeightedMTPConfig) -> Any:
+    if not isinstance(model, str):
+        return model.config
+    given: Any = args.model_init_kwargs or {}
+    return load_config(model, revision=given.get("revision"), trust_remote_code=args.trust_remote_code)
+
+
+def _of_trained(batch: dict[str, Any]) -> Tensor:
+    """Weights of the tokens that have a label."""
+    return batch[TOKEN_WEIGHTS][:, 1:][predicted(batch, 1)]
+
+
+def _same_heads(args: WeightedMTPConfig, n_future_tokens: int, kind: str) -> None:
+    """Refuse heads of a model that are others than the settings ask for."""
+    for key, wanted, found in (
+        ("n_future_tokens", args.n_future_tokens, n_future_tokens),
+        ("head_init", args.head_init, kind),
+    ):
+        if wanted != found:
+            raise UserError(
+                f"{key}: {wanted}, but the model has heads of its own, with {found}. Write {key}: {found} to train "
+                "them on, or take the folder `future_heads` away to begin with new ones."
+            )
