@@ -1,0 +1,1 @@
+"""Programs that nobody has read, run in a process each that reaches nothing: one machine away from the training."""

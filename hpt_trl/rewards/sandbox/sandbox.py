@@ -1,0 +1,108 @@
+"""Programs run in the sandbox of this machine, one or many."""
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from hpt_trl.rewards.sandbox.limits import Limits
+from hpt_trl.rewards.sandbox.probing import Isolation, find_isolation
+from hpt_trl.rewards.sandbox.process import run_process
+from hpt_trl.rewards.sandbox.program import Outcome, Program
+
+logger = logging.getLogger(__name__)
+
+
+class Sandbox:
+    """Runs Python programs that nobody has read.
+
+    Args:
+        limits: of each program.
+        unprotected: where no sandbox can be set up, run programs without one and warn of it each time.
+        isolation: in place of the one that is found.
+
+    Raises:
+        UserError: no sandbox can be set up here (see `find_isolation`).
+    """
+
+    def __init__(
+        self, limits: Limits | None = None, *, unprotected: bool = False, isolation: Isolation | None = None
+    ) -> None:
+        self.limits = limits or Limits()
+        self.isolation = isolation or find_isolation(unprotected=unprotected)
+
+    def run(self, program: Program) -> Outcome:
+        """Runs one program to its end."""
+        self._warn(1)
+        return self._run(program, None)
+
+    def run_all(
+        self, programs: Sequence[Program], workers: int | None = None, seconds: float | None = None
+    ) -> list[Outcome]:
+        """Runs programs, several at once; returns their outcomes in order.
+
+        One that the wall clock ended while others ran is run once more, alone, as a busy machine makes correct
+        programs late. A program that used up its processor time is not.
+
+        Args:
+            workers: programs at a time; by default, and at most, the cores that this process may use, shared by the
+                training's processes on this machine.
+            seconds: for all of them together; what is not begun by then has the status `skipped`, and what runs then
+                is finished within its own limits.
+        """
+        if not programs:
+            return []
+        self._warn(len(programs))
+        until = float("inf") if seconds is None else time.monotonic() + seconds
+        stop = threading.Event()
+
+        def one(program: Program) -> Outcome:
+            if time.monotonic() > until or stop.is_set():
+                return Outcome("skipped", 0.0, detail="there was no time left for it")
+            return self._run(program, stop)
+
+        together = min(self.workers(workers), len(programs))
+        with ThreadPoolExecutor(together, thread_name_prefix="sandbox") as threads:
+            try:
+                outcomes = list(threads.map(one, programs))
+            except BaseException:
+                stop.set()
+                raise
+        if together > 1:
+            late = [place for place, outcome in enumerate(outcomes) if self._is_late(outcome)]
+            for place in late:
+                again = one(programs[place])
+                outcomes[place] = outcomes[place] if again.status == "skipped" else again
+        return outcomes
+
+    @staticmethod
+    def workers(wanted: int | None = None) -> int:
+        """How many programs run at a time."""
+        cores = len(os.sched_getaffinity(0))
+        share = max(1, cores // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+        return share if wanted is None else max(1, min(wanted, share))
+
+    def _run(self, program: Program, stop: threading.Event | None) -> Outcome:
+        return run_process(self.isolation.backend, self.isolation.interpreter, program, self.limits, stop)
+
+    def _is_late(self, outcome: Outcome) -> bool:
+        """Whether the wall clock ended it before its processor time was used up."""
+        if outcome.status != "timeout":
+            return False
+        used_up = [
+            run.returncode == -signal.SIGXCPU or run.cpu_seconds >= 0.9 * self.limits.cpu_seconds
+            for run in outcome.runs
+            if run.status == "timeout"
+        ]
+        return not used_up or not all(used_up)
+
+    def _warn(self, count: int) -> None:
+        if not self.isolation.protects:
+            logger.warning(
+                "%d programs of a model are run WITHOUT a sandbox (`run_untrusted_code_without_a_sandbox`): they can "
+                "read, write and send whatever this user can.",
+                count,
+            )

@@ -1,0 +1,178 @@
+"""The sandboxes of this machine, and what must not be reached from them."""
+
+import contextlib
+import ctypes
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from string import Template
+
+import psutil
+import pytest
+
+from hpt_trl.rewards.sandbox.interpreters import interpreters
+from hpt_trl.rewards.sandbox.limits import Limits
+from hpt_trl.rewards.sandbox.probing import Isolation, backends, probe
+from hpt_trl.rewards.sandbox.program import Outcome, Program
+from hpt_trl.rewards.sandbox.sandbox import Sandbox
+
+ROOT = Path(__file__).parents[3]
+LIMITS = Limits(
+    wall_seconds=2.5,
+    cpu_seconds=1,
+    memory_mib=256,
+    processes=16,
+    file_mib=8,
+    folder_mib=16,
+    files=500,
+    open_files=64,
+    output_kib=64,
+)
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+def isolations() -> dict[str, Isolation]:
+    """Every sandbox that passes the probe here."""
+    found: dict[str, Isolation] = {}
+    for backend in backends() if sys.platform == "linux" else []:
+        for interpreter in interpreters():
+            result = None if backend.refusal() else probe(backend, interpreter)
+            if isinstance(result, Isolation):
+                found.setdefault(backend.name.replace(str(ROOT), ""), result)
+    return found
+
+
+@pytest.fixture(scope="session")
+def sandboxes() -> dict[str, Sandbox]:
+    return {name: Sandbox(LIMITS, isolation=isolation) for name, isolation in isolations().items()}
+
+
+def sections(name: str) -> dict[str, tuple[str, set[str]]]:
+    """The programs of a table: name -> source and the statuses by which it may end (none: any)."""
+    found: dict[str, tuple[str, set[str]]] = {}
+    text = (Path(__file__).parent / name).read_text()
+    for part in text.split("\n=== ")[1:]:
+        head, _, code = part.partition("\n")
+        title, _, statuses = head.partition(" | ")
+        found[title] = (code, set(statuses.split(",")) if statuses else set())
+    return found
+
+
+class Outside:
+    """Sockets that listen, a folder with a secret, a process that waits to be killed, and a variable."""
+
+    def __init__(self) -> None:
+        self.secret, self.abstract = secrets.token_hex(8), f"hpt-trl-test-{secrets.token_hex(8)}"
+        self.folder = Path(tempfile.mkdtemp(prefix="hpt-trl-test-", dir="/var/tmp"))
+        self.folder.chmod(0o777)
+        (self.folder / "secret").write_text(self.secret)
+        (self.folder / "secret").chmod(0o644)
+        self.tcp, self.udp = socket.socket(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.file, self.name = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)
+        self.tcp.bind(("127.0.0.1", 0))
+        self.udp.bind(("127.0.0.1", 0))
+        self.file.bind(str(self.folder / "socket"))
+        (self.folder / "socket").chmod(0o777)
+        self.name.bind("\0" + self.abstract)
+        for listening in (self.tcp, self.file, self.name):
+            listening.listen()
+        for opened in (self.tcp, self.udp, self.file, self.name):
+            opened.setblocking(False)
+        # Of the user that programs run as where the tests are root: only the sandbox keeps it from harm.
+        self.canary = subprocess.Popen(["/bin/sleep", "3600"])
+        self.variable = f"secret-{secrets.token_hex(8)}"
+        os.environ["HPT_TRL_TEST_SECRET"] = self.variable
+        self.before = self._state()
+
+    def fill(self, code: str) -> str:
+        """A program with what it may attack."""
+        return Template(code).safe_substitute(
+            TCP=self.tcp.getsockname()[1],
+            UDP=self.udp.getsockname()[1],
+            ABSTRACT=self.abstract,
+            FOLDER=self.folder,
+            PID=os.getpid(),
+            CANARY=self.canary.pid,
+            REPOSITORY=ROOT,
+            HOME=os.path.expanduser("~"),
+        )
+
+    def harm(self, outcome: Outcome) -> list[str]:
+        """What a program did out here, or brought to light."""
+        found = []
+        for listening in (self.tcp, self.file, self.name):
+            try:
+                listening.accept()[0].close()
+                found.append(f"connected to {listening.getsockname()!r}")
+            except BlockingIOError:
+                pass
+        with contextlib.suppress(BlockingIOError):
+            found.append(f"sent {self.udp.recv(100)!r}")
+        said = "".join(run.stdout + run.stderr for run in outcome.runs) + outcome.detail
+        for secret in (self.secret, self.variable):
+            if secret in said:
+                found.append("told a secret")
+        if self.canary.poll() is not None:
+            found.append("killed another process")
+        if self._state() != self.before:
+            found.append(f"changed {self.folder}: {self._state()} instead of {self.before}")
+        places = ("/", "/etc", "/usr", "/tmp", "/dev/shm", "/var/tmp", str(ROOT))
+        found += [
+            f"wrote {place}/{name}"
+            for place in places
+            for name in ("escaped", "escaped-folder", "left-behind")
+            if (Path(place) / name).exists()
+        ]
+        return found
+
+    def _state(self) -> list[tuple[str, int, int]]:
+        paths = [self.folder, *sorted(self.folder.iterdir())]
+        stats = [(path.name, path.lstat()) for path in paths]
+        return [(name, stat.st_mode, stat.st_mtime_ns) for name, stat in stats]
+
+    def close(self) -> None:
+        self.canary.kill()
+        self.canary.wait()
+        for opened in (self.tcp, self.udp, self.file, self.name):
+            opened.close()
+        shutil.rmtree(self.folder)
+        del os.environ["HPT_TRL_TEST_SECRET"]
+
+
+@pytest.fixture(scope="module")
+def outside() -> Iterator[Outside]:
+    """Also makes this process the one that orphans come to, so that none is overlooked."""
+    control = ctypes.CDLL(None).prctl
+    control(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    made = Outside()
+    yield made
+    made.close()
+    control(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+
+
+@pytest.fixture
+def nothing_left(outside: Outside) -> Iterator[None]:
+    def running() -> set[psutil.Process]:
+        return {process for process in psutil.Process().children(recursive=True) if process.is_running()}
+
+    before = running()
+    yield
+    until = time.monotonic() + 1
+    while (left := running() - before) and time.monotonic() < until:
+        time.sleep(0.01)
+    said = [(process.pid, process.name(), process.status()) for process in left]
+    for process in left:
+        process.kill()
+    assert not said, f"left over: {said}"
+
+
+@pytest.fixture(scope="session")
+def good_program() -> Program:
+    return Program("import math\nprint(math.factorial(int(input())))", inputs=("5",))

@@ -1,0 +1,54 @@
+"""Programs that try to get out, on every sandbox that works on this machine."""
+
+import sys
+
+import pytest
+
+from hpt_trl.rewards.sandbox.process import GRACE
+from hpt_trl.rewards.sandbox.program import Program
+from tests.rewards.sandbox.conftest import LIMITS, isolations, sections
+
+ESCAPES, FAKES = sections("escapes.txt"), sections("fakes.txt")
+NAMES = list(isolations())
+TESTS = (
+    "assert f(2) == 4",
+    "import math\nassert math.isclose(f(3), 9)",
+    "assert abs(f(-1) - 1) == 0 and all([f(5) == 25])",
+)
+
+
+def test_a_sandbox_works_here():
+    if sys.platform != "linux":
+        pytest.skip("there is none but on Linux")
+    assert NAMES, "no sandbox works here: install bubblewrap, or what requirements.txt names"
+    assert len(ESCAPES) >= 40
+
+
+@pytest.mark.parametrize("name", ESCAPES)
+@pytest.mark.parametrize("sandbox", NAMES)
+def test_nothing_gets_out(sandbox, name, sandboxes, outside, nothing_left, good_program):
+    code, statuses = ESCAPES[name]
+    outcome = sandboxes[sandbox].run(Program(outside.fill(code)))
+    assert "ESCAPED" not in outcome.stdout, outcome
+    assert not (harm := outside.harm(outcome)), (harm, outcome)
+    # Starting and ending the processes takes its time on a busy machine.
+    assert outcome.seconds < LIMITS.wall_seconds + GRACE + 1.5, outcome
+    assert not statuses or outcome.status in statuses, outcome
+    assert len(outcome.stdout) + len(outcome.stderr) <= 2 * LIMITS.output_kib * 1024
+    # And the next program runs as if nothing had been.
+    good = sandboxes[sandbox].run(good_program)
+    assert (good.status, good.stdout) == ("ended", "120\n"), good
+
+
+@pytest.mark.parametrize("name", FAKES)
+@pytest.mark.parametrize("sandbox", NAMES)
+def test_no_wrong_program_passes(sandbox, name, sandboxes, outside, nothing_left):
+    outcome = sandboxes[sandbox].run(Program(FAKES[name][0], tests=TESTS, imports=("math",), keeps="f"))
+    passed = [result.passed for result in outcome.results]
+    assert not any(passed) and len(passed) <= len(TESTS), outcome
+
+
+@pytest.mark.parametrize("sandbox", NAMES)
+def test_a_right_program_passes(sandbox, sandboxes):
+    outcome = sandboxes[sandbox].run(Program("def f(x):\n    return x * x", tests=TESTS, imports=("math",)))
+    assert outcome.status == "ended" and [result.passed for result in outcome.results] == [True] * 3

@@ -1,0 +1,214 @@
+"""Programs in the sandbox: how they end, what is told of them, several at once."""
+
+import dataclasses
+import sys
+import threading
+import time
+
+import pytest
+
+from hpt_trl.errors import UserError
+from hpt_trl.rewards.sandbox.limits import Limits
+from hpt_trl.rewards.sandbox.program import Outcome, Program
+from hpt_trl.rewards.sandbox.sandbox import Sandbox
+from tests.rewards.sandbox.conftest import LIMITS
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there is no sandbox but on Linux")
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Sandbox:
+    return Sandbox(LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "returncode"),
+    [
+        ("print('x')", "ended", 0),
+        ("import sys\nsys.exit()", "ended", 0),
+        ("import sys\nsys.exit(3)", "error", 3),
+        ("import sys\nsys.exit('no')", "error", 1),
+        ("1 / 0", "error", 1),
+        ("this is no program", "error", 1),
+        ("import os\nos._exit(4)", "error", 4),
+        ("import os\nos.kill(os.getpid(), 11)", "killed", -11),
+        ("x = 'x' * 10**9", "memory", 1),
+        ("raise KeyboardInterrupt", "error", 1),
+        ("raise MemoryError", "memory", 1),
+    ],
+)
+def test_how_programs_end(sandbox, code, status, returncode):
+    outcome = sandbox.run(Program(code))
+    assert (outcome.status, outcome.returncode) == (status, returncode), outcome
+
+
+def test_processor_time_ends_a_loop_before_the_wall_clock(sandbox):
+    slow = Sandbox(dataclasses.replace(LIMITS, wall_seconds=60), isolation=sandbox.isolation)
+    outcome = slow.run(Program("print('begun', flush=True)\nwhile True: pass"))
+    assert outcome.status == "timeout" and outcome.stdout == "begun\n"
+    assert 0.8 < outcome.runs[0].cpu_seconds < 1.5 and outcome.seconds < 30
+
+
+def test_what_went_wrong_is_told(sandbox):
+    outcome = sandbox.run(Program("def f():\n    return 1 / 0\nprint('before')\nf()"))
+    assert outcome.detail == "ZeroDivisionError: division by zero"
+    assert outcome.stdout == "before\n" and "line 2, in f" in outcome.stderr
+    outcome = sandbox.run(Program("print('ä€\\udc80')\nimport sys\nsys.stdout.buffer.write(b'\\xff')"))
+    assert outcome.status == "ended" and "ä€" in outcome.stdout
+
+
+def test_a_script_is_run_as_one(sandbox):
+    code = """
+import atexit, sys, threading, time
+from dataclasses import dataclass
+atexit.register(print, "at the end")
+@dataclass
+class Point:
+    x: "int"
+def main():
+    time.sleep(0.1)
+    print(Point(int(sys.stdin.readline())), [*map(int, sys.stdin.read().split())])
+if __name__ == "__main__":
+    sys.setrecursionlimit(10**6)
+    threading.stack_size(2**26)
+    threading.Thread(target=main).start()
+"""
+    outcome = sandbox.run(Program(code, inputs=("1\n2 3\n4", "5\n")))
+    assert [run.stdout for run in outcome.runs] == ["Point(x=1) [2, 3, 4]\nat the end\n", "Point(x=5) []\nat the end\n"]
+
+
+def test_input_larger_than_a_pipe_and_output_up_to_the_limit(sandbox):
+    text = "1234567\n" * 40_000
+    outcome = sandbox.run(Program("import sys\nprint(len(sys.stdin.read()))\nprint('x' * 60000)", inputs=(text,)))
+    assert outcome.stdout == f"{len(text)}\n" + "x" * 60000 + "\n"
+    # One that reads nothing of it ends all the same.
+    assert sandbox.run(Program("print(1)", inputs=(text,))).stdout == "1\n"
+
+
+def test_each_run_has_its_own_limits_and_the_others_go_on(sandbox):
+    code = "n = int(input())\nwhile n == 1: pass\nif n == 2: 1 / 0\nif n == 3: print('x' * 10**6)\nprint(n)"
+    outcome = sandbox.run(Program(code, inputs=("0", "1", "2", "3", "4")))
+    assert [run.status for run in outcome.runs] == ["ended", "timeout", "error", "output", "ended"]
+    assert outcome.runs[0].stdout == "0\n" and outcome.runs[4].stdout == "4\n" and outcome.status == "timeout"
+
+
+def test_tests_are_told_one_by_one(sandbox):
+    code = "import time\ndef f(x):\n    while x == 3: pass\n    return x * x"
+    tests = ("assert f(1) == 1", "assert f(2) == 5, 'not five'", "assert f(4) == 16", "assert f(3)", "assert f(1)")
+    outcome = sandbox.run(Program(code, tests=tests))
+    assert outcome.status == "timeout"
+    assert [result.passed for result in outcome.results] == [True, False, True]
+    assert outcome.results[1].error == "AssertionError: not five"
+
+
+def test_tests_see_the_program_its_setup_and_each_other(sandbox):
+    program = Program(
+        "def f(p):\n    return p.x + SHIFT",
+        setup="class Point:\n    x = 2\nSHIFT = 3",
+        tests=("y = f(Point())\nassert y == 5", "assert y == 5", "assert f(missing)", "this is no test", "assert y"),
+    )
+    outcome = sandbox.run(program)
+    assert [result.passed for result in outcome.results] == [True, True, False, False, True], outcome
+    assert "NameError" in outcome.results[2].error and "SyntaxError" in outcome.results[3].error
+
+
+def test_a_name_that_hides_a_builtin_is_seen_by_tests_only_where_asked_for(sandbox):
+    code = "def sum(a, b):\n    return a - b"
+    for keeps, passed in (("sum", True), (None, False)):
+        outcome = sandbox.run(Program(code, tests=("assert sum(3, 2) == 1",), keeps=keeps))
+        assert [result.passed for result in outcome.results] == [passed]
+
+
+def test_the_same_program_does_the_same_each_time(sandbox):
+    program = Program("print([*{'a', 'b', 'c', 'd', 'e', 'f'}], hash('x'))")
+    assert len({sandbox.run(program).stdout for _ in range(3)}) == 1
+
+
+def test_what_a_program_finds(sandbox):
+    code = "import os, sys\nprint(os.listdir(), sys.argv, os.getcwd() == os.environ['HOME'], os.environ.get('USER'))"
+    assert sandbox.run(Program(code)).stdout == "[] ['program.py'] True None\n"
+
+
+class Counting(Sandbox):
+    """Counts the runs of each program, and how many ran at once."""
+
+    def __init__(self, *arguments, **named):
+        super().__init__(*arguments, **named)
+        self.runs: list[Program] = []
+        self.now = self.most = 0
+        self.lock = threading.Lock()
+
+    def _run(self, program: Program, stop: threading.Event | None) -> Outcome:
+        with self.lock:
+            self.runs.append(program)
+            self.now += 1
+            self.most = max(self.most, self.now)
+        try:
+            return super()._run(program, stop)
+        finally:
+            with self.lock:
+                self.now -= 1
+
+
+def test_several_at_once_in_order(sandbox, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2})
+    counting = Counting(LIMITS, isolation=sandbox.isolation)
+    programs = [Program(f"import time\ntime.sleep({0.4 - 0.05 * n})\nprint({n})") for n in range(7)]
+    assert [outcome.stdout for outcome in counting.run_all(programs)] == [f"{n}\n" for n in range(7)]
+    assert counting.most == 3
+    assert (counting.workers(2), counting.workers(8)) == (2, 3)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    assert counting.workers() == 1
+    assert counting.run_all([]) == []
+
+
+def test_what_the_wall_clock_ended_is_run_once_more_alone(sandbox, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
+    counting = Counting(LIMITS, isolation=sandbox.isolation)
+    sleeping, looping, good = Program("import time\ntime.sleep(60)"), Program("while True: pass"), Program("print(1)")
+    outcomes = counting.run_all([sleeping, looping, good])
+    assert [outcome.status for outcome in outcomes] == ["timeout", "timeout", "ended"]
+    assert [counting.runs.count(program) for program in (sleeping, looping, good)] == [2, 1, 1]
+    assert counting.runs[-1] is sleeping
+
+
+def test_all_together_have_a_time(sandbox):
+    programs = [Program("while True: pass")] + [Program(f"print({n})") for n in range(3)]
+    outcomes = sandbox.run_all(programs, workers=1, seconds=0.5)
+    assert [outcome.status for outcome in outcomes] == ["timeout", "skipped", "skipped", "skipped"]
+    assert "no time left" in outcomes[1].detail
+
+
+def test_an_interrupt_ends_the_programs(sandbox, nothing_left, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
+    slow = Sandbox(dataclasses.replace(LIMITS, wall_seconds=60), isolation=sandbox.isolation)
+
+    class Interrupted(Sandbox):
+        def _run(self, program: Program, stop: threading.Event | None) -> Outcome:
+            if program.code == "interrupt":
+                time.sleep(0.5)
+                raise KeyboardInterrupt
+            return super()._run(program, stop)
+
+    begun = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        Interrupted(slow.limits, isolation=slow.isolation).run_all(
+            [Program("interrupt"), Program("import time\ntime.sleep(50)"), Program("import time\ntime.sleep(50)")]
+        )
+    assert time.monotonic() - begun < 10
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("wall_seconds", 0, "0.1 to 86400"),
+        ("cpu_seconds", float("nan"), "not allowed"),
+        ("memory_mib", 1, "64 to"),
+        ("processes", 2.5, "whole number"),
+        ("output_kib", "many", "whole number"),
+        ("files", True, "whole number"),
+    ],
+)
+def test_limits_out_of_range_are_refused(field, value, message):
+    with pytest.raises(UserError, match=f"`{field}: .*{message}"):
+        Limits(**{field: value})
