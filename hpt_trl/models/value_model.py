@@ -256,11 +256,13 @@ def new_value_model(
     """
     trunk: Any = AutoModel.from_pretrained(resolve_model(name), **loading)
     made = settings(trunk.config.get_text_config().hidden_size)
+    # Drawn before the adapter: with and without one it is the same.
+    head = new_head(made)
     if adapter is not None:
         adapter = copy.copy(adapter)
         adapter.task_type = VALUE_TASK
         trunk = get_peft_model(trunk, adapter, **(adapter_settings or {}))
-    return ValueModel(trunk, new_head(made), made)
+    return ValueModel(trunk, head, made)
 
 
 def load_value_model(name: str, *, trainable: bool, **loading: Any) -> ValueModel:

@@ -17,8 +17,9 @@ import torch
 import yaml
 from filelock import FileLock
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, set_seed
 
+from hpt_trl.models.value_model import HeadSettings, load_value_model, new_value_model
 from hpt_trl.recipes.profiles import find_profile
 from tests.helpers.pretraining import MODEL
 from tests.helpers.processes import ROOT, free_port
@@ -43,6 +44,8 @@ STAGES = {
     "sft": {},
     "dpo": {},
     "reward": {},
+    # Dropout would draw other numbers in each process.
+    "critic": {"dataset_layout": "comparisons", "value_head_dropout": 0.0, "head_learning_rate": 2e-2},
     "rho1": {"select_ratio": 0.6},
     "grpo": RL | {"beta": 0.1},
     "hpt": RL | {"success_threshold": 3.0},
@@ -52,13 +55,14 @@ ONLINE = {"reference_mode": "online", "selection_scope": "global"}
 # Settings that touch sharded weights in ways of their own.
 VARIANTS = {
     "ppo-lora": LORA,
+    "critic-lora": LORA,
     "ppo-value": {},  # a value model of its own
     "hpt-lora": LORA | {"gradient_checkpointing": True},
     "rho1-online": ONLINE,
     "ppo-sampled": {"eval_samples": 2},
 }
-RESUMED = ["sft", "hpt", "ppo"]
-MEASURED = ["pretrain", "sft", "dpo", "reward", "rho1"]  # on held-out rows
+RESUMED = ["sft", "critic", "hpt", "ppo"]
+MEASURED = ["pretrain", "sft", "dpo", "reward", "critic", "rho1"]  # on held-out rows
 
 
 def recipes(folder: Path, names: list[str], models: dict[str, str]) -> list[Path]:
@@ -161,6 +165,13 @@ def distance(folder: Path, expected: Path, start: dict[str, torch.Tensor]) -> fl
     return float((difference / update).sqrt())
 
 
+def critic_start(path: str) -> dict[str, torch.Tensor]:
+    """What a critic begins with: the trunk, and a head that is drawn from the run's seed."""
+    set_seed(KEYS["seed"])
+    model = new_value_model(path, lambda width: HeadSettings(width, "mlp"), dtype=torch.float32)
+    return {**model.trunk.state_dict(), **model.head.state_dict()}
+
+
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("profile", [name for name in PROFILES if name != "one"])
 def test_a_profile_trains_what_one_process_trains(tmp_path, one_process, profile):
@@ -185,7 +196,8 @@ def test_a_profile_trains_what_one_process_trains(tmp_path, one_process, profile
             )
     start = load_file(Path(models["model"]) / "model.safetensors")
     compared = [name for name in names if name != "ppo-sampled"]
-    far = {name: distance(folder / name, one / name, {} if name == "pretrain" else start) for name in compared}
+    starts = {"pretrain": {}, "critic": critic_start(models["model"]), "critic-lora": critic_start(models["model"])}
+    far = {name: distance(folder / name, one / name, starts.get(name, start)) for name in compared}
     assert all(value < TOLERANCE for value in far.values()), far
     for name in RESUMED:
         ours, theirs = saved(folder / f"{name}-resumed"), saved(folder / name)
@@ -201,6 +213,11 @@ def test_a_profile_trains_what_one_process_trains(tmp_path, one_process, profile
         if name == "reward":
             model = AutoModelForSequenceClassification.from_pretrained(folder / name)
             assert model(torch.arange(8)[None]).logits.isfinite().all()
+        elif name == "critic":
+            model = load_value_model(str(folder / name), trainable=False)
+            assert model(torch.arange(8)[None]).token_values.isfinite().all()
+            figures = [found["critic"]["baselines"]["likelihood"]["accuracy"] for found in (results, expected)]
+            assert figures[0] == figures[1]
         else:
             model = AutoModelForCausalLM.from_pretrained(folder / name)
             assert model.generate(torch.arange(8)[None], max_new_tokens=4, min_new_tokens=4).shape == (1, 12)
