@@ -20,7 +20,7 @@ from trl.trainer import utils
 _LOGITS = 2**23
 
 
-class _Compacted(ChunkedLogProbFunction):
+class Compacted(ChunkedLogProbFunction):
     """TRL's chunked log-probabilities; the backward pass drops the rows whose gradient is zero."""
 
     @staticmethod
@@ -44,7 +44,7 @@ class _Compacted(ChunkedLogProbFunction):
 
 def compacted_backward() -> AbstractContextManager[None]:
     """Heads that run in this context go back over rows with a gradient alone, also where that comes later."""
-    return _in_place_of_stock(_Compacted)
+    return in_place_of_stock(Compacted)
 
 
 def labelled_alone(labelled: Tensor) -> AbstractContextManager[None]:
@@ -87,12 +87,12 @@ def labelled_alone(labelled: Tensor) -> AbstractContextManager[None]:
                 logp[some] = chosen - most - logits.sub_(most.unsqueeze(-1)).exp_().sum(-1).log()
             return logp, None, None, None, None
 
-    return _in_place_of_stock(Labelled)
+    return in_place_of_stock(Labelled)
 
 
 @contextmanager
-def _in_place_of_stock(function: type) -> Iterator[None]:
-    """TRL's patched forward looks the function up by name on each call."""
+def in_place_of_stock(function: type) -> Iterator[None]:
+    """While open, heads run with this function in place of TRL's kernel, which TRL looks up by name on each call."""
     names, name = vars(utils), "_ChunkedLogProbFunction"
     stock = names[name]
     names[name] = function

@@ -1,18 +1,21 @@
 """Settings of weighted multi-token prediction, checked when the config is made."""
 
 from dataclasses import dataclass, field
-
-from trl import SFTConfig
+from typing import ClassVar
 
 from hpt_trl.methods.mtp.schedule import CURRICULA, head_weights
 from hpt_trl.models.future_heads.heads import COPIES, KINDS, MOST_TOKENS
+from hpt_trl.token_scores.head_selection import FIRST_HEADS
+from hpt_trl.token_scores.selection_config import SelectionConfig
+from hpt_trl.token_scores.weighting_config import WEIGHTINGS as TOKEN_WEIGHTINGS
+from hpt_trl.token_scores.weighting_config import TokenWeightingConfig
 
-UNIFORM = "uniform"
-WEIGHTINGS = (UNIFORM, "verifiable", "rho1", "random_matched", "shuffled")
+UNIFORM, RHO1 = "uniform", "rho1"
+WEIGHTINGS = (*TOKEN_WEIGHTINGS, RHO1)
 
 
 @dataclass
-class WeightedMTPConfig(SFTConfig):
+class WeightedMTPConfig(TokenWeightingConfig, SelectionConfig):
     """Configuration of `WeightedMTPTrainer`: TRL's SFTConfig, how far ahead is predicted, and what each token counts.
 
     Multi-token prediction after arXiv 2404.19737. `docs/mtp.md` says which settings are for what.
@@ -20,6 +23,9 @@ class WeightedMTPConfig(SFTConfig):
     Raises:
         ValueError: a value outside its range, or settings that exclude each other.
     """
+
+    weightings: ClassVar[tuple[str, ...]] = WEIGHTINGS
+    selection_scopes: ClassVar[tuple[str, ...]] = ("sequence", "micro_batch")
 
     n_future_tokens: int = field(
         default=4,
@@ -80,9 +86,26 @@ class WeightedMTPConfig(SFTConfig):
     weighting: str = field(
         default=UNIFORM,
         metadata={
-            "help": "What each token counts, whichever head predicts it: `uniform`, all the same.",
+            "help": "What each token counts, whichever head predicts it: `uniform`, all the same; `verifiable`, by the "
+            "advantage that a value model gives it (`value_model_name_or_path`); `rho1`, those whose loss exceeds a "
+            "reference model's most, by head (`reference_model_name_or_path`, `select_ratio`). Controls of the same "
+            "mean: `shuffled`, the weights of `verifiable` in another order within their sequence; `batch_permuted`, "
+            "within all sequences of a process's step; `random_matched`, drawn with a mean and a spread after the "
+            "clip; `inverted`, by the negative advantage; `position`, the mean of `verifiable` at a token's place.",
             "choices": list(WEIGHTINGS),
         },
+    )
+    selection_first_head: str = field(
+        default="full",
+        metadata={
+            "help": "`rho1`: `full`, the next token is learnt of all tokens, so that next-token prediction stays what "
+            "it is; `selected`, of the selected ones as by the other heads.",
+            "choices": list(FIRST_HEADS),
+        },
+    )
+    selection_anchored: bool = field(
+        default=False,
+        metadata={"help": "`rho1`: all heads learn the tokens that the first one would select, not each its own."},
     )
 
     def __post_init__(self):
@@ -102,7 +125,7 @@ class WeightedMTPConfig(SFTConfig):
                 f"`n_future_tokens` is {self.n_future_tokens}, but rows are cut to {self.max_length} tokens "
                 "(`max_length`): the last head would have nothing to predict; allowed: below `max_length`."
             )
-        for name, allowed in (("head_init", KINDS), ("curriculum", CURRICULA), ("weighting", WEIGHTINGS)):
+        for name, allowed in (("head_init", KINDS), ("curriculum", CURRICULA), ("selection_first_head", FIRST_HEADS)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"`{name}` is {getattr(self, name)!r}; allowed: {', '.join(allowed)}.")
         head_weights(self.head_weights, self.n_future_tokens)
@@ -120,6 +143,17 @@ class WeightedMTPConfig(SFTConfig):
                 f"`label_smoothing_factor` is {self.label_smoothing_factor}; allowed: 0. Smoothing needs the logits of "
                 "all tokens, which are never held here."
             )
+
+        if self.needs_reference and self.reference_model_name_or_path is None:
+            raise ValueError(
+                "`reference_model_name_or_path` is missing: `weighting: rho1` compares tokens with a reference model. "
+                "Name one, e.g. the output of `stage: ref_tuning`."
+            )
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the heads' losses are compared with a reference model's, at any step."""
+        return self.weighting == RHO1 and not self.selects_all
 
     @property
     def looks_ahead(self) -> bool:

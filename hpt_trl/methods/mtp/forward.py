@@ -20,8 +20,8 @@ from trl.trainer.utils import FusedCausalLMOutput
 from hpt_trl.errors import UserError
 from hpt_trl.methods.mtp.head import weighted_nll
 from hpt_trl.methods.mtp.positions import by_position, by_target
-from hpt_trl.methods.rho1.head import _Compacted, _in_place_of_stock
 from hpt_trl.models.future_heads.trunk import LastLayer, parts_of, watched
+from hpt_trl.token_scores.head import Compacted, in_place_of_stock
 
 # Largest relative difference of norm(last layer) from the model's last hidden state: another order of adding.
 _ROUNDING = 1e-2
@@ -93,7 +93,7 @@ class ForwardAhead:
 
         # Called as TRL calls its kernel.
         instead: Any = SimpleNamespace(apply=apply)
-        with watched(parts_of(model).layer) as seen, _in_place_of_stock(instead):
+        with watched(parts_of(model).layer) as seen, in_place_of_stock(instead):
             outputs = self._inner(*args, **kwargs, fused_lm_head=True)
         (all_heads,) = found
         shown = [valid[valid] for valid in ahead.valid]
@@ -208,7 +208,7 @@ def _log_probs(
     if border < len(rows):
         parts.append((slice(border, None), weight.detach(), None if bias is None else bias.detach()))
     found = [
-        _Compacted.apply(rows[part], matrix, added, targets[part], 1.0, chunk_size, softcap, scale, _MEASURES)
+        Compacted.apply(rows[part], matrix, added, targets[part], 1.0, chunk_size, softcap, scale, _MEASURES)
         for part, matrix, added in parts
     ]
     logp, entropy, right = (torch.cat([one[place] for one in found]) for place in (0, 1, 4))

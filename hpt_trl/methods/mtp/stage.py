@@ -12,6 +12,7 @@ from hpt_trl.data.solutions import SAMPLING_RULES, SolutionArguments
 from hpt_trl.errors import UserError
 from hpt_trl.methods.mtp.config import WeightedMTPConfig
 from hpt_trl.methods.mtp.trainer import WeightedMTPTrainer
+from hpt_trl.methods.mtp.weighing import check_frozen_models
 from hpt_trl.methods.ref_tuning.stage import fit as short_enough
 from hpt_trl.methods.ref_tuning.stage import sample as draw_solutions
 from hpt_trl.methods.sft.rows import training_splits
@@ -77,6 +78,11 @@ def check_tokenizer(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
         UserError: what it is.
     """
     refuse_processor(recipe, tokenizer)
+    try:
+        check_frozen_models(recipe.config, tokenizer, model=recipe.model_args.model_name_or_path)
+    except UserError as error:
+        key, _, message = str(error).partition(": ")
+        raise recipe.error(key, message) from error
     if not recipe.config.looks_ahead:
         return
     name = str(recipe.model_args.model_name_or_path)

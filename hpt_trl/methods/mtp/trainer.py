@@ -11,7 +11,6 @@ What is wrapped of the base, and why:
 The base tokenizes, packs, accumulates and logs; nothing of it is copied.
 """
 
-from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, cast
 
@@ -19,13 +18,16 @@ import torch
 from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor
+from torch.nn.functional import pad
+from transformers import PreTrainedTokenizerBase
 from trl import SFTTrainer
 
 from hpt_trl.errors import UserError
-from hpt_trl.methods.mtp.config import UNIFORM, WeightedMTPConfig
+from hpt_trl.methods.mtp.config import WeightedMTPConfig
 from hpt_trl.methods.mtp.forward import Ahead, AheadOutput, ForwardAhead
 from hpt_trl.methods.mtp.positions import predicted
 from hpt_trl.methods.mtp.schedule import active_heads, active_weights, head_weights
+from hpt_trl.methods.mtp.weighing import CARRIED, Weighing, check_frozen_models
 from hpt_trl.methods.sft.trainer import MeasuredSFTTrainer
 from hpt_trl.methods.signatures import takes_arguments_of
 from hpt_trl.models.future_heads.heads import FutureHeads, new_heads
@@ -39,31 +41,25 @@ TOKEN_WEIGHTS = "token_weights"
 # The same with the mean 1, as bits, which no launcher rounds on its way; and how many tokens each head predicts.
 _BITS, _COUNTS = "token_weight_bits", "tokens_ahead"
 
-# Of the micro-batches of an optimizer step: the weights of each, as under TOKEN_WEIGHTS, of any scale.
-StepWeigher = Callable[[list[dict[str, Any]]], list[Tensor]]
-# Of a micro-batch and all heads' losses by token, (n, B, T), 0 where a head does not predict it: what each is
-# multiplied by, (n, B, T). Its scale stays as it is.
-LossWeigher = Callable[[Mapping[str, Any], Tensor], Tensor]
-
 
 class _LossAhead(SFTTrainer):
     """The loss of all heads; `MeasuredSFTTrainer` measures each held-out row by it."""
 
     args: WeightedMTPConfig
-    step_weigher: StepWeigher | None = None
-    loss_weigher: LossWeigher | None = None
+    weighing: Weighing | None = None
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         counts, bits = inputs.pop(_COUNTS, None), inputs.pop(_BITS, None)
+        carried = {name: inputs.pop(name) for name in CARRIED if name in inputs}
         if not self.args.looks_ahead:
             return super().compute_loss(
                 model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
             )
         training = cast(torch.nn.Module, self.model).training
         weights = None if bits is None else bits.view(torch.float32)
-        ahead = self._asked(inputs, counts, weights) if training else self._all_heads(inputs)
+        ahead = self._asked(inputs | carried, counts, weights) if training else self._all_heads(inputs)
         found: list[AheadOutput] = []
 
         def all_heads(**kwargs: Any) -> Any:
@@ -81,6 +77,9 @@ class _LossAhead(SFTTrainer):
             all_heads, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
         )
         self._measure(found[0], "train" if training else "eval")
+        if training and self.weighing is not None and weights is not None:
+            nll = cast(Tensor, found[0].head_losses)[..., 0]
+            self.weighing.note_losses({"labels": ahead.labels}, weights, pad(nll, (1, 0)))
         return loss
 
     def _all_heads(self, inputs: dict[str, Any]) -> Ahead:
@@ -102,13 +101,10 @@ class _LossAhead(SFTTrainer):
                 asked.coefficients.append(each.expand(int(valid.sum())))
             else:
                 asked.coefficients.append(each * weights[:, k:][valid])
-        if self.loss_weigher is not None:
-            asked.weigh = partial(self.loss_weigher, dict(inputs))
-        elif args.weighting != UNIFORM and weights is None:
-            raise UserError(
-                f"weighting: {args.weighting}, but nothing gives the tokens their weights: no collator (column "
-                f"`{TOKEN_WEIGHTS}`), `step_weigher` or `loss_weigher`."
-            )
+        if args.needs_reference:
+            assert self.weighing is not None
+            self.weighing.with_reference(inputs)
+            asked.weigh = partial(self.weighing.of_losses, inputs, step=step, max_steps=self.state.max_steps)
         asked.detach = args.detach_trunk or step < args.head_warmup_steps
         asked.keep = not args.checkpoint_heads
         return asked
@@ -142,9 +138,7 @@ class WeightedMTPTrainer(MeasuredSFTTrainer, _LossAhead):
     weights; `eval_loss` and what belongs to it are head 1's, as SFT's are; with weights `mtp/weight_mean` is their mean
     before it is made 1.
 
-    Attributes:
-        step_weigher: gives the tokens of a step their weights, where no collator does (`token_weights`).
-        loss_weigher: gives weights that follow from the model's own losses.
+    Batches may bring weights of their own: `token_weights`, one for each token, of any scale.
 
     Raises:
         UserError: a model that cannot have heads, or has heads of another kind or number.
@@ -181,6 +175,21 @@ class WeightedMTPTrainer(MeasuredSFTTrainer, _LossAhead):
             if args.n_future_tokens > 1:
                 self._put_heads_on()
             ForwardAhead(self._base)
+        self._collate_train = self.data_collator
+        if args.needs_values or args.needs_reference or args.weighting == "random_matched":
+            tokenizer = cast(PreTrainedTokenizerBase, self.processing_class)
+            name = model if isinstance(model, str) else model.config._name_or_path
+            check_frozen_models(args, tokenizer, model=name)
+            self.weighing = Weighing(args, tokenizer, self.train_dataset, self.data_collator, self.accelerator)
+            self._collate_train = self.weighing.collator
+
+    def get_train_dataloader(self) -> Any:
+        plain = self.data_collator
+        self.data_collator = self._collate_train
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.data_collator = plain
 
     @property
     def _base(self) -> Any:
@@ -254,9 +263,14 @@ class WeightedMTPTrainer(MeasuredSFTTrainer, _LossAhead):
 
     def _count(self, batches: list[dict[str, Any]]) -> None:
         """Note in each micro-batch what each head predicts in the step, and the tokens' weights with the mean 1."""
-        if self.step_weigher is not None:
-            for batch, weights in zip(batches, self.step_weigher(batches), strict=True):
-                batch[TOKEN_WEIGHTS] = weights
+        if self.weighing is not None and self.weighing.tokens is not None:
+            # Of mean 1 already.
+            for batch, weights in zip(
+                batches, self.weighing.of_step(batches, step=self.state.global_step), strict=True
+            ):
+                batch[_BITS] = _as_bits(weights)
+            for name, value in self.weighing.pop_metrics().items():
+                self._metrics["train"][f"mtp/{name}"].append(value)
         heads = range(1, self.args.n_future_tokens + 1)
         sums = [torch.stack([predicted(batch, k).sum() for batch in batches]).sum().double() for k in heads]
         weighted = all(TOKEN_WEIGHTS in batch for batch in batches)
@@ -277,7 +291,7 @@ class WeightedMTPTrainer(MeasuredSFTTrainer, _LossAhead):
                 )
             self._metrics["train"]["mtp/weight_mean"].append(mean)
             for batch in batches:
-                batch[_BITS] = (batch.pop(TOKEN_WEIGHTS) / mean).float().contiguous().view(torch.int32)
+                batch[_BITS] = _as_bits(batch.pop(TOKEN_WEIGHTS) / mean)
 
     # What is saved, and loaded again.
 
@@ -287,6 +301,16 @@ class WeightedMTPTrainer(MeasuredSFTTrainer, _LossAhead):
         if self.args.should_save and self._heads is not None and isinstance(self.model, PeftModel):
             own, _ = heads_in(self.model.state_dict() if state_dict is None else state_dict)
             save_heads(self._base, own, str(output_dir or self.args.output_dir))
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.weighing is not None and self.args.should_save:
+            self.weighing.save(output_dir)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if self.weighing is not None and checkpoint is not None:
+            self.weighing.load(checkpoint)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
@@ -315,6 +339,10 @@ def _config_of(model: Any, args: WeightedMTPConfig) -> Any:
         return model.config
     given: Any = args.model_init_kwargs or {}
     return load_config(model, revision=given.get("revision"), trust_remote_code=args.trust_remote_code)
+
+
+def _as_bits(weights: Tensor) -> Tensor:
+    return weights.float().contiguous().view(torch.int32)
 
 
 def _of_trained(batch: dict[str, Any]) -> Tensor:

@@ -2,22 +2,17 @@
 
 from dataclasses import dataclass, field
 
-from hpt_trl.token_scores.config import ReferenceConfig
+from hpt_trl.token_scores.selection_config import SelectionConfig
 
 SELECTIONS = ("excess", "reference_low", "random", "full")
 # Selections that compare tokens with a reference model.
 REFERENCED = ("excess", "reference_low")
-SCOPES = ("sequence", "micro_batch", "global")
-SCHEDULES = ("constant", "linear", "cosine")
 
 
 @dataclass
-class Rho1Config(ReferenceConfig):
+class Rho1Config(SelectionConfig):
     """Configuration of `Rho1Trainer`: TRL's SFTConfig, and which tokens are trained on (arXiv 2404.07965)."""
 
-    select_ratio: float = field(
-        default=0.6, metadata={"help": "Share of the tokens of a group that are trained on, above 0 and at most 1."}
-    )
     selection: str = field(
         default="excess",
         metadata={
@@ -25,25 +20,6 @@ class Rho1Config(ReferenceConfig):
             "the same ratio: `reference_low`, those with the lowest loss under the reference; `random`, a seeded draw; "
             "`full`, all of them.",
             "choices": list(SELECTIONS),
-        },
-    )
-    selection_scope: str = field(
-        default="sequence",
-        metadata={
-            "help": "The group that tokens are ranked in: `sequence`, a row (or a document of a packed row, where "
-            "attention ends with it); `micro_batch`, what one process computes at once; `global`, all tokens of the "
-            "optimizer step, over accumulation and processes (with accumulation this costs a forward pass more).",
-            "choices": list(SCOPES),
-        },
-    )
-    selection_warmup_steps: int = field(
-        default=0, metadata={"help": "Optimizer steps on all tokens before the selection begins."}
-    )
-    select_ratio_schedule: str = field(
-        default="constant",
-        metadata={
-            "help": "`constant`, or `linear` or `cosine` from 1 after the warm-up to `select_ratio` at the last step.",
-            "choices": list(SCHEDULES),
         },
     )
 
@@ -54,17 +30,8 @@ class Rho1Config(ReferenceConfig):
             ValueError: a value outside its range, or settings that exclude each other.
         """
         super().__post_init__()
-        if not 0 < self.select_ratio <= 1:
-            raise ValueError(f"`select_ratio` is {self.select_ratio}; allowed: above 0 and at most 1.")
-        for name, allowed in (
-            ("selection", SELECTIONS),
-            ("selection_scope", SCOPES),
-            ("select_ratio_schedule", SCHEDULES),
-        ):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"`{name}` is {getattr(self, name)!r}; allowed: {', '.join(allowed)}.")
-        if self.selection_warmup_steps < 0:
-            raise ValueError(f"`selection_warmup_steps` is {self.selection_warmup_steps}; allowed: 0 or more.")
+        if self.selection not in SELECTIONS:
+            raise ValueError(f"`selection` is {self.selection!r}; allowed: {', '.join(SELECTIONS)}.")
         if self.needs_reference and self.reference_model_name_or_path is None:
             raise ValueError(
                 f"`reference_model_name_or_path` is missing: `selection: {self.selection}` compares tokens with a "
@@ -85,5 +52,4 @@ class Rho1Config(ReferenceConfig):
     @property
     def needs_reference(self) -> bool:
         """Whether the selection compares tokens with a reference model, at any step."""
-        all_tokens = self.select_ratio == 1 and self.select_ratio_schedule == "constant"
-        return self.selection in REFERENCED and not all_tokens
+        return self.selection in REFERENCED and not self.selects_all

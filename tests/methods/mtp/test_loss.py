@@ -114,16 +114,13 @@ def test_one_head_is_sft_to_the_bit(tmp_path, tiny_model_path, rows, lora):
 
 def test_one_head_of_ours_is_sft_to_rounding(tmp_path, tiny_model_path):
     """The same path as several heads take, of which weights of 1 change nothing."""
-    ours = mtp(tiny_model_path, tmp_path, n_future_tokens=1, weighting="shuffled", change=weigh(ones))
+    ones = {"weighting": "random_matched", "random_weight_mean": 1.0, "random_weight_std": 0.0}
+    ours = mtp(tiny_model_path, tmp_path, n_future_tokens=1, **ones)
     plain = weights(sft(tiny_model_path, tmp_path / "sft"))
     assert all(torch.allclose(value, plain[name], atol=1e-6) for name, value in weights(ours).items())
 
 
 # Weights of tokens.
-
-
-def ones(ids: torch.Tensor) -> torch.Tensor:
-    return torch.ones(ids.shape)
 
 
 def by_token(ids: torch.Tensor) -> torch.Tensor:
@@ -132,30 +129,18 @@ def by_token(ids: torch.Tensor) -> torch.Tensor:
 
 
 def weigh(function):
-    """Gives the tokens of a step weights, those without a label a number that must not matter."""
+    """Batches bring weights of their own; tokens without a label have a number that must not matter."""
 
-    def change(trainer):
-        def weights_of(batches):
-            return [
-                torch.where(batch["labels"] == -100, torch.tensor(1e6), function(batch["input_ids"]))
-                for batch in batches
-            ]
-
-        trainer.step_weigher = weights_of
-
-    return change
-
-
-def weigh_by_collator(function):
     def change(trainer):
         collate = trainer.data_collator
 
         def collated(examples):
             batch = collate(examples)
-            batch["token_weights"] = function(batch["input_ids"])
+            found = function(batch["input_ids"])
+            batch["token_weights"] = torch.where(batch["labels"] == -100, torch.tensor(1e6), found)
             return batch
 
-        trainer.data_collator = collated
+        trainer._collate_train = collated
 
     return change
 
@@ -172,17 +157,10 @@ def oracle_weights(oracle: Oracle, function) -> list[torch.Tensor]:
 def test_a_token_counts_by_its_weight_whichever_head_predicts_it(tmp_path, tiny_model_path, rows, shape):
     oracle = Oracle(tiny_model_path, N, rows)
     loss = oracle.loss([1 / N] * N, token_weights=oracle_weights(oracle, by_token))
-    given = {"n_future_tokens": N, "weighting": "shuffled", "change": weigh(by_token)}
+    given = {"n_future_tokens": N, "change": weigh(by_token)}
     trainer = mtp(tiny_model_path, tmp_path, rows=rows, **given, **SHAPES[shape])
     assert trainer.state.log_history[0]["loss"] == pytest.approx(loss.item(), rel=1e-4)
     assert_same_step(trainer, oracle.updated(loss), start_of(oracle))
-
-
-def test_a_collator_can_give_the_weights(tmp_path, tiny_model_path):
-    given = {"n_future_tokens": N, "weighting": "shuffled"}
-    ours = mtp(tiny_model_path, tmp_path / "a", change=weigh_by_collator(by_token), **given)
-    theirs = weights(mtp(tiny_model_path, tmp_path / "b", change=weigh(by_token), **given))
-    assert all(torch.equal(value, theirs[name]) for name, value in weights(ours).items())
 
 
 @pytest.mark.parametrize("factor", [1.0, 0.25, 1000.0])
@@ -190,7 +168,7 @@ def test_weights_that_are_all_the_same_are_none_at_all(tmp_path, tiny_model_path
     given = {"n_future_tokens": N, "max_steps": 2, "per_device_train_batch_size": 3}
     plain = weights(mtp(tiny_model_path, tmp_path / "a", **given))
     change = weigh(lambda ids: torch.full(ids.shape, factor))
-    ours = mtp(tiny_model_path, tmp_path / "b", weighting="shuffled", change=change, **given)
+    ours = mtp(tiny_model_path, tmp_path / "b", change=change, **given)
     assert all(torch.equal(value, plain[name]) for name, value in weights(ours).items())
     assert ours.state.log_history[0]["mtp/weight_mean"] == pytest.approx(factor)
 
@@ -199,40 +177,7 @@ def test_weights_that_are_all_the_same_are_none_at_all(tmp_path, tiny_model_path
 def test_weights_that_are_none_are_refused(tmp_path, tiny_model_path, bad):
     change = weigh(lambda ids: torch.full(ids.shape, bad))
     with pytest.raises(UserError, match="token weights: their mean over a step's trained tokens is"):
-        mtp(tiny_model_path, tmp_path, n_future_tokens=N, weighting="shuffled", change=change)
-
-
-def test_a_weighting_without_weights_is_refused(tmp_path, tiny_model_path):
-    with pytest.raises(UserError, match="weighting: shuffled, but nothing gives"):
-        mtp(tiny_model_path, tmp_path, n_future_tokens=N, weighting="shuffled")
-
-
-@pytest.mark.parametrize("detach", [False, True])
-def test_weights_can_follow_from_the_losses(tmp_path, tiny_model_path, detach):
-    """Of each head, as a selection of tokens by their loss is; the gradient leaves them out."""
-    oracle = Oracle(tiny_model_path, N)
-    shapes = []
-
-    def change(trainer):
-        def weights_of(batch, losses):
-            shapes.append((tuple(losses.shape), tuple(batch["input_ids"].shape)))
-            return losses.square()
-
-        trainer.loss_weigher = weights_of
-
-    given = {"n_future_tokens": N, "weighting": "rho1", "detach_trunk": detach}
-    trainer = mtp(tiny_model_path, tmp_path, change=change, **given)
-    assert shapes[0][0] == (N, *shapes[0][1])
-    total = torch.zeros((), dtype=torch.float64)
-    counts = [sum(sum(trained[k:]) for _, trained in oracle.rows) for k in range(1, N + 1)]
-    for ids, trained in oracle.rows:
-        for k, logp in enumerate(oracle.logp(ids, detach=detach), start=1):
-            for place in range(len(ids) - k):
-                if trained[place + k]:
-                    nll = -logp[place, ids[place + k]]
-                    total = total + nll.detach() ** 2 * nll / N / counts[k - 1]
-    assert trainer.state.log_history[0]["loss"] == pytest.approx(total.item(), rel=1e-4)
-    assert_same_step(trainer, oracle.updated(total), start_of(oracle))
+        mtp(tiny_model_path, tmp_path, n_future_tokens=N, change=change)
 
 
 # Curricula.

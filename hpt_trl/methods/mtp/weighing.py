@@ -1,0 +1,185 @@
+"""What gives the tokens of a multi-token training their weights: frozen models, or caches of what they say.
+
+A value model's values become weights of tokens, which are known before a step (`hpt_trl.token_scores.weighting`); a
+reference model's losses are compared with those of the heads, which are known once the step has computed them.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from accelerate import Accelerator
+from datasets import Dataset
+from torch import Tensor
+from torch.nn.functional import pad
+from transformers import PreTrainedTokenizerBase
+
+from hpt_trl.errors import UserError
+from hpt_trl.methods.mtp.config import RHO1, WeightedMTPConfig
+from hpt_trl.methods.mtp.positions import predicted
+from hpt_trl.token_scores.cache import REFERENCE_NLL, VALUES, WithScores, as_bits, scores_of
+from hpt_trl.token_scores.head_selection import select_for_heads
+from hpt_trl.token_scores.reference import check_reference, load_reference
+from hpt_trl.token_scores.reference_scores import reference_cache, reference_nll
+from hpt_trl.token_scores.scoring import Scorer, autocast_of
+from hpt_trl.token_scores.selection import groups_of, ratio_at
+from hpt_trl.token_scores.values import check_value_model, load_frozen, token_values, value_cache
+from hpt_trl.token_scores.weighting import WEIGHTS, TokenWeights
+
+# What a batch may carry for it, besides what the model reads.
+CARRIED = (VALUES.name, REFERENCE_NLL.name)
+
+
+def check_frozen_models(config: WeightedMTPConfig, tokenizer: PreTrainedTokenizerBase, *, model: str | None) -> None:
+    """Refuse a value model or a reference that cannot judge the trained model's tokens; no weights are loaded.
+
+    Raises:
+        UserError: there is none, or it has another tokenizer; the message starts with the key.
+    """
+    if config.needs_values:
+        check_value_model(config, tokenizer, model=model)
+    if config.needs_reference:
+        check_reference(config, tokenizer, model=model)
+
+
+class Weighing:
+    """The weights of a `WeightedMTPTrainer`'s tokens.
+
+    Args:
+        config: the trainer's; its `weighting` is not `uniform`.
+        tokenizer: of the trained model.
+        rows: the prepared training rows, for the caches.
+        collator: the trainer's.
+        accelerator: the trainer's.
+
+    Raises:
+        UserError: a cache that cannot be used.
+    """
+
+    def __init__(
+        self,
+        config: WeightedMTPConfig,
+        tokenizer: PreTrainedTokenizerBase,
+        rows: Any,
+        collator: Callable[[list[dict[str, Any]]], dict[str, Any]],
+        accelerator: Accelerator,
+    ):
+        self.config, self.accelerator = config, accelerator
+        # Of the training batches alone.
+        self.collator: Any = collator
+        self._reference: Scorer | None = None
+        device, values = accelerator.device, None
+        if config.needs_values:
+            if config.value_mode == "cached":
+                self.collator = WithScores(
+                    collator, value_cache(config, tokenizer, _sized(rows), collator, device=device)
+                )
+            else:
+                values = Scorer(
+                    VALUES, lambda: load_frozen(config, device), token_values, device, autocast_of(config, device)
+                )
+        if config.needs_reference:
+            if config.reference_mode == "cached":
+                cache = reference_cache(config, tokenizer, _sized(rows), collator, device=device)
+                self.collator = WithScores(collator, cache)
+            else:
+                self._reference = Scorer(
+                    REFERENCE_NLL,
+                    lambda: load_reference(config, device),
+                    reference_nll,
+                    device,
+                    autocast_of(config, device),
+                )
+        self.tokens: TokenWeights | None = None
+        if config.weighting != RHO1:
+            self.tokens = TokenWeights(
+                config,
+                all_sum=lambda tensor: cast(Tensor, accelerator.reduce(tensor.to(device), "sum")),
+                score=values,
+                decode=lambda ids: str(tokenizer.decode(ids)),
+            )
+
+    def of_step(self, batches: list[dict[str, Any]], *, step: int) -> list[Tensor]:
+        """Weights of the micro-batches of an optimizer step, with the mean 1, by target token: (B, T) each.
+
+        Args:
+            step: optimizer steps done so far.
+
+        Raises:
+            UserError: a weight that is no number, with its row.
+        """
+        assert self.tokens is not None
+        self.tokens.add_to(batches, step=step)
+        return [batch.pop(WEIGHTS) for batch in batches]
+
+    def of_losses(self, batch: Mapping[str, Any], losses: Tensor, *, step: int, max_steps: int) -> Tensor:
+        """What each head's loss of each target token is multiplied by: Rho-1's selection. Shape: (n, B, T).
+
+        Args:
+            batch: a micro-batch, with the reference's losses where they are cached.
+            losses: of all heads by target token, 0 where there is none, (n, B, T).
+            step: optimizer steps done so far.
+            max_steps: of the whole run.
+        """
+        config = self.config
+        reference = scores_of(dict(batch), REFERENCE_NLL)
+        tokens = batch["labels"].shape[1]
+        found = [predicted(batch, k) for k in range(1, len(losses) + 1)]
+        valid = torch.stack([pad(one, (tokens - one.shape[1], 0)) for one in found])
+        groups = groups_of(batch["labels"], batch.get("position_ids"))
+        groups = torch.cat([groups[:, :1], groups], dim=1)
+        if config.selection_scope == "micro_batch":
+            groups = torch.zeros_like(groups)
+        ratio = ratio_at(
+            step,
+            ratio=config.select_ratio,
+            schedule=config.select_ratio_schedule,
+            warmup_steps=config.selection_warmup_steps,
+            max_steps=max_steps,
+        )
+        return select_for_heads(
+            losses,
+            reference,
+            valid,
+            groups,
+            ratio,
+            first_head=config.selection_first_head,
+            anchored=config.selection_anchored,
+        )
+
+    def with_reference(self, batch: dict[str, Any]) -> None:
+        """Add the reference's losses to a batch whose collator did not."""
+        if self._reference is not None and REFERENCE_NLL.name not in batch:
+            batch[REFERENCE_NLL.name] = as_bits(self._reference(batch))
+
+    def note_losses(self, batch: Mapping[str, Any], weights: Tensor, nll: Tensor) -> None:
+        """Add a micro-batch to the correlation of weights and next-token losses, both by target token: (B, T)."""
+        if self.tokens is not None:
+            self.tokens.note_nll({"labels": batch["labels"], WEIGHTS: weights}, nll)
+
+    def pop_metrics(self) -> dict[str, float]:
+        """What was measured of the weights since the last call; all processes call together."""
+        return {} if self.tokens is None else self.tokens.pop_metrics()
+
+    def save(self, folder: str | Path) -> None:
+        """Write what a resumed run goes on with into a checkpoint; one process does."""
+        if self.tokens is not None:
+            self.tokens.save(folder)
+
+    def load(self, folder: str | Path) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            UserError: its moving statistics are missing or damaged.
+        """
+        if self.tokens is not None:
+            self.tokens.load(folder)
+
+
+def _sized(rows: Any) -> Dataset:
+    if not isinstance(rows, Dataset):
+        raise UserError(
+            "`value_mode: cached` and `reference_mode: cached` score a dataset with a length; use `online`."
+        )
+    return rows
