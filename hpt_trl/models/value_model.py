@@ -134,6 +134,11 @@ class ValueModel(nn.Module):
         return bool(getattr(self.trunk, "peft_config", None))
 
     @property
+    def _hf_peft_config_loaded(self) -> bool:
+        """By this name transformers asks whether there is an adapter to train over quantized weights."""
+        return self.is_adapted
+
+    @property
     def is_quantized(self) -> bool:
         """Whether the trunk was loaded with quantized weights."""
         return any(getattr(self.trunk, f"is_loaded_in_{bits}bit", False) for bits in (4, 8))

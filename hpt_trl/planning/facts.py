@@ -110,10 +110,17 @@ def estimate_of(prepared: Prepared) -> memory.MemoryEstimate:
 def _estimate(prepared: Prepared, longest: int) -> memory.MemoryEstimate:
     recipe, model = prepared.recipe, prepared.model_config
     judges = [reward_model.config for reward_model in prepared.reward_models]
-    online = recipe.setting("reference_mode") == "online" and recipe.config.needs_reference
-    reference = _config(recipe, "reference_model_name_or_path") if online and not _shares_base(recipe) else None
-    sizes = memory_settings.sizes_of(recipe, model, longest, judges, reference)
-    return memory.estimate(model, sizes, recipe.model_args, _config(recipe, "value_model_name_or_path"))
+    frozen, critic = {}, None
+    if recipe.setting("reference_mode") == "online" and recipe.config.needs_reference and not _shares_base(recipe):
+        frozen["reference"] = _config(recipe, "reference_model_name_or_path")
+    if recipe.setting("value_mode") == "online" and recipe.config.needs_values:
+        frozen["value"] = _config(recipe, "value_model_name_or_path")
+    elif "value_mode" not in recipe.keys:
+        # Of PPO, which trains it.
+        critic = _config(recipe, "value_model_name_or_path")
+    held = {prefix: config for prefix, config in frozen.items() if config is not None}
+    sizes = memory_settings.sizes_of(recipe, model, longest, judges, held)
+    return memory.estimate(model, sizes, recipe.model_args, critic)
 
 
 def _memory(recipe: Recipe, estimate: memory.MemoryEstimate) -> str:

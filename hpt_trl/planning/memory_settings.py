@@ -8,7 +8,7 @@ from hpt_trl.planning.memory import ZERO_BUCKET
 from hpt_trl.planning.memory_sizes import Sharding, Sizes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import torch
     from transformers import PretrainedConfig
@@ -72,7 +72,7 @@ def sizes_of(
     config: "PretrainedConfig",
     longest: int,
     reward_models: "Sequence[PretrainedConfig]" = (),
-    reference: "PretrainedConfig | None" = None,
+    frozen: "Mapping[str, PretrainedConfig] | None" = None,
 ) -> Sizes:
     """Reads a recipe's numbers.
 
@@ -82,7 +82,8 @@ def sizes_of(
         longest: tokens of the longest prompt that is expected (a recipe does not bound it); in stages without
             rollouts of the longest row, prompt and answer together.
         reward_models: the configs of the reward models that score the rollouts.
-        reference: the config of a reference model that the recipe names (Rho-1), where it is held while training.
+        frozen: the configs of models that are asked about tokens while training, by the beginning of their keys
+            (`reference`, `value`).
     """
     from transformers.utils import is_triton_available
     from trl import GRPOConfig
@@ -145,7 +146,7 @@ def sizes_of(
         triton=not on_cpu and is_triton_available(),
         trained_positions=recipe.setting("select_ratio", 1.0),
         scores=scores,
-        reference_bytes=0.0 if reference is None else _reference_bytes(recipe, reference),
+        reference_bytes=sum(_frozen_bytes(recipe, *pair) for pair in (frozen or {}).items()),
         reward_models=judges,
         sharding=sharding,
     )
@@ -191,9 +192,9 @@ def measuring_sizes(
     )
 
 
-def _reference_bytes(recipe: "Recipe", reference: "PretrainedConfig") -> float:
-    """Bytes of the weights of Rho-1's reference, which each process holds whole."""
-    counts = count_parameters(reference)
-    size = dtype_of(recipe.setting("reference_dtype"), reference).itemsize
-    linear = FOUR_BIT_NESTED if recipe.setting("reference_load_in_4bit") else size
+def _frozen_bytes(recipe: "Recipe", prefix: str, config: "PretrainedConfig") -> float:
+    """Bytes of the weights of a reference or a value model, which each process holds whole."""
+    counts = count_parameters(config)
+    size = dtype_of(recipe.setting(f"{prefix}_dtype"), config).itemsize
+    linear = FOUR_BIT_NESTED if recipe.setting(f"{prefix}_load_in_4bit") else size
     return (counts.total - counts.linear) * size + counts.linear * linear

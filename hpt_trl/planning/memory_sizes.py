@@ -59,7 +59,7 @@ class Sizes:
         triton: the fused head has its kernels (on GPUs); without them all positions are scored, in PyTorch.
         trained_positions: share of the positions that the head goes back over (Rho-1's selected tokens).
         scores: the model is a sequence classifier: its head gives one number per row.
-        reference_bytes: of a reference model that is no copy of the weights, held whole (Rho-1).
+        reference_bytes: of a reference or value model that is no copy of the weights, held whole.
         reward_models: bytes of the reward models, each held whole.
         sharding: what the processes share out.
     """

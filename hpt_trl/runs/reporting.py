@@ -19,6 +19,7 @@ from hpt_trl.methods.critic.results import report_critic
 from hpt_trl.methods.reward.shift import report_shift
 from hpt_trl.methods.rho1.page import draw_selections
 from hpt_trl.runs.curves import draw, logged_series
+from hpt_trl.token_scores.weights_page import draw_weights
 
 METRICS_FILE = "metrics.jsonl"
 RESULTS_FILE = "results.json"
@@ -225,9 +226,13 @@ def report_stage(output_dir: str | Path) -> list[str]:
     Raises:
         UserError: the files are broken.
     """
-    page = draw_selections(output_dir)
+    pages = {"Selected tokens": draw_selections(output_dir), "Weights of tokens": draw_weights(output_dir)}
     critic = report_critic(output_dir, read_results(output_dir))
-    return [*report_shift(output_dir), *critic, *([] if page is None else [f"Selected tokens: {page}"])]
+    return [
+        *report_shift(output_dir),
+        *critic,
+        *(f"{name}: {page}" for name, page in pages.items() if page is not None),
+    ]
 
 
 def evaluation_lines(before: dict[str, Any] | None, after: dict[str, Any] | None) -> list[str]:

@@ -53,6 +53,7 @@ class TokenWeights:
         self._position_means: list[float] = []
         self._metrics: dict[str, float] = {}
         self._nll = Correlation()
+        self._first: dict[str, Tensor] = {}
         if config.weighting == "random_matched":
             self._normal = matched_normal(
                 config.random_weight_mean,
@@ -72,6 +73,8 @@ class TokenWeights:
             UserError: a weight is not finite; the message shows its row.
         """
         masks = [scored_positions(batch["labels"]) for batch in batches]
+        # For a look at it: the first sequence of the step.
+        self._first = {"groups": _groups(batches[0])[0], "valid": masks[0][0], "ids": batches[0]["input_ids"][0]}
         if self.config.weighting == "uniform":
             weights = [mask.float() for mask in masks]
         elif self.config.weighting == "random_matched":
@@ -82,6 +85,7 @@ class TokenWeights:
         weights = self._normalized(batches, masks, weights)
         for batch, found in zip(batches, weights, strict=True):
             batch[WEIGHTS] = found
+        self._first["weight"] = weights[0][0]
 
     def _random(self, batch: dict[str, Any], mask: Tensor, step: int) -> Tensor:
         centre, spread = self._normal
@@ -140,6 +144,7 @@ class TokenWeights:
             batch[VALUES.name] = as_bits(self._score(batch))
         values = scores_of(batch, VALUES)
         del batch[VALUES.name]
+        self._first.setdefault("value", values[0])
         starts = document_starts(batch["labels"], batch.get("position_ids"))
         config = self.config
         errors = td_errors(
@@ -232,6 +237,36 @@ class TokenWeights:
         metrics, self._metrics = self._metrics, {}
         nll, self._nll = self._nll.over_all(self._all_sum), Correlation()
         return metrics | ({"weight_nll_correlation": nll.pearson} if nll.count else {})
+
+    def sample(self, nll: Tensor | None = None) -> tuple[list[int], dict[str, Any]] | None:
+        """Return token ids and figures of the last step's first sequence, for `TokenSamples.write`.
+
+        Args:
+            nll: (tokens,), losses of the target tokens of the first micro-batch's first row.
+
+        Returns:
+            None where the sequence has no trained token.
+        """
+        first = self._first
+        mine = first["groups"] == 0
+        if not (first["valid"] & mine).any():
+            return None
+        # Padding may follow the last trained token, or in a padding-free row another sequence.
+        length = int((first["valid"] & mine).nonzero().max()) + 1
+        trained = first["valid"][:length].tolist()
+        valued = VALUES.positions(torch.where(first["valid"], 0, -100)[None])[0, :length].tolist()
+
+        def shown(values: Tensor | None, there: list[bool]) -> list[float | None] | None:
+            if values is None:
+                return None
+            return [value if known else None for value, known in zip(values[:length].tolist(), there, strict=True)]
+
+        return first["ids"][:length].tolist(), {
+            "weighting": self.config.weighting,
+            "weight": shown(first["weight"], trained),
+            "value": shown(first.get("value"), valued),
+            "loss": shown(nll, trained),
+        }
 
     # What a resumed run goes on with.
 

@@ -9,10 +9,12 @@ from transformers import AutoTokenizer
 
 from hpt_trl.methods.sft.trainer import MeasuredSFTTrainer
 from hpt_trl.token_scores.cache import WithScores
+from hpt_trl.token_scores.samples import TokenSamples
 from hpt_trl.token_scores.scoring import autocast_of
 from hpt_trl.token_scores.values import load_frozen, token_values, value_cache
 from hpt_trl.token_scores.weighting import WEIGHTS, TokenWeights
 from hpt_trl.token_scores.weighting_config import TokenWeightingConfig
+from hpt_trl.token_scores.weights_page import SAMPLES_FILE
 from tests.helpers.rho1 import demonstrations
 
 LEARNING_RATE = 0.5
@@ -42,6 +44,9 @@ class WeightedTrainer(MeasuredSFTTrainer):
             decode=self.processing_class.decode,
         )
         self.seen: list[torch.Tensor] = []
+        self._samples = TokenSamples(Path(config.output_dir) / SAMPLES_FILE, self.processing_class)
+        self.add_callback(self._samples)
+        self._first_nll: torch.Tensor | None = None
 
     def get_train_dataloader(self) -> Any:
         plain, self.data_collator = self.data_collator, self._collate_train
@@ -53,6 +58,7 @@ class WeightedTrainer(MeasuredSFTTrainer):
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         batches, count = super().get_batch_samples(*args, **kwargs)
         self.weights.add_to(batches, step=self.state.global_step)
+        self._first_nll = None
         return batches, count
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], **kwargs: Any) -> Any:
@@ -66,6 +72,7 @@ class WeightedTrainer(MeasuredSFTTrainer):
             nll = torch.zeros_like(weights)
             nll[:, 1:] = -outputs.log_probs.detach()
             self.weights.note_nll(batch, nll)
+            self._first_nll = nll[0] if self._first_nll is None else self._first_nll
             outputs.log_probs = outputs.log_probs * weights[:, 1:]
             return outputs
 
@@ -73,6 +80,9 @@ class WeightedTrainer(MeasuredSFTTrainer):
         return super().compute_loss(weighted, inputs, **kwargs)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        found = self.weights.sample(self._first_nll) if self._first_nll is not None else None
+        if found is not None and self.is_world_process_zero():
+            self._samples.write(self.state.global_step, *found)
         super().log({**logs, **{f"weights/{name}": value for name, value in self.weights.pop_metrics().items()}}, *args)
 
     def _save_rng_state(self, output_dir: str) -> None:

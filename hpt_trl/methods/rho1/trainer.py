@@ -14,6 +14,7 @@ The base tokenizes, packs, accumulates, counts the tokens and logs; nothing of i
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -27,7 +28,7 @@ from trl.trainer.utils import use_adapter
 from hpt_trl.errors import UserError
 from hpt_trl.methods.rho1.checks import check_selection
 from hpt_trl.methods.rho1.config import Rho1Config
-from hpt_trl.methods.rho1.samples import SelectionSamples
+from hpt_trl.methods.rho1.page import SELECTIONS_FILE
 from hpt_trl.methods.sft.trainer import MeasuredSFTTrainer
 from hpt_trl.methods.signatures import takes_arguments_of
 from hpt_trl.models.adapters import hidden_adapter, keep_four_bit_trainable
@@ -38,6 +39,7 @@ from hpt_trl.token_scores.cache import REFERENCE_NLL, WithScores, as_bits, score
 from hpt_trl.token_scores.head import compacted_backward
 from hpt_trl.token_scores.reference import load_reference
 from hpt_trl.token_scores.reference_scores import reference_cache, reference_nll
+from hpt_trl.token_scores.samples import TokenSamples
 from hpt_trl.token_scores.scoring import autocast_of
 from hpt_trl.token_scores.selection import Selection, groups_of, random_scores, ratio_at, select_top
 
@@ -105,7 +107,7 @@ class Rho1Trainer(MeasuredSFTTrainer):
         # Scores are taken in evaluation mode, in which such layers would lose their gradients.
         keep_four_bit_trainable(self.model)
         tokenizer = cast(PreTrainedTokenizerBase, self.processing_class)
-        self._samples = SelectionSamples(str(args.output_dir), tokenizer)
+        self._samples = TokenSamples(Path(str(args.output_dir)) / SELECTIONS_FILE, tokenizer)
         self.add_callback(self._samples)
         self._last: tuple[float, dict[str, Any], Tensor, Selection] | None = None
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from hpt_trl.cli import main
 from hpt_trl.evaluation.intervals import wilson
@@ -21,6 +22,7 @@ from tests.helpers.code_problems import solutions
 from tests.helpers.datasets import write_jsonl
 from tests.helpers.rho1 import _loss
 from tests.helpers.stage_runs import KEYS, LORA, results
+from tests.helpers.tiny import save_tiny_model
 
 
 @pytest.fixture
@@ -160,6 +162,38 @@ def test_a_value_model_is_no_language_model(recipe, tmp_path, capsys, tiny_model
         capsys.readouterr()
         assert main(["check", str(path)]) == 2
         assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_an_adapter_over_a_quantized_trunk(recipe, tmp_path, bits):
+    pytest.importorskip("bitsandbytes")
+    # A 4-bit block holds 64 values.
+    base, out = save_tiny_model(tmp_path / "wide", hidden_size=64), tmp_path / "run"
+    keys = {"model_name_or_path": base, f"load_in_{bits}bit": True, "save_strategy": "steps", "save_steps": 2, **LORA}
+    path = recipe(max_steps=4, lora_target_modules="all-linear", **{k: v for k, v in keys.items() if "target" not in k})
+    runner.run(path, [])
+    weights = {
+        name: weight
+        for file in ("adapter_model", "value_head/value_head")
+        for name, weight in load_file(out / f"{file}.safetensors").items()
+    }
+    assert all(weight.any() for name, weight in weights.items() if "lora_B" in name)
+    assert {weight.dtype for name, weight in weights.items() if name.startswith("layers")} == {torch.float32}
+    whole = load_value_model(str(out), trainable=False, dtype=torch.float32)
+    quantized = load_value_model(
+        str(out), trainable=False, quantization_config=BitsAndBytesConfig(**{f"load_in_{bits}bit": True})
+    )
+    ids = torch.arange(3, 15)[None]
+    with torch.no_grad():
+        one, other = (model.eval()(input_ids=ids).token_values for model in (whole, quantized))
+    assert one.std() > 0 and not torch.equal(one, other)
+    # Random weights round coarsely.
+    assert (one - other).abs().mean() < 0.7 * one.std()
+    # A run that is stopped goes on to the same weights.
+    runner.run(path, ["--resume_from_checkpoint", str(out / "checkpoint-2")])
+    for file in ("adapter_model", "value_head/value_head"):
+        for name, weight in load_file(out / f"{file}.safetensors").items():
+            assert torch.equal(weight, weights[name]), name
 
 
 # The baselines, by themselves.

@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from trl.kernels import chunked_logprob
 
 from hpt_trl import Rho1Config, Rho1Trainer, UserError
-from hpt_trl.methods.rho1.samples import SelectionSamples
 from hpt_trl.models.merging import merge_adapter
+from hpt_trl.token_scores.samples import TokenSamples
 from tests.helpers.processes import launch
 from tests.helpers.rho1 import LEARNING_RATE, Oracle, train
 from tests.helpers.rollouts import assert_same_update, start_weights, weights
@@ -357,7 +357,7 @@ def test_a_token_keeps_its_leading_space(tiny_model_path, tmp_path):
     tokenizer.train_from_iterator(["one two three one two"], trainers.BpeTrainer(vocab_size=40, show_progress=False))
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
     ids = fast("one two three")["input_ids"]
-    SelectionSamples(tmp_path, fast).write(1, ids, {})
+    TokenSamples(tmp_path / "selections.jsonl", fast).write(1, ids, {})
     tokens = json.loads((tmp_path / "selections.jsonl").read_text())["tokens"]
     assert len(tokens) == len(ids) and "".join(tokens) == "one two three"
 

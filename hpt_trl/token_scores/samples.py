@@ -1,4 +1,4 @@
-"""What a run keeps of its selections for reading: a sample of a batch now and then, in selections.jsonl."""
+"""What a run keeps of its tokens for reading: a sample of a batch now and then, in a file of JSON lines."""
 
 import json
 from itertools import takewhile
@@ -8,21 +8,23 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from hpt_trl.files import valid_json, write_atomically
-from hpt_trl.methods.rho1.page import SELECTIONS_FILE
 
 # Tokens of a sample, and those before a token that its text is taken with.
 _MOST, _CONTEXT = 1024, 8
 
 
-class SelectionSamples(TrainerCallback):
+class TokenSamples(TrainerCallback):
     """Writes the sample of the first logged step, and of the first one after each doubling of the steps.
 
-    A run of any length then leaves a dozen, dense at the start, where the selection changes most. What a run before
-    this one left behind the step where this one begins goes.
+    A run of any length then leaves a dozen, dense at the start, where most changes. What a run before this one left
+    behind the step where this one begins goes.
+
+    Args:
+        path: of the file.
     """
 
-    def __init__(self, output_dir: str | Path, tokenizer: PreTrainedTokenizerBase):
-        self.path = Path(output_dir) / SELECTIONS_FILE
+    def __init__(self, path: str | Path, tokenizer: PreTrainedTokenizerBase):
+        self.path = Path(path)
         self.tokenizer = tokenizer
 
     def on_train_begin(self, args, state, control, **kwargs):
