@@ -47,6 +47,7 @@ STAGES = {
     # Dropout would draw other numbers in each process.
     "critic": {"dataset_layout": "comparisons", "value_head_dropout": 0.0, "head_learning_rate": 2e-2},
     "rho1": {"select_ratio": 0.6},
+    "mtp": {"n_future_tokens": 3, "head_learning_rate": 3e-2, "head_weights": "decay:0.6"},
     "grpo": RL | {"beta": 0.1},
     "hpt": RL | {"success_threshold": 3.0},
     "ppo": RL,
@@ -59,10 +60,12 @@ VARIANTS = {
     "ppo-value": {},  # a value model of its own
     "hpt-lora": LORA | {"gradient_checkpointing": True},
     "rho1-online": ONLINE,
+    "mtp-lora": LORA | {"gradient_checkpointing": True},
+    "mtp-residual": {"head_init": "zero_residual", "detach_trunk": True},
     "ppo-sampled": {"eval_samples": 2},
 }
-RESUMED = ["sft", "critic", "hpt", "ppo"]
-MEASURED = ["pretrain", "sft", "dpo", "reward", "critic", "rho1"]  # on held-out rows
+RESUMED = ["sft", "critic", "hpt", "ppo", "mtp"]
+MEASURED = ["pretrain", "sft", "dpo", "reward", "critic", "rho1", "mtp"]  # on held-out rows
 
 
 def recipes(folder: Path, names: list[str], models: dict[str, str]) -> list[Path]:
@@ -142,8 +145,9 @@ def one_process(tmp_path_factory, tiny_model_path, reference_model_path) -> tupl
 
 
 def saved(folder: Path) -> dict[str, torch.Tensor]:
-    """The weights of a run's folder, value head included; a tied head, which some launchers write out, left out."""
+    """The weights of a run's folder with value head and further heads; a tied head, which some write out, left out."""
     names = ("model.safetensors", "adapter_model.safetensors", "value_head/value_head.safetensors")
+    names += ("future_heads/model.safetensors",)
     found = {
         key: value for name in names if (folder / name).exists() for key, value in load_file(folder / name).items()
     }
@@ -160,7 +164,13 @@ def distance(folder: Path, expected: Path, start: dict[str, torch.Tensor]) -> fl
     # Of an adapter the half that starts at zero: its update is known.
     theirs = {name: value for name, value in theirs.items() if "lora_A" not in name}
     difference = sum((ours[name].double() - theirs[name]).square().sum() for name in theirs)
-    update = sum((value.double() - start.get(name, 0.0)).square().sum() for name, value in theirs.items())
+    # Heads for future tokens begin as the last layer, or at zero.
+    begun = start | {
+        name: start[last]
+        for name in theirs
+        if (last := f"model.layers.1.{name.partition('.')[2].partition('.')[2]}") in start
+    }
+    update = sum((value.double() - begun.get(name, 0.0)).square().sum() for name, value in theirs.items())
     assert update > 0
     return float((difference / update).sqrt())
 
