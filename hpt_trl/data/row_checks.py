@@ -120,14 +120,14 @@ def _refuse_faulty(dataset: Dataset, source: str, columns: list[str], fault_of: 
         raise UserError(first + (f"\n{others} more of {len(dataset)} rows are faulty." if others else ""))
 
 
-def iterate_rows(dataset: Dataset, columns: list[str]) -> Iterator[tuple[int, tuple[Any, ...]]]:
+def iterate_rows(dataset: Dataset, columns: list[str], batch_size: int = 1000) -> Iterator[tuple[int, tuple[Any, ...]]]:
     """Yield the row number and the values of each row, a thousand at a time so that long texts need little memory.
 
     Rows are numbered by the column `row` that `load_splits` adds, or from 1 in a dataset of the user's own.
     """
     numbered = ROW in dataset.column_names
-    for start in range(0, len(dataset), 1000):
-        batch = dataset.select_columns([ROW, *columns] if numbered else columns)[start : start + 1000]
+    for start in range(0, len(dataset), batch_size):
+        batch = dataset.select_columns([ROW, *columns] if numbered else columns)[start : start + batch_size]
         values = zip(*(batch[name] for name in columns), strict=True)
         yield from zip(batch[ROW] if numbered else itertools.count(start + 1), values, strict=numbered)
 

@@ -1,5 +1,7 @@
 """What `hpt-trl check` prints of a recipe: one line per fact, before any weight is loaded."""
 
+import inspect
+
 from peft import PeftConfig
 from transformers import PretrainedConfig
 
@@ -12,6 +14,7 @@ from hpt_trl.planning.rows import describe_rows
 from hpt_trl.recipes.batches import planned_steps, processes
 from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.recipes.vllm import describe
+from hpt_trl.rewards.code.rewards import CodeReward
 from hpt_trl.runs.evaluating import task_of
 from hpt_trl.runs.preparation import Prepared
 from hpt_trl.runs.steps import draws_rows_anew
@@ -40,6 +43,7 @@ def facts(prepared: Prepared) -> str:
     if prepared.rewards:
         rewards = zip(prepared.rewards, prepared.reward_weights, strict=True)
         lines.append(("rewards", ", ".join(f"{reward.__name__} (weight {weight:g})" for reward, weight in rewards)))
+        lines += [("programs", text) for text in _programs(prepared)]
         decides = prepared.rewards[prepared.success].__name__
         lines.append(("solved", f"where {decides} is at least {prepared.success_threshold:g}"))
     lines += [
@@ -87,6 +91,7 @@ def _measured(prepared: Prepared) -> list[tuple[str, str]]:
     if task.judge is not None:
         lines.append(("rewards", ", ".join(task.judge.names)))
         lines.append(("solved", f"where {task.judge.names[task.judge.success]} is at least {task.judge.threshold:g}"))
+    lines += [("programs", said) for said in _programs(prepared)]
     if task.answers:
         drawn = "greedy" if decoding.temperature == 0 else f"temperature {decoding.temperature:g}"
         drawn += f", top_p {decoding.top_p:g}" if decoding.top_p < 1 else ""
@@ -100,6 +105,17 @@ def _measured(prepared: Prepared) -> list[tuple[str, str]]:
         ("device", "CPU" if config.use_cpu else str(config.device)),
         ("output", config.output_dir),
     ]
+
+
+def _programs(prepared: Prepared) -> list[str]:
+    """How the programs of completions are run, where a reward runs them."""
+    rewards = [inspect.unwrap(reward) for reward in prepared.rewards]
+    return [
+        f"{reward.sandbox.isolation}; {reward.settings.timeout:g} s and {reward.settings.memory} MiB each, "
+        f"{reward.sandbox.workers(reward.settings.workers)} at a time"
+        for reward in rewards
+        if isinstance(reward, CodeReward)
+    ][:1]
 
 
 def estimate_of(prepared: Prepared) -> memory.MemoryEstimate:

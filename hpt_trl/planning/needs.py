@@ -22,6 +22,9 @@ from hpt_trl.recipes.bundled import bundled_recipes, hardware_of, recipe_name
 from hpt_trl.recipes.device import BITSANDBYTES_OPTIMIZERS
 from hpt_trl.recipes.packages import installed
 from hpt_trl.recipes.stages import STAGE_MODULES
+from hpt_trl.rewards.code.rewards import CodeReward
+from hpt_trl.rewards.functions import REWARDS
+from hpt_trl.rewards.sandbox.probing import find_isolation
 from hpt_trl.settings.file import read_recipe_file, shown
 from hpt_trl.settings.values import did_you_mean
 
@@ -206,7 +209,7 @@ def _needs(values: dict[str, Any], path: Path, hub: Hub) -> list[Need]:
         needs.append(Need(f"tokenizer {name}", *((True, "a local folder") if here else hub.tokenizer(name))))
     if values.get("dataset_name"):
         needs.append(_data(str(values["dataset_name"]), path, hub))
-    needs += _packages(values)
+    needs += [*_packages(values), *_sandbox(values)]
     return needs
 
 
@@ -303,6 +306,20 @@ def _packages(values: dict[str, Any]) -> list[Need]:
         elif tracker in TRACKERS:
             needs.append(_package(f"report_to {tracker}", *TRACKERS[tracker]))
     return needs
+
+
+def _sandbox(values: dict[str, Any]) -> list[Need]:
+    """Where the programs of completions are run, if a reward runs them."""
+    rewards = values.get("reward_funcs") or []
+    rewards = [name for name in (rewards if isinstance(rewards, list) else [rewards]) if isinstance(name, str)]
+    if not any(isinstance(REWARDS.get(name), CodeReward) for name in rewards):
+        return []
+    try:
+        found = find_isolation(unprotected=bool(values.get("run_untrusted_code_without_a_sandbox")))
+    except UserError as error:
+        said, _, remedy = str(error).rpartition("\n")
+        return [Need("sandbox", False, said, remedy)]
+    return [Need("sandbox", True, str(found))]
 
 
 def _package(what: str, *names: str) -> Need:

@@ -1,13 +1,14 @@
 """The ranges of the keys of every stage, which Transformers and TRL take unchecked.
 
 The other wings declare those of their own keys: `hpt_trl.data.arguments`, `hpt_trl.models.ranges`,
-`hpt_trl.rollouts.ranges`, and each stage.
+`hpt_trl.rewards.arguments`, `hpt_trl.rollouts.ranges`, and each stage.
 """
 
 from typing import TYPE_CHECKING
 
 from hpt_trl.data.arguments import DATA_RULES
 from hpt_trl.models.ranges import MODEL_RULES
+from hpt_trl.rewards.arguments import REWARD_RULES
 from hpt_trl.settings.ranges import Rule, above, at_least, count_or_share, share
 
 if TYPE_CHECKING:
@@ -33,4 +34,5 @@ COMMON_RULES = (
 
 def rules_for(stage: "Stage") -> dict[str, Rule]:
     """Returns key -> rule for the keys of a stage; its own rules stand above the common ones."""
-    return {key: rule for rule in (*COMMON_RULES, *DATA_RULES, *MODEL_RULES, *stage.rules) for key in rule.keys}
+    rules = (*COMMON_RULES, *DATA_RULES, *MODEL_RULES, *REWARD_RULES, *stage.rules)
+    return {key: rule for rule in rules for key in rule.keys}

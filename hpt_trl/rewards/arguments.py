@@ -2,6 +2,14 @@
 
 from dataclasses import dataclass, field
 
+from hpt_trl.settings.ranges import Rule, above, at_least
+
+REWARD_RULES: tuple[Rule, ...] = (
+    above(0, "code_timeout", "code_batch_timeout"),
+    at_least(64, "code_memory"),
+    at_least(1, "code_workers"),
+)
+
 
 @dataclass
 class RewardArguments:
@@ -10,7 +18,8 @@ class RewardArguments:
     reward_funcs: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Rewards by name (math_answer, exact_match, boxed_format, reasoning_gym, story_score) or as the "
+            "help": "Rewards by name (math_answer, exact_match, boxed_format, reasoning_gym, story_score, "
+            "code_tests, all_code_tests) or as the "
             "dotted path of your own function, e.g. my_package.rewards.brevity."
         },
     )
@@ -27,5 +36,33 @@ class RewardArguments:
         metadata={
             "help": "Name of the reward that decides what is solved: for the accuracy, avg@k, the gate of hpt and the "
             "sign of SRFT. By default the first function, or where there is none the first reward model."
+        },
+    )
+    code_timeout: float = field(
+        default=10.0,
+        metadata={
+            "help": "Seconds of processor time that a completion's program may take, for code_tests and "
+            "all_code_tests; of a script with inputs and outputs, for each input."
+        },
+    )
+    code_memory: int = field(default=1024, metadata={"help": "Memory of a completion's program in MiB."})
+    code_batch_timeout: float | None = field(
+        default=600.0,
+        metadata={
+            "help": "Seconds that all programs of one batch of completions may take together. Those that are not begun "
+            "by then have no reward; null for no limit."
+        },
+    )
+    code_workers: int | None = field(
+        default=None,
+        metadata={
+            "help": "Programs that run at a time in each process of the training; by default its share of the cores."
+        },
+    )
+    run_untrusted_code_without_a_sandbox: bool = field(
+        default=False,
+        metadata={
+            "help": "Where no sandbox can be set up, run the programs of the model without one: they can then read, "
+            "write, delete and send whatever the training's user can. For containers that are thrown away after."
         },
     )

@@ -10,6 +10,7 @@ from typing import Any
 from hpt_trl.data.final_answers import HASHES, final_answer, final_answers
 from hpt_trl.data.messages import text_of
 from hpt_trl.errors import UserError
+from hpt_trl.rewards.code.rewards import CodeReward
 from hpt_trl.rewards.mathcheck import equal_pairs
 
 Reward = Callable[..., Any]
@@ -89,7 +90,10 @@ REWARDS: dict[str, Reward] = {
     "boxed_format": boxed_format,
     "reasoning_gym": reasoning_gym,
     "story_score": story_score,
+    "code_tests": CodeReward("code_tests", whole=False),
+    "all_code_tests": CodeReward("all_code_tests", whole=True),
 }
+# The rewards of code say by themselves which columns they take tests from.
 REQUIRED_COLUMNS = {
     "math_answer": "answer",
     "exact_match": "answer",

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from hpt_trl.errors import UserError
+from hpt_trl.rewards.code.rewards import CodeReward
 from hpt_trl.rewards.functions import boxed_format, exact_match, math_answer, reasoning_gym, story_score
 from hpt_trl.rewards.positive_words import positive_words
 
@@ -58,6 +59,8 @@ def is_solved(value: float | None, threshold: float) -> bool:
 def reward_range(reward: Callable[..., Any]) -> tuple[float, float] | None:
     """The least and the greatest value of a bundled reward, guarded or not; None for any other."""
     bundled = inspect.unwrap(reward)
+    if isinstance(bundled, CodeReward):
+        return 0.0, 1.0
     return next((limits for known, limits in _RANGES.items() if known is bundled), None)
 
 

@@ -33,7 +33,7 @@ from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.recipes.resolving import read_recipe
 from hpt_trl.rewards.completions import text_tokenizer
 from hpt_trl.rewards.guarding import guard
-from hpt_trl.rewards.loading import check_columns, columns_read, load_rewards
+from hpt_trl.rewards.loading import check_columns, check_rows, columns_read, load_rewards
 from hpt_trl.rewards.names import distinct_names
 from hpt_trl.rewards.reward_model import RewardModel
 from hpt_trl.runs.lengths import check_lengths
@@ -250,7 +250,7 @@ def trains_on_answers(recipe: Recipe, splits: Splits) -> bool:
 
 
 def _functions(recipe: Recipe) -> list[Callable[..., Any]]:
-    return load_rewards(recipe.arguments.reward_funcs) if recipe.arguments.reward_funcs else []
+    return load_rewards(recipe.arguments.reward_funcs, recipe.arguments) if recipe.arguments.reward_funcs else []
 
 
 def _load_splits(recipe: Recipe, functions: list[Callable[..., Any]]) -> tuple[Splits, list[str]]:
@@ -270,6 +270,8 @@ def _load_splits(recipe: Recipe, functions: list[Callable[..., Any]]) -> tuple[S
         if wanted is not None and wanted < len(splits.train):
             splits = replace(splits, train=drawn(splits.train, wanted))
     check_columns(arguments.reward_funcs or [], splits.train.column_names, splits.source)
+    for rows, source in splits.named:
+        check_rows(functions, rows, source)
     if config.eval_strategy != "no" and splits.test is None:
         raise recipe.error(
             "eval_strategy",

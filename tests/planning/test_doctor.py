@@ -24,6 +24,8 @@ import yaml
 from hpt_trl.cli import main
 from hpt_trl.planning import needs
 from hpt_trl.recipes.bundled import bundled_recipes, recipe_name
+from hpt_trl.rewards.sandbox import probing
+from hpt_trl.rewards.sandbox.bubblewrap import Bubblewrap
 from tests.helpers.processes import ROOT
 
 SITE = Path(torch.__file__).parent.parent
@@ -118,6 +120,20 @@ def test_a_recipe_that_can_run_and_mistakes(tmp_path, tiny_model_path, capsys):
     rows = str(tmp_path / "rows.jsonl")
     assert main(["doctor", write_recipe(tmp_path, model_name_or_path=tiny_model_path, dataset_name=rows)]) == 1
     assert f"not ok  data {rows}: there is no such file or folder" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no sandbox but on Linux")
+def test_a_recipe_whose_reward_runs_programs_needs_a_sandbox(tmp_path, monkeypatch):
+    machine = needs.Machine(gpus=[], other="", cores=2, memory=2**33, instructions=[])
+    path = Path(write_recipe(tmp_path, stage="grpo", reward_funcs=["code_tests"]))
+    (found,) = (need for need in needs.needs_of(path, machine, needs.Hub()) if need.what == "sandbox")
+    assert found.met and "Python 3" in found.said
+    monkeypatch.setattr(probing, "_found", {})
+    monkeypatch.setattr(probing, "backends", lambda: [Bubblewrap("/bin/false")])
+    (found,) = (need for need in needs.needs_of(path, machine, needs.Hub()) if need.what == "sandbox")
+    assert not found.met and "/bin/false" in found.said and "apt-get install bubblewrap" in found.remedy
+    other = Path(write_recipe(tmp_path, "other", stage="grpo", reward_funcs=["math_answer"]))
+    assert "sandbox" not in [need.what for need in needs.needs_of(other, machine, needs.Hub())]
 
 
 def test_gpus_are_counted_and_their_memory_too(tmp_path):

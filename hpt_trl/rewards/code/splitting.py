@@ -58,7 +58,7 @@ def imported_modules(sources: Iterable[str]) -> tuple[str, ...]:
     Raises:
         SyntaxError: a source is no Python.
     """
-    found = set()
+    found: set[str] = set()
     for source in sources:
         for node in ast.walk(ast.parse(source)):
             if isinstance(node, ast.Import):
