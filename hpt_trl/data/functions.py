@@ -105,7 +105,7 @@ def _rows(part: str, options: FunctionsOptions, count: int, *, held_out: bool) -
 
 
 def _problems(options: FunctionsOptions, generator: random.Random, held_out: bool) -> Iterator[Function]:
-    """Different problems whose tests tell more than one value apart, without end as long as there are any."""
+    """Different problems whose tests are worth something, without end as long as there are any."""
     seen: set[str] = set()
     missed = 0
     while missed < 10_000:
@@ -128,7 +128,15 @@ def is_held_out(function: Function) -> bool:
 
 
 def _tells(function: Function) -> bool:
-    return len({str(function(list(numbers))) for numbers in inputs_of(function)}) > 2
+    """Whether the tests tell several values apart, and notice every step that is left out."""
+    expected = [function(list(numbers)) for numbers in inputs_of(function)]
+    shorter = [
+        Function(function.steps[:place] + function.steps[place + 1 :], function.end)
+        for place in range(len(function.steps))
+    ]
+    return len(set(map(str, expected))) > 2 and all(
+        [other(list(numbers)) for numbers in inputs_of(function)] != expected for other in shorter
+    )
 
 
 def _rows_of(part: str, function: Function, generator: random.Random, noise: float) -> Iterator[dict[str, Any]]:

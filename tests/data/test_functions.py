@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from hpt_trl.data.function_grammar import STEPS, Function, write
-from hpt_trl.data.functions import functions
+from hpt_trl.data.functions import functions, prompt_of
 from hpt_trl.errors import UserError
 
 
@@ -40,6 +40,16 @@ def test_every_step_is_written_as_it_computes():
                     exec("def solve(xs):\n" + write(function, random.Random(seed)), names)
                     for numbers in ([], [3], [-4, 7, 0, 12, 5, 5, -9]):
                         assert names["solve"](list(numbers)) == function(list(numbers)), (function.name, seed)
+
+
+def test_tests_notice_a_step_that_is_left_out():
+    train, _ = functions("demonstrations", {"size": 200, "test_size": 0}, seed=3)
+    steps = {step.name: step for kind in STEPS.values() for step in kind}
+    for row in train:
+        *names, end = row["problem_id"].split(".")
+        for place in range(len(names)):
+            other = Function(tuple(steps[name] for name in names[:place] + names[place + 1 :]), steps[end])
+            assert not passes(row, prompt_of(other) + write(other, random.Random(0))), row["problem_id"]
 
 
 def test_demonstrations_solve_and_prompts_are_of_the_same_problems():
