@@ -22,6 +22,7 @@ _USUAL = {
     "pretrain": ("held_out.loss",),
     "sft": ("held_out.loss",),
     "reward": ("held_out.accuracy",),
+    "critic": ("held_out.accuracy",),
     "dpo": ("held_out.rewards/accuracies",),
 }
 _COMMON = ("reward", "accuracy", "held_out.loss")

@@ -92,6 +92,14 @@ BASE = "recipe: base.yaml"
             f"a: {{{BASE}, stage: reward}}\nb: {{{BASE}, model_name_or_path: from:a}}",
             "line 5, .*`a` is a reward model.*Did you mean `reward_model: from:a`",
         ),
+        (
+            f"a: {{{BASE}, stage: critic}}\nb: {{{BASE}, model: from:a}}",
+            "line 5, .*`a` is a value model.*`value_model: from:a`",
+        ),
+        (
+            f"a: {{{BASE}, stage: critic}}\nb: {{{BASE}, stage: ppo, reward_model: from:a}}",
+            "line 5, .*a reward model comes from a `reward` stage",
+        ),
         (f"a: {{{BASE}}}\na-merged: {{{BASE}}}", "its folder `a-merged` is also that of stage `a`"),
         (f"a: {{{BASE}, output_dir: b}}", "line 4, `stages.a.output_dir`: a stage writes to the folder of its name"),
         (f"a: {{{BASE}, model: x, model_name_or_path: y}}", "`model_name_or_path` is set as well"),
@@ -330,3 +338,21 @@ def test_every_stage_of_rlhf_tiny_is_better_than_the_one_before(tmp_path, capfd,
     assert measures["sft"]["reward"]["after"] > 1.5 * measures["sft"]["reward"]["before"]
     for stage in ("ppo", "grpo", "dpo"):
         assert measures[stage]["reward"]["after"] > 1.3 * measures["sft"]["reward"]["after"], stage
+
+
+def test_a_critic_with_its_adapter_is_ppos_value_model(pipeline, tmp_path, capfd):
+    out = tmp_path / "out"
+    rl = {"recipe": "base.yaml", "stage": "ppo", "num_generations": 2, "max_completion_length": 8, "eval_samples": 4}
+    path = pipeline(
+        {
+            "ppo": {**rl, "value_model": "from:critic", "reward_model": "from:reward", "max_steps": 1},
+            "critic": {"recipe": "base.yaml", "stage": "critic", "dataset_layout": "comparisons", **LORA},
+            "reward": {"recipe": "base.yaml", "stage": "reward"},
+        }
+    )
+    run(path, [])
+    printed = capfd.readouterr().out
+    assert "its adapter is merged into" not in printed and (out / "critic" / "adapter_config.json").exists()
+    assert any(line.startswith("critic") and "held_out.accuracy" in line for line in printed.splitlines())
+    stored = (out / "recipes" / "ppo.yaml").read_text()
+    assert f"value_model_name_or_path: {out / 'critic'}  # " in stored
