@@ -53,6 +53,8 @@ class TokenWeights:
         self._position_means: list[float] = []
         self._metrics: dict[str, float] = {}
         self._nll = Correlation()
+        # Of the last step's first micro-batch, (rows, tokens); None where no values are read.
+        self.first_values: Tensor | None = None
         self._first: dict[str, Tensor] = {}
         if config.weighting == "random_matched":
             self._normal = matched_normal(
@@ -103,6 +105,7 @@ class TokenWeights:
 
     def _by_values(self, batches: list[dict[str, Any]], masks: list[Tensor], step: int) -> list[Tensor]:
         config, device = self.config, masks[0].device
+        self.first_values = None
         found = [self._advantages(batch, mask) for batch, mask in zip(batches, masks, strict=True)]
         sums = torch.zeros(3, dtype=torch.float64, device=device)
         weights, clipped = [], torch.zeros((), dtype=torch.float64, device=device)
@@ -144,6 +147,7 @@ class TokenWeights:
             batch[VALUES.name] = as_bits(self._score(batch))
         values = scores_of(batch, VALUES)
         del batch[VALUES.name]
+        self.first_values = values if self.first_values is None else self.first_values
         self._first.setdefault("value", values[0])
         starts = document_starts(batch["labels"], batch.get("position_ids"))
         config = self.config

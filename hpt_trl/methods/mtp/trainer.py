@@ -12,6 +12,7 @@ The base tokenizes, packs, accumulates and logs; nothing of it is copied.
 """
 
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -35,6 +36,8 @@ from hpt_trl.models.future_heads.model import attach
 from hpt_trl.models.future_heads.storage import fill_heads, has_heads, heads_in, load_heads, read_config, save_heads
 from hpt_trl.models.future_heads.trunk import check_architecture
 from hpt_trl.models.loading import load_config
+from hpt_trl.token_scores.samples import TokenSamples
+from hpt_trl.token_scores.weights_page import SAMPLES_FILE
 
 # What a batch may carry: a weight for each token, at the token's own place. Shape: (B, T), float32.
 TOKEN_WEIGHTS = "token_weights"
@@ -79,7 +82,9 @@ class _LossAhead(SFTTrainer):
         self._measure(found[0], "train" if training else "eval")
         if training and self.weighing is not None and weights is not None:
             nll = cast(Tensor, found[0].head_losses)[..., 0]
-            self.weighing.note_losses({"labels": ahead.labels}, weights, pad(nll, (1, 0)))
+            # The base may have taken the labels out.
+            batch = inputs | {"labels": ahead.labels}
+            self.weighing.note_losses(batch, weights, pad(nll, (1, 0)), step=self.state.global_step)
         return loss
 
     def _all_heads(self, inputs: dict[str, Any]) -> Ahead:
@@ -182,6 +187,8 @@ class WeightedMTPTrainer(MeasuredSFTTrainer, _LossAhead):
             check_frozen_models(args, tokenizer, model=name)
             self.weighing = Weighing(args, tokenizer, self.train_dataset, self.data_collator, self.accelerator)
             self._collate_train = self.weighing.collator
+            self._samples = TokenSamples(Path(str(args.output_dir)) / SAMPLES_FILE, tokenizer)
+            self.add_callback(self._samples)
 
     def get_train_dataloader(self) -> Any:
         plain = self.data_collator
@@ -292,6 +299,12 @@ class WeightedMTPTrainer(MeasuredSFTTrainer, _LossAhead):
             self._metrics["train"]["mtp/weight_mean"].append(mean)
             for batch in batches:
                 batch[_BITS] = _as_bits(batch.pop(TOKEN_WEIGHTS) / mean)
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        super().log(logs, *args, **kwargs)
+        found = None if self.weighing is None else self.weighing.sample()
+        if found is not None and self.is_world_process_zero():
+            self._samples.write(self.state.global_step, *found)
 
     # What is saved, and loaded again.
 

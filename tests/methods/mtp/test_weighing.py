@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hpt_trl import UserError, WeightedMTPConfig
 from hpt_trl.models.value_model import load_value_model
+from hpt_trl.token_scores.weights_page import draw_weights
 from tests.helpers.mtp import Oracle, assert_same_step, mtp, weights
 from tests.helpers.value_models import plain_values, save_value_model
 from tests.methods.mtp.test_loss import SHAPES, start_of
@@ -118,6 +119,21 @@ def test_a_checkpoint_without_its_statistics_is_refused(tmp_path, tiny_model_pat
     (tmp_path / "checkpoint-1" / "token_weights.json").unlink()
     with pytest.raises(UserError, match=r"token_weights\.json, the moving mean and spread, is missing"):
         mtp(tiny_model_path, tmp_path / "b", resume_from_checkpoint=str(tmp_path / "checkpoint-1"), **given)
+
+
+def test_weights_can_be_looked_at(tmp_path, tiny_model_path, settings):
+    trainer = mtp(tiny_model_path, tmp_path, rows="demonstrations", **(settings | {"max_steps": 3}), **ADAMW)
+    lines = [json.loads(line) for line in (tmp_path / "token_weights.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2]
+    for line in lines:
+        known = [place for place, weight in enumerate(line["weight"]) if weight is not None]
+        # A completion follows its prompt; the value before its first token is the prompt's last.
+        assert known[0] > 1 and known == list(range(known[0], len(line["tokens"])))
+        assert [place for place, value in enumerate(line["value"]) if value is not None] == [known[0] - 1, *known]
+        assert all(line["loss"][place] > 0 for place in known)
+    page = draw_weights(tmp_path)
+    assert "verifiable" in page.read_text()
+    assert trainer.state.global_step == 3
 
 
 # Rho-1 on heads.
