@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from hpt_trl.data.solution_texts import ALPACA, FORMS
 from hpt_trl.errors import UserError
-from hpt_trl.settings.ranges import Rule, at_least, share
+from hpt_trl.settings.ranges import Rule, at_least, one_of, share
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 SAMPLING_RULES: tuple[Rule, ...] = (
     at_least(1, "n_samples", "n_test_samples", "max_pairs_per_problem"),
     share("correct_ratio", zero=False),
+    one_of("solution_prompt", *FORMS),
 )
 
 
@@ -57,6 +59,14 @@ class ProblemArguments:
     solution_languages: list[str] | None = field(
         default=None,
         metadata={"help": "Programming languages of the solutions, as the column `language` names them, e.g. PYTHON3."},
+    )
+    solution_prompt: str = field(
+        default=ALPACA,
+        metadata={
+            "help": "What stands before a solution: `alpaca`, Alpaca's text with the instruction (and input) in it; "
+            "`plain`, instruction and input as they are, e.g. a signature that the solution goes on from.",
+            "choices": list(FORMS),
+        },
     )
 
 

@@ -6,11 +6,11 @@ from typing import Any, cast
 
 from datasets import Dataset
 
-from hpt_trl.data.alpaca import alpaca_prompt, response
 from hpt_trl.data.layouts import Splits
 from hpt_trl.data.rendering import Encoder
 from hpt_trl.data.row_lengths import examples
 from hpt_trl.data.solution_pairs import candidates, draw_pairs
+from hpt_trl.data.solution_texts import prompts_and_completions
 from hpt_trl.data.solutions import Sampling, sampling_of
 from hpt_trl.data.sources import ROW, where
 from hpt_trl.errors import UserError
@@ -34,7 +34,7 @@ def sampling(recipe: Recipe, *, held_out: bool = False) -> Sampling:
 
 
 def candidate_rows(recipe: Recipe, splits: Splits) -> Splits:
-    """The solutions that may be drawn, as demonstrations: Alpaca's prompt and the solution.
+    """The solutions that may be drawn, as demonstrations.
 
     Raises:
         UserError: no problem has solutions of both kinds.
@@ -61,11 +61,9 @@ def paired_rows(recipe: Recipe, splits: Splits, encoder: Encoder) -> Splits:
 
 def _candidates(recipe: Recipe, rows: Dataset, source: str, *, held_out: bool = False) -> Dataset:
     rows = rows.select(candidates(rows, source, sampling(recipe, held_out=held_out)))
-    given = rows["input"] if "input" in rows.column_names else [None] * len(rows)
     return Dataset.from_dict(
         {
-            "prompt": [alpaca_prompt(*pair) for pair in zip(rows["instruction"], given, strict=True)],
-            "completion": [response(output) for output in rows["output"]],
+            **prompts_and_completions(rows, cast(CriticArguments, recipe.arguments).solution_prompt),
             **{name: rows[name] for name in _OF_SOLUTION if name in rows.column_names},
         }
     )

@@ -8,11 +8,11 @@ from typing import cast
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, Trainer
 
-from hpt_trl.data.alpaca import alpaca_prompt, response
 from hpt_trl.data.layouts import Splits
 from hpt_trl.data.rendering import Encoder
 from hpt_trl.data.row_lengths import count_tokens
-from hpt_trl.data.solutions import SAMPLING_RULES, Sampling, draw, sampling_of
+from hpt_trl.data.solution_texts import prompts_and_completions
+from hpt_trl.data.solutions import SAMPLING_RULES, Sampling, SolutionArguments, draw, sampling_of
 from hpt_trl.data.sources import ROW
 from hpt_trl.methods.ref_tuning.checkpoints import KeptModels, kept
 from hpt_trl.methods.ref_tuning.config import RefTuningArguments, RefTuningConfig
@@ -43,7 +43,7 @@ def check(recipe: Recipe) -> None:
 
 
 def sample(recipe: Recipe, splits: Splits) -> Splits:
-    """Draw the solutions and make demonstrations of them: Alpaca's prompt and the solution.
+    """Draw the solutions and make demonstrations of them.
 
     Raises:
         UserError: no solution to train on.
@@ -118,11 +118,9 @@ def _demonstrations(recipe: Recipe, rows: Dataset, source: str, *, held_out: boo
     if recipe.config.process_index == 0:
         print(f"Drawn from {source}: {drawn.summary}")
     rows = rows.select(drawn.rows)
-    inputs = rows["input"] if "input" in rows.column_names else [None] * len(rows)
     return Dataset.from_dict(
         {
-            "prompt": [alpaca_prompt(*pair) for pair in zip(rows["instruction"], inputs, strict=True)],
-            "completion": [response(output) for output in rows["output"]],
+            **prompts_and_completions(rows, cast(SolutionArguments, recipe.arguments).solution_prompt),
             **{name: rows[name] for name in (ROW, "problem_id", "difficulty") if name in rows.column_names},
         }
     )
