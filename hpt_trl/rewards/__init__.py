@@ -1,1 +1,1 @@
-"""Scores of completions: functions, reward models, and the checker of answers."""
+"""Scores of completions: functions, reward models, the checker of answers, and programs run in a sandbox."""

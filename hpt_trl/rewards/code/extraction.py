@@ -9,7 +9,7 @@ import io
 import re
 import tokenize
 
-# Longer completions are not taken apart.
+# Longer completions are not taken apart, nor those with a null byte, over which Python 3.12 stumbles.
 MAX_LENGTH = 200_000
 # Mark of the end in the few-shot prompts of MBPP.
 _DONE = "[DONE]"
@@ -38,7 +38,7 @@ def extract_code(completion: str, prompt: str = "", entry_point: str | None = No
     """
     text = completion.rpartition("</think>")[2]
     text = (text if text.strip() else completion).partition(_DONE)[0]
-    if len(text) > MAX_LENGTH:
+    if len(text) > MAX_LENGTH or "\0" in text:
         return text
     if entry_point is None:
         blocks = _blocks(text)

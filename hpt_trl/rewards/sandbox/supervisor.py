@@ -1,8 +1,8 @@
 """Starts a program's process where there are no namespaces, and ends whatever it leaves behind.
 
-It is run by its path and imports nothing of this package. Its argument is JSON: `command`; `sandlock`, the arguments of
-`sandlock.Sandbox` (null for no isolation); `path`, the folders in which packages are found; `user`, the uid and gid to
-take, or null. Standard input, output and error are the program's.
+It is run by its path and imports nothing of this package. Its argument is JSON: `command`, `environment` and `folder`
+of the process; `sandlock`, further arguments of `sandlock.Sandbox` (null for no isolation); `path`, the folders in which
+packages are found; `user`, the uid and gid to take, or null. Standard input, output and error are the program's.
 
 What loses its parent comes to this process (a subreaper), however often it forks and whatever session it is in.
 """
@@ -43,10 +43,10 @@ def main() -> None:
     # Where the training is killed.
     control(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if job["sandlock"] is None:
-        code = subprocess.Popen(job["command"]).wait()
+        code = subprocess.Popen(job["command"], env=job["environment"], cwd=job["folder"]).wait()
     else:
-        process = sandlock.Sandbox(**job["sandlock"]).popen(job["command"])
-        code = process.wait().exit_code
+        own = {"clean_env": True, "env": job["environment"], "cwd": job["folder"]}
+        code = sandlock.Sandbox(**own, **job["sandlock"]).popen(job["command"]).wait().exit_code
     sweep(psutil)
     os._exit(code & 255)
 

@@ -118,6 +118,7 @@ def test_a_program_without_prompt_as_in_mbpp():
 HOSTILE = [
     "",
     "\x00",
+    "\ud800",
     "(" * 50_000,
     "[" * 3000 + "]" * 3000,
     "-" * 100_000 + "1",

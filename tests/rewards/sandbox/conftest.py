@@ -45,7 +45,7 @@ def isolations() -> dict[str, Isolation]:
         for interpreter in interpreters():
             result = None if backend.refusal() else probe(backend, interpreter)
             if isinstance(result, Isolation):
-                found.setdefault(backend.name.replace(str(ROOT), ""), result)
+                found.setdefault(backend.name, result)
     return found
 
 

@@ -12,7 +12,7 @@ ESCAPES, FAKES = sections("escapes.txt"), sections("fakes.txt")
 NAMES = list(isolations())
 TESTS = (
     "assert f(2) == 4",
-    "import math\nassert math.isclose(f(3), 9)",
+    "import math\nassert math.isclose(f(3), 9)\ndone = True",
     "assert abs(f(-1) - 1) == 0 and all([f(5) == 25])",
 )
 
