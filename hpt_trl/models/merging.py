@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from hpt_trl.errors import UserError
 from hpt_trl.models.folders import VALUE_TASK, check_model_folder, is_adapter
+from hpt_trl.models.future_heads.shipped import announce_nothing, find_shipped_heads, keep_heads
+from hpt_trl.models.future_heads.storage import HEADS_FOLDER
 
 if TYPE_CHECKING:
     import torch
@@ -50,12 +52,26 @@ def merge_adapter(folder: str | Path, destination: str | Path) -> None:
         merged.save_pretrained(partial)
         processor.save_pretrained(partial)
         _check_written(merged, partial, source)
-        # A value head reads the trunk's hidden states, which merging leaves as they are.
-        if (source / "value_head").is_dir():
-            shutil.copytree(source / "value_head", partial / "value_head")
+        # A value head and heads for future tokens read the trunk's hidden states, which merging leaves as they are.
+        for name in ("value_head", HEADS_FOLDER):
+            if (source / name).is_dir():
+                shutil.copytree(source / name, partial / name)
+        _keep_shipped(source, merged, partial)
         os.replace(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _keep_shipped(source: Path, merged: "PreTrainedModel", folder: Path) -> None:
+    """Put heads that the base model ships beside the merged model; they fit it as they fit base and adapter."""
+    from peft import PeftConfig
+
+    adapter = PeftConfig.from_pretrained(str(source))
+    if adapter.task_type == "SEQ_CLS":
+        announce_nothing(folder)
+        return
+    base = str(adapter.base_model_name_or_path)
+    keep_heads(find_shipped_heads(base, merged.config, revision=adapter.revision), folder)
 
 
 def load_merged(folder: str, *, pad_token_id: int, dtype: str, trust_remote_code: bool = False) -> "PreTrainedModel":

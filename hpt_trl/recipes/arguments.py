@@ -59,6 +59,15 @@ class RecipeArguments(RewardArguments, DataArguments):
             "or bundled name; their `model_name_or_path` and `output_dir` are this run's."
         },
     )
+    shipped_heads: str = field(
+        default="keep",
+        metadata={
+            "choices": ("keep", "train", "drop"),
+            "help": "Layers for future tokens that the model's checkpoint ships (DeepSeek, GLM; or a folder "
+            "`future_heads`): `keep` saves them as they are beside the trained model, `train` trains them (`stage: "
+            "mtp`), `drop` leaves them out.",
+        },
+    )
     overwrite: bool = field(
         default=False,
         metadata={

@@ -37,6 +37,7 @@ from hpt_trl.rewards.loading import check_columns, check_rows, columns_read, loa
 from hpt_trl.rewards.names import distinct_names
 from hpt_trl.rewards.reward_model import RewardModel
 from hpt_trl.runs.lengths import check_lengths
+from hpt_trl.runs.model_files import shipped_by
 from hpt_trl.runs.output_folder import check_output_folder
 from hpt_trl.runs.probe import Probe, check_thresholds, success_of
 from hpt_trl.runs.steps import check_steps
@@ -151,6 +152,7 @@ def prepare_recipe(recipe: Recipe, trained: "Trained | None" = None) -> Prepared
     else:
         model_config = load_config(str(base), **settings)
         _refuse_reward_model(recipe, model_config)
+        shipped_by(recipe, model_config)
         check_adapter_targets(recipe, model_config)
     if trained is not None:
         ends = trained.end_ids

@@ -37,6 +37,7 @@ from hpt_trl.runs.checkpoints import PROCESSES_FILE, full_disk_explained
 from hpt_trl.runs.evaluating import prompts_digest, run_evaluation, task_of, write_scored
 from hpt_trl.runs.evaluation import evaluate
 from hpt_trl.runs.health import Health, refuse_untrained
+from hpt_trl.runs.model_files import complete_model_files
 from hpt_trl.runs.output_folder import BEFORE_FILE, EVALUATIONS, open_output_folder
 from hpt_trl.runs.preparation import Prepared, prepare
 from hpt_trl.runs.quiet import quiet
@@ -299,6 +300,7 @@ def _build_trainer(
     refuse_untrainable(trainer.model)
     keep_four_bit_trainable(trainer.model)
     keep_adapter_type(trainer.model)
+    complete_model_files(trainer, recipe, prepared.model_config)
     if not config.disable_tqdm:
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(ProgressLines())

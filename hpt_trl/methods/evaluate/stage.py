@@ -19,7 +19,16 @@ LAYOUTS = ("prompts", "demonstrations", "documents")
 # Rewards that run code against tests.
 _CODE = ("code_tests", "all_code_tests")
 # Of the settings of every stage, those of a training, of an adapter that is trained, and of its evaluations.
-_OF_TRAINING = ("lora_", "use_peft", "use_rslora", "use_dora", "eval_", "evaluations", "global_batch_size")
+_OF_TRAINING = (
+    "lora_",
+    "use_peft",
+    "use_rslora",
+    "use_dora",
+    "eval_",
+    "evaluations",
+    "global_batch_size",
+    "shipped_heads",
+)
 _LEFT_OUT = TRAINING_KEYS | {
     item.name for kind in (ModelConfig, RecipeArguments) for item in fields(kind) if item.name.startswith(_OF_TRAINING)
 }

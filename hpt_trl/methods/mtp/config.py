@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from hpt_trl.methods.mtp.schedule import CURRICULA, head_weights
+from hpt_trl.models.future_heads.chained import SHIPPED
 from hpt_trl.models.future_heads.heads import COPIES, KINDS, MOST_TOKENS
 from hpt_trl.token_scores.head_selection import FIRST_HEADS
 from hpt_trl.token_scores.selection_config import SelectionConfig
@@ -11,6 +12,7 @@ from hpt_trl.token_scores.weighting_config import WEIGHTINGS as TOKEN_WEIGHTINGS
 from hpt_trl.token_scores.weighting_config import TokenWeightingConfig
 
 UNIFORM, RHO1 = "uniform", "rho1"
+INITS = (*KINDS, SHIPPED)
 WEIGHTINGS = (*TOKEN_WEIGHTINGS, RHO1)
 
 
@@ -46,8 +48,9 @@ class WeightedMTPConfig(TokenWeightingConfig, SelectionConfig):
         metadata={
             "help": "What the heads after the first are: `copy_last_layer`, decoder layers that read the trunk as the "
             "last one does and begin with its weights; `zero_residual`, a matrix each on the last layer's output, zero "
-            "at first (cheap, and weaker). Heads that lie beside the model are trained on.",
-            "choices": list(KINDS),
+            "at first (cheap, and weaker); `shipped`, the layers that the checkpoint brings (DeepSeek, GLM). Heads in "
+            "a folder `future_heads` beside the model are trained on.",
+            "choices": list(INITS),
         },
     )
     detach_trunk: bool = field(
@@ -125,7 +128,7 @@ class WeightedMTPConfig(TokenWeightingConfig, SelectionConfig):
                 f"`n_future_tokens` is {self.n_future_tokens}, but rows are cut to {self.max_length} tokens "
                 "(`max_length`): the last head would have nothing to predict; allowed: below `max_length`."
             )
-        for name, allowed in (("head_init", KINDS), ("curriculum", CURRICULA), ("selection_first_head", FIRST_HEADS)):
+        for name, allowed in (("head_init", INITS), ("curriculum", CURRICULA), ("selection_first_head", FIRST_HEADS)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"`{name}` is {getattr(self, name)!r}; allowed: {', '.join(allowed)}.")
         head_weights(self.head_weights, self.n_future_tokens)

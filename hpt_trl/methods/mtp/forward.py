@@ -88,7 +88,7 @@ class ForwardAhead:
         found: list[_Found] = []
 
         def apply(*given: Any) -> tuple[Tensor | None, ...]:
-            found.append(self._heads(model, ahead, seen, *given))
+            found.append(self._heads(model, ahead, seen, kwargs["input_ids"], *given))
             return found[-1].of_first
 
         # Called as TRL calls its kernel.
@@ -112,6 +112,7 @@ class ForwardAhead:
         model: Any,
         ahead: Ahead,
         seen: LastLayer,
+        input_ids: Tensor,
         hidden: Tensor,
         weight: Tensor,
         bias: Tensor | None,
@@ -134,7 +135,9 @@ class ForwardAhead:
         rows = [hidden[first.flatten()] if whole else hidden]
         if len(ahead.valid) > 1:
             count = len(ahead.valid)
-            states = model.future_heads.states(model, seen, count=count, detach=ahead.detach, keep=ahead.keep)
+            states = model.future_heads.states(
+                model, seen, count=count, detach=ahead.detach, keep=ahead.keep, input_ids=input_ids
+            )
             for state, valid in zip(states, ahead.valid[1:], strict=True):
                 rows.append(state[:, : valid.shape[1]][valid].to(hidden))
         counts = [len(row) for row in rows]

@@ -18,6 +18,8 @@ from hpt_trl.methods.ref_tuning.stage import sample as draw_solutions
 from hpt_trl.methods.sft.rows import training_splits
 from hpt_trl.methods.sft.turns import TurnArguments, check_turns
 from hpt_trl.methods.text_models import refuse_processor
+from hpt_trl.models.future_heads.chained import SHIPPED
+from hpt_trl.models.future_heads.shipped import TRAIN
 from hpt_trl.models.future_heads.trunk import check_architecture
 from hpt_trl.models.loading import load_config
 from hpt_trl.recipes.arguments import RecipeArguments
@@ -55,6 +57,8 @@ def check(recipe: Recipe) -> None:
     """
     check_turns(recipe)
     config, arguments = recipe.config, recipe.arguments
+    if config.head_init == SHIPPED:
+        raise recipe.error("head_init", "shipped: in a recipe it is asked for by `shipped_heads: train`.")
     if layout(arguments) == "solutions" and arguments.conversational is None:
         # Alpaca's prompt is a text.
         arguments.conversational = False
@@ -87,8 +91,18 @@ def check_tokenizer(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
         return
     name = str(recipe.model_args.model_name_or_path)
     settings = {"revision": recipe.model_args.model_revision, "trust_remote_code": recipe.config.trust_remote_code}
+    model_config = load_config(name, **settings)
+    layers = getattr(model_config.get_text_config(), "num_mtp_layers", None) or 0
+    if recipe.arguments.shipped_heads == TRAIN and layers != recipe.config.n_future_tokens - 1:
+        raise recipe.error(
+            "n_future_tokens",
+            f"{recipe.config.n_future_tokens}, but the checkpoint of {name} ships {layers} layers for the tokens after "
+            f"the next one; write {layers + 1}."
+            if layers
+            else f"`shipped_heads: train`, but the config of {name} announces no layers for future tokens.",
+        )
     try:
-        check_architecture(load_config(name, **settings))
+        check_architecture(model_config)
     except UserError as error:
         message = str(error).removeprefix("model_name_or_path: ")
         raise recipe.error("model_name_or_path", message) from error
@@ -124,6 +138,8 @@ def check_rows(recipe: Recipe, splits: Splits, encoder: Encoder, positions: int 
 
 
 def build(inputs: StageInputs) -> Trainer:
+    if inputs.arguments.shipped_heads == TRAIN:
+        inputs.config.head_init = SHIPPED
     train, test = training_splits(inputs.splits, inputs.encoder, inputs.config, inputs.arguments)
     return WeightedMTPTrainer(train_dataset=train, eval_dataset=test, **inputs.trainer_arguments())
 

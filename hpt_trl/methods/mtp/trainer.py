@@ -31,6 +31,7 @@ from hpt_trl.methods.mtp.schedule import active_heads, active_weights, head_weig
 from hpt_trl.methods.mtp.weighing import CARRIED, Weighing, check_frozen_models
 from hpt_trl.methods.sft.trainer import MeasuredSFTTrainer
 from hpt_trl.methods.signatures import takes_arguments_of
+from hpt_trl.models.future_heads.chained import SHIPPED, load_chained_heads
 from hpt_trl.models.future_heads.heads import FutureHeads, new_heads
 from hpt_trl.models.future_heads.model import attach
 from hpt_trl.models.future_heads.storage import fill_heads, has_heads, heads_in, load_heads, read_config, save_heads
@@ -231,6 +232,12 @@ class WeightedMTPTrainer(MeasuredSFTTrainer, _LossAhead):
             found = read_config(folder)
             _same_heads(args, found["n_future_tokens"], found["kind"])
             heads = load_heads(base, folder)
+        elif heads is None and args.head_init == SHIPPED:
+            if isinstance(self.model, PeftModel):
+                raise UserError(
+                    "head_init: shipped with an adapter, whose folder has no place for them; train without."
+                )
+            heads = load_chained_heads(base, folder)
         elif heads is None:
             heads = new_heads(base, args.n_future_tokens, args.head_init)
         _same_heads(args, heads.n_future_tokens, heads.kind)
@@ -338,7 +345,10 @@ class WeightedMTPTrainer(MeasuredSFTTrainer, _LossAhead):
         # Where weights are spread, the launcher's own checkpoint has all of them, or of an adapter's model the adapter.
         spread = self.is_deepspeed_enabled or (self.is_fsdp_enabled and not isinstance(self.model, PeftModel))
         if heads is not None and not spread:
-            fill_heads(heads, checkpoint)
+            if heads.kind == SHIPPED:
+                heads.load_state_dict(load_chained_heads(self._base, checkpoint).state_dict())
+            else:
+                fill_heads(heads, checkpoint)
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         # They are loaded from their own folder.

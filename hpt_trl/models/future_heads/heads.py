@@ -46,7 +46,14 @@ class FutureHeads(nn.Module):
         return len(self.layers) + 1
 
     def states(
-        self, model: "PreTrainedModel", seen: LastLayer, *, count: int, detach: bool = False, keep: bool = True
+        self,
+        model: "PreTrainedModel",
+        seen: LastLayer,
+        *,
+        count: int,
+        detach: bool = False,
+        keep: bool = True,
+        input_ids: Tensor | None = None,
     ) -> list[Tensor]:
         """The hidden states of heads 2 to `count` after the final norm, each (B, T, d).
 
@@ -56,6 +63,7 @@ class FutureHeads(nn.Module):
             count: number of heads, the first included.
             detach: the heads learn by themselves: neither trunk nor norm has a gradient of theirs.
             keep: keep the heads' activations for the backward pass; else they are computed again.
+            input_ids: of the forward pass, (B, T), for heads that read further tokens.
         """
         parts = parts_of(model)
         start = seen.output if self.kind == RESIDUALS else seen.hidden

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from hpt_trl.models.folders import check_model_folder, is_adapter
+from hpt_trl.models.future_heads.chained import SHIPPED, save_chained_heads
 from hpt_trl.models.future_heads.decoding import HeadCandidates, Speculation
 from hpt_trl.models.future_heads.heads import FutureHeads
 from hpt_trl.models.future_heads.storage import heads_in, load_heads, read_config, save_heads
@@ -40,7 +41,8 @@ class PredictsAhead(_Base):
                 del self._seen
 
     def _get_candidate_generator(self, generation_config: Any, **kwargs: Any) -> Any:
-        if not generation_config.use_mtp:
+        # Those that a checkpoint ships are transformers' own to draft with; it reads them from that checkpoint.
+        if not generation_config.use_mtp or self.future_heads.kind == SHIPPED:
             return super()._get_candidate_generator(generation_config=generation_config, **kwargs)
         self.speculation = Speculation()
         return HeadCandidates(
@@ -58,7 +60,8 @@ class PredictsAhead(_Base):
         heads, plain = heads_in(self.state_dict() if state_dict is None else state_dict)
         super().save_pretrained(save_directory, is_main_process=is_main_process, state_dict=plain, **kwargs)
         if is_main_process:
-            save_heads(cast("PreTrainedModel", self), heads, save_directory)
+            save = save_chained_heads if self.future_heads.kind == SHIPPED else save_heads
+            save(cast("PreTrainedModel", self), heads, save_directory)
 
     def save_next_token_model(self, folder: str | Path, **kwargs: Any) -> None:
         """Write the plain next-token model alone: its logits are head 1's, bit for bit."""

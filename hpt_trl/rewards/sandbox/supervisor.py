@@ -1,8 +1,8 @@
 """Starts a program's process where there are no namespaces, and ends whatever it leaves behind.
 
 It is run by its path and imports nothing of this package. Its argument is JSON: `command`, `environment` and `folder`
-of the process; `sandlock`, further arguments of `sandlock.Sandbox` (null for no isolation); `path`, the folders in which
-packages are found; `user`, the uid and gid to take, or null. Standard input, output and error are the program's.
+of the process; `sandlock`, further arguments of `sandlock.Sandbox` (null for no isolation); `path`, the folders in
+which packages are found; `user`, the uid and gid to take, or null. Standard input, output and error are the program's.
 
 What loses its parent comes to this process (a subreaper), however often it forks and whatever session it is in.
 """
