@@ -21,6 +21,8 @@ def measure_lines(measured: dict[str, Any]) -> list[str]:
     if measured.get("rewards") and len(measured["rewards"]) > 1:
         means = ", ".join(f"{name} {value:.4g}" for name, value in measured["rewards"].items() if value is not None)
         lines.append(f"{'mean rewards:':<14} {means}")
+    if measured.get("unscored"):
+        lines.append(f"{'unscored:':<14} {measured['unscored']:,} completions have no reward, and count as not solved")
     if "n" in measured:
         lines.append(
             f"{'completions:':<14} {measured['rows']:,} rows x {measured['n']}, mean length "

@@ -46,6 +46,13 @@ class EvaluateArguments(RecipeArguments):
             "choices": list(LAYOUTS),
         },
     )
+    # Where a figure is at stake, a program that was not begun in time is not one that is wrong.
+    code_batch_timeout: float | None = field(
+        default=None,
+        metadata={
+            "help": "Seconds that all programs of one batch of completions may take together; null for no limit."
+        },
+    )
     max_rows: int | None = field(
         default=None,
         metadata={"help": "Rows that are measured at most, drawn as a training's `eval_samples` are; by default all."},
