@@ -19,6 +19,7 @@ from hpt_trl.errors import UserError
 from hpt_trl.models.future_heads.heads import FutureHeads
 from hpt_trl.models.future_heads.shipped import add_tensors, find_shipped_heads
 from hpt_trl.models.future_heads.trunk import LastLayer, parts_of
+from hpt_trl.models.sharded_weights import whole_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -127,7 +128,9 @@ def load_chained_heads(model: "PreTrainedModel", name: str, *, revision: str | N
     config = model.config
     kept, config.name_or_path = config.name_or_path, str(name)
     try:
-        chain = MtpModel.from_pretrained(model)
+        # Whole in each process; what trains the model spreads them with it.
+        with whole_weights():
+            chain = MtpModel.from_pretrained(model)
     except (ValueError, RuntimeError, AttributeError) as error:
         raise UserError(
             f"{name} ships layers for future tokens that transformers cannot load: {str(error).splitlines()[0]} "
