@@ -50,7 +50,11 @@ class DataArguments(ScriptArguments):
         default=None, metadata={"help": "System message put before every prompt (makes string prompts conversational)."}
     )
     prompt_template: str | None = field(
-        default=None, metadata={"help": "Text around a string prompt; `{prompt}` stands for it."}
+        default=None,
+        metadata={
+            "help": "Text around a string prompt; `{prompt}` stands for it, `{column}` for another column of the row, "
+            "a list for a line each."
+        },
     )
     conversational: bool | None = field(
         default=None,

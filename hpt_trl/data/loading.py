@@ -18,7 +18,7 @@ from hpt_trl.data.holding_out import hold_out
 from hpt_trl.data.layouts import Layout, Splits, answer_columns
 from hpt_trl.data.model_solutions import one_row_per_model
 from hpt_trl.data.objects import with_column
-from hpt_trl.data.prompt_parts import complete_prompts, refuse_marked_rows
+from hpt_trl.data.prompt_parts import complete_prompts, filled_templates, refuse_marked_rows
 from hpt_trl.data.rendering import WHOLE
 from hpt_trl.data.row_checks import (
     conversation_fault,
@@ -135,7 +135,8 @@ def columns_for(dataset: Dataset | None, *names: str) -> Dataset | None:
 def to_conversational(splits: Splits, tokenizer: "PreTrainedTokenizerBase", arguments: DataArguments) -> Splits:
     """Apply `prompt_template`, `conversational` and `system_prompt`; documents have none of them.
 
-    The template goes around a string prompt, or around the last user message. String prompts become messages where
+    The template goes around a string prompt, or around the last user message; `{column}` in it stands for the row's
+    value of another column, a list for one line each. String prompts become messages where
     the tokenizer has a chat template, unless `conversational` says otherwise. `system_prompt` replaces the system
     message of a prompt that has one; an empty one removes it.
 
@@ -168,12 +169,12 @@ def to_conversational(splits: Splits, tokenizer: "PreTrainedTokenizerBase", argu
             "prompt_template."
         )
 
-    def prompt_of(prompt: Any) -> Any:
+    def prompt_of(prompt: Any, around: str | None) -> Any:
         if isinstance(prompt, str):
-            prompt = prompt if template is None else template.replace("{prompt}", prompt)
+            prompt = prompt if around is None else around.replace("{prompt}", prompt)
             messages = [{"role": "user", "content": prompt}]
         else:
-            messages = _with_template(prompt, template)
+            messages = _with_template(prompt, around)
         if not chat:
             return prompt
         if system is not None:
@@ -184,7 +185,13 @@ def to_conversational(splits: Splits, tokenizer: "PreTrainedTokenizerBase", argu
 
     def convert(dataset: Dataset) -> Dataset:
         if is_text or template is not None or system is not None:
-            dataset = _replace(dataset, "prompt", prompt_of)
+            prompts = column_values(dataset, "prompt")
+            changed = [
+                prompt_of(prompt, around)
+                for prompt, around in zip(prompts, filled_templates(template, dataset), strict=True)
+            ]
+            if changed != prompts:
+                dataset = with_column(dataset.remove_columns("prompt"), "prompt", changed)
         if chat and is_text:
             for column in splits.answers:
                 if column in dataset.column_names:

@@ -116,3 +116,29 @@ def _with_system(prompt: Any, text: str) -> Any:
             return messages
         raise ValueError("the prompt has a system message of its own")
     return [{"role": "system", "content": text}, *messages]
+
+
+def filled_templates(template: str | None, dataset: Dataset) -> list[str | None]:
+    """Return a `prompt_template` for each row, with the row's values in place of `{column}`; `{prompt}` stays.
+
+    Text in braces that is no column's name stays as well: a template may ask for `\\boxed{}`.
+    """
+    if template is None:
+        return [None] * len(dataset)
+    named = [name for name in dataset.column_names if name != "prompt" and f"{{{name}}}" in template]
+    if not named:
+        return [template] * len(dataset)
+    # In one go: a value may itself hold text in braces.
+    pattern = "|".join(re.escape(f"{{{name}}}") for name in named)
+    filled: list[str | None] = []
+    for _, values in iterate_rows(dataset, named):
+        texts = dict(zip(named, map(_as_lines, values), strict=True))
+        parts = re.split(f"({pattern})", template)
+        filled.append("".join(texts[part[1:-1]] if place % 2 else part for place, part in enumerate(parts)))
+    return filled
+
+
+def _as_lines(value: Any) -> str:
+    if isinstance(value, list):
+        return "\n".join(map(str, value))
+    return "" if value is None else str(value)

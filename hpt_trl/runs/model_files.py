@@ -19,8 +19,8 @@ from hpt_trl.models.future_heads.shipped import (
 )
 from hpt_trl.recipes.recipe import Recipe
 
-# A reward model writes no text, and a critic none either.
-_WITHOUT_TEXT = ("reward",)
+# A reward model writes no text, nor does a critic.
+_WITHOUT_TEXT = ("reward", "critic")
 
 
 def shipped_by(recipe: Recipe, config: PretrainedConfig) -> ShippedHeads:

@@ -282,6 +282,7 @@ def _load_splits(recipe: Recipe, functions: list[Callable[..., Any]]) -> tuple[S
         )
     read, columns = columns_read(functions), splits.train.column_names
     parts = prompt_parts(splits.train) if splits.layout not in ("documents", "solutions") else []
+    parts += [name for name in columns if f"{{{name}}}" in (arguments.prompt_template or "")]
     answers = splits.answers if trains_on_answers(recipe, splits) else ()
     unused = unused_columns(columns, splits.layout, answers, read=[*parts, *(columns if read is None else read)])
     splits = splits if stage.sample is None else stage.sample(recipe, splits)

@@ -8,6 +8,7 @@ from hpt_trl.planning.check import check
 from hpt_trl.rewards.functions import math_answer
 from hpt_trl.rewards.loading import columns_read
 from hpt_trl.runs import runner
+from hpt_trl.runs.preparation import prepare
 from tests.helpers.datasets import chat, load, refused, write_jsonl
 
 ALPACA = [
@@ -124,3 +125,23 @@ def test_columns_that_nothing_reads_are_named(recipe, tmp_path, capsys):
     check(recipe("grpo", dataset_name=data, reward_funcs=["boxed_format"], eval_samples=0), [])
     printed = capsys.readouterr().out
     assert f"unused columns: completion, {line}, tools (rollouts do not show them to the model" in printed
+
+
+def test_a_template_takes_other_columns(recipe, tmp_path, tiny_model_path, capsys):
+    rows = [
+        {
+            "prompt": f"Add {n} and {{one}}.",
+            "completion": "It is.",
+            "tests": [f"assert f({n}) == {n + 1}", "assert f(0) == 1"],
+            "one": 1,
+            "none": None,
+        }
+        for n in range(8)
+    ]
+    data = str(write_jsonl(tmp_path / "data.jsonl", rows))
+    template = "{prompt}\n{tests}\n{one}{none} Answer in \\boxed{}."
+    path = recipe("sft", dataset_name=data, max_steps=1, test_split_size=None, prompt_template=template)
+    prepared = prepare(path, [])
+    expected = "Add 3 and {one}.\nassert f(3) == 4\nassert f(0) == 1\n1 Answer in \\boxed{}."
+    assert prepared.splits.train[3]["prompt"] == [{"role": "user", "content": expected}]
+    assert prepared.unused == []
