@@ -102,7 +102,7 @@ def open_output_folder(recipe: Recipe, *, resuming: bool) -> Path:
     folder = Path(recipe.config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     if not resuming:
-        for path in [path for pattern in _RUN_FILES for path in folder.glob(pattern)]:
+        for path in {path for pattern in _RUN_FILES for path in folder.glob(pattern)}:
             if path.is_dir():
                 shutil.rmtree(path)
             else:

@@ -19,6 +19,7 @@ from hpt_trl.rewards.sandbox.interpreters import Interpreter
 from hpt_trl.rewards.sandbox.launch import Backend, Launch
 from hpt_trl.rewards.sandbox.limits import Limits
 from hpt_trl.rewards.sandbox.program import Outcome, Program, Run, Status, TestResult
+from hpt_trl.rewards.sandbox.users import started_as
 
 logger = logging.getLogger(__name__)
 
@@ -65,11 +66,9 @@ class _Process:
         self.why: tuple[Status, str] | None = None
 
     def run(self) -> Outcome:
-        user: dict[str, Any] = {}
-        if self.launch.user is not None:
-            user = {"user": self.launch.user, "group": self.launch.user, "extra_groups": []}
+        words, user = ([], {}) if self.launch.user is None else started_as(self.launch.user)
         process: subprocess.Popen[bytes] = subprocess.Popen(
-            self.launch.command,
+            [*words, *self.launch.command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

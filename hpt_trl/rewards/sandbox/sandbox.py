@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from hpt_trl.errors import UserError
 from hpt_trl.rewards.sandbox.limits import Limits
 from hpt_trl.rewards.sandbox.probing import Isolation, find_isolation
 from hpt_trl.rewards.sandbox.process import run_process
@@ -52,6 +53,9 @@ class Sandbox:
                 training's processes on this machine.
             seconds: for all of them together; what is not begun by then has the status `skipped`, and what runs then
                 is finished within its own limits.
+
+        Raises:
+            UserError: the sandbox works no longer.
         """
         if not programs:
             return []
@@ -76,6 +80,7 @@ class Sandbox:
             for place in late:
                 again = one(programs[place])
                 outcomes[place] = outcomes[place] if again.status == "skipped" else again
+        self._check(outcomes)
         return outcomes
 
     @staticmethod
@@ -98,6 +103,15 @@ class Sandbox:
             if run.status == "timeout"
         ]
         return not used_up or not all(used_up)
+
+    def _check(self, outcomes: Sequence[Outcome]) -> None:
+        """Tells programs that kill their harness from a sandbox that works no longer, on a full disk for example."""
+        silent = [outcome for outcome in outcomes if outcome.status == "killed" and not outcome.runs]
+        if silent and self._run(Program("print(1)"), None).status != "ended":
+            raise UserError(
+                f"the sandbox {self.isolation} works no longer: of {len(outcomes)} programs {len(silent)} ended "
+                f"without a report, and so does one that only prints: {silent[0].detail}"
+            )
 
     def _warn(self, count: int) -> None:
         if not self.isolation.protects:

@@ -11,9 +11,11 @@ import contextlib
 import ctypes
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER = 1, 4, 36
@@ -37,6 +39,8 @@ def main() -> None:
 
     def end(*_: object) -> None:
         sweep(psutil)
+        # Who would else remove it is gone.
+        shutil.rmtree(job["folder"], ignore_errors=True)
         os._exit(1)
 
     signal.signal(signal.SIGTERM, end)
@@ -46,7 +50,13 @@ def main() -> None:
         code = subprocess.Popen(job["command"], env=job["environment"], cwd=job["folder"]).wait()
     else:
         own = {"clean_env": True, "env": job["environment"], "cwd": job["folder"]}
-        code = sandlock.Sandbox(**own, **job["sandlock"]).popen(job["command"]).wait().exit_code
+        process = sandlock.Sandbox(**own, **job["sandlock"]).popen(job["command"])
+        # In a thread: while the first one waits in foreign code no signal is heard.
+        found: list[int] = []
+        waiting = threading.Thread(target=lambda: found.append(process.wait().exit_code), daemon=True)
+        waiting.start()
+        waiting.join()
+        code = found[0] if found else 1
     sweep(psutil)
     os._exit(code & 255)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import functools
 import os
 import secrets
 import shutil
@@ -38,8 +39,12 @@ LIMITS = Limits(
 _PR_SET_CHILD_SUBREAPER = 36
 
 
+NAMES = [backend.name for backend in backends()] if sys.platform == "linux" else []
+
+
+@functools.cache
 def isolations() -> dict[str, Isolation]:
-    """Every sandbox that passes the probe here."""
+    """Every sandbox that passes the probe here; asked in the tests, not where they are collected."""
     found: dict[str, Isolation] = {}
     for backend in backends() if sys.platform == "linux" else []:
         for interpreter in interpreters():
@@ -49,9 +54,16 @@ def isolations() -> dict[str, Isolation]:
     return found
 
 
-@pytest.fixture(scope="session")
-def sandboxes() -> dict[str, Sandbox]:
-    return {name: Sandbox(LIMITS, isolation=isolation) for name, isolation in isolations().items()}
+def isolation_of(name: str) -> Isolation:
+    if name not in isolations():
+        pytest.skip(f"{name} does not pass the probe on this machine")
+    return isolations()[name]
+
+
+@pytest.fixture(params=NAMES)
+def each_sandbox(request) -> Sandbox:
+    """Each sandbox of this machine in turn."""
+    return Sandbox(LIMITS, isolation=isolation_of(request.param))
 
 
 def sections(name: str) -> dict[str, tuple[str, set[str]]]:

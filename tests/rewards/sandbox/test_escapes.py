@@ -9,7 +9,6 @@ from hpt_trl.rewards.sandbox.program import Program
 from tests.rewards.sandbox.conftest import LIMITS, isolations, sections
 
 ESCAPES, FAKES = sections("escapes.txt"), sections("fakes.txt")
-NAMES = list(isolations())
 TESTS = (
     "assert f(2) == 4",
     "import math\nassert math.isclose(f(3), 9)\ndone = True",
@@ -20,15 +19,14 @@ TESTS = (
 def test_a_sandbox_works_here():
     if sys.platform != "linux":
         pytest.skip("there is none but on Linux")
-    assert NAMES, "no sandbox works here: install bubblewrap, or what requirements.txt names"
+    assert isolations(), "no sandbox works here: install bubblewrap, or what requirements.txt names"
     assert len(ESCAPES) >= 40
 
 
 @pytest.mark.parametrize("name", ESCAPES)
-@pytest.mark.parametrize("sandbox", NAMES)
-def test_nothing_gets_out(sandbox, name, sandboxes, outside, nothing_left, good_program):
+def test_nothing_gets_out(each_sandbox, name, outside, nothing_left, good_program):
     code, statuses = ESCAPES[name]
-    outcome = sandboxes[sandbox].run(Program(outside.fill(code)))
+    outcome = each_sandbox.run(Program(outside.fill(code)))
     assert "ESCAPED" not in outcome.stdout, outcome
     assert not (harm := outside.harm(outcome)), (harm, outcome)
     # Starting and ending the processes takes its time on a busy machine.
@@ -36,19 +34,17 @@ def test_nothing_gets_out(sandbox, name, sandboxes, outside, nothing_left, good_
     assert not statuses or outcome.status in statuses, outcome
     assert len(outcome.stdout) + len(outcome.stderr) <= 2 * LIMITS.output_kib * 1024
     # And the next program runs as if nothing had been.
-    good = sandboxes[sandbox].run(good_program)
+    good = each_sandbox.run(good_program)
     assert (good.status, good.stdout) == ("ended", "120\n"), good
 
 
 @pytest.mark.parametrize("name", FAKES)
-@pytest.mark.parametrize("sandbox", NAMES)
-def test_no_wrong_program_passes(sandbox, name, sandboxes, outside, nothing_left):
-    outcome = sandboxes[sandbox].run(Program(FAKES[name][0], tests=TESTS, imports=("math",), keeps="f"))
+def test_no_wrong_program_passes(each_sandbox, name, outside, nothing_left):
+    outcome = each_sandbox.run(Program(FAKES[name][0], tests=TESTS, imports=("math",), keeps="f"))
     passed = [result.passed for result in outcome.results]
     assert not any(passed) and len(passed) <= len(TESTS), outcome
 
 
-@pytest.mark.parametrize("sandbox", NAMES)
-def test_a_right_program_passes(sandbox, sandboxes):
-    outcome = sandboxes[sandbox].run(Program("def f(x):\n    return x * x", tests=TESTS, imports=("math",)))
+def test_a_right_program_passes(each_sandbox):
+    outcome = each_sandbox.run(Program("def f(x):\n    return x * x", tests=TESTS, imports=("math",)))
     assert outcome.status == "ended" and [result.passed for result in outcome.results] == [True] * 3

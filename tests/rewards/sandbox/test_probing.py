@@ -20,8 +20,6 @@ from tests.rewards.sandbox.conftest import LIMITS, isolations
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there is no sandbox but on Linux")
 
-WORKING = isolations()
-
 
 @dataclass(frozen=True)
 class Weakened:
@@ -83,7 +81,7 @@ HOLES = [
 
 @pytest.mark.parametrize(("name", "change"), HOLES)
 def test_a_hole_is_found(name, change):
-    wrapped = [one for one in WORKING.values() if isinstance(one.backend, Bubblewrap)]
+    wrapped = [one for one in isolations().values() if isinstance(one.backend, Bubblewrap)]
     if not wrapped:
         pytest.skip("bubblewrap does not work on this machine")
     assert isinstance(probe(Weakened(wrapped[0], lambda launch: launch), wrapped[0].interpreter), Isolation)
@@ -93,7 +91,7 @@ def test_a_hole_is_found(name, change):
 
 
 def test_no_isolation_is_no_sandbox():
-    found = probe(unprotected.Unprotected(), next(iter(WORKING.values())).interpreter)
+    found = probe(unprotected.Unprotected(), next(iter(isolations().values())).interpreter)
     assert isinstance(found, list)
     names = {line.partition(":")[0] for line in found}
     all_of_them = {"network", "network, UDP", "abstract socket", "socket file", "reading", "writing"}
@@ -111,7 +109,7 @@ def test_what_cannot_start_is_told():
 @pytest.fixture
 def broken(monkeypatch):
     """No sandbox works: one does not start, the other is open."""
-    hole = Weakened(next(iter(WORKING.values())), lambda launch: launch, name="with a hole")
+    hole = Weakened(next(iter(isolations().values())), lambda launch: launch, name="with a hole")
     monkeypatch.setattr(probing, "backends", lambda: [Bubblewrap("/bin/false"), unprotected.Unprotected("open")])
     monkeypatch.setattr(probing, "bubblewraps", lambda: [])
     monkeypatch.setattr(probing, "_found", {})

@@ -1,17 +1,27 @@
 """Programs in the sandbox: how they end, what is told of them, several at once."""
 
+import contextlib
 import dataclasses
+import os
+import subprocess
 import sys
+import tempfile
 import threading
 import time
+import types
+from pathlib import Path
 
+import psutil
 import pytest
 
 from hpt_trl.errors import UserError
+from hpt_trl.rewards.sandbox import users
+from hpt_trl.rewards.sandbox.bubblewrap import Bubblewrap
 from hpt_trl.rewards.sandbox.limits import Limits
 from hpt_trl.rewards.sandbox.program import Outcome, Program
 from hpt_trl.rewards.sandbox.sandbox import Sandbox
-from tests.rewards.sandbox.conftest import LIMITS
+from tests.helpers.processes import ENVIRONMENT
+from tests.rewards.sandbox.conftest import LIMITS, NAMES, isolation_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there is no sandbox but on Linux")
 
@@ -166,10 +176,14 @@ def test_what_the_wall_clock_ended_is_run_once_more_alone(sandbox, monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
     counting = Counting(LIMITS, isolation=sandbox.isolation)
     sleeping, looping, good = Program("import time\ntime.sleep(60)"), Program("while True: pass"), Program("print(1)")
-    outcomes = counting.run_all([sleeping, looping, good])
-    assert [outcome.status for outcome in outcomes] == ["timeout", "timeout", "ended"]
-    assert [counting.runs.count(program) for program in (sleeping, looping, good)] == [2, 1, 1]
+    outcomes = counting.run_all([sleeping, good])
+    assert [outcome.status for outcome in outcomes] == ["timeout", "ended"]
+    assert [counting.runs.count(program) for program in (sleeping, good)] == [2, 1]
     assert counting.runs[-1] is sleeping
+    # One that has used up its processor time is not late.
+    counting.limits = dataclasses.replace(LIMITS, wall_seconds=60)
+    outcomes = counting.run_all([looping, good])
+    assert [outcome.status for outcome in outcomes] == ["timeout", "ended"] and counting.runs.count(looping) == 1
 
 
 def test_all_together_have_a_time(sandbox):
@@ -177,6 +191,12 @@ def test_all_together_have_a_time(sandbox):
     outcomes = sandbox.run_all(programs, workers=1, seconds=0.5)
     assert [outcome.status for outcome in outcomes] == ["timeout", "skipped", "skipped", "skipped"]
     assert "no time left" in outcomes[1].detail
+
+
+def test_a_sandbox_that_works_no_longer_is_no_wrong_answer(sandbox):
+    broken = dataclasses.replace(sandbox.isolation, backend=Bubblewrap("/bin/false"))
+    with pytest.raises(UserError, match=r"works no longer: of 2 programs 2 ended without a report.*ended with 1"):
+        Sandbox(LIMITS, isolation=broken).run_all([Program("print(1)"), Program("print(2)")])
 
 
 def test_an_interrupt_ends_the_programs(sandbox, nothing_left, monkeypatch):
@@ -196,6 +216,76 @@ def test_an_interrupt_ends_the_programs(sandbox, nothing_left, monkeypatch):
             [Program("interrupt"), Program("import time\ntime.sleep(50)"), Program("import time\ntime.sleep(50)")]
         )
     assert time.monotonic() - begun < 10
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root changes its user")
+@pytest.mark.parametrize("setpriv", [True, False])
+def test_root_runs_no_program_as_itself(sandbox, monkeypatch, setpriv):
+    if not setpriv:
+        monkeypatch.setattr(users, "_setpriv", lambda: None)
+    elif users._setpriv() is None:
+        pytest.skip("there is no setpriv that changes the user")
+    seen = []
+    before = sandbox.isolation.backend.launch
+
+    def launch(*arguments):
+        seen.append(before(*arguments))
+        return seen[-1]
+
+    backend = types.SimpleNamespace(name="seen", refusal=lambda: None, launch=launch)
+    seeing = Sandbox(LIMITS, isolation=dataclasses.replace(sandbox.isolation, backend=backend))
+    done = threading.Thread(target=seeing.run, args=(Program("import time\ntime.sleep(1)"),))
+    done.start()
+    owners: set[int] = set()
+    while done.is_alive():
+        for process in psutil.Process().children(recursive=True):
+            # As seen from outside; inside every program is the same nobody.
+            with contextlib.suppress(psutil.Error):
+                if "_compiled" in " ".join(process.cmdline()) and process.ppid() != os.getpid():
+                    owners.add(process.uids().real)
+        time.sleep(0.02)
+    done.join()
+    assert owners == {seen[0].user} and users.FIRST <= seen[0].user < users.FIRST + users.COUNT
+
+
+TRAINING = """
+import sys, time
+from hpt_trl.rewards.sandbox.process import run_process
+from hpt_trl.rewards.sandbox.probing import find_isolation
+from hpt_trl.rewards.sandbox.program import Program
+from hpt_trl.rewards.sandbox.limits import Limits
+from tests.rewards.sandbox.conftest import isolation_of
+isolation = isolation_of(sys.argv[1])
+print("ready", flush=True)
+code = "import os, time\\nif os.fork() == 0: os.setsid()\\ntime.sleep(98765)"
+run_process(isolation.backend, isolation.interpreter, Program(code), Limits(wall_seconds=60))
+"""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_programs_end_with_a_training_that_is_killed(name, outside):
+    isolation_of(name)
+    # Of this test alone, and as open as /tmp to the user that programs run as.
+    folder = Path(tempfile.mkdtemp(prefix="hpt-trl-test-", dir="/var/tmp"))
+    folder.chmod(0o1777)
+    training = subprocess.Popen(
+        [sys.executable, "-c", TRAINING, name],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT | {"TMPDIR": str(folder)},
+    )
+    assert training.stdout is not None and training.stdout.readline() == "ready\n"
+    below: list[psutil.Process] = []
+    # Harness, program and its child, at least.
+    while len([process for process in below if "python" in process.name()]) < 3:
+        below = psutil.Process(training.pid).children(recursive=True)
+        time.sleep(0.02)
+    training.kill()
+    training.wait()
+    training.stdout.close()
+    # They come to this process, which asks how they ended as the first one of a machine does.
+    assert psutil.wait_procs(below, timeout=10)[1] == []
+    folder.rmdir()
 
 
 @pytest.mark.parametrize(
