@@ -113,6 +113,8 @@ RUNS = {
     # OpenWebMath has 14.7 billion tokens, a step about a million.
     "rho1/tinyllama-1.1b-openwebmath": Run("multi_gpu", TINYLLAMA, 14000, scored=True),
     "rho1/mistral-7b-openwebmath": Run("zero3", MISTRAL_7B, 14000, scored=True),
+    # 200,000 pairs, 24 a step.
+    "critic/sheared-llama-2.7b-codecontests": Run("fsdp2", SHEARED_2_7B, 8334),
     # 200,000 rows twice, 32 a step.
     "ref_tuning/sheared-llama-2.7b-codecontests": Run("fsdp2", SHEARED_2_7B, 12500),
     # 10 billion tokens, 524,288 a step.
@@ -215,10 +217,12 @@ def figures(name: str, gpus: int, assumed: Assumptions) -> Figures:
     flops = gpus * PEAK_FLOPS * assumed.utilisation
 
     rows = settings.per_device_train_batch_size * settings.gradient_accumulation_steps * gpus
+    # Of a pair both answers.
+    rows *= 2 if recipe.stage.scores else 1
     if rl:
         length = assumed.mean_prompt + assumed.mean_completion
     else:
-        length = settings.max_length if settings.packing else assumed.mean_row
+        length = settings.max_length if recipe.setting("packing", False) else assumed.mean_row
     tokens, forward = rows * length, forward_flops(config, length)
     passes = 4 if settings.gradient_checkpointing else 3
     steps = settings.max_steps if settings.max_steps > 0 else int(run.steps or 0)

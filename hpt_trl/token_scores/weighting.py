@@ -65,11 +65,19 @@ class TokenWeights:
             )
 
     def add_to(self, batches: list[dict[str, Any]], *, step: int) -> None:
-        """Add `token_weights` to the micro-batches of an optimizer step, in place of their values.
+        """Add `token_weights` to the micro-batches of an optimizer step; see `weigh`."""
+        for batch, found in zip(batches, self.weigh(batches, step=step), strict=True):
+            batch[WEIGHTS] = found
+
+    def weigh(self, batches: list[dict[str, Any]], *, step: int) -> list[Tensor]:
+        """Give the tokens of an optimizer step their weights, and take the values out of its micro-batches.
 
         Args:
             batches: those of this process, with `input_ids`, `labels` and, without padding, `position_ids`.
             step: optimizer steps done so far.
+
+        Returns:
+            (rows, tokens) float32 of each, by target token, 0 where there is no label.
 
         Raises:
             UserError: a weight is not finite; the message shows its row.
@@ -85,9 +93,8 @@ class TokenWeights:
             weights = self._by_values(batches, masks, step)
         self._refuse_no_numbers(batches, masks, weights, step)
         weights = self._normalized(batches, masks, weights)
-        for batch, found in zip(batches, weights, strict=True):
-            batch[WEIGHTS] = found
         self._first["weight"] = weights[0][0]
+        return weights
 
     def _random(self, batch: dict[str, Any], mask: Tensor, step: int) -> Tensor:
         centre, spread = self._normal

@@ -125,7 +125,8 @@ def draw_value_curves(folder: str | Path) -> Path | None:
                 # From the prompt's last token, where nothing of the solution is read, on.
                 axis.plot(range(len(values)), values, color=color, linewidth=1.3, label=f"{side} solution")
                 axis.axhline(fmean(values[1:] or values), color=color, linewidth=0.8, linestyle=":")
-            axis.set_title(_shortened(pair["prompt"]))
+            # A dollar sign is one here.
+            axis.set_title(_shortened(pair["prompt"]), parse_math=False, fontsize=9.5)
             axis.set_xlabel("tokens of the solution")
             axis.grid(True, color="#e6e6e6", linewidth=0.8)
             axis.set_axisbelow(True)
@@ -160,7 +161,7 @@ def report_critic(folder: str | Path, results: dict[str, Any] | None) -> list[st
     return lines + ([] if picture is None else [f"Value curves: {picture}"])
 
 
-def _shortened(prompt: str, width: int = 58) -> str:
-    """The last line of the question, before Alpaca's `### Response:`."""
+def _shortened(prompt: str, width: int = 56) -> str:
+    """The end of the question, which stands before Alpaca's `### Response:`."""
     text = " ".join(prompt.removesuffix("### Response:\n").split())
-    return text if len(text) <= width else "… " + text[-width:]
+    return text if len(text) <= width else "… " + text[-width:].partition(" ")[2]
