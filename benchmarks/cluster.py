@@ -8,9 +8,11 @@ profile, and time by this model of an H100 SXM (NVIDIA's data sheet: 989 TFLOPS 
 
     a forward pass      2 FLOPs per parameter of the linear layers, the head among them, and token, and in each layer
                         2 x query width x row length for attention (causal: half of the square)
-    a training step     3 forward passes, 4 with gradient checkpointing, of every row at --utilisation of the peak
+    a training step     3 forward passes, 2 over frozen weights (LoRA), one more with gradient checkpointing, of every
+                        row at --utilisation of the peak; heads for future tokens are a layer and a head each, trained
+                        whole; a critic reads two solutions of a pair
     scoring             1 forward pass: old log-probabilities of rollouts that are trained in several steps, and the
-                        reference's losses of Rho-1, once for the corpus
+                        reference's losses or the value model's values, once for the corpus
     generation          of each new token the weights and the row's KV cache, read at --bandwidth of the memory's;
                         rows at once: as many as the KV cache of vLLM's share of the memory holds, at most a GPU's part
                         of the batch; prompts at the training's speed
@@ -87,6 +89,7 @@ SHEARED_2_7B = {
     "num_key_value_heads": 20,
     "tie_word_embeddings": False,
 }
+LLAMA_2_7B = LLAMA_8B | {"vocab_size": 32000, "intermediate_size": 11008, "num_key_value_heads": 32}
 
 
 @dataclass(frozen=True)
@@ -97,13 +100,13 @@ class Run:
         profile: of `accelerate_configs/`, as the recipe's command has it.
         model: fields of the config; of a new model the recipe's own, with the tokenizer's size.
         steps: optimizer steps, where they follow from the data.
-        scored: the corpus is scored once by a reference of the same size.
+        scored_by: fields of the config of the model that scores the corpus once.
     """
 
     profile: str
     model: dict[str, Any]
     steps: int | None = None
-    scored: bool = False
+    scored_by: dict[str, Any] | None = None
 
 
 RUNS = {
@@ -111,12 +114,17 @@ RUNS = {
     "hybrid/qwen2.5-math-7b-openr1": Run("zero3", QWEN_7B),
     "hybrid/llama-3.1-8b-openr1": Run("zero3", LLAMA_8B),
     # OpenWebMath has 14.7 billion tokens, a step about a million.
-    "rho1/tinyllama-1.1b-openwebmath": Run("multi_gpu", TINYLLAMA, 14000, scored=True),
-    "rho1/mistral-7b-openwebmath": Run("zero3", MISTRAL_7B, 14000, scored=True),
-    # 200,000 pairs, 24 a step.
-    "critic/sheared-llama-2.7b-codecontests": Run("fsdp2", SHEARED_2_7B, 8334),
+    "rho1/tinyllama-1.1b-openwebmath": Run("multi_gpu", TINYLLAMA, 14000, TINYLLAMA),
+    "rho1/mistral-7b-openwebmath": Run("zero3", MISTRAL_7B, 14000, MISTRAL_7B),
     # 200,000 rows twice, 32 a step.
     "ref_tuning/sheared-llama-2.7b-codecontests": Run("fsdp2", SHEARED_2_7B, 12500),
+    # 200,000 solutions once, 96 a step; pairs, 24 a step.
+    "mtp/baseline-7b-codecontests": Run("fsdp2", LLAMA_2_7B, 2084),
+    "mtp/verifiable-7b-codecontests": Run("fsdp2", LLAMA_2_7B, 2084, SHEARED_2_7B),
+    "mtp/shuffled-7b-codecontests": Run("fsdp2", LLAMA_2_7B, 2084, SHEARED_2_7B),
+    "mtp/random-matched-7b-codecontests": Run("fsdp2", LLAMA_2_7B, 2084),
+    "mtp/rho1-7b-codecontests": Run("fsdp2", LLAMA_2_7B, 2084, SHEARED_2_7B),
+    "critic/sheared-llama-2.7b-codecontests": Run("fsdp2", SHEARED_2_7B, 8334),
     # 10 billion tokens, 524,288 a step.
     "pretrain/llama-1b-fineweb-edu": Run("multi_gpu", {"vocab_size": 49152}, 19000),
 }
@@ -224,7 +232,9 @@ def figures(name: str, gpus: int, assumed: Assumptions) -> Figures:
     else:
         length = settings.max_length if recipe.setting("packing", False) else assumed.mean_row
     tokens, forward = rows * length, forward_flops(config, length)
-    passes = 4 if settings.gradient_checkpointing else 3
+    passes = (2 if recipe.model_args.use_peft else 3) + settings.gradient_checkpointing
+    heads = recipe.setting("n_future_tokens", 1) - 1
+    further = heads * _of_head(config, length) * (3 + settings.gradient_checkpointing)
     steps = settings.max_steps if settings.max_steps > 0 else int(run.steps or 0)
     vllm = generation = 0.0
     if rl:
@@ -239,10 +249,26 @@ def figures(name: str, gpus: int, assumed: Assumptions) -> Figures:
         vllm=vllm,
         steps=steps,
         tokens=tokens,
-        train_seconds=tokens * passes * forward / flops,
+        train_seconds=tokens * (passes * forward + further) / flops,
         generation_seconds=generation,
-        scoring_hours=steps * tokens * forward / flops / 3600 if run.scored else 0.0,
+        scoring_hours=steps * tokens * _scoring(run, length) / flops / 3600,
     )
+
+
+def _of_head(config: Any, length: int) -> float:
+    """FLOPs of a forward pass per token of a head for future tokens: a layer, and the output embeddings."""
+    head = 2 * config.vocab_size * config.hidden_size
+    return (forward_flops(config, length) - head) / config.num_hidden_layers + head
+
+
+def _scoring(run: Run, length: int) -> float:
+    """FLOPs per token of the model that scores the corpus."""
+    if run.scored_by is None:
+        return 0.0
+    from transformers import CONFIG_MAPPING
+
+    fields = dict(run.scored_by)
+    return forward_flops(CONFIG_MAPPING[fields.pop("model_type")](**fields), length)
 
 
 def _completion_seconds(config: Any, share: float, rows: int, assumed: Assumptions) -> float:

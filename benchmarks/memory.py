@@ -90,6 +90,11 @@ CONFIGURATIONS = {
     "ppo-value-model": Configuration({"stage": "ppo", **_ROLLOUTS, "value_model_name_or_path": "model"}),
     "rho1-online": Configuration({**_RHO1, "reference_mode": "online", "reference_model_name_or_path": "reference"}),
     "rho1-cached": Configuration({**_RHO1, "reference_mode": "cached", "reference_model_name_or_path": "reference"}),
+    "mtp": Configuration({"stage": "mtp", **_DEMONSTRATIONS, "n_future_tokens": 4}),
+    "mtp-checkpointing": Configuration({"stage": "mtp", **_DEMONSTRATIONS, "n_future_tokens": 4, **_CHECKPOINTING}),
+    "mtp-lora": Configuration(
+        {"stage": "mtp", **_DEMONSTRATIONS, **_LORA, "n_future_tokens": 4, "dtype": "bfloat16", "bf16": True}
+    ),
     # DDP lays out its buckets anew in the second step: the third is the first that finds them filled.
     "sft-ddp": Configuration({"stage": "sft", **_DEMONSTRATIONS, **_CHECKPOINTING, "max_steps": 3}, 2, "cpu"),
     "sft-fsdp2": Configuration({"stage": "sft", **_DEMONSTRATIONS, **_CHECKPOINTING}, 2, "fsdp2"),

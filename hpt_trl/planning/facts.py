@@ -16,6 +16,7 @@ from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.recipes.vllm import describe
 from hpt_trl.rewards.code.rewards import CodeReward
 from hpt_trl.runs.evaluating import task_of
+from hpt_trl.runs.model_files import shipped_by
 from hpt_trl.runs.preparation import Prepared
 from hpt_trl.runs.steps import draws_rows_anew
 
@@ -31,10 +32,12 @@ def facts(prepared: Prepared) -> str:
     rows, longest = describe_rows(prepared)
     estimate = _estimate(prepared, longest)
     name = prepared.model or "new, random weights"
+    shipped = shipped_by(recipe, model)
     lines = [
         ("recipe", str(recipe.path)),
         ("stage", recipe.stage.name),
         ("model", f"{name} ({model.model_type}, dtype {recipe.model_args.dtype})"),
+        *([("it ships", f"{shipped} (shipped_heads: {recipe.arguments.shipped_heads})")] if shipped else []),
         *rows,
         ("held out", _held_out(prepared)),
     ]

@@ -48,6 +48,8 @@ HEAD_TILE = (4096, 32768)
 # copies of the tile beside it: scaled logits, their distance from the largest, its exponential, a mask; going back also
 # the gradient and its summands (`_forward_tile` and `_backward_tile` of `trl.kernels.chunked_logprob`).
 TORCH_HEAD_FORWARD, TORCH_HEAD_BACKWARD = 3 * 4 + 1, 7 * 4 + 1
+# Logits that exist at a time where several heads' losses are formed with their gradient (`methods/mtp/head.py`).
+HEADS_TILE, HEADS_TILE_ON_CPU = 2**27, 2**23
 
 # DeepSpeed's defaults, in elements: gradients that are reduced at once (`reduce_bucket_size`), and weights that ZeRO-3
 # keeps gathered for their next use (`stage3_max_live_parameters`).
@@ -196,6 +198,11 @@ def _activations(config: "PretrainedConfig", sizes: Sizes, counts: Parameters) -
     mask = sizes.rows * length**2 if sizes.padded else 0
     one = tokens * layer.kept + mask * sizes.activation_bytes
     kept = layers * tokens * layer.input if sizes.gradient_checkpointing else (layers - 1) * one
+    # Heads read the trunk's state, which is kept already; each has a norm's input of its own.
+    heads, passing = sizes.heads, tokens * (layer.input + 4 * text_config.hidden_size)
+    if heads.layers and heads.kept and not sizes.gradient_checkpointing:
+        passing += one
+    kept += heads.count * (passing if heads.kept else 0)
     return kept + one + tokens * layer.working + mask, one + tokens * layer.working + mask
 
 
@@ -207,6 +214,12 @@ def _head(text_config: "PretrainedConfig", sizes: Sizes, *, trained: bool) -> tu
         # The last hidden states and their gradient; all positions are scored, one of each row counts.
         return 2 * tokens * hidden * sizes.activation_bytes, 0
     gradient = vocabulary * hidden * 4 if trained else 0
+    if sizes.heads.count:
+        # The losses of all heads at once: states and their gradients, and a tile of logits with its gradient.
+        states = (1 + sizes.heads.count) * tokens * hidden * 2 * sizes.activation_bytes
+        logits = min(tokens * (1 + sizes.heads.count) * vocabulary, HEADS_TILE if sizes.triton else HEADS_TILE_ON_CPU)
+        each = sizes.activation_bytes if sizes.triton else 8 + sizes.activation_bytes
+        return states + logits * each + gradient, gradient
     scored = tokens if not sizes.triton or not sizes.prompt_length else sizes.rows * sizes.completion_length
     states = scored * hidden * (sizes.activation_bytes + 4)
     if sizes.head_logits:
@@ -238,7 +251,8 @@ def estimate(
     - activations: of all layers (see `_layer`), with gradient checkpointing L inputs and one layer, and the gradients
       of one layer's inner values. Attention scores are not kept (SDPA, flash), the mask of a padded batch is;
     - head: the last hidden states with their gradient in float32, and one tile of the fused head (at most 4096
-      positions x 32768 entries), a trained head's float32 gradient V x h. Without a fused head all R x S x V logits in
+      positions x 32768 entries), a trained head's float32 gradient V x h. Heads for future tokens count as layers, and
+      all their states as the last one's. Without a fused head all R x S x V logits in
       float32, twice; a reward model has the last hidden states alone;
     - KV cache: generated rows x S x k x L x bytes, the prompts' widest values, and the logits of one position.
 
@@ -252,7 +266,7 @@ def estimate(
         model_args: LoRA settings; None trains every parameter.
         value_config: of a value model of its own (PPO), trained whole in float32.
     """
-    counts = count_parameters(config, model_args, scores=sizes.scores)
+    counts = _with_heads(count_parameters(config, model_args, scores=sizes.scores), sizes)
     text_config, sharding = config.get_text_config(), sizes.sharding
     layers, hidden, vocabulary = text_config.num_hidden_layers, text_config.hidden_size, text_config.vocab_size
     of_value = None if value_config is None else count_parameters(value_config, scores=True)
@@ -323,6 +337,14 @@ def estimate(
         kv_cache=round(kv_cache) if sizes.generates else 0,
         phases={name: round(size) for name, size in phases.items()},
     )
+
+
+def _with_heads(counts: Parameters, sizes: Sizes) -> Parameters:
+    """Counts with the heads for future tokens, which beside an adapter are trained in its type."""
+    more = sizes.heads.parameters
+    if counts.adapter:
+        return counts._replace(trainable=counts.trainable + more, adapter=counts.adapter + more)
+    return counts._replace(total=counts.total + more, linear=counts.linear + more, trainable=counts.trainable + more)
 
 
 def estimate_measuring(config: "PretrainedConfig", sizes: Sizes) -> MemoryEstimate:

@@ -3,9 +3,11 @@
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from hpt_trl.models.parameters import count_parameters
+from hpt_trl.models.future_heads.heads import RESIDUALS
+from hpt_trl.models.future_heads.trunk import parts_of
+from hpt_trl.models.parameters import build_on_meta, count_parameters
 from hpt_trl.planning.memory import ZERO_BUCKET
-from hpt_trl.planning.memory_sizes import Sharding, Sizes
+from hpt_trl.planning.memory_sizes import FurtherHeads, Sharding, Sizes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -148,8 +150,21 @@ def sizes_of(
         scores=scores,
         reference_bytes=sum(_frozen_bytes(recipe, *pair) for pair in (frozen or {}).items()),
         reward_models=judges,
+        heads=_further_heads(recipe, config),
         sharding=sharding,
     )
+
+
+def _further_heads(recipe: "Recipe", config: "PretrainedConfig") -> FurtherHeads:
+    """The heads for future tokens that a recipe trains; a shipped layer is counted as a decoder layer."""
+    count = recipe.setting("n_future_tokens", 1) - 1
+    if count < 1:
+        return FurtherHeads()
+    layers = recipe.config.head_init != RESIDUALS
+    each = config.get_text_config().hidden_size ** 2
+    if layers:
+        each = sum(parameter.numel() for parameter in parts_of(build_on_meta(config)).layer.parameters())
+    return FurtherHeads(count, count * each, layers, kept=not recipe.config.checkpoint_heads)
 
 
 def measuring_sizes(

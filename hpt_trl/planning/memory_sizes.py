@@ -36,6 +36,23 @@ class Sharding:
 
 
 @dataclass(frozen=True)
+class FurtherHeads:
+    """Heads for future tokens beside the model's own (multi-token prediction), trained whole.
+
+    Attributes:
+        count: how many.
+        parameters: of all of them.
+        layers: they are decoder layers, and not a matrix each.
+        kept: their activations are kept for the backward pass.
+    """
+
+    count: int = 0
+    parameters: int = 0
+    layers: bool = True
+    kept: bool = True
+
+
+@dataclass(frozen=True)
 class Sizes:
     """The numbers of a run that memory depends on, per process.
 
@@ -61,6 +78,7 @@ class Sizes:
         scores: the model is a sequence classifier: its head gives one number per row.
         reference_bytes: of a reference or value model that is no copy of the weights, held whole.
         reward_models: bytes of the reward models, each held whole.
+        heads: heads for future tokens.
         sharding: what the processes share out.
     """
 
@@ -85,4 +103,5 @@ class Sizes:
     scores: bool = False
     reference_bytes: float = 0.0
     reward_models: float = 0.0
+    heads: FurtherHeads = FurtherHeads()
     sharding: Sharding = Sharding()

@@ -54,7 +54,6 @@ class TokenWeights:
         self._metrics: dict[str, float] = {}
         self._nll = Correlation()
         # Of the last step's first micro-batch, (rows, tokens); None where no values are read.
-        self.first_values: Tensor | None = None
         self._first: dict[str, Tensor] = {}
         if config.weighting == "random_matched":
             self._normal = matched_normal(
@@ -63,11 +62,6 @@ class TokenWeights:
                 low=config.weight_clip_low,
                 high=config.weight_clip_high,
             )
-
-    def add_to(self, batches: list[dict[str, Any]], *, step: int) -> None:
-        """Add `token_weights` to the micro-batches of an optimizer step; see `weigh`."""
-        for batch, found in zip(batches, self.weigh(batches, step=step), strict=True):
-            batch[WEIGHTS] = found
 
     def weigh(self, batches: list[dict[str, Any]], *, step: int) -> list[Tensor]:
         """Give the tokens of an optimizer step their weights, and take the values out of its micro-batches.
@@ -112,7 +106,6 @@ class TokenWeights:
 
     def _by_values(self, batches: list[dict[str, Any]], masks: list[Tensor], step: int) -> list[Tensor]:
         config, device = self.config, masks[0].device
-        self.first_values = None
         found = [self._advantages(batch, mask) for batch, mask in zip(batches, masks, strict=True)]
         sums = torch.zeros(3, dtype=torch.float64, device=device)
         weights, clipped = [], torch.zeros((), dtype=torch.float64, device=device)
@@ -154,7 +147,6 @@ class TokenWeights:
             batch[VALUES.name] = as_bits(self._score(batch))
         values = scores_of(batch, VALUES)
         del batch[VALUES.name]
-        self.first_values = values if self.first_values is None else self.first_values
         self._first.setdefault("value", values[0])
         starts = document_starts(batch["labels"], batch.get("position_ids"))
         config = self.config

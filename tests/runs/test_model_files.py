@@ -11,6 +11,7 @@ from hpt_trl.errors import UserError
 from hpt_trl.models.future_heads.heads import new_heads
 from hpt_trl.models.future_heads.model import attach, load_with_future_heads
 from hpt_trl.models.merging import merge_adapter
+from hpt_trl.planning.check import check
 from hpt_trl.runs import runner
 from tests.helpers.shipped import assert_drafts, save_shipping_model, shipped_tensors
 from tests.helpers.stage_runs import LORA, results
@@ -64,6 +65,14 @@ def test_a_run_on_experts_goes_on_to_the_same_weights(recipe, tmp_path, mellum, 
     runner.run(path, ["--output_dir", str(tmp_path / "resumed"), "--resume_from_checkpoint", checkpoint])
     assert {file.name: file.read_bytes() for file in (tmp_path / "resumed").glob("*.safetensors")} == whole
     assert len(whole) == 2
+
+
+def test_check_says_what_a_checkpoint_ships(recipe, mellum, tiny_model_path, capsys):
+    check(recipe("sft", model_name_or_path=mellum), [])
+    said = capsys.readouterr().out
+    assert "it ships:       25 tensors of layers for future tokens (mtp.fc.weight, …) (shipped_heads: keep)" in said
+    check(recipe("sft"), [])
+    assert "it ships" not in capsys.readouterr().out
 
 
 def test_what_is_dropped_is_no_longer_announced(recipe, tmp_path, mellum, capsys):

@@ -7,7 +7,6 @@ import pytest
 import yaml
 
 from hpt_trl.cli import main
-from hpt_trl.recipes.stages import STAGE_MODULES
 from hpt_trl.token_scores.weighting import STATE_FILE
 from tests.helpers.datasets import write_jsonl
 from tests.helpers.stage_runs import KEYS, results, sums
@@ -21,13 +20,12 @@ def critic(tiny_model_path, tmp_path) -> str:
 
 
 @pytest.fixture
-def recipe(tmp_path, tiny_model_path, critic, monkeypatch):
+def recipe(tmp_path, tiny_model_path, critic):
     """Writes a recipe whose tokens are weighted and returns its path."""
-    monkeypatch.setitem(STAGE_MODULES, "weighted", "tests.helpers.weighted_stage")
     data = write_jsonl(tmp_path / "sums.jsonl", sums())
 
     def write(**changes) -> str:
-        values = {**KEYS, "stage": "weighted", "dataset_name": str(data), "test_split_size": 6}
+        values = {**KEYS, "stage": "mtp", "n_future_tokens": 1, "dataset_name": str(data), "test_split_size": 6}
         values |= {"model_name_or_path": tiny_model_path, "output_dir": str(tmp_path / "run")}
         values |= {"weighting": "verifiable", "value_model_name_or_path": critic}
         values |= {"value_cache_dir": str(tmp_path / "values")}
@@ -56,7 +54,7 @@ def test_the_command_fills_what_the_training_finds(recipe, tmp_path, capsys):
     assert results(tmp_path / "run")["after"]["held_out"]["loss"] > 0
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     for name in ("mean", "std", "clipped", "position_correlation", "nll_correlation"):
-        assert any(f"weights/weight_{name}" in line for line in lines), name
+        assert any(f"mtp/weight_{name}" in line for line in lines), name
     assert main(["report", str(tmp_path / "run")]) == 0
 
 

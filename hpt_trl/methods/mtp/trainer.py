@@ -36,6 +36,7 @@ from hpt_trl.models.future_heads.heads import FutureHeads, new_heads
 from hpt_trl.models.future_heads.model import attach
 from hpt_trl.models.future_heads.storage import fill_heads, has_heads, heads_in, load_heads, read_config, save_heads
 from hpt_trl.models.future_heads.trunk import check_architecture
+from hpt_trl.models.learning_rates import give_learning_rate
 from hpt_trl.models.loading import load_config
 from hpt_trl.token_scores.samples import TokenSamples
 from hpt_trl.token_scores.weights_page import SAMPLES_FILE
@@ -83,9 +84,7 @@ class _LossAhead(SFTTrainer):
         self._measure(found[0], "train" if training else "eval")
         if training and self.weighing is not None and weights is not None:
             nll = cast(Tensor, found[0].head_losses)[..., 0]
-            # The base may have taken the labels out.
-            batch = inputs | {"labels": ahead.labels}
-            self.weighing.note_losses(batch, weights, pad(nll, (1, 0)), step=self.state.global_step)
+            self.weighing.note_losses(ahead.labels, weights, pad(nll, (1, 0)))
         return loss
 
     def _all_heads(self, inputs: dict[str, Any]) -> Ahead:
@@ -252,12 +251,7 @@ class WeightedMTPTrainer(MeasuredSFTTrainer, _LossAhead):
         optimizer = super().create_optimizer(*args, **kwargs)
         if given or rate is None or heads is None:
             return optimizer
-        own = {id(parameter) for parameter in heads.parameters()}
-        for group in list(optimizer.param_groups):
-            mine = [parameter for parameter in group["params"] if id(parameter) in own]
-            if mine:
-                group["params"] = [parameter for parameter in group["params"] if id(parameter) not in own]
-                optimizer.add_param_group({**group, "params": mine, "lr": rate})
+        give_learning_rate(optimizer, heads.parameters(), rate)
         return optimizer
 
     def _held_out_weights(self, inputs: dict[str, Any], outputs: dict[str, Any]) -> dict[str, float]:
@@ -279,12 +273,10 @@ class WeightedMTPTrainer(MeasuredSFTTrainer, _LossAhead):
         """Note in each micro-batch what each head predicts in the step, and the tokens' weights with the mean 1."""
         if self.weighing is not None and self.weighing.tokens is not None:
             # Of mean 1 already.
-            for batch, weights in zip(
-                batches, self.weighing.of_step(batches, step=self.state.global_step), strict=True
-            ):
+            found = self.weighing.of_step(batches, step=self.state.global_step)
+            for batch, weights in zip(batches, found, strict=True):
                 batch[_BITS] = _as_bits(weights)
-            for name, value in self.weighing.pop_metrics().items():
-                self._metrics["train"][f"mtp/{name}"].append(value)
+            self._measure_weights()
         heads = range(1, self.args.n_future_tokens + 1)
         sums = [torch.stack([predicted(batch, k).sum() for batch in batches]).sum().double() for k in heads]
         weighted = all(TOKEN_WEIGHTS in batch for batch in batches)
@@ -307,7 +299,13 @@ class WeightedMTPTrainer(MeasuredSFTTrainer, _LossAhead):
             for batch in batches:
                 batch[_BITS] = _as_bits(batch.pop(TOKEN_WEIGHTS) / mean)
 
+    def _measure_weights(self) -> None:
+        for name, value in self.weighing.pop_metrics().items() if self.weighing is not None else ():
+            self._metrics["train"][f"mtp/{name}"].append(value)
+
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        # How weights and losses go together is known once a step has its losses.
+        self._measure_weights()
         super().log(logs, *args, **kwargs)
         found = None if self.weighing is None else self.weighing.sample()
         if found is not None and self.is_world_process_zero():

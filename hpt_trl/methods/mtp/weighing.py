@@ -18,14 +18,15 @@ from transformers import PreTrainedTokenizerBase
 from hpt_trl.errors import UserError
 from hpt_trl.methods.mtp.config import RHO1, WeightedMTPConfig
 from hpt_trl.methods.mtp.positions import predicted
-from hpt_trl.token_scores.cache import REFERENCE_NLL, VALUES, WithScores, as_bits, scored_positions, scores_of
+from hpt_trl.token_scores.cache import REFERENCE_NLL, VALUES, WithScores, as_bits, scores_of
 from hpt_trl.token_scores.head_selection import select_for_heads
 from hpt_trl.token_scores.reference import check_reference, load_reference
 from hpt_trl.token_scores.reference_scores import reference_cache, reference_nll
 from hpt_trl.token_scores.scoring import Scorer, autocast_of
 from hpt_trl.token_scores.selection import groups_of, ratio_at
-from hpt_trl.token_scores.values import check_value_model, load_frozen, token_values, value_cache
+from hpt_trl.token_scores.values import load_frozen, token_values, value_cache
 from hpt_trl.token_scores.weighting import WEIGHTS, TokenWeights
+from hpt_trl.token_scores.weighting_checks import check_weighting
 
 # What a batch may carry for it, besides what the model reads.
 CARRIED = (VALUES.name, REFERENCE_NLL.name)
@@ -37,8 +38,7 @@ def check_frozen_models(config: WeightedMTPConfig, tokenizer: PreTrainedTokenize
     Raises:
         UserError: there is none, or it has another tokenizer; the message starts with the key.
     """
-    if config.needs_values:
-        check_value_model(config, tokenizer, model=model)
+    check_weighting(config, tokenizer, model=model)
     if config.needs_reference:
         check_reference(config, tokenizer, model=model)
 
@@ -91,7 +91,7 @@ class Weighing:
                     device,
                     autocast_of(config, device),
                 )
-        self._first: tuple[int, dict[str, Any], Tensor, Tensor] | None = None
+        self._first_nll: Tensor | None = None
         self.tokens: TokenWeights | None = None
         if config.weighting != RHO1:
             self.tokens = TokenWeights(
@@ -111,8 +111,8 @@ class Weighing:
             UserError: a weight that is no number, with its row.
         """
         assert self.tokens is not None
-        self.tokens.add_to(batches, step=step)
-        return [batch.pop(WEIGHTS) for batch in batches]
+        self._first_nll = None
+        return self.tokens.weigh(batches, step=step)
 
     def of_losses(self, batch: Mapping[str, Any], losses: Tensor, *, step: int, max_steps: int) -> Tensor:
         """What each head's loss of each target token is multiplied by: Rho-1's selection. Shape: (n, B, T).
@@ -154,46 +154,22 @@ class Weighing:
         if self._reference is not None and REFERENCE_NLL.name not in batch:
             batch[REFERENCE_NLL.name] = as_bits(self._reference(batch))
 
-    def note_losses(self, batch: Mapping[str, Any], weights: Tensor, nll: Tensor, *, step: int) -> None:
-        """Add a micro-batch to the correlation of weights and next-token losses, and keep the step's first one.
+    def note_losses(self, labels: Tensor, weights: Tensor, nll: Tensor) -> None:
+        """Add a micro-batch to the correlation of weights and next-token losses, and keep the step's first row.
 
         Args:
-            batch: `input_ids`, `labels` and where there are some `position_ids`.
-            weights, nll: by target token, (B, T).
-            step: optimizer steps done so far.
+            labels, weights, nll: by target token, (B, T).
         """
         if self.tokens is None:
             return
-        self.tokens.note_nll({"labels": batch["labels"], WEIGHTS: weights}, nll)
-        if self._first is None or self._first[0] != step:
-            self._first = step, dict(batch), weights, nll
+        self.tokens.note_nll({"labels": labels, WEIGHTS: weights}, nll)
+        self._first_nll = nll[0] if self._first_nll is None else self._first_nll
 
     def sample(self) -> tuple[list[int], dict[str, Any]] | None:
-        """The first sequence of the last step, up to its last trained token: ids, and of each token weight, value and
-        loss; None where there is none."""
-        if self._first is None:
+        """Return the first sequence of the last step, with weight, value and loss of each token; see `TokenWeights`."""
+        if self.tokens is None or self._first_nll is None:
             return None
-        _, batch, weights, nll = self._first
-        self._first = None
-        labels, places = batch["labels"], batch.get("position_ids")
-        trained = scored_positions(labels)[0]
-        trained[1:] &= groups_of(labels, places)[0] == 0
-        if not trained.any():
-            return None
-        length = int(trained.nonzero().max()) + 1
-
-        def shown(values: Tensor, known: Tensor) -> list[float | None]:
-            pairs = zip(values[0, :length].tolist(), known[:length].tolist(), strict=True)
-            return [value if there else None for value, there in pairs]
-
-        values = None if self.tokens is None else self.tokens.first_values
-        figures = {
-            "weighting": self.config.weighting,
-            "weight": shown(weights, trained),
-            "loss": shown(nll, trained),
-            "value": None if values is None else shown(values, VALUES.positions(labels)[0]),
-        }
-        return batch["input_ids"][0, :length].tolist(), figures
+        return self.tokens.sample(self._first_nll)
 
     def pop_metrics(self) -> dict[str, float]:
         """What was measured of the weights since the last call; all processes call together."""

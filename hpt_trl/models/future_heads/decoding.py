@@ -85,8 +85,10 @@ class HeadCandidates(CandidateGenerator):
     ):
         self.model, self.seen, self.counts = model, seen, counts
         self.parts = parts_of(model)
+        self.signature = inspect.signature(self.parts.layer.forward)
         self.do_sample, self.max_length = generation_config.do_sample, generation_config.max_length
         self.logits_processor = logits_processor
+        self.ends = getattr(generation_config, "_eos_token_tensor", None)
         self.cache = DynamicCache()
         # Accepted positions that the heads have read.
         self.read = 0
@@ -105,20 +107,36 @@ class HeadCandidates(CandidateGenerator):
         self.length = input_ids.shape[1]
         # Each verification gives a token beside the drafts it keeps.
         wanted = min(self.model.future_heads.n_future_tokens - 1, self.max_length - self.length - 1)
+        if is_first_iteration and wanted > 0 and self._ended(input_ids):
+            # Before 5.23 the loop takes a prompt that ends with an end token for a finished answer. Any draft will do.
+            self.drafted = 1
+            return torch.cat([input_ids, self._no_end(input_ids)], dim=-1), None
         if is_first_iteration or wanted < 1:
             self.drafted = 0
             return input_ids, None
         logits = self._logits(model_kwargs)[:, :wanted].to(input_ids.device)
-        ids, drafts = input_ids, []
+        ids = input_ids
+        drafts: list[Tensor] = []
         for ahead in range(wanted):
+            # Nothing comes after an end; before 5.23 the loop would count on that.
+            if drafts and self._ended(ids):
+                break
             scores = logits[:, ahead].float()
             if self.logits_processor:
                 scores = self.logits_processor(ids, scores)
             token = scores.softmax(-1).multinomial(1) if self.do_sample else scores.argmax(-1, keepdim=True)
             ids = torch.cat([ids, token], dim=-1)
             drafts.append(scores)
-        self.drafted = wanted
+        self.drafted = len(drafts)
         return ids, torch.stack(drafts, dim=1) if self.do_sample else None
+
+    def _ended(self, ids: Tensor) -> bool:
+        return self.ends is not None and bool(torch.isin(ids[0, -1], self.ends.to(ids.device)))
+
+    def _no_end(self, ids: Tensor) -> Tensor:
+        """The first token that ends nothing. Shape: (1, 1)."""
+        ends = set() if self.ends is None else set(self.ends.tolist())
+        return ids.new_tensor([[next(token for token in range(len(ends) + 1) if token not in ends)]])
 
     def update_candidate_strategy(self, input_ids: Tensor, scores: Tensor, num_matches: int) -> None:
         self.counts.add(self.drafted, input_ids.shape[1] - self.length - 1)
@@ -144,7 +162,7 @@ class HeadCandidates(CandidateGenerator):
             fed: positions of the model's last forward pass; those after the accepted ones were drafts.
         """
         new = start.shape[1]
-        call = inspect.signature(self.parts.layer.forward).bind(*self.seen.args, **self.seen.kwargs)
+        call = self.signature.bind(*self.seen.args, **self.seen.kwargs)
         call.arguments[next(iter(call.arguments))] = start
         named = call.arguments | call.arguments.get("kwargs", {})
         places = ("position_ids", "cache_position")

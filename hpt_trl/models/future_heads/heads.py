@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -72,7 +72,7 @@ class FutureHeads(nn.Module):
             start = start.detach().requires_grad_(self.training and torch.is_grad_enabled())
 
         def state(layer: nn.Module, hidden: Tensor) -> Tensor:
-            with _without_gradient(parts.norm) if detach else _as_it_is():
+            with _without_gradient(parts.norm) if detach else nullcontext():
                 return parts.norm(self._before_norm(layer, hidden, seen))
 
         states = []
@@ -182,8 +182,3 @@ def _without_gradient(module: nn.Module) -> Iterator[None]:
     finally:
         for parameter in trained:
             parameter.requires_grad_(True)
-
-
-@contextmanager
-def _as_it_is() -> Iterator[None]:
-    yield

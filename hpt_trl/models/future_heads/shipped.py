@@ -171,15 +171,19 @@ def announce_nothing(folder: str | Path) -> None:
 
 def _tensors(name: str, revision: str | None) -> dict[str, Path]:
     """Name of each tensor of a checkpoint of safetensors -> its file, read from the index or the file's header."""
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     index, weights = (_file(name, file, revision) for file in (_INDEX, _WEIGHTS))
-    if weights is not None:
-        with safe_open(weights, framework="pt") as opened:
-            return dict.fromkeys(opened.keys(), weights)
-    if index is None:
+    try:
+        if weights is not None:
+            with safe_open(weights, framework="pt") as opened:
+                return dict.fromkeys(opened.keys(), weights)
+        if index is None:
+            return {}
+        named = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    except (SafetensorError, ValueError, KeyError):
+        # A damaged file is found out, and named, where the model is loaded.
         return {}
-    named = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
     files = {file: _file(name, file, revision) for file in set(named.values())}
     return {key: path for key, file in named.items() if (path := files[file]) is not None}
 

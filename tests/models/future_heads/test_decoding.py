@@ -21,7 +21,7 @@ SETTINGS = {
     "plain": {},
     "penalty": {"repetition_penalty": 1.3},
     "ends": {"eos_token_id": [3, 7, 8, 20, 30, 40, 50, 60], "min_new_tokens": 5},
-    "ends-soon": {"eos_token_id": list(range(2, 97, 3))},
+    "ends-soon": {"eos_token_id": list(range(3, 97, 3))},
 }
 
 
@@ -156,6 +156,12 @@ def test_rows_of_a_batch_are_those_of_plain_generation(kind):
     sequences, counts = generate_rows(model, ids, mask, **given)
     assert torch.equal(sequences, plain)
     assert counts.calls > 3 and counts.tokens >= plain.shape[1] - ids.shape[1]
+
+
+def test_a_prompt_may_end_with_an_end_token():
+    model, row = with_heads("llama"), prompts(1)
+    given = GREEDY | {"max_new_tokens": 14, "eos_token_id": [int(row[0, -1]), 1]}
+    assert torch.equal(model.generate(row, use_mtp=True, **given), model.generate(row, **given))
 
 
 def test_a_padded_prompt_of_one_row_is_read_without_its_padding():

@@ -163,7 +163,7 @@ REFUSED = {
     "gemma3n_text": "several streams",
     "mamba": "linear_attention",
     "rwkv": "keep a state",
-    "recurrent_gemma": "linear_attention",
+    "recurrent_gemma": "(linear_attention|keep a state)",
     "llama4_text": "no single list",
 }
 

@@ -1,0 +1,237 @@
+"""Time of a step of multi-token prediction beside next-token training, against the FLOPs that it has more.
+
+    python -m benchmarks.mtp_step --output benchmarks/results/mtp_step-cpu.json
+
+A Llama of SmolLM2-135M's shape (30 layers, width 576, a vocabulary of 49,152) with random weights, on rows of random
+tokens without padding. The sides:
+
+    sft             trl.SFTTrainer: next-token training, with TRL's kernel for the output embeddings
+    next-token      the same loss by this package's head, which forms the gradient in the forward pass
+    mtp             four heads, copies of the last layer
+    mtp-kernel      the same losses by TRL's kernel, which forms the logits of the backward pass anew
+    mtp-weighted    four heads, and a weight for each token that comes with the batch
+    mtp-checkpoint  four heads, whose activations are computed again
+    mtp-residual    four heads, of which three are a matrix each
+
+The FLOPs of a token (T tokens a row, L layers of p parameters, n heads, width d, vocabulary V; causal attention):
+l = 2 p + 2 T d for a layer's forward pass, h = 2 d V for the head's. Next-token training has 3 L l + 4 h with TRL's
+kernel and 3 L l + 3 h with ours, n heads 3 (L + n - 1) l + 4 n h and 3 (L + n - 1) l + 3 n h, a checkpointed layer 4 l
+and a matrix 6 d^2. What is asked for is the time's ratio divided by the FLOPs' ratio: 1 is the hardware's own.
+
+Time: the sides take turns in one process; each turn is one `.train()` of one optimizer step. Each round gives a ratio,
+side / sft and side / next-token; their medians are printed.
+
+Memory: bytes that one forward pass keeps for the backward pass, weights not counted; the gradient of the output
+embeddings that is formed early counts by itself, since the other kernel allocates it as the backward pass begins.
+"""
+
+import argparse
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PrinterCallback
+from trl import SFTConfig, SFTTrainer
+
+from benchmarks.rho1_step import StepTimer, rows, save_models
+from benchmarks.shared import hardware, parser_of, write_report
+from hpt_trl import WeightedMTPConfig, WeightedMTPTrainer
+from hpt_trl.models.loading import load_tokenizer
+
+SIDES: dict[str, dict[str, Any] | None] = {
+    "sft": None,
+    # The random control of the weights: with one head and none it would be TRL's own path.
+    "next-token": {"n_future_tokens": 1, "weighting": "random_matched"},
+    "mtp": {},
+    "mtp-kernel": {},
+    "mtp-weighted": {},
+    "mtp-checkpoint": {"checkpoint_heads": True},
+    "mtp-residual": {"head_init": "zero_residual"},
+}
+
+
+class WithWeights:
+    """A collator whose batches bring a weight for each token, as cached values do."""
+
+    def __init__(self, collate: Any):
+        self.collate = collate
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        batch = self.collate(examples)
+        batch["token_weights"] = 0.5 + (batch["input_ids"] % 7).float() / 6
+        return batch
+
+
+class ByKernel(WeightedMTPTrainer):
+    """The way of weights that follow from the losses, with weights of 1: TRL's kernel."""
+
+    def _asked(self, *arguments: Any) -> Any:
+        asked = super()._asked(*arguments)
+        asked.weigh = torch.ones_like
+        return asked
+
+
+def build(side: str, folder: Path, arguments: argparse.Namespace) -> Any:
+    """The trainer of a side; its `timer` has the time of the last step."""
+    settings = SIDES[side]
+    common: dict[str, Any] = {
+        "output_dir": str(folder / "run"),
+        "per_device_train_batch_size": arguments.rows,
+        "max_length": arguments.tokens,
+        "max_steps": 1,
+        "learning_rate": 1e-9,
+        "bf16": arguments.bf16,
+        "gradient_checkpointing": False,
+        "model_init_kwargs": {"dtype": "float32"},
+        "save_strategy": "no",
+        "logging_steps": 1,
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
+    if settings is None:
+        trainer_class: type = SFTTrainer
+        config: Any = SFTConfig(**common)
+    else:
+        trainer_class = ByKernel if side == "mtp-kernel" else WeightedMTPTrainer
+        config = WeightedMTPConfig(**(common | {"n_future_tokens": arguments.heads} | settings))
+    timer = StepTimer()
+    trainer = trainer_class(
+        str(folder / "model"),
+        config,
+        train_dataset=rows(arguments.rows, arguments, seed=0),
+        processing_class=load_tokenizer(str(folder / "model")),
+        callbacks=[timer],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.timer = timer
+    if side == "mtp-weighted":
+        trainer._collate_train = WithWeights(trainer._collate_train)
+    return trainer
+
+
+def flops(side: str, model: Any, arguments: argparse.Namespace) -> float:
+    """FLOPs of a trained token, see above."""
+    config, heads = model.config, arguments.heads if side.startswith("mtp") else 1
+    width, layers = config.hidden_size, config.num_hidden_layers
+    parameters = sum(
+        module.weight.numel() for module in model.model.layers[0].modules() if isinstance(module, torch.nn.Linear)
+    )
+    layer = 2 * parameters + 2 * arguments.tokens * width
+    head = 2 * width * config.vocab_size
+    more = {"mtp-checkpoint": 4 * layer, "mtp-residual": 6 * width**2}.get(side, 3 * layer)
+    return 3 * layers * layer + (heads - 1) * more + heads * head * (4 if side in ("sft", "mtp-kernel") else 3)
+
+
+def kept(trainer: Any) -> dict[str, float]:
+    """MiB that the forward pass of a batch keeps, and of the gradient that it forms early."""
+    model = trainer.model.train()
+    batch = trainer._prepare_inputs(trainer.data_collator([trainer.train_dataset[row] for row in range(trainer.rows)]))
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    found: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            found[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    batches, items = [batch], None
+    if isinstance(trainer, WeightedMTPTrainer):
+        batches, items = trainer.get_batch_samples(iter(batches), 1, trainer.args.device)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = trainer.compute_loss(model, batches[0], num_items_in_batch=items)
+    states, matrix = _formed(loss)
+    return {"kept_mib": (sum(found.values()) + states) / 2**20, "formed_early_mib": matrix / 2**20}
+
+
+def _formed(loss: torch.Tensor) -> tuple[int, int]:
+    """Bytes of the gradients that our head holds: of the hidden states, and of the output embeddings."""
+    nodes, seen = [loss.grad_fn], set()
+    while nodes:
+        node: Any = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if (formed := getattr(node, "formed", None)) is not None:
+            states, *matrix = [0 if one is None else one.numel() * one.element_size() for one in formed]
+            return states, sum(matrix)
+        nodes += [before for before, _ in node.next_functions]
+    return 0, 0
+
+
+def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    trainers = {side: build(side, folder, arguments) for side in arguments.sides}
+    times: dict[str, list[float]] = {side: [] for side in trainers}
+    sides = list(trainers)
+    for turn in range(arguments.rounds + 1):
+        # Who goes first changes; the very first round warms up.
+        first = turn % len(sides)
+        for side in [*sides[first:], *sides[:first]]:
+            trainers[side].train()
+            if turn:
+                times[side].append(trainers[side].timer.seconds)
+    report: dict[str, Any] = {}
+    model = trainers["sft"].model
+    for side, own in times.items():
+        found: dict[str, Any] = {"seconds": round(statistics.median(own), 3)}
+        for base in ("sft", "next-token"):
+            if base in times:
+                ratios = [one / other for one, other in zip(own, times[base], strict=True)]
+                expected = flops(side, model, arguments) / flops(base, model, arguments)
+                found[f"of_{base}"] = {
+                    "ratio": round(statistics.median(ratios), 3),
+                    "range": [round(min(ratios), 3), round(max(ratios), 3)],
+                    "flops_ratio": round(expected, 3),
+                    "ratio_over_flops": round(statistics.median(ratios) / expected, 3),
+                }
+        trainers[side].rows = arguments.rows
+        found |= {name: round(value, 1) for name, value in kept(trainers[side]).items()}
+        report[side] = found
+    for found in report.values():
+        found["kept_ratio"] = round(found["kept_mib"] / report["sft"]["kept_mib"], 3)
+    return report
+
+
+def main(words: list[str] | None = None) -> dict[str, Any]:
+    parser = parser_of(__doc__)
+    parser.add_argument("--layers", type=int, default=30)
+    parser.add_argument("--vocabulary", type=int, default=49152)
+    parser.add_argument("--heads", type=int, default=4, help="tokens ahead")
+    parser.add_argument("--rows", type=int, default=2, help="of a step")
+    parser.add_argument("--tokens", type=int, default=512, help="of a row")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--sides", nargs="+", default=list(SIDES), choices=list(SIDES))
+    parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
+    arguments = parser.parse_args(words)
+    if arguments.sides[0] != "sft":
+        parser.error("--sides: all ratios are against sft; name it first.")
+    with tempfile.TemporaryDirectory() as temporary:
+        save_models(Path(temporary), arguments)
+        report = {
+            "settings": {key: value for key, value in vars(arguments).items() if key != "output"},
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+            "hardware": hardware(),
+            "sides": measure(Path(temporary), arguments),
+        }
+    write_report(report, arguments.output)
+    show(report)
+    return report
+
+
+def show(report: dict[str, Any]) -> None:
+    """Prints a line for each side."""
+    for side, found in report["sides"].items():
+        of = [
+            f"{found[name]['ratio']:.2f} of {name[3:]} ({found[name]['ratio_over_flops']:.2f} of its FLOPs)"
+            for name in ("of_sft", "of_next-token")
+            if name in found
+        ]
+        held = f"kept {found['kept_mib']:.0f} MiB, {found['kept_ratio']:.3f} of sft's"
+        early = f"{found['formed_early_mib']:.0f} formed early"
+        print(f"{side:<15}{found['seconds']:7.2f} s, {', '.join(of)}; {held}, {early}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""The benchmarks of multi-token prediction at sizes that say nothing but that they run: every side and figure."""
+
+import json
+
+from transformers import AutoTokenizer
+
+from benchmarks import mtp_decoding, mtp_step
+from tests.helpers.mtp import mtp
+
+
+def test_step(tmp_path):
+    sizes = ["--layers", "1", "--vocabulary", "400", "--rows", "2", "--tokens", "16", "--rounds", "1"]
+    report = mtp_step.main([*sizes, "--output", str(tmp_path / "report.json")])
+    assert json.loads((tmp_path / "report.json").read_text()) == report
+    sides = report["sides"]
+    assert sides.keys() == mtp_step.SIDES.keys()
+    assert sides["sft"]["of_sft"]["ratio"] == sides["sft"]["kept_ratio"] == 1
+    # A layer of 2 x 576 x (576 + 192 + 3 x 768 ...) weights and four heads: by hand.
+    layer = 2 * (2 * 576 * 576 + 2 * 576 * 192 + 3 * 576 * 1536) + 2 * 16 * 576
+    head = 2 * 576 * 400
+    expected = (3 * 4 * layer + 12 * head) / (3 * layer + 4 * head)
+    assert abs(sides["mtp"]["of_sft"]["flops_ratio"] - expected) < 1e-3
+    # What is computed again is not kept; our head holds the gradient of the output embeddings, TRL's forms it later.
+    assert sides["mtp-checkpoint"]["kept_mib"] < sides["mtp"]["kept_mib"]
+    assert sides["mtp"]["formed_early_mib"] == round(400 * 576 * 4 / 2**20, 1)
+    assert sides["sft"]["formed_early_mib"] == sides["mtp-kernel"]["formed_early_mib"] == 0
+
+
+def test_decoding(tmp_path, tiny_model_path):
+    mtp(tiny_model_path, tmp_path / "model", n_future_tokens=3, max_steps=2).save_model()
+    AutoTokenizer.from_pretrained(tiny_model_path).save_pretrained(tmp_path / "model")
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"question": f"What is {number} + 4?"}) + "\n" for number in range(6)))
+    words = ["--model", str(tmp_path / "model"), "--prompts", str(prompts), "--column", "question"]
+    words += ["--template", r"{prompt}\n", "--skip", "2", "--count", "3", "--max_new_tokens", "9"]
+    report = mtp_decoding.main([*words, "--output", str(tmp_path / "report.json")])
+    assert json.loads((tmp_path / "report.json").read_text()) == json.loads(json.dumps(report))
+    sides = report["sides"]
+    assert {side: found["answers_that_differ"] for side, found in sides.items()} == {
+        "greedy": 0,
+        "heads": 0,
+        "lookup": 0,
+    }
+    assert sides["greedy"]["tokens_per_call"] == sides["greedy"]["ratio_median"] == 1
+    assert sides["heads"]["tokens_per_call"] >= 1 and set(sides["heads"]["kept_by_tokens_ahead"]) == {1, 2}
