@@ -117,7 +117,8 @@ def _train(prepared: Prepared, started: float, command: list[str]) -> None:
     why = health.why_untrained()
     if trainer.is_world_process_zero():
         _finish(prepared, trainer, evaluations, after, totals, why, command, found)
-    trainer.end()
+    # As Trainer.end does, which transformers 5.17 lacks.
+    trainer.accelerator.end_training()
     refuse_untrained(why, trainer)
 
 
