@@ -15,6 +15,7 @@ def check_references(stages: list[PlannedStage]) -> None:
         UserError: one does not; the message names the place of the key.
     """
     kinds = {stage.name: stage.kind for stage in stages}
+    evaluations = {stage.name for stage in stages if not stage.leaves_model}
     for stage, key, used in _uses(stages):
         where = stage.places[key]
         if used not in kinds:
@@ -31,7 +32,7 @@ def check_references(stages: list[PlannedStage]) -> None:
                 f"{where}: `{used}` is a `{kinds[used]}` stage, whose output scores nothing; a reward model comes from "
                 f"a `reward` stage ({instead})."
             )
-        if (kinds[used] == "evaluate") != (key == "against"):
+        if (used in evaluations) != (key == "against"):
             raise UserError(
                 f"{where}: `{used}` is a `{kinds[used]}` stage; "
                 + (

@@ -48,6 +48,11 @@ class PlannedStage:
     uses: list[str]
     measure: str | None
 
+    @property
+    def leaves_model(self) -> bool:
+        """Whether its output is a model, and not only what an evaluation measured."""
+        return self.kind != "evaluate"
+
 
 @dataclass
 class Plan:

@@ -20,6 +20,8 @@ PIPELINE_FILE = "pipeline.json"
 # As in `hpt_trl.runs.reporting` and `hpt_trl.runs.output_folder`, which import transformers.
 RESULTS_FILE = "results.json"
 RECIPE_FILE = "recipe.yaml"
+# As in `hpt_trl.evaluation.samples`.
+CONDITIONS_FILE = "samples.json"
 
 
 class Action(enum.Enum):
@@ -97,7 +99,8 @@ class Step:
     def words(self) -> dict[str, list[str]]:
         """The runner's keys that this takes."""
         if self.action is Action.RESUME:
-            return {"resume_from_checkpoint": ["true"]}
+            # An evaluation goes on by itself.
+            return {"resume_from_checkpoint": ["true"]} if self.stage.leaves_model else {}
         return {"overwrite": ["true"]} if self.action is Action.AGAIN else {}
 
 
@@ -153,8 +156,10 @@ def _step(plan: Plan, stage: PlannedStage, contents: dict[str, Any], known: Stag
         return Step(stage, contents, Action.AGAIN, changed)
     # A pipeline that was killed in between may have left a stage finished and not noted so.
     opened = known.finished or stamp_of(folder) != known.stamp
-    if opened and output_of(folder) and has_weights(folder):
+    if opened and is_whole(stage, folder):
         return Step(stage, contents, Action.KEEP)
+    if not stage.leaves_model and opened and (folder / CONDITIONS_FILE).is_file():
+        return Step(stage, contents, Action.RESUME, "from the completions that are there")
     if known.finished:
         return Step(stage, contents, Action.AGAIN, f"its output in {folder} is no longer complete")
     from hpt_trl.runs.checkpoints import complete_checkpoints
@@ -173,6 +178,11 @@ def output_of(folder: Path) -> str:
     contents = path.read_bytes()
     trained = json.loads(contents).get("trained", True)
     return hashlib.sha256(contents).hexdigest() if trained else ""
+
+
+def is_whole(stage: PlannedStage, folder: Path) -> bool:
+    """Whether a folder holds all that a finished stage leaves."""
+    return bool(output_of(folder)) and (has_weights(folder) or not stage.leaves_model)
 
 
 def stamp_of(folder: Path) -> int:

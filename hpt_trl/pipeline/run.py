@@ -27,6 +27,7 @@ from hpt_trl.pipeline.record import (
     StageRecord,
     Step,
     has_weights,
+    is_whole,
     output_of,
     plan_steps,
     read_record,
@@ -132,8 +133,9 @@ def _run_step(plan: Plan, step: Step, record: Record, mark: str) -> None:
         for used in stage.uses:
             _require_output(plan, stage, used)
         raise _failure(stage, record, f"failed with exit code {code}; its own message stands above")
-    if not output_of(folder) or not has_weights(folder):
-        raise _failure(stage, record, f"ended without a model and results in {folder}")
+    if not is_whole(stage, folder):
+        what = "a model and results" if stage.leaves_model else "results"
+        raise _failure(stage, record, f"ended without {what} in {folder}")
     known.finished, known.output = True, output_of(folder)
     record.write()
 
@@ -157,9 +159,10 @@ def _failure(stage: PlannedStage, record: Record, what: str) -> UserError:
 
 def _require_output(plan: Plan, stage: PlannedStage, used: str) -> None:
     folder = plan.folder(used)
-    if not output_of(folder) or not has_weights(folder):
+    source = next(one for one in plan.stages if one.name == used)
+    if not is_whole(source, folder):
         raise UserError(
-            f"stage `{stage.name}` uses `{used}`, but the model of `{used}` in {folder} is gone: it was removed while "
+            f"stage `{stage.name}` uses `{used}`, but the output of `{used}` in {folder} is gone: it was removed while "
             f"the pipeline ran. Run the same command again: `{used}` runs again, other finished stages are kept."
         )
 

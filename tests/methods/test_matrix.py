@@ -24,6 +24,7 @@ from hpt_trl.recipes.profiles import find_profile
 from tests.helpers.pretraining import MODEL
 from tests.helpers.processes import ROOT, free_port
 from tests.helpers.stage_runs import KEYS, LORA, sums
+from tests.helpers.value_models import save_value_model
 
 # Largest distance of two updates, as a share of the update. Measured: 2e-7 to 8e-7 (float32, other orders of adding).
 TOLERANCE = 5e-6
@@ -47,7 +48,7 @@ STAGES = {
     # Dropout would draw other numbers in each process.
     "critic": {"dataset_layout": "comparisons", "value_head_dropout": 0.0, "head_learning_rate": 2e-2},
     "rho1": {"select_ratio": 0.6},
-    "mtp": {"n_future_tokens": 3, "head_learning_rate": 3e-2, "head_weights": "decay:0.6"},
+    "mtp": {"n_future_tokens": 3, "head_learning_rate": 3e-2, "head_weights": "decay:0.6", "weighting": "verifiable"},
     "grpo": RL | {"beta": 0.1},
     "hpt": RL | {"success_threshold": 3.0},
     "ppo": RL,
@@ -60,8 +61,9 @@ VARIANTS = {
     "ppo-value": {},  # a value model of its own
     "hpt-lora": LORA | {"gradient_checkpointing": True},
     "rho1-online": ONLINE,
-    "mtp-lora": LORA | {"gradient_checkpointing": True},
-    "mtp-residual": {"head_init": "zero_residual", "detach_trunk": True},
+    "mtp-lora": LORA | {"gradient_checkpointing": True, "weighting": "uniform"},
+    "mtp-residual": {"head_init": "zero_residual", "detach_trunk": True, "value_mode": "online"},
+    "mtp-rho1": {"weighting": "rho1", "select_ratio": 0.6, "reference_mode": "online"},
     "ppo-sampled": {"eval_samples": 2},
 }
 RESUMED = ["sft", "critic", "hpt", "ppo", "mtp"]
@@ -84,10 +86,12 @@ def recipes(folder: Path, names: list[str], models: dict[str, str]) -> list[Path
         data = folder / ("texts.jsonl" if stage == "rho1" else "sums.jsonl")
         values = shared | {"stage": stage, "dataset_name": str(data), "model_name_or_path": models["model"]}
         values |= {"output_dir": str(folder / name)} | STAGES[stage] | VARIANTS.get(name, {})
-        if stage == "rho1":
+        if "rho1" in name:
             values |= {"reference_model_name_or_path": models["reference"]}
         if name == "ppo-value":
             values |= {"value_model_name_or_path": models["reference"]}
+        if values.get("weighting") == "verifiable":
+            values |= {"value_model_name_or_path": models["value"], "value_cache_dir": str(folder / "values")}
         if name in RESUMED:
             values |= {"save_strategy": "steps", "save_steps": 2}
         if name.endswith("-resumed"):
@@ -139,6 +143,7 @@ def one_process(tmp_path_factory, tiny_model_path, reference_model_path) -> tupl
     with FileLock(shared / "matrix.lock"):
         if not done.exists():
             models = {"model": tiny_model_path, "reference": reference_model_path}
+            models["value"] = save_value_model(reference_model_path, shared / "matrix-value", scale=0.5)
             launch("one", folder, [*STAGES, *VARIANTS], models)
             done.write_text(json.dumps(models))
     return folder, json.loads(done.read_text())

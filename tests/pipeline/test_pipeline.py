@@ -323,7 +323,7 @@ def test_an_output_that_goes_missing_while_another_stage_runs(pipeline, tmp_path
             "last": {"recipe": "base.yaml", "model": "from:first"},
         }
     )
-    with pytest.raises(UserError, match=r"the model of `first` in .* is gone: it was removed while the pipeline ran"):
+    with pytest.raises(UserError, match=r"the output of `first` in .* is gone: it was removed while the pipeline ran"):
         run(path, [])
     assert actions(path) == {"first": "START", "between": "KEEP", "last": "START"}
 
