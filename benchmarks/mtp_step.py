@@ -9,7 +9,7 @@ tokens without padding. The sides:
     next-token      the same loss by this package's head, which forms the gradient in the forward pass
     mtp             four heads, copies of the last layer
     mtp-kernel      the same losses by TRL's kernel, which forms the logits of the backward pass anew
-    mtp-weighted    four heads, and a weight for each token that comes with the batch
+    mtp-verifiable  four heads, and of each token the weight that a value model's cached values give it
     mtp-checkpoint  four heads, whose activations are computed again
     mtp-residual    four heads, of which three are a matrix each
 
@@ -19,7 +19,7 @@ kernel and 3 L l + 3 h with ours, n heads 3 (L + n - 1) l + 4 n h and 3 (L + n -
 and a matrix 6 d^2. What is asked for is the time's ratio divided by the FLOPs' ratio: 1 is the hardware's own.
 
 Time: the sides take turns in one process; each turn is one `.train()` of one optimizer step. Each round gives a ratio,
-side / sft and side / next-token; their medians are printed.
+side / sft, side / next-token and side / mtp; their medians are printed.
 
 Memory: bytes that one forward pass keeps for the backward pass, weights not counted; the gradient of the output
 embeddings that is formed early counts by itself, since the other kernel allocates it as the backward pass begins.
@@ -39,6 +39,7 @@ from benchmarks.rho1_step import StepTimer, rows, save_models
 from benchmarks.shared import hardware, parser_of, write_report
 from hpt_trl import WeightedMTPConfig, WeightedMTPTrainer
 from hpt_trl.models.loading import load_tokenizer
+from hpt_trl.models.value_model import HeadSettings, new_value_model
 
 SIDES: dict[str, dict[str, Any] | None] = {
     "sft": None,
@@ -46,22 +47,12 @@ SIDES: dict[str, dict[str, Any] | None] = {
     "next-token": {"n_future_tokens": 1, "weighting": "random_matched"},
     "mtp": {},
     "mtp-kernel": {},
-    "mtp-weighted": {},
+    "mtp-verifiable": {"weighting": "verifiable"},
     "mtp-checkpoint": {"checkpoint_heads": True},
     "mtp-residual": {"head_init": "zero_residual"},
 }
-
-
-class WithWeights:
-    """A collator whose batches bring a weight for each token, as cached values do."""
-
-    def __init__(self, collate: Any):
-        self.collate = collate
-
-    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        batch = self.collate(examples)
-        batch["token_weights"] = 0.5 + (batch["input_ids"] % 7).float() / 6
-        return batch
+# What the others are measured by.
+BASES = ("sft", "next-token", "mtp")
 
 
 class ByKernel(WeightedMTPTrainer):
@@ -71,6 +62,16 @@ class ByKernel(WeightedMTPTrainer):
         asked = super()._asked(*arguments)
         asked.weigh = torch.ones_like
         return asked
+
+
+def save_critic(folder: Path) -> None:
+    """Writes a value model of the model's own shape, with a head of random weights."""
+    torch.manual_seed(2)
+    critic = new_value_model(str(folder / "model"), lambda width: HeadSettings(width, "mlp"), dtype=torch.float32)
+    for weight in critic.head.parameters():
+        torch.nn.init.normal_(weight, std=0.1)
+    critic.save_pretrained(folder / "critic")
+    load_tokenizer(str(folder / "model")).save_pretrained(folder / "critic")
 
 
 def build(side: str, folder: Path, arguments: argparse.Namespace) -> Any:
@@ -95,7 +96,9 @@ def build(side: str, folder: Path, arguments: argparse.Namespace) -> Any:
         config: Any = SFTConfig(**common)
     else:
         trainer_class = ByKernel if side == "mtp-kernel" else WeightedMTPTrainer
-        config = WeightedMTPConfig(**(common | {"n_future_tokens": arguments.heads} | settings))
+        common |= {"n_future_tokens": arguments.heads, "value_cache_dir": str(folder / "values")}
+        common |= {"value_model_name_or_path": str(folder / "critic")} if side == "mtp-verifiable" else {}
+        config = WeightedMTPConfig(**(common | settings))
     timer = StepTimer()
     trainer = trainer_class(
         str(folder / "model"),
@@ -106,8 +109,6 @@ def build(side: str, folder: Path, arguments: argparse.Namespace) -> Any:
     )
     trainer.remove_callback(PrinterCallback)
     trainer.timer = timer
-    if side == "mtp-weighted":
-        trainer._collate_train = WithWeights(trainer._collate_train)
     return trainer
 
 
@@ -127,7 +128,7 @@ def flops(side: str, model: Any, arguments: argparse.Namespace) -> float:
 def kept(trainer: Any) -> dict[str, float]:
     """MiB that the forward pass of a batch keeps, and of the gradient that it forms early."""
     model = trainer.model.train()
-    batch = trainer._prepare_inputs(trainer.data_collator([trainer.train_dataset[row] for row in range(trainer.rows)]))
+    batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     found: dict[int, int] = {}
 
@@ -176,7 +177,7 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     model = trainers["sft"].model
     for side, own in times.items():
         found: dict[str, Any] = {"seconds": round(statistics.median(own), 3)}
-        for base in ("sft", "next-token"):
+        for base in BASES:
             if base in times:
                 ratios = [one / other for one, other in zip(own, times[base], strict=True)]
                 expected = flops(side, model, arguments) / flops(base, model, arguments)
@@ -186,7 +187,6 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
                     "flops_ratio": round(expected, 3),
                     "ratio_over_flops": round(statistics.median(ratios) / expected, 3),
                 }
-        trainers[side].rows = arguments.rows
         found |= {name: round(value, 1) for name, value in kept(trainers[side]).items()}
         report[side] = found
     for found in report.values():
@@ -209,6 +209,7 @@ def main(words: list[str] | None = None) -> dict[str, Any]:
         parser.error("--sides: all ratios are against sft; name it first.")
     with tempfile.TemporaryDirectory() as temporary:
         save_models(Path(temporary), arguments)
+        save_critic(Path(temporary))
         report = {
             "settings": {key: value for key, value in vars(arguments).items() if key != "output"},
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
@@ -225,7 +226,7 @@ def show(report: dict[str, Any]) -> None:
     for side, found in report["sides"].items():
         of = [
             f"{found[name]['ratio']:.2f} of {name[3:]} ({found[name]['ratio_over_flops']:.2f} of its FLOPs)"
-            for name in ("of_sft", "of_next-token")
+            for name in (f"of_{base}" for base in BASES)
             if name in found
         ]
         held = f"kept {found['kept_mib']:.0f} MiB, {found['kept_ratio']:.3f} of sft's"
