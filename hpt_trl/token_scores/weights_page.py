@@ -41,7 +41,8 @@ def _shown(sample: dict[str, Any], scale: float) -> dict[str, Any]:
     for text, weight, value, loss in zip(sample["tokens"], weights, values, losses, strict=True):
         parts = [("weight", weight, False), ("value", value, True), ("loss", loss, False)]
         title = ", ".join(f"{name} {shown_number(number, sign)}" for name, number, sign in parts if number is not None)
-        shade = shade_of(math.log(weight), scale) if weight else 0
+        # What has no weight is as far from 1 as anything on the page.
+        shade = 0 if weight is None else shade_of(math.log(weight) if weight else -scale, scale)
         spans.append(span(text, mark="" if weight is not None else "x", shade=shade, title=title or None))
     trained = [weight for weight in weights if weight is not None]
     pairs = [(weight, loss) for weight, loss in zip(weights, losses, strict=True) if None not in (weight, loss)]

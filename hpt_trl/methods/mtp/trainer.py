@@ -304,7 +304,7 @@ class WeightedMTPTrainer(MeasuredSFTTrainer, _LossAhead):
             self._metrics["train"][f"mtp/{name}"].append(value)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        # How weights and losses go together is known once a step has its losses.
+        # What needs the losses of a step is known now.
         self._measure_weights()
         super().log(logs, *args, **kwargs)
         found = None if self.weighing is None else self.weighing.sample()

@@ -31,6 +31,8 @@ from hpt_trl.token_scores.weighting_checks import check_weighting
 # What a batch may carry for it, besides what the model reads.
 CARRIED = (VALUES.name, REFERENCE_NLL.name)
 
+_SELECTION = ("selected_loss", "unselected_loss", "mean_excess", "select_ratio")
+
 
 def check_frozen_models(config: WeightedMTPConfig, tokenizer: PreTrainedTokenizerBase, *, model: str | None) -> None:
     """Refuse a value model or a reference that cannot judge the trained model's tokens; no weights are loaded.
@@ -92,6 +94,9 @@ class Weighing:
                     autocast_of(config, device),
                 )
         self._first_nll: Tensor | None = None
+        # Sums and counts of each head, see `_SELECTION`; and of what the page shows.
+        self._selected: Tensor | None = None
+        self._shown_selection: tuple[int, Tensor, Tensor, dict[str, Tensor]] | None = None
         self.tokens: TokenWeights | None = None
         if config.weighting != RHO1:
             self.tokens = TokenWeights(
@@ -128,8 +133,7 @@ class Weighing:
         tokens = batch["labels"].shape[1]
         found = [predicted(batch, k) for k in range(1, len(losses) + 1)]
         valid = torch.stack([pad(one, (tokens - one.shape[1], 0)) for one in found])
-        groups = groups_of(batch["labels"], batch.get("position_ids"))
-        groups = torch.cat([groups[:, :1], groups], dim=1)
+        groups = _groups(batch)
         if config.selection_scope == "micro_batch":
             groups = torch.zeros_like(groups)
         ratio = ratio_at(
@@ -139,7 +143,7 @@ class Weighing:
             warmup_steps=config.selection_warmup_steps,
             max_steps=max_steps,
         )
-        return select_for_heads(
+        weights = select_for_heads(
             losses,
             reference,
             valid,
@@ -148,6 +152,42 @@ class Weighing:
             first_head=config.selection_first_head,
             anchored=config.selection_anchored,
         )
+        self._note_selection(batch, losses, losses - reference, valid, weights)
+        return weights
+
+    def _note_selection(
+        self, batch: Mapping[str, Any], losses: Tensor, excess: Tensor, valid: Tensor, weights: Tensor
+    ) -> None:
+        """Add a micro-batch to the measures of the selection, and keep a sequence; all are (n, B, T)."""
+        selected = valid & (weights > 0)
+        parts = ((losses, selected), (losses, valid & ~selected), (excess, valid), (selected.float(), valid))
+        sums = [(torch.where(mask, values.double(), 0.0).sum((1, 2)), mask.sum((1, 2))) for values, mask in parts]
+        found = torch.stack([torch.stack([total, count.double()]) for total, count in sums], -1)
+        if self._selected is None:
+            self._selected = found.new_zeros(2, self.config.n_future_tokens, len(parts))
+        # A curriculum may begin with less heads.
+        self._selected[:, : len(losses)] += found
+        if self._shown_selection is None:
+            # The next token is learnt of all tokens where head 1 does not select.
+            head = int(self.config.selection_first_head == "full" and len(losses) > 1)
+            row = {"valid": valid[head, 0], "weight": weights[head, 0], "loss": losses[head, 0]}
+            self._shown_selection = head, batch["input_ids"][0], _groups(batch)[0] == 0, row
+
+    def _sample_selection(self) -> tuple[list[int], dict[str, Any]] | None:
+        shown, self._shown_selection = self._shown_selection, None
+        if shown is None:
+            return None
+        head, ids, mine, row = shown
+        there = row["valid"] & mine
+        if not there.any():
+            return None
+        length = int(there.nonzero().max()) + 1
+        known = there[:length].tolist()
+        figures = {
+            name: [value if one else None for value, one in zip(row[name][:length].tolist(), known, strict=True)]
+            for name in ("weight", "loss")
+        }
+        return ids[:length].tolist(), {"weighting": f"{RHO1}, head {head + 1}", "value": None, **figures}
 
     def with_reference(self, batch: dict[str, Any]) -> None:
         """Add the reference's losses to a batch whose collator did not."""
@@ -166,14 +206,34 @@ class Weighing:
         self._first_nll = nll[0] if self._first_nll is None else self._first_nll
 
     def sample(self) -> tuple[list[int], dict[str, Any]] | None:
-        """Return the first sequence of the last step, with weight, value and loss of each token; see `TokenWeights`."""
-        if self.tokens is None or self._first_nll is None:
+        """Return the first sequence of the last step, with weight, value and loss of each token; see `TokenWeights`.
+
+        Of `rho1` the weights of the first head that selects, and its losses.
+        """
+        if self.tokens is None:
+            return self._sample_selection()
+        if self._first_nll is None:
             return None
         return self.tokens.sample(self._first_nll)
 
     def pop_metrics(self) -> dict[str, float]:
-        """What was measured of the weights since the last call; all processes call together."""
-        return {} if self.tokens is None else self.tokens.pop_metrics()
+        """What was measured of the weights since the last call; all processes call together.
+
+        Of `rho1` by head: mean loss of selected and of other tokens, mean excess over the reference (nats), and the
+        share that is selected. Of the others see `TokenWeights.pop_metrics`.
+        """
+        if self.tokens is not None:
+            return self.tokens.pop_metrics()
+        nothing = torch.zeros(2, self.config.n_future_tokens, len(_SELECTION), dtype=torch.float64)
+        sums = nothing.to(self.accelerator.device) if self._selected is None else self._selected
+        self._selected = None
+        totals, counts = cast(Tensor, self.accelerator.reduce(sums, "sum")).tolist()
+        return {
+            f"{name}_head_{head}": total / count
+            for head, own in enumerate(zip(totals, counts, strict=True), start=1)
+            for name, total, count in zip(_SELECTION, *own, strict=True)
+            if count > 0
+        }
 
     def save(self, folder: str | Path) -> None:
         """Write what a resumed run goes on with into a checkpoint; one process does."""
@@ -188,6 +248,12 @@ class Weighing:
         """
         if self.tokens is not None:
             self.tokens.load(folder)
+
+
+def _groups(batch: Mapping[str, Any]) -> Tensor:
+    """Number of the sequence that each token belongs to. Shape: (B, T)."""
+    groups = groups_of(batch["labels"], batch.get("position_ids"))
+    return torch.cat([groups[:, :1], groups], dim=1)
 
 
 def _sized(rows: Any) -> Dataset:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from statistics import fmean
 
 import pytest
 import torch
@@ -15,6 +16,8 @@ from tests.helpers.value_models import plain_values, save_value_model
 from tests.methods.mtp.test_loss import SHAPES, start_of
 
 N = 3
+MODES = ("cached", "online")
+FIRST_HEADS = ("full", "selected")
 ADAMW = {"optim": "adamw_torch", "learning_rate": 1e-2, "lr_scheduler_type": "linear", "max_grad_norm": 1.0}
 
 
@@ -139,8 +142,13 @@ def test_weights_can_be_looked_at(tmp_path, tiny_model_path, settings):
 # Rho-1 on heads.
 
 
-def excess_weights(oracle: Oracle, reference: str, ratio: float, *, first: str) -> list[list[torch.Tensor]]:
-    """Of each row and head: n / s on the s tokens with the highest excess, 0 on the others."""
+def excess_weights(
+    oracle: Oracle, reference: str, ratio: float, *, first: str, anchored: bool = False
+) -> list[list[torch.Tensor]]:
+    """Of each row and head: n / s on the s tokens with the highest excess, 0 on the others.
+
+    Anchored, the tokens are those of head 1's highest excess, as far as a head reaches them.
+    """
     model = AutoModelForCausalLM.from_pretrained(reference, dtype=torch.float64)
     found = []
     for ids, trained in oracle.rows:
@@ -149,28 +157,42 @@ def excess_weights(oracle: Oracle, reference: str, ratio: float, *, first: str) 
         nll = [0.0, *(-float(logp[place - 1, ids[place]]) for place in range(1, len(ids)))]
         # A cache holds half precision.
         nll = torch.tensor(nll, dtype=torch.float64).half().double().tolist()
-        heads = []
+        heads, anchor = [], []
         for k, own in enumerate(oracle.logp(ids), start=1):
             places = [place for place in range(k, len(ids)) if trained[place]]
             row = torch.zeros(len(ids), dtype=torch.float64)
+            excess = {place: -float(own[place - k, ids[place]].detach()) - nll[place] for place in places}
+            chosen = sorted(places, key=lambda place: -excess[place])[: max(round(ratio * len(places)), 1)]
+            anchor = chosen if k == 1 else anchor
+            chosen = [place for place in anchor if place in places] if anchored else chosen
             if k == 1 and first == "full":
                 row[places] = 1.0
-            else:
-                excess = {place: -float(own[place - k, ids[place]]) - nll[place] for place in places}
-                taken = max(round(ratio * len(places)), 1)
-                chosen = sorted(places, key=lambda place: -excess[place])[:taken]
-                row[chosen] = len(places) / taken
+            elif chosen:
+                row[chosen] = len(places) / len(chosen)
             heads.append(row)
         found.append(heads)
     return found
 
 
-@pytest.mark.parametrize("mode", ["cached", "online"])
-@pytest.mark.parametrize("first", ["full", "selected"])
-@pytest.mark.parametrize("detach", [False, True])
-def test_a_step_by_excess_is_the_oracles(tmp_path, tiny_model_path, reference_model_path, first, detach, mode):
-    oracle = Oracle(tiny_model_path, N)
-    chosen = excess_weights(oracle, reference_model_path, 0.5, first=first)
+@pytest.mark.parametrize(
+    ("first", "detach", "mode", "shape", "anchored"),
+    [
+        *(
+            (first, detach, mode, "padded", False)
+            for first in FIRST_HEADS
+            for detach in (False, True)
+            for mode in MODES
+        ),
+        *(("full", False, "cached", shape, False) for shape in ("accumulated", "packed", "padding-free")),
+        *(("full", False, mode, "padded", True) for mode in MODES),
+    ],
+)
+@pytest.mark.parametrize("rows", ["documents", "demonstrations"])
+def test_a_step_by_excess_is_the_oracles(
+    tmp_path, tiny_model_path, reference_model_path, rows, first, detach, mode, shape, anchored
+):
+    oracle = Oracle(tiny_model_path, N, rows)
+    chosen = excess_weights(oracle, reference_model_path, 0.5, first=first, anchored=anchored)
     total = torch.zeros((), dtype=torch.float64)
     counts = [sum(sum(trained[k:]) for _, trained in oracle.rows) for k in range(1, N + 1)]
     for (ids, trained), heads in zip(oracle.rows, chosen, strict=True):
@@ -181,9 +203,39 @@ def test_a_step_by_excess_is_the_oracles(tmp_path, tiny_model_path, reference_mo
     given = {"n_future_tokens": N, "weighting": "rho1", "detach_trunk": detach, "select_ratio": 0.5}
     given |= {"reference_model_name_or_path": reference_model_path, "reference_mode": mode}
     given |= {"reference_cache_dir": str(tmp_path / "cache"), "selection_first_head": first}
-    trainer = mtp(tiny_model_path, tmp_path, **given)
+    given |= {"selection_anchored": anchored, "rows": rows}
+    trainer = mtp(tiny_model_path, tmp_path, **given, **SHAPES[shape])
     assert trainer.state.log_history[0]["loss"] == pytest.approx(total.item(), rel=1e-4)
     assert_same_step(trainer, oracle.updated(total), start_of(oracle))
+
+
+def test_a_selection_is_measured_and_can_be_looked_at(tmp_path, tiny_model_path, reference_model_path):
+    given = {"n_future_tokens": N, "weighting": "rho1", "select_ratio": 0.5, "reference_mode": "online"}
+    given |= {"reference_model_name_or_path": reference_model_path}
+    oracle = Oracle(tiny_model_path, N)
+    chosen = excess_weights(oracle, reference_model_path, 0.5, first="full")
+    logged = mtp(tiny_model_path, tmp_path, **given).state.log_history[0]
+    for k in range(1, N + 1):
+        losses: dict[bool, list[float]] = {True: [], False: []}
+        for (ids, trained), heads in zip(oracle.rows, chosen, strict=True):
+            logp = oracle.logp(ids)[k - 1].detach()
+            for place in range(k, len(ids)):
+                if trained[place]:
+                    losses[bool(heads[k - 1][place] > 0)].append(-float(logp[place - k, ids[place]]))
+        count = len(losses[True]) + len(losses[False])
+        assert logged[f"mtp/select_ratio_head_{k}"] == pytest.approx(len(losses[True]) / count)
+        assert logged[f"mtp/selected_loss_head_{k}"] == pytest.approx(fmean(losses[True]), rel=1e-4)
+        assert (f"mtp/unselected_loss_head_{k}" in logged) == (k > 1)
+        if k > 1:
+            assert logged[f"mtp/unselected_loss_head_{k}"] == pytest.approx(fmean(losses[False]), rel=1e-4)
+        assert f"mtp/mean_excess_head_{k}" in logged
+    page = draw_weights(tmp_path)
+    (sample,) = map(json.loads, (tmp_path / "token_weights.jsonl").read_text().splitlines())
+    assert page is not None and "rho1, head 2" in page.read_text()
+    ids = oracle.rows[0][0]
+    expected = [float(weight) for weight in chosen[0][1][2 : len(ids)]]
+    assert sample["weight"][:2] == [None, None] and sample["weight"][2:] == pytest.approx(expected)
+    assert [loss is None for loss in sample["loss"]] == [weight is None for weight in sample["weight"]]
 
 
 def test_all_tokens_selected_is_uniform(tmp_path, tiny_model_path, reference_model_path):
