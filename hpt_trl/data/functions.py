@@ -155,8 +155,9 @@ def _rows_of(part: str, function: Function, generator: random.Random, noise: flo
     elif part == "demonstrations":
         yield {"prompt": prompt, "completion": write(function, generator), **about}
     else:
-        right = {write(function, generator) for _ in range(8 * _RIGHT)}
-        for output in sorted(right, key=lambda text: generator.random())[:_RIGHT]:
+        # A set has another order in each process.
+        right = sorted({write(function, generator) for _ in range(8 * _RIGHT)})
+        for output in generator.sample(right, min(_RIGHT, len(right))):
             yield {"instruction": prompt, "output": output, "is_correct": True, **about}
         wrong = {_wrong(function, generator) for _ in range(_WRONG)}
         for output in sorted(wrong):

@@ -1,6 +1,9 @@
 """The functions that the package makes: tests agree with solutions, wrong ones fail, held-out problems stay out."""
 
+import os
 import random
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
@@ -8,6 +11,7 @@ import pytest
 from hpt_trl.data.function_grammar import STEPS, Function, write
 from hpt_trl.data.functions import functions, prompt_of
 from hpt_trl.errors import UserError
+from tests.helpers.processes import ROOT
 
 
 def passes(row: dict, program: str) -> bool:
@@ -80,6 +84,29 @@ def test_noise_puts_wrong_solutions_among_the_documents():
 def test_the_same_seed_gives_the_same_rows():
     first, again, other = (functions("solutions", {"size": 40}, seed=seed)[0].to_list() for seed in (0, 0, 1))
     assert first == again != other
+
+
+def test_every_process_makes_the_same_rows():
+    code = (
+        "import hashlib, json; from hpt_trl.data.functions import PARTS, functions;"
+        "from hpt_trl.data.stories import PARTS as STORIES, stories;"
+        "made = [functions(part, {'size': 60}, seed=0) for part in PARTS];"
+        "made += [stories(part, {'size': 60}, seed=0) for part in STORIES];"
+        "rows = [split.to_list() for splits in made for split in splits];"
+        "print(hashlib.sha256(json.dumps(rows).encode()).hexdigest())"
+    )
+    found = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("0", "1", "2")
+    ]
+    assert len(set(found)) == 1 and len(found[0]) == 65
 
 
 @pytest.mark.parametrize(
