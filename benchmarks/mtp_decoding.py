@@ -2,7 +2,7 @@
 
     hpt-trl run mtp/smollm2-135m-gsm8k --dataset_name path/to/gsm8k_train.jsonl
     python -m benchmarks.mtp_decoding --model outputs/mtp-smollm2-135m-gsm8k --prompts path/to/gsm8k_train.jsonl \
-        --column question --template '{prompt}\n' --skip 6000
+        --column question --template '{prompt}\n' --skip 7000
 
 Three sides answer the same prompts, one at a time, in turns:
 

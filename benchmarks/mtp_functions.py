@@ -43,6 +43,9 @@ ARMS: dict[str, dict[str, Any]] = {
     "random_matched": {"weighting": "random_matched"},
     "rho1": {"weighting": "rho1"},
 }
+# What the others are compared with, seed by seed: whether looking ahead helps, and whether it matters which token is
+# given which weight.
+BASES = ("next_token", "uniform", "shuffled", "random_matched")
 BY_VALUES = ("verifiable", "shuffled")
 # Of the search, none of the final runs.
 SEARCH_SEED = 1000
@@ -147,7 +150,7 @@ def compare(runs: Runs, arguments: argparse.Namespace) -> dict[str, Any]:
         for k in runs.k:
             own = [one[f"test_pass@{k}"] for one in final[arm]]
             arms[arm][f"pass@{k}"] = spread(own)
-            for base in ("next_token", "uniform"):
+            for base in BASES:
                 other = [one[f"test_pass@{k}"] for one in final[base]]
                 if arm != base:
                     more = [one - beside for one, beside in zip(own, other, strict=True)]
@@ -184,7 +187,7 @@ def main(words: list[str] | None = None) -> dict[str, Any]:
     write_report(report, arguments.output)
     for arm, found in report["arms"].items():
         said = [f"{name} {found[name]['mean']:.1%} ± {found[name]['deviation']:.1%}" for name in ("pass@1", "pass@10")]
-        for base in ("next_token", "uniform"):
+        for base in BASES:
             if more := found.get(f"pass@1_above_{base}"):
                 said.append(f"pass@1 {more['mean']:+.1%} ± {more['deviation']:.1%} beside {base}")
         edge = ", the edge of the search" if found["at_edge"] else ""

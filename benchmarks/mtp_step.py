@@ -16,7 +16,8 @@ tokens without padding. The sides:
 The FLOPs of a token (T tokens a row, L layers of p parameters, n heads, width d, vocabulary V; causal attention):
 l = 2 p + 2 T d for a layer's forward pass, h = 2 d V for the head's. Next-token training has 3 L l + 4 h with TRL's
 kernel and 3 L l + 3 h with ours, n heads 3 (L + n - 1) l + 4 n h and 3 (L + n - 1) l + 3 n h, a checkpointed layer 4 l
-and a matrix 6 d^2. What is asked for is the time's ratio divided by the FLOPs' ratio: 1 is the hardware's own.
+and a matrix 6 d^2. At 1,024 tokens a row four heads cost 1.54 times what SFTTrainer's step does, by TRL's kernel 1.78 times.
+What is asked for is the time's ratio divided by the FLOPs' ratio: 1 is the hardware's own.
 
 Time: the sides take turns in one process; each turn is one `.train()` of one optimizer step. Each round gives a ratio,
 side / sft, side / next-token and side / mtp; their medians are printed.
@@ -191,6 +192,9 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         report[side] = found
     for found in report.values():
         found["kept_ratio"] = round(found["kept_mib"] / report["sft"]["kept_mib"], 3)
+        # TRL's kernel allocates the same matrix when the backward pass begins, all activations still there.
+        early = found["kept_mib"] + found["formed_early_mib"]
+        found["kept_with_formed_ratio"] = round(early / report["sft"]["kept_mib"], 3)
     return report
 
 
@@ -199,8 +203,8 @@ def main(words: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--layers", type=int, default=30)
     parser.add_argument("--vocabulary", type=int, default=49152)
     parser.add_argument("--heads", type=int, default=4, help="tokens ahead")
-    parser.add_argument("--rows", type=int, default=2, help="of a step")
-    parser.add_argument("--tokens", type=int, default=512, help="of a row")
+    parser.add_argument("--rows", type=int, default=1, help="of a step")
+    parser.add_argument("--tokens", type=int, default=1024, help="of a row")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--sides", nargs="+", default=list(SIDES), choices=list(SIDES))
     parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
@@ -230,7 +234,7 @@ def show(report: dict[str, Any]) -> None:
             if name in found
         ]
         held = f"kept {found['kept_mib']:.0f} MiB, {found['kept_ratio']:.3f} of sft's"
-        early = f"{found['formed_early_mib']:.0f} formed early"
+        early = f"{found['formed_early_mib']:.0f} formed early, with them {found['kept_with_formed_ratio']:.3f}"
         print(f"{side:<15}{found['seconds']:7.2f} s, {', '.join(of)}; {held}, {early}")
 
 

@@ -1,8 +1,10 @@
 """The benchmarks of multi-token prediction at sizes that say nothing but that they run: every side and figure."""
 
+import argparse
 import json
 
-from transformers import AutoTokenizer
+import torch
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from benchmarks import mtp_decoding, mtp_step
 from tests.helpers.mtp import mtp
@@ -24,6 +26,18 @@ def test_step(tmp_path):
     assert sides["mtp-checkpoint"]["kept_mib"] < sides["mtp"]["kept_mib"]
     assert sides["mtp"]["formed_early_mib"] == round(400 * 576 * 4 / 2**20, 1)
     assert sides["sft"]["formed_early_mib"] == sides["mtp-kernel"]["formed_early_mib"] == 0
+
+
+def test_the_flops_of_smollm2():
+    # Worked out for SmolLM2-135M at 1,024 tokens a row: 30 layers, width 576, a vocabulary of 49,152.
+    config = LlamaConfig(hidden_size=576, intermediate_size=1536, num_attention_heads=9, num_key_value_heads=3)
+    config.update({"num_hidden_layers": 30, "vocab_size": 49152})
+    with torch.device("meta"):
+        model = LlamaForCausalLM(config)
+    sizes = argparse.Namespace(heads=4, tokens=1024)
+    cost = {side: mtp_step.flops(side, model, sizes) for side in mtp_step.SIDES}
+    assert abs(cost["mtp"] / cost["sft"] - 1.54) < 0.005
+    assert abs(cost["mtp-kernel"] / cost["sft"] - 1.78) < 0.005
 
 
 def test_decoding(tmp_path, tiny_model_path):

@@ -131,6 +131,11 @@ class WeightedMTPConfig(TokenWeightingConfig, SelectionConfig):
         for name, allowed in (("head_init", INITS), ("curriculum", CURRICULA), ("selection_first_head", FIRST_HEADS)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"`{name}` is {getattr(self, name)!r}; allowed: {', '.join(allowed)}.")
+        if self.n_future_tokens > 1 and self.packing and self.packing_strategy == "wrapped":
+            raise ValueError(
+                "`packing_strategy` is 'wrapped', whose rows hold several documents without their borders: heads would "
+                "predict across them; allowed with `n_future_tokens` above 1: bfd, bfd_split."
+            )
         head_weights(self.head_weights, self.n_future_tokens)
         if self.head_warmup_steps < 0:
             raise ValueError(f"`head_warmup_steps` is {self.head_warmup_steps}; allowed: 0 or more.")

@@ -216,6 +216,7 @@ BAD_SETTINGS = {
     "warm-up": ({"head_warmup_steps": -1}, "`head_warmup_steps` is -1; allowed: 0 or more"),
     "rate": ({"head_learning_rate": 0}, "`head_learning_rate` is 0; allowed: above 0"),
     "loss_type": ({"loss_type": "dft"}, "`loss_type` is dft; allowed: nll"),
+    "wrapped": ({"packing": True, "packing_strategy": "wrapped"}, "heads would predict across them"),
     "smoothing": ({"label_smoothing_factor": 0.1}, "`label_smoothing_factor` is 0.1; allowed: 0"),
 }
 

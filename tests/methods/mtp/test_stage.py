@@ -1,0 +1,48 @@
+"""Recipes of `stage: mtp` that `check` refuses, by file, line and key, before weights are loaded."""
+
+import json
+
+import pytest
+import yaml
+
+from hpt_trl.cli import main
+from tests.helpers.stage_runs import KEYS, sums
+
+
+@pytest.fixture
+def recipe(tmp_path, tiny_model_path):
+    (tmp_path / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in sums()))
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": f"{i}"}) + "\n" for i in range(20)))
+
+    def write(**changes) -> str:
+        values = {**KEYS, "stage": "mtp", "dataset_name": str(tmp_path / "sums.jsonl"), "test_split_size": 6}
+        values |= {"model_name_or_path": tiny_model_path, "output_dir": str(tmp_path / "run")} | changes
+        path = tmp_path / "mtp.yaml"
+        path.write_text(yaml.safe_dump(values))
+        return str(path)
+
+    return write
+
+
+TEXTS = {"dataset_name": "texts.jsonl", "dataset_layout": "documents"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "said"),
+    [
+        (TEXTS | {"n_future_tokens": 8}, "n_future_tokens", "so that the last head has nothing to predict"),
+        (TEXTS | {"eval_samples": 4}, "eval_samples", "documents hold no prompts to answer"),
+        (TEXTS | {"dataset_text_field": "body"}, "dataset_text_field", "column_mapping: {text: body}"),
+        ({"head_init": "shipped"}, "head_init", "`shipped_heads: train`"),
+        ({"shipped_heads": "train"}, "n_future_tokens", "announces no layers for future tokens"),
+        ({"weighting": "rho1"}, "reference_model_name_or_path", "is missing"),
+        ({"n_future_tokens": 2.5}, "n_future_tokens", "2.5"),
+        ({"head_weights": [1, 2]}, "head_weights", "2 numbers for `n_future_tokens` 4"),
+    ],
+)
+def test_recipes_that_are_refused(recipe, tmp_path, monkeypatch, capsys, changes, key, said):
+    monkeypatch.chdir(tmp_path)
+    assert main(["check", recipe(**changes)]) == 2
+    error = capsys.readouterr().err
+    assert said in error and f"`{key}`" in error and "mtp.yaml" in error and "Traceback" not in error
+    assert not (tmp_path / "run").exists()
