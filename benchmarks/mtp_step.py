@@ -16,7 +16,7 @@ tokens without padding. The sides:
 The FLOPs of a token (T tokens a row, L layers of p parameters, n heads, width d, vocabulary V; causal attention):
 l = 2 p + 2 T d for a layer's forward pass, h = 2 d V for the head's. Next-token training has 3 L l + 4 h with TRL's
 kernel and 3 L l + 3 h with ours, n heads 3 (L + n - 1) l + 4 n h and 3 (L + n - 1) l + 3 n h, a checkpointed layer 4 l
-and a matrix 6 d^2. At 1,024 tokens a row four heads cost 1.54 times what SFTTrainer's step does, by TRL's kernel 1.78 times.
+and a matrix 6 d^2. At 1,024 tokens a row four heads cost 1.54 times SFTTrainer's step, by TRL's kernel 1.78 times.
 What is asked for is the time's ratio divided by the FLOPs' ratio: 1 is the hardware's own.
 
 Time: the sides take turns in one process; each turn is one `.train()` of one optimizer step. Each round gives a ratio,
