@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from peft import PeftConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
@@ -54,14 +55,22 @@ class HeadSettings:
 
 
 class ValueHead(nn.Module):
-    """What makes a value of a hidden state, computed in the type of its weights whatever autocast says."""
+    """What makes a value of a hidden state, computed in float32 whatever autocast or a sharded training say."""
 
     def score(self, hidden: Float[Tensor, "... width"]) -> Float[Tensor, "... 1"]:
         raise NotImplementedError
 
     def forward(self, hidden: Float[Tensor, "rows tokens width"]) -> Float[Tensor, "rows tokens"]:
         with torch.autocast(hidden.device.type, enabled=False):
-            return self.score(hidden.to(next(self.parameters()).dtype)).squeeze(-1).float()
+            return self.score(hidden).squeeze(-1).float()
+
+
+class _Linear(nn.Linear):
+    """In float32 at least, also where a sharded training computes with half-precision copies of the weights."""
+
+    def forward(self, input: Float[Tensor, "... width"]) -> Float[Tensor, "... wide"]:
+        kind = torch.promote_types(self.weight.dtype, torch.float32)
+        return F.linear(input.to(kind), self.weight.to(kind), self.bias.to(kind))
 
 
 class LinearValueHead(ValueHead):
@@ -69,7 +78,7 @@ class LinearValueHead(ValueHead):
 
     def __init__(self, hidden_size: int, *, bias: float = 0.0):
         super().__init__()
-        self.linear = nn.Linear(hidden_size, 1)
+        self.linear = _Linear(hidden_size, 1)
         _constant(self.linear, bias)
 
     def score(self, hidden: Float[Tensor, "... width"]) -> Float[Tensor, "... 1"]:
@@ -83,13 +92,13 @@ class MLPValueHead(ValueHead):
         super().__init__()
         wide, narrow = max(hidden_size // 4, 1), max(hidden_size // 8, 1)
         self.layers = nn.Sequential(
-            nn.Linear(hidden_size, wide),
+            _Linear(hidden_size, wide),
             nn.GELU(),
             nn.Dropout(dropout),
-            nn.Linear(wide, narrow),
+            _Linear(wide, narrow),
             nn.GELU(),
             nn.Dropout(dropout),
-            nn.Linear(narrow, 1),
+            _Linear(narrow, 1),
         )
         _constant(self.layers[-1], bias)
 

@@ -32,6 +32,7 @@ from trl.trainer.utils import RepeatSampler
 
 from hpt_trl.models.decoding import neutral_decoding
 from hpt_trl.models.moving_reference import KeepsReference
+from hpt_trl.models.sharded_outputs import keep_float32_outputs
 from hpt_trl.models.trainable import refuse_untrainable
 from hpt_trl.rewards.guarding import guard
 from hpt_trl.rewards.names import distinct_names, numbered
@@ -122,6 +123,7 @@ class RolloutTrainer(KeepsReference, GRPOTrainer):
             check_sampling(config)
         if given.get("peft_config") is None:
             refuse_untrainable(model)
+        keep_float32_outputs()
         with mended(config, model), passed_as_reference(model, config):
             super().__init__(model, guarded, *args, **kwargs)
         refuse_untrainable(self.model)

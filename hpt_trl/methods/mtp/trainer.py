@@ -4,6 +4,7 @@ What is wrapped of the base, and why:
 
     __init__              puts heads on the model that the base has loaded, beneath an adapter
     create_optimizer      gives the heads a learning rate of their own
+    _clip_grad_norm       clips detached heads by a norm of their own
     get_batch_samples     counts what each head predicts in the whole optimizer step, over all processes
     compute_loss          asks the forward pass for all heads; the base adds up, scales and logs what it always does
     _save, _load_*        keeps the heads in their folder beside the model, and in checkpoints
@@ -13,6 +14,7 @@ The base tokenizes, packs, accumulates and logs; nothing of it is copied.
 
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import torch
@@ -36,8 +38,9 @@ from hpt_trl.models.future_heads.heads import FutureHeads, new_heads
 from hpt_trl.models.future_heads.model import attach
 from hpt_trl.models.future_heads.storage import fill_heads, has_heads, heads_in, load_heads, read_config, save_heads
 from hpt_trl.models.future_heads.trunk import check_architecture
-from hpt_trl.models.learning_rates import give_learning_rate
+from hpt_trl.models.learning_rates import give_learning_rate, refuse_ready_optimizer
 from hpt_trl.models.loading import load_config
+from hpt_trl.models.sharded_outputs import keep_float32_outputs
 from hpt_trl.token_scores.samples import TokenSamples
 from hpt_trl.token_scores.weights_page import SAMPLES_FILE
 
@@ -57,8 +60,9 @@ class _LossAhead(SFTTrainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         counts, bits = inputs.pop(_COUNTS, None), inputs.pop(_BITS, None)
+        inputs.pop(TOKEN_WEIGHTS, None)
         carried = {name: inputs.pop(name) for name in CARRIED if name in inputs}
-        if not self.args.looks_ahead:
+        if not self.args.looks_ahead and bits is None:
             return super().compute_loss(
                 model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
             )
@@ -87,6 +91,11 @@ class _LossAhead(SFTTrainer):
             self.weighing.note_losses(ahead.labels, weights, pad(nll, (1, 0)))
         return loss
 
+    @property
+    def _detached(self) -> bool:
+        """Whether the heads learn by themselves in this step."""
+        return self.args.detach_trunk or self.state.global_step < self.args.head_warmup_steps
+
     def _all_heads(self, inputs: dict[str, Any]) -> Ahead:
         valid = [predicted(inputs, k) for k in range(1, self.args.n_future_tokens + 1)]
         return Ahead(valid, inputs["labels"])
@@ -110,7 +119,7 @@ class _LossAhead(SFTTrainer):
             assert self.weighing is not None
             self.weighing.with_reference(inputs)
             asked.weigh = partial(self.weighing.of_losses, inputs, step=step, max_steps=self.state.max_steps)
-        asked.detach = args.detach_trunk or step < args.head_warmup_steps
+        asked.detach = self._detached
         asked.keep = not args.checkpoint_heads
         return asked
 
@@ -174,12 +183,16 @@ class WeightedMTPTrainer(MeasuredSFTTrainer, _LossAhead):
             raise ValueError("`compute_loss_func` would replace the loss of the heads; leave it out.")
         if args.looks_ahead:
             check_architecture(_config_of(model, args))
+        keep_float32_outputs()
         super().__init__(model, args, **kwargs)
         if args.looks_ahead:
             self._refuse_what_cannot_work()
             if args.n_future_tokens > 1:
                 self._put_heads_on()
-            ForwardAhead(self._base)
+        if args.head_learning_rate is not None:
+            refuse_ready_optimizer(self, "head_learning_rate", self.optimizer)
+        # Also of one head alone, whose batches may bring weights.
+        ForwardAhead(self._base)
         self._collate_train = self.data_collator
         if args.needs_values or args.needs_reference or args.weighting == "random_matched":
             tokenizer = cast(PreTrainedTokenizerBase, self.processing_class)
@@ -247,12 +260,27 @@ class WeightedMTPTrainer(MeasuredSFTTrainer, _LossAhead):
         attach(base, heads)
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
-        given, rate, heads = self.optimizer is not None, self.args.head_learning_rate, self._heads
+        rate, heads = self.args.head_learning_rate, self._heads
         optimizer = super().create_optimizer(*args, **kwargs)
-        if given or rate is None or heads is None:
+        if rate is None or heads is None:
             return optimizer
         give_learning_rate(optimizer, heads.parameters(), rate)
         return optimizer
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        heads, plugin = self._heads, getattr(self.accelerator.state, "fsdp_plugin", None)
+        # DeepSpeed, and the older FSDP, clip all that they hold by one norm.
+        together = self.is_deepspeed_enabled or getattr(plugin, "fsdp_version", 2) == 1
+        if heads is None or together or not self._detached:
+            return super()._clip_grad_norm(model)
+        # By one norm the heads' gradients would decide on the step of a trunk that they do not reach.
+        own = {id(parameter) for parameter in heads.parameters()}
+        parts: tuple[list[Any], list[Any]] = ([], [])
+        for parameter in model.parameters():
+            parts[id(parameter) in own].append(parameter)
+        norm = super()._clip_grad_norm(SimpleNamespace(parameters=lambda: parts[0]))
+        torch.nn.utils.clip_grad_norm_(parts[1], self.args.max_grad_norm)
+        return norm
 
     def _held_out_weights(self, inputs: dict[str, Any], outputs: dict[str, Any]) -> dict[str, float]:
         weights = super()._held_out_weights(inputs, outputs)
@@ -265,9 +293,25 @@ class WeightedMTPTrainer(MeasuredSFTTrainer, _LossAhead):
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         batches, num_items = super().get_batch_samples(*args, **kwargs)
-        if self.args.looks_ahead and batches:
+        if batches and (self.args.looks_ahead or self._brought(batches)):
             self._count(batches)
         return batches, num_items
+
+    def _brought(self, batches: list[dict[str, Any]]) -> bool:
+        """Whether batches bring weights of their own.
+
+        Raises:
+            UserError: some do and others do not, or there are weights already.
+        """
+        carrying = [TOKEN_WEIGHTS in batch for batch in batches]
+        if any(carrying) and not all(carrying):
+            raise UserError(f"{TOKEN_WEIGHTS}: of {len(batches)} micro-batches of a step {sum(carrying)} bring them.")
+        if any(carrying) and self.weighing is not None:
+            raise UserError(
+                f"{TOKEN_WEIGHTS}: batches bring weights, and `weighting: {self.args.weighting}` would make others; "
+                "write `weighting: uniform`, or leave them out."
+            )
+        return any(carrying)
 
     def _count(self, batches: list[dict[str, Any]]) -> None:
         """Note in each micro-batch what each head predicts in the step, and the tokens' weights with the mean 1."""
@@ -279,7 +323,7 @@ class WeightedMTPTrainer(MeasuredSFTTrainer, _LossAhead):
             self._measure_weights()
         heads = range(1, self.args.n_future_tokens + 1)
         sums = [torch.stack([predicted(batch, k).sum() for batch in batches]).sum().double() for k in heads]
-        weighted = all(TOKEN_WEIGHTS in batch for batch in batches)
+        weighted = self._brought(batches)
         if weighted:
             sums.append(torch.stack([_of_trained(batch).double().sum() for batch in batches]).sum())
         totals = torch.stack(sums)

@@ -91,10 +91,26 @@ def test_detached_heads_learn_by_themselves(tmp_path, tiny_model_path, settings,
     trainer = mtp(tiny_model_path, tmp_path, **given, **settings)
     assert_same_step(trainer, oracle.updated(loss), start_of(oracle))
     # What is not a head's is trained as by SFT.
-    plain = weights(sft(tiny_model_path, tmp_path / "sft"))
+    assert_trunk_of_sft(trainer, sft(tiny_model_path, tmp_path / "sft"))
+
+
+def assert_trunk_of_sft(trainer, plain) -> None:
+    expected = weights(plain)
     for name, value in weights(trainer).items():
         if not name.startswith("future_heads"):
-            assert torch.allclose(value, plain[name], atol=1e-6), name
+            assert torch.allclose(value, expected[name], atol=1e-6), name
+
+
+@pytest.mark.parametrize("key", [{"detach_trunk": True}, {"head_warmup_steps": 9}], ids=str)
+def test_detached_heads_are_clipped_by_themselves(tmp_path, tiny_model_path, key):
+    # Clipped well below the gradients' norm; an epsilon that size lets no rounding decide on AdamW's step.
+    shared = {"max_grad_norm": 0.1, "optim": "adamw_torch", "adam_epsilon": 1e-3, "learning_rate": 1e-2, "max_steps": 3}
+    trainer = mtp(tiny_model_path, tmp_path, n_future_tokens=N, head_weights=[1.0, 1.0, 1.0], **key, **shared)
+    plain = sft(tiny_model_path, tmp_path / "sft", **shared)
+    assert_trunk_of_sft(trainer, plain)
+    logs = [run.state.log_history for run in (trainer, plain)]
+    norms = [[entry["grad_norm"] for entry in log if "grad_norm" in entry] for log in logs]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-4) and min(norms[0]) > 0.1
 
 
 @pytest.mark.parametrize("rows", ["documents", "demonstrations"])
@@ -161,6 +177,36 @@ def test_a_token_counts_by_its_weight_whichever_head_predicts_it(tmp_path, tiny_
     trainer = mtp(tiny_model_path, tmp_path, rows=rows, **given, **SHAPES[shape])
     assert trainer.state.log_history[0]["loss"] == pytest.approx(loss.item(), rel=1e-4)
     assert_same_step(trainer, oracle.updated(loss), start_of(oracle))
+
+
+def test_one_head_takes_the_weights_of_its_batches(tmp_path, tiny_model_path):
+    oracle = Oracle(tiny_model_path, 1)
+    loss = oracle.loss([1.0], token_weights=oracle_weights(oracle, by_token))
+    trainer = mtp(tiny_model_path, tmp_path, n_future_tokens=1, change=weigh(by_token))
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(loss.item(), rel=1e-4)
+    assert_same_step(trainer, oracle.updated(loss), start_of(oracle))
+
+
+def test_weights_of_some_batches_alone_are_refused(tmp_path, tiny_model_path):
+    def some(trainer) -> None:
+        weigh(by_token)(trainer)
+        collate, seen = trainer._collate_train, []
+
+        def every_second(examples):
+            batch = collate(examples)
+            seen.append(batch)
+            if len(seen) % 2:
+                del batch["token_weights"]
+            return batch
+
+        trainer._collate_train = every_second
+
+    given = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
+    with pytest.raises(UserError, match="token_weights: of 2 micro-batches of a step 1 bring them"):
+        mtp(tiny_model_path, tmp_path, n_future_tokens=N, change=some, **given)
+    given = {"weighting": "random_matched", "n_future_tokens": N}
+    with pytest.raises(UserError, match="`weighting: random_matched` would make others"):
+        mtp(tiny_model_path, tmp_path, change=weigh(by_token), **given)
 
 
 @pytest.mark.parametrize("factor", [1.0, 0.25, 1000.0])

@@ -133,6 +133,15 @@ def test_heads_have_a_learning_rate_of_their_own(tmp_path, tiny_model_path):
         assert torch.allclose(value - start[name], factor * (plain[name] - start[name]), rtol=1e-3, atol=1e-6), name
 
 
+def test_a_rate_that_reaches_no_optimizer_is_refused(tmp_path, tiny_model_path):
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_path)
+    config = WeightedMTPConfig(str(tmp_path), head_learning_rate=1e-3, bf16=False, use_cpu=True)
+    rows = Dataset.from_dict({"input_ids": [[5, 6, 7, 8, 9, 10]] * 4})
+    made = torch.optim.SGD(model.parameters())
+    with pytest.raises(UserError, match="head_learning_rate: an optimizer was passed"):
+        WeightedMTPTrainer(model, config, train_dataset=rows, optimizers=(made, None))
+
+
 def test_the_trunk_is_left_alone_by_a_rate_of_zero_and_the_heads_learn(tmp_path, tiny_model_path):
     settings = {"n_future_tokens": N, "head_learning_rate": 1e-2, "max_steps": 3}
     trainer = mtp(tiny_model_path, tmp_path, **(ADAMW | settings | {"learning_rate": 0.0}))
