@@ -9,6 +9,9 @@ import io
 import re
 import tokenize
 
+from hpt_trl.rewards.code.lines import lines_of, normalised
+from hpt_trl.rewards.code.reach import Reach
+
 # Longer completions are not taken apart, nor those with a null byte, over which Python 3.12 stumbles.
 MAX_LENGTH = 200_000
 # Mark of the end in the few-shot prompts of MBPP.
@@ -29,7 +32,8 @@ def extract_code(completion: str, prompt: str = "", entry_point: str | None = No
     - Of fenced blocks the last one that defines the entry point counts, else the last one in Python.
     - Text without blocks is the program, without sentences before and after it.
     - To an answer that repeats the function belongs what stands before it in the prompt: imports and functions that
-      it calls. Assertions and calls at its top level, as in examples, are left out.
+      it calls. Of its top level assertions are left out, calls of the function and of `print`, and after its last
+      definition calls that use the function or read input, as in examples; what sets it up is kept.
 
     Args:
         completion: The model's text; what stands before a last `</think>` is left out.
@@ -40,6 +44,7 @@ def extract_code(completion: str, prompt: str = "", entry_point: str | None = No
     text = (text if text.strip() else completion).partition(_DONE)[0]
     if len(text) > MAX_LENGTH or "\0" in text:
         return text
+    text, prompt = normalised(text), normalised(prompt)
     if entry_point is None:
         blocks = _blocks(text)
         return blocks[-1] if blocks else text
@@ -69,7 +74,7 @@ def prompt_code(prompt: str, entry_point: str) -> str:
     found = re.search(_definition(entry_point), prompt, re.M)
     if found is None:
         return ""
-    lines = prompt[: found.start()].splitlines(keepends=True)
+    lines = lines_of(prompt[: found.start()])
     first = len(lines)
     while first and (not lines[first - 1].strip() or _CODE_LINE.match(lines[first - 1])):
         first -= 1
@@ -102,13 +107,13 @@ def _defines(code: str, entry_point: str) -> bool:
 
 
 def _is_indented(text: str) -> bool:
-    first = next((line for line in text.splitlines() if line.strip()), "")
+    first = next((line for line in lines_of(text) if line.strip()), "")
     return first[:1] in (" ", "\t")
 
 
 def _body(start: str, text: str) -> str:
     """A continuation up to the first statement that stands at the top level."""
-    lines = text.splitlines(keepends=True)
+    lines = lines_of(text)
     before = start.count("\n")
     place = _top_level(start + text, before)
     if place is None:
@@ -145,12 +150,12 @@ def _whole(start: str, code: str, entry_point: str) -> str:
     if start and (found := re.search(_definition(entry_point), start, re.M)):
         head = start[: found.start()]
         head = f"{head.rstrip()}\n\n" if head.strip() and _parsed(head) is not None else ""
-    return head + _definitions(_readable(code, entry_point))
+    return head + _without_examples(_readable(code, entry_point), entry_point)
 
 
 def _readable(code: str, entry_point: str) -> str:
     """The longest part of a text from a line that may begin code, down to where it stops to be Python."""
-    lines = code.splitlines(keepends=True)
+    lines = lines_of(code)
     found = re.search(_definition(entry_point), code, re.M)
     last = code[: found.start()].count("\n") if found else len(lines)
     starts = [n for n, line in enumerate(lines[: last + 1]) if line.strip() and _CODE_LINE.match(line)][:20]
@@ -184,14 +189,16 @@ def _parsed(code: str) -> ast.Module | None:
         return None
 
 
-def _definitions(code: str) -> str:
-    """Code without the statements at its top level that only use what it defines."""
+def _without_examples(code: str, entry_point: str) -> str:
+    """Code without the statements at its top level that only try what it defines."""
     tree = _parsed(code)
     if tree is None:
         return code
-    lines = code.splitlines(keepends=True)
+    lines = lines_of(code)
+    direct, trying = {"print", entry_point}, Reach(tree.body).users((entry_point, "input"))
+    last = max((node.lineno for node in tree.body if _is_definition(node, entry_point)), default=0)
     for node in tree.body:
-        if _is_example(node):
+        if _is_check(node) or _calls(node, direct) or (node.lineno > last and _uses(node, trying)):
             for number in range(node.lineno - 1, node.end_lineno or node.lineno):
                 lines[number] = "\n"
     left = "".join(lines)
@@ -199,8 +206,28 @@ def _definitions(code: str) -> str:
     return left if _parsed(left) is not None else code
 
 
-def _is_example(node: ast.stmt) -> bool:
+def _is_definition(node: ast.stmt, entry_point: str) -> bool:
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return True
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    return any(isinstance(target, ast.Name) and target.id == entry_point for target in targets)
+
+
+def _is_check(node: ast.stmt) -> bool:
     if isinstance(node, ast.If):
         return "__name__" in {name.id for name in ast.walk(node.test) if isinstance(name, ast.Name)}
+    return isinstance(node, ast.Assert)
+
+
+def _calls(node: ast.stmt, names: set[str]) -> bool:
+    """Whether a statement is a call of one of these names, with its value left unused."""
     call = node.value if isinstance(node, ast.Expr) else None
-    return isinstance(node, ast.Assert) or (isinstance(call, ast.Call) and isinstance(call.func, ast.Name))
+    return isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in names
+
+
+def _uses(node: ast.stmt, names: set[str]) -> bool:
+    """Whether a statement is a call of a name in which one of these is used."""
+    call = node.value if isinstance(node, ast.Expr) else None
+    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
+        return False
+    return any(isinstance(inner, ast.Name) and inner.id in names for inner in ast.walk(call))

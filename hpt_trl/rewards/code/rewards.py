@@ -46,8 +46,11 @@ class CodeSettings:
         return Limits(wall_seconds=2 * self.timeout, cpu_seconds=self.timeout, memory_mib=self.memory)
 
 
-# Verdicts of the last call: another reward of the same recipe asks about the same programs.
-_last: dict[tuple[CodeSettings, Task, Program], tuple[bool, ...] | None] = {}
+_Key = tuple[CodeSettings, Task, Program]
+# Verdicts of the last batch: another reward of the same recipe asks about the same programs.
+_last: dict[_Key, tuple[bool, ...] | None] = {}
+# The rewards that have asked about it. To one that asks again it is another batch, with a time of its own.
+_asked: set[str] = set()
 
 
 class CodeReward:
@@ -172,11 +175,14 @@ class CodeReward:
         """Of each program its tests; None where it was not run. What is asked twice is run once."""
         global _last
         asked = [(self.settings, *pair) for pair in zip(tasks, programs, strict=True)]
-        known: dict[tuple[CodeSettings, Task, Program], tuple[bool, ...] | None]
-        known = {key: _last[key] for key in asked if _last.get(key) is not None}
+        if again := self.__name__ in _asked:
+            _asked.clear()
+        _asked.add(self.__name__)
+        known = {key: _last[key] for key in asked if key in _last and not (again and _last[key] is None)}
         unknown = [key for key in dict.fromkeys(asked) if key not in known]
         wanted = self.settings
-        outcomes = self.sandbox.run_all([program for *_, program in unknown], wanted.workers, wanted.batch_timeout)
+        programs, kept = [program for *_, program in unknown], [task.kept for _, task, _ in unknown]
+        outcomes = self.sandbox.run_all(programs, wanted.workers, wanted.batch_timeout, kept)
         for key, outcome in zip(unknown, outcomes, strict=True):
             known[key] = None if outcome.status == "skipped" else key[1].verdicts(outcome)
         if skipped := sum(verdicts is None for verdicts in known.values()):

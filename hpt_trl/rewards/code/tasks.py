@@ -4,23 +4,30 @@
 |---|---|---|
 | `public_tests`, `private_tests`, `generated_tests` | CodeContests | inputs and the outputs that belong to them |
 | `test_list`, `test_setup_code`, `test_imports` | MBPP | assertions |
-| `test`, `entry_point` | HumanEval | a function `check(candidate)`, split into its assertions |
-| `tests` | your own | assertions, as a list or as one text |
+| `test`, `entry_point` | HumanEval | a function `check(candidate)`, by its assertions, or a `unittest.TestCase` |
+| `tests` | your own | assertions or functions `test…`, as a list or as one text |
 
 MBPP's `challenge_test_list` is not run, for no published figure counts it; `column_mapping: {tests:
 challenge_test_list}` does.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hpt_trl.data.sources import ROW
 from hpt_trl.errors import UserError
 from hpt_trl.rewards.code.comparing import same_output
 from hpt_trl.rewards.code.extraction import extract_code
-from hpt_trl.rewards.code.splitting import called_function, imported_modules, split_tests
-from hpt_trl.rewards.sandbox.program import Outcome, Program
+from hpt_trl.rewards.code.reach import NotRun
+from hpt_trl.rewards.code.splitting import (
+    called_function,
+    checked_function,
+    imported_modules,
+    split_tests,
+    whole_tests,
+)
+from hpt_trl.rewards.sandbox.program import Outcome, Program, Run
 
 _INPUTS = ("public_tests", "private_tests", "generated_tests")
 # At least one of them makes a task.
@@ -37,7 +44,7 @@ class Task:
         entry_point: the function that is asked for; None for a script.
         tests: sources, each a test (see `Program`); empty for a script.
         setup: source that the tests need.
-        imports: modules of the standard library that tests and setup import.
+        imports: modules that tests and setup import.
         inputs: of a script.
         outputs: what it has to write, one for each input.
     """
@@ -60,11 +67,17 @@ class Task:
             return Program(code, inputs=self.inputs)
         return Program(code, self.setup, self.tests, keeps=self.entry_point, imports=self.imports)
 
+    def kept(self, number: int, run: Run) -> Run:
+        """A run of a script without what it wrote, but with whether it passed."""
+        if run.passed is None and number < len(self.outputs):
+            passed = run.status == "ended" and same_output(run.stdout, self.outputs[number])
+            return replace(run, stdout="", stderr="", passed=passed)
+        return run
+
     def verdicts(self, outcome: Outcome) -> tuple[bool, ...]:
         """Whether the program passed each of the tests; those that were not reached it did not pass."""
         if self.inputs:
-            pairs = zip(outcome.runs, self.outputs, strict=False)
-            passed = [run.status == "ended" and same_output(run.stdout, expected) for run, expected in pairs]
+            passed = [bool(self.kept(number, run).passed) for number, run in enumerate(outcome.runs)]
         else:
             passed = [result.passed for result in outcome.results]
         return (*passed, *[False] * (len(self) - len(passed)))
@@ -84,9 +97,18 @@ def task_of(row: Mapping[str, Any], place: str) -> Task:
         return _script(row, place)
     try:
         task = _function(row, place)
+    except UserError:
+        raise
     except SyntaxError as error:
         raise UserError(
             f"{place}: the tests are no Python: {error.msg}: {(error.text or '').strip()!r:.80}; write assertions."
+        ) from error
+    except NotRun as error:
+        raise UserError(f"{place}: {error}") from error
+    except (ValueError, MemoryError, RecursionError) as error:
+        raise UserError(
+            f"{place}: the tests cannot be read as Python, as they hold a null byte or are nested too deeply "
+            f"({type(error).__name__}); write shorter assertions."
         ) from error
     if task is None:
         raise UserError(
@@ -96,32 +118,45 @@ def task_of(row: Mapping[str, Any], place: str) -> Task:
 
 
 def _function(row: Mapping[str, Any], place: str) -> Task | None:
-    entry_point, setup = row.get("entry_point"), ""
+    entry_point, setup = _entry_point(row, place), ""
     if row.get("test_list"):
-        tests = _texts(row["test_list"], "test_list", place)
+        tests = whole_tests(_texts(row["test_list"], "test_list", place))
         parts = row.get("test_imports") or []
         imports = [parts] if isinstance(parts, str) else _texts(parts, "test_imports", place)
-        setup = "\n".join([*imports, row.get("test_setup_code") or ""]).strip()
+        code = row.get("test_setup_code") or ""
+        if not isinstance(code, str):
+            raise UserError(f"{place}: `test_setup_code` is {code!r:.60}; write Python, a text.")
+        setup = "\n".join([*imports, code]).strip()
     elif row.get("test"):
         if not isinstance(row["test"], str):
             raise UserError(
                 f"{place}: `test` is {row['test']!r:.60}; write the source of a function `check(candidate)`."
             )
-        if not isinstance(entry_point, str) or not entry_point.isidentifier():
+        if entry_point is None:
             raise UserError(
-                f"{place}: `test` needs the column `entry_point`, the name of the function that is tested; it is "
-                f"{entry_point!r:.60}."
+                f"{place}: `test` needs the column `entry_point`, the name of the function that is tested; it is None."
             )
         tests = split_tests(row["test"], entry_point)
-    elif row.get("tests"):
-        given = row["tests"]
-        tests = split_tests(given, None) if isinstance(given, str) else _texts(given, "tests", place)
+    elif isinstance(given := row.get("tests"), str):
+        entry_point = entry_point or checked_function(given)
+        tests = split_tests(given, entry_point)
+    elif given:
+        tests = whole_tests(_texts(given, "tests", place))
     else:
         return None
     if not tests:
         return None
     modules = imported_modules([*tests, setup])
-    return Task(entry_point or called_function(tests), tests, setup, modules)
+    return Task(entry_point or called_function(tests, setup), tests, setup, modules)
+
+
+def _entry_point(row: Mapping[str, Any], place: str) -> str | None:
+    name = row.get("entry_point")
+    if name in (None, ""):
+        return None
+    if not isinstance(name, str) or not name.isidentifier():
+        raise UserError(f"{place}: `entry_point` is {name!r:.60}; write the name of the function that is tested.")
+    return name
 
 
 def _script(row: Mapping[str, Any], place: str) -> Task:

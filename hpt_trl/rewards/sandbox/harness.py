@@ -9,9 +9,10 @@ It reads one job as JSON from standard input and writes one JSON object a line t
 Every program runs in a child of this process, which keeps the way out to itself: the child's own standard output comes
 here and is only a text in the report. A test counts when the child says so together with a word that it was given with
 the job, so `sys.exit(0)`, `os._exit(0)` and a printed "passed" are no success. What remains possible: test and program
-share one process, so a program that reads the frames or the memory of its caller finds the word, and an object whose
-class calls itself equal to everything passes tests that compare it. Tests on standard input and output are compared
-outside and have no such gap.
+share one process, so a program that reads the frames or the memory of its caller finds the word, an object whose class
+calls itself equal to everything passes tests that compare it, and what is changed in a module or class while a test
+calls the program stays so to this test's end. Tests on standard input and output are compared outside and have no such
+gap.
 
 The limits stand before the program's first line, as hard limits of the kernel. This file must run on Python 3.9.
 """
@@ -32,7 +33,7 @@ import time
 import traceback
 import types
 
-_SHOWN = 300
+_SHOWN, _KEPT = 300, 4096
 _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _FILTER_MODE = 4, 38, 22, 2
 
 
@@ -50,6 +51,8 @@ def restrict(job):
         "RLIMIT_CORE": 0,
         "RLIMIT_MSGQUEUE": 0,
         "RLIMIT_MEMLOCK": 0,
+        # Signals that wait are counted by user.
+        "RLIMIT_SIGPENDING": 256,
     }
     if job["counts_processes"]:
         # And this process, its parent and the sandbox's own.
@@ -108,19 +111,27 @@ def _script(job, say):
 
 def _tests(job, say):
     # All that the tests are run with is taken now: afterwards any name may stand for something else.
-    tests = [_compiled(test) for test in job["tests"]]
+    setup, tests = _compiled(job["setup"]), [_compiled(test) for test in job["tests"]]
     numbered, execute, short, flush = list(enumerate(tests)), exec, _short, _flush
     untrace, unprofile, keeps = sys.settrace, sys.setprofile, job["keeps"]
     # With a tracer a program jumps over the assertion that called it.
     del sys.settrace, sys.setprofile
-    own = vars(builtins).copy()
-    kept = [(vars(module), vars(module).copy()) for module in _imported(job["imports"])]
-    # What dataclasses and pickle ask for: a module by its name.
+    own, restore = vars(builtins).copy(), _restoring(job["imports"])
+    # What dataclasses and pickle ask for: a module by its name. The harness keeps its own to itself.
     module = types.ModuleType("program")
     names, found = {}, vars(module)
-    sys.modules["program"] = module
-    if code := _run(job["code"], module, "program.py", say) or _run(job["setup"], module, "setup.py", say):
+    sys.modules["program"] = sys.modules["__main__"] = module
+    if code := _run(job["code"], module, "program.py", say):
         return code
+    untrace(None)
+    unprofile(None)
+    restore()
+    found["__builtins__"] = own.copy()
+    try:
+        execute(setup, found)
+    except BaseException as raised:
+        say(-1, 0, short(raised))
+        return flush() | 1
     for name in found:
         # Its own `all` or `abs` is not that of the tests.
         if name == keeps or name not in own:
@@ -128,8 +139,7 @@ def _tests(job, say):
     for number, test in numbered:
         untrace(None)
         unprofile(None)
-        for changed, before in kept:
-            changed.update(before)
+        restore()
         names["__name__"], names["__builtins__"] = "tests", own.copy()
         passed, error = 0, b""
         try:
@@ -141,11 +151,54 @@ def _tests(job, say):
     return flush()
 
 
-def _imported(names):
+def _restoring(names):
+    """Imports modules and returns a function that undoes what a program does to them and all others that are there.
+
+    Put back are the modules under their names, their variables, the attributes of the classes among these, and where
+    modules are looked for. A module that does not exist stays missing.
+    """
+    missing = []
     for name in names:
-        # This interpreter's library may be older than that of who asks.
-        with contextlib.suppress(ImportError):
-            yield importlib.import_module(name)
+        try:
+            importlib.import_module(name)
+        except Exception:
+            # A name in a module, or one of a library that is newer than this interpreter's.
+            missing.append(name)
+    modules, nothing = sys.modules, object()
+    before = {name: module for name, module in modules.items() if name not in ("sys", "builtins", "__main__")}
+    variables = [(vars(module), vars(module).copy()) for module in before.values()]
+    variables.append((vars(builtins), vars(builtins).copy()))
+    places = {name: getattr(sys, name) for name in ("path", "meta_path", "path_hooks")}
+    entries = [(place, place[:]) for place in places.values()]
+    variables.append((vars(sys), {"modules": modules, **places}))
+    kinds = [(module, type(module)) for module in before.values()]
+    # Of these `setattr` works: classes that are made at run time, of which some are said to be immutable.
+    classes = {value for _, known in variables for value in known.values() if isinstance(value, type)}
+    classes = [(one, one.__dict__, dict(one.__dict__)) for one in classes if one.__flags__ & 0x300 == 0x200]
+    change, remove, become, kind_of = type.__setattr__, type.__delattr__, object.__setattr__, type
+    refused = (TypeError, AttributeError)
+
+    def restore():
+        for place, known in entries:
+            place[:] = known
+        for name in missing:
+            modules.pop(name, None)
+        modules.update(before)
+        for now, known in variables:
+            now.update(known)
+        for module, kind in kinds:
+            if kind_of(module) is not kind:
+                become(module, "__class__", kind)
+        for one, now, known in classes:
+            for name in {**now, **known}:
+                if now.get(name, nothing) is not known.get(name, nothing):
+                    # What an interpreter keeps there for itself may refuse; of contextlib nothing is sure now.
+                    try:  # noqa: SIM105
+                        change(one, name, known[name]) if name in known else remove(one, name)
+                    except refused:
+                        pass
+
+    return restore
 
 
 def _compiled(test):
@@ -298,7 +351,9 @@ def run(job, number, word, report):
         how = "timeout"
     if how == "error" and memory:
         how = "memory"
+    # Nobody compares what a failed run wrote, and of errors the end says most.
     out, err = (watched.texts[place][: watched.cap].decode("utf-8", "replace") for place in (1, 2))
+    out, err = out if how == "ended" else out[:_KEPT], err[-_KEPT:]
     said = {"run": number, "status": how, "returncode": code, "stdout": out, "stderr": err, "cpu": seconds}
     report({**said, "raised": raised})
 

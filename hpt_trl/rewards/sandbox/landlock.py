@@ -5,7 +5,9 @@ into an empty folder that is removed after. It may make no socket, and signal no
 closed to it, and so is /dev/shm, without which `multiprocessing` has pipes but no locks.
 """
 
+import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from hpt_trl.rewards.sandbox.interpreters import Interpreter
@@ -15,6 +17,19 @@ from hpt_trl.rewards.sandbox.supervised import supervised, working_folder
 from hpt_trl.rewards.sandbox.syscalls import filter_program, filtered_machine
 
 _READABLE = ("/etc/ld.so.cache", "/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+
+
+@contextlib.contextmanager
+def _home() -> Iterator[None]:
+    """A home folder for sandlock's import, which asks for one, where a container's user has none."""
+    missing = os.path.expanduser("~") == "~"
+    if missing:
+        os.environ["HOME"] = "/"
+    try:
+        yield
+    finally:
+        if missing:
+            del os.environ["HOME"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +42,8 @@ class Landlock:
         if filtered_machine() is None:
             return "the filter of system calls knows x86_64 and aarch64 alone"
         try:
-            from sandlock import landlock_abi_version, min_landlock_abi
+            with _home():
+                from sandlock import landlock_abi_version, min_landlock_abi
         except (ImportError, OSError) as error:
             return f"sandlock cannot be imported: {error}"
         found, needed = landlock_abi_version(), min_landlock_abi()

@@ -6,6 +6,7 @@ This file must run on Python 3.9.
 
 import json
 import os
+import resource
 import socket
 import sys
 import threading
@@ -56,13 +57,38 @@ def write(path):
 
 
 def listing(path):
-    return lambda: f"it listed {path}" if os.listdir(path) else ""
+    """Of a home folder, but not of the sandbox's own; where the interpreter lies in it there is the way to that."""
+    needed = [folder.split("/") for folder in outside["interpreter"]]
+    parts = path.rstrip("/").split("/")
+
+    def escape():
+        foreign = [name for name in os.listdir(path) if [*parts, name] not in [way[: len(parts) + 1] for way in needed]]
+        return f"it listed {path}" if foreign and not os.path.samefile(path, ".") else ""
+
+    return escape
 
 
 def signalling(pid):
     def escape():
         os.kill(pid, 0)
         return f"it may signal process {pid}"
+
+    return escape
+
+
+# Ways to slow down or end another process without a signal, each tried with what it has already.
+STEERING = (
+    lambda pid: resource.prlimit(pid, resource.RLIMIT_CPU),
+    lambda pid: os.setpriority(os.PRIO_PROCESS, pid, os.getpriority(os.PRIO_PROCESS, pid)),
+    lambda pid: os.sched_setaffinity(pid, os.sched_getaffinity(pid)),
+    lambda pid: os.sched_setscheduler(pid, os.sched_getscheduler(pid), os.sched_getparam(pid)),
+)
+
+
+def steering(way, pid):
+    def escape():
+        way(pid)
+        return f"it may change how process {pid} is run"
 
     return escape
 
@@ -119,13 +145,18 @@ attempt("network", connect(socket.AF_INET, socket.SOCK_STREAM, ("127.0.0.1", out
 attempt("network, UDP", connect(socket.AF_INET, socket.SOCK_DGRAM, ("127.0.0.1", outside["udp"])))
 attempt("abstract socket", connect(socket.AF_UNIX, socket.SOCK_STREAM, "\0" + outside["abstract"]))
 attempt("socket file", connect(socket.AF_UNIX, socket.SOCK_STREAM, outside["folder"] + "/socket"))
-for path in ("/etc/shadow", "/etc/passwd", outside["folder"] + "/secret", f"/proc/{outside['pid']}/environ"):
+for path in ("/etc/shadow", "/etc/passwd", outside["folder"] + "/secret"):
     attempt("reading", read(path))
 for path in outside["homes"]:
     attempt("home folders", listing(path))
 for path in ("/probe", "/etc/probe", "/usr/probe", "/dev/probe", "/var/tmp/probe", outside["folder"] + "/written"):
     attempt("writing", write(path))
-attempt("signals", signalling(outside["pid"]))
+# In a namespace of processes this one or the harness may have the number of the training, which is 1 in a container.
+if outside["pid"] not in (os.getpid(), os.getppid()):
+    attempt("reading", read("/proc/{}/environ".format(outside["pid"])))
+    attempt("signals", signalling(outside["pid"]))
+    for way in STEERING:
+        attempt("limits of others", steering(way, outside["pid"]))
 attempt("memory", allocate)
 attempt("processes", fork)
 attempt("environment", environment)

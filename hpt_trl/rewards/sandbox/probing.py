@@ -21,7 +21,7 @@ from hpt_trl.errors import UserError
 from hpt_trl.rewards.sandbox.bubblewrap import bubblewraps
 from hpt_trl.rewards.sandbox.interpreters import Interpreter, interpreters
 from hpt_trl.rewards.sandbox.landlock import Landlock
-from hpt_trl.rewards.sandbox.launch import Backend, environment
+from hpt_trl.rewards.sandbox.launch import Backend, environment, system_folders
 from hpt_trl.rewards.sandbox.limits import Limits
 from hpt_trl.rewards.sandbox.process import run_process
 from hpt_trl.rewards.sandbox.program import Program
@@ -61,6 +61,14 @@ def backends() -> list[Backend]:
     return [*bubblewraps(), Landlock()]
 
 
+def homes() -> list[str]:
+    """The folders in which homes are, and this user's own where it is no folder of the system, as in a container."""
+    own = Path(os.path.expanduser("~"))
+    shown = ("/dev", "/proc", *(name for name, _ in system_folders()))
+    private = own.is_absolute() and own != Path("/") and not any(own.is_relative_to(name) for name in shown)
+    return sorted({"/root", "/home", *([str(own)] if private else [])})
+
+
 def probe(backend: Backend, interpreter: Interpreter) -> Isolation | list[str]:
     """Tries a backend with an interpreter.
 
@@ -68,7 +76,7 @@ def probe(backend: Backend, interpreter: Interpreter) -> Isolation | list[str]:
         The two together, or what is wrong with them, a line each.
     """
     with ExitStack() as stack:
-        outside = _Outside(stack)
+        outside = _Outside(stack, interpreter)
         program = Program(_PROBE.read_text(encoding="utf-8"), inputs=(json.dumps(outside.told),))
         try:
             outcome = run_process(backend, interpreter, program, _LIMITS)
@@ -86,7 +94,7 @@ def probe(backend: Backend, interpreter: Interpreter) -> Isolation | list[str]:
 class _Outside:
     """What a program must not reach: sockets that listen, a file that anyone may read, a folder open to all."""
 
-    def __init__(self, stack: ExitStack) -> None:
+    def __init__(self, stack: ExitStack, interpreter: Interpreter) -> None:
         # Not in /tmp, which may be the name of a folder inside as well.
         place = next((name for name in ("/var/tmp", "/dev/shm") if os.access(name, os.W_OK)), None)
         self.folder = Path(tempfile.mkdtemp(prefix="hpt-trl-probe-", dir=place))
@@ -108,7 +116,8 @@ class _Outside:
             "abstract": abstract,
             "folder": str(self.folder),
             "pid": os.getpid(),
-            "homes": sorted({"/root", "/home", os.path.expanduser("~")}),
+            "homes": homes(),
+            "interpreter": interpreter.folders,
             "memory": _LIMITS.memory_mib * 2**20,
             "processes": _LIMITS.processes,
             "environment": [*environment(""), *_ADDED],

@@ -18,7 +18,7 @@ import psutil
 from hpt_trl.rewards.sandbox.interpreters import Interpreter
 from hpt_trl.rewards.sandbox.launch import Backend, Launch
 from hpt_trl.rewards.sandbox.limits import Limits
-from hpt_trl.rewards.sandbox.program import Outcome, Program, Run, Status, TestResult
+from hpt_trl.rewards.sandbox.program import Kept, Outcome, Program, Run, Status, TestResult
 from hpt_trl.rewards.sandbox.users import started_as
 
 logger = logging.getLogger(__name__)
@@ -34,17 +34,23 @@ _STDERR_CAP = 64 * 1024
 
 
 def run_process(
-    backend: Backend, interpreter: Interpreter, program: Program, limits: Limits, stop: threading.Event | None = None
+    backend: Backend,
+    interpreter: Interpreter,
+    program: Program,
+    limits: Limits,
+    stop: threading.Event | None = None,
+    kept: Kept | None = None,
 ) -> Outcome:
     """Runs a program in a sandbox of its own; nothing that it started is left over.
 
     Args:
         stop: ends the program when set, from another thread.
+        kept: what is kept of each of its runs, asked as soon as one is over; by default all that is known of it.
     """
     started = time.monotonic()
     launch = backend.launch(interpreter, limits)
     try:
-        return _Process(launch, program, limits, stop, started).run()
+        return _Process(launch, program, limits, stop, started, kept).run()
     finally:
         if launch.folder is not None:
             try:
@@ -55,15 +61,26 @@ def run_process(
 
 class _Process:
     def __init__(
-        self, launch: Launch, program: Program, limits: Limits, stop: threading.Event | None, started: float
+        self,
+        launch: Launch,
+        program: Program,
+        limits: Limits,
+        stop: threading.Event | None,
+        started: float,
+        kept: Kept | None,
     ) -> None:
         self.launch, self.program, self.limits, self.stop, self.started = launch, program, limits, stop, started
         self.until = started + limits.total_seconds(len(program.inputs)) + GRACE
         self.job = memoryview(_job(launch, program, limits))
-        self.out, self.err = bytearray(), bytearray()
+        self.out, self.err, self.kept = bytearray(), bytearray(), kept
         # The harness's own cap stands before this one; all that it writes is escaped as JSON, at most sixfold.
-        self.cap = 2**20 + 8 * limits.output_kib * 1024 * len(program.inputs)
+        self.left = 2**20 + 8 * limits.output_kib * 1024 * len(program.inputs)
         self.why: tuple[Status, str] | None = None
+        self.runs: list[Run] = []
+        self.results: list[TestResult] = []
+        # How the first run ended that did not end well, with what it raised; what kept the harness from its work.
+        self.bad: tuple[Status, str] | None = None
+        self.fault = ""
 
     def run(self) -> Outcome:
         words, user = ([], {}) if self.launch.user is None else started_as(self.launch.user)
@@ -126,38 +143,45 @@ class _Process:
 
     def _listen(self, descriptor: int, text: bytearray) -> bool:
         data = os.read(descriptor, 65536)
-        text += data
         if text is self.err:
-            del text[_STDERR_CAP:]
-        elif len(text) > self.cap:
+            text += data[: _STDERR_CAP - len(text)]
+            return bool(data)
+        self.left -= len(data)
+        *lines, rest = data.split(b"\n")
+        for line in lines:
+            self._hear(bytes(text + line))
+            text.clear()
+        text += rest
+        if self.left < 0:
             self.why = "output", "it wrote more than its harness lets through"
         return bool(data)
 
+    def _hear(self, line: bytes) -> None:
+        """Takes in one line of the harness's, at once, so that what a program wrote is not held longer than needed."""
+        with contextlib.suppress(ValueError):
+            said = json.loads(line)
+            if "fault" in said:
+                self.fault = said["fault"]
+            elif "test" in said:
+                self.results.append(TestResult(said["passed"], said["error"]))
+            else:
+                run = Run(said["status"], said["returncode"], said["stdout"], said["stderr"], said["cpu"])
+                if run.status != "ended":
+                    self.bad = self.bad or (run.status, said["raised"])
+                self.runs.append(run if self.kept is None else self.kept(len(self.runs), run))
+
     def _outcome(self, returncode: int) -> Outcome:
-        runs, results, fault = [], [], ""
-        for line in self.out.split(b"\n"):
-            # The last one may have been cut.
-            with contextlib.suppress(ValueError):
-                said = json.loads(line)
-                if "fault" in said:
-                    fault = said["fault"]
-                elif "test" in said:
-                    results.append(TestResult(said["passed"], said["error"]))
-                else:
-                    texts = (said["stdout"], said["stderr"])
-                    runs.append((Run(said["status"], said["returncode"], *texts, said["cpu"]), said["raised"]))
-        bad = next((pair for pair in runs if pair[0].status != "ended"), None)
         if self.why is not None:
             status, detail = self.why
-        elif bad is not None:
-            status, detail = bad[0].status, bad[1]
-        elif len(runs) == len(self.program.inputs):
+        elif self.bad is not None:
+            status, detail = self.bad
+        elif len(self.runs) == len(self.program.inputs):
             status, detail = "ended", ""
         else:
-            said = fault or self.err.decode("utf-8", "replace").strip()
+            said = self.fault or self.err.decode("utf-8", "replace").strip()
             status, detail = "killed", f"its process ended with {returncode}" + (f": {said}" if said else "")
         seconds = time.monotonic() - self.started
-        return Outcome(status, seconds, tuple(run for run, _ in runs), tuple(results), detail)
+        return Outcome(status, seconds, tuple(self.runs), tuple(self.results), detail)
 
 
 def _job(launch: Launch, program: Program, limits: Limits) -> bytes:

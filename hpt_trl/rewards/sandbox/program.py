@@ -1,5 +1,6 @@
 """A program that is to be run, and what came of it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,7 +31,8 @@ class Program:
         inputs: standard input of each run.
         keeps: a name of the module that tests see although it hides a builtin function; other such names they do not
             see, so that a program cannot put its own `all` or `abs` before theirs.
-        imports: modules of the standard library that the tests use: what the program changes in them is undone.
+        imports: modules that the tests and setup import: those that exist are imported before the program, the
+            others stay missing. Before setup and each test all modules get the variables and classes that they had.
     """
 
     code: str
@@ -47,7 +49,10 @@ class Run:
 
     Attributes:
         returncode: negative for a signal; None where nobody knows.
+        stdout: of a run that did not end of itself with 0, its first 4,096 characters.
+        stderr: its last 4,096 characters.
         cpu_seconds: processor time of its first process and of those that it waited for.
+        passed: whether it wrote what it should, where that has been looked at (see `Kept`).
     """
 
     status: Status
@@ -55,6 +60,11 @@ class Run:
     stdout: str = ""
     stderr: str = ""
     cpu_seconds: float = 0.0
+    passed: bool | None = None
+
+
+# The number of a run and the run, as soon as it is over, to what is kept of it: many programs may write much.
+Kept = Callable[[int, Run], Run]
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,13 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 
 from hpt_trl.errors import UserError
 from hpt_trl.rewards.sandbox.limits import Limits
 from hpt_trl.rewards.sandbox.probing import Isolation, find_isolation
 from hpt_trl.rewards.sandbox.process import run_process
-from hpt_trl.rewards.sandbox.program import Outcome, Program
+from hpt_trl.rewards.sandbox.program import Kept, Outcome, Program
 
 logger = logging.getLogger(__name__)
 
@@ -41,18 +42,24 @@ class Sandbox:
         return self._run(program, None)
 
     def run_all(
-        self, programs: Sequence[Program], workers: int | None = None, seconds: float | None = None
+        self,
+        programs: Sequence[Program],
+        workers: int | None = None,
+        seconds: float | None = None,
+        kept: Sequence[Kept] | None = None,
     ) -> list[Outcome]:
         """Runs programs, several at once; returns their outcomes in order.
 
         One that the wall clock ended while others ran is run once more, alone, as a busy machine makes correct
-        programs late. A program that used up its processor time is not.
+        programs late. A program that used up its processor time is not. For all such runs there is as much time as for
+        ten programs, or as the first runs took; what does not come to its turn by then stays late, which is told.
 
         Args:
             workers: programs at a time; by default, and at most, the cores that this process may use, shared by the
                 training's processes on this machine.
             seconds: for all of them together; what is not begun by then has the status `skipped`, and what runs then
                 is finished within its own limits.
+            kept: of each program, what is kept of its runs (see `run_process`).
 
         Raises:
             UserError: the sandbox works no longer.
@@ -60,26 +67,36 @@ class Sandbox:
         if not programs:
             return []
         self._warn(len(programs))
-        until = float("inf") if seconds is None else time.monotonic() + seconds
+        begun = time.monotonic()
+        until = float("inf") if seconds is None else begun + seconds
         stop = threading.Event()
 
-        def one(program: Program) -> Outcome:
+        def one(place: int, until: float) -> Outcome:
             if time.monotonic() > until or stop.is_set():
                 return Outcome("skipped", 0.0, detail="there was no time left for it")
-            return self._run(program, stop)
+            return self._run(programs[place], stop, None if kept is None else kept[place])
 
         together = min(self.workers(workers), len(programs))
         with ThreadPoolExecutor(together, thread_name_prefix="sandbox") as threads:
             try:
-                outcomes = list(threads.map(one, programs))
+                outcomes = list(threads.map(one, range(len(programs)), repeat(until)))
             except BaseException:
                 stop.set()
                 raise
         if together > 1:
+            now = time.monotonic()
+            until = min(until, now + max(now - begun, 10 * self.limits.wall_seconds))
             late = [place for place, outcome in enumerate(outcomes) if self._is_late(outcome)]
-            for place in late:
-                again = one(programs[place])
-                outcomes[place] = outcomes[place] if again.status == "skipped" else again
+            again = {place: one(place, until) for place in late}
+            for place, outcome in again.items():
+                outcomes[place] = outcomes[place] if outcome.status == "skipped" else outcome
+            if left := sum(outcome.status == "skipped" for outcome in again.values()):
+                logger.warning(
+                    "%d of %d programs that the wall clock ended were not run once more, as there was no time for it; "
+                    "they count as too slow.",
+                    left,
+                    len(late),
+                )
         self._check(outcomes)
         return outcomes
 
@@ -90,8 +107,8 @@ class Sandbox:
         share = max(1, cores // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
         return share if wanted is None else max(1, min(wanted, share))
 
-    def _run(self, program: Program, stop: threading.Event | None) -> Outcome:
-        return run_process(self.isolation.backend, self.isolation.interpreter, program, self.limits, stop)
+    def _run(self, program: Program, stop: threading.Event | None, kept: Kept | None = None) -> Outcome:
+        return run_process(self.isolation.backend, self.isolation.interpreter, program, self.limits, stop, kept)
 
     def _is_late(self, outcome: Outcome) -> bool:
         """Whether the wall clock ended it before its processor time was used up."""

@@ -26,6 +26,8 @@ def main() -> None:
     sys.path[:0] = job["path"]
     import psutil
 
+    # sandlock asks for a home folder, and a container's user may have none in its list of users.
+    os.environ["HOME"] = job["folder"]
     if job["sandlock"] is not None:
         import sandlock
     if job["user"] is not None:

@@ -2,7 +2,8 @@
 
 Namespaces and Landlock say what a program reaches, limits how much it uses. Left over are calls that get memory which
 no limit counts (memfd_create, shmget, msgget), sockets of families that no namespace holds (AF_VSOCK reaches a virtual
-machine's host), and rarely used parts of the kernel. No solution of a task needs them.
+machine's host), calls that change other processes of the same user where there is no namespace of processes
+(prlimit64, sched_setaffinity), and rarely used parts of the kernel. No solution of a task needs them.
 """
 
 import platform
@@ -21,7 +22,27 @@ DENIED: dict[str, tuple[int | None, int | None]] = {
     "msgget": (68, 186),
     "semget": (64, 190),
     "mq_open": (240, 180),
+    # What others have of System V: its numbers can be guessed.
+    "shmat": (30, 196),
+    "shmctl": (31, 195),
+    "semop": (65, 193),
+    "semtimedop": (220, 192),
+    "semctl": (66, 191),
+    "msgsnd": (69, 189),
+    "msgrcv": (70, 188),
+    "msgctl": (71, 187),
+    # How other processes of the same user are run, which no check of Landlock's stands before.
+    "setpriority": (141, 140),
+    "sched_setaffinity": (203, 122),
+    "sched_setscheduler": (144, 119),
+    "sched_setparam": (142, 118),
+    "sched_setattr": (314, 274),
+    "ioprio_set": (251, 30),
     # Other processes' memory and files.
+    "migrate_pages": (256, 238),
+    "move_pages": (279, 239),
+    "get_robust_list": (274, 100),
+    "process_mrelease": (448, 448),
     "ptrace": (101, 117),
     "process_vm_readv": (310, 270),
     "process_vm_writev": (311, 271),
@@ -83,7 +104,8 @@ DENIED: dict[str, tuple[int | None, int | None]] = {
     "syslog": (103, 116),
     "vhangup": (153, 58),
 }
-# Landlock lets a program change modes, owners, times and attributes of files that it may not open.
+# Landlock lets a program change modes, owners, times and attributes of files that it may not open, and watch them; of
+# what watches, a user has few.
 ATTRIBUTES: dict[str, tuple[int | None, int | None]] = {
     "chmod": (90, None),
     "fchmod": (91, 52),
@@ -106,10 +128,12 @@ ATTRIBUTES: dict[str, tuple[int | None, int | None]] = {
     "fremovexattr": (199, 16),
     "removexattrat": (466, 466),
     "file_setattr": (469, 469),
+    "inotify_init": (253, None),
+    "inotify_init1": (294, 26),
 }
 # Calls from this number on were not known when the tables above were written.
 _UNKNOWN = 470
-_SOCKET, _CLONE, _CLONE3 = (41, 198), (56, 220), (435, 435)
+_SOCKET, _CLONE, _CLONE3, _PRLIMIT64 = (41, 198), (56, 220), (435, 435), (302, 261)
 _AF_UNIX = 1
 # CLONE_NEWNS, -CGROUP, -UTS, -IPC, -USER, -PID and -NET.
 _NEW_NAMESPACES = 0x7E020000
@@ -136,13 +160,14 @@ def filter_program(machine: str, *, own_files: bool) -> bytes:
 
     Denied calls fail with EPERM; of sockets those of the family AF_UNIX alone can be made, others fail with
     EAFNOSUPPORT. Processes and threads are made by `clone`, whose flags can be read; `clone3` is unknown, on which the
-    C library falls back to the former, and so are calls newer than this filter. A call in another calling convention
-    than the machine's own ends the process.
+    C library falls back to the former, and so are calls newer than this filter. Limits are set and read for the calling
+    process alone, by the number 0, as the C library does. A call in another calling convention than the machine's own
+    ends the process.
 
     Args:
         machine: of `filtered_machine`.
         own_files: whether the program has a file system of its own. Where it has not, it may make no sockets at all,
-            as the machine's socket files are within reach, and change no attributes of files.
+            as the machine's socket files are within reach, and neither change attributes of files nor watch them.
     """
     column = list(_AUDIT).index(machine)
     code = [(_LOAD, 0, 0, _ARCHITECTURE), (_EQUAL, 1, 0, _AUDIT[machine]), (_RETURN, 0, 0, _KILL)]
@@ -156,6 +181,9 @@ def filter_program(machine: str, *, own_files: bool) -> bytes:
             code += [(_EQUAL, 0, 1, number), (_RETURN, 0, 0, _ERRNO | _EPERM)]
     code += [(_EQUAL, 0, 1, _CLONE3[column]), (_RETURN, 0, 0, _ERRNO | _ENOSYS)]
     code += [(_EQUAL, 0, 4, _CLONE[column]), (_LOAD, 0, 0, _ARGUMENT), (_ANY_BIT, 0, 1, _NEW_NAMESPACES)]
+    code += [(_RETURN, 0, 0, _ERRNO | _EPERM), (_RETURN, 0, 0, _ALLOW)]
+    # The kernel, too, reads the lower half of the number of a process alone.
+    code += [(_EQUAL, 0, 4, _PRLIMIT64[column]), (_LOAD, 0, 0, _ARGUMENT), (_EQUAL, 1, 0, 0)]
     code += [(_RETURN, 0, 0, _ERRNO | _EPERM), (_RETURN, 0, 0, _ALLOW)]
     refusal = (_RETURN, 0, 0, _ERRNO | _EAFNOSUPPORT)
     if own_files:

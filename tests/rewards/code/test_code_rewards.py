@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import yaml
 from datasets import Dataset
 
 from hpt_trl.errors import UserError
+from hpt_trl.methods.evaluate.stage import EvaluateArguments
 from hpt_trl.planning.check import check
 from hpt_trl.rewards.arguments import RewardArguments
 from hpt_trl.rewards.code import rewards as code_rewards
@@ -27,12 +29,14 @@ from tests.helpers.stage_runs import KEYS
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there is no sandbox but on Linux")
 
 RIGHT, HALF, WRONG = (f"```python\ndef f(x):\n    return {value}\n```" for value in ("x + 1", "2", "0"))
+DOCUMENT = Path(__file__).parents[3] / "docs" / "code.md"
 TESTS = ["assert f(1) == 2", "assert f(2) == 3"]
 
 
 @pytest.fixture(autouse=True)
 def forgotten(monkeypatch):
     monkeypatch.setattr(code_rewards, "_last", {})
+    monkeypatch.setattr(code_rewards, "_asked", set())
 
 
 def call(reward, completions, **columns):
@@ -65,9 +69,9 @@ def test_rows_of_several_layouts_in_one_batch():
 class Counted(Sandbox):
     programs = 0
 
-    def _run(self, program, stop):
+    def _run(self, program, stop, kept=None):
         Counted.programs += 1
-        return super()._run(program, stop)
+        return super()._run(program, stop, kept)
 
 
 def test_what_is_asked_twice_is_run_once(monkeypatch):
@@ -99,6 +103,9 @@ def test_a_batch_has_a_time_of_its_own(caplog):
     loop = "```python\ndef f(x):\n    while True: pass\n```"
     assert call(reward, [loop, RIGHT, HALF], tests=TESTS) == [0.0, None, None]
     assert "2 of 3 programs were not run" in caplog.text and "code_batch_timeout" in caplog.text
+    # To another reward of the recipe they are the same batch: what one did not run the other does not either.
+    whole = CodeReward("all_code_tests", whole=True, settings=reward.settings)
+    assert call(whole, [loop, RIGHT, HALF], tests=TESTS) == [0.0, None, None]
     # They are not remembered as wrong.
     assert call(reward, [RIGHT], tests=TESTS) == [1.0]
 
@@ -206,3 +213,16 @@ def test_settings_are_those_of_the_arguments():
         "run_untrusted_code_without_a_sandbox",
     }
     assert len(dataclasses.fields(CodeSettings)) == 5
+
+
+def test_the_documented_defaults_are_those_of_the_arguments():
+    documented = dict(re.findall(r"^\| `(code_\w+|run_\w+)` \| ([^|]+) \|", DOCUMENT.read_text(), re.M))
+    training, evaluate = (
+        {field.name: field.default for field in dataclasses.fields(kind) if field.name in documented}
+        for kind in (RewardArguments, EvaluateArguments)
+    )
+    assert set(documented) == {name for name in dir(RewardArguments) if name.startswith(("code_", "run_"))}
+    for name in set(documented) - {"code_workers"}:
+        first, _, other = documented[name].partition("; `evaluate`: ")
+        assert yaml.safe_load(first) == training[name]
+        assert yaml.safe_load(other or first) == evaluate[name]

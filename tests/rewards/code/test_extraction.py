@@ -90,6 +90,27 @@ def test_an_answer_that_holds_the_function(completion):
     check(extract_code(completion, messages, "twice"))
 
 
+@pytest.mark.parametrize(
+    "completion",
+    [
+        # What sets the function up is no example of its use.
+        "```python\ntable = []\n\ndef fill():\n    print('filling')\n    table.extend(range(9))\n\nfill()\n\n"
+        "def twice(numbers):\n    return [2 * table[number] for number in numbers]\n```",
+        "```python\ntable = []\n\ndef twice(numbers):\n    return [2 * table[number] for number in numbers]\n\n"
+        "def fill():\n    table.extend(range(9))\n\nfill()\nprint(twice([1]) + 1)\n```",
+        # What reads and prints by itself, or by others, is one.
+        f"```python\n{WHOLE}\ndef main():\n    show(twice([int(input())]) + 1)\n\ndef run():\n    main()\n\nrun()\n```",
+        f"```python\n{WHOLE}\nprint(twice([1]) + 1)\n\ndef other():\n    pass\n\ntwice(1)\n```",
+        # Ends of lines that Python knows none of.
+        f"```python\nSEPARATORS = '\u2028\x0c\x1c\x85'\n{WHOLE}\nprint(twice([1]) + 1)\nLAST = 1\n```",
+        f"```python\r\n{WHOLE.replace(chr(10), chr(13) + chr(10))}\r\nprint(twice([1]) + 1)\r\n```",
+        "    mark = '\x0c\u2028'\n" + BODY + "\nprint(twice([1]) + 1)\n",
+    ],
+)
+def test_what_sets_up_stays_and_examples_go(completion):
+    check(extract_code(completion, PROMPT, "twice"))
+
+
 def test_what_stands_before_the_function_in_the_prompt_belongs_to_the_answer():
     code = extract_code(f"```python\ndef twice(numbers: List[int]):\n{BODY}```", PROMPT, "twice")
     check(code)
@@ -137,6 +158,8 @@ HOSTILE = [
     "</think>" * 10_000,
     "`" * 100_000,
     "lambda: " * 20_000,
+    "def twice(n):\n" + "    twice\n" * 2000 + "twice()\n" * 2000,
+    "".join(f"def f{n}():\n    f{n + 1}()\n" for n in range(1500)) + "def twice(n): pass\n" + "f1()\n" * 1500,
 ]
 
 

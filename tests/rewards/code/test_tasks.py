@@ -35,6 +35,8 @@ CODE_CONTESTS = {
 def test_rows_are_told_by_their_columns():
     mbpp = task_of(MBPP, "row 1")
     assert mbpp.entry_point == "longest" and len(mbpp) == 2 and mbpp.imports == ("math",)
+    imports = task_of({"tests": ["import os.path as p\nfrom math import inf\nassert f(1)"]}, "row 1").imports
+    assert imports == ("math", "math.inf", "os.path")
     assert mbpp.setup.startswith("import math\nclass Pair") and mbpp.tests == tuple(MBPP["test_list"])
     contests = task_of(CODE_CONTESTS, "row 1")
     assert contests.entry_point is None and (contests.inputs, contests.outputs) == (("1\n", "2\n"), ("2\n", "3"))
@@ -56,7 +58,30 @@ def test_rows_are_told_by_their_columns():
         ({"tests": "assert f(1"}, "no Python: .* write assertions"),
         ({"tests": ["assert f(1) ="]}, "no Python"),
         ({"test": "def check(candidate):\n    pass"}, "needs the column `entry_point`.*None"),
-        ({"test": "def check(candidate):\n    pass", "entry_point": "a b"}, "needs the column `entry_point`"),
+        ({"test": "def check(candidate):\n    pass", "entry_point": "a b"}, "`entry_point` is 'a b'; write the name"),
+        ({"tests": ["assert f(1)"], "entry_point": 5}, "`entry_point` is 5; write the name"),
+        ({"test_list": ["assert f(1)"], "entry_point": ["f"]}, r"`entry_point` is \['f'\]; write the name"),
+        ({"tests": f"assert f({'-' * 9000}1)"}, r"cannot be read as Python.*too deeply \(MemoryError\)"),
+        ({"tests": ["assert f('\0')"]}, "null byte"),
+        ({"test_list": ["assert f(1)"], "test_setup_code": ["x = 1"]}, r"`test_setup_code` is \['x = 1'\]"),
+        ({"test_list": ["assert f(1)"], "test_imports": 5}, "`test_imports` is 5"),
+        ({"test_list": ["assert f(1)"], "test_setup_code": "x ="}, "no Python"),
+        ({"tests": ["import math", "x = 1"]}, "has no tests"),
+        ({"tests": "def eq(a, b):\n    assert a == b\n"}, "`eq` in line 1 of the tests has assertions, but nothing"),
+        ({"tests": ["def eq(a, b):\n    assert a == b\n"]}, "`eq` in line 1 .*every program would pass"),
+        ({"tests": "def run():\n    assert f(1)\nif __name__ == '__main__':\n    run()"}, "`run` in line 1 "),
+        ({"tests": "def test_a(tmp_path):\n    assert f(1)"}, "`test_a` in line 1 .*without arguments"),
+        ({"tests": "assert f(1)\nasync def test_a():\n    assert f(1)"}, "`test_a` in line 2 .*without arguments"),
+        ({"tests": "class TestF:\n    def test_a(self):\n        assert f(1)"}, "`TestF` .*is no unittest.TestCase"),
+        (
+            {"tests": "def check(candidate):\n    assert candidate(1) == 2"},
+            "name of the function in the column `entry_p",
+        ),
+        ({"test": "def check(candidate):\n    assert True", "entry_point": "f"}, "`check` asserts nothing"),
+        (
+            {"test": "def check(candidate):\n    def case():\n        assert candidate(1)", "entry_point": "f"},
+            "`case` in line 2 of the tests has assertions, but nothing calls it",
+        ),
         ({"test": ["assert 1"], "entry_point": "f"}, "write the source of a function `check"),
         ({"tests": [1, 2]}, "write a list of texts"),
         ({"test_list": "assert f(1)"}, "write a list of texts"),
@@ -120,7 +145,19 @@ def test_a_check_is_split_into_its_assertions():
         ("def check(candidate, other=1):\n    assert candidate(1)\n    assert candidate(2)", 1),
         ("def check(candidate):\n    for x in (1, 2):\n        verify(candidate(x))", 1),
         ("def check(candidate):\n    assert candidate(1)\n    verify(candidate(2))", 2),
-        ("def check(candidate):\n    assert True", 1),
+        (
+            "def check(candidate):\n    def eq(a, b):\n        assert a == b\n    eq(candidate(1), 2)\n    assert f(2)",
+            1,
+        ),
+        ("def check(candidate):\n    n = 0\n    def up():\n        nonlocal n\n        n += 1\n    assert f(1)", 1),
+        ("def check(candidate):\n    # a\u2028b\n    assert candidate(1)\n    assert candidate(2)", 2),
+        ("def check(candidate):\r\n    assert candidate(1) == '\x0c\x0b'\r    assert candidate(2)\r\n", 2),
+        ("assert f(1)\nprint('passed')\ndef f2():\n    assert f(1)\n", 1),
+        ("def eq(a, b):\n    assert a == b\neq(f(1), 2)\neq(f(2), 3)", 1),
+        ("def test_a():\n    assert f(1)\nx = 1\ndef test_b():\n    assert f(x)\nprint(x)", 2),
+        ("def test_a():\n    assert f(1)\ntest_a()\nassert f(2)", 1),
+        ("def test_x(a):\n    assert a\ndef test_a():\n    test_x(f(1))\ndef test_b():\n    test_x(f(2))", 2),
+        ("def test_a():\n    assert f(1)\ndef run():\n    test_a()\nif __name__ == '__main__':\n    run()", 1),
         ("assert f(1)\nassert f(2)\n", 2),
         ("import math\nx = f(1)\n\nassert x\n", 1),
         ("pass\n", 0),
@@ -136,6 +173,9 @@ def test_the_function_that_tests_call():
     assert called_function(["assert sum(10, 15) == 6"]) == "sum"
     assert called_function(["x = 1", "assert x.y() == f(1)"]) == "f"
     assert called_function(["assert True"]) is None
+    # What the tests define or import themselves is not asked for.
+    assert called_function(["def eq(a):\n    assert f(a)\neq(1)"]) == "f"
+    assert called_function(["assert Counter(f('ab')) == Counter('ba')"], "from collections import Counter") == "f"
 
 
 @pytest.mark.parametrize(
@@ -158,6 +198,11 @@ def test_verdicts_of_outcomes():
     task = Task(inputs=("1", "2", "3"), outputs=("a", "b", "c"))
     runs = (Run("ended", 0, "a \n"), Run("error", 1, "b"))
     assert task.verdicts(Outcome("timeout", 1.0, runs)) == (True, False, False)
+    # Also once nothing is kept of what they wrote.
+    runs = tuple(task.kept(number, run) for number, run in enumerate(runs))
+    assert [run.stdout for run in runs] == ["", ""] and task.verdicts(Outcome("timeout", 1.0, runs))[0]
+    empty = Task(inputs=("1",), outputs=("",))
+    assert empty.verdicts(Outcome("ended", 1.0, (empty.kept(0, Run("ended", 0, "a")),))) == (False,)
     task = Task("f", ("assert f(1)", "assert f(2)"))
     assert task.verdicts(Outcome("timeout", 1.0, results=(TestResult(True),))) == (True, False)
 
@@ -183,6 +228,64 @@ def test_mbpp_and_code_contests_are_run(sandbox):
     assert passes(sandbox, contests, "print(int(input()) + 1)\nexit(1)") == [False, False]
     summing = task_of({"test_list": ["assert sum(10, 15) == 6"]}, "row 1")
     assert passes(sandbox, summing, "def sum(a, b):\n    return 6") == [True]
+
+
+NAMED = """
+import unittest
+from unittest import TestCase
+
+def test_even():
+    assert test_value(2) == 4
+
+def test_value(x):
+    return f(x)
+
+class Base(TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.two = 2
+
+    def setUp(self):
+        self.three = self.two + 1
+
+    def test_odd(self):
+        self.assertEqual(f(self.three), nine())
+
+class More(Base):
+    def test_zero(self):
+        with self.subTest("zero"):
+            self.assertEqual(f(0), 0)
+
+def nine():
+    return 9
+
+unittest.TextTestRunner().run(unittest.TestSuite([More("test_zero")]))
+if __name__ == "__main__":
+    test_even()
+"""
+OWN = "def check(c):\n    def eq(a, b):\n        assert a == b\n    eq(c(2), 4)\n    eq(c(3), 9)"
+
+
+def test_tests_with_names_are_run_one_by_one(sandbox):
+    """As pytest and unittest find them, of which the second class has those of the first."""
+    cases = [
+        ({"tests": NAMED}, [True, False, False, True]),
+        ({"test": NAMED, "entry_point": "f"}, [True, False, False, True]),
+        # A text of a list is one test; what only defines something belongs to the next.
+        ({"tests": ["import math", NAMED, "assert f(2) == 4"]}, [False, True]),
+        ({"tests": "def check(c):\n    assert c(2) == 4\n    assert c(3) == 9\ncheck(f)\n"}, [True, False]),
+        ({"test": OWN, "entry_point": "f"}, [False]),
+    ]
+    tasks = [(task_of(row, "row 1"), of_wrong) for row, of_wrong in cases]
+    right, wrong = "def f(x):\n    return x * x", "def f(x):\n    return 2 * x"
+    outcomes = iter(sandbox.run_all([task.program(code) for task, _ in tasks for code in (right, wrong, "")]))
+    faking = "import unittest\nunittest.TestCase.assertEqual = lambda *_: None\ndef f(x):\n    return 7"
+    assert passes(sandbox, tasks[0][0], faking) == [False] * 4
+    for task, of_wrong in tasks:
+        assert task.entry_point == "f"
+        for expected in ([True] * len(of_wrong), of_wrong, [False] * len(of_wrong)):
+            outcome = next(outcomes)
+            assert list(task.verdicts(outcome)) == expected, (task, outcome)
 
 
 def test_what_is_expected_of_a_script_is_not_in_the_sandbox(sandbox):

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import functools
+import itertools
 import os
 import secrets
 import shutil
@@ -18,6 +19,7 @@ from string import Template
 import psutil
 import pytest
 
+from hpt_trl.rewards.sandbox import users
 from hpt_trl.rewards.sandbox.interpreters import interpreters
 from hpt_trl.rewards.sandbox.limits import Limits
 from hpt_trl.rewards.sandbox.probing import Isolation, backends, probe
@@ -97,11 +99,13 @@ class Outside:
             listening.listen()
         for opened in (self.tcp, self.udp, self.file, self.name):
             opened.setblocking(False)
-        # Of the user that programs run as where the tests are root: only the sandbox keeps it from harm.
-        self.canary = subprocess.Popen(["/bin/sleep", "3600"])
+        # Of the user that programs run as, where the tests are root by `outside`: only the sandbox keeps it from harm.
+        user = users.FIRST if os.geteuid() == 0 else None
+        self.canary = subprocess.Popen(["/bin/sleep", "3600"], user=user)
+        self.shared = ctypes.CDLL(None).shmget(0, 4096, 0o1666)
         self.variable = f"secret-{secrets.token_hex(8)}"
         os.environ["HPT_TRL_TEST_SECRET"] = self.variable
-        self.before = self._state()
+        self.before, self.canary_before = self._state(), self._canary_state()
 
     def fill(self, code: str) -> str:
         """A program with what it may attack."""
@@ -112,6 +116,7 @@ class Outside:
             FOLDER=self.folder,
             PID=os.getpid(),
             CANARY=self.canary.pid,
+            SHARED=self.shared,
             REPOSITORY=ROOT,
             HOME=os.path.expanduser("~"),
         )
@@ -133,6 +138,8 @@ class Outside:
                 found.append("told a secret")
         if self.canary.poll() is not None:
             found.append("killed another process")
+        elif self._canary_state() != self.canary_before:
+            found.append(f"changed another process: {self._canary_state()} instead of {self.canary_before}")
         if self._state() != self.before:
             found.append(f"changed {self.folder}: {self._state()} instead of {self.before}")
         places = ("/", "/etc", "/usr", "/tmp", "/dev/shm", "/var/tmp", str(ROOT))
@@ -149,7 +156,19 @@ class Outside:
         stats = [(path.name, path.lstat()) for path in paths]
         return [(name, stat.st_mode, stat.st_mtime_ns) for name, stat in stats]
 
+    def _canary_state(self) -> dict[str, object]:
+        """How the process that waits is run, by what another of its user may change."""
+        process = psutil.Process(self.canary.pid)
+        return {
+            "limits": Path(f"/proc/{process.pid}/limits").read_text(),
+            "nice": process.nice(),
+            "scheduler": os.sched_getscheduler(process.pid),
+            "cores": process.cpu_affinity(),
+            "io": process.ionice(),
+        }
+
     def close(self) -> None:
+        ctypes.CDLL(None).shmctl(self.shared, 0, None)
         self.canary.kill()
         self.canary.wait()
         for opened in (self.tcp, self.udp, self.file, self.name):
@@ -160,12 +179,13 @@ class Outside:
 
 @pytest.fixture(scope="module")
 def outside() -> Iterator[Outside]:
-    """Also makes this process the one that orphans come to, so that none is overlooked."""
+    """Also makes this process the one that orphans come to, so that none is overlooked, and all users one."""
     control = ctypes.CDLL(None).prctl
     control(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    made = Outside()
+    made, before, users._next = Outside(), users._next, itertools.repeat(0)
     yield made
     made.close()
+    users._next = before
     control(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 
 

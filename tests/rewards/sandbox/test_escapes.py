@@ -13,7 +13,11 @@ TESTS = (
     "assert f(2) == 4",
     "import math\nassert math.isclose(f(3), 9)\ndone = True",
     "assert abs(f(-1) - 1) == 0 and all([f(5) == 25])",
+    "answers = f(4), f(5)\nassert Counter(answers) == Counter([16, 25])",
 )
+# No program can make it, and a right one fails at it.
+MISSING = "from no_such_module import same\nassert same(f(2), 4)"
+ASKED = {"setup": "from collections import Counter", "imports": ("math", "collections", "no_such_module")}
 
 
 def test_a_sandbox_works_here():
@@ -40,11 +44,11 @@ def test_nothing_gets_out(each_sandbox, name, outside, nothing_left, good_progra
 
 @pytest.mark.parametrize("name", FAKES)
 def test_no_wrong_program_passes(each_sandbox, name, outside, nothing_left):
-    outcome = each_sandbox.run(Program(FAKES[name][0], tests=TESTS, imports=("math",), keeps="f"))
+    outcome = each_sandbox.run(Program(FAKES[name][0], tests=(*TESTS, MISSING), keeps="f", **ASKED))
     passed = [result.passed for result in outcome.results]
-    assert not any(passed) and len(passed) <= len(TESTS), outcome
+    assert not any(passed) and len(passed) <= len(TESTS) + 1, outcome
 
 
 def test_a_right_program_passes(each_sandbox):
-    outcome = each_sandbox.run(Program("def f(x):\n    return x * x", tests=TESTS, imports=("math",)))
-    assert outcome.status == "ended" and [result.passed for result in outcome.results] == [True] * 3
+    outcome = each_sandbox.run(Program("def f(x):\n    return x * x", tests=(*TESTS, MISSING), **ASKED))
+    assert outcome.status == "ended" and [result.passed for result in outcome.results] == [True] * 4 + [False]

@@ -1,9 +1,13 @@
 """A sandbox with a hole is refused by the probe, with the hole's name; where none is left, nothing is run."""
 
 import dataclasses
+import os
+import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -16,7 +20,8 @@ from hpt_trl.rewards.sandbox.limits import Limits
 from hpt_trl.rewards.sandbox.probing import Isolation, find_isolation, probe
 from hpt_trl.rewards.sandbox.program import Program
 from hpt_trl.rewards.sandbox.sandbox import Sandbox
-from tests.rewards.sandbox.conftest import LIMITS, isolations
+from tests.helpers.processes import ENVIRONMENT
+from tests.rewards.sandbox.conftest import LIMITS, NAMES, ROOT, isolation_of, isolations
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there is no sandbox but on Linux")
 
@@ -88,6 +93,69 @@ def test_a_hole_is_found(name, change):
     found = probe(Weakened(wrapped[0], change), wrapped[0].interpreter)
     # The watch may be quicker than the probe to find too many processes.
     assert isinstance(found, list) and any(line.startswith(name) or "threads" in line for line in found), found
+
+
+def test_a_training_that_is_the_first_of_its_container_has_a_sandbox(monkeypatch):
+    isolation = next(iter(isolations().values()))
+    # The number that the harness has inside of bubblewrap.
+    monkeypatch.setattr(probing.os, "getpid", lambda: 1)
+    assert isinstance(probe(isolation.backend, isolation.interpreter), Isolation)
+
+
+def test_processes_of_the_same_user_are_out_of_reach(outside, monkeypatch):
+    """Where the training is not root, its programs are its own user's."""
+    isolation = isolation_of("Landlock (sandlock)")
+    monkeypatch.setattr(probing.os, "getpid", lambda: outside.canary.pid)
+    assert isinstance(probe(isolation.backend, isolation.interpreter), Isolation)
+    found = probe(Weakened(isolation, told(filter="")), isolation.interpreter)
+    assert isinstance(found, list) and sum(line.startswith("limits of others") for line in found) >= 1, found
+
+
+UNKNOWN = """
+import os
+from hpt_trl.rewards.sandbox.interpreters import interpreters
+from hpt_trl.rewards.sandbox.probing import backends, probe
+for backend in backends():
+    for home in ("/", "/tmp", None):
+        os.environ.pop("HOME", None)
+        if home is not None:
+            os.environ["HOME"] = home
+        print(backend.name, home, backend.refusal() or probe(backend, interpreters()[0]), sep="|")
+"""
+
+
+def test_a_user_without_a_name_has_the_same_sandboxes():
+    """As `docker run --user 12345` has it: no entry in the list of users, and `/` or nothing as a home folder."""
+    isolation = next(iter(isolations().values()))
+    path = isolation.interpreter.path
+    if not path.startswith("/usr/") or isolation.version.split(".")[:2] != [*map(str, sys.version_info[:2])]:
+        pytest.skip("there is no interpreter of this version that any user can run")
+    user = {"user": 12345, "group": 12345, "extra_groups": []} if os.geteuid() == 0 else {}
+    environment = ENVIRONMENT | {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
+    done = subprocess.run([path, "-B", "-c", UNKNOWN], capture_output=True, text=True, env=environment, cwd="/", **user)
+    if "No module named 'hpt_trl'" in done.stderr:
+        pytest.skip("another user cannot read this code")
+    assert done.returncode == 0, done.stderr
+    lines = [line.split("|") for line in done.stdout.splitlines()]
+    for name, home, said in lines:
+        assert name not in isolations() or said.startswith(name), (home, said)
+    assert len(lines) == 3 * len(NAMES)
+
+
+def test_an_interpreter_in_a_home_folder_does_not_open_it(monkeypatch):
+    isolation = next((one for one in isolations().values() if isinstance(one.backend, Bubblewrap)), None)
+    if isolation is None:
+        pytest.skip("bubblewrap does not work on this machine")
+    # Not in pytest's own folder, which another user cannot enter.
+    with tempfile.TemporaryDirectory(prefix="hpt-trl-test-", dir="/var/tmp") as home:
+        (Path(home) / "tools" / "python").mkdir(parents=True)
+        (Path(home) / "letters").mkdir()
+        Path(home).chmod(0o755)
+        monkeypatch.setenv("HOME", home)
+        inside = dataclasses.replace(isolation.interpreter, folders=(f"{home}/tools/python",))
+        assert isinstance(probe(isolation.backend, inside), Isolation)
+        found = probe(Weakened(isolation, last("--ro-bind", home, home)), inside)
+        assert found == [f"home folders: it listed {home}"]
 
 
 def test_no_isolation_is_no_sandbox():

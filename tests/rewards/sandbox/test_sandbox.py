@@ -8,6 +8,7 @@ import sys
 import tempfile
 import threading
 import time
+import tracemalloc
 import types
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from hpt_trl.errors import UserError
 from hpt_trl.rewards.sandbox import users
 from hpt_trl.rewards.sandbox.bubblewrap import Bubblewrap
 from hpt_trl.rewards.sandbox.limits import Limits
-from hpt_trl.rewards.sandbox.program import Outcome, Program
+from hpt_trl.rewards.sandbox.program import Kept, Outcome, Program, Run
 from hpt_trl.rewards.sandbox.sandbox import Sandbox
 from tests.helpers.processes import ENVIRONMENT
 from tests.rewards.sandbox.conftest import LIMITS, NAMES, isolation_of
@@ -148,13 +149,13 @@ class Counting(Sandbox):
         self.now = self.most = 0
         self.lock = threading.Lock()
 
-    def _run(self, program: Program, stop: threading.Event | None) -> Outcome:
+    def _run(self, program: Program, stop: threading.Event | None, kept: Kept | None = None) -> Outcome:
         with self.lock:
             self.runs.append(program)
             self.now += 1
             self.most = max(self.most, self.now)
         try:
-            return super()._run(program, stop)
+            return super()._run(program, stop, kept)
         finally:
             with self.lock:
                 self.now -= 1
@@ -186,6 +187,37 @@ def test_what_the_wall_clock_ended_is_run_once_more_alone(sandbox, monkeypatch):
     assert [outcome.status for outcome in outcomes] == ["timeout", "ended"] and counting.runs.count(looping) == 1
 
 
+def test_those_run_once_more_have_a_bound(sandbox, monkeypatch, caplog):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(24)))
+    limits = dataclasses.replace(LIMITS, wall_seconds=0.1)
+    counting = Counting(limits, isolation=sandbox.isolation)
+    sleeping = [Program(f"import time\ntime.sleep({60 + n})") for n in range(24)]
+    outcomes = counting.run_all(sleeping)
+    assert {outcome.status for outcome in outcomes} == {"timeout"}
+    # Each takes the limit at least, and there is time for ten or for what the first runs took.
+    assert 25 <= len(counting.runs) < 48
+    assert f"{48 - len(counting.runs)} of 24 programs that the wall clock ended were not run once more" in caplog.text
+
+
+def test_what_programs_write_is_looked_at_as_they_end_and_not_kept(sandbox):
+    """Peaks of memory in this process, and that a failed run keeps no more than what is shown of it."""
+    big = Program("print('\\x01' * 2**19)\nn = input()\nif n == '1': print('x' * 2**20)", inputs=("0", "1") * 6)
+    limits = dataclasses.replace(LIMITS, output_kib=1024)
+    seen = []
+
+    def kept(number: int, run: Run) -> Run:
+        seen.append((number, run.status, len(run.stdout)))
+        return dataclasses.replace(run, stdout="", passed=True)
+
+    tracemalloc.start()
+    (outcome,) = Sandbox(limits, isolation=sandbox.isolation).run_all([big], kept=[kept])
+    # Of one run what it wrote, that in JSON, where each character takes six, and copies of it.
+    assert tracemalloc.get_traced_memory()[1] < 16 * 2**20
+    tracemalloc.stop()
+    assert seen == [(n, "output", 4096) if n % 2 else (n, "ended", 2**19 + 1) for n in range(12)]
+    assert all(run.stdout == "" and run.passed for run in outcome.runs) and outcome.status == "output"
+
+
 def test_all_together_have_a_time(sandbox):
     programs = [Program("while True: pass")] + [Program(f"print({n})") for n in range(3)]
     outcomes = sandbox.run_all(programs, workers=1, seconds=0.5)
@@ -204,11 +236,11 @@ def test_an_interrupt_ends_the_programs(sandbox, nothing_left, monkeypatch):
     slow = Sandbox(dataclasses.replace(LIMITS, wall_seconds=60), isolation=sandbox.isolation)
 
     class Interrupted(Sandbox):
-        def _run(self, program: Program, stop: threading.Event | None) -> Outcome:
+        def _run(self, program: Program, stop: threading.Event | None, kept: Kept | None = None) -> Outcome:
             if program.code == "interrupt":
                 time.sleep(0.5)
                 raise KeyboardInterrupt
-            return super()._run(program, stop)
+            return super()._run(program, stop, kept)
 
     begun = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
