@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.shared import parser_of, write_report
+from hpt_trl.files import lines_of
 
 METHODS = {
     "hpt": [],
@@ -56,7 +57,7 @@ def main() -> None:
 def figure(method: str, seed: int, folder: Path) -> dict:
     """The figures of one finished run."""
     results = json.loads((folder / "results.json").read_text())
-    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    metrics = [json.loads(line) for line in lines_of(folder / "metrics.jsonl")]
     steps = [line for line in metrics if "hpt/solved_mean" in line]
     return {
         "method": method,

@@ -35,6 +35,7 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks.shared import parser_of, write_report
 from hpt_trl.evaluation.intervals import wilson
+from hpt_trl.files import lines_of
 from hpt_trl.methods.reward.shift import measure_shift, read_scores
 from hpt_trl.models.loading import load_tokenizer, resolve_model
 from hpt_trl.runs.preparation import prepare
@@ -173,8 +174,7 @@ def write_rows(arguments: argparse.Namespace) -> dict[str, int]:
             for name in ("chosen", "rejected")
         )
 
-    lines = Path(arguments.data).read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines]
+    rows = [json.loads(line) for line in lines_of(arguments.data)]
     train, test = split_pairs(rows, arguments.train_pairs, arguments.held_out_pairs, fits)
     folder = Path(arguments.rows)
     folder.mkdir(parents=True, exist_ok=True)

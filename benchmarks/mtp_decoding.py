@@ -19,7 +19,6 @@ import argparse
 import json
 import statistics
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +26,7 @@ from transformers import AutoTokenizer
 
 from benchmarks.shared import hardware, parser_of, write_report
 from hpt_trl import load_with_future_heads
+from hpt_trl.files import lines_of
 
 SIDES = ("greedy", "heads", "lookup")
 
@@ -43,7 +43,7 @@ class Calls:
 
 
 def prompts_of(arguments: argparse.Namespace) -> list[str]:
-    lines = Path(arguments.prompts).read_text(encoding="utf-8").splitlines()
+    lines = lines_of(arguments.prompts)
     rows = [json.loads(line)[arguments.column] for line in lines[arguments.skip : arguments.skip + arguments.count]]
     return [arguments.template.encode().decode("unicode_escape").replace("{prompt}", row) for row in rows]
 

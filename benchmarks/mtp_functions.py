@@ -34,6 +34,7 @@ import yaml
 
 from benchmarks.shared import ROOT, hardware, parser_of, write_report
 from hpt_trl.evaluation.measures import pass_at_k
+from hpt_trl.files import lines_of
 
 ARMS: dict[str, dict[str, Any]] = {
     "next_token": {"n_future_tokens": 1, "weighting": "uniform"},
@@ -91,7 +92,7 @@ class Runs:
 
     def _figures(self, trained: Path, judged: Path) -> dict[str, Any]:
         solved: dict[int, list[bool]] = defaultdict(list)
-        for line in (judged / "scored.jsonl").read_text(encoding="utf-8").splitlines():
+        for line in lines_of(judged / "scored.jsonl"):
             row = json.loads(line)
             solved[row["row"]].append(row["solved"])
         found: dict[str, Any] = {}
@@ -104,7 +105,7 @@ class Runs:
                 found[f"{part}_pass@{k}"] = statistics.fmean(each)
         results = json.loads((trained / "results.json").read_text())
         found["held_out_loss"], found["steps"] = results["after"]["held_out"]["loss"], results["steps"]
-        logged = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+        logged = [json.loads(line) for line in lines_of(trained / "metrics.jsonl")]
         for key in ("mtp/weight_mean", "mtp/weight_std", "mtp/weight_position_correlation"):
             if values := [line[key] for line in logged if key in line]:
                 found[key] = statistics.fmean(values)

@@ -20,7 +20,6 @@ import json
 import random
 import re
 import time
-from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
@@ -30,6 +29,7 @@ from transformers import PrinterCallback
 from benchmarks.rho1_arms import Experiment, add_arguments, compare, finish
 from benchmarks.shared import parser_of
 from hpt_trl import Rho1Trainer
+from hpt_trl.files import lines_of
 from hpt_trl.models.loading import load_tokenizer, resolve_model
 
 # Calculator marks, which tell nothing that the solution does not: <<48/2=24>>.
@@ -130,7 +130,7 @@ def split_rows(arguments: argparse.Namespace, generator: random.Random) -> dict[
 
 
 def _read(path: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in lines_of(path)]
 
 
 def main(words: list[str] | None = None) -> dict[str, Any]:

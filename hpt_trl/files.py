@@ -21,6 +21,18 @@ def valid_json(value: Any) -> Any:
     return number if math.isfinite(number) else None
 
 
+def lines_of(path: str | Path, *, errors: str = "strict") -> list[str]:
+    """The lines of a file of JSON lines, cut at line feeds alone.
+
+    A text in JSON may hold other characters that end a line (U+2028, U+2029, U+0085), at which `str.splitlines` cuts.
+
+    Args:
+        errors: What becomes of bytes that are not UTF-8, as `bytes.decode` has it.
+    """
+    lines = Path(path).read_text(encoding="utf-8", errors=errors).split("\n")
+    return lines if lines[-1] else lines[:-1]
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Writes a text file in one go: a run that is killed leaves the old file or the new one, never half of one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")

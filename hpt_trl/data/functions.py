@@ -31,7 +31,7 @@ _RIGHT, _WRONG = 2, 2
 class FunctionsOptions:
     """What `dataset_options` may hold for `functions:<part>`.
 
-    `size` and `test_size` count rows: of `solutions` two right and two wrong ones of each problem. `easiest` and
+    `size` and `test_size` count rows: of `solutions` up to two right and two wrong ones of each problem. `easiest` and
     `hardest` bound the difficulty, the number of steps of a function. `noise` of documents is the share of wrong
     solutions among the training documents.
     """

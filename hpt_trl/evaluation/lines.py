@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from hpt_trl.evaluation.summary import undecided_line
+
 # What an evaluation measures -> how it is shown.
 _SHARES = ("pass@", "avg@", "maj@", "win_rate")
 _NUMBERS = ("perplexity", "loss", "bits_per_byte")
@@ -22,7 +24,9 @@ def measure_lines(measured: dict[str, Any]) -> list[str]:
         means = ", ".join(f"{name} {value:.4g}" for name, value in measured["rewards"].items() if value is not None)
         lines.append(f"{'mean rewards:':<14} {means}")
     if measured.get("unscored"):
-        lines.append(f"{'unscored:':<14} {measured['unscored']:,} completions have no reward, and count as not solved")
+        lines.append(f"{'unscored:':<14} {measured['unscored']:,} completions have no reward")
+    if (undecided := undecided_line(measured)) is not None:
+        lines.append(f"{'undecided:':<14} {undecided}")
     if "n" in measured:
         lines.append(
             f"{'completions:':<14} {measured['rows']:,} rows x {measured['n']}, mean length "

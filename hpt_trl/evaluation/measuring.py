@@ -13,16 +13,15 @@ from datasets import Dataset
 from transformers import TrainerState
 
 from hpt_trl.data.layouts import Layout
-from hpt_trl.data.messages import as_text
 from hpt_trl.data.rendering import Encoded, Encoder
 from hpt_trl.data.sources import ROW
 from hpt_trl.errors import UserError
 from hpt_trl.evaluation.generating import Decoding, Item, Sample, cut_at_stop, generate
-from hpt_trl.evaluation.intervals import clustered
 from hpt_trl.evaluation.measures import majority_at_k, pass_at_k, vote_groups
-from hpt_trl.evaluation.perplexity import measure_perplexity
+from hpt_trl.evaluation.perplexity import measure_perplexity, scored_bytes
 from hpt_trl.evaluation.samples import SampleStore
 from hpt_trl.evaluation.scoring import Judge, Scored, score
+from hpt_trl.evaluation.summary import line_of, summarised, with_interval
 from hpt_trl.evaluation.win_rate import rewards_of_demonstrations, rewards_of_evaluation, win_rate
 
 PASS, AVERAGE, MAJORITY, PERPLEXITY, WIN_RATE = "pass@k", "avg@k", "maj@k", "perplexity", "win_rate"
@@ -54,6 +53,7 @@ class Task:
         against: What `win_rate` compares with.
         longest: Tokens that `perplexity` reads at once.
         demonstration_column: The rows' own answers.
+        end_ids: Token ids at which the model stops.
     """
 
     rows: Dataset
@@ -67,6 +67,7 @@ class Task:
     against: str | None = None
     longest: int = 2048
     demonstration_column: str = "completion"
+    end_ids: Sequence[int] = ()
 
     @property
     def answers(self) -> bool:
@@ -103,7 +104,9 @@ def measure(
     if task.answers:
         scored = _answer(task, model, store, engine, accelerator, trainer_state, description)
         result |= _of_completions(task, scored, (store.conditions() or {}).get("prompts"))
-        lines = [_line(one, task) for one in scored]
+        assert task.judge is not None
+        names = task.judge.names
+        lines = [line_of(one, task.rows[one.sample.index], names) for one in scored]
     if PERPLEXITY in task.measures:
         assert model is not None
         result |= _perplexity(task, model, accelerator, description)
@@ -169,58 +172,29 @@ def _readable(sample: Sample, task: Task) -> dict[str, Any]:
     return {"row": row.get(ROW), "completion": cut_at_stop(text, task.decoding.stop)}
 
 
-def _line(one: Scored, task: Task) -> dict[str, Any]:
-    assert task.judge is not None
-    row = task.rows[one.sample.index]
-    return {
-        "row": row.get(ROW),
-        "generation": one.sample.generation,
-        "solved": one.solved,
-        "reward": one.reward,
-        "rewards": dict(zip(task.judge.names, one.values, strict=True)),
-        "length": len(one.sample.ids),
-        "truncated": one.sample.truncated,
-        "prompt": as_text(row["prompt"]),
-        "completion": one.text,
-        "answer": row.get("answer"),
-    }
-
-
 def _of_completions(task: Task, scored: list[Scored], prompts: str | None) -> dict[str, Any]:
     """What is measured of scored completions, n of each row."""
     assert task.judge is not None
     n, judge = task.decoding.n, task.judge
     groups = [scored[start : start + n] for start in range(0, len(scored), n)]
     solved = [[one.solved for one in group] for group in groups]
-    result: dict[str, Any] = {"n": n, "success_reward": judge.names[judge.success]}
+    result: dict[str, Any] = {"n": n}
     if PASS in task.measures:
         for k in task.k:
             values = [pass_at_k(n, sum(row), k) for row in solved]
-            result |= _with_interval(f"pass@{k}", values, max(n // k, 1))
+            result |= with_interval(f"pass@{k}", values, max(n // k, 1))
     if AVERAGE in task.measures:
-        result |= _with_interval(f"avg@{n}", [fmean(row) for row in solved], n)
+        result |= with_interval(f"avg@{n}", [fmean(row) for row in solved], n)
     if MAJORITY in task.measures:
         votes = [vote_groups([one.text for one in group]) for group in groups]
         for k in task.k if max(task.k) > 1 else [n]:
             values = [majority_at_k(vote, row, k) for vote, row in zip(votes, solved, strict=True)]
-            result |= _with_interval(f"maj@{k}", values, max(n // k, 1))
+            result |= with_interval(f"maj@{k}", values, max(n // k, 1))
         result["without_answer"] = fmean(group is None for vote in votes for group in vote)
     if WIN_RATE in task.measures:
         result |= win_rate([[one.reward for one in group] for group in groups], _others(task, prompts))
         result["against"] = task.against
-    known = [one.reward for one in scored if one.reward is not None]
-    result |= {
-        "reward": fmean(known) if known else None,
-        "rewards": {
-            name: fmean(values) if (values := [v for one in scored if (v := one.values[place]) is not None]) else None
-            for place, name in enumerate(judge.names)
-        },
-        "unscored": len(scored) - len(known),
-        "mean_length": fmean(len(one.sample.ids) for one in scored),
-        "truncated": fmean(one.sample.truncated for one in scored),
-        "tokens": sum(len(one.sample.ids) + len(one.sample.prompt_ids) for one in scored),
-    }
-    return result
+    return result | summarised(scored, judge)
 
 
 def _others(task: Task, prompts: str | None) -> list[list[float | None]]:
@@ -229,21 +203,17 @@ def _others(task: Task, prompts: str | None) -> list[list[float | None]]:
     rows, encoder, judge = task.rows, task.encoder, task.judge
     if task.against == DEMONSTRATIONS:
         return rewards_of_demonstrations(rows, task.demonstration_column, encoder, judge)
-    return rewards_of_evaluation(Path(str(task.against)), rows, encoder, judge, task.decoding.stop, prompts)
-
-
-def _with_interval(name: str, values: list[float], size: int) -> dict[str, Any]:
-    """The mean over rows, with its interval; each value was found by about `size` trials."""
-    return {name: fmean(values), f"{name}_interval": list(clustered(values, size))}
+    return rewards_of_evaluation(Path(str(task.against)), rows, encoder, judge, prompts)
 
 
 def _perplexity(
     task: Task, model: torch.nn.Module, accelerator: Accelerator | None, description: str
 ) -> dict[str, Any]:
-    encoder, texts = task.encoder, None
+    encoder, sizes = task.encoder, None
     if task.layout == "documents":
         texts = task.rows["text"]
         encoded: list[Encoded] = [encoder.document(text) for text in texts]
+        sizes = [scored_bytes(text, row, encoder.tokenizer) for text, row in zip(texts, encoded, strict=True)]
     else:
         encoded = [encoder.answered(row, task.demonstration_column) for row in task.rows]
     if not any(sum(row.trained[1:]) for row in encoded):
@@ -252,7 +222,7 @@ def _perplexity(
     return measure_perplexity(
         model,
         encoded,
-        texts,
+        sizes,
         longest=task.longest,
         batch_size=task.batch_size,
         pad_token_id=0 if pad is None else pad,

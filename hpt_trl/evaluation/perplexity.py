@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, gather_object
 from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerBase
 from trl.trainer.utils import selective_log_softmax
 
 from hpt_trl.data.rendering import Encoded
@@ -32,10 +33,26 @@ def pieces(encoded: Encoded, longest: int) -> Iterator[tuple[list[int], list[int
             yield ids[start:stop], scored
 
 
+def scored_bytes(text: str, row: Encoded, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Bytes (UTF-8) of a document's text that its scored tokens write.
+
+    A row's first token is not scored: of tokenizers that begin texts with a token of their own the whole text is, of
+    others all that comes after the characters that the first token writes whole.
+
+    Args:
+        row: The text as `Encoder.document` encodes it.
+    """
+    if not any(row.trained[1:]):
+        return 0
+    # A part of a character is decoded to U+FFFD.
+    first = str(tokenizer.decode(row.ids[:1], skip_special_tokens=True)).rstrip("\ufffd")
+    return len(text[len(first) :].encode())
+
+
 def measure_perplexity(
     model: torch.nn.Module,
     rows: Sequence[Encoded],
-    texts: Sequence[str] | None,
+    sizes: Sequence[int] | None,
     *,
     longest: int,
     batch_size: int,
@@ -48,13 +65,13 @@ def measure_perplexity(
     Args:
         model: The model, also as wrapped by `accelerator`.
         rows: Encoded rows; the tokens that have a loss are scored.
-        texts: Their texts, where all of a row is scored: for bits per byte.
+        sizes: Bytes of what is scored of each, from `scored_bytes`, for bits per byte.
         longest: Tokens that are read at once.
         batch_size: Pieces read at a time by each process.
 
     Returns:
         `perplexity` (exp of the mean loss) and `loss` (nats per token, over all tokens alike), each with the 95 %
-        bootstrap interval over rows, `scored_tokens`, and with `texts` `bits_per_byte`.
+        bootstrap interval over rows, `scored_tokens`, and with `sizes` `bits_per_byte`.
     """
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     parts = [(number, *piece) for number, row in enumerate(rows) for piece in pieces(row, longest)]
@@ -83,10 +100,10 @@ def measure_perplexity(
     totals = [(0.0, 0)] * len(rows)
     for number, loss, count in sorted(found):
         totals[number] = totals[number][0] + loss, totals[number][1] + count
-    return _summary(totals, texts)
+    return _summary(totals, sizes)
 
 
-def _summary(totals: list[tuple[float, int]], texts: Sequence[str] | None) -> dict[str, Any]:
+def _summary(totals: list[tuple[float, int]], sizes: Sequence[int] | None) -> dict[str, Any]:
     scored = [total for total in totals if total[1]]
     nats, tokens = math.fsum(loss for loss, _ in scored), sum(count for _, count in scored)
     low, high = bootstrap(scored)
@@ -97,8 +114,8 @@ def _summary(totals: list[tuple[float, int]], texts: Sequence[str] | None) -> di
         "loss_interval": [low, high],
         "scored_tokens": tokens,
     }
-    if texts is not None:
-        result["bits_per_byte"] = nats / math.log(2) / sum(len(text.encode()) for text in texts)
+    if written := sum(sizes or []):
+        result["bits_per_byte"] = nats / math.log(2) / written
     return result
 
 

@@ -9,13 +9,13 @@ A line has the token ids, from which completions are scored, and the text, for r
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from hpt_trl.errors import UserError
 from hpt_trl.evaluation.generating import Item, Sample
-from hpt_trl.files import valid_json, write_atomically
+from hpt_trl.files import lines_of, valid_json, write_atomically
 
 SAMPLES_FILE = "samples.jsonl"
 CONDITIONS_FILE = "samples.json"
@@ -68,7 +68,7 @@ class SampleStore:
         path = self.folder / SAMPLES_FILE
         if not path.exists():
             return {}
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [json.loads(line) for line in lines_of(path)]
         return {(line["index"], line["generation"]): line["completion"] for line in lines if "completion" in line}
 
     def take_up(self) -> list[Sample]:
@@ -110,7 +110,7 @@ def _line(sample: Sample, more: Mapping[str, Any]) -> str:
 
 def _read(path: Path) -> list[Sample]:
     samples = []
-    texts: Sequence[str] = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    texts = lines_of(path, errors="replace")
     for number, text in enumerate(texts, start=1):
         try:
             line = json.loads(text)

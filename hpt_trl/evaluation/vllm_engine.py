@@ -52,7 +52,7 @@ def draw(
                 repetition_penalty=decoding.repetition_penalty,
                 max_tokens=decoding.max_new_tokens,
                 stop=list(decoding.stop) or None,
-                stop_token_ids=list(task.encoder.end_ids),
+                stop_token_ids=list(task.end_ids),
                 seed=decoding.seed + index * decoding.n + number,
             )
             for index, number in batch

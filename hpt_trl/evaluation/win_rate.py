@@ -1,6 +1,5 @@
 """How often a model's completions are worth more than others: those of another evaluation, or the rows' own answers."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -11,8 +10,9 @@ from trl.data_utils import is_conversational
 from hpt_trl.data.messages import text_of
 from hpt_trl.data.rendering import Encoder
 from hpt_trl.errors import UserError
+from hpt_trl.evaluation.conditions import rows_digest
 from hpt_trl.evaluation.intervals import clustered
-from hpt_trl.evaluation.samples import SampleStore
+from hpt_trl.evaluation.samples import CONDITIONS_FILE, SAMPLES_FILE, SampleStore
 from hpt_trl.evaluation.scoring import Judge, score
 from hpt_trl.rewards.completions import score_completions, weighted_reward
 
@@ -47,12 +47,35 @@ def win_rate(own: Rewards, others: Rewards) -> dict[str, Any]:
     }
 
 
-def rewards_of_evaluation(
-    folder: Path, rows: Dataset, encoder: Encoder, judge: Judge, stop: Sequence[str], prompts: str | None
-) -> Rewards:
+def check_against(folder: str | Path, rows: Dataset) -> None:
+    """Refuses another evaluation whose completions cannot be compared with those of rows.
+
+    Raises:
+        UserError: the folder holds no evaluation, one that came to no end, or one of other rows.
+    """
+    store = SampleStore(folder)
+    conditions, texts = store.conditions(), store.texts()
+    if conditions is None or not texts:
+        raise UserError(
+            f"against: {folder} holds no finished evaluation ({CONDITIONS_FILE}, {SAMPLES_FILE}); write "
+            "`demonstrations`, or the `output_dir` of one."
+        )
+    if conditions.get("rows") != rows_digest(rows["prompt"]):
+        raise UserError(
+            f"against: {folder} is an evaluation of other rows; evaluate both models on the same `dataset_name`."
+        )
+    wanted = len(rows) * int(conditions.get("n", 1))
+    if len(texts) < wanted:
+        raise UserError(
+            f"against: {folder} holds {len(texts):,} of {wanted:,} completions; let that evaluation come to its end."
+        )
+
+
+def rewards_of_evaluation(folder: Path, rows: Dataset, encoder: Encoder, judge: Judge, prompts: str | None) -> Rewards:
     """Rewards of another evaluation's completions.
 
-    Of a model with the same tokens they are scored as they were drawn; else their texts are encoded anew.
+    Of a model with the same tokens they are scored as they were drawn, cut at the texts that ended them there; else
+    their texts are encoded anew.
 
     Args:
         prompts: Digest of the prompts' tokens here, by which the other's are told from them.
@@ -60,18 +83,12 @@ def rewards_of_evaluation(
     Raises:
         UserError: the evaluation came to no end, or is of other rows.
     """
+    check_against(folder, rows)
     store = SampleStore(folder)
-    samples, texts = store.read(), store.texts()
-    if not texts or len(texts) < len(samples):
-        raise UserError(
-            f"against: {folder} holds no finished evaluation (samples.jsonl); name the `output_dir` of one, or write "
-            "`demonstrations`."
-        )
-    if samples[-1].index >= len(rows):
-        raise UserError(f"against: {folder} has completions of {samples[-1].index + 1} rows, here are {len(rows)}.")
+    samples, texts, conditions = store.read(), store.texts(), store.conditions() or {}
     found: Rewards = [[] for _ in range(len(rows))]
-    if prompts is not None and (store.conditions() or {}).get("prompts") == prompts:
-        for one in score(samples, rows, encoder, judge, stop=stop):
+    if prompts is not None and conditions.get("prompts") == prompts:
+        for one in score(samples, rows, encoder, judge, stop=conditions.get("stop") or ()):
             found[one.sample.index].append(one.reward)
         return found
     items = [(sample.index, texts[sample.index, sample.generation], sample.truncated) for sample in samples]

@@ -7,11 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from hpt_trl import __version__
+from hpt_trl.errors import UserError
 from hpt_trl.pipeline.plan import PlannedStage
 from hpt_trl.pipeline.references import references_of
+from hpt_trl.recipes.bundled import find_recipe
+from hpt_trl.settings.file import read_recipe_file
 
 # Larger files count by size and time of change: reading gigabytes of weights would delay every start.
 _READ_WHOLE = 64 * 2**20
+# What another evaluation is compared by; how it was scored itself says nothing.
+_COMPLETIONS = "samples.json*"
 
 
 def contents_of(stage: PlannedStage, inputs: dict[str, str]) -> dict[str, Any]:
@@ -24,7 +29,7 @@ def contents_of(stage: PlannedStage, inputs: dict[str, str]) -> dict[str, Any]:
         "hpt_trl": __version__,
         **{f"`{key}`": value for key, value in sorted(stage.values.items())},
         **{f"stage `{used}`": inputs[used] for used in stage.uses},
-        **{f"the files of {path}": digest for path, digest in sorted(_local_data(stage).items())},
+        **{f"the files of {path}": digest for path, digest in sorted(_local_data(stage.values).items())},
     }
 
 
@@ -52,23 +57,36 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else text[:37] + "..."
 
 
-def _local_data(stage: PlannedStage) -> dict[str, str]:
-    """Path -> digest of each file that the recipe names, and of folders named as data or model."""
+def _local_data(values: dict[str, Any]) -> dict[str, str]:
+    """Path -> digest of each file that a recipe names, of folders named as data, model or evaluation, and what the
+    evaluations that it names name in turn."""
     found = {}
-    for key, value in stage.values.items():
-        folders = key == "dataset_name" or key.endswith("_name_or_path")
+    for key, value in values.items():
+        folders = key in ("dataset_name", "against") or key.endswith("_name_or_path")
         for item in value if isinstance(value, list) else [value]:
             if isinstance(item, str) and item and not references_of(item):
                 # Any text may stand here, also one that no file system takes for a name.
                 with suppress(OSError, RuntimeError):
                     path = Path(item).expanduser()
                     if path.is_file() or (folders and path.is_dir()):
-                        found[item] = _digest(path)
+                        found[item] = _digest(path, _COMPLETIONS if key == "against" else "*")
+                if key == "evaluations":
+                    # Not its model, in whose place the stage's is measured.
+                    found |= _local_data(_of_evaluation(item))
     return found
 
 
-def _digest(path: Path) -> str:
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+def _of_evaluation(name: str) -> dict[str, Any]:
+    """Keys of an evaluation, without its model; none of one that does not exist, which the check tells."""
+    try:
+        values = read_recipe_file(find_recipe(name)).values
+    except UserError:
+        return {}
+    return {key: value for key, value in values.items() if key != "model_name_or_path"}
+
+
+def _digest(path: Path, pattern: str) -> str:
+    files = [path] if path.is_file() else sorted(file for file in path.rglob(pattern) if file.is_file())
     total = hashlib.sha256()
     for file in files:
         status = file.stat()

@@ -13,7 +13,7 @@ from hpt_trl.errors import UserError
 from hpt_trl.pipeline.ordering import check_references, ordered
 from hpt_trl.pipeline.plan import ALIASES, RECIPES_FOLDER, Plan, PlannedStage
 from hpt_trl.pipeline.references import references_of
-from hpt_trl.recipes.bundled import find_recipe, recipe_name, recipes_folder
+from hpt_trl.recipes.bundled import anchored, find_recipe, recipe_name, recipes_folder
 from hpt_trl.recipes.profiles import Profile, find_profile, read_profile
 from hpt_trl.recipes.stages import STAGE_MODULES
 from hpt_trl.settings.file import RecipeFile, RecipeLoader, Sources, parse_yaml_text, read_recipe_file, shown
@@ -21,6 +21,8 @@ from hpt_trl.settings.file import split_overrides as split_words
 from hpt_trl.settings.values import did_you_mean
 
 PIPELINE = "pipeline"
+# The key that names further recipes.
+EVALUATIONS = "evaluations"
 
 _PIPELINE_KEYS = {
     "stage": "pipeline",
@@ -226,7 +228,7 @@ def _plan_stage(name: str, keys: _Keys, file: RecipeFile, words: dict[str, list[
         for key, value in base.values.items():
             if key in _REFUSED:
                 continue
-            values[key] = value
+            values[key] = anchored(value, base.path.parent) if key == EVALUATIONS else value
             places[key] = f"{shown(base.path)}, line {base.lines[key]}, `{key}` (stage `{name}` of {shown(file.path)})"
         texts = {key: text for key, text in base.texts.items() if key in values}
     measure = written.pop("measure", None)
@@ -237,11 +239,13 @@ def _plan_stage(name: str, keys: _Keys, file: RecipeFile, words: dict[str, list[
         long = ALIASES.get(key, key)
         if long == "reward_model_name_or_path" and isinstance(value, str):
             value = [value]
+        if key == EVALUATIONS:
+            value = anchored(value, file.path.parent)
         values[long], places[long] = value, place(key)
         texts.pop(long, None)
         if key in words:
             if not references_of(value):
-                passed[long] = words[key]
+                passed[long] = value if key == EVALUATIONS and isinstance(value, list) else words[key]
         elif key in keys.texts:
             texts[long] = keys.texts[key]
     kind = values.get("stage")

@@ -116,8 +116,8 @@ def read_record(folder: Path) -> Record:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         stages = {name: StageRecord(**stage) for name, stage in values["stages"].items()}
-        return Record(folder, values["pipeline"], values["order"], stages)
-    except (ValueError, TypeError, KeyError) as error:
+        return Record(folder, values["pipeline"], list(values["order"]), stages)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
             f"{path} is not the record of a pipeline: {error!r}. Name another `output_dir`, or remove the "
             "file and start anew with `--overwrite true`."
@@ -171,12 +171,19 @@ def _step(plan: Plan, stage: PlannedStage, contents: dict[str, Any], known: Stag
 
 
 def output_of(folder: Path) -> str:
-    """Hash of a finished run's results.json, which names the run; empty where there is none, or it trained nothing."""
+    """Hash of a finished run's results.json, which names the run; empty where there is none, or it trained nothing.
+
+    One that is broken is not of a run that finished.
+    """
     path = folder / RESULTS_FILE
     if not path.is_file():
         return ""
     contents = path.read_bytes()
-    trained = json.loads(contents).get("trained", True)
+    try:
+        results = json.loads(contents)
+    except ValueError:
+        return ""
+    trained = isinstance(results, dict) and results.get("trained", True)
     return hashlib.sha256(contents).hexdigest() if trained else ""
 
 
@@ -196,7 +203,10 @@ def has_weights(folder: Path) -> bool:
     if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
         return False
     for index in (*folder.glob("model.safetensors.index.json"), *folder.glob("pytorch_model.bin.index.json")):
-        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        try:
+            shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return False
         return all((folder / shard).is_file() for shard in shards)
     names = ("model.safetensors", "pytorch_model.bin", "adapter_model.safetensors", "adapter_model.bin")
     return any((folder / name).is_file() for name in names)

@@ -3,7 +3,7 @@
 import difflib
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hpt_trl.errors import UserError
 from hpt_trl.settings.file import read_recipe_file
@@ -55,6 +55,19 @@ def find_recipe(name: str) -> Path:
     near = difflib.get_close_matches(name, [*bundled, *short], n=1)
     meant = f" Did you mean `{short.get(near[0], near[0])}`?" if near else ""
     raise UserError(f"there is no recipe `{name}`: neither a file nor a bundled one.{meant} `hpt-trl list` shows all.")
+
+
+def anchored(names: Any, folder: Path) -> Any:
+    """Returns names of recipes with those that are files as absolute paths, wherever they are read later.
+
+    Args:
+        names: one or a list, as a recipe's key holds them; others are returned as they are.
+        folder: that of the recipe that names them, from which paths count first, then from the working directory.
+    """
+    if isinstance(names, list):
+        return [anchored(name, folder) for name in names]
+    paths = (folder / names, Path(names)) if isinstance(names, str) and names else ()
+    return next((str(path.resolve()) for path in paths if path.is_file()), names)
 
 
 def summarize(path: Path) -> RecipeSummary:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpt_trl.errors import UserError
 from hpt_trl.recipes.batches import settle_batch
+from hpt_trl.recipes.bundled import anchored
 from hpt_trl.recipes.device import check_profile, check_quantization, settle_device
 from hpt_trl.recipes.profiles import Profile, launched_profile
 from hpt_trl.recipes.recipe import Recipe, place_of
@@ -198,6 +199,8 @@ def resolve_recipe(sources: Sources, world_size: int | None = None, profile: Pro
     known = {name: key for name, key in keys_of(*classes).items() if name not in stage.left_out}
     values = _read_values(sources, known, stage)
     _check_ranges(values, stage, sources)
+    if values.get("evaluations"):
+        values["evaluations"] = anchored(values["evaluations"], file.path.parent)
     raw = dict(values)
     if stage.trains:
         settle_batch(values, known, world_size, sources)

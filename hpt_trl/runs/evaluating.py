@@ -4,7 +4,6 @@ Completions depend on the model, the prompts and the decoding; these lie beside 
 stopped evaluation goes on, and a finished one is only scored anew, e.g. by other rewards or for another k.
 """
 
-import hashlib
 import json
 import shlex
 import time
@@ -21,12 +20,12 @@ from transformers import set_seed
 from trl import get_quantization_config
 from trl.trainer.utils import create_model_from_path
 
-from hpt_trl.data.messages import as_text
-from hpt_trl.evaluation.generating import Item, Sample, encode_prompts
+from hpt_trl.evaluation.conditions import prompts_digest, rows_digest
+from hpt_trl.evaluation.generating import Item, Sample
 from hpt_trl.evaluation.lines import measure_lines
-from hpt_trl.evaluation.measuring import DEMONSTRATIONS, PERPLEXITY, WIN_RATE, Task, measure
+from hpt_trl.evaluation.measuring import PERPLEXITY, WIN_RATE, Task, measure
 from hpt_trl.evaluation.perplexity import LONGEST
-from hpt_trl.evaluation.samples import CONDITIONS_FILE, SAMPLES_FILE, SCORED_FILE, SampleStore
+from hpt_trl.evaluation.samples import SAMPLES_FILE, SCORED_FILE, SampleStore
 from hpt_trl.evaluation.scoring import Judge
 from hpt_trl.files import valid_json, write_atomically
 from hpt_trl.methods.evaluate.stage import measures_of
@@ -34,7 +33,7 @@ from hpt_trl.models.digests import adapter_digest, model_digest
 from hpt_trl.models.folders import is_adapter
 from hpt_trl.models.loading import base_of, positions_of, resolve_model
 from hpt_trl.runs.checkpoints import full_disk_explained
-from hpt_trl.runs.output_folder import open_output_folder
+from hpt_trl.runs.output_folder import open_output_folder, write_recipe
 from hpt_trl.runs.preparation import Prepared
 from hpt_trl.runs.record import hardware, short_name, versions
 from hpt_trl.runs.reporting import RESULTS_FILE, duration, write_results
@@ -76,7 +75,7 @@ def task_of(prepared: Prepared) -> Task:
     measures = measures_of(recipe)
     judge = None
     if prepared.rewards:
-        judge = Judge(prepared.rewards, prepared.judge_weights, prepared.success, prepared.success_threshold)
+        judge = Judge(prepared.rewards, prepared.reward_weights, prepared.success, prepared.success_threshold)
     limit = positions_of(prepared.model_config)
     return Task(
         rows=prepared.splits.train,
@@ -90,6 +89,7 @@ def task_of(prepared: Prepared) -> Task:
         against=config.against if WIN_RATE in measures else None,
         longest=config.max_length or min(limit or LONGEST, LONGEST),
         demonstration_column=prepared.splits.demonstration_column,
+        end_ids=prepared.end_ids or prepared.encoder.end_ids,
     )
 
 
@@ -127,8 +127,6 @@ def _precision(config: Any) -> str:
 def _open(prepared: Prepared, store: SampleStore) -> None:
     """Makes the output folder ready: for a new evaluation, or for one that goes on."""
     recipe, found = prepared.recipe, store.conditions()
-    if WIN_RATE in measures_of(recipe):
-        _check_against(prepared)
     wanted = valid_json(_conditions(prepared))
     if recipe.arguments.overwrite or found is None:
         open_output_folder(recipe, resuming=False)
@@ -143,26 +141,10 @@ def _open(prepared: Prepared, store: SampleStore) -> None:
             "`--output_dir`, or start anew with `--overwrite true`.",
         )
     there = len(store.take_up())
-    open_output_folder(recipe, resuming=True)
-    (store.folder / RESULTS_FILE).unlink(missing_ok=True)
+    # A former result, and the recipe that it is of, stay until there is a new one.
+    if not (store.folder / RESULTS_FILE).exists():
+        open_output_folder(recipe, resuming=True)
     print(f"{store.folder / SAMPLES_FILE}: {there:,} completions are there and are not drawn again.", flush=True)
-
-
-def _check_against(prepared: Prepared) -> None:
-    recipe, folder = prepared.recipe, prepared.recipe.config.against
-    if folder == DEMONSTRATIONS:
-        return
-    found = SampleStore(folder).conditions()
-    if found is None or not (Path(folder) / SAMPLES_FILE).is_file():
-        raise recipe.error(
-            "against",
-            f"{folder} holds no finished evaluation ({CONDITIONS_FILE}, {SAMPLES_FILE}); write `demonstrations`, or "
-            "the `output_dir` of one.",
-        )
-    if found.get("rows") != _rows_digest(prepared):
-        raise recipe.error(
-            "against", f"{folder} is an evaluation of other rows; evaluate both models on the same `dataset_name`."
-        )
 
 
 def _conditions(prepared: Prepared) -> dict[str, Any]:
@@ -174,36 +156,32 @@ def _conditions(prepared: Prepared) -> dict[str, Any]:
     return {
         "model": name,
         "weights": model_digest(base, revision=arguments.model_revision) + adapter,
-        "rows": _rows_digest(prepared),
-        "prompts": prompts_digest(prepared),
-        **asdict(config.decoding),
+        "model_init_kwargs": config.model_init_kwargs,
+        "attn_implementation": arguments.attn_implementation,
+        "end_ids": sorted(prepared.end_ids or []),
+        **answered_conditions(prepared),
         "batch_size": config.per_device_eval_batch_size,
         "precision": f"{arguments.dtype}, {_precision(config)}",
-        "quantization": "4 bits" if arguments.load_in_4bit else "8 bits" if arguments.load_in_8bit else None,
+        "quantization": _quantization(arguments),
         "engine": "vllm" if config.use_vllm else "transformers",
+        "vllm_max_model_length": config.vllm_max_model_length if config.use_vllm else None,
     }
 
 
-def _rows_digest(prepared: Prepared) -> str:
-    """Of the rows as the data has them, whatever the model's template makes of them."""
-    total = hashlib.blake2b(digest_size=16)
-    rows = prepared.splits.train
-    for value in rows["text"] if prepared.splits.layout == "documents" else rows["prompt"]:
-        total.update(as_text(value).encode() + b"\0")
-    return total.hexdigest()
+def answered_conditions(prepared: Prepared) -> dict[str, Any]:
+    """What completions depend on, whatever the model: rows, prompts and decoding."""
+    rows, is_text = prepared.splits.train, prepared.splits.layout == "documents"
+    return {
+        "rows": rows_digest(rows["text" if is_text else "prompt"]),
+        "prompts": None if is_text else prompts_digest(rows, prepared.encoder),
+        **asdict(prepared.recipe.config.decoding),
+    }
 
 
-def prompts_digest(prepared: Prepared) -> str | None:
-    """Of the prompts' tokens."""
-    if prepared.splits.layout == "documents":
-        return None
-    total = hashlib.blake2b(digest_size=16)
-    rows = prepared.splits.train
-    for start in range(0, len(rows), 100):
-        batch = [rows[index] for index in range(start, min(start + 100, len(rows)))]
-        for ids in encode_prompts(prepared.encoder, batch, return_tensors=None)["input_ids"]:
-            total.update(json.dumps(list(ids)).encode())
-    return total.hexdigest()
+def _quantization(arguments: Any) -> str | None:
+    if arguments.load_in_4bit:
+        return f"4 bits, {arguments.bnb_4bit_quant_type}{', nested' if arguments.use_bnb_nested_quant else ''}"
+    return "8 bits" if arguments.load_in_8bit else None
 
 
 def _short(value: Any) -> str:
@@ -261,6 +239,7 @@ def _write(
         "hardware": hardware(PartialState().device, PartialState().num_processes, None),
         "command": shlex.join(command),
     }
+    write_recipe(recipe)
     write_results(folder, results)
     print()
     for line in measure_lines(result):

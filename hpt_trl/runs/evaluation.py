@@ -6,8 +6,8 @@ completions kept for reading. The random state of the training is left untouched
 the same weights as one without.
 """
 
-import math
 from collections.abc import Callable
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -16,12 +16,11 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 from transformers import TrainerState
 
-from hpt_trl.data.messages import as_text
 from hpt_trl.data.rendering import Encoder
 from hpt_trl.errors import UserError
 from hpt_trl.evaluation.generating import Decoding, generate
-from hpt_trl.evaluation.intervals import clustered
 from hpt_trl.evaluation.scoring import Judge, Scored, score
+from hpt_trl.evaluation.summary import line_of, mean, summarised, with_interval
 from hpt_trl.runs.verdicts import standard_error
 
 
@@ -66,12 +65,9 @@ def evaluate(
         completions_kept: Rows whose first completion is returned, in the order of `rows`.
 
     Returns:
-        `accuracy` (share of solved completions, 0 to 1), `accuracy_interval` (its 95 % bounds), `success_reward`,
-        `reward` (mean weighted reward, None if nothing was scored), `reward_error` (its standard error), `rewards`
-        (name -> mean of that reward where it applies), `samples` (rows), `num_generations`, `unscored` (completions
-        without a finite weighted reward), `mean_length` (tokens), `truncated` (share of completions cut at the limit),
-        `tokens` (read and generated), `temperature`, `max_new_tokens` and `completions`, a list of {row, prompt,
-        completion, reward, rewards, length, answer}.
+        `accuracy` (share of solved completions, 0 to 1), `accuracy_interval` (its 95 % bounds), what
+        `hpt_trl.evaluation.summary.summarised` finds, `reward_error` (the standard error of `reward`), `samples`
+        (rows), `num_generations`, `temperature`, `max_new_tokens` and `completions`, lines of `line_of`.
 
     Raises:
         UserError: no rows, several completions per row under greedy decoding, no reward of the name `success_reward`,
@@ -94,56 +90,19 @@ def evaluate(
     if accelerator is not None:
         scored = gather_object(scored)
     scored.sort(key=lambda one: (one.sample.index, one.sample.generation))
-    return _summary(scored, rows, judge.names, num_generations, completions_kept) | {
-        "success_reward": judge.names[judge.success],
-        "temperature": temperature,
-        "max_new_tokens": max_new_tokens,
-    }
-
-
-def _summary(
-    scored: list[Scored], rows: Dataset, names: list[str], num_generations: int, completions_kept: int
-) -> dict[str, Any]:
-    rewards = [one.reward for one in scored if one.reward is not None]
     solved = [one.solved for one in scored]
-    samples = [one.sample for one in scored]
     starts = range(0, len(scored), num_generations)
-    shares = [sum(solved[start : start + num_generations]) / num_generations for start in starts]
+    shares = [fmean(solved[start : start + num_generations]) for start in starts]
+    rewards_of_rows = [mean([one.reward for one in scored[start : start + num_generations]]) for start in starts]
     shown = [one for one in scored if one.sample.generation == 0][:completions_kept]
     return {
-        "accuracy": sum(solved) / len(scored),
-        "accuracy_interval": list(clustered(shares, num_generations)),
-        "reward": sum(rewards) / len(rewards) if rewards else None,
-        "reward_error": _error_of_mean(scored, num_generations),
-        "rewards": {name: _mean([one.values[place] for one in scored]) for place, name in enumerate(names)},
+        **with_interval("accuracy", shares, num_generations),
+        **summarised(scored, judge),
+        # Of the mean over rows drawn at random.
+        "reward_error": standard_error([reward for reward in rewards_of_rows if reward is not None]),
         "samples": len(rows),
         "num_generations": num_generations,
-        "unscored": len(scored) - len(rewards),
-        "mean_length": sum(len(sample.ids) for sample in samples) / len(samples),
-        "truncated": sum(sample.truncated for sample in samples) / len(samples),
-        "tokens": sum(len(sample.ids) + len(sample.prompt_ids) for sample in samples),
-        "completions": [
-            {
-                "row": one.sample.index,
-                "prompt": as_text(rows[one.sample.index]["prompt"]),
-                "completion": one.text,
-                "reward": one.reward,
-                "rewards": dict(zip(names, one.values, strict=True)),
-                "length": len(one.sample.ids),
-                "answer": rows[one.sample.index].get("answer"),
-            }
-            for one in shown
-        ],
+        "temperature": temperature,
+        "max_new_tokens": max_new_tokens,
+        "completions": [line_of(one, rows[one.sample.index], judge.names) for one in shown],
     }
-
-
-def _error_of_mean(scored: list[Scored], num_generations: int) -> float | None:
-    """Standard error of the mean reward, the prompts being drawn at random; None for fewer than two prompts."""
-    starts = range(0, len(scored), num_generations)
-    prompts = [_mean([one.reward for one in scored[start : start + num_generations]]) for start in starts]
-    return standard_error([mean for mean in prompts if mean is not None])
-
-
-def _mean(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None and math.isfinite(value)]
-    return sum(known) / len(known) if known else None

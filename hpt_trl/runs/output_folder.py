@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 
 from hpt_trl.evaluation.samples import CONDITIONS_FILE, PARTS, SAMPLES_FILE, SCORED_FILE
+from hpt_trl.files import write_atomically
 from hpt_trl.methods.critic.results import CURVES_FILE as CURVES_OF_VALUES
 from hpt_trl.methods.critic.results import PICTURE_FILE as PICTURE_OF_VALUES
 from hpt_trl.methods.reward.shift import PICTURE_FILE, SCORES_FILE
@@ -107,8 +108,13 @@ def open_output_folder(recipe: Recipe, *, resuming: bool) -> Path:
                 shutil.rmtree(path)
             else:
                 path.unlink()
-    (folder / RECIPE_FILE).write_text(resolved_recipe(recipe), encoding="utf-8")
+    write_recipe(recipe)
     return folder
+
+
+def write_recipe(recipe: Recipe) -> None:
+    """Writes the resolved recipe into the run's folder."""
+    write_atomically(Path(recipe.config.output_dir) / RECIPE_FILE, resolved_recipe(recipe))
 
 
 def _refuse_training(recipe: Recipe, stored: Path) -> None:

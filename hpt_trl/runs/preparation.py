@@ -64,6 +64,7 @@ class Prepared:
         encoder: As the trainer encodes rows.
         checkpoint: Where the run goes on, None for a new one.
         eval_max_new_tokens: Length limit of the evaluation, in tokens.
+        end_ids: Token ids at which the model stops; None for all special ones.
         evaluations: Name -> the evaluation of that name, before and after the training.
         unused: Columns of the data that nothing reads.
     """
@@ -84,12 +85,16 @@ class Prepared:
     encoder: Encoder
     checkpoint: Path | None
     eval_max_new_tokens: int
+    end_ids: list[int] | None
     evaluations: "dict[str, Prepared]"
     unused: list[str]
 
     @property
     def judge_weights(self) -> list[float]:
-        """The weights in the evaluation; a true reward that is only measured has weight 0 in the training, not here."""
+        """The weights in a training's own evaluation: a true reward that is only measured has weight 0 in the training.
+
+        What `stage: evaluate` measures is weighed as its recipe says.
+        """
         weights = self.reward_weights[: self.judges]
         others = [0.0] * (len(self.rewards) - self.judges)
         return (weights if any(weights) else [1.0] * len(weights)) + others
@@ -182,6 +187,7 @@ def prepare_recipe(recipe: Recipe, trained: "Trained | None" = None) -> Prepared
         encoder=encoder,
         checkpoint=checkpoint,
         eval_max_new_tokens=arguments.eval_max_new_tokens or stage.completion_length(config),
+        end_ids=ends,
         evaluations=_evaluations(recipe, Trained(tokenizer, model_config, ends)),
         unused=unused,
     )
@@ -210,13 +216,14 @@ class Trained:
 def _evaluations(recipe: Recipe, trained: Trained) -> dict[str, Prepared]:
     """The evaluations that a training names, with its model."""
     found: dict[str, Prepared] = {}
+    # It draws completions in its own processes, sharded weights or not.
+    profile = replace(recipe.profile, fsdp_version=None, zero_stage=None)
     for name in recipe.arguments.evaluations or []:
         try:
-            beside = recipe.path.parent / name
-            path = beside if beside.is_file() else find_recipe(name)
+            path = find_recipe(name)
             words = ["--model_name_or_path", str(recipe.model_args.model_name_or_path or "the trained model")]
             words += ["--output_dir", recipe.config.output_dir, "--use_cpu", str(recipe.config.use_cpu).lower()]
-            inner = read_recipe(path, words, world_size=recipe.world_size, profile=recipe.profile)
+            inner = read_recipe(path, words, world_size=recipe.world_size, profile=profile)
             if inner.stage.trains:
                 raise inner.error("stage", f"{inner.stage.name} trains a model; allowed here: evaluate.")
             if path.stem in found:

@@ -14,7 +14,8 @@ from transformers import ProgressCallback, TrainerCallback
 from hpt_trl.errors import UserError
 from hpt_trl.evaluation.intervals import wilson
 from hpt_trl.evaluation.lines import measure_lines
-from hpt_trl.files import valid_json, write_atomically
+from hpt_trl.evaluation.summary import undecided_line
+from hpt_trl.files import lines_of, valid_json, write_atomically
 from hpt_trl.methods.critic.results import report_critic
 from hpt_trl.methods.reward.shift import report_shift
 from hpt_trl.methods.rho1.page import draw_selections
@@ -142,7 +143,7 @@ def read_metrics(output_dir: str | Path, *, tolerant: bool = False) -> list[dict
     if not path.exists():
         raise UserError(f"{path} does not exist: `{output_dir}` is not the output folder of a run that has started.")
     lines = []
-    texts = path.read_text(encoding="utf-8").splitlines()
+    texts = lines_of(path)
     for number, text in enumerate(texts, start=1):
         try:
             line = json.loads(text)
@@ -285,9 +286,10 @@ def accuracy_line(name: str, evaluation: dict[str, Any]) -> str:
     rows = f"{evaluation['samples']} rows"
     if evaluation["num_generations"] > 1:
         rows += f", {evaluation['num_generations']} completions each"
+    undecided = undecided_line(evaluation)
     return (
         f"Held-out accuracy {name + ':':<7} {share:6.1%}  (95 % interval {low:.1%} to {high:.1%}; {rows}, mean length "
-        f"{evaluation['mean_length']:.0f} tokens)"
+        f"{evaluation['mean_length']:.0f} tokens{'' if undecided is None else f'; {undecided}'})"
     )
 
 

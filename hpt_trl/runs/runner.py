@@ -34,7 +34,7 @@ from hpt_trl.recipes.profiles import LAUNCH_OPTIONS
 from hpt_trl.recipes.recipe import StageInputs
 from hpt_trl.rollouts.vllm import open_engine
 from hpt_trl.runs.checkpoints import PROCESSES_FILE, full_disk_explained
-from hpt_trl.runs.evaluating import prompts_digest, run_evaluation, task_of, write_scored
+from hpt_trl.runs.evaluating import answered_conditions, run_evaluation, task_of, write_scored
 from hpt_trl.runs.evaluation import evaluate
 from hpt_trl.runs.health import Health, refuse_untrained
 from hpt_trl.runs.model_files import complete_model_files
@@ -205,7 +205,7 @@ class _Evaluations:
         folder = Path(self.prepared.recipe.config.output_dir) / EVALUATIONS / name
         store, state = SampleStore(folder / description.split()[0].lower()), PartialState()
         if state.is_main_process:
-            store.begin({"model": "of the training", "prompts": prompts_digest(evaluation)})
+            store.begin({"model": "of the training", **answered_conditions(evaluation)})
         state.wait_for_everyone()
         result, lines = measure(
             task_of(evaluation),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hpt_trl.errors import UserError
+from hpt_trl.files import lines_of
 
 # Shades on either side of the middle, and the share of the tokens that lie inside the deepest ones.
 SHADES = 5
@@ -114,7 +115,7 @@ def read_samples(path: Path, keys: Sequence[str], lists: Sequence[str]) -> list[
     if not path.exists():
         return []
     samples = []
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, text in enumerate(lines_of(path), start=1):
         try:
             sample = json.loads(text)
         except ValueError:

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
-from hpt_trl.files import valid_json, write_atomically
+from hpt_trl.files import lines_of, valid_json, write_atomically
 
 # Tokens of a sample, and those before a token that its text is taken with.
 _MOST, _CONTEXT = 1024, 8
@@ -55,7 +55,7 @@ class TokenSamples(TrainerCallback):
         return whole[shared:]
 
     def _lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
+        return [json.loads(line) for line in lines_of(self.path)]
 
     def _store(self, lines: list[dict[str, Any]]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)

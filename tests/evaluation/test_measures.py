@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from hpt_trl.data.rendering import Encoded, Encoder
 from hpt_trl.evaluation.intervals import bootstrap
 from hpt_trl.evaluation.measures import majority_at_k, pass_at_k, vote_groups
-from hpt_trl.evaluation.perplexity import measure_perplexity, pieces
+from hpt_trl.evaluation.perplexity import measure_perplexity, pieces, scored_bytes
 
 
 @pytest.mark.parametrize("n", range(1, 8))
@@ -89,13 +89,31 @@ def test_pieces_score_every_token_but_the_first_once():
         assert seen == list(range(1, length))
 
 
+def test_bytes_are_those_of_what_is_scored(tiny_model_path):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_path)
+    encoder = Encoder(tokenizer)
+
+    def size(text: str) -> int:
+        return scored_bytes(text, encoder.document(text), tokenizer)
+
+    # Nothing but the end, which is the first token then; one character and the end; three bytes that are three tokens.
+    assert (size(""), size("Z"), size("Zé"), size("€"), size("€Z")) == (0, 0, 2, 3, 4)
+    ids = encoder.document("Zé").ids
+    assert scored_bytes("Zé", Encoded([tokenizer.eos_token_id, *ids], [1] * (len(ids) + 1)), tokenizer) == 3
+
+
 @pytest.mark.parametrize("longest, batch_size", [(512, 1), (512, 4), (6, 3)])
 def test_perplexity_against_float64(tiny_model_path, longest, batch_size):
     model = AutoModelForCausalLM.from_pretrained(tiny_model_path)
-    encoder = Encoder(AutoTokenizer.from_pretrained(tiny_model_path))
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_path)
+    encoder = Encoder(tokenizer)
     texts = ["What is 3 + 4? 3 + 4 = 7", "0 1 2 3", "Question: how many apples are left? Answer: the total is 8."]
     rows = [encoder.document(text) for text in texts]
-    found = measure_perplexity(model, rows, texts, longest=longest, batch_size=batch_size, pad_token_id=0)
+    sizes = [scored_bytes(text, row, tokenizer) for text, row in zip(texts, rows, strict=True)]
+    # Of a tokenizer without a token that begins texts: the first token is not scored, nor are its characters.
+    firsts = [tokenizer(text, return_offsets_mapping=True)["offset_mapping"][0] for text in texts]
+    assert sizes == [len(text) - end for text, (_, end) in zip(texts, firsts, strict=True)]
+    found = measure_perplexity(model, rows, sizes, longest=longest, batch_size=batch_size, pad_token_id=0)
     exact = AutoModelForCausalLM.from_pretrained(tiny_model_path).double()
     nats, tokens = 0.0, 0
     for row in rows:
@@ -109,6 +127,6 @@ def test_perplexity_against_float64(tiny_model_path, longest, batch_size):
     assert found["scored_tokens"] == tokens == sum(len(row.ids) - 1 for row in rows)
     assert found["loss"] == pytest.approx(nats / tokens, rel=1e-6)
     assert found["perplexity"] == pytest.approx(math.exp(nats / tokens), rel=1e-5)
-    assert found["bits_per_byte"] == pytest.approx(nats / math.log(2) / sum(map(len, texts)), rel=1e-6)
+    assert found["bits_per_byte"] == pytest.approx(nats / math.log(2) / sum(sizes), rel=1e-6)
     low, high = found["perplexity_interval"]
     assert low <= found["perplexity"] <= high

@@ -54,17 +54,18 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-def save_shipping_model(folder: str | Path, kind: str, *, shards: bool = False) -> str:
+def save_shipping_model(folder: str | Path, kind: str, *, shards: bool = False, **changes: Any) -> str:
     """Writes model, tokenizer and layers for future tokens; returns the folder as a string.
 
     Args:
         kind: one of `KINDS`.
         shards: in several files with an index.
+        changes: other sizes of the config.
     """
     if not hasattr(CONFIG_MAPPING[kind](), "num_mtp_layers"):
         pytest.skip(f"this transformers has no layers for future tokens of {kind}")
     tokenizer = build_tokenizer()
-    sizes = _SIZES | KINDS[kind] | {"vocab_size": len(tokenizer)}
+    sizes = _SIZES | KINDS[kind] | {"vocab_size": len(tokenizer)} | changes
     sizes |= {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[kind](**sizes))

@@ -42,7 +42,7 @@ STAGES = {
         "test_split_size": None,
         "max_length": 64,
     },
-    "sft": {},
+    "sft": {"evaluations": ["judged.yaml"]},
     "dpo": {},
     "reward": {},
     # Dropout would draw other numbers in each process.
@@ -80,6 +80,11 @@ def recipes(folder: Path, names: list[str], models: dict[str, str]) -> list[Path
     shared = {key: value for key, value in KEYS.items() if key != "use_cpu"}
     shared |= {"global_batch_size": 8, "per_device_train_batch_size": 2, "per_device_eval_batch_size": 2}
     shared |= {"max_steps": 3, "learning_rate": 1e-2, "adam_epsilon": 1e-3, "test_split_size": 6}
+    judged = {"stage": "evaluate", "dataset_name": str(folder / "sums.jsonl"), "max_rows": 5, "dtype": "float32"}
+    judged |= {"model_name_or_path": models["model"], "output_dir": "elsewhere", "max_completion_length": 4}
+    judged |= {"success_threshold": 3.0}
+    judged |= {"reward_funcs": RL["reward_funcs"], "measures": ["avg@k", "perplexity"], "per_device_eval_batch_size": 2}
+    (folder / "judged.yaml").write_text(yaml.safe_dump(judged))
     paths = []
     for name in names:
         stage = name.partition("-")[0]
@@ -225,6 +230,15 @@ def test_a_profile_trains_what_one_process_trains(tmp_path, one_process, profile
             for when in ("before", "after"):
                 losses = [found[when]["held_out"]["loss"] for found in (results, expected)]
                 assert losses[0] == pytest.approx(losses[1], rel=1e-4), name
+        if name == "sft":
+            # Completions and figures of an evaluation that the recipe names.
+            for when in ("before", "after"):
+                sides = [folder / name, one / name]
+                ours, theirs = ((side / "evaluations/judged" / when / "samples.jsonl").read_text() for side in sides)
+                assert ours == theirs and ours.count("\n") == 5
+                ours, theirs = (found[when]["evaluations"]["judged"] for found in (results, expected))
+                assert ours.pop("perplexity") == pytest.approx(theirs.pop("perplexity"), rel=1e-4)
+                assert ours["avg@1"] == theirs["avg@1"] and ours["scored_tokens"] == theirs["scored_tokens"]
         if name == "reward":
             model = AutoModelForSequenceClassification.from_pretrained(folder / name)
             assert model(torch.arange(8)[None]).logits.isfinite().all()

@@ -19,6 +19,7 @@ from hpt_trl.errors import UserError
 from hpt_trl.evaluation.generating import encode_prompts
 from hpt_trl.rewards.completions import score_completions, weighted_reward
 from hpt_trl.runs.evaluation import evaluate
+from hpt_trl.runs.reporting import accuracy_line
 from tests.helpers.images import image_rows
 
 SETTINGS = {"max_new_tokens": 8, "batch_size": 3, "seed": 7}
@@ -108,7 +109,10 @@ def test_rewards_that_do_not_apply_or_are_not_finite_are_left_out_of_the_mean(mo
         return [{0: None, 1: math.inf, 2: 0.5}.get(int(a), 1.0) for a in answer]
 
     result = evaluate(model, Encoder(tokenizer), sums(4), [odd], **SETTINGS)
-    assert result["unscored"] == 2
+    assert result["unscored"] == result["undecided"] == 2
+    assert "2 completions have no value of odd, and count as not solved" in accuracy_line("after", result)
+    other = evaluate(model, Encoder(tokenizer), sums(4), [odd, is_even], **SETTINGS, success_reward="is_even")
+    assert (other["unscored"], other["undecided"]) == (1, 0) and "no value" not in accuracy_line("after", other)
     assert result["reward"] == pytest.approx(0.75)
     assert result["accuracy"] == pytest.approx(1 / 4)
 

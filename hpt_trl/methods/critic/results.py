@@ -10,6 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from hpt_trl.errors import UserError
+from hpt_trl.files import lines_of
 from hpt_trl.methods.critic.baselines import PairMeasures, baseline_verdicts, difference, preferred, share
 from hpt_trl.pictures import STYLE, write_picture
 
@@ -85,7 +86,7 @@ def read_curves(folder: str | Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     pairs = []
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, text in enumerate(lines_of(path), start=1):
         try:
             pair = json.loads(text)
         except ValueError:

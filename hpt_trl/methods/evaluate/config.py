@@ -99,6 +99,11 @@ class EvaluateConfig(TrainingArguments):
                 f"`temperature` is 0 with `n` {self.n}: greedy completions of one prompt are all the same. Write e.g. "
                 "`temperature: 0.8`, or `n: 1`."
             )
+        if self.stop is not None and not all(self.stop):
+            raise ValueError(
+                f"`stop` holds an empty text ({self.stop}), which would end every completion before its first "
+                "character; drop it."
+            )
         if (self.against is None) == (self.measures is not None and WIN_RATE in self.measures):
             raise ValueError(
                 "`against` says what `win_rate` compares with: write both, or neither. Allowed: `demonstrations`, or "

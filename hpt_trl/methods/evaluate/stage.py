@@ -3,16 +3,19 @@
 from dataclasses import dataclass, field, fields
 from typing import cast
 
+from transformers import PreTrainedTokenizerBase, ProcessorMixin, StopStringCriteria
 from trl import ModelConfig
 
 from hpt_trl.data.layouts import Layout, Splits
 from hpt_trl.data.rendering import Encoder
 from hpt_trl.data.sources import ROW, column_values, where
 from hpt_trl.errors import UserError
-from hpt_trl.evaluation.measuring import AVERAGE, DEMONSTRATIONS, MAJORITY, PASS, PERPLEXITY, SCORED
+from hpt_trl.evaluation.measuring import AVERAGE, DEMONSTRATIONS, MAJORITY, PASS, PERPLEXITY, SCORED, WIN_RATE
+from hpt_trl.evaluation.win_rate import check_against
 from hpt_trl.methods.evaluate.config import TRAINING_KEYS, EvaluateConfig
 from hpt_trl.recipes.arguments import RecipeArguments
 from hpt_trl.recipes.recipe import Recipe, Stage
+from hpt_trl.rewards.completions import text_tokenizer
 from hpt_trl.settings.ranges import above, at_least, one_of, share
 
 LAYOUTS = ("prompts", "demonstrations", "documents")
@@ -100,8 +103,36 @@ def check(recipe: Recipe) -> None:
         raise recipe.error(
             "vllm", "vLLM spreads the work itself (`vllm_tensor_parallel_size`); start one process, without a launcher."
         )
+    if config.use_vllm and config.model_init_kwargs:
+        raise recipe.error("model_init_kwargs", "vLLM loads the model by its own settings; drop the line, or `vllm`.")
+    if config.use_vllm and recipe.model_args.load_in_8bit:
+        raise recipe.error("load_in_8bit", "vLLM reads 4 bits alone (`load_in_4bit`); drop the line, or `vllm`.")
     if config.use_vllm and PERPLEXITY in measures:
         raise recipe.error("vllm", "`perplexity` is computed with transformers; measure it by a recipe of its own.")
+
+
+def check_tokenizer(recipe: Recipe, tokenizer: PreTrainedTokenizerBase | ProcessorMixin) -> None:
+    """Refuse texts of `stop` that no tokens write.
+
+    Raises:
+        UserError: the first such text.
+    """
+    if recipe.config.use_vllm:  # looks at the text itself
+        return
+    written = text_tokenizer(tokenizer)
+    for text in recipe.config.stop or ():
+        unknown = written.unk_token_id is not None and written.unk_token_id in written(text)["input_ids"]
+        try:
+            # Raises also where the end of the text alone is unknown, or the tokenizer is none for which it can be told.
+            StopStringCriteria(written, [text])
+        except ValueError:
+            unknown = True
+        if unknown:
+            raise recipe.error(
+                "stop",
+                f"{text!r} cannot end a completion: tokens of {recipe.model_args.model_name_or_path} do not write it. "
+                "Drop it.",
+            )
 
 
 def layout_of(arguments: RecipeArguments) -> Layout:
@@ -110,12 +141,17 @@ def layout_of(arguments: RecipeArguments) -> Layout:
 
 
 def check_rows(recipe: Recipe, splits: Splits, encoder: Encoder, positions: int | None) -> None:
-    """Refuse rows without the answer that is to be measured.
+    """Refuse rows without the answer that is to be measured, and another evaluation that is of other rows.
 
     Raises:
-        UserError: the first such row.
+        UserError: the first such row, or what the other evaluation lacks.
     """
     measures, layout = measures_of(recipe), layout_of(recipe.arguments)
+    if WIN_RATE in measures and recipe.config.against != DEMONSTRATIONS:
+        try:
+            check_against(recipe.config.against, splits.train)
+        except UserError as error:
+            raise recipe.error("against", str(error).removeprefix("against: ")) from error
     if layout == "documents" or not (PERPLEXITY in measures or recipe.config.against == DEMONSTRATIONS):
         return
     column = splits.demonstration_column
@@ -136,6 +172,7 @@ STAGE = Stage(
     argument_class=EvaluateArguments,
     left_out=frozenset(_LEFT_OUT),
     check=check,
+    check_tokenizer=check_tokenizer,
     check_rows=check_rows,
     rules=(
         one_of("dataset_layout", *LAYOUTS),

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hpt_trl.errors import UserError
+from hpt_trl.files import lines_of
 from hpt_trl.pictures import STYLE, write_picture
 
 SCORES_FILE = "scores.jsonl"
@@ -125,7 +126,7 @@ def read_scores(folder: str | Path) -> list[dict[str, Any]] | None:
     if not path.exists():
         return None
     comparisons = []
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, text in enumerate(lines_of(path), start=1):
         try:
             line = json.loads(text)
         except ValueError:

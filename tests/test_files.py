@@ -1,0 +1,49 @@
+"""Files of JSON lines whose texts hold what other readers take for the end of a line."""
+
+import json
+
+import pytest
+
+from hpt_trl.files import lines_of
+from hpt_trl.methods.critic.results import read_curves
+from hpt_trl.methods.reward.shift import read_scores
+from hpt_trl.runs.reporting import read_metrics
+from hpt_trl.token_scores.page import read_samples
+from hpt_trl.token_scores.samples import TokenSamples
+from tests.helpers.tiny import build_tokenizer
+
+# Each is the end of a line to `str.splitlines`.
+TEXT = "one\u2028two\u2029three\u0085four\u000b\u000c\u001c five"
+
+
+def test_lines_end_at_line_feeds_alone(tmp_path):
+    path = tmp_path / "lines.jsonl"
+    for text, lines in (("", []), ("\n", [""]), ("a\nb", ["a", "b"]), (f"{TEXT}\n\nb\n", [TEXT, "", "b"])):
+        path.write_text(text, encoding="utf-8")
+        assert lines_of(path) == lines
+
+
+SCORES = {"prompt": TEXT, "chosen": 1.0, "rejected": 0.0, "chosen_key": TEXT, "rejected_key": TEXT}
+
+
+@pytest.mark.parametrize(
+    "name, line, read",
+    [
+        ("metrics.jsonl", {"step": 1, "text": TEXT}, read_metrics),
+        ("scores.jsonl", SCORES, read_scores),
+        ("value_curves.jsonl", dict.fromkeys(("prompt", "right", "wrong"), TEXT), read_curves),
+        ("samples.jsonl", {"text": TEXT}, lambda folder: read_samples(folder / "samples.jsonl", ["text"], [])),
+    ],
+)
+def test_texts_in_the_files_of_a_run_are_read_whole(tmp_path, name, line, read):
+    (tmp_path / name).write_text(2 * (json.dumps(line, ensure_ascii=False) + "\n"), encoding="utf-8")
+    assert read(tmp_path) == [line, line]
+
+
+def test_samples_of_tokens_are_added_to(tmp_path):
+    tokenizer = build_tokenizer()
+    samples = TokenSamples(tmp_path / "samples.jsonl", tokenizer)
+    for step in (1, 2, 4):
+        samples.write(step, tokenizer(TEXT)["input_ids"], {"text": TEXT})
+    found = [json.loads(line) for line in lines_of(tmp_path / "samples.jsonl")]
+    assert [(line["step"], line["text"]) for line in found] == [(1, TEXT), (2, TEXT), (4, TEXT)]
