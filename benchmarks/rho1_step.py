@@ -45,7 +45,8 @@ from benchmarks.shared import parser_of, write_report
 from hpt_trl import Rho1Config, Rho1Trainer
 from hpt_trl.methods.pretrain.tokenizer import train_tokenizer
 from hpt_trl.models.loading import load_tokenizer
-from hpt_trl.token_scores.cache import REFERENCE_NLL, ScoreCache
+from hpt_trl.token_scores.cache import ScoreCache
+from hpt_trl.token_scores.kinds import REFERENCE_NLL
 from hpt_trl.token_scores.reference import load_reference
 from hpt_trl.token_scores.reference_scores import reference_nll
 from hpt_trl.token_scores.scoring import Scorer, fill, row_table

@@ -13,7 +13,16 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from hpt_trl.data.solutions import ProblemArguments, Sampling, Solution, capped, outside_of_bins, quotas, ranked
+from hpt_trl.data.solutions import (
+    ProblemArguments,
+    Sampling,
+    Solution,
+    capped,
+    nothing_drawn,
+    outside_of_bins,
+    quotas,
+    ranked,
+)
 from hpt_trl.errors import UserError
 
 if TYPE_CHECKING:
@@ -67,7 +76,8 @@ def candidates(dataset: "Dataset", source: str, wanted: Sampling) -> list[int]:
             length.
 
     Raises:
-        UserError: no problem has solutions of both kinds, or none of them lies within the bins.
+        UserError: no problem has solutions of both kinds that are one or the other, or none of them lies within the
+            bins.
     """
     rows = ranked(dataset, source, wanted)
     kinds: dict[str, set[bool]] = defaultdict(set)
@@ -104,6 +114,12 @@ def candidates(dataset: "Dataset", source: str, wanted: Sampling) -> list[int]:
     for row in sorted(inside):
         if len(labels[row.problem, row.rank]) == 1:
             once.setdefault((row.problem, row.rank), row)
+    left = {(row.problem, row.correct) for row in once.values()}
+    if disputed and not any((problem, True) in left and (problem, False) in left for problem, _ in left):
+        raise UserError(
+            f"{source}: without the {disputed:,} solutions that are there as correct and as incorrect, no problem has "
+            "one of each left, which a pair takes; mend `is_correct`."
+        )
     most = wanted.max_pairs_per_problem
     kept = capped(list(once.values()), None if most is None else max(most, _LEAST))
     return [row.position for row in kept]
@@ -130,6 +146,7 @@ def draw_pairs(
     tokens: Sequence[int],
     wanted: Sampling,
     *,
+    source: str,
     balanced: bool,
     difficulties: Sequence[float | None] | None = None,
 ) -> Pairs:
@@ -140,10 +157,11 @@ def draw_pairs(
 
     Args:
         problems, correct, tokens, difficulties: of each candidate, in the order of `candidates`.
+        source: how messages name them.
         balanced: both solutions of a pair are in the same bin of lengths.
 
     Raises:
-        UserError: there is no pair.
+        UserError: there is no pair, or the weights leave none to draw.
     """
     found: dict[str, tuple[list[int], list[int]]] = {}
     for place, (problem, is_correct) in enumerate(zip(problems, correct, strict=True)):
@@ -162,7 +180,7 @@ def draw_pairs(
     there = sum(map(len, cells.values()))
     if there == 0:
         raise UserError(
-            "there is no pair of solutions"
+            f"{source}: there is no pair of solutions"
             + (" in the same bin of lengths; write `length_balanced: false`." if any(every.values()) else ".")
         )
     shares = {number: quota for (number, is_correct), quota in quotas(wanted, there).items() if is_correct}
@@ -173,6 +191,8 @@ def draw_pairs(
     if short:
         parts = (f"{wanted.name_of(number)}: {len(cells[number]):,} of {quota:,}" for number, quota in short.items())
         shortage = f"{wanted.n_samples:,} pairs are asked for, {len(drawn):,} are drawn; {'; '.join(parts)}"
+    if not drawn:
+        raise nothing_drawn(source, wanted, shortage)
     of_problems = {problems[right] for right, _ in drawn}
     apart = f"lengths {_apart(drawn, tokens):.1f} tokens apart on average"
     if balanced:

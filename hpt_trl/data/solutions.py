@@ -134,7 +134,6 @@ def sampling_of(
     sources: "Sources",
     *,
     seed: int | None,
-    correct_ratio: float = 1.0,
     held_out: bool = False,
 ) -> Sampling:
     """The draw that a recipe asks for.
@@ -142,11 +141,14 @@ def sampling_of(
     Args:
         sources: where the keys come from, for the message.
         seed: the recipe's `data_seed`.
-        correct_ratio: share of correct ones among the drawn solutions.
+        held_out: the draw from the held-out problems.
 
     Raises:
         UserError: settings that do not fit together.
     """
+    correct_ratio = arguments.correct_ratio if isinstance(arguments, SolutionArguments) else 1.0
+    number_key = "n_test_samples" if held_out else "n_samples"
+    n_samples = getattr(arguments, number_key)
     bins, weights = tuple(arguments.difficulty_bins or ()), tuple(arguments.difficulty_weights or ())
     if arguments.difficulty_bins is not None and (len(bins) < 2 or any(low >= high for low, high in pairwise(bins))):
         raise sources.error("difficulty_bins", f"{_list(bins)}: write two or more rising edges, e.g. [1, 25].")
@@ -158,11 +160,11 @@ def sampling_of(
             f"{_list(weights)}: write one number of 0 or more for each bin of `difficulty_bins` "
             f"({max(len(bins) - 1, 0)} here), not all 0.",
         )
-    if arguments.n_samples is None and (weights or correct_ratio < 1):
+    if n_samples is None and (weights or correct_ratio < 1):
         key = "difficulty_weights" if weights else "correct_ratio"
-        raise sources.error("n_samples", f"`{key}` gives shares of a number of solutions; write that number.")
+        raise sources.error(number_key, f"`{key}` gives shares of a number of solutions; write that number.")
     return Sampling(
-        n_samples=arguments.n_test_samples if held_out else arguments.n_samples,
+        n_samples=n_samples,
         correct_ratio=correct_ratio,
         bins=bins,
         weights=weights,
@@ -182,7 +184,7 @@ def draw(dataset: "Dataset", source: str, wanted: Sampling) -> Draw:
         source: how messages name it.
 
     Raises:
-        UserError: no problem has a correct solution, or none is within the bins.
+        UserError: no problem has a correct solution, none is within the bins, or the shares leave nothing to draw.
     """
     rows = ranked(dataset, source, wanted)
     problems, solved = {row.problem for row in rows}, {row.problem for row in rows if row.correct}
@@ -215,6 +217,8 @@ def draw(dataset: "Dataset", source: str, wanted: Sampling) -> Draw:
             for (number, correct), quota in short.items()
         )
         shortage = f"{wanted.n_samples:,} solutions are asked for, {len(drawn):,} are drawn; {'; '.join(parts)}"
+    if not drawn:
+        raise nothing_drawn(source, wanted, shortage)
     return Draw([row.position for row in drawn], _summary(drawn, rows, wanted), shortage)
 
 
@@ -237,6 +241,12 @@ def outside_of_bins(dataset: "Dataset", source: str, wanted: Sampling, what: str
     found = sorted({value for value in dataset["difficulty"] if value is not None})
     span = f"{found[0]:g} to {found[-1]:g}" if found else "not given in any row"
     return UserError(f"difficulty_bins: {_list(wanted.bins)} holds no {what} of {source}, whose difficulty is {span}.")
+
+
+def nothing_drawn(source: str, wanted: Sampling, shortage: str | None) -> UserError:
+    """Return (do not raise) the error that the shares leave nothing to draw, though there are solutions."""
+    keys = ["difficulty_weights"] * bool(wanted.weights) + ["correct_ratio"] * (wanted.correct_ratio < 1)
+    return UserError(f"{', '.join(keys)}: nothing is drawn from {source}: {shortage}. Give what is there a share.")
 
 
 def _rows(dataset: "Dataset", wanted: Sampling) -> "Iterable[Solution]":

@@ -20,9 +20,10 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from peft import PeftConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForSequenceClassification
+from transformers import AutoModel, AutoModelForSequenceClassification, PretrainedConfig
 from transformers.utils import ModelOutput
 
 from hpt_trl.errors import UserError
@@ -197,13 +198,17 @@ class ValueModel(nn.Module):
         """Load a head that `save_head` wrote.
 
         Raises:
-            UserError: there is none, or it has another shape.
+            UserError: there is none, it is damaged, or it has another shape.
         """
         file = Path(folder) / VALUE_HEAD_FILE
         if not file.is_file():
             raise UserError(f"{file} is missing: the folder was not written by `stage: critic`, or not to its end.")
         try:
             self.head.load_state_dict(load_file(file))
+        except SafetensorError as error:
+            raise UserError(
+                f"{file} is damaged ({error}); train the value model anew, or copy it once more."
+            ) from error
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"{file} is the head of another value model: {reason}") from error
@@ -292,7 +297,7 @@ def load_value_model(name: str, *, trainable: bool, **loading: Any) -> ValueMode
         loading: of `from_pretrained`, e.g. `dtype`.
 
     Raises:
-        UserError: a head that is missing or damaged.
+        UserError: a head that is missing or damaged, or a classifier whose score is no value.
     """
     if not is_value_model(name):
         return _borrowed(name, **loading)
@@ -314,17 +319,48 @@ def load_value_model(name: str, *, trainable: bool, **loading: Any) -> ValueMode
 def _borrowed(name: str, **loading: Any) -> ValueModel:
     """A value model of a sequence classifier or a language model."""
     known = {key: loading[key] for key in ("trust_remote_code", "revision") if key in loading}
-    kinds = load_config(name, **known).architectures or []
-    is_classifier = any("SequenceClassification" in kind for kind in kinds)
+    config = load_config(name, **known)
+    is_classifier, reason = _is_classifier(config), why_no_value(config, **known)
+    if reason is not None:
+        raise UserError(f"{name} {reason}")
     loader: Any = AutoModelForSequenceClassification if is_classifier else AutoModel
-    model = loader.from_pretrained(resolve_model(name), **({"num_labels": 1} if is_classifier else {}), **loading)
+    model = loader.from_pretrained(resolve_model(name), **loading)
     settings = HeadSettings(hidden_size=model.config.get_text_config().hidden_size)
     head = LinearValueHead(settings.hidden_size)
-    score = dict(model.named_children()).get("score") if is_classifier else None
-    if isinstance(score, nn.Linear):
-        with torch.no_grad(), whole(score.weight):
-            head.linear.weight.copy_(score.weight)
+    if is_classifier:
+        with torch.no_grad(), whole(model.score.weight):
+            head.linear.weight.copy_(model.score.weight)
     return ValueModel(model.base_model if is_classifier else model, head, settings)
+
+
+def why_no_value(
+    config: PretrainedConfig, *, trust_remote_code: bool = False, revision: str | None = None
+) -> str | None:
+    """Say why a sequence classifier's score is no value; None where it is one, or of another model. Loads no weights.
+
+    Args:
+        config: of the model.
+        trust_remote_code, revision: as it is loaded with.
+    """
+    if not _is_classifier(config):
+        return None
+    (kind,) = (config.architectures or [])[:1]
+    if config.num_labels != 1:
+        return f"gives {config.num_labels} scores ({kind}), and a value is one; name a reward model, of one label."
+    with torch.device("meta"):
+        model = AutoModelForSequenceClassification.from_config(
+            config, trust_remote_code=trust_remote_code, **({"code_revision": revision} if revision else {})
+        )
+    if isinstance(dict(model.named_children()).get("score"), nn.Linear):
+        return None
+    return (
+        f"has no linear layer `score` ({kind}), whose score of the last token would be its value; name a reward model "
+        "of a decoder, or the output of `stage: critic`."
+    )
+
+
+def _is_classifier(config: PretrainedConfig) -> bool:
+    return any("SequenceClassification" in kind for kind in config.architectures or [])
 
 
 def _constant(layer: Any, value: float) -> None:

@@ -58,6 +58,8 @@ ZERO_BUCKET, ZERO_LIVE = 5 * 10**8, 10**9
 
 # Phases of a step, one of which has the peak.
 BEGINS_BACKWARD, ENDS_BACKWARD, GENERATES = "begin of the backward pass", "end of the backward pass", "generation"
+# After the training of a critic, whose optimizer is still there.
+COMPARES = "baselines after the training"
 # The only phase of a stage that trains nothing.
 MEASURES = "evaluation"
 
@@ -323,6 +325,8 @@ def estimate(
     }
     if sizes.generates:
         phases[GENERATES] = stays + copies_to_generate + kv_cache
+    if sizes.language_model:
+        phases[COMPARES] = stays + sizes.language_model
     return MemoryEstimate(
         weights=round(weights),
         value_model=round(value_weights),

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+from hpt_trl.methods.critic.baselines import is_language_model
 from hpt_trl.models.future_heads.heads import RESIDUALS
 from hpt_trl.models.future_heads.trunk import parts_of
 from hpt_trl.models.parameters import build_on_meta, count_parameters
@@ -150,9 +151,17 @@ def sizes_of(
         scores=scores,
         reference_bytes=sum(_frozen_bytes(recipe, *pair) for pair in (frozen or {}).items()),
         reward_models=judges,
+        language_model=_of_baselines(recipe, config),
         heads=_further_heads(recipe, config),
         sharding=sharding,
     )
+
+
+def _of_baselines(recipe: "Recipe", config: "PretrainedConfig") -> float:
+    """Bytes of the language model that a critic stands beside; without held-out rows it is not asked after all."""
+    if not recipe.setting("baseline_pairs", 0) or not is_language_model(config):
+        return 0.0
+    return count_parameters(config).total * dtype_of(recipe.model_args.dtype, config).itemsize
 
 
 def _further_heads(recipe: "Recipe", config: "PretrainedConfig") -> FurtherHeads:

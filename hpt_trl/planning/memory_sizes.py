@@ -78,6 +78,7 @@ class Sizes:
         scores: the model is a sequence classifier: its head gives one number per row.
         reference_bytes: of a reference or value model that is no copy of the weights, held whole.
         reward_models: bytes of the reward models, each held whole.
+        language_model: bytes of the model that a critic's baselines ask after the training, held whole.
         heads: heads for future tokens.
         sharding: what the processes share out.
     """
@@ -103,5 +104,6 @@ class Sizes:
     scores: bool = False
     reference_bytes: float = 0.0
     reward_models: float = 0.0
+    language_model: float = 0.0
     heads: FurtherHeads = FurtherHeads()
     sharding: Sharding = Sharding()

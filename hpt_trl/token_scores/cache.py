@@ -17,8 +17,7 @@ import shutil
 import struct
 import time
 import uuid
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ import numpy as np
 import torch
 
 from hpt_trl.errors import UserError
+from hpt_trl.token_scores.kinds import ScoreKind
 
 logger = logging.getLogger(__name__)
 
@@ -60,92 +60,6 @@ def row_key(input_ids: Any, labels: Any = None, seq_lengths: Any = None) -> byte
 def example_key(example: dict[str, Any]) -> bytes:
     """Return the key of a prepared row."""
     return row_key(example["input_ids"], example.get("labels"), example.get("seq_lengths"))
-
-
-def scored_positions(labels: torch.Tensor) -> torch.Tensor:
-    """Return the mask (rows, tokens) of the labels that have a loss: the first token of a row has nothing before it."""
-    scored = labels != -100
-    scored[:, 0] = False
-    return scored
-
-
-def valued_positions(labels: torch.Tensor) -> torch.Tensor:
-    """Return the mask (rows, tokens) of what tells how a label changed the value: its token and the one before it."""
-    scored = scored_positions(labels)
-    before = torch.zeros_like(scored)
-    before[:, :-1] = scored[:, 1:]
-    return scored | before
-
-
-@dataclass(frozen=True)
-class ScoreKind:
-    """What the scores of a cache are.
-
-    Attributes:
-        name: of the scores in a batch.
-        prefix: of the recipe keys that say which model it is, how it is loaded and where the cache lies.
-        owner, plural, one: how messages name the model, its scores, and one of them.
-        unit: of a score, with a space before it.
-        dtype: of a score on disk and in a batch.
-        magic: 8 bytes that a segment begins with.
-        suffix: that a segment's name ends with.
-        positions: of labels (rows, tokens): which tokens have a score.
-    """
-
-    name: str
-    prefix: str
-    owner: str
-    plural: str
-    one: str
-    unit: str
-    dtype: np.dtype
-    magic: bytes
-    suffix: str
-    positions: Callable[[torch.Tensor], torch.Tensor]
-
-    @property
-    def dir_key(self) -> str:
-        """Recipe key of the cache's folder."""
-        return f"{self.prefix}_cache_dir"
-
-    @property
-    def token_bytes(self) -> int:
-        """Bytes of a score."""
-        return self.dtype.itemsize
-
-    @property
-    def torch_dtype(self) -> torch.dtype:
-        """The same type of PyTorch's."""
-        return torch.float16 if self.token_bytes == 2 else torch.float32
-
-
-REFERENCE_NLL = ScoreKind(
-    name="reference_nll",
-    prefix="reference",
-    owner="reference",
-    plural="losses",
-    one="loss",
-    unit=" nats",
-    dtype=np.dtype("<f2"),
-    magic=b"hptnll01",
-    suffix=".nll",
-    positions=scored_positions,
-)
-
-# In float32: what counts are differences of neighbours, and values that are known up to a shift may lie anywhere. At
-# 2.5 with a spread of 0.06, weights made of float16 values are off by up to 0.06, at 10 by 0.2.
-VALUES = ScoreKind(
-    name="values",
-    prefix="value",
-    owner="value model",
-    plural="values",
-    one="value",
-    unit="",
-    dtype=np.dtype("<f4"),
-    magic=b"hptval01",
-    suffix=".values",
-    positions=valued_positions,
-)
 
 
 class ScoreCache:

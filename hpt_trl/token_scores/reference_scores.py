@@ -8,10 +8,11 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from hpt_trl.token_scores import head
-from hpt_trl.token_scores.cache import REFERENCE_NLL, ScoreCache, scored_positions
+from hpt_trl.token_scores.cache import ScoreCache
 from hpt_trl.token_scores.config import ReferenceConfig
+from hpt_trl.token_scores.kinds import REFERENCE_NLL, scored_positions
 from hpt_trl.token_scores.reference import fingerprint, load_reference
-from hpt_trl.token_scores.scoring import Scorer, autocast_name, autocast_of, prepare_cache
+from hpt_trl.token_scores.scoring import Scorer, autocast_of, prepare_cache
 
 
 @torch.no_grad()
@@ -30,6 +31,12 @@ def reference_nll(model: torch.nn.Module, batch: dict[str, Any]) -> torch.Tensor
     losses = torch.zeros(batch["labels"].shape, dtype=torch.float16, device=batch["labels"].device)
     losses[:, 1:] = -outputs.log_probs
     return losses
+
+
+def reference_scorer(config: ReferenceConfig, device: torch.device) -> Scorer:
+    """The reference of a run, loaded when it is first asked."""
+    autocast = autocast_of(config, device)
+    return Scorer(REFERENCE_NLL, lambda: load_reference(config, device), reference_nll, device, autocast)
 
 
 def reference_cache(
@@ -51,13 +58,10 @@ def reference_cache(
     Raises:
         UserError: no room on the disk, a cache whose scores are not this reference's, or a loss that is not finite.
     """
-    autocast = autocast_of(config, device)
     return prepare_cache(
-        Scorer(REFERENCE_NLL, lambda: load_reference(config, device), reference_nll, device, autocast),
-        lambda: fingerprint(config, tokenizer, autocast=autocast_name(autocast, device)),
+        reference_scorer(config, device),
+        config,
+        lambda autocast: fingerprint(config, tokenizer, autocast=autocast),
         dataset,
         collator,
-        folder=config.reference_cache_dir,
-        batch_size=config.per_device_train_batch_size,
-        check_rows=config.reference_check_rows,
     )

@@ -21,7 +21,8 @@ from trl import SFTConfig
 from hpt_trl.errors import UserError
 from hpt_trl.models.built_in import cache_folder
 from hpt_trl.models.random_state import kept_random_state
-from hpt_trl.token_scores.cache import ScoreCache, ScoreKind, example_key
+from hpt_trl.token_scores.cache import ScoreCache, example_key
+from hpt_trl.token_scores.kinds import ScoreKind
 
 # Batches whose rows are sorted by length together: little is padded, and the rows are still read from nearby.
 _WINDOW = 32
@@ -95,25 +96,22 @@ class Scorer:
 
 def prepare_cache(
     scorer: Scorer,
-    contents: Callable[[], dict[str, Any]],
+    config: SFTConfig,
+    contents: Callable[[str | None], dict[str, Any]],
     dataset: Dataset,
     collator: Callable[[list[dict[str, Any]]], dict[str, Any]],
-    *,
-    folder: str | None,
-    batch_size: int,
-    check_rows: int,
 ) -> ScoreCache:
     """Open the cache of a run, check what is there, and score what is missing; all processes must call it together.
 
     The random state stays as it is: a run that fills the cache trains as one that finds it filled.
 
     Args:
-        contents: what the scores depend on; the first process alone asks, since weights are read for it.
+        config: the trainer's. By the keys that begin with the kind's prefix: the folder of all caches of this kind (by
+            default one in the package's cache), and how many rows are scored anew to see that the cache fits.
+        contents: of the type that the scorer runs in, None without autocast: what the scores depend on; the first
+            process alone asks, since weights are read for it.
         dataset: prepared rows (`input_ids`, `labels`, `seq_lengths` where they are packed).
         collator: the trainer's.
-        folder: of all caches of this kind; by default one in the package's cache.
-        batch_size: rows of a forward pass.
-        check_rows: rows that are scored anew to see that the cache fits.
 
     Returns:
         A cache that holds every row of the data set. The model is gone by then.
@@ -121,15 +119,17 @@ def prepare_cache(
     Raises:
         UserError: no room on the disk, a cache whose scores are not this model's, or a score that is not finite.
     """
-    found = _in_first_process(contents)
-    place = Path(folder or cache_folder() / f"{scorer.kind.prefix}_scores").expanduser()
+    kind = scorer.kind
+    found = _in_first_process(lambda: contents(autocast_name(scorer.autocast, scorer.device)))
+    folder, check_rows = getattr(config, kind.dir_key), getattr(config, f"{kind.prefix}_check_rows")
+    place = Path(folder or cache_folder() / f"{kind.prefix}_scores").expanduser()
     # What the first one makes or sets aside, it alone speaks of.
     with PartialState().main_process_first():
-        cache = ScoreCache(place, found, scorer.kind)
-    table = row_table(dataset, scorer.kind)
+        cache = ScoreCache(place, found, kind)
+    table = row_table(dataset, kind)
     with kept_random_state(scorer.device):
         _in_first_process(lambda: verify(cache, dataset, collator, scorer, table, rows=check_rows))
-        fill(cache, dataset, collator, scorer, table, batch_size=batch_size)
+        fill(cache, dataset, collator, scorer, table, batch_size=config.per_device_train_batch_size)
     scorer.unload()
     return cache
 
@@ -223,21 +223,24 @@ def verify(
     """Score some rows that the cache holds anew.
 
     Raises:
-        UserError: the scores differ by more than the numbers' precision.
+        UserError: the scores differ by more than rounding does.
     """
-    there = np.flatnonzero(cache.holds(table.keys))
+    there, found = np.flatnonzero(cache.holds(table.keys)), {}
     for row in there[np.linspace(0, there.size - 1, min(rows, there.size), dtype=np.int64)]:
         example = dataset[int(row)]
-        batch = collator([example])
-        new = _split(scorer, batch, [example])[0]
+        new = _split(scorer, collator([example]), [example])[0].astype(np.float32)
+        if new.size:
+            found[row] = new
+    if not found:
+        return
+    kind = scorer.kind
+    # Of all these rows: the scores of a short one may lie close together.
+    allowed = kind.rounding(np.concatenate(list(found.values())), scorer.precision)
+    for row, new in found.items():
         old = cache.scores(table.keys[row].tobytes())
         assert old is not None
-        # Kernels and batches round differently, by a few units of the last place, in either direction; the scores of
-        # another model, or of other tokens, differ by tenths and more.
-        allowed = 0.02 + 8 * scorer.precision
-        apart = np.abs(new.astype(np.float32) - old.astype(np.float32)).mean() if new.size == old.size else np.inf
-        if new.size and not apart <= allowed:
-            kind = scorer.kind
+        apart = np.abs(new - old.astype(np.float32)).mean() if new.size == old.size else np.inf
+        if not apart <= allowed:
             raise UserError(
                 f"{kind.dir_key}: {cache.folder} does not hold this {kind.owner}'s {kind.plural}: those of row {row} "
                 f"of the prepared data are {apart:.3g}{kind.unit} apart, {allowed:.3g} at most is rounding. Remove the "

@@ -6,16 +6,17 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase, ProcessorMixin
+from transformers import PretrainedConfig, PreTrainedTokenizerBase, ProcessorMixin
 
 from hpt_trl.errors import UserError
 from hpt_trl.models.digests import digest_of_files
 from hpt_trl.models.folders import VALUE_CONFIG_FILE, is_value_model
 from hpt_trl.models.sharded_weights import whole_weights
-from hpt_trl.models.value_model import ValueModel, load_value_model
-from hpt_trl.token_scores.cache import VALUES, ScoreCache
+from hpt_trl.models.value_model import ValueModel, load_value_model, why_no_value
+from hpt_trl.token_scores.cache import ScoreCache
 from hpt_trl.token_scores.config import ValueScoresConfig
-from hpt_trl.token_scores.scoring import Scorer, autocast_name, autocast_of, prepare_cache
+from hpt_trl.token_scores.kinds import VALUES
+from hpt_trl.token_scores.scoring import Scorer, autocast_of, prepare_cache
 from hpt_trl.token_scores.sources import Source, preparation, source_of
 
 MODEL_KEY = "value_model_name_or_path"
@@ -31,8 +32,8 @@ def check_value_model(
         model: its name, where it has one.
 
     Raises:
-        UserError: there is no such model, its values would all be the same, its tokenizer is another one, or the
-            trained model reads images. The message starts with the key.
+        UserError: there is no such model, its values would all be the same, or its scores are no values, its tokenizer
+            is another one, or the trained model reads images. The message starts with the key.
     """
     if isinstance(tokenizer, ProcessorMixin):
         raise UserError(
@@ -40,7 +41,7 @@ def check_value_model(
             "images are not supported. Name a text model as `model_name_or_path`."
         )
     source = value_source(config.value_model_name_or_path, trust_remote_code=config.trust_remote_code)
-    kinds = source.load_config().architectures or []
+    kinds = check_scores(source).architectures or []
     if not is_value_model(source.name) and not any(kind.endswith("ForSequenceClassification") for kind in kinds):
         raise source.error(
             f"is no value model ({kinds[0] if kinds else 'of an unknown kind'}), so that all values would be the same; "
@@ -52,6 +53,19 @@ def check_value_model(
         what="its values would be those of other tokens",
         remedy="Name a value model that `stage: critic` made of a model with the same tokenizer.",
     )
+
+
+def check_scores(source: Source) -> PretrainedConfig:
+    """Refuse a sequence classifier whose scores are no values, and return the config; no weights are loaded.
+
+    Raises:
+        UserError: there is no such model, or it has several scores or another head. The message starts with the key.
+    """
+    config = source.load_config()
+    reason = None if is_value_model(source.name) else why_no_value(config, **source.settings)
+    if reason is not None:
+        raise source.error(reason)
+    return config
 
 
 def value_source(name: str | None, *, trust_remote_code: bool = False) -> Source:
@@ -102,6 +116,11 @@ def token_values(model: torch.nn.Module, batch: dict[str, Any]) -> torch.Tensor:
     return values.to(VALUES.torch_dtype)
 
 
+def value_scorer(config: ValueScoresConfig, device: torch.device) -> Scorer:
+    """The value model of a run, loaded when it is first asked."""
+    return Scorer(VALUES, lambda: load_frozen(config, device), token_values, device, autocast_of(config, device))
+
+
 def value_cache(
     config: ValueScoresConfig,
     tokenizer: PreTrainedTokenizerBase,
@@ -121,15 +140,12 @@ def value_cache(
     Raises:
         UserError: no room on the disk, a cache whose values are not this model's, or a value that is not finite.
     """
-    autocast = autocast_of(config, device)
     return prepare_cache(
-        Scorer(VALUES, lambda: load_frozen(config, device), token_values, device, autocast),
-        lambda: fingerprint(config, tokenizer, autocast=autocast_name(autocast, device)),
+        value_scorer(config, device),
+        config,
+        lambda autocast: fingerprint(config, tokenizer, autocast=autocast),
         dataset,
         collator,
-        folder=config.value_cache_dir,
-        batch_size=config.per_device_train_batch_size,
-        check_rows=config.value_check_rows,
     )
 
 

@@ -11,8 +11,9 @@ from torch import Tensor
 from hpt_trl.errors import UserError
 from hpt_trl.files import write_atomically
 from hpt_trl.token_scores.advantages import advantages, document_starts, td_errors
-from hpt_trl.token_scores.cache import VALUES, as_bits, scored_positions, scores_of
+from hpt_trl.token_scores.cache import as_bits, scores_of
 from hpt_trl.token_scores.correlations import Correlation
+from hpt_trl.token_scores.kinds import VALUES, scored_positions
 from hpt_trl.token_scores.selection import groups_of
 from hpt_trl.token_scores.weighting_config import VALUED, TokenWeightingConfig
 from hpt_trl.token_scores.weights import exponential_weights, matched_normal, random_weights, relative_bins, shuffled
@@ -32,7 +33,7 @@ class TokenWeights:
     micro-batches (but for `batch_permuted`, which permutes what a process holds), nor on the random state of the run.
 
     Args:
-        config: the trainer's.
+        config: the trainer's; its `weighting` is not `uniform`, which weighs nothing.
         all_sum: adds a tensor up over all processes.
         score: of a batch, the values of a value model that runs beside the training, see `token_values`; None where the
             batches carry values (`WithScores`), or none are needed.
@@ -79,9 +80,7 @@ class TokenWeights:
         masks = [scored_positions(batch["labels"]) for batch in batches]
         # For a look at it: the first sequence of the step.
         self._first = {"groups": _groups(batches[0])[0], "valid": masks[0][0], "ids": batches[0]["input_ids"][0]}
-        if self.config.weighting == "uniform":
-            weights = [mask.float() for mask in masks]
-        elif self.config.weighting == "random_matched":
+        if self.config.weighting == "random_matched":
             weights = [self._random(batch, mask, step) for batch, mask in zip(batches, masks, strict=True)]
         else:
             weights = self._by_values(batches, masks, step)
@@ -172,7 +171,7 @@ class TokenWeights:
         return [part.view_as(one) for part, one in zip(mixed.split([w.numel() for w in weights]), weights, strict=True)]
 
     def _by_position(self, batches: list[dict[str, Any]], masks: list[Tensor], weights: list[Tensor]) -> list[Tensor]:
-        """The mean weight at each relative position, over the steps so far."""
+        """The moving average over the steps of the mean weight at each relative position."""
         bins = [relative_bins(mask, _groups(batch), POSITION_BINS) for mask, batch in zip(masks, batches, strict=True)]
         sums = torch.zeros(2, POSITION_BINS, dtype=torch.float64, device=masks[0].device)
         for found, mask, one in zip(bins, masks, weights, strict=True):

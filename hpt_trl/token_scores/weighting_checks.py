@@ -30,12 +30,15 @@ def check_weighting(
         "td_terminal": config.td_terminal == "reward",
         "td_first_baseline": config.td_first_baseline is not None,
     }
-    if is_value_model(name) and read_head_settings(name).objective == "pairwise":
+    objective = read_head_settings(name).objective if is_value_model(name) else None
+    if objective != "regression":
+        how = f"`objective: {objective}`" if objective is not None else "a reward model's scores"
         for key in (key for key, asked in compared.items() if asked):
             logger.warning(
-                "%s: %s compares values with a number, but those of %s are known up to a shift only (`objective: "
-                "pairwise`); with `objective: regression` a critic's values are chances of success.",
+                "%s: %s compares values with a number, but those of %s are known up to a shift only (%s); with "
+                "`objective: regression` a critic's values are chances of success.",
                 key,
                 getattr(config, key),
                 name,
+                how,
             )

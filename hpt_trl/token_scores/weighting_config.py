@@ -29,8 +29,8 @@ class TokenWeightingConfig(ValueScoresConfig):
             "help": "The weight of each token: `uniform`, 1; `verifiable`, by the advantage that a value model gives "
             "it. Controls of the same mean: `shuffled`, those of `verifiable` in another order within their sequence; "
             "`batch_permuted`, in another order within all sequences of a process's step; `random_matched`, drawn with "
-            "a mean and a spread after the clip; `inverted`, by the negative advantage; `position`, the mean of "
-            "`verifiable` at a token's relative position.",
+            "a mean and a spread after the clip; `inverted`, by the negative advantage; `position`, the moving "
+            "average of `verifiable` at a token's relative position.",
             "choices": list(WEIGHTINGS),
         },
     )

@@ -48,7 +48,7 @@ def drawn(sides: dict[str, tuple[list[int], list[int]]], *, balanced: bool = Fal
         for tokens in side
     ]
     problems, correct, tokens = zip(*rows, strict=True)
-    found = draw_pairs(problems, correct, tokens, wanted(**settings), balanced=balanced)
+    found = draw_pairs(problems, correct, tokens, wanted(**settings), source="code", balanced=balanced)
     assert all(problems[a] == problems[b] and correct[a] and not correct[b] for a, b in found.pairs)
     assert len(set(found.pairs)) == len(found.pairs)
     return found, tokens, problems
@@ -113,9 +113,13 @@ def test_the_quotas_of_difficulties():
     correct, tokens = [True, True, False, False] * 20, [10] * 80
     difficulties = [float(number) for number in range(20) for _ in range(4)]
     sampling = wanted(n_samples=20, bins=(0.0, 10.0, 19.0), weights=(3.0, 1.0))
-    found = draw_pairs(problems, correct, tokens, sampling, balanced=False, difficulties=difficulties)
+    rows: dict = {"source": "code", "balanced": False, "difficulties": difficulties}
+    found = draw_pairs(problems, correct, tokens, sampling, **rows)
     easy = sum(difficulties[right] < 10 for right, _ in found.pairs)
     assert (easy, len(found.pairs)) == (15, 20)
+    sampling = wanted(n_samples=20, bins=(0.0, 19.0, 30.0, 40.0), weights=(0.0, 0.0, 1.0))
+    with pytest.raises(UserError, match=r"difficulty_weights: nothing is drawn from code: 20 pairs .*: 0 of 20"):
+        draw_pairs(problems, correct, tokens, sampling, **rows)
 
 
 def test_candidates_are_ranked_once_each_and_capped(tmp_path, caplog):
@@ -153,6 +157,11 @@ def test_problems_of_one_kind_alone(tmp_path):
     splits = load(write_jsonl(tmp_path / "apart.jsonl", rows))
     with pytest.raises(UserError, match=r"\(each problem has one kind\)"):
         candidates(splits.train, "apart.jsonl", wanted())
+    rows = solutions(3, 1, 1)
+    rows += [row | {"is_correct": not row["is_correct"]} for row in rows if row["is_correct"]]
+    splits = load(write_jsonl(tmp_path / "disputed.jsonl", rows))
+    with pytest.raises(UserError, match=r"without the 3 solutions that are there as correct and as incorrect, no prob"):
+        candidates(splits.train, "disputed.jsonl", wanted())
     splits = load(write_jsonl(tmp_path / "code.jsonl", solutions(3, 2, 2)))
     with pytest.raises(
         UserError, match=r"difficulty_bins: \[7, 9\] holds no pair of code.jsonl, whose difficulty is 1"

@@ -3,14 +3,17 @@
 import logging
 import random
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 
 from hpt_trl.data.loading import Splits, load_splits
-from hpt_trl.data.solutions import Sampling, draw
+from hpt_trl.data.solutions import Sampling, draw, sampling_of
 from hpt_trl.errors import UserError
+from hpt_trl.methods.critic.config import CriticArguments
 from hpt_trl.methods.ref_tuning.config import RefTuningArguments
+from hpt_trl.settings.file import RecipeFile, Sources
 from tests.helpers.code_problems import problems_with_lists, solutions
 from tests.helpers.datasets import write_jsonl
 
@@ -156,6 +159,21 @@ def test_whole_problems_are_held_out(tmp_path, caplog):
 
 # Drawing
 
+
+@pytest.mark.parametrize("kind", [RefTuningArguments, CriticArguments])
+@pytest.mark.parametrize("key", ["n_samples", "n_test_samples"])
+def test_shares_are_shares_of_a_number(kind, key):
+    keys = {"difficulty_bins": [1, 7, 25], "difficulty_weights": [1, 1]}
+    shares = [keys] if kind is CriticArguments else [keys, {"correct_ratio": 0.5}]
+    for share in shares:
+        arguments = kind(dataset_name="code", **({"n_samples": 8, "n_test_samples": 8} | share | {key: None}))
+        sources, held_out = Sources(RecipeFile(Path("code.yaml"), {}, {}, {}), {}), key == "n_test_samples"
+        with pytest.raises(UserError, match=f"`{key}`.*gives shares of a number of solutions"):
+            sampling_of(arguments, sources, seed=None, held_out=held_out)
+        # The other draw has its number.
+        assert sampling_of(arguments, sources, seed=None, held_out=not held_out).n_samples == 8
+
+
 ALL = Sampling(None, 1.0, (), (), None, 0)
 
 
@@ -213,5 +231,7 @@ def test_what_is_not_there_is_said(caplog):
         drawn([row for row in rows if not row["is_correct"]])
     with pytest.raises(UserError, match=r"difficulty_bins: \[5, 9\] holds no correct solution .* difficulty is 1 to 3"):
         drawn(rows, bins=(5.0, 9.0))
+    with pytest.raises(UserError, match="difficulty_weights, correct_ratio: nothing is drawn from code: 9 solutions"):
+        drawn(rows, n_samples=9, bins=(1.0, 5.0, 9.0), weights=(0.0, 1.0), correct_ratio=0.5)
     with pytest.raises(UserError, match="has no column `difficulty`"):
         drawn([{key: row[key] for key in row if key != "difficulty"} for row in rows], bins=(1.0, 9.0))

@@ -62,17 +62,8 @@ def save_shipping_model(folder: str | Path, kind: str, *, shards: bool = False, 
         shards: in several files with an index.
         changes: other sizes of the config.
     """
-    if not hasattr(CONFIG_MAPPING[kind](), "num_mtp_layers"):
-        pytest.skip(f"this transformers has no layers for future tokens of {kind}")
     tokenizer = build_tokenizer()
-    sizes = _SIZES | KINDS[kind] | {"vocab_size": len(tokenizer)} | changes
-    sizes |= {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[kind](**sizes))
-    chain = MtpModel(model, 1)
-    for name, tensor in chain.layers.state_dict().items():
-        # They come without values.
-        tensor.normal_(std=0.3) if tensor.ndim > 1 else tensor.fill_(0.0 if name.endswith("bias") else 1.0)
+    model, chain = shipping_model(kind, **changes)
     tokenizer.save_pretrained(folder)
     model.save_pretrained(folder)
     file = Path(folder) / "model.safetensors"
@@ -98,6 +89,22 @@ def save_shipping_model(folder: str | Path, kind: str, *, shards: bool = False, 
     if shards:
         _split(Path(folder))
     return str(folder)
+
+
+def shipping_model(kind: str, layers: int = 1, **changes: Any) -> tuple[Any, MtpModel]:
+    """A model in float32, and its chain of layers for future tokens; `changes` are of the config."""
+    if not hasattr(CONFIG_MAPPING[kind](), "num_mtp_layers"):
+        pytest.skip(f"this transformers has no layers for future tokens of {kind}")
+    tokenizer = build_tokenizer()
+    sizes = _SIZES | KINDS[kind] | {"vocab_size": len(tokenizer), "num_nextn_predict_layers": layers} | changes
+    sizes |= {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[kind](**sizes))
+    chain = MtpModel(model, layers)
+    for name, tensor in chain.layers.state_dict().items():
+        # They come without values.
+        tensor.normal_(std=0.3) if tensor.ndim > 1 else tensor.fill_(0.0 if name.endswith("bias") else 1.0)
+    return model, chain
 
 
 def _named(kind: str, rest: str) -> str:

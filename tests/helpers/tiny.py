@@ -78,3 +78,8 @@ def save_tiny_model(folder: str | Path, *, hidden_size: int = 32, seed: int = 0)
     build_model(tokenizer, hidden_size=hidden_size, seed=seed).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
+
+
+def cut(file: Path) -> None:
+    """Leaves out a file's last bytes, as a copy that was broken off does."""
+    file.write_bytes(file.read_bytes()[:-8])

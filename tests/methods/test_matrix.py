@@ -23,6 +23,7 @@ from hpt_trl.models.value_model import HeadSettings, load_value_model, new_value
 from hpt_trl.recipes.profiles import find_profile
 from tests.helpers.pretraining import MODEL
 from tests.helpers.processes import ROOT, free_port
+from tests.helpers.shipped import save_shipping_model
 from tests.helpers.stage_runs import KEYS, LORA, sums
 from tests.helpers.value_models import save_value_model
 
@@ -64,6 +65,8 @@ VARIANTS = {
     "mtp-lora": LORA | {"gradient_checkpointing": True, "weighting": "uniform"},
     "mtp-residual": {"head_init": "zero_residual", "detach_trunk": True, "value_mode": "online"},
     "mtp-rho1": {"weighting": "rho1", "select_ratio": 0.6, "reference_mode": "online"},
+    # Layers of its checkpoint, which are spread and gathered with the model.
+    "mtp-shipped": {"shipped_heads": "train", "n_future_tokens": 2, "weighting": "uniform"},
     "ppo-sampled": {"eval_samples": 2},
 }
 RESUMED = ["sft", "critic", "hpt", "ppo", "mtp"]
@@ -93,6 +96,8 @@ def recipes(folder: Path, names: list[str], models: dict[str, str]) -> list[Path
         values |= {"output_dir": str(folder / name)} | STAGES[stage] | VARIANTS.get(name, {})
         if "rho1" in name:
             values |= {"reference_model_name_or_path": models["reference"]}
+        if name == "mtp-shipped":
+            values |= {"model_name_or_path": models["shipping"]}
         if name == "ppo-value":
             values |= {"value_model_name_or_path": models["reference"]}
         if values.get("weighting") == "verifiable":
@@ -148,6 +153,7 @@ def one_process(tmp_path_factory, tiny_model_path, reference_model_path) -> tupl
     with FileLock(shared / "matrix.lock"):
         if not done.exists():
             models = {"model": tiny_model_path, "reference": reference_model_path}
+            models["shipping"] = save_shipping_model(shared / "matrix-shipping", "mellum")
             models["value"] = save_value_model(reference_model_path, shared / "matrix-value", scale=0.5)
             launch("one", folder, [*STAGES, *VARIANTS], models)
             done.write_text(json.dumps(models))
@@ -156,11 +162,9 @@ def one_process(tmp_path_factory, tiny_model_path, reference_model_path) -> tupl
 
 def saved(folder: Path) -> dict[str, torch.Tensor]:
     """The weights of a run's folder with value head and further heads; a tied head, which some write out, left out."""
-    names = ("model.safetensors", "adapter_model.safetensors", "value_head/value_head.safetensors")
+    names = ("model*.safetensors", "adapter_model.safetensors", "value_head/value_head.safetensors")
     names += ("future_heads/model.safetensors",)
-    found = {
-        key: value for name in names if (folder / name).exists() for key, value in load_file(folder / name).items()
-    }
+    found = {key: value for name in names for file in folder.glob(name) for key, value in load_file(file).items()}
     head = found.get("lm_head.weight")
     if head is not None and torch.equal(head, found["model.embed_tokens.weight"]):
         del found["lm_head.weight"]
@@ -217,6 +221,7 @@ def test_a_profile_trains_what_one_process_trains(tmp_path, one_process, profile
     start = load_file(Path(models["model"]) / "model.safetensors")
     compared = [name for name in names if name != "ppo-sampled"]
     starts = {"pretrain": {}, "critic": critic_start(models["model"]), "critic-lora": critic_start(models["model"])}
+    starts["mtp-shipped"] = saved(Path(models["shipping"]))
     far = {name: distance(folder / name, one / name, starts.get(name, start)) for name in compared}
     assert all(value < TOLERANCE for value in far.values()), far
     for name in RESUMED:

@@ -21,6 +21,7 @@ from hpt_trl.models.value_model import (
     new_value_model,
     split_state,
 )
+from tests.helpers.tiny import cut
 from tests.helpers.value_models import save_value_model
 
 IDS = torch.arange(3, 15).view(2, 6)
@@ -122,6 +123,8 @@ def test_damaged_folders_are_named(tiny_model_path, tmp_path):
     assert "another value model" in refused(json.dumps(settings | {"kind": "linear"}))
     assert "another version" in refused(json.dumps(settings | {"format": 2}))
     assert "damaged" in refused("{") and "damaged" in refused(json.dumps(settings | {"colour": "red"}))
+    cut(folder / VALUE_HEAD_FILE)
+    assert "damaged" in refused(json.dumps(settings))
     (folder / VALUE_HEAD_FILE).unlink()
     assert "is missing" in refused(json.dumps(settings))
 

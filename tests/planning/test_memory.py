@@ -17,6 +17,7 @@ from hpt_trl.models.parameters import count_parameters
 from hpt_trl.planning import facts
 from hpt_trl.planning.memory import (
     BEGINS_BACKWARD,
+    COMPARES,
     ENDS_BACKWARD,
     GENERATES,
     ZERO_BUCKET,
@@ -178,6 +179,8 @@ def test_what_settings_change():
     assert estimate(config, sizes(optimizer="adamw_8bit")).optimizer == 2 * counts.total
     assert estimate(config, sizes(optimizer="sgd")).optimizer == 0
     assert GENERATES not in estimate(config, sizes(generates=False)).phases
+    asked = estimate(config, sizes(language_model=2.0**40)).phases[COMPARES]
+    assert asked == 2**40 + 12 * counts.total and COMPARES not in estimate(config, sizes()).phases
     assert estimate(config, sizes(activation_bytes=2)).copies == 2 * counts.linear
     # Without Triton all 1,024 positions, and seven float32 copies and a mask of their logits.
     on_cpu = estimate(config, sizes(triton=False)).head

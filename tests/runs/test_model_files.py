@@ -1,6 +1,7 @@
 """What a checkpoint ships goes through every stage's files: at the end, in checkpoints, and through a merge."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,23 @@ from hpt_trl.models.future_heads.model import attach, load_with_future_heads
 from hpt_trl.models.merging import merge_adapter
 from hpt_trl.planning.check import check
 from hpt_trl.runs import runner
+from tests.helpers.code_problems import solutions
+from tests.helpers.datasets import write_jsonl
 from tests.helpers.shipped import assert_drafts, save_shipping_model, shipped_tensors
 from tests.helpers.stage_runs import LORA, results
 
-STAGES = ["sft", "dpo", "grpo", "ppo", "mtp"]
+REWARD = {"reward_funcs": ["tests.helpers.stage_runs.remainder"], "num_generations": 2, "max_completion_length": 8}
+# Stage -> what its recipe has beside the others' keys.
+STAGES: dict[str, dict] = {
+    "sft": {},
+    "dpo": {},
+    "grpo": {},
+    "ppo": {},
+    "hpt": REWARD | {"success_threshold": 3.0},
+    "rho1": {"dataset_layout": "demonstrations", "selection": "full"},
+    "ref_tuning": {"dataset_name": "code.jsonl", "checkpoint_fraction": 0.5},
+    "mtp": {"n_future_tokens": 3},
+}
 
 
 @pytest.fixture(scope="module")
@@ -40,12 +54,14 @@ def same(one: dict, other: dict) -> bool:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_every_stage_keeps_what_the_checkpoint_ships(recipe, tmp_path, mellum, stage, capsys):
-    extra = {"n_future_tokens": 3} if stage == "mtp" else {}
-    runner.run(recipe(stage, model_name_or_path=mellum, save_strategy="steps", save_steps=2, **extra), [])
+def test_every_stage_keeps_what_the_checkpoint_ships(recipe, tmp_path, mellum, stage, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_jsonl(tmp_path / "code.jsonl", solutions())
+    runner.run(recipe(stage, model_name_or_path=mellum, save_strategy="steps", save_steps=2, **STAGES[stage]), [])
     expected = shipped_tensors(mellum, "mellum")
     out = tmp_path / stage
-    for folder in (out, out / "checkpoint-2"):
+    along = [out / "checkpoints" / name for name in ("50-percent", "best")] if stage == "ref_tuning" else []
+    for folder in (out, out / "checkpoint-2", *along):
         assert same(shipped_tensors(folder, "mellum"), expected)
         assert json.loads((folder / "config.json").read_text())["num_nextn_predict_layers"] == 1
     assert_drafts(out)
@@ -166,6 +182,35 @@ def test_heads_trained_beside_an_adapter_go_through_the_merge(recipe, tmp_path):
 def test_the_folder_of_heads_can_be_left_out(recipe, tmp_path, with_own_heads):
     runner.run(recipe("sft", model_name_or_path=with_own_heads, shipped_heads="drop"), [])
     assert not (tmp_path / "sft" / "future_heads").exists()
+    # Where heads are trained, others begin in their place: copies of the last layer, as many as are asked for.
+    new = {"shipped_heads": "drop", "n_future_tokens": 2, "learning_rate": 1e-12, "max_steps": 1}
+    runner.run(recipe("mtp", model_name_or_path=with_own_heads, **new), [])
+    model = load_with_future_heads(tmp_path / "mtp")
+    (head,) = model.future_heads.layers
+    for name, value in model.model.layers[-1].state_dict().items():
+        assert torch.allclose(head.state_dict()[name], value, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"n_future_tokens": 4}, "line .*, `n_future_tokens`: 4, but the model has heads of its own, with 3"),
+        ({"n_future_tokens": 3, "head_init": "zero_residual"}, "line .*, `head_init`: .*, with copy_last_layer"),
+        (
+            {"n_future_tokens": 2, "shipped_heads": "train"},
+            "line .*, `shipped_heads`: train, but .* has heads of its own",
+        ),
+        ({"n_future_tokens": 3, "damage": True}, "line .*, `model_name_or_path`: .*config.json is damaged"),
+    ],
+)
+def test_other_heads_beside_the_model_are_refused_before_it_is_loaded(recipe, tmp_path, with_own_heads, changes, said):
+    folder = Path(shutil.copytree(with_own_heads, tmp_path / "model"))
+    if changes.pop("damage", False):
+        (folder / "future_heads" / "config.json").write_text('{"format": 1, "kind": "copy_last_layer"}')
+    (folder / "model.safetensors").write_bytes(b"no weights are read")
+    with pytest.raises(UserError, match=said):
+        runner.run(recipe("mtp", model_name_or_path=str(folder), **changes), [])
+    assert not (tmp_path / "mtp").exists()
 
 
 def test_heads_of_the_run_before_do_not_stay_in_its_folder(recipe, tmp_path, with_own_heads):

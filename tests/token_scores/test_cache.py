@@ -23,7 +23,8 @@ from trl import SFTTrainer
 from hpt_trl import Rho1Config, UserError, cli
 from hpt_trl.runs import runner
 from hpt_trl.token_scores import reference_scores, scoring
-from hpt_trl.token_scores.cache import REFERENCE_NLL, ScoreCache, WithScores, example_key, row_key
+from hpt_trl.token_scores.cache import ScoreCache, WithScores, example_key, row_key
+from hpt_trl.token_scores.kinds import REFERENCE_NLL
 from hpt_trl.token_scores.reference import load_reference
 from hpt_trl.token_scores.reference_scores import reference_cache, reference_nll
 from hpt_trl.token_scores.scoring import autocast_of

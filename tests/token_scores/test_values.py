@@ -2,20 +2,22 @@
 
 import json
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForSequenceClassification
 from trl import SFTTrainer
 
 from hpt_trl import UserError
 from hpt_trl.models.folders import VALUE_CONFIG_FILE
 from hpt_trl.models.value_model import load_value_model
-from hpt_trl.token_scores.cache import VALUES, WithScores, example_key, scored_positions, scores_of
+from hpt_trl.token_scores.cache import WithScores, example_key, scores_of
 from hpt_trl.token_scores.config import ValueScoresConfig
+from hpt_trl.token_scores.kinds import VALUES, scored_positions
 from hpt_trl.token_scores.values import check_value_model, fingerprint, load_frozen, token_values, value_cache
 from tests.helpers.rho1 import demonstrations, documents
 from tests.helpers.tiny import build_tokenizer, save_tiny_model
@@ -87,6 +89,36 @@ def test_cached_values_are_the_value_models(configured, critic, tiny_model_path,
     assert len(again) == len(cache) and again.folder == cache.folder
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_values_of_another_critic_are_told_from_rounding(configured, tiny_model_path, tmp_path, dtype):
+    tokenizer, found = AutoTokenizer.from_pretrained(tiny_model_path), {}
+    for seed in (0, 1):
+        # Of a small spread, as a critic's are.
+        name = save_value_model(tiny_model_path, tmp_path / f"critic-{seed}", seed=seed, scale=0.12)
+        config = configured(name, value_dtype=dtype)
+        trainer = prepared(config, tiny_model_path, demonstrations())
+        asked = (config, tokenizer, trainer.train_dataset, trainer.data_collator)
+        found[seed] = value_cache(*asked, device=CPU)
+    keys = [example_key(row) for row in trainer.train_dataset]
+    mine, others = ([found[seed].scores(key) for key in keys] for seed in (1, 0))
+    assert max(np.ptp(row) for row in mine) < 0.06
+    # About the same number everywhere, as of two critics that were trained alike.
+    shift = np.concatenate(others).mean() - np.concatenate(mine).mean()
+    others = [row - shift for row in others]
+    # Rows that were scored one by one are the same values.
+    config.per_device_train_batch_size = 1
+    for path in found[1].folder.glob("*.values"):
+        path.unlink()
+    value_cache(*asked, device=CPU)
+    config.per_device_train_batch_size = 5
+    value_cache(*asked, device=CPU)
+    for path in found[1].folder.glob("*.values"):
+        path.unlink()
+    found[1].write(keys, others)
+    with pytest.raises(UserError, match="does not hold this value model's values: those of row 0"):
+        value_cache(*asked, device=CPU)
+
+
 def test_values_and_losses_lie_apart_and_travel_together(configured, critic, tiny_model_path, tmp_path):
     config = configured()
     trainer = prepared(config, tiny_model_path, demonstrations())
@@ -137,6 +169,19 @@ def test_value_models_that_will_not_do(configured, critic, tiny_model_path, tmp_
     reward.save_pretrained(tmp_path / "reward")
     tokenizer.save_pretrained(tmp_path / "reward")
     check_value_model(configured(str(tmp_path / "reward")), tokenizer, model=tiny_model_path)
+    # Scores that are no values: the check says it before the run would.
+    two = AutoModelForSequenceClassification.from_pretrained(tiny_model_path, num_labels=2)
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    encoder = BertForSequenceClassification(BertConfig(vocab_size=len(tokenizer), num_labels=1, **sizes))
+    for model, said in (
+        (two, "gives 2 scores"),
+        (encoder, "has no linear layer `score` (BertForSequenceClassification)"),
+    ):
+        model.save_pretrained(tmp_path / "classifier")
+        tokenizer.save_pretrained(tmp_path / "classifier")
+        assert said in refused(tmp_path / "classifier")
+        with pytest.raises(UserError, match=re.escape(said)):
+            load_value_model(str(tmp_path / "classifier"), trainable=False)
 
 
 def test_a_value_that_is_no_number_is_refused(configured, tiny_model_path, tmp_path):

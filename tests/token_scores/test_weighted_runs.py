@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from hpt_trl.cli import main
 from hpt_trl.token_scores.weighting import STATE_FILE
@@ -95,6 +96,13 @@ def test_a_value_model_of_another_tokenizer(recipe, tmp_path, capsys, critic):
 def test_values_that_are_known_up_to_a_shift_are_no_chances(recipe, tmp_path, caplog, tiny_model_path):
     assert main(["check", recipe(td_terminal="reward", td_first_baseline=0.5)]) == 0
     assert "td_terminal: reward compares" in caplog.text and "td_first_baseline: 0.5 compares" in caplog.text
+    caplog.clear()
+    reward = AutoModelForSequenceClassification.from_pretrained(tiny_model_path, num_labels=1)
+    reward.save_pretrained(tmp_path / "reward")
+    AutoTokenizer.from_pretrained(tiny_model_path).save_pretrained(tmp_path / "reward")
+    given = {"value_model_name_or_path": str(tmp_path / "reward")}
+    assert main(["check", recipe(td_terminal="reward", **given)]) == 0
+    assert "td_terminal: reward compares" in caplog.text and "(a reward model's scores)" in caplog.text
     caplog.clear()
     regression = save_value_model(tiny_model_path, tmp_path / "regression", objective="regression")
     assert main(["check", recipe(td_terminal="reward", value_model_name_or_path=regression)]) == 0

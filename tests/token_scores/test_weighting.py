@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 
 from hpt_trl import UserError
 from hpt_trl.models.value_model import load_value_model
-from hpt_trl.token_scores.cache import scored_positions
+from hpt_trl.token_scores.kinds import scored_positions
 from hpt_trl.token_scores.weighting import STATE_FILE, TokenWeights
 from hpt_trl.token_scores.weighting_config import TokenWeightingConfig
 from tests.helpers.rho1 import demonstrations, documents

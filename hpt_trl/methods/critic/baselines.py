@@ -4,8 +4,10 @@ Each baseline is a difference of the two solutions of a pair, right less wrong; 
 Rules and the weights of both together are fitted on training pairs, where the labels may be seen.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Any
 
@@ -13,14 +15,18 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PretrainedConfig
 from trl.trainer.utils import add_fused_lm_head
 
 from hpt_trl.data.solution_pairs import length_bin
 from hpt_trl.evaluation.intervals import wilson
 from hpt_trl.models.loading import resolve_model
 from hpt_trl.models.sharded_weights import spare_from_gathering, whole_weights
+from hpt_trl.token_scores.kinds import REFERENCE_NLL
 from hpt_trl.token_scores.reference_scores import reference_nll
+from hpt_trl.token_scores.scoring import Scorer
+
+logger = logging.getLogger(__name__)
 
 # Both solutions of so many pairs in a forward pass.
 _BATCH = 4
@@ -115,56 +121,78 @@ def _likelihoods(pairs: Sequence[PairMeasures]) -> list[float] | None:
     return [pair.likelihood[0] - pair.likelihood[1] for pair in pairs if pair.likelihood is not None]
 
 
+def is_language_model(config: PretrainedConfig) -> bool:
+    """Whether a model that has this config gives tokens a likelihood."""
+    return any(kind.endswith(("ForCausalLM", "LMHeadModel")) for kind in config.architectures or [])
+
+
+def language_model(name: str, device: torch.device, **loading: Any) -> Scorer:
+    """The model that likelihoods are under, loaded when it is first asked; each process has it whole.
+
+    Args:
+        loading: of `from_pretrained`.
+    """
+
+    def load() -> torch.nn.Module:
+        with whole_weights():
+            model: Any = AutoModelForCausalLM.from_pretrained(resolve_model(name), **loading)
+        add_fused_lm_head(model)
+        spare_from_gathering(model)
+        return model.to(device).eval().requires_grad_(False)
+
+    return Scorer(REFERENCE_NLL, load, reference_nll, device, nullcontext)
+
+
 def measured_pairs(
-    rows: Any, sides: tuple[str, str], language_model: str | None, device: torch.device, **loading: Any
+    rows: Sequence[dict[str, Any]], sides: tuple[str, str], model: Scorer | None = None
 ) -> list[PairMeasures]:
     """Lengths and likelihoods of pairs; all processes call together, and each asks the model about its share.
 
+    Where the model cannot be asked, say for want of memory, a warning says so and there are lengths alone.
+
     Args:
-        rows: encoded pairs, in a dataset.
-        language_model: name of the model that the likelihoods are under; None for none.
-        loading: of `from_pretrained`.
+        rows: encoded pairs.
+        model: see `language_model`; its weights are given back. None for lengths alone.
     """
-    tokens = [tuple(sum(row[f"{side}_trained"]) for side in sides) for row in rows]
-    if language_model is None:
-        return [PairMeasures((right, wrong)) for right, wrong in tokens]
-    score = _language_model(language_model, device, **loading)
-    state = PartialState()
+    lengths = [PairMeasures((sum(row[f"{sides[0]}_trained"]), sum(row[f"{sides[1]}_trained"]))) for row in rows]
+    if model is None:
+        return lengths
+    state, failed = PartialState(), []
     mine = list(range(state.process_index, len(rows), state.num_processes))
-    found = []
-    for start in range(0, len(mine), _BATCH):
-        places = mine[start : start + _BATCH]
-        chances = score([rows[place] for place in places], sides)
-        found += list(zip(places, chances, strict=True))
-    chance = dict(gather_object(found))
-    return [PairMeasures(length, chance[place]) for place, length in enumerate(tokens)]
+    found: list[tuple[int, tuple[float, float]]] = []
+    try:
+        for start in range(0, len(mine), _BATCH):
+            places = mine[start : start + _BATCH]
+            chances = _likelihoods_of([rows[place] for place in places], sides, model)
+            found += zip(places, chances, strict=True)
+    except (RuntimeError, OSError, ValueError) as error:
+        # The training is done: its results are not to be lost to a baseline.
+        failed = [str(error).strip().partition("\n")[0]]
+    finally:
+        model.unload()
+    failed, chance = gather_object(failed), dict(gather_object(found))
+    if failed:
+        if state.is_main_process:
+            logger.warning(
+                "The trunk's language model cannot be asked (%s): no likelihoods beside the critic.", failed[0]
+            )
+        return lengths
+    return [replace(pair, likelihood=chance[place]) for place, pair in enumerate(lengths)]
 
 
-def _language_model(
-    name: str, device: torch.device, **loading: Any
-) -> Callable[[list[dict[str, Any]], tuple[str, str]], list[tuple[float, float]]]:
-    """What gives pairs the mean log-probabilities of their outputs' tokens."""
-    with whole_weights():
-        model: Any = AutoModelForCausalLM.from_pretrained(resolve_model(name), **loading)
-    add_fused_lm_head(model)
-    spare_from_gathering(model)
-    model.to(device).eval().requires_grad_(False)
-
-    def score(rows: list[dict[str, Any]], sides: tuple[str, str]) -> list[tuple[float, float]]:
-        each = [(row[f"{side}_ids"], row[f"{side}_trained"]) for row in rows for side in sides]
-        longest = max(len(ids) for ids, _ in each)
-        batch = {
-            "input_ids": torch.zeros(len(each), longest, dtype=torch.long),
-            "attention_mask": torch.zeros(len(each), longest, dtype=torch.long),
-            "labels": torch.full((len(each), longest), -100),
-        }
-        for place, (ids, trained) in enumerate(each):
-            batch["input_ids"][place, : len(ids)] = torch.tensor(ids)
-            batch["attention_mask"][place, : len(ids)] = 1
-            batch["labels"][place, : len(ids)] = torch.tensor(ids).where(torch.tensor(trained) == 1, -100)
-        batch = {key: value.to(device) for key, value in batch.items()}
-        nll, count = reference_nll(model, batch).float().sum(-1), (batch["labels"][:, 1:] != -100).sum(-1)
-        means = (-nll / count.clamp(min=1)).tolist()
-        return list(zip(means[::2], means[1::2], strict=True))
-
-    return score
+def _likelihoods_of(rows: list[dict[str, Any]], sides: tuple[str, str], model: Scorer) -> list[tuple[float, float]]:
+    """Mean log-probabilities of the outputs' tokens, of both sides of each pair."""
+    each = [(row[f"{side}_ids"], row[f"{side}_trained"]) for row in rows for side in sides]
+    longest = max(len(ids) for ids, _ in each)
+    batch = {
+        "input_ids": torch.zeros(len(each), longest, dtype=torch.long),
+        "attention_mask": torch.zeros(len(each), longest, dtype=torch.long),
+        "labels": torch.full((len(each), longest), -100),
+    }
+    for place, (ids, trained) in enumerate(each):
+        batch["input_ids"][place, : len(ids)] = torch.tensor(ids)
+        batch["attention_mask"][place, : len(ids)] = 1
+        batch["labels"][place, : len(ids)] = torch.tensor(ids).where(torch.tensor(trained) == 1, -100)
+    nll, count = model(batch).float().sum(-1).cpu(), (batch["labels"][:, 1:] != -100).sum(-1)
+    means = (-nll / count.clamp(min=1)).tolist()
+    return list(zip(means[::2], means[1::2], strict=True))

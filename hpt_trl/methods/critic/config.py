@@ -82,6 +82,12 @@ class ValueConfig(RewardConfig):
         if not 0 <= self.value_head_dropout < 1:
             raise ValueError(f"`value_head_dropout` is {self.value_head_dropout}; allowed: 0 to below 1.")
 
+        if self.center_rewards_coefficient is not None and self.objective == "regression":
+            raise ValueError(
+                f"`center_rewards_coefficient` is {self.center_rewards_coefficient}, and `objective: regression` does "
+                "not use it, whose values have a scale of their own; drop it, or write `objective: pairwise`."
+            )
+
     @property
     def first_value(self) -> float:
         """What a new head says of everything: the middle of the outcomes, or nothing where only differences count."""

@@ -9,7 +9,7 @@ import torch
 
 from hpt_trl.data.messages import as_text
 from hpt_trl.files import valid_json, write_atomically
-from hpt_trl.methods.critic.baselines import measured_pairs
+from hpt_trl.methods.critic.baselines import is_language_model, language_model, measured_pairs
 from hpt_trl.methods.critic.results import CURVES_FILE, SHOWN_PAIRS, pair_figures
 from hpt_trl.methods.critic.trainer import SIDES, ValueTrainer
 from hpt_trl.models.loading import load_config
@@ -31,10 +31,13 @@ def held_out_results(critic: ValueTrainer) -> dict[str, Any] | None:
     chosen = sorted(random.Random(0).sample(range(len(train)), min(args.baseline_pairs, len(train))))
     settings = cast(dict[str, Any], args.model_init_kwargs or {})
     loading = {key: settings[key] for key in _LOADING if key in settings}
+    model = None
     # Of a trunk that was a reward model's there is no likelihood.
-    name = critic.trunk_name if chosen and _is_language_model(critic.trunk_name, loading) else None
-    device = critic.accelerator.device
-    held_out, fitted = (measured_pairs(part, SIDES, name, device, **loading) for part in (rows, train.select(chosen)))
+    if chosen and _is_language_model(critic.trunk_name, loading):
+        model = language_model(critic.trunk_name, critic.accelerator.device, **loading)
+    # Together, so that the model is there once and is gone again.
+    measured = measured_pairs([*rows, *train.select(chosen)], SIDES, model)
+    held_out, fitted = measured[: len(rows)], measured[len(rows) :]
     if not critic.is_world_process_zero():
         return None
     scores = [(row["chosen"], row["rejected"]) for row in critic.scored_rows()]
@@ -43,8 +46,7 @@ def held_out_results(critic: ValueTrainer) -> dict[str, Any] | None:
 
 def _is_language_model(name: str, loading: dict[str, Any]) -> bool:
     known = {key: loading[key] for key in ("revision", "trust_remote_code") if key in loading}
-    kinds = load_config(name, **known).architectures or []
-    return any(kind.endswith(("ForCausalLM", "LMHeadModel")) for kind in kinds)
+    return is_language_model(load_config(name, **known))
 
 
 def _keep_curves(critic: ValueTrainer, rows: Any) -> None:

@@ -10,8 +10,9 @@ from hpt_trl.data.rendering import Encoder
 from hpt_trl.data.solutions import SAMPLING_RULES
 from hpt_trl.methods.critic.config import LAYOUTS, CriticArguments, ValueConfig
 from hpt_trl.methods.critic.held_out import held_out_results
-from hpt_trl.methods.critic.rows import candidate_rows, paired_rows, sampling
+from hpt_trl.methods.critic.rows import candidate_rows, paired_rows
 from hpt_trl.methods.critic.trainer import SIDES, ValueTrainer, encoded_pairs
+from hpt_trl.methods.solution_rows import check_sampling
 from hpt_trl.methods.text_models import refuse_processor
 from hpt_trl.recipes.arguments import RecipeArguments
 from hpt_trl.recipes.recipe import Recipe, Stage, StageInputs
@@ -31,7 +32,7 @@ def check(recipe: Recipe) -> None:
     Raises:
         UserError: the first such setting.
     """
-    sampling(recipe)
+    check_sampling(recipe)
     if recipe.config.train_sampling_strategy == "group_by_length":
         raise recipe.error(
             "train_sampling_strategy",

@@ -2,7 +2,8 @@
 
 What is wrapped of the base, and why:
 
-    __init__             makes the value model, and encodes pairs with a mask of the solutions' tokens
+    __init__             makes the value model
+    _prepare_dataset     encodes pairs with a mask of the solutions' tokens
     compute_loss         takes the lambda-returns for targets where the objective says so, and measures the values
     create_optimizer     gives the head its own learning rate
     _save, _load_...     keep trunk and head apart, as a value model's folder has them
@@ -10,6 +11,7 @@ What is wrapped of the base, and why:
 A pair's score is the mean value over its output, which the base compares, counts and logs; nothing of it is copied.
 """
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
@@ -27,10 +29,13 @@ from hpt_trl.methods.reward.trainer import ScoringRewardTrainer
 from hpt_trl.methods.signatures import takes_arguments_of
 from hpt_trl.models.adapters import keep_adapter_type
 from hpt_trl.models.learning_rates import give_learning_rate, refuse_ready_optimizer
+from hpt_trl.models.loading import resolve_model
 from hpt_trl.models.sharded_outputs import keep_float32_outputs
 from hpt_trl.models.value_model import HeadSettings, ValueModel, new_value_model, split_state
 
 SIDES = ("chosen", "rejected")
+
+logger = logging.getLogger(__name__)
 
 
 class _Objective(RewardTrainer):
@@ -107,11 +112,12 @@ class ValueTrainer(ScoringRewardTrainer, _Objective):
         elif adapter is not None or quantization is not None:
             raise ValueError("`peft_config` and `quantization_config` are for a model that is named; drop them.")
         if kwargs.get("processing_class") is None:
-            kwargs["processing_class"] = AutoTokenizer.from_pretrained(self.trunk_name)
-        # Encoded here as well: the base's rows do not say where the output begins.
-        encoder = Encoder(kwargs["processing_class"], comparisons=True)
-        for name in ("train_dataset", "eval_dataset"):
-            kwargs[name] = encoded_pairs(kwargs.get(name), encoder, args)
+            given = cast(dict[str, Any], args.model_init_kwargs or {})
+            kwargs["processing_class"] = AutoTokenizer.from_pretrained(
+                resolve_model(self.trunk_name),
+                revision=given.get("revision"),
+                trust_remote_code=given.get("trust_remote_code", args.trust_remote_code),
+            )
         # What the base asks of its own models.
         model.config.num_labels = 1
         if model.is_adapted and args.gradient_checkpointing:
@@ -128,6 +134,13 @@ class ValueTrainer(ScoringRewardTrainer, _Objective):
         if model.is_adapted:
             keep_adapter_type(model.trunk)
         self.data_collator = WithOutputMasks(self.data_collator)
+
+    def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
+        # The base's own encoding does not say where the output begins; rows that are encoded it leaves as they are.
+        rows = encoded_pairs(dataset, Encoder(processing_class, comparisons=True), args)
+        if args.objective == "regression" and "margin" in (rows.column_names or ()):
+            logger.warning("%s: the rows' `margin` is not used by `objective: regression`.", dataset_name)
+        return super()._prepare_dataset(rows, processing_class, args, dataset_name)
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
@@ -195,14 +208,27 @@ class WithOutputMasks:
         return {**batch, "output_mask": mask}
 
 
-def encoded_pairs(rows: Dataset | None, encoder: Encoder, args: ValueConfig) -> Dataset | None:
+def encoded_pairs(rows: Any, encoder: Encoder, args: ValueConfig) -> Any:
     """Rows with the ids of both answers, prompt included, and which of them are the answer's.
 
+    Args:
+        rows: a dataset, also one that is streamed; None stays None.
+
     Raises:
-        UserError: an answer cannot be encoded as it is written.
+        UserError: an answer cannot be encoded as it is written, or rows are encoded in part.
     """
-    if rows is None or f"{SIDES[0]}_ids" in rows.column_names:
+    if rows is None:
         return rows
+    columns = rows.column_names or list(next(iter(rows)))
+    found = [name for side in SIDES for name in (f"{side}_ids", f"{side}_trained")]
+    missing = [name for name in found if name not in columns]
+    if not missing:
+        return rows
+    if len(missing) < len(found):
+        raise UserError(
+            f"rows that are encoded already need the columns {', '.join(found)}; {', '.join(missing)} is missing. In "
+            "`_trained` is 1 for each token of the answer and 0 for the prompt's. Or pass prompt, chosen and rejected."
+        )
 
     def encode(row: dict[str, Any]) -> dict[str, list[int]]:
         found = {side: encoder.answered(row, side) for side in SIDES}
@@ -210,7 +236,8 @@ def encoded_pairs(rows: Dataset | None, encoder: Encoder, args: ValueConfig) -> 
             f"{side}_trained": one.trained for side, one in found.items()
         }
 
-    return rows.map(encode, num_proc=args.dataset_num_proc, desc="Encoding pairs")
+    settings = {"num_proc": args.dataset_num_proc, "desc": "Encoding pairs"} if isinstance(rows, Dataset) else {}
+    return rows.map(encode, **settings)
 
 
 def _new_model(name: str, args: ValueConfig, adapter: Any, quantization: Any) -> ValueModel:
@@ -220,6 +247,8 @@ def _new_model(name: str, args: ValueConfig, adapter: Any, quantization: Any) ->
     set_seed(args.seed)
     loading: dict[str, Any] = dict(cast(dict[str, Any], args.model_init_kwargs or {}))
     loading.setdefault("trust_remote_code", args.trust_remote_code)
+    # As RewardTrainer loads: in the type of a checkpoint small steps would be lost.
+    loading.setdefault("dtype", "float32")
     if quantization is not None:
         loading["quantization_config"] = quantization
     if args.distributed_state.distributed_type in ("MULTI_GPU", "DEEPSPEED"):

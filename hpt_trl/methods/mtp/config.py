@@ -94,7 +94,8 @@ class WeightedMTPConfig(TokenWeightingConfig, SelectionConfig):
             "reference model's most, by head (`reference_model_name_or_path`, `select_ratio`). Controls of the same "
             "mean: `shuffled`, the weights of `verifiable` in another order within their sequence; `batch_permuted`, "
             "within all sequences of a process's step; `random_matched`, drawn with a mean and a spread after the "
-            "clip; `inverted`, by the negative advantage; `position`, the mean of `verifiable` at a token's place.",
+            "clip; `inverted`, by the negative advantage; `position`, the moving "
+            "average of `verifiable` at a token's place.",
             "choices": list(WEIGHTINGS),
         },
     )
@@ -110,6 +111,9 @@ class WeightedMTPConfig(TokenWeightingConfig, SelectionConfig):
         default=False,
         metadata={"help": "`rho1`: all heads learn the tokens that the first one would select, not each its own."},
     )
+
+    # Set by a recipe's `shipped_heads: drop`: heads that lie beside the model are left alone, new ones are trained.
+    begins_anew: bool = field(default=False, init=False)
 
     def __post_init__(self):
         """Check the settings that belong together.
@@ -151,7 +155,11 @@ class WeightedMTPConfig(TokenWeightingConfig, SelectionConfig):
                 f"`label_smoothing_factor` is {self.label_smoothing_factor}; allowed: 0. Smoothing needs the logits of "
                 "all tokens, which are never held here."
             )
-
+        if self.weighting == RHO1 and self.n_future_tokens == 1 and self.selection_first_head == "full":
+            raise ValueError(
+                "`selection_first_head` is full, and there is no head but the first (`n_future_tokens: 1`): nothing "
+                "would be selected. Write selection_first_head: selected."
+            )
         if self.needs_reference and self.reference_model_name_or_path is None:
             raise ValueError(
                 "`reference_model_name_or_path` is missing: `weighting: rho1` compares tokens with a reference model. "

@@ -1,8 +1,9 @@
 """Which positions predict which tokens: head k at position t predicts token t + k, if both are of one document."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
+from datasets import Dataset
 from jaxtyping import Bool, Shaped
 from torch import Tensor
 from torch.nn.functional import pad
@@ -24,6 +25,16 @@ def predicted(batch: Mapping[str, Any], ahead: int) -> Bool[Tensor, "rows tokens
         if (mask := batch.get("attention_mask")) is not None:
             valid = valid & (mask[:, :-ahead] != 0)
     return valid
+
+
+def longest_row(rows: Dataset, *, enough: int) -> int:
+    """Tokens of the longest prepared row, or of the first rows among which one has `enough`."""
+    longest = 0
+    for batch in rows.select_columns("input_ids").iter(batch_size=100):
+        longest = max(longest, *map(len, cast(dict[str, Any], batch)["input_ids"]))
+        if longest >= enough:
+            break
+    return longest
 
 
 def by_target(

@@ -11,15 +11,16 @@ from hpt_trl.data.row_lengths import count_tokens
 from hpt_trl.data.solutions import SAMPLING_RULES, SolutionArguments
 from hpt_trl.errors import UserError
 from hpt_trl.methods.mtp.config import WeightedMTPConfig
+from hpt_trl.methods.mtp.own_heads import check_own_heads
 from hpt_trl.methods.mtp.trainer import WeightedMTPTrainer
 from hpt_trl.methods.mtp.weighing import check_frozen_models
-from hpt_trl.methods.ref_tuning.stage import fit as short_enough
-from hpt_trl.methods.ref_tuning.stage import sample as draw_solutions
 from hpt_trl.methods.sft.rows import training_splits
 from hpt_trl.methods.sft.turns import TurnArguments, check_turns
+from hpt_trl.methods.solution_rows import check_sampling, drawn_demonstrations, without_long_ones
 from hpt_trl.methods.text_models import refuse_processor
 from hpt_trl.models.future_heads.chained import SHIPPED
-from hpt_trl.models.future_heads.shipped import TRAIN
+from hpt_trl.models.future_heads.shipped import DROP, TRAIN
+from hpt_trl.models.future_heads.storage import HEADS_FOLDER, has_heads
 from hpt_trl.models.future_heads.trunk import check_architecture
 from hpt_trl.models.loading import load_config
 from hpt_trl.recipes.arguments import RecipeArguments
@@ -57,11 +58,14 @@ def check(recipe: Recipe) -> None:
     """
     check_turns(recipe)
     config, arguments = recipe.config, recipe.arguments
+    config.begins_anew = arguments.shipped_heads == DROP
     if config.head_init == SHIPPED:
         raise recipe.error("head_init", "shipped: in a recipe it is asked for by `shipped_heads: train`.")
-    if layout(arguments) == "solutions" and arguments.conversational is None:
-        # Alpaca's prompt is a text.
-        arguments.conversational = False
+    if layout(arguments) == "solutions":
+        check_sampling(recipe)
+        if arguments.conversational is None:
+            # Alpaca's prompt is a text.
+            arguments.conversational = False
     if layout(arguments) == "documents" and arguments.eval_samples > 0:
         raise recipe.error(
             "eval_samples",
@@ -90,6 +94,17 @@ def check_tokenizer(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
     if not recipe.config.looks_ahead:
         return
     name = str(recipe.model_args.model_name_or_path)
+    if recipe.arguments.shipped_heads == TRAIN and has_heads(name):
+        raise recipe.error(
+            "shipped_heads",
+            f"train, but {name} has heads of its own (`{HEADS_FOLDER}`), "
+            "which are trained on without the key; drop it.",
+        )
+    try:
+        check_own_heads(recipe.config, name)
+    except UserError as error:
+        key, _, message = str(error).partition(": ")
+        raise recipe.error(key, message) from error
     settings = {"revision": recipe.model_args.model_revision, "trust_remote_code": recipe.config.trust_remote_code}
     model_config = load_config(name, **settings)
     layers = getattr(model_config.get_text_config(), "num_mtp_layers", None) or 0
@@ -110,12 +125,12 @@ def check_tokenizer(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
 
 def sample(recipe: Recipe, splits: Splits) -> Splits:
     """Draw from solutions; other rows stay."""
-    return draw_solutions(recipe, splits) if layout(recipe.arguments) == "solutions" else splits
+    return drawn_demonstrations(recipe, splits) if layout(recipe.arguments) == "solutions" else splits
 
 
 def fit(recipe: Recipe, splits: Splits, encoder: Encoder) -> Splits:
     """Leave out solutions that would be cut; other rows stay."""
-    return short_enough(recipe, splits, encoder) if layout(recipe.arguments) == "solutions" else splits
+    return without_long_ones(recipe, splits, encoder) if layout(recipe.arguments) == "solutions" else splits
 
 
 def check_rows(recipe: Recipe, splits: Splits, encoder: Encoder, positions: int | None) -> None:

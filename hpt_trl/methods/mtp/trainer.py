@@ -28,7 +28,8 @@ from trl import SFTTrainer
 from hpt_trl.errors import UserError
 from hpt_trl.methods.mtp.config import WeightedMTPConfig
 from hpt_trl.methods.mtp.forward import Ahead, AheadOutput, ForwardAhead
-from hpt_trl.methods.mtp.positions import predicted
+from hpt_trl.methods.mtp.own_heads import check_own_heads, check_same_heads
+from hpt_trl.methods.mtp.positions import longest_row, predicted
 from hpt_trl.methods.mtp.schedule import active_heads, active_weights, head_weights
 from hpt_trl.methods.mtp.weighing import CARRIED, Weighing, check_frozen_models
 from hpt_trl.methods.sft.trainer import MeasuredSFTTrainer
@@ -36,7 +37,7 @@ from hpt_trl.methods.signatures import takes_arguments_of
 from hpt_trl.models.future_heads.chained import SHIPPED, load_chained_heads
 from hpt_trl.models.future_heads.heads import FutureHeads, new_heads
 from hpt_trl.models.future_heads.model import attach
-from hpt_trl.models.future_heads.storage import fill_heads, has_heads, heads_in, load_heads, read_config, save_heads
+from hpt_trl.models.future_heads.storage import fill_heads, has_heads, heads_in, load_heads, save_heads
 from hpt_trl.models.future_heads.trunk import check_architecture
 from hpt_trl.models.learning_rates import give_learning_rate, refuse_ready_optimizer
 from hpt_trl.models.loading import load_config
@@ -230,7 +231,7 @@ class WeightedMTPTrainer(MeasuredSFTTrainer, _LossAhead):
         if parallel is not None and (parallel.cp_enabled or parallel.sp_enabled or parallel.tp_enabled):
             raise UserError("context, sequence and tensor parallelism spread what a head reads; use FSDP or ZeRO.")
         if isinstance(self.train_dataset, Dataset) and "input_ids" in self.train_dataset.column_names:
-            longest = max(map(len, self.train_dataset["input_ids"]), default=0)
+            longest = longest_row(self.train_dataset, enough=self.args.n_future_tokens + 1)
             if longest <= self.args.n_future_tokens:
                 raise UserError(
                     f"n_future_tokens: {self.args.n_future_tokens}, but the longest row has {longest} tokens, so that "
@@ -240,9 +241,9 @@ class WeightedMTPTrainer(MeasuredSFTTrainer, _LossAhead):
     def _put_heads_on(self) -> None:
         base, args = self._base, self.args
         heads = self._heads
-        if heads is None and has_heads(folder := str(base.config._name_or_path)):
-            found = read_config(folder)
-            _same_heads(args, found["n_future_tokens"], found["kind"])
+        folder = str(base.config._name_or_path)
+        if heads is None and not args.begins_anew and has_heads(folder):
+            check_own_heads(args, folder)
             heads = load_heads(base, folder)
         elif heads is None and args.head_init == SHIPPED:
             if isinstance(self.model, PeftModel):
@@ -252,7 +253,7 @@ class WeightedMTPTrainer(MeasuredSFTTrainer, _LossAhead):
             heads = load_chained_heads(base, folder)
         elif heads is None:
             heads = new_heads(base, args.n_future_tokens, args.head_init)
-        _same_heads(args, heads.n_future_tokens, heads.kind)
+        check_same_heads(args, heads.n_future_tokens, heads.kind)
         if self.accelerator.mixed_precision != "no" and not self.is_deepspeed_enabled:
             # Under autocast, as an adapter's: steps of this size would be lost in half precision.
             heads.float()
@@ -413,16 +414,3 @@ def _as_bits(weights: Tensor) -> Tensor:
 def _of_trained(batch: dict[str, Any]) -> Tensor:
     """Weights of the tokens that have a label."""
     return batch[TOKEN_WEIGHTS][:, 1:][predicted(batch, 1)]
-
-
-def _same_heads(args: WeightedMTPConfig, n_future_tokens: int, kind: str) -> None:
-    """Refuse heads of a model that are others than the settings ask for."""
-    for key, wanted, found in (
-        ("n_future_tokens", args.n_future_tokens, n_future_tokens),
-        ("head_init", args.head_init, kind),
-    ):
-        if wanted != found:
-            raise UserError(
-                f"{key}: {wanted}, but the model has heads of its own, with {found}. Write {key}: {found} to train "
-                "them on, or take the folder `future_heads` away to begin with new ones."
-            )

@@ -18,13 +18,14 @@ from transformers import PreTrainedTokenizerBase
 from hpt_trl.errors import UserError
 from hpt_trl.methods.mtp.config import RHO1, WeightedMTPConfig
 from hpt_trl.methods.mtp.positions import predicted
-from hpt_trl.token_scores.cache import REFERENCE_NLL, VALUES, WithScores, as_bits, scores_of
+from hpt_trl.token_scores.cache import WithScores, as_bits, scores_of
 from hpt_trl.token_scores.head_selection import select_for_heads
-from hpt_trl.token_scores.reference import check_reference, load_reference
-from hpt_trl.token_scores.reference_scores import reference_cache, reference_nll
-from hpt_trl.token_scores.scoring import Scorer, autocast_of
+from hpt_trl.token_scores.kinds import REFERENCE_NLL, VALUES
+from hpt_trl.token_scores.reference import check_reference
+from hpt_trl.token_scores.reference_scores import reference_cache, reference_scorer
+from hpt_trl.token_scores.scoring import Scorer
 from hpt_trl.token_scores.selection import groups_of, ratio_at
-from hpt_trl.token_scores.values import load_frozen, token_values, value_cache
+from hpt_trl.token_scores.values import value_cache, value_scorer
 from hpt_trl.token_scores.weighting import WEIGHTS, TokenWeights
 from hpt_trl.token_scores.weighting_checks import check_weighting
 
@@ -78,21 +79,13 @@ class Weighing:
                     collator, value_cache(config, tokenizer, _sized(rows), collator, device=device)
                 )
             else:
-                values = Scorer(
-                    VALUES, lambda: load_frozen(config, device), token_values, device, autocast_of(config, device)
-                )
+                values = value_scorer(config, device)
         if config.needs_reference:
             if config.reference_mode == "cached":
                 cache = reference_cache(config, tokenizer, _sized(rows), collator, device=device)
                 self.collator = WithScores(collator, cache)
             else:
-                self._reference = Scorer(
-                    REFERENCE_NLL,
-                    lambda: load_reference(config, device),
-                    reference_nll,
-                    device,
-                    autocast_of(config, device),
-                )
+                self._reference = reference_scorer(config, device)
         self._first_nll: Tensor | None = None
         # Sums and counts of each head, see `_SELECTION`; and of what the page shows.
         self._selected: Tensor | None = None

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from peft import PeftModel
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -113,13 +114,15 @@ class Critic:
         """Loads what `save` wrote.
 
         Raises:
-            UserError: the folder has no value head, or one of another shape.
+            UserError: the folder has no value head, a damaged one, or one of another shape.
         """
         file = Path(folder) / VALUE_HEAD_FILE
         if not file.is_file():
             raise UserError(f"{file} is missing: the checkpoint was not written by PPO, or not to its end.")
         try:
             self.module.load_state_dict(load_file(file))
-        except RuntimeError as error:
+        except (RuntimeError, SafetensorError) as error:
             reason = str(error).splitlines()[0]
-            raise UserError(f"{file} belongs to another critic (see `value_model_name_or_path`): {reason}") from error
+            raise UserError(
+                f"{file} is damaged, or belongs to another critic (see `value_model_name_or_path`): {reason}"
+            ) from error

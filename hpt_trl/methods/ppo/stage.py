@@ -10,7 +10,7 @@ from hpt_trl.rewards.completions import text_tokenizer
 from hpt_trl.rollouts.ranges import ROLLOUT_RULES
 from hpt_trl.rollouts.sampling import check_sampling
 from hpt_trl.settings.ranges import at_least
-from hpt_trl.token_scores.values import value_source
+from hpt_trl.token_scores.values import check_scores, value_source
 
 
 def check(recipe: Recipe) -> None:
@@ -23,7 +23,7 @@ def check(recipe: Recipe) -> None:
 
 
 def check_tokenizer(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuse a value model that is not there, or does not read the policy's tokens.
+    """Refuse a value model that is not there, gives no values, or does not read the policy's tokens.
 
     Raises:
         UserError: what is wrong with it.
@@ -33,7 +33,7 @@ def check_tokenizer(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
         return
     try:
         value_model = value_source(name, trust_remote_code=recipe.config.trust_remote_code)
-        value_model.load_config()
+        check_scores(value_model)
         known = value_model.load_tokenizer().get_vocab()
     except UserError as error:
         message = str(error).removeprefix("value_model_name_or_path: ")

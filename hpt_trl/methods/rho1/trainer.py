@@ -36,8 +36,9 @@ from hpt_trl.models.folders import is_adapter
 from hpt_trl.models.loading import load_tokenizer
 from hpt_trl.models.sharded_outputs import keep_float32_outputs
 from hpt_trl.models.trainable import refuse_untrainable
-from hpt_trl.token_scores.cache import REFERENCE_NLL, WithScores, as_bits, scored_positions, scores_of
+from hpt_trl.token_scores.cache import WithScores, as_bits, scores_of
 from hpt_trl.token_scores.head import compacted_backward
+from hpt_trl.token_scores.kinds import REFERENCE_NLL, scored_positions
 from hpt_trl.token_scores.reference import load_reference
 from hpt_trl.token_scores.reference_scores import reference_cache, reference_nll
 from hpt_trl.token_scores.samples import TokenSamples

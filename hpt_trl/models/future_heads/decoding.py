@@ -16,7 +16,8 @@ from transformers import DynamicCache
 from transformers.generation.candidate_generator import CandidateGenerator
 from transformers.masking_utils import create_masks_for_generate
 
-from hpt_trl.models.future_heads.heads import RESIDUALS
+from hpt_trl.errors import UserError
+from hpt_trl.models.future_heads.heads import KINDS, RESIDUALS
 from hpt_trl.models.future_heads.trunk import LastLayer, hidden_of, parts_of
 
 if TYPE_CHECKING:
@@ -235,8 +236,15 @@ def generate_rows(
     Returns:
         Prompts and completions, padded on the right as `generate` pads them, (B, T + longest); and what all of them
         came to.
+
+    Raises:
+        UserError: the model has no heads, or those that a checkpoint ships, whose drafts transformers does not count.
     """
     plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    kind = getattr(getattr(plain, "future_heads", None), "kind", None)
+    if kind not in KINDS:
+        what = "has no heads" if kind is None else "has heads that its checkpoint ships, whose drafts are not counted"
+        raise UserError(f"the model {what}; decode row by row with `generate`, `use_mtp=True` where it drafts.")
     total, rows = Speculation(), []
     for number, row in enumerate(input_ids):
         mask = torch.ones_like(row) if attention_mask is None else attention_mask[number]

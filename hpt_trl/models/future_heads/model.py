@@ -63,11 +63,6 @@ class PredictsAhead(_Base):
             save = save_chained_heads if self.future_heads.kind == SHIPPED else save_heads
             save(cast("PreTrainedModel", self), heads, save_directory)
 
-    def save_next_token_model(self, folder: str | Path, **kwargs: Any) -> None:
-        """Write the plain next-token model alone: its logits are head 1's, bit for bit."""
-        _, plain = heads_in(self.state_dict())
-        super().save_pretrained(folder, state_dict=plain, **kwargs)
-
 
 def attach(model: "PreTrainedModel", heads: FutureHeads) -> None:
     """Put heads on a model, without a wrapper around it; they are its module `future_heads` from then on."""

@@ -33,7 +33,7 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     """What the heads of a folder are, and which model they fit.
 
     Raises:
-        UserError: there are none, or they are of a later version of this package.
+        UserError: there are none, the file is damaged, or they are of a later version of this package.
     """
     file = Path(folder) / HEADS_FOLDER / _CONFIG
     if not file.is_file():
@@ -43,6 +43,8 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         known = config["format"] == _FORMAT
         if known:
             check_heads(config["n_future_tokens"], config["kind"])
+            if not isinstance(config["fits"], dict):
+                raise TypeError(f"`fits` is {config['fits']!r}, not what the heads fit")
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} is damaged: {error}. Take the folder from where it was trained again.") from error
     if not known:
@@ -110,8 +112,9 @@ def fill_heads(heads: FutureHeads, folder: str | Path) -> None:
     """Give heads the weights of a folder.
 
     Raises:
-        UserError: they are not there, or do not fit.
+        UserError: they are not there, are damaged, or do not fit.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
     from torch.distributed.tensor import DTensor
@@ -123,7 +126,7 @@ def fill_heads(heads: FutureHeads, folder: str | Path) -> None:
             set_model_state_dict(heads, weights, options=StateDictOptions(full_state_dict=True))
         else:
             heads.load_state_dict(weights)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{place}: the heads do not load: {str(error).splitlines()[-1].strip()}") from error
 
 

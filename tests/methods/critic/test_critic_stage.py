@@ -2,6 +2,7 @@
 
 import math
 import shutil
+import weakref
 
 import numpy as np
 import pytest
@@ -12,12 +13,22 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from hpt_trl.cli import main
 from hpt_trl.evaluation.intervals import wilson
-from hpt_trl.methods.critic.baselines import PairMeasures, baseline_verdicts, fit_logistic, measured_pairs
+from hpt_trl.methods.critic import baselines
+from hpt_trl.methods.critic.baselines import (
+    PairMeasures,
+    baseline_verdicts,
+    fit_logistic,
+    language_model,
+    measured_pairs,
+)
 from hpt_trl.methods.critic.results import pair_figures, read_curves
 from hpt_trl.methods.ppo.critic import Critic
 from hpt_trl.models.folders import is_value_model
 from hpt_trl.models.value_model import load_value_model
+from hpt_trl.planning.facts import estimate_of
+from hpt_trl.planning.memory import COMPARES
 from hpt_trl.runs import runner
+from hpt_trl.runs.preparation import prepare
 from tests.helpers.code_problems import solutions
 from tests.helpers.datasets import write_jsonl
 from tests.helpers.rho1 import _loss
@@ -253,8 +264,33 @@ def test_likelihoods_are_the_models(tiny_model_path):
             means.append(-_loss(oracle, ids)[start - 1 :].mean().item())
         rows.append(row)
         expected.append(means)
-    found = measured_pairs(rows, ("chosen", "rejected"), tiny_model_path, torch.device("cpu"), dtype="float32")
+    model = language_model(tiny_model_path, torch.device("cpu"), dtype="float32")
+    found = measured_pairs(rows, ("chosen", "rejected"), model)
     for measures, means, row in zip(found, expected, rows, strict=True):
         assert measures.likelihood == pytest.approx(means, rel=2e-3)
         assert measures.tokens == (sum(row["chosen_trained"]), sum(row["rejected_trained"]))
-    assert measured_pairs(rows, ("chosen", "rejected"), None, torch.device("cpu"))[0].likelihood is None
+    assert measured_pairs(rows, ("chosen", "rejected"))[0].likelihood is None
+
+
+def test_the_language_model_is_there_once_and_its_failure_costs_the_likelihood_alone(
+    recipe, tmp_path, monkeypatch, caplog
+):
+    load, made = baselines.AutoModelForCausalLM.from_pretrained, []
+
+    def noted(*args, **settings):
+        if made:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        model = load(*args, **settings)
+        made.append(weakref.ref(model))
+        return model
+
+    monkeypatch.setattr(baselines.AutoModelForCausalLM, "from_pretrained", noted)
+    runner.run(recipe(max_steps=1), [])
+    assert "likelihood" in results(tmp_path / "run")["critic"]["baselines"]
+    assert len(made) == 1 and made[0]() is None
+    runner.run(recipe(max_steps=1), ["--output_dir", str(tmp_path / "short")])
+    assert set(results(tmp_path / "short")["critic"]["baselines"]) == {"chance", "length"}
+    assert "cannot be asked (CUDA out of memory.)" in caplog.text
+    # Known before the run.
+    phases = [estimate_of(prepare(recipe(baseline_pairs=n), ["--overwrite", "true"])).phases for n in (9, 0)]
+    assert COMPARES in phases[0] and COMPARES not in phases[1]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig, PromptTuningConfig
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hpt_trl import UserError, ValueConfig, ValueTrainer
 from hpt_trl.methods.critic.objectives import diagnostics, lambda_at
@@ -175,11 +175,53 @@ def test_conversations_and_rows_that_are_encoded_already(tiny_model_path, tmp_pa
     assert tokenizer.decode(said).startswith(rows[1]["chosen"][0]["content"])
     again = train(tiny_model_path, tmp_path / "again", rows=trainer.train_dataset)
     assert all(torch.equal(weight, weights(again.model)[name]) for name, weight in weights(trainer.model).items())
+    with pytest.raises(UserError, match="chosen_trained, rejected_trained is missing"):
+        train(
+            tiny_model_path, tmp_path, rows=trainer.train_dataset.remove_columns(["chosen_trained", "rejected_trained"])
+        )
+
+
+def test_what_a_reward_trainer_takes_is_taken(tiny_model_path, tmp_path):
+    """A name alone, whose checkpoint is in half precision; several held-out sets, streams, and rows that come later."""
+    folder = tmp_path / "model"
+    AutoModelForCausalLM.from_pretrained(tiny_model_path, dtype=torch.bfloat16).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_model_path).save_pretrained(folder)
+    trainer = ValueTrainer(
+        str(folder),
+        configured(tmp_path / "out", max_steps=2, **ADAM),
+        train_dataset=pairs().to_iterable_dataset(),
+        eval_dataset={"few": pairs(2), "many": pairs(5)},
+    )
+    assert {weight.dtype for weight in trainer.model.parameters()} == {torch.float32}
+    trainer.train()
+    found = trainer.evaluate()
+    assert found["eval_few_loss"] != found["eval_many_loss"]
+    assert trainer.evaluate(pairs(2))["eval_loss"] == pytest.approx(found["eval_few_loss"])
+
+
+def test_margins_are_the_pairwise_losss_alone(tiny_model_path, tmp_path, caplog):
+    rows = pairs().map(lambda row: {"margin": 1.0})
+    train(tiny_model_path, tmp_path / "pairwise", rows=rows)
+    assert "margin" not in caplog.text
+    train(tiny_model_path, tmp_path / "regression", rows=rows, objective="regression")
+    assert "the rows' `margin` is not used by `objective: regression`" in caplog.text
+
+
+def test_the_tokenizer_is_that_of_the_models_revision(monkeypatch, tiny_model_path, tmp_path):
+    asked = {}
+    load = AutoTokenizer.from_pretrained
+
+    def noted(name, **settings):
+        asked.update(settings)
+        return load(name)
+
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", noted)
+    args = configured(tmp_path, trust_remote_code=True, model_init_kwargs={"revision": "v2"})
+    ValueTrainer(tiny_model_path, args, train_dataset=pairs())
+    assert asked["revision"] == "v2" and asked["trust_remote_code"] is True
 
 
 def test_arguments_that_do_not_work_together(tiny_model_path, tmp_path):
-    from transformers import AutoModelForCausalLM
-
     with pytest.raises(ValueError, match="pass a name, or a `ValueModel`"):
         train(AutoModelForCausalLM.from_pretrained(tiny_model_path), tmp_path)
     with pytest.raises(ValueError, match="are for a model that is named"):
@@ -195,6 +237,10 @@ def test_arguments_that_do_not_work_together(tiny_model_path, tmp_path):
     ):
         with pytest.raises(ValueError, match=f"`{key}` is {value!r}; allowed"):
             ValueConfig(str(Path(tmp_path) / "x"), bf16=False, use_cpu=True, **{key: value})
+    with pytest.raises(
+        ValueError, match=r"`center_rewards_coefficient` is 0.1, and `objective: regression` does not use"
+    ):
+        configured(tmp_path, objective="regression", center_rewards_coefficient=0.1)
 
 
 def test_lambda_is_held_and_then_decays():

@@ -25,6 +25,8 @@ def recipe(tmp_path, tiny_model_path):
 
 
 TEXTS = {"dataset_name": "texts.jsonl", "dataset_layout": "documents"}
+# Rows that are none: it is refused before they are read.
+SOLUTIONS = {"dataset_layout": "solutions", "n_samples": 8}
 
 
 @pytest.mark.parametrize(
@@ -36,6 +38,8 @@ TEXTS = {"dataset_name": "texts.jsonl", "dataset_layout": "documents"}
         ({"head_init": "shipped"}, "head_init", "`shipped_heads: train`"),
         ({"shipped_heads": "train"}, "n_future_tokens", "announces no layers for future tokens"),
         ({"weighting": "rho1"}, "reference_model_name_or_path", "is missing"),
+        (SOLUTIONS | {"difficulty_bins": [3, 2]}, "difficulty_bins", "rising edges"),
+        (SOLUTIONS | {"correct_ratio": 0.5, "n_test_samples": None}, "n_test_samples", "gives shares of a number"),
         ({"n_future_tokens": 2.5}, "n_future_tokens", "2.5"),
         ({"head_weights": [1, 2]}, "head_weights", "2 numbers for `n_future_tokens` 4"),
     ],

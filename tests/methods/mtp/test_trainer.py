@@ -9,6 +9,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hpt_trl import UserError, WeightedMTPConfig, WeightedMTPTrainer, load_with_future_heads
+from hpt_trl.methods.mtp.positions import longest_row
 from tests.helpers.families import FAMILIES, family_model
 from tests.helpers.mtp import documents, mtp, sft, train, weights
 from tests.helpers.tiny import save_tiny_model
@@ -247,6 +248,12 @@ def test_more_heads_than_the_longest_row_has_tokens_are_refused(tmp_path, tiny_m
     losses = mtp(tiny_model_path, tmp_path, **settings).state.log_history
     assert all(0 < entry["loss"] < 20 for entry in losses[:3])
     assert "mtp/loss_head_3" not in losses[0] and "mtp/loss_head_4" in losses[2]
+    # One that reaches will do, no others are read.
+    read = []
+    rows = Dataset.from_dict({"input_ids": [[5] * (1 + row % 7) for row in range(5000)]})
+    counted = rows.with_transform(lambda batch: read.append(len(batch["input_ids"])) or batch)
+    assert longest_row(counted, enough=5) >= 5 and sum(read) < 2000
+    assert longest_row(rows, enough=8) == 7
 
 
 def test_models_and_arguments_that_are_refused(tmp_path, tiny_model_path):

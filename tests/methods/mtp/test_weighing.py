@@ -263,6 +263,7 @@ def test_a_value_model_of_another_tokenizer_is_refused(tmp_path, tiny_model_path
     [
         ({"weighting": "verifiable"}, "`value_model_name_or_path` is missing"),
         ({"weighting": "rho1"}, "`reference_model_name_or_path` is missing"),
+        ({"weighting": "rho1", "n_future_tokens": 1}, "`selection_first_head` is full, .* selection_first_head: sel"),
         ({"weighting": "verifable"}, "`weighting` is 'verifable'"),
         ({"weighting": "rho1", "selection_scope": "global"}, "`selection_scope` is 'global'"),
         ({"weighting": "random_matched", "random_weight_std": 5.0}, "`random_weight_std` is 5.0"),

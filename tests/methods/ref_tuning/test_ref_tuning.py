@@ -187,8 +187,8 @@ def test_solutions_that_do_not_fit_are_left_out(recipe, tmp_path, caplog):
     path = recipe(dataset_name=str(write_jsonl(tmp_path / "code.jsonl", rows)), max_length=256, test_split_size=None)
     prepared = prepare(path, [])
     assert len(prepared.splits.train) == 47 and prepared.splits.layout == "demonstrations"
-    assert "1 of the 48 drawn solutions have more than 256 tokens" in caplog.text
-    with pytest.raises(UserError, match=r"all 48 solutions drawn from .* have more than 20 tokens"):
+    assert "1 of 48 solutions have more than 256 tokens" in caplog.text
+    with pytest.raises(UserError, match=r"all 48 solutions of .* have more than 20 tokens"):
         prepare(path, ["--max_length", "20"])
 
 

@@ -8,7 +8,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from hpt_trl import UserError
-from hpt_trl.models.future_heads.chained import load_chained_heads, save_chained_heads
+from hpt_trl.models.future_heads.chained import load_chained_heads
+from hpt_trl.models.future_heads.decoding import generate_rows
 from hpt_trl.models.future_heads.model import attach
 from hpt_trl.models.future_heads.shipped import (
     add_tensors,
@@ -171,6 +172,16 @@ def test_layers_that_cannot_be_trained_are_refused(tmp_path, tiny_model_path):
         load_chained_heads(load(tmp_path), str(tmp_path))
 
 
+def test_rows_are_decoded_by_counted_drafts_alone(tmp_path):
+    folder = save_shipping_model(tmp_path, "mellum")
+    model = load(folder)
+    with pytest.raises(UserError, match="the model has no heads"):
+        generate_rows(model, torch.ones(2, 4).long())
+    attach(model, load_chained_heads(model, folder))
+    with pytest.raises(UserError, match="heads that its checkpoint ships, whose drafts are not counted"):
+        generate_rows(model, torch.ones(2, 4).long())
+
+
 def test_a_layer_half_there_is_refused(tmp_path):
     folder = save_shipping_model(tmp_path, "mellum")
     tensors = load_file(tmp_path / "model.safetensors")
@@ -188,7 +199,6 @@ def test_trained_layers_are_saved_as_they_are(tmp_path):
     with torch.no_grad():
         for parameter in heads.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
-    model.save_next_token_model(tmp_path / "b")
-    save_chained_heads(model, heads.state_dict(), tmp_path / "b")
+    model.save_pretrained(tmp_path / "b")
     again = load_chained_heads(load(tmp_path / "b"), str(tmp_path / "b"))
     assert all(torch.equal(*pair) for pair in zip(again.parameters(), heads.parameters(), strict=True))

@@ -16,6 +16,7 @@ from hpt_trl.models.future_heads.model import attach, load_with_future_heads
 from hpt_trl.models.future_heads.storage import heads_in, save_heads
 from hpt_trl.models.future_heads.trunk import check_architecture, parts_of, watched
 from tests.helpers.families import FAMILIES, family_config, family_model
+from tests.helpers.tiny import cut
 from tests.models.future_heads.test_decoding import with_heads
 
 IDS = torch.randint(5, 90, (2, 10), generator=torch.Generator().manual_seed(3))
@@ -58,10 +59,9 @@ def test_the_folder_is_the_plain_model(tmp_path, family, kind, caplog):
         assert torch.equal(loaded(IDS).logits, model(IDS).logits)
 
 
-def test_the_next_token_model_can_be_had_alone(tmp_path):
+def test_the_plain_models_logits_are_those_of_the_first_head(tmp_path):
     model = with_heads("llama")
-    model.save_next_token_model(tmp_path)
-    assert not (tmp_path / "future_heads").exists()
+    model.save_pretrained(tmp_path)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype="auto").eval()
     # Head 1's logits as the heads' own trunk gives them.
     with torch.no_grad(), watched(parts_of(model).layer) as seen:
@@ -124,6 +124,9 @@ def damaged(change):
 BAD = {
     "none": (lambda folder: shutil.rmtree(folder / "future_heads"), "holds no heads"),
     "no-weights": (lambda folder: (folder / "future_heads" / "model.safetensors").unlink(), "do not load"),
+    "cut-weights": (lambda folder: cut(folder / "future_heads" / "model.safetensors"), "do not load"),
+    "no-fits": (damaged(lambda values: values.pop("fits")), "damaged: 'fits'"),
+    "other-fits": (damaged(lambda values: values.update(fits=["llama"])), "damaged: `fits` is"),
     "another-family": (damaged(lambda values: values["fits"].update(model_type="qwen2")), "model_type qwen2, the"),
     "another-width": (damaged(lambda values: values["fits"].update(hidden_size=64)), "hidden_size 64, the model's is"),
     "another-depth": (damaged(lambda values: values["fits"].update(num_hidden_layers=2)), "num_hidden_layers 2"),
