@@ -174,6 +174,10 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
             trainers[side].train()
             if turn:
                 times[side].append(trainers[side].timer.seconds)
+            # Seven optimizers at once would be seven times twice the weights.
+            trainers[side].accelerator.free_memory()
+            for holder in (trainers[side], trainers[side].callback_handler):
+                holder.optimizer = holder.lr_scheduler = None
     report: dict[str, Any] = {}
     model = trainers["sft"].model
     for side, own in times.items():
