@@ -32,7 +32,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.shared import ROOT, hardware, parser_of, write_report
+from benchmarks.shared import ROOT, hardware, parser_of, spread, write_report
 from hpt_trl.evaluation.measures import pass_at_k
 from hpt_trl.files import lines_of
 
@@ -150,24 +150,16 @@ def compare(runs: Runs, arguments: argparse.Namespace) -> dict[str, Any]:
         }
         for k in runs.k:
             own = [one[f"test_pass@{k}"] for one in final[arm]]
-            arms[arm][f"pass@{k}"] = spread(own)
+            arms[arm][f"pass@{k}"] = {"of_seeds": own, **spread(own)}
             for base in BASES:
                 other = [one[f"test_pass@{k}"] for one in final[base]]
                 if arm != base:
                     more = [one - beside for one, beside in zip(own, other, strict=True)]
-                    arms[arm][f"pass@{k}_above_{base}"] = spread(more)
+                    arms[arm][f"pass@{k}_above_{base}"] = {"of_seeds": more, **spread(more)}
     return {
         "arms": arms,
         "random_matched": matched,
         "runs": [*chain.from_iterable(search.values()), *chain.from_iterable(final.values())],
-    }
-
-
-def spread(values: list[float]) -> dict[str, Any]:
-    return {
-        "of_seeds": values,
-        "mean": statistics.fmean(values),
-        "deviation": statistics.stdev(values) if len(values) > 1 else 0.0,
     }
 
 

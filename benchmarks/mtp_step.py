@@ -33,11 +33,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
-from benchmarks.rho1_step import StepTimer, rows, save_models
 from benchmarks.shared import hardware, parser_of, write_report
+from benchmarks.steps import one_step, save_models, take_turns, timed
 from hpt_trl import WeightedMTPConfig, WeightedMTPTrainer
 from hpt_trl.models.loading import load_tokenizer
 from hpt_trl.models.value_model import HeadSettings, new_value_model
@@ -78,20 +77,7 @@ def save_critic(folder: Path) -> None:
 def build(side: str, folder: Path, arguments: argparse.Namespace) -> Any:
     """The trainer of a side; its `timer` has the time of the last step."""
     settings = SIDES[side]
-    common: dict[str, Any] = {
-        "output_dir": str(folder / "run"),
-        "per_device_train_batch_size": arguments.rows,
-        "max_length": arguments.tokens,
-        "max_steps": 1,
-        "learning_rate": 1e-9,
-        "bf16": arguments.bf16,
-        "gradient_checkpointing": False,
-        "model_init_kwargs": {"dtype": "float32"},
-        "save_strategy": "no",
-        "logging_steps": 1,
-        "report_to": "none",
-        "disable_tqdm": True,
-    }
+    common = one_step(folder, arguments)
     if settings is None:
         trainer_class: type = SFTTrainer
         config: Any = SFTConfig(**common)
@@ -100,17 +86,7 @@ def build(side: str, folder: Path, arguments: argparse.Namespace) -> Any:
         common |= {"n_future_tokens": arguments.heads, "value_cache_dir": str(folder / "values")}
         common |= {"value_model_name_or_path": str(folder / "critic")} if side == "mtp-verifiable" else {}
         config = WeightedMTPConfig(**(common | settings))
-    timer = StepTimer()
-    trainer = trainer_class(
-        str(folder / "model"),
-        config,
-        train_dataset=rows(arguments.rows, arguments, seed=0),
-        processing_class=load_tokenizer(str(folder / "model")),
-        callbacks=[timer],
-    )
-    trainer.remove_callback(PrinterCallback)
-    trainer.timer = timer
-    return trainer
+    return timed(trainer_class, config, folder, arguments)
 
 
 def flops(side: str, model: Any, arguments: argparse.Namespace) -> float:
@@ -165,19 +141,7 @@ def _formed(loss: torch.Tensor) -> tuple[int, int]:
 
 def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     trainers = {side: build(side, folder, arguments) for side in arguments.sides}
-    times: dict[str, list[float]] = {side: [] for side in trainers}
-    sides = list(trainers)
-    for turn in range(arguments.rounds + 1):
-        # Who goes first changes; the very first round warms up.
-        first = turn % len(sides)
-        for side in [*sides[first:], *sides[:first]]:
-            trainers[side].train()
-            if turn:
-                times[side].append(trainers[side].timer.seconds)
-            # Seven optimizers at once would be seven times twice the weights.
-            trainers[side].accelerator.free_memory()
-            for holder in (trainers[side], trainers[side].callback_handler):
-                holder.optimizer = holder.lr_scheduler = None
+    times = take_turns(trainers, arguments.rounds)
     report: dict[str, Any] = {}
     model = trainers["sft"].model
     for side, own in times.items():

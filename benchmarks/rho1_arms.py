@@ -12,7 +12,6 @@ seeds of their own and is judged on test rows. Both losses are taken over all to
 """
 
 import json
-import statistics
 import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 
-from benchmarks.shared import write_report
+from benchmarks.shared import spread, write_report
 from hpt_trl import Rho1Config, Rho1Trainer
 from hpt_trl.methods.rho1.config import REFERENCED
 
@@ -128,10 +127,10 @@ def compare(run: Run, arguments: Namespace) -> dict[str, Any]:
         for arm in arguments.arms:
             losses[arm].append(recorded(arm, best[arm], seed, True))
     for arm, values in losses.items():
-        arms[arm] |= {"losses": values, **_spread(values)}
+        arms[arm] |= {"losses": values, **spread(values)}
         if arm != "full" and "full" in losses:
             less = [own - full for own, full in zip(values, losses["full"], strict=True)]
-            arms[arm]["less_than_full"] = {"losses": less, **_spread(less)}
+            arms[arm]["less_than_full"] = {"losses": less, **spread(less)}
     return {"arms": arms, "runs": runs}
 
 
@@ -157,10 +156,3 @@ def finish(report: dict[str, Any], arguments: Namespace) -> None:
             f"({len(found['losses'])} seeds, learning rate {found['learning_rate']:g}"
             f"{', the edge of the search' if found['at_edge'] else ''}){beside}"
         )
-
-
-def _spread(values: list[float]) -> dict[str, float]:
-    return {
-        "mean": statistics.mean(values),
-        "deviation": statistics.stdev(values) if len(values) > 1 else 0.0,
-    }

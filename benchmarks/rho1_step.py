@@ -23,36 +23,29 @@ the same batches, to the logits and no further; as a ratio of tokens per second,
 
 import argparse
 import json
-import random
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
-from transformers import LlamaConfig, LlamaForCausalLM, PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from benchmarks.shared import parser_of, write_report
+from benchmarks.steps import now, one_step, rows, save_models, take_turns, timed
 from hpt_trl import Rho1Config, Rho1Trainer
-from hpt_trl.methods.pretrain.tokenizer import train_tokenizer
-from hpt_trl.models.loading import load_tokenizer
 from hpt_trl.token_scores.cache import ScoreCache
 from hpt_trl.token_scores.kinds import REFERENCE_NLL
 from hpt_trl.token_scores.reference import load_reference
 from hpt_trl.token_scores.reference_scores import reference_nll
 from hpt_trl.token_scores.scoring import Scorer, fill, row_table
 
-# Of the tokenizer that lies beside the models and is not used: the rows are token ids.
-KNOWN = 300
 SIDES: dict[str, dict[str, Any] | None] = {
     "sft": None,
     "cached-0.6": {"select_ratio": 0.6, "reference_mode": "cached"},
@@ -61,66 +54,10 @@ SIDES: dict[str, dict[str, Any] | None] = {
 }
 
 
-class StepTimer(TrainerCallback):
-    """Wall time from the beginning of a training to the end of its first step, in seconds."""
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self._start = _now()
-
-    def on_step_end(self, args, state, control, **kwargs):
-        self.seconds = _now() - self._start
-
-
-def _now() -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
-def save_models(folder: Path, arguments: argparse.Namespace) -> None:
-    """Writes the model and its reference, of one shape and other weights, with a tokenizer."""
-    tokenizer = train_tokenizer(["a text"], KNOWN)
-    for name, seed in (("model", 0), ("reference", 1)):
-        torch.manual_seed(seed)
-        config = LlamaConfig(
-            vocab_size=arguments.vocabulary,
-            hidden_size=576,
-            intermediate_size=1536,
-            num_hidden_layers=arguments.layers,
-            num_attention_heads=9,
-            num_key_value_heads=3,
-            max_position_embeddings=8192,
-            tie_word_embeddings=True,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-        LlamaForCausalLM(config).save_pretrained(folder / name)
-        tokenizer.save_pretrained(folder / name)
-
-
-def rows(count: int, arguments: argparse.Namespace, seed: int) -> Dataset:
-    draw, tokens = random.Random(seed), range(KNOWN, arguments.vocabulary)
-    return Dataset.from_list([{"input_ids": draw.choices(tokens, k=arguments.tokens)} for _ in range(count)])
-
-
 def build(side: str, folder: Path, arguments: argparse.Namespace) -> Any:
     """The trainer of a side; its `timer` has the time of the last step."""
     settings = SIDES[side]
-    common: dict[str, Any] = {
-        "output_dir": str(folder / "run"),
-        "per_device_train_batch_size": arguments.rows,
-        "max_length": arguments.tokens,
-        "max_steps": 1,
-        "learning_rate": 1e-9,
-        "bf16": arguments.bf16,
-        "gradient_checkpointing": False,
-        "model_init_kwargs": {"dtype": "float32"},
-        "save_strategy": "no",
-        "logging_steps": 1,
-        "report_to": "none",
-        "disable_tqdm": True,
-    }
+    common = one_step(folder, arguments)
     if settings is None:
         trainer_class: type = SFTTrainer
         config = SFTConfig(**common)
@@ -130,30 +67,12 @@ def build(side: str, folder: Path, arguments: argparse.Namespace) -> Any:
             "reference_cache_dir": str(folder / "scores"),
         }
         trainer_class, config = Rho1Trainer, Rho1Config(**common, **reference, **settings)
-    timer = StepTimer()
-    trainer = trainer_class(
-        str(folder / "model"),
-        config,
-        train_dataset=rows(arguments.rows, arguments, seed=0),
-        processing_class=load_tokenizer(str(folder / "model")),
-        callbacks=[timer],
-    )
-    trainer.remove_callback(PrinterCallback)
-    trainer.timer = timer
-    return trainer
+    return timed(trainer_class, config, folder, arguments)
 
 
 def measure_time(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     trainers = {side: build(side, folder, arguments) for side in arguments.sides}
-    times: dict[str, list[float]] = {side: [] for side in trainers}
-    sides = list(trainers)
-    for turn in range(arguments.rounds + 1):
-        # Who goes first changes; the very first round warms up.
-        first = turn % len(sides)
-        for side in [*sides[first:], *sides[:first]]:
-            trainers[side].train()
-            if turn:
-                times[side].append(trainers[side].timer.seconds)
+    times = take_turns(trainers, arguments.rounds)
     return {
         side: {
             "seconds": round(statistics.median(own), 3),
@@ -227,10 +146,10 @@ def measure_scoring(folder: Path, arguments: argparse.Namespace) -> dict[str, An
     for turn in range(arguments.rounds + 1):
         steps: list[tuple[str, Callable[[], Any]]] = [("fill", partial(fill_cache, turn)), ("forward", pass_forward)]
         for name, step in steps if turn % 2 else reversed(steps):
-            started = _now()
+            started = now()
             step()
             if turn:
-                times[name].append(_now() - started)
+                times[name].append(now() - started)
     cache = fill_cache(0)  # which is filled already
     tokens = len(data) * arguments.tokens
     return {

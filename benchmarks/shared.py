@@ -3,6 +3,7 @@
 import argparse
 import json
 import platform
+import statistics
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -54,4 +55,12 @@ def hardware() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "versions": versions(),
+    }
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Mean and standard deviation, of several seeds."""
+    return {
+        "mean": statistics.fmean(values),
+        "deviation": statistics.stdev(values) if len(values) > 1 else 0.0,
     }

@@ -5,7 +5,9 @@ Source: Lin et al., "Rho-1: Not All Tokens Are What You Need", arXiv 2404.07965,
 
 import hashlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -48,6 +50,12 @@ def groups_of(
         return (position_ids[:, 1:] == 0).long().cumsum(-1)
     rows = torch.arange(labels.size(0), device=labels.device)
     return rows[:, None].expand(-1, labels.size(1) - 1)
+
+
+def groups_by_token(batch: Mapping[str, Any]) -> Int[Tensor, "rows tokens"]:
+    """The number, from 0, of the sequence that each token of a batch belongs to, a row's first token among them."""
+    groups = groups_of(batch["labels"], batch.get("position_ids"))
+    return torch.cat([groups[:, :1], groups], dim=1) if groups.size(1) else torch.zeros_like(batch["labels"])
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from hpt_trl.token_scores.advantages import advantages, document_starts, td_erro
 from hpt_trl.token_scores.cache import as_bits, scores_of
 from hpt_trl.token_scores.correlations import Correlation
 from hpt_trl.token_scores.kinds import VALUES, scored_positions
-from hpt_trl.token_scores.selection import groups_of
+from hpt_trl.token_scores.selection import groups_by_token
 from hpt_trl.token_scores.weighting_config import VALUED, TokenWeightingConfig
 from hpt_trl.token_scores.weights import exponential_weights, matched_normal, random_weights, relative_bins, shuffled
 from hpt_trl.token_scores.whitening import MovingStatistics
@@ -79,7 +79,11 @@ class TokenWeights:
         """
         masks = [scored_positions(batch["labels"]) for batch in batches]
         # For a look at it: the first sequence of the step.
-        self._first = {"groups": _groups(batches[0])[0], "valid": masks[0][0], "ids": batches[0]["input_ids"][0]}
+        self._first = {
+            "groups": groups_by_token(batches[0])[0],
+            "valid": masks[0][0],
+            "ids": batches[0]["input_ids"][0],
+        }
         if self.config.weighting == "random_matched":
             weights = [self._random(batch, mask, step) for batch, mask in zip(batches, masks, strict=True)]
         else:
@@ -94,7 +98,7 @@ class TokenWeights:
         return random_weights(
             mask,
             batch["input_ids"],
-            _groups(batch),
+            groups_by_token(batch),
             centre=centre,
             spread=spread,
             low=self.config.weight_clip_low,
@@ -130,7 +134,7 @@ class TokenWeights:
         if config.weighting == "shuffled":
             each = zip(weights, masks, batches, strict=True)
             return [
-                shuffled(one, mask, batch["input_ids"], _groups(batch), seed=config.seed, step=step)
+                shuffled(one, mask, batch["input_ids"], groups_by_token(batch), seed=config.seed, step=step)
                 for one, mask, batch in each
             ]
         if config.weighting == "batch_permuted":
@@ -172,7 +176,10 @@ class TokenWeights:
 
     def _by_position(self, batches: list[dict[str, Any]], masks: list[Tensor], weights: list[Tensor]) -> list[Tensor]:
         """The moving average over the steps of the mean weight at each relative position."""
-        bins = [relative_bins(mask, _groups(batch), POSITION_BINS) for mask, batch in zip(masks, batches, strict=True)]
+        bins = [
+            relative_bins(mask, groups_by_token(batch), POSITION_BINS)
+            for mask, batch in zip(masks, batches, strict=True)
+        ]
         sums = torch.zeros(2, POSITION_BINS, dtype=torch.float64, device=masks[0].device)
         for found, mask, one in zip(bins, masks, weights, strict=True):
             sums[0].scatter_add_(0, found[mask], one[mask].double())
@@ -191,7 +198,7 @@ class TokenWeights:
         """The weights with mean 1 over the tokens of the step; the metrics are those of before."""
         place = Correlation()
         for batch, mask, one in zip(batches, masks, weights, strict=True):
-            place.add(one[mask], _relative_positions(mask, _groups(batch)))
+            place.add(one[mask], _relative_positions(mask, groups_by_token(batch)))
         found = place.over_all(self._all_sum)
         self._metrics |= {"weight_mean": found.mean_x, "weight_std": found.std_x}
         self._metrics["weight_position_correlation"] = found.pearson
@@ -301,12 +308,6 @@ class TokenWeights:
             self._position_means = [float(mean) for mean in state["position_means"]]
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(f"resume_from_checkpoint: {file} is damaged ({error!r}). {advice}") from error
-
-
-def _groups(batch: dict[str, Any]) -> Tensor:
-    """Number of the sequence that each token belongs to. Shape: (rows, tokens)."""
-    found = groups_of(batch["labels"], batch.get("position_ids"))
-    return torch.cat([found[:, :1], found], dim=1) if found.size(1) else torch.zeros_like(batch["labels"])
 
 
 def _relative_positions(mask: Tensor, groups: Tensor) -> Tensor:

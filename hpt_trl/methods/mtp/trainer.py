@@ -6,13 +6,12 @@ What is wrapped of the base, and why:
     create_optimizer      gives the heads a learning rate of their own
     _clip_grad_norm       clips detached heads by a norm of their own
     get_batch_samples     counts what each head predicts in the whole optimizer step, over all processes
-    compute_loss          asks the forward pass for all heads; the base adds up, scales and logs what it always does
+    compute_loss          asks the forward pass for all heads (loss.py)
     _save, _load_*        keeps the heads in their folder beside the model, and in checkpoints
 
 The base tokenizes, packs, accumulates and logs; nothing of it is copied.
 """
 
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -21,17 +20,15 @@ import torch
 from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor
-from torch.nn.functional import pad
 from transformers import PreTrainedTokenizerBase
-from trl import SFTTrainer
 
 from hpt_trl.errors import UserError
 from hpt_trl.methods.mtp.config import WeightedMTPConfig
-from hpt_trl.methods.mtp.forward import Ahead, AheadOutput, ForwardAhead
+from hpt_trl.methods.mtp.forward import ForwardAhead
+from hpt_trl.methods.mtp.loss import BITS, COUNTS, LossAhead
 from hpt_trl.methods.mtp.own_heads import check_own_heads, check_same_heads
 from hpt_trl.methods.mtp.positions import longest_row, predicted
-from hpt_trl.methods.mtp.schedule import active_heads, active_weights, head_weights
-from hpt_trl.methods.mtp.weighing import CARRIED, Weighing, check_frozen_models
+from hpt_trl.methods.mtp.weighing import Weighing, check_frozen_models
 from hpt_trl.methods.sft.trainer import MeasuredSFTTrainer
 from hpt_trl.methods.signatures import takes_arguments_of
 from hpt_trl.models.future_heads.chained import SHIPPED, load_chained_heads
@@ -43,101 +40,11 @@ from hpt_trl.models.learning_rates import give_learning_rate, refuse_ready_optim
 from hpt_trl.models.loading import load_config
 from hpt_trl.models.sharded_outputs import keep_float32_outputs
 from hpt_trl.token_scores.samples import TokenSamples
+from hpt_trl.token_scores.weighting import WEIGHTS
 from hpt_trl.token_scores.weights_page import SAMPLES_FILE
 
-# What a batch may carry: a weight for each token, at the token's own place. Shape: (B, T), float32.
-TOKEN_WEIGHTS = "token_weights"
-# The same with the mean 1, as bits, which no launcher rounds on its way; and how many tokens each head predicts.
-_BITS, _COUNTS = "token_weight_bits", "tokens_ahead"
 
-
-class _LossAhead(SFTTrainer):
-    """The loss of all heads; `MeasuredSFTTrainer` measures each held-out row by it."""
-
-    args: WeightedMTPConfig
-    weighing: Weighing | None = None
-
-    def compute_loss(
-        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        counts, bits = inputs.pop(_COUNTS, None), inputs.pop(_BITS, None)
-        inputs.pop(TOKEN_WEIGHTS, None)
-        carried = {name: inputs.pop(name) for name in CARRIED if name in inputs}
-        if not self.args.looks_ahead and bits is None:
-            return super().compute_loss(
-                model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
-            )
-        training = cast(torch.nn.Module, self.model).training
-        weights = None if bits is None else bits.view(torch.float32)
-        ahead = self._asked(inputs | carried, counts, weights) if training else self._all_heads(inputs)
-        found: list[AheadOutput] = []
-
-        def all_heads(**kwargs: Any) -> Any:
-            if not kwargs.pop("fused_lm_head", False):
-                return model(**kwargs)
-            outputs = model(**kwargs, ahead=ahead)
-            found.append(outputs)
-            if training:
-                # The base divides by the number of next tokens; the sum is one of means already.
-                divisor = outputs.label_mask.sum() if num_items_in_batch is None else num_items_in_batch
-                outputs.log_probs = outputs.log_probs * torch.as_tensor(divisor).clamp(min=1)
-            return outputs
-
-        loss = super().compute_loss(
-            all_heads, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
-        )
-        self._measure(found[0], "train" if training else "eval")
-        if training and self.weighing is not None and weights is not None:
-            nll = cast(Tensor, found[0].head_losses)[..., 0]
-            self.weighing.note_losses(ahead.labels, weights, pad(nll, (1, 0)))
-        return loss
-
-    @property
-    def _detached(self) -> bool:
-        """Whether the heads learn by themselves in this step."""
-        return self.args.detach_trunk or self.state.global_step < self.args.head_warmup_steps
-
-    def _all_heads(self, inputs: dict[str, Any]) -> Ahead:
-        valid = [predicted(inputs, k) for k in range(1, self.args.n_future_tokens + 1)]
-        return Ahead(valid, inputs["labels"])
-
-    def _asked(self, inputs: dict[str, Any], counts: Tensor | None, weights: Tensor | None) -> Ahead:
-        """Heads and coefficients of a micro-batch: head k's position t counts weight_k * w[t + k] / Z_k."""
-        args, step = self.args, self.state.global_step
-        asked = self._all_heads(inputs)
-        active = active_heads(args.curriculum, args.n_future_tokens, step / max(self.state.max_steps, 1))
-        own = active_weights(head_weights(args.head_weights, args.n_future_tokens), active)
-        if counts is None:
-            counts = torch.stack([valid.sum() for valid in asked.valid])
-        asked.valid, asked.coefficients = asked.valid[:active], []
-        for k, (valid, weight, count) in enumerate(zip(asked.valid, own, counts[:active], strict=True), start=1):
-            each = (weight / count.clamp(min=1)).float().to(valid.device)
-            if weights is None:
-                asked.coefficients.append(each.expand(int(valid.sum())))
-            else:
-                asked.coefficients.append(each * weights[:, k:][valid])
-        if args.needs_reference:
-            assert self.weighing is not None
-            self.weighing.with_reference(inputs)
-            asked.weigh = partial(self.weighing.of_losses, inputs, step=step, max_steps=self.state.max_steps)
-        asked.detach = self._detached
-        asked.keep = not args.checkpoint_heads
-        return asked
-
-    def _measure(self, outputs: AheadOutput, mode: str) -> None:
-        """Add loss and accuracy of each head over its tokens; in training over those of all processes."""
-        valid = cast(Tensor, outputs.head_valid).double()
-        parts = [cast(Tensor, part).double() * valid for part in (outputs.head_losses, outputs.head_right)]
-        sums = torch.stack([part.flatten(0, 1).sum(0) for part in (*parts, valid)])
-        if mode == "train":
-            sums = self.accelerator.reduce(sums, "sum")
-        for head, (loss, right, tokens) in enumerate(sums.t().tolist(), start=1):
-            if tokens > 0:
-                self._metrics[mode][f"mtp/loss_head_{head}"].append(loss / tokens)
-                self._metrics[mode][f"mtp/accuracy_head_{head}"].append(right / tokens)
-
-
-class WeightedMTPTrainer(MeasuredSFTTrainer, _LossAhead):
+class WeightedMTPTrainer(MeasuredSFTTrainer, LossAhead):
     """Weighted multi-token prediction (arXiv 2404.19737, with weights for tokens) on TRL's SFTTrainer.
 
     Takes the arguments of `trl.SFTTrainer`, with `args` a `WeightedMTPConfig`; text (packed or not), or prompts with
@@ -304,12 +211,12 @@ class WeightedMTPTrainer(MeasuredSFTTrainer, _LossAhead):
         Raises:
             UserError: some do and others do not, or there are weights already.
         """
-        carrying = [TOKEN_WEIGHTS in batch for batch in batches]
+        carrying = [WEIGHTS in batch for batch in batches]
         if any(carrying) and not all(carrying):
-            raise UserError(f"{TOKEN_WEIGHTS}: of {len(batches)} micro-batches of a step {sum(carrying)} bring them.")
+            raise UserError(f"{WEIGHTS}: of {len(batches)} micro-batches of a step {sum(carrying)} bring them.")
         if any(carrying) and self.weighing is not None:
             raise UserError(
-                f"{TOKEN_WEIGHTS}: batches bring weights, and `weighting: {self.args.weighting}` would make others; "
+                f"{WEIGHTS}: batches bring weights, and `weighting: {self.args.weighting}` would make others; "
                 "write `weighting: uniform`, or leave them out."
             )
         return any(carrying)
@@ -320,7 +227,7 @@ class WeightedMTPTrainer(MeasuredSFTTrainer, _LossAhead):
             # Of mean 1 already.
             found = self.weighing.of_step(batches, step=self.state.global_step)
             for batch, weights in zip(batches, found, strict=True):
-                batch[_BITS] = _as_bits(weights)
+                batch[BITS] = _as_bits(weights)
             self._measure_weights()
         heads = range(1, self.args.n_future_tokens + 1)
         sums = [torch.stack([predicted(batch, k).sum() for batch in batches]).sum().double() for k in heads]
@@ -332,7 +239,7 @@ class WeightedMTPTrainer(MeasuredSFTTrainer, _LossAhead):
             totals = self.accelerator.reduce(totals.to(self.accelerator.device), "sum")
         counts = totals[: len(heads)].long()
         for batch in batches:
-            batch[_COUNTS] = counts
+            batch[COUNTS] = counts
         if weighted:
             mean = float(totals[-1] / totals[0].clamp(min=1))
             if not mean > 0 or mean == float("inf"):
@@ -342,7 +249,7 @@ class WeightedMTPTrainer(MeasuredSFTTrainer, _LossAhead):
                 )
             self._metrics["train"]["mtp/weight_mean"].append(mean)
             for batch in batches:
-                batch[_BITS] = _as_bits(batch.pop(TOKEN_WEIGHTS) / mean)
+                batch[BITS] = _as_bits(batch.pop(WEIGHTS) / mean)
 
     def _measure_weights(self) -> None:
         for name, value in self.weighing.pop_metrics().items() if self.weighing is not None else ():
@@ -413,4 +320,4 @@ def _as_bits(weights: Tensor) -> Tensor:
 
 def _of_trained(batch: dict[str, Any]) -> Tensor:
     """Weights of the tokens that have a label."""
-    return batch[TOKEN_WEIGHTS][:, 1:][predicted(batch, 1)]
+    return batch[WEIGHTS][:, 1:][predicted(batch, 1)]

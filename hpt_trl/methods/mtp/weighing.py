@@ -24,7 +24,7 @@ from hpt_trl.token_scores.kinds import REFERENCE_NLL, VALUES
 from hpt_trl.token_scores.reference import check_reference
 from hpt_trl.token_scores.reference_scores import reference_cache, reference_scorer
 from hpt_trl.token_scores.scoring import Scorer
-from hpt_trl.token_scores.selection import groups_of, ratio_at
+from hpt_trl.token_scores.selection import groups_by_token, ratio_at
 from hpt_trl.token_scores.values import value_cache, value_scorer
 from hpt_trl.token_scores.weighting import WEIGHTS, TokenWeights
 from hpt_trl.token_scores.weighting_checks import check_weighting
@@ -89,7 +89,7 @@ class Weighing:
         self._first_nll: Tensor | None = None
         # Sums and counts of each head, see `_SELECTION`; and of what the page shows.
         self._selected: Tensor | None = None
-        self._shown_selection: tuple[int, Tensor, Tensor, dict[str, Tensor]] | None = None
+        self._shown_selection: tuple[int, int, dict[str, Tensor]] | None = None
         self.tokens: TokenWeights | None = None
         if config.weighting != RHO1:
             self.tokens = TokenWeights(
@@ -126,7 +126,7 @@ class Weighing:
         tokens = batch["labels"].shape[1]
         found = [predicted(batch, k) for k in range(1, len(losses) + 1)]
         valid = torch.stack([pad(one, (tokens - one.shape[1], 0)) for one in found])
-        groups = _groups(batch)
+        groups = groups_by_token(batch)
         if config.selection_scope == "micro_batch":
             groups = torch.zeros_like(groups)
         ratio = ratio_at(
@@ -146,12 +146,13 @@ class Weighing:
             anchored=config.selection_anchored,
         )
         self._note_selection(batch, losses, losses - reference, valid, weights)
+        self._show_selection(batch, losses, valid, weights, step)
         return weights
 
     def _note_selection(
         self, batch: Mapping[str, Any], losses: Tensor, excess: Tensor, valid: Tensor, weights: Tensor
     ) -> None:
-        """Add a micro-batch to the measures of the selection, and keep a sequence; all are (n, B, T)."""
+        """Add a micro-batch to the measures of the selection; all are (n, B, T)."""
         selected = valid & (weights > 0)
         parts = ((losses, selected), (losses, valid & ~selected), (excess, valid), (selected.float(), valid))
         sums = [(torch.where(mask, values.double(), 0.0).sum((1, 2)), mask.sum((1, 2))) for values, mask in parts]
@@ -160,18 +161,24 @@ class Weighing:
             self._selected = found.new_zeros(2, self.config.n_future_tokens, len(parts))
         # A curriculum may begin with less heads.
         self._selected[:, : len(losses)] += found
-        if self._shown_selection is None:
+
+    def _show_selection(
+        self, batch: Mapping[str, Any], losses: Tensor, valid: Tensor, weights: Tensor, step: int
+    ) -> None:
+        """Keep the first sequence of a step; all are (n, B, T)."""
+        if self._shown_selection is None or self._shown_selection[0] != step:
             # The next token is learnt of all tokens where head 1 does not select.
             head = int(self.config.selection_first_head == "full" and len(losses) > 1)
             row = {"valid": valid[head, 0], "weight": weights[head, 0], "loss": losses[head, 0]}
-            self._shown_selection = head, batch["input_ids"][0], _groups(batch)[0] == 0, row
+            row |= {"valid": row["valid"] & (groups_by_token(batch)[0] == 0), "ids": batch["input_ids"][0]}
+            self._shown_selection = step, head, row
 
     def _sample_selection(self) -> tuple[list[int], dict[str, Any]] | None:
         shown, self._shown_selection = self._shown_selection, None
         if shown is None:
             return None
-        head, ids, mine, row = shown
-        there = row["valid"] & mine
+        _, head, row = shown
+        there = row["valid"]
         if not there.any():
             return None
         length = int(there.nonzero().max()) + 1
@@ -180,7 +187,7 @@ class Weighing:
             name: [value if one else None for value, one in zip(row[name][:length].tolist(), known, strict=True)]
             for name in ("weight", "loss")
         }
-        return ids[:length].tolist(), {"weighting": f"{RHO1}, head {head + 1}", "value": None, **figures}
+        return row["ids"][:length].tolist(), {"weighting": f"{RHO1}, head {head + 1}", "value": None, **figures}
 
     def with_reference(self, batch: dict[str, Any]) -> None:
         """Add the reference's losses to a batch whose collator did not."""
@@ -241,12 +248,6 @@ class Weighing:
         """
         if self.tokens is not None:
             self.tokens.load(folder)
-
-
-def _groups(batch: Mapping[str, Any]) -> Tensor:
-    """Number of the sequence that each token belongs to. Shape: (B, T)."""
-    groups = groups_of(batch["labels"], batch.get("position_ids"))
-    return torch.cat([groups[:, :1], groups], dim=1)
 
 
 def _sized(rows: Any) -> Dataset:

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from hpt_trl import UserError, WeightedMTPConfig
 from hpt_trl.models.value_model import load_value_model
 from hpt_trl.token_scores.weights_page import draw_weights
-from tests.helpers.mtp import Oracle, assert_same_step, mtp, weights
+from tests.helpers.mtp import ROWS, Oracle, assert_same_step, mtp, weights
 from tests.helpers.value_models import plain_values, save_value_model
 from tests.methods.mtp.test_loss import SHAPES, start_of
 
@@ -236,6 +236,16 @@ def test_a_selection_is_measured_and_can_be_looked_at(tmp_path, tiny_model_path,
     expected = [float(weight) for weight in chosen[0][1][2 : len(ids)]]
     assert sample["weight"][:2] == [None, None] and sample["weight"][2:] == pytest.approx(expected)
     assert [loss is None for loss in sample["loss"]] == [weight is None for weight in sample["weight"]]
+
+
+def test_what_is_shown_of_a_selection_is_of_the_step_that_it_names(tmp_path, tiny_model_path, reference_model_path):
+    given = {"n_future_tokens": N, "weighting": "rho1", "select_ratio": 0.5, "reference_mode": "online"}
+    given |= {"reference_model_name_or_path": reference_model_path, "per_device_train_batch_size": 4}
+    mtp(tiny_model_path, tmp_path, max_steps=2, logging_steps=2, **given)
+    (sample,) = map(json.loads, (tmp_path / "token_weights.jsonl").read_text().splitlines())
+    # Four rows a step, in their order.
+    fifth = ROWS["documents"]()[4]["text"]
+    assert sample["step"] == 2 and fifth.startswith("".join(sample["tokens"])[:20])
 
 
 def test_all_tokens_selected_is_uniform(tmp_path, tiny_model_path, reference_model_path):
