@@ -3,7 +3,7 @@
 Arguments: the distributed type and number of processes that are expected, then a free port and a recipe for each run.
 Each run is a fork of its own: the packages are imported once, everything else is as in a launch of its own. Only the
 sampling is replaced (see tests/helpers/rollouts.py), and not in recipes whose name ends in `-sampled`. Writes the exit
-code, what went wrong and how much of the models a process held, beside each recipe.
+code, what went wrong and how much of the models a process held, beside each recipe, and what it printed.
 """
 
 import faulthandler
@@ -55,7 +55,7 @@ def watch(kind: str, processes: int, found: dict[str, float]) -> None:
     Trainer.train = watched
 
 
-def run(recipe: Path, kind: str, processes: int) -> None:
+def run(recipe: Path, outcome: Path, kind: str, processes: int) -> None:
     if not recipe.stem.endswith("-sampled"):
         RolloutTrainer._generate_single_turn = FixedRollouts._generate_single_turn
     # A run that hangs says where, and leaves the others their time.
@@ -67,8 +67,7 @@ def run(recipe: Path, kind: str, processes: int) -> None:
         code = main(["run", str(recipe)])
     except BaseException:
         code, said = 1, traceback.format_exc()
-    rank = os.environ.get("RANK", "0")
-    recipe.with_suffix(f".outcome-{rank}").write_text(json.dumps([code, said, found]))
+    outcome.write_text(json.dumps([code, said, found]))
     sys.stdout.flush()
     sys.stderr.flush()
     # As the command line ends a process of several, see hpt_trl/cli.py.
@@ -83,9 +82,19 @@ if __name__ == "__main__":
         load_stage(name)
     # The launcher's own store would find the keys of the run before.
     os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"
-    for port, recipe in zip(runs[::2], runs[1::2], strict=True):
+    rank = os.environ.get("RANK", "0")
+    for port, name in zip(runs[::2], runs[1::2], strict=True):
         os.environ["MASTER_PORT"] = port
+        recipe = Path(name)
+        outcome, printed = recipe.with_suffix(f".outcome-{rank}"), recipe.with_suffix(f".output-{rank}")
         child = os.fork()
         if child == 0:
-            run(Path(recipe), kind, int(processes))
-        os.waitpid(child, 0)
+            output = os.open(printed, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(output, 1)
+            os.dup2(output, 2)
+            run(recipe, outcome, kind, int(processes))
+        _, status = os.waitpid(child, 0)
+        if not outcome.exists():
+            # Killed, crashed, or hung: the last lines say where.
+            ended = f"ended with {os.waitstatus_to_exitcode(status)}:\n{printed.read_text(errors='replace')[-6000:]}"
+            outcome.write_text(json.dumps([None, ended, {}]))
