@@ -35,6 +35,7 @@ import yaml
 from benchmarks.shared import ROOT, hardware, parser_of, spread, write_report
 from hpt_trl.evaluation.measures import pass_at_k
 from hpt_trl.files import lines_of
+from hpt_trl.recipes.bundled import find_recipe
 
 ARMS: dict[str, dict[str, Any]] = {
     "next_token": {"n_future_tokens": 1, "weighting": "uniform"},
@@ -50,7 +51,6 @@ BASES = ("next_token", "uniform", "shuffled", "random_matched")
 BY_VALUES = ("verifiable", "shuffled")
 # Of the search, none of the final runs.
 SEARCH_SEED = 1000
-RECIPES = {"train": "mtp/functions-tiny", "evaluate": "evaluate/functions-tiny"}
 
 
 class Runs:
@@ -59,7 +59,7 @@ class Runs:
     def __init__(self, arguments: argparse.Namespace):
         self.arguments, self.folder = arguments, Path(arguments.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        recipe = yaml.safe_load((ROOT / "recipes" / f"{RECIPES['evaluate']}.yaml").read_text())
+        recipe = yaml.safe_load(find_recipe(arguments.evaluate_recipe).read_text())
         self.k, self.options = recipe["k"], recipe["dataset_options"]
 
     def run(self, arm: str, learning_rate: float, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
@@ -73,11 +73,11 @@ class Runs:
         if not (judged / "results.json").exists():
             if not (trained / "results.json").exists():
                 settings |= {"model_name_or_path": str(made / "pretrain"), "output_dir": str(trained)}
-                self._command("run", RECIPES["train"], settings | {"overwrite": "true"})
+                self._command("run", self.arguments.train_recipe, settings | {"overwrite": "true"})
             problems = self.arguments.validation + (0 if seed == SEARCH_SEED else self.arguments.test)
             options = self.options | {"test_size": problems}
             judging = {"model_name_or_path": str(trained), "output_dir": str(judged), "dataset_options": options}
-            self._command("eval", RECIPES["evaluate"], judging)
+            self._command("eval", self.arguments.evaluate_recipe, judging)
         figures = {"arm": arm, "learning_rate": learning_rate, "seed": seed} | self._figures(trained, judged)
         print(json.dumps(figures), flush=True)
         return figures
@@ -167,6 +167,8 @@ def main(words: list[str] | None = None) -> dict[str, Any]:
     parser = parser_of(__doc__)
     parser.add_argument("--chain", default="outputs/weighted-mtp-tiny", help="folder of the pipeline")
     parser.add_argument("--folder", default="outputs/mtp_functions", help="of the runs")
+    parser.add_argument("--train_recipe", default="mtp/functions-tiny", help="of every arm, or a path")
+    parser.add_argument("--evaluate_recipe", default="evaluate/functions-tiny", help="what judges them, or a path")
     parser.add_argument("--learning_rates", nargs="+", type=float, default=[5e-4, 1e-3, 2e-3, 4e-3])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--validation", type=int, default=100, help="problems that learning rates are judged on")
@@ -179,7 +181,8 @@ def main(words: list[str] | None = None) -> dict[str, Any]:
     } | compare(Runs(arguments), arguments)
     write_report(report, arguments.output)
     for arm, found in report["arms"].items():
-        said = [f"{name} {found[name]['mean']:.1%} ± {found[name]['deviation']:.1%}" for name in ("pass@1", "pass@10")]
+        named = [name for name in found if name.startswith("pass@") and "_" not in name]
+        said = [f"{name} {found[name]['mean']:.1%} ± {found[name]['deviation']:.1%}" for name in named]
         for base in BASES:
             if more := found.get(f"pass@1_above_{base}"):
                 said.append(f"pass@1 {more['mean']:+.1%} ± {more['deviation']:.1%} beside {base}")

@@ -1,16 +1,62 @@
 """What a run keeps of its tokens for reading: a sample of a batch now and then, in a file of JSON lines."""
 
 import json
+from collections.abc import Mapping
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from hpt_trl.files import lines_of, valid_json, write_atomically
+from hpt_trl.token_scores.selection import groups_by_token
 
 # Tokens of a sample, and those before a token that its text is taken with.
 _MOST, _CONTEXT = 1024, 8
+
+
+class FirstSequence:
+    """What is known of the tokens of a batch's first sequence; its tensors are read when it is asked for.
+
+    Args:
+        batch: `input_ids` and `labels`, (B, T), and without padding `position_ids`.
+        learnt: whether a token has a loss, by target token, (B, T).
+    """
+
+    def __init__(self, batch: Mapping[str, Any], learnt: Tensor):
+        self._ids = batch["input_ids"][0]
+        # In a padding-free row others follow.
+        self._learnt = learnt[0] & (groups_by_token(batch)[0] == 0)
+        self._figures: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def note(self, name: str, values: Tensor, known: Tensor | None = None) -> None:
+        """Add a figure of each token; what is noted first stays.
+
+        Args:
+            values: by token, (B, T).
+            known: which tokens have one, (B, T); by default those that are learnt.
+        """
+        self._figures.setdefault(name, (values[0], self._learnt if known is None else known[0]))
+
+    def sample(self, **about: Any) -> tuple[list[int], dict[str, Any]] | None:
+        """Return token ids and figures for `TokenSamples.write`, None where nothing is learnt.
+
+        The sequence ends with its last token that is learnt: padding may follow it. A figure is None where it is not
+        known.
+
+        Args:
+            about: what else belongs to the figures.
+        """
+        places = self._learnt.nonzero()
+        if not len(places):
+            return None
+        end = int(places.max()) + 1
+        figures: dict[str, list[Any]] = {}
+        for name, (values, known) in self._figures.items():
+            each = zip(values[:end].tolist(), known[:end].tolist(), strict=True)
+            figures[name] = [value if there else None for value, there in each]
+        return self._ids[:end].tolist(), about | figures
 
 
 class TokenSamples(TrainerCallback):

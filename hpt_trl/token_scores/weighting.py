@@ -14,6 +14,7 @@ from hpt_trl.token_scores.advantages import advantages, document_starts, td_erro
 from hpt_trl.token_scores.cache import as_bits, scores_of
 from hpt_trl.token_scores.correlations import Correlation
 from hpt_trl.token_scores.kinds import VALUES, scored_positions
+from hpt_trl.token_scores.samples import FirstSequence
 from hpt_trl.token_scores.selection import groups_by_token
 from hpt_trl.token_scores.weighting_config import VALUED, TokenWeightingConfig
 from hpt_trl.token_scores.weights import exponential_weights, matched_normal, random_weights, relative_bins, shuffled
@@ -54,8 +55,8 @@ class TokenWeights:
         self._position_means: list[float] = []
         self._metrics: dict[str, float] = {}
         self._nll = Correlation()
-        # Of the last step's first micro-batch, (rows, tokens); None where no values are read.
-        self._first: dict[str, Tensor] = {}
+        # Of the last step's first micro-batch.
+        self._first: FirstSequence | None = None
         if config.weighting == "random_matched":
             self._normal = matched_normal(
                 config.random_weight_mean,
@@ -78,19 +79,14 @@ class TokenWeights:
             UserError: a weight is not finite; the message shows its row.
         """
         masks = [scored_positions(batch["labels"]) for batch in batches]
-        # For a look at it: the first sequence of the step.
-        self._first = {
-            "groups": groups_by_token(batches[0])[0],
-            "valid": masks[0][0],
-            "ids": batches[0]["input_ids"][0],
-        }
+        self._first = FirstSequence(batches[0], masks[0])
         if self.config.weighting == "random_matched":
             weights = [self._random(batch, mask, step) for batch, mask in zip(batches, masks, strict=True)]
         else:
             weights = self._by_values(batches, masks, step)
         self._refuse_no_numbers(batches, masks, weights, step)
         weights = self._normalized(batches, masks, weights)
-        self._first["weight"] = weights[0][0]
+        self._first.note("weight", weights[0])
         return weights
 
     def _random(self, batch: dict[str, Any], mask: Tensor, step: int) -> Tensor:
@@ -109,7 +105,10 @@ class TokenWeights:
 
     def _by_values(self, batches: list[dict[str, Any]], masks: list[Tensor], step: int) -> list[Tensor]:
         config, device = self.config, masks[0].device
-        found = [self._advantages(batch, mask) for batch, mask in zip(batches, masks, strict=True)]
+        values = [self._values(batch) for batch in batches]
+        if self._first is not None:
+            self._first.note("value", values[0], VALUES.positions(batches[0]["labels"]))
+        found = [self._advantages(*each) for each in zip(batches, values, masks, strict=True)]
         sums = torch.zeros(3, dtype=torch.float64, device=device)
         weights, clipped = [], torch.zeros((), dtype=torch.float64, device=device)
         sign = -1.0 if config.weighting == "inverted" else 1.0
@@ -143,14 +142,16 @@ class TokenWeights:
             return self._by_position(batches, masks, weights)
         return weights
 
-    def _advantages(self, batch: dict[str, Any], mask: Tensor) -> Tensor:
+    def _values(self, batch: dict[str, Any]) -> Tensor:
         if VALUES.name not in batch:
             if self._score is None:
                 raise ValueError("the batch carries no values, and there is no value model to ask.")
             batch[VALUES.name] = as_bits(self._score(batch))
         values = scores_of(batch, VALUES)
         del batch[VALUES.name]
-        self._first.setdefault("value", values[0])
+        return values
+
+    def _advantages(self, batch: dict[str, Any], values: Tensor, mask: Tensor) -> Tensor:
         starts = document_starts(batch["labels"], batch.get("position_ids"))
         config = self.config
         errors = td_errors(
@@ -235,6 +236,8 @@ class TokenWeights:
         """
         mask = scored_positions(batch["labels"])
         self._nll.add(batch[WEIGHTS][mask], nll.detach()[mask])
+        if self._first is not None:
+            self._first.note("loss", nll.detach())
 
     def pop_metrics(self) -> dict[str, float]:
         """Return what was measured since the last call; all processes call together.
@@ -247,35 +250,12 @@ class TokenWeights:
         nll, self._nll = self._nll.over_all(self._all_sum), Correlation()
         return metrics | ({"weight_nll_correlation": nll.pearson} if nll.count else {})
 
-    def sample(self, nll: Tensor | None = None) -> tuple[list[int], dict[str, Any]] | None:
-        """Return token ids and figures of the last step's first sequence, for `TokenSamples.write`.
-
-        Args:
-            nll: (tokens,), losses of the target tokens of the first micro-batch's first row.
-
-        Returns:
-            None where the sequence has no trained token.
-        """
-        first = self._first
-        mine = first["groups"] == 0
-        if not (first["valid"] & mine).any():
+    def sample(self) -> tuple[list[int], dict[str, Any]] | None:
+        """Return token ids and figures of the last step's first sequence, for `TokenSamples.write`; once for a step."""
+        first, self._first = self._first, None
+        if first is None:
             return None
-        # Padding may follow the last trained token, or in a padding-free row another sequence.
-        length = int((first["valid"] & mine).nonzero().max()) + 1
-        trained = first["valid"][:length].tolist()
-        valued = VALUES.positions(torch.where(first["valid"], 0, -100)[None])[0, :length].tolist()
-
-        def shown(values: Tensor | None, there: list[bool]) -> list[float | None] | None:
-            if values is None:
-                return None
-            return [value if known else None for value, known in zip(values[:length].tolist(), there, strict=True)]
-
-        return first["ids"][:length].tolist(), {
-            "weighting": self.config.weighting,
-            "weight": shown(first["weight"], trained),
-            "value": shown(first.get("value"), valued),
-            "loss": shown(nll, trained),
-        }
+        return first.sample(weighting=self.config.weighting, value=None, loss=None)
 
     # What a resumed run goes on with.
 

@@ -2,11 +2,17 @@
 
 import argparse
 import json
+from pathlib import Path
 
+import pytest
 import torch
+import yaml
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from benchmarks import mtp_decoding, mtp_step
+from benchmarks import mtp_decoding, mtp_functions, mtp_step
+from hpt_trl.cli import main
+from hpt_trl.recipes.bundled import find_recipe
+from tests.helpers.functions_chain import EVALUATION, FEW, short_chain
 from tests.helpers.mtp import mtp
 
 
@@ -57,3 +63,38 @@ def test_decoding(tmp_path, tiny_model_path):
     }
     assert sides["greedy"]["tokens_per_call"] == sides["greedy"]["ratio_median"] == 1
     assert sides["heads"]["tokens_per_call"] >= 1 and set(sides["heads"]["kept_by_tokens_ahead"]) == {1, 2}
+
+
+def shortened(name: str, folder: Path, settings: dict) -> str:
+    """Writes a bundled recipe with other settings; returns its path."""
+    path = folder / f"{name.replace('/', '-')}.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(find_recipe(name).read_text()) | settings))
+    return str(path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_functions(tmp_path, capfd):
+    assert main(["run", short_chain(tmp_path / "chain.yaml", ["pretrain", "ref_tuning", "critic"], tmp_path)]) == 0
+    words = ["--train_recipe", shortened("mtp/functions-tiny", tmp_path, FEW | {"use_cpu": True, "logging_steps": 1})]
+    words += ["--evaluate_recipe", shortened("evaluate/functions-tiny", tmp_path, EVALUATION | {"use_cpu": True})]
+    words += ["--chain", str(tmp_path), "--folder", str(tmp_path / "arms"), "--output", str(tmp_path / "report.json")]
+    words += ["--validation", "2", "--test", "2", "--learning_rates", "1e-3", "2e-3", "--seeds", "0", "1"]
+    report = mtp_functions.main(words)
+    assert json.loads((tmp_path / "report.json").read_text()) == json.loads(json.dumps(report))
+    arms = report["arms"]
+    assert arms.keys() == mtp_functions.ARMS.keys()
+    assert len(report["runs"]) == 6 * (2 + 2)
+    for arm, found in arms.items():
+        assert len(found["search"]) == len(found["pass@1"]["of_seeds"]) == 2
+        assert all(0 <= one <= 1 for k in (1, 2) for one in found[f"pass@{k}"]["of_seeds"])
+        assert arm == "uniform" or "pass@1_above_uniform" in found
+    # The arms are what their names say.
+    of = {arm: [run for run in report["runs"] if run["arm"] == arm] for arm in arms}
+    assert all(run["steps"] == of["uniform"][0]["steps"] for run in report["runs"])
+    assert all(run["mtp/weight_std"] == 0 for run in of["uniform"]) and of["next_token"][0]["mtp/weight_std"] == 0
+    assert all(run["mtp/weight_std"] > 0 for arm in ("verifiable", "shuffled", "random_matched") for run in of[arm])
+    assert len({run["held_out_loss"] for arm in arms for run in of[arm]}) > 6
+    # What is finished is not run again.
+    capfd.readouterr()
+    assert mtp_functions.main(words)["arms"] == arms

@@ -1,6 +1,5 @@
 """The loss of several heads within the base's own: the base adds up, scales and logs what it always does."""
 
-from functools import partial
 from typing import Any, cast
 
 import torch
@@ -85,10 +84,8 @@ class LossAhead(SFTTrainer):
                 asked.coefficients.append(each.expand(int(valid.sum())))
             else:
                 asked.coefficients.append(each * weights[:, k:][valid])
-        if args.needs_reference:
-            assert self.weighing is not None
-            self.weighing.with_reference(inputs)
-            asked.weigh = partial(self.weighing.of_losses, inputs, step=step, max_steps=self.state.max_steps)
+        if self.weighing is not None:
+            asked.weigh = self.weighing.by_losses(inputs, step=step, max_steps=self.state.max_steps)
         asked.detach = self._detached
         asked.keep = not args.checkpoint_heads
         return asked

@@ -11,9 +11,9 @@ from hpt_trl.data.row_lengths import count_tokens
 from hpt_trl.data.solutions import SAMPLING_RULES, SolutionArguments
 from hpt_trl.errors import UserError
 from hpt_trl.methods.mtp.config import WeightedMTPConfig
+from hpt_trl.methods.mtp.frozen_models import check_frozen_models
 from hpt_trl.methods.mtp.own_heads import check_own_heads
 from hpt_trl.methods.mtp.trainer import WeightedMTPTrainer
-from hpt_trl.methods.mtp.weighing import check_frozen_models
 from hpt_trl.methods.sft.rows import training_splits
 from hpt_trl.methods.sft.turns import TurnArguments, check_turns
 from hpt_trl.methods.solution_rows import check_sampling, drawn_demonstrations, without_long_ones

@@ -25,10 +25,10 @@ from transformers import PreTrainedTokenizerBase
 from hpt_trl.errors import UserError
 from hpt_trl.methods.mtp.config import WeightedMTPConfig
 from hpt_trl.methods.mtp.forward import ForwardAhead
+from hpt_trl.methods.mtp.frozen_models import check_frozen_models, weighing_of
 from hpt_trl.methods.mtp.loss import BITS, COUNTS, LossAhead
 from hpt_trl.methods.mtp.own_heads import check_own_heads, check_same_heads
 from hpt_trl.methods.mtp.positions import longest_row, predicted
-from hpt_trl.methods.mtp.weighing import Weighing, check_frozen_models
 from hpt_trl.methods.sft.trainer import MeasuredSFTTrainer
 from hpt_trl.methods.signatures import takes_arguments_of
 from hpt_trl.models.future_heads.chained import SHIPPED, load_chained_heads
@@ -102,11 +102,10 @@ class WeightedMTPTrainer(MeasuredSFTTrainer, LossAhead):
         # Also of one head alone, whose batches may bring weights.
         ForwardAhead(self._base)
         self._collate_train = self.data_collator
-        if args.needs_values or args.needs_reference or args.weighting == "random_matched":
-            tokenizer = cast(PreTrainedTokenizerBase, self.processing_class)
-            name = model if isinstance(model, str) else model.config._name_or_path
-            check_frozen_models(args, tokenizer, model=name)
-            self.weighing = Weighing(args, tokenizer, self.train_dataset, self.data_collator, self.accelerator)
+        tokenizer = cast(PreTrainedTokenizerBase, self.processing_class)
+        check_frozen_models(args, tokenizer, model=model if isinstance(model, str) else model.config._name_or_path)
+        self.weighing = weighing_of(args, tokenizer, self.train_dataset, self.data_collator, self.accelerator)
+        if self.weighing is not None:
             self._collate_train = self.weighing.collator
             self._samples = TokenSamples(Path(str(args.output_dir)) / SAMPLES_FILE, tokenizer)
             self.add_callback(self._samples)
@@ -223,9 +222,9 @@ class WeightedMTPTrainer(MeasuredSFTTrainer, LossAhead):
 
     def _count(self, batches: list[dict[str, Any]]) -> None:
         """Note in each micro-batch what each head predicts in the step, and the tokens' weights with the mean 1."""
-        if self.weighing is not None and self.weighing.tokens is not None:
+        found = None if self.weighing is None else self.weighing.of_step(batches, step=self.state.global_step)
+        if found is not None:
             # Of mean 1 already.
-            found = self.weighing.of_step(batches, step=self.state.global_step)
             for batch, weights in zip(batches, found, strict=True):
                 batch[BITS] = _as_bits(weights)
             self._measure_weights()

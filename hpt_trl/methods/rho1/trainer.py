@@ -41,7 +41,7 @@ from hpt_trl.token_scores.head import compacted_backward
 from hpt_trl.token_scores.kinds import REFERENCE_NLL, scored_positions
 from hpt_trl.token_scores.reference import load_reference
 from hpt_trl.token_scores.reference_scores import reference_cache, reference_nll
-from hpt_trl.token_scores.samples import TokenSamples
+from hpt_trl.token_scores.samples import FirstSequence, TokenSamples
 from hpt_trl.token_scores.scoring import autocast_of
 from hpt_trl.token_scores.selection import Selection, groups_of, random_scores, ratio_at, select_top
 
@@ -282,27 +282,25 @@ class Rho1Trainer(MeasuredSFTTrainer):
         if last is None or not self.is_world_process_zero():
             return
         ratio, batch, loss, selection = last
-        # The first sequence up to its last trained token; padding may follow it, or in a padding-free row others.
-        first = _valid(batch)[0] & (groups_of(batch["labels"], batch.get("position_ids"))[0] == 0)
-        if not first.any():
-            return
-        length = int(first.nonzero().max()) + 1
 
-        def scored(values: Tensor) -> list[Any]:
-            """One value for each token of the sequence, None where a token is not predicted."""
-            shown = zip(values[0, :length].tolist(), first[:length].tolist(), strict=True)
-            return [None, *(value if predicted else None for value, predicted in shown)]
+        def by_token(values: Tensor) -> Tensor:
+            """A row's first token is not predicted."""
+            return pad(values, (1, 0))
 
-        figures = {
-            "select_ratio": ratio,
-            "scope": self.args.selection_scope,
-            "selection": self.args.selection,
-            "threshold": selection.thresholds[0].item(),
-            "loss": scored(loss),
-            "reference_loss": scored(_reference_of(batch)) if "reference_nll" in batch else None,
-            "selected": scored(selection.weights > 0),
-        }
-        self._samples.write(self.state.global_step, batch["input_ids"][0, : length + 1].tolist(), figures)
+        first = FirstSequence(batch, by_token(_valid(batch)))
+        first.note("loss", by_token(loss))
+        if "reference_nll" in batch:
+            first.note("reference_loss", by_token(_reference_of(batch)))
+        first.note("selected", by_token(selection.weights > 0))
+        found = first.sample(
+            select_ratio=ratio,
+            scope=self.args.selection_scope,
+            selection=self.args.selection,
+            reference_loss=None,
+        )
+        if found is not None:
+            ids, figures = found
+            self._samples.write(self.state.global_step, ids, figures | {"threshold": selection.thresholds[0].item()})
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         with hidden_adapter(self.model, _REFERENCE):

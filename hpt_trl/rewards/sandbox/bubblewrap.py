@@ -14,7 +14,7 @@ from hpt_trl.rewards.sandbox.interpreters import Interpreter
 from hpt_trl.rewards.sandbox.launch import FLAGS, Launch, environment, harness, system_folders
 from hpt_trl.rewards.sandbox.limits import Limits
 from hpt_trl.rewards.sandbox.syscalls import filter_program, filtered_machine
-from hpt_trl.rewards.sandbox.users import next_user
+from hpt_trl.rewards.sandbox.users import take_user
 
 _HOME = "/tmp"
 
@@ -64,7 +64,7 @@ class Bubblewrap:
             "counts_processes": True,
         }
         command = [self.path, *words, "--", interpreter.path, *FLAGS, "-c", harness()]
-        return Launch(command, user=next_user(), inner_folders=(_HOME, "/dev/shm"), job=job)
+        return Launch(command, user=take_user(), inner_folders=(_HOME, "/dev/shm"), job=job)
 
 
 def bubblewraps() -> list[Bubblewrap]:

@@ -19,7 +19,7 @@ from hpt_trl.rewards.sandbox.interpreters import Interpreter
 from hpt_trl.rewards.sandbox.launch import Backend, Launch
 from hpt_trl.rewards.sandbox.limits import Limits
 from hpt_trl.rewards.sandbox.program import Kept, Outcome, Program, Run, Status, TestResult
-from hpt_trl.rewards.sandbox.users import started_as
+from hpt_trl.rewards.sandbox.users import give_back, started_as
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +57,8 @@ def run_process(
                 remove(launch.folder)
             except OSError as error:
                 logger.warning("the working folder of a program cannot be removed: %s", error)
+        if launch.user is not None:
+            give_back(launch.user)
 
 
 class _Process:

@@ -10,14 +10,14 @@ from typing import Any
 
 from hpt_trl.rewards.sandbox.interpreters import Interpreter
 from hpt_trl.rewards.sandbox.launch import FLAGS, Launch, environment, harness
-from hpt_trl.rewards.sandbox.users import next_user
+from hpt_trl.rewards.sandbox.users import take_user
 
 _SUPERVISOR = Path(__file__).with_name("supervisor.py")
 
 
 def working_folder() -> tuple[Path, int | None]:
     """A new empty folder for a program, and the user that it belongs to."""
-    folder, user = Path(tempfile.mkdtemp(prefix="hpt-trl-")), next_user()
+    folder, user = Path(tempfile.mkdtemp(prefix="hpt-trl-")), take_user()
     if user is not None:
         os.chown(folder, user, user)
     return folder, user

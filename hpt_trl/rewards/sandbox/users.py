@@ -1,13 +1,14 @@
 """The user that programs run as where this process is root.
 
 Root is subject to no limit on processes, so a program takes another user's id before anything else; each its own, as
-the kernel counts processes by user.
+the kernel counts processes by user: of two programs of one user, one that forks without end would leave the other none.
 """
 
 import functools
 import itertools
 import os
 import shutil
+import socket
 import subprocess
 from typing import Any
 
@@ -15,11 +16,36 @@ from typing import Any
 FIRST, COUNT = 60_578, 606
 
 _next = itertools.count(os.getpid())
+# By user: a name that no two processes of this machine can hold at once, and that ends with the one that does.
+_marks: dict[int, socket.socket] = {}
 
 
-def next_user() -> int | None:
-    """The uid and gid for one more program; None where this process is not root and stays who it is."""
-    return FIRST + next(_next) % COUNT if os.geteuid() == 0 else None
+def take_user() -> int | None:
+    """The uid and gid for one more program, which no other has, of whichever run on this machine.
+
+    Returns:
+        None where this process is not root and stays who it is.
+    """
+    if os.geteuid() != 0:
+        return None
+    for _ in range(COUNT):
+        user = FIRST + next(_next) % COUNT
+        mark = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            mark.bind(f"\0hpt-trl-program-{user}")
+        except OSError:
+            mark.close()
+        else:
+            _marks[user] = mark
+            return user
+    # More programs at once than users: two share one.
+    return FIRST + next(_next) % COUNT
+
+
+def give_back(user: int) -> None:
+    """Let another program have a user; all processes of the one before have ended."""
+    if mark := _marks.pop(user, None):
+        mark.close()
 
 
 def started_as(user: int) -> tuple[list[str], dict[str, Any]]:

@@ -1,38 +1,18 @@
-"""The bundled chain, cut to seconds: every stage's recipe as it is, but for steps and rows."""
+"""The bundled chain, cut to seconds, from random weights to code that is run."""
 
 import json
 from pathlib import Path
 
-import yaml
-
 from hpt_trl.cli import main
 from hpt_trl.token_scores.weighting import STATE_FILE
-from tests.helpers.processes import ROOT
-
-FEW = {"dataset_options": {"size": 200, "test_size": 40, "hardest": 2}, "n_samples": 48, "n_test_samples": 8}
-# Of each stage, what makes it short.
-SHORT = {
-    "pretrain": {"max_steps": 3, "dataset_options": {"size": 200, "test_size": 20, "hardest": 2}},
-    "ref_tuning": FEW,
-    "critic": FEW,
-    "uniform": FEW,
-    "verifiable": FEW | {"save_strategy": "steps", "save_steps": 1},
-    "evaluate_uniform": {},
-    "evaluate": {},
-}
-EVALUATION = {"dataset_options": {"size": 1, "test_size": 3, "hardest": 2}, "n": 2, "k": [1, 2]}
+from tests.helpers.functions_chain import short_chain
 
 
 def test_from_random_weights_to_code_that_is_run(tmp_path, capfd):
-    chain = yaml.safe_load((ROOT / "recipes" / "pipeline" / "weighted-mtp-tiny.yaml").read_text())
-    assert chain["stages"].keys() == SHORT.keys()
     # The evaluation of the other arm is the same once more.
-    del chain["stages"]["evaluate_uniform"], chain["stages"]["uniform"]
-    for name, stage in chain["stages"].items():
-        stage |= (EVALUATION if name == "evaluate" else SHORT[name]) | {"use_cpu": True}
-    path = tmp_path / "chain.yaml"
-    path.write_text(yaml.safe_dump(chain | {"output_dir": str(tmp_path / "out")}, sort_keys=False))
-    assert main(["run", str(path)]) == 0, capfd.readouterr().err
+    stages = ["pretrain", "ref_tuning", "critic", "verifiable", "evaluate"]
+    path = short_chain(tmp_path / "chain.yaml", stages, tmp_path / "out")
+    assert main(["run", path]) == 0, capfd.readouterr().err
     capfd.readouterr()
 
     def results(name: str) -> dict:
@@ -51,7 +31,7 @@ def test_from_random_weights_to_code_that_is_run(tmp_path, capfd):
     whole, kept = samples.read_text(), samples.read_text().splitlines(keepends=True)[:3]
     samples.rename(folder / "samples.0.part").write_text("".join(kept))
     (folder / "results.json").unlink()
-    assert main(["run", str(path)]) == 0
+    assert main(["run", path]) == 0
     said = capfd.readouterr().out
     assert "goes on (from the completions that are there)" in said and said.count("finished before, not run again") == 4
     assert results("evaluate")["measures"] == measures and samples.read_text() == whole

@@ -39,9 +39,16 @@ LIMITS = Limits(
     output_kib=64,
 )
 _PR_SET_CHILD_SUBREAPER = 36
+# Of pytest's workers: what the programs of one are run as is no business of another's.
+WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
 
 
 NAMES = [backend.name for backend in backends()] if sys.platform == "linux" else []
+# A second build of the same sandbox is tried with all programs by `make test-slow`.
+SANDBOXES = [
+    pytest.param(name, marks=[pytest.mark.slow] if name.split()[0] in [one.split()[0] for one in NAMES[:place]] else [])
+    for place, name in enumerate(NAMES)
+]
 
 
 @functools.cache
@@ -62,7 +69,7 @@ def isolation_of(name: str) -> Isolation:
     return isolations()[name]
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=SANDBOXES)
 def each_sandbox(request) -> Sandbox:
     """Each sandbox of this machine in turn."""
     return Sandbox(LIMITS, isolation=isolation_of(request.param))
@@ -100,7 +107,7 @@ class Outside:
         for opened in (self.tcp, self.udp, self.file, self.name):
             opened.setblocking(False)
         # Of the user that programs run as, where the tests are root by `outside`: only the sandbox keeps it from harm.
-        user = users.FIRST if os.geteuid() == 0 else None
+        user = users.FIRST + WORKER if os.geteuid() == 0 else None
         self.canary = subprocess.Popen(["/bin/sleep", "3600"], user=user)
         self.shared = ctypes.CDLL(None).shmget(0, 4096, 0o1666)
         self.variable = f"secret-{secrets.token_hex(8)}"
@@ -182,7 +189,7 @@ def outside() -> Iterator[Outside]:
     """Also makes this process the one that orphans come to, so that none is overlooked, and all users one."""
     control = ctypes.CDLL(None).prctl
     control(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    made, before, users._next = Outside(), users._next, itertools.repeat(0)
+    made, before, users._next = Outside(), users._next, itertools.repeat(WORKER)
     yield made
     made.close()
     users._next = before

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import subprocess
 import sys
@@ -278,6 +279,33 @@ def test_root_runs_no_program_as_itself(sandbox, monkeypatch, setpriv):
         time.sleep(0.02)
     done.join()
     assert owners == {seen[0].user} and users.FIRST <= seen[0].user < users.FIRST + users.COUNT
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root changes its user")
+def test_no_two_programs_have_one_user(monkeypatch):
+    # Of another run, which begins to count at the same one.
+    code = "import itertools, sys; from hpt_trl.rewards.sandbox import users; users._next = itertools.count(7); "
+    asked = [sys.executable, "-c", code + "print(users.take_user(), flush=True); sys.stdin.read()"]
+    other = subprocess.Popen(asked, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert other.stdin is not None and other.stdout is not None
+    theirs = int(other.stdout.readline())
+
+    def taken() -> int:
+        monkeypatch.setattr(users, "_next", itertools.count(theirs - users.FIRST))
+        found = users.take_user()
+        assert found is not None
+        return found
+
+    ours, ours_too = taken(), taken()
+    assert len({theirs, ours, ours_too}) == 3
+    users.give_back(ours)
+    assert taken() == ours
+    # Also a run that is killed gives its users back.
+    other.kill()
+    other.communicate()
+    assert taken() == theirs
+    for user in (theirs, ours, ours_too):
+        users.give_back(user)
 
 
 TRAINING = """
