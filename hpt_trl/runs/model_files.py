@@ -64,8 +64,7 @@ def complete_model_files(trainer: Trainer, recipe: Recipe, config: PretrainedCon
     if choice == TRAIN or not shipped:
         return
     if trainer.is_world_process_zero():
-        adapter = isinstance(trainer.model, PeftModel) and shipped.folder is None
-        print(_told(shipped, choice, adapter), flush=True)
+        print(_told(shipped, choice, recipe.stage.name, isinstance(trainer.model, PeftModel)), flush=True)
     save: Any = trainer._save
 
     def complete(output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
@@ -81,10 +80,12 @@ def complete_model_files(trainer: Trainer, recipe: Recipe, config: PretrainedCon
     trainer._save = complete  # type: ignore[method-assign]
 
 
-def _told(shipped: ShippedHeads, choice: str, adapter: bool) -> str:
+def _told(shipped: ShippedHeads, choice: str, stage: str, adapter: bool) -> str:
     if choice == DROP:
         return f"Left out: {shipped}; the saved config no longer announces them."
-    if adapter:
+    if shipped.folder is not None and stage == "mtp":
+        return f"Trained on: {shipped}."
+    if adapter and shipped.folder is None:
         return f"Kept in the base model: {shipped}; `hpt-trl merge` takes them along."
     return (
         f"Kept as they are: {shipped}. The trained model moves away from them, so that their drafts are accepted less "

@@ -3,7 +3,9 @@
 import json
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 
 from hpt_trl.cli import main
 from tests.helpers.stage_runs import KEYS, sums
@@ -50,3 +52,14 @@ def test_recipes_that_are_refused(recipe, tmp_path, monkeypatch, capsys, changes
     error = capsys.readouterr().err
     assert said in error and f"`{key}`" in error and "mtp.yaml" in error and "Traceback" not in error
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_says_that_it_trains_the_models_heads_on(recipe, tmp_path, capsys):
+    few = {"n_future_tokens": 3, "max_steps": 1}
+    assert main(["run", recipe(**few)]) == 0
+    assert "heads of" not in capsys.readouterr().out
+    first, second = tmp_path / "run", tmp_path / "again"
+    assert main(["run", recipe(**few, model_name_or_path=str(first), output_dir=str(second))]) == 0
+    assert f"Trained on: the heads of {first}" in capsys.readouterr().out
+    before, after = (load_file(folder / "future_heads" / "model.safetensors") for folder in (first, second))
+    assert before.keys() == after.keys() and not all(torch.equal(before[name], after[name]) for name in before)
