@@ -31,9 +31,13 @@ def hpt_trl(*words: str, **variables: str) -> subprocess.CompletedProcess:
 
 
 def free_port() -> int:
-    """Below those that a system hands out by itself: nothing else takes it until a launch that comes later does."""
+    """Below those that a system hands out by itself, and apart from those of pytest's other workers.
+
+    Nothing else takes it until a launch that comes later does.
+    """
+    first = 10_000 + 2_000 * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 10)
     while True:
-        port = random.Random().randrange(10_000, 30_000)
+        port = random.Random().randrange(first, first + 2_000)
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
