@@ -4,6 +4,7 @@ Every stage reads its data here, so that a layout is described once, in the reci
 """
 
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
+
+# Before a letter it may begin a command of LaTeX.
+_LITERAL_BREAK = re.compile(r"\\n(?![a-zA-Z])")
 
 __all__ = ["Splits", "columns_for", "load_splits", "to_conversational", "validate_rows"]
 
@@ -152,6 +156,11 @@ def to_conversational(splits: Splits, tokenizer: "PreTrainedTokenizerBase", argu
         return splits
     if template is not None and "{prompt}" not in template:
         raise UserError(f"prompt_template: {template!r} must hold `{{prompt}}`, which stands for the prompt.")
+    if template is not None and _LITERAL_BREAK.search(template):
+        logger.warning(
+            "prompt_template holds a backslash and an `n`, where a line break may be meant: in YAML that is "
+            "\"{prompt}\\n\", in double quotes, and on a command line $'{prompt}\\n'."
+        )
     has_template = tokenizer.chat_template is not None
     is_text = isinstance(splits.train[0]["prompt"], str)
     chat = arguments.conversational if arguments.conversational is not None else has_template or not is_text

@@ -121,7 +121,8 @@ def _read_splits(arguments: DataArguments, *, seed: int) -> tuple[dict[str, Data
         raise UserError(f"dataset_options: only generated datasets ({known}…) have options; drop it.")
     if arguments.dataset_config is not None and (generated or not _may_be_hub(name)):
         raise UserError(
-            f"dataset_config: {arguments.dataset_config} names a part of a Hub dataset, and {name} is none; drop it."
+            f"dataset_config: {arguments.dataset_config} names a part of a Hub dataset, and {name} is none; "
+            "write `dataset_config: null`."
         )
     if generated:
         splits = generate(name, options, seed=seed)

@@ -259,6 +259,16 @@ def test_to_conversational(tokenizer, tmp_path):
     assert (row["prompt"], row["completion"]) == ("1 + {x}?\n", "2")
 
 
+@pytest.mark.parametrize(
+    ("template", "warned"),
+    [("{prompt}\\n", True), ("{prompt}\\n\\n", True), ("{prompt}\n", False), ("{prompt} \\neq 0", False)],
+)
+def test_a_template_with_a_written_out_line_break_is_told(tokenizer, tmp_path, caplog, template, warned):
+    splits = load(write_jsonl(tmp_path / "a.jsonl", [{"prompt": "a", "completion": "b"}]))
+    to_conversational(splits, tokenizer, RecipeArguments(conversational=False, prompt_template=template))
+    assert ("a backslash and an `n`" in caplog.text) is warned
+
+
 def test_to_conversational_refuses(tokenizer, tmp_path):
     text = load(write_jsonl(tmp_path / "a.jsonl", [{"prompt": "a", "completion": "b"}]))
     messages = load(write_jsonl(tmp_path / "b.jsonl", [{"prompt": chat(), "completion": "b"}]))
