@@ -83,7 +83,7 @@ def complete_model_files(trainer: Trainer, recipe: Recipe, config: PretrainedCon
 def _told(shipped: ShippedHeads, choice: str, stage: str, adapter: bool) -> str:
     if choice == DROP:
         return f"Left out: {shipped}; the saved config no longer announces them."
-    if shipped.folder is not None and stage == "mtp":
+    if stage == "mtp" and shipped.folder is not None and not shipped.tensors:
         return f"Trained on: {shipped}."
     if adapter and shipped.folder is None:
         return f"Kept in the base model: {shipped}; `hpt-trl merge` takes them along."

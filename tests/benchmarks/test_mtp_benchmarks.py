@@ -74,7 +74,7 @@ def shortened(name: str, folder: Path, settings: dict) -> str:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_functions(tmp_path, capfd):
+def test_functions(tmp_path):
     assert main(["run", short_chain(tmp_path / "chain.yaml", ["pretrain", "ref_tuning", "critic"], tmp_path)]) == 0
     words = ["--train_recipe", shortened("mtp/functions-tiny", tmp_path, FEW | {"use_cpu": True, "logging_steps": 1})]
     words += ["--evaluate_recipe", shortened("evaluate/functions-tiny", tmp_path, EVALUATION | {"use_cpu": True})]
@@ -96,5 +96,6 @@ def test_functions(tmp_path, capfd):
     assert all(run["mtp/weight_std"] > 0 for arm in ("verifiable", "shuffled", "random_matched") for run in of[arm])
     assert len({run["held_out_loss"] for arm in arms for run in of[arm]}) > 6
     # What is finished is not run again.
-    capfd.readouterr()
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "arms").glob("*/results.json")}
     assert mtp_functions.main(words)["arms"] == arms
+    assert len(written) == 2 * 24 and all(path.stat().st_mtime_ns == before for path, before in written.items())

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hpt_trl.cli import main
-from hpt_trl.recipes.bundled import bundled_recipes, recipes_folder
+from hpt_trl.recipes.bundled import bundled_recipes
 
 FILES = ("gsm8k_train.jsonl", "gsm8k_test.jsonl", "example_model_solutions.jsonl", "HumanEval.jsonl.gz")
 
@@ -52,7 +52,7 @@ def files(tmp_path_factory) -> Path:
 
 
 def test_there_are_some():
-    assert len(commands()) >= 5 and all(path.is_relative_to(recipes_folder()) for path in bundled_recipes())
+    assert len(commands()) >= 5
 
 
 @pytest.mark.parametrize("command", commands())

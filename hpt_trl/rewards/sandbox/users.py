@@ -16,12 +16,13 @@ from typing import Any
 FIRST, COUNT = 60_578, 606
 
 _next = itertools.count(os.getpid())
-# By user: a name that no two processes of this machine can hold at once, and that ends with the one that does.
+# By user: a name that no two processes can hold at once, and that ends with the one that does. Linux keeps these names
+# by network namespace, so containers do not see each other's.
 _marks: dict[int, socket.socket] = {}
 
 
 def take_user() -> int | None:
-    """The uid and gid for one more program, which no other has, of whichever run on this machine.
+    """The uid and gid for one more program, which no other has, of whichever run beside this one.
 
     Returns:
         None where this process is not root and stays who it is.

@@ -278,6 +278,7 @@ def test_root_runs_no_program_as_itself(sandbox, monkeypatch, setpriv):
                     owners.add(process.uids().real)
         time.sleep(0.02)
     done.join()
+    assert seen[0].user not in users._marks
     assert owners == {seen[0].user} and users.FIRST <= seen[0].user < users.FIRST + users.COUNT
 
 
