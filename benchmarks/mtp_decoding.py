@@ -1,6 +1,6 @@
 """Self-speculative decoding beside greedy decoding and prompt lookup, on a model with trained heads.
 
-    hpt-trl run mtp/smollm2-135m-gsm8k --dataset_name path/to/gsm8k_train.jsonl
+    hpt-trl run mtp/smollm2-135m-gsm8k --dataset_name path/to/gsm8k_train.jsonl --dataset_config null
     python -m benchmarks.mtp_decoding --model outputs/mtp-smollm2-135m-gsm8k --prompts path/to/gsm8k_train.jsonl \
         --column question --template '{prompt}\n' --skip 7000
 

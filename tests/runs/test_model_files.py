@@ -68,6 +68,17 @@ def test_every_stage_keeps_what_the_checkpoint_ships(recipe, tmp_path, mellum, s
     assert "Kept as they are: 25 tensors of layers for future tokens (mtp.fc.weight" in capsys.readouterr().out
 
 
+def test_tensors_beside_heads_that_are_trained_on_are_kept(recipe, tmp_path, mellum, capsys):
+    """A model with both: of this package's heads, which learn, and of what the checkpoint ships, which does not."""
+    both, again = str(tmp_path / "mtp"), str(tmp_path / "again")
+    runner.run(recipe("mtp", model_name_or_path=mellum, n_future_tokens=3), [])
+    capsys.readouterr()
+    runner.run(recipe("mtp", model_name_or_path=both, n_future_tokens=3, output_dir=again), [])
+    said = capsys.readouterr().out
+    assert "Kept as they are: 25 tensors" in said and "Trained on:" not in said
+    assert same(shipped_tensors(again, "mellum"), shipped_tensors(mellum, "mellum"))
+
+
 @pytest.mark.parametrize("stage", ["sft", "mtp"])
 def test_a_run_on_experts_goes_on_to_the_same_weights(recipe, tmp_path, mellum, stage):
     """From a checkpoint with an index, whose experts have other names than in memory."""
