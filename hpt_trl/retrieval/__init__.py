@@ -1,0 +1,1 @@
+"""Search over pages: how good a ranking is."""
