@@ -61,7 +61,7 @@ class Judge:
         try:
             answer = self._client.post(PATH, question)
         except ServiceError as error:
-            return Reply(problem=self._without_key(str(error)))
+            return Reply(problem=self._without_key(str(error).rstrip(".")))
         try:
             text = answer["choices"][0]["message"]["content"]
         except (KeyError, IndexError, TypeError):
