@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from hpt_trl.settings.ranges import Rule, above, at_least
 
 REWARD_RULES: tuple[Rule, ...] = (
-    above(0, "code_timeout", "code_batch_timeout"),
+    above(0, "code_timeout", "code_batch_timeout", "judge_timeout"),
     at_least(64, "code_memory"),
-    at_least(1, "code_workers"),
+    at_least(1, "code_workers", "judge_concurrency"),
+    at_least(0, "judge_retries"),
 )
 
 
@@ -19,7 +20,8 @@ class RewardArguments:
         default=None,
         metadata={
             "help": "Rewards by name (math_answer, exact_match, boxed_format, reasoning_gym, story_score, "
-            "code_tests, all_code_tests) or as the "
+            "code_tests, all_code_tests; of episodes of the retrieval environment: answer_match, answer_exact, "
+            "judged_answer, action_format, page_ndcg, page_recall, crop_overlap) or as the "
             "dotted path of your own function, e.g. my_package.rewards.brevity."
         },
     )
@@ -64,5 +66,40 @@ class RewardArguments:
         metadata={
             "help": "Where no sandbox can be set up, run the programs of the model without one: they can then read, "
             "write, delete and send whatever the training's user can. For containers that are thrown away after."
+        },
+    )
+    judge_url: str | None = field(
+        default=None,
+        metadata={
+            "help": "Address of the judge of judged_answer, an OpenAI-compatible service, down to what stands before "
+            "`/chat/completions`: e.g. http://localhost:8000/v1."
+        },
+    )
+    judge_model: str | None = field(default=None, metadata={"help": "Model that the judge's service is asked for."})
+    judge_api_key_env: str | None = field(
+        default=None,
+        metadata={
+            "help": "Name of the environment variable that holds the key for the judge's service, e.g. JUDGE_API_KEY; "
+            "never the key itself. By default no key is sent."
+        },
+    )
+    judge_prompt: str | None = field(
+        default=None,
+        metadata={
+            "help": "What the judge is asked: a text, or a file that holds it, with the places {question}, {reference} "
+            "and {answer}. By default the one in docs/vrag.md."
+        },
+    )
+    judge_timeout: float = field(default=60.0, metadata={"help": "Seconds that one question to the judge may take."})
+    judge_retries: int = field(
+        default=3, metadata={"help": "How often a question that failed is asked again before it has no reward."}
+    )
+    judge_concurrency: int = field(
+        default=8, metadata={"help": "Questions to the judge at a time in each process of the training."}
+    )
+    judge_cache: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder that keeps the verdicts for later runs; by default they are kept in memory for this run."
         },
     )

@@ -9,9 +9,18 @@ from typing import Any
 
 from hpt_trl.data.final_answers import HASHES, final_answer, final_answers
 from hpt_trl.data.messages import text_of
-from hpt_trl.errors import UserError
 from hpt_trl.rewards.code.rewards import CodeReward
+from hpt_trl.rewards.columns import required
+from hpt_trl.rewards.judge.reward import JudgedAnswer
 from hpt_trl.rewards.mathcheck import equal_pairs
+from hpt_trl.rewards.searching import (
+    action_format,
+    answer_exact,
+    answer_match,
+    crop_overlap,
+    page_ndcg,
+    page_recall,
+)
 
 Reward = Callable[..., Any]
 
@@ -24,7 +33,7 @@ def math_answer(completions: Sequence[Any], answer: Sequence[Any] | None = None,
     Raises:
         UserError: the data has no column `answer`.
     """
-    golds = _required("math_answer", "answer", answer)
+    golds = required("math_answer", "answer", answer)
     given = [final_answer(text_of(completion)) for completion in completions]
     rows = list(zip(golds, given, strict=True))
     pairs = [(str(gold), found) for gold, found in rows if gold is not None and found is not None]
@@ -38,7 +47,7 @@ def exact_match(completions: Sequence[Any], answer: Sequence[Any] | None = None,
     Raises:
         UserError: the data has no column `answer`.
     """
-    golds = _required("exact_match", "answer", answer)
+    golds = required("exact_match", "answer", answer)
     return [
         None if gold is None else float(text_of(completion).strip() == str(gold).strip())
         for completion, gold in zip(completions, golds, strict=True)
@@ -60,7 +69,7 @@ def reasoning_gym(completions: Sequence[Any], metadata: Sequence[str] | None = N
     """
     from hpt_trl.data.tasks import score_reasoning_gym
 
-    rows = _required("reasoning_gym", "metadata", metadata)
+    rows = required("reasoning_gym", "metadata", metadata)
     scorers: dict[str, Any] = {}
     return [
         score_reasoning_gym(_free_answer(text_of(completion)), row, scorers)
@@ -78,7 +87,7 @@ def story_score(
     """
     from hpt_trl.data.stories import score_story
 
-    heroes, things = _required("story_score", "hero", hero), _required("story_score", "thing", thing)
+    heroes, things = required("story_score", "hero", hero), required("story_score", "thing", thing)
     return [
         score_story(text_of(completion), *pair) for completion, *pair in zip(completions, heroes, things, strict=True)
     ]
@@ -92,6 +101,13 @@ REWARDS: dict[str, Reward] = {
     "story_score": story_score,
     "code_tests": CodeReward("code_tests", whole=False),
     "all_code_tests": CodeReward("all_code_tests", whole=True),
+    "answer_match": answer_match,
+    "answer_exact": answer_exact,
+    "judged_answer": JudgedAnswer(),
+    "action_format": action_format,
+    "page_ndcg": page_ndcg,
+    "page_recall": page_recall,
+    "crop_overlap": crop_overlap,
 }
 # The rewards of code say by themselves which columns they take tests from.
 REQUIRED_COLUMNS = {
@@ -99,24 +115,13 @@ REQUIRED_COLUMNS = {
     "exact_match": "answer",
     "reasoning_gym": "metadata",
     "story_score": "hero",
+    "answer_match": "answer",
+    "answer_exact": "answer",
+    "judged_answer": "answer",
+    "page_ndcg": "reference_pages",
+    "page_recall": "reference_pages",
+    "crop_overlap": "reference_boxes",
 }
-# Rewards that score one family of generated datasets.
-_DATASETS = {"reasoning_gym": "reasoning_gym:<task>", "story_score": "stories:<part>"}
-
-
-def _required(reward: str, column: str, values: Sequence[Any] | None) -> Sequence[Any]:
-    if values is None:
-        raise UserError(missing_column(reward, column, "the data has no such column"))
-    return values
-
-
-def missing_column(reward: str, column: str, found: str) -> str:
-    if reward in _DATASETS:
-        return f"reward_funcs: `{reward}` scores datasets `{_DATASETS[reward]}` only ({found})."
-    return (
-        f"reward_funcs: `{reward}` reads the column `{column}` ({found}). Name the column that holds it, e.g. "
-        f"column_mapping: {{{column}: solution}}"
-    )
 
 
 def _free_answer(text: str) -> str:

@@ -12,7 +12,9 @@ from datasets import Dataset
 from hpt_trl.errors import UserError
 from hpt_trl.rewards.arguments import RewardArguments
 from hpt_trl.rewards.code.rewards import CodeReward
-from hpt_trl.rewards.functions import REQUIRED_COLUMNS, REWARDS, Reward, missing_column
+from hpt_trl.rewards.columns import FACTS, missing_column
+from hpt_trl.rewards.configured import ConfiguredReward
+from hpt_trl.rewards.functions import REQUIRED_COLUMNS, REWARDS, Reward
 
 
 def load_rewards(names: Sequence[str], arguments: RewardArguments | None = None) -> list[Reward]:
@@ -24,15 +26,15 @@ def load_rewards(names: Sequence[str], arguments: RewardArguments | None = None)
         arguments: the recipe's keys, for rewards that have some of their own; by default these have their defaults.
 
     Raises:
-        UserError: no names, an unknown name, a dotted path that cannot be imported or called, or a reward that runs
-            programs where no sandbox can be set up.
+        UserError: no names, an unknown name, a dotted path that cannot be imported or called, a reward that runs
+            programs where no sandbox can be set up, or a judge without what it needs.
     """
     if not names:
         raise UserError(f"reward_funcs: name at least one reward ({', '.join(REWARDS)}, or a dotted path).")
     rewards = [REWARDS[name] if name in REWARDS else _import_reward(name) for name in names]
     if arguments is None:
         return rewards
-    return [reward.configured(arguments) if isinstance(reward, CodeReward) else reward for reward in rewards]
+    return [reward.configured(arguments) if isinstance(reward, ConfiguredReward) else reward for reward in rewards]
 
 
 def check_columns(names: Sequence[str], columns: Sequence[str], source: str) -> None:
@@ -68,10 +70,15 @@ def columns_read(rewards: Sequence[Reward]) -> set[str] | None:
         parameters = inspect.signature(reward).parameters.values()
         takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
         # The bundled ones take what they do not read.
-        if takes_any and reward not in REWARDS.values() and not isinstance(reward, CodeReward):
+        if takes_any and reward not in REWARDS.values() and not isinstance(reward, ConfiguredReward):
             return None
         read.update(parameter.name for parameter in parameters)
     return read
+
+
+def scores_episodes(reward: Reward) -> bool:
+    """Whether a reward, guarded or not, reads what an environment says of an episode (`columns.FACTS`)."""
+    return any(name in FACTS for name in inspect.signature(reward).parameters)
 
 
 def _import_reward(name: str) -> Reward:

@@ -13,7 +13,9 @@ from typing import Any
 from hpt_trl.errors import UserError
 from hpt_trl.rewards.code.rewards import CodeReward
 from hpt_trl.rewards.functions import boxed_format, exact_match, math_answer, reasoning_gym, story_score
+from hpt_trl.rewards.judge.reward import JudgedAnswer
 from hpt_trl.rewards.positive_words import positive_words
+from hpt_trl.rewards.searching import action_format, answer_exact, answer_match, crop_overlap, page_ndcg, page_recall
 
 # Rewards are float32 in the trainers: a reward of 0.7 + 0.2 + 0.1 must still reach a threshold of 1.
 THRESHOLD_SLACK = 1e-6
@@ -26,6 +28,12 @@ _RANGES: dict[Any, tuple[float, float]] = {
     reasoning_gym: (0.0, 1.0),
     story_score: (0.0, 1.0),
     positive_words: (-1.0, 1.0),
+    answer_match: (0.0, 1.0),
+    answer_exact: (0.0, 1.0),
+    action_format: (0.0, 1.0),
+    page_ndcg: (0.0, 1.0),
+    page_recall: (0.0, 1.0),
+    crop_overlap: (0.0, 1.0),
 }
 
 
@@ -59,7 +67,7 @@ def is_solved(value: float | None, threshold: float) -> bool:
 def reward_range(reward: Callable[..., Any]) -> tuple[float, float] | None:
     """The least and the greatest value of a bundled reward, guarded or not; None for any other."""
     bundled = inspect.unwrap(reward)
-    if isinstance(bundled, CodeReward):
+    if isinstance(bundled, CodeReward | JudgedAnswer):
         return 0.0, 1.0
     return next((limits for known, limits in _RANGES.items() if known is bundled), None)
 

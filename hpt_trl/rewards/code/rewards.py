@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from datasets import Dataset
 
@@ -13,6 +13,7 @@ from hpt_trl.data.sources import ROW, where
 from hpt_trl.errors import UserError
 from hpt_trl.rewards.arguments import RewardArguments
 from hpt_trl.rewards.code.tasks import COLUMNS, TEST_COLUMNS, Task, task_of
+from hpt_trl.rewards.configured import ConfiguredReward
 from hpt_trl.rewards.sandbox.limits import Limits
 from hpt_trl.rewards.sandbox.program import Program
 from hpt_trl.rewards.sandbox.sandbox import Sandbox
@@ -53,7 +54,7 @@ _last: dict[_Key, tuple[bool, ...] | None] = {}
 _asked: set[str] = set()
 
 
-class CodeReward:
+class CodeReward(ConfiguredReward):
     """How many of the row's tests the program in a completion passes, from 0 to 1.
 
     The columns that make a row's tests are those of `hpt_trl.rewards.code.tasks`. A completion that could not be run
@@ -71,13 +72,13 @@ class CodeReward:
         self.settings = settings or CodeSettings()
         self._sandbox: Sandbox | None = None
 
-    def configured(self, arguments: RewardArguments) -> "CodeReward":
+    def configured(self, arguments: RewardArguments) -> Self:
         """The same reward with a recipe's keys.
 
         Raises:
             UserError: no sandbox can be set up.
         """
-        reward = CodeReward(self.__name__, whole=self.whole, settings=CodeSettings.of(arguments))
+        reward = type(self)(self.__name__, whole=self.whole, settings=CodeSettings.of(arguments))
         reward.sandbox  # noqa: B018
         return reward
 
