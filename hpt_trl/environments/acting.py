@@ -7,11 +7,11 @@ from typing import Any
 
 from hpt_trl.data.messages import images_of
 from hpt_trl.data.rendering import Encoder
-from hpt_trl.data.sources import ROW
 from hpt_trl.data.turns import shown
 from hpt_trl.environments.encoding import PieceEncoder
 from hpt_trl.environments.episode import Episode, Limits
 from hpt_trl.environments.factory import TurnEnvironments
+from hpt_trl.environments.faults import ask
 from hpt_trl.environments.pieces import Context
 from hpt_trl.environments.protocol import Environment
 from hpt_trl.errors import UserError
@@ -109,9 +109,10 @@ class Acting:
                 "chat template."
             )
         environment = self.environments.make()
-        messages = environment.prompt(row["prompt"])
-        environment.start(row)
-        return Episode(environment, self.encoder, limits, messages, self.encoder.prompt(messages, images_of(row) or []))
+        messages = ask(environment, "prompt", row, row["prompt"])
+        ask(environment, "start", row, row)
+        prompt = self.encoder.prompt(messages, images_of(row) or [])
+        return Episode(environment, self.encoder, limits, row, messages, prompt)
 
 
 def play(episodes: Sequence[Episode], draw: Callable[[list[Episode]], None], any_of: Callable[[bool], bool]) -> None:
@@ -124,9 +125,3 @@ def play(episodes: Sequence[Episode], draw: Callable[[list[Episode]], None], any
     """
     while any_of(any(episode.pending for episode in episodes)):
         draw([episode for episode in episodes if episode.pending])
-
-
-def named(error: UserError, row: dict[str, Any]) -> UserError:
-    """An environment's complaint with the row that it was about."""
-    place = f"row {row[ROW]}: " if ROW in row else ""
-    return UserError(f"{place}{error}")

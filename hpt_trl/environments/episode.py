@@ -5,8 +5,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hpt_trl.environments.encoding import PieceEncoder
+from hpt_trl.environments.faults import ask, named
 from hpt_trl.environments.pieces import Context, Flat, Piece, Segment
 from hpt_trl.environments.protocol import Environment, Messages, Observation, Turn
+from hpt_trl.errors import UserError
 
 # A turn is not begun with fewer tokens than these, where its own limit allows more: it could not come to an end.
 LEAST_TURN = 16
@@ -48,7 +50,9 @@ class Episode:
         environment: its own, started with the row.
         encoder: encodes prompts and observations.
         limits: see `Limits`.
+        row: of the data.
         messages: the prompt, as text.
+        prompt: the same, encoded.
         ended: why it is over; an empty text while it is not: what the environment said, `turns`, `tokens` (drawn), or
             `context`.
         turns: turns drawn.
@@ -59,6 +63,7 @@ class Episode:
     environment: Environment
     encoder: PieceEncoder
     limits: Limits
+    row: dict[str, Any]
     messages: Messages
     prompt: Piece
     ended: str = ""
@@ -104,7 +109,12 @@ class Episode:
         last = self.turns >= self.limits.turns
         turn = self._turn(before, drawn, cut=cut, last=last)
         self.record.append({"role": "assistant", "text": turn.text})
-        answer = self.environment.act(turn)
+        answer = ask(self.environment, "act", self.row, turn)
+        if not isinstance(answer, Observation | str) or answer == "":
+            kind = type(self.environment).__name__
+            raise named(
+                UserError(f"`act` of {kind} returned {answer!r}; allowed: an Observation, or a word."), self.row
+            )
         if cut:
             self.ended = "tokens"
         elif isinstance(answer, str):
@@ -132,7 +142,11 @@ class Episode:
 
     def facts(self) -> dict[str, Any]:
         """What rewards get beside the row."""
-        return {**self.environment.facts(), "turns": self.turns, "ended": self.ended}
+        return {**ask(self.environment, "facts", self.row), "turns": self.turns, "ended": self.ended}
+
+    def measures(self) -> dict[str, float]:
+        """Numbers whose means are logged."""
+        return ask(self.environment, "measures", self.row)
 
     def completion(self) -> Messages:
         """The turns of both sides as messages of text."""
@@ -163,6 +177,7 @@ class Episode:
         if budget < self._least:
             room = self.limits.drawn - self.drawn
             self.ended = "tokens" if room < self._least else "context"
+            ask(self.environment, "unseen", self.row)
             return
         if any(one is not other for one, other in zip(held, self._held, strict=False)):
             self._segments.append(self._segment())

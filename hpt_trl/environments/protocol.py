@@ -94,6 +94,10 @@ class Environment(Protocol):
         """What a turn's action comes to: what is shown next, or in a word why the rollout ends, e.g. `answer`."""
         ...
 
+    def unseen(self) -> None:
+        """What `act` has just returned is not shown: there is no room left for it, and the rollout ends."""
+        ...
+
     def facts(self) -> dict[str, Any]:
         """What rewards get beside the columns of the row; the same names for every rollout."""
         ...

@@ -6,9 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 
-def takes_arguments_of(
-    base: type, config: type, *own: str
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def takes_arguments_of(base: type, config: type, *own: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorate an `__init__` that names some arguments of its base's and passes the others on as `**kwargs`.
 
     It then has the signature of the base's own, whose positions may change with TRL's releases.

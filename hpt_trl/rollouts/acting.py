@@ -20,9 +20,10 @@ from torch import Tensor
 
 from hpt_trl.data.messages import IMAGES
 from hpt_trl.data.rendering import Encoder
-from hpt_trl.environments.acting import Acting, named, play
+from hpt_trl.environments.acting import Acting, play
 from hpt_trl.environments.episode import Episode
 from hpt_trl.environments.factory import TurnEnvironments
+from hpt_trl.environments.faults import named
 from hpt_trl.environments.features import join
 from hpt_trl.environments.pieces import Context, Segment
 from hpt_trl.errors import UserError
@@ -162,7 +163,7 @@ class ActingTrainer(RolloutTrainer):
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
         if self._episodes:
             assert self._acting is not None
-            measured = [episode.environment.measures() for episode in self._episodes]
+            measured = [episode.measures() for episode in self._episodes]
             metrics = self._metrics["train" if self.model.training else "eval"]
             for name in self._acting.measures:
                 values = torch.tensor([one[name] for one in measured], device=self.accelerator.device)

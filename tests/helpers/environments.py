@@ -45,6 +45,9 @@ class Doors:
         parts = ("A door:", door) if self.pictures else (f"A door of shade {shade}.",)
         return Observation(parts, folded=f"[door {self.opened}]" if self.folds else None)
 
+    def unseen(self) -> None:
+        self.opened -= 1
+
     def facts(self) -> dict[str, Any]:
         return {"opened": self.opened}
 

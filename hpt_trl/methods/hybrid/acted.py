@@ -7,8 +7,9 @@ see: the same pages, folded away by the same rule.
 from collections.abc import Sequence
 from typing import Any
 
-from hpt_trl.environments.acting import Acting, named
+from hpt_trl.environments.acting import Acting
 from hpt_trl.environments.episode import Episode
+from hpt_trl.environments.faults import named
 from hpt_trl.errors import UserError
 from hpt_trl.methods.hybrid.demonstrations import Demonstration, missing
 from hpt_trl.methods.hybrid.grading import AsRollouts, Sampled

@@ -1,0 +1,84 @@
+"""Options of the environment `vrag` (`environment_options`)."""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from hpt_trl.errors import UserError
+from hpt_trl.settings.values import did_you_mean
+
+VOCABULARIES = ("tags", "tools")
+# VRAG's: page images of at least 256 and at most 512 patches of 28 x 28 pixels.
+MIN_PIXELS, MAX_PIXELS = 256 * 28 * 28, 512 * 28 * 28
+
+
+@dataclass(frozen=True)
+class VragOptions:
+    """What the environment searches, and how it shows pages.
+
+    Attributes:
+        index: folder of an index (`hpt-trl index`), or the address of a search service.
+        vocabulary: `tags` (VRAG's) or `tools`, for models whose chat template has tool calls.
+        min_pixels: fewest pixels, width times height, of an image as it is shown.
+        max_pixels: most pixels.
+        crops: whether there is the action that cuts a part out of the last page.
+        instructions: whether the prompt says how to act; false where a model needs no more telling.
+        reranker: see `hpt_trl.retrieval.reranking.open_reranker`.
+        rerank_depth: pages that it looks at.
+        timeout: seconds for an answer of a service.
+        retries: questions again to a service that fails.
+        images: folder of a service's page images on this machine.
+    """
+
+    index: str
+    vocabulary: str = "tags"
+    min_pixels: int = MIN_PIXELS
+    max_pixels: int = MAX_PIXELS
+    crops: bool = True
+    instructions: bool = True
+    reranker: str | None = None
+    rerank_depth: int = 20
+    timeout: float = 10.0
+    retries: int = 3
+    images: str | None = None
+
+
+def vrag_options(values: dict[str, Any]) -> VragOptions:
+    """Checks options.
+
+    Raises:
+        UserError: one is unknown, missing, of another type or out of range.
+    """
+    known = {field.name: field for field in fields(VragOptions)}
+    for name, value in values.items():
+        if name not in known:
+            raise UserError(f"`{name}`: unknown.{did_you_mean(name, known)} Known: {', '.join(known)}.")
+        if not _fits(value, str(known[name].type)):
+            raise UserError(f"`{name}: {value}`; allowed: {known[name].type}.")
+    if not str(values.get("index", "")).strip():
+        raise UserError(
+            "`index` is missing: write the folder of an index (`hpt-trl index PAGES INDEX`), or an address."
+        )
+    options = VragOptions(**values)
+    if options.vocabulary not in VOCABULARIES:
+        meant = did_you_mean(options.vocabulary, VOCABULARIES)
+        raise UserError(f"`vocabulary: {options.vocabulary}`; allowed: {', '.join(VOCABULARIES)}.{meant}")
+    if not 28 * 28 <= options.min_pixels <= options.max_pixels:
+        raise UserError(
+            f"`min_pixels: {options.min_pixels}` and `max_pixels: {options.max_pixels}`; allowed: at least {28 * 28}, "
+            "and the first at most the second."
+        )
+    for name in ("rerank_depth", "retries"):
+        if getattr(options, name) < (1 if name == "rerank_depth" else 0):
+            raise UserError(f"`{name}: {getattr(options, name)}` is too small.")
+    if options.timeout <= 0:
+        raise UserError(f"`timeout: {options.timeout}`; allowed: above 0.")
+    return options
+
+
+def _fits(value: Any, kind: str) -> bool:
+    if value is None:
+        return "None" in kind
+    if isinstance(value, bool):
+        return kind.startswith("bool")
+    types = {"str": str, "int": int, "float": (int, float)}
+    return isinstance(value, types.get(kind.split(" ")[0], ()))
