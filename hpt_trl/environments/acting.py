@@ -1,6 +1,7 @@
 """Rollouts of an environment from their rows: begun for a model to act in, or played from a written trajectory."""
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -41,6 +42,13 @@ class Acting:
             context=min(limits, default=None),
             images=environments.max_images,
         )
+
+    def drawing(self, drawn: int) -> "Acting":
+        """The same with another number of tokens that a rollout may draw."""
+        other = copy(self)
+        turn = self.environments.max_turn_length or drawn
+        other.limits = replace(self.limits, drawn=drawn, turn=min(turn, drawn))
+        return other
 
     @cached_property
     def _an_environment(self) -> Environment:

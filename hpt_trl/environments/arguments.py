@@ -5,6 +5,15 @@ from dataclasses import dataclass, field
 from hpt_trl.settings.ranges import Rule, at_least
 
 ENVIRONMENT_RULES: tuple[Rule, ...] = (at_least(1, "max_turns", "max_turn_length", "max_context_length", "max_images"),)
+# Those that say nothing without an environment.
+OF_ENVIRONMENT = (
+    "environment_options",
+    "search_index",
+    "max_turns",
+    "max_turn_length",
+    "max_context_length",
+    "max_images",
+)
 
 
 @dataclass
@@ -14,12 +23,19 @@ class EnvironmentArguments:
     environment: str | None = field(
         default=None,
         metadata={
-            "help": "Environment of rollouts of several turns: `vrag` (search pages, zoom, answer), or the dotted "
-            "path of your own class or function that returns one (hpt_trl.environments.protocol.Environment)."
+            "help": "Environment of rollouts of several turns: `vrag` (search pages, look closer, answer), or the "
+            "dotted path of your own class (hpt_trl.environments.protocol.Environment)."
         },
     )
     environment_options: dict | str | None = field(
         default=None, metadata={"help": "Options of the environment, its arguments by name."}
+    )
+    search_index: str | None = field(
+        default=None,
+        metadata={
+            "help": "What `environment: vrag` searches: folder of an index (`hpt-trl index PAGES INDEX`), or the "
+            "address of a search service."
+        },
     )
     max_turns: int = field(default=4, metadata={"help": "Turns of the model in a rollout of an environment."})
     max_turn_length: int | None = field(
@@ -35,5 +51,5 @@ class EnvironmentArguments:
     )
     max_images: int | None = field(
         default=None,
-        metadata={"help": "Pictures in the context at a time; older ones are folded away. By default all are kept."},
+        metadata={"help": "Images in the context at a time; older ones are folded away. By default all are kept."},
     )

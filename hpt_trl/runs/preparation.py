@@ -22,7 +22,10 @@ from hpt_trl.data.overlap import Overlap, find_overlap
 from hpt_trl.data.prompt_parts import prompt_parts
 from hpt_trl.data.rendering import Encoder
 from hpt_trl.data.unused import unused_columns
+from hpt_trl.environments.acting import Acting
+from hpt_trl.environments.arguments import EnvironmentArguments
 from hpt_trl.errors import UserError
+from hpt_trl.methods.environments import acting_of, check_acted_rows
 from hpt_trl.models.chat_template import take_chat_template
 from hpt_trl.models.end_tokens import end_token_ids
 from hpt_trl.models.folders import is_value_model
@@ -67,6 +70,7 @@ class Prepared:
         end_ids: Token ids at which the model stops; None for all special ones.
         evaluations: Name -> the evaluation of that name, before and after the training.
         unused: Columns of the data that nothing reads.
+        acting: How rollouts are begun in the recipe's environment; None without one.
     """
 
     recipe: Recipe
@@ -88,6 +92,7 @@ class Prepared:
     end_ids: list[int] | None
     evaluations: "dict[str, Prepared]"
     unused: list[str]
+    acting: Acting | None
 
     @property
     def judge_weights(self) -> list[float]:
@@ -167,6 +172,7 @@ def prepare_recipe(recipe: Recipe, trained: "Trained | None" = None) -> Prepared
     splits = stage.fit(recipe, splits, encoder)
     positions = (recipe.setting("model_init_kwargs") or {}).get("max_position_embeddings") or positions_of(model_config)
     stage.check_rows(recipe, splits, encoder, positions)
+    acting = _acting(recipe, splits, tokenizer, ends, positions)
     for reward_model in reward_models:
         # Messages need its chat template.
         reward_model.encode(splits.train[0]["prompt"], "")
@@ -190,12 +196,13 @@ def prepare_recipe(recipe: Recipe, trained: "Trained | None" = None) -> Prepared
         end_ids=ends,
         evaluations=_evaluations(recipe, Trained(tokenizer, model_config, ends)),
         unused=unused,
+        acting=acting,
     )
     check_lengths(recipe, splits, encoder, prepared.answered, prepared.eval_max_new_tokens, positions)
     # A text alone is no episode, and a judge costs money.
     if functions and not any(scores_episodes(reward) for reward in functions):
         weights = prepared.judge_weights[: len(functions)]
-        Probe(recipe, splits, encoder, rewards[: len(functions)], names, weights, success).check()
+        Probe(recipe, splits, encoder, rewards[: len(functions)], names, weights, success, acting).check()
     if rewards:
         check_thresholds(recipe, rewards[success], names[success])
     return prepared
@@ -292,7 +299,10 @@ def _load_splits(recipe: Recipe, functions: list[Callable[..., Any]]) -> tuple[S
     parts = prompt_parts(splits.train) if splits.layout not in ("documents", "solutions") else []
     parts += [name for name in columns if f"{{{name}}}" in (arguments.prompt_template or "")]
     answers = splits.answers if trains_on_answers(recipe, splits) else ()
-    unused = unused_columns(columns, splits.layout, answers, read=[*parts, *(columns if read is None else read)])
+    # An environment gets the whole row.
+    if read is None or getattr(arguments, "environment", None) is not None:
+        read = set(columns)
+    unused = unused_columns(columns, splits.layout, answers, read=[*parts, *read])
     splits = splits if stage.sample is None else stage.sample(recipe, splits)
     return splits, unused
 
@@ -303,6 +313,23 @@ def _encoder(recipe: Recipe, splits: Splits, tokenizer: Any, end_ids: list[int] 
     if splits.layout == "prompts":
         return Encoder(tokenizer, settings, reads_rows=False, end_ids=end_ids)
     return Encoder(tokenizer, settings, comparisons=splits.layout == "comparisons")
+
+
+def _acting(
+    recipe: Recipe, splits: Splits, tokenizer: Any, end_ids: list[int] | None, positions: int | None
+) -> Acting | None:
+    """How rollouts are begun in the recipe's environment, tried on the first rows; None without one."""
+    if not isinstance(recipe.arguments, EnvironmentArguments):
+        return None
+    encoder = Encoder(tokenizer, recipe.setting("chat_template_kwargs"), reads_rows=False, end_ids=end_ids)
+    longest = recipe.setting("max_length")
+    limits = [length for length in (positions, longest) if length is not None]
+    drawn = recipe.stage.completion_length(recipe.config)
+    acting = acting_of(recipe, encoder, drawn=drawn, positions=min(limits, default=None))
+    if acting is not None:
+        reads = trains_on_answers(recipe, splits)
+        check_acted_rows(recipe, splits, acting, splits.demonstration_column if reads else None)
+    return acting
 
 
 def _reward_models(recipe: Recipe) -> list[RewardModel]:

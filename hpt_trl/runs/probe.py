@@ -15,6 +15,8 @@ from transformers import TrainerState
 from hpt_trl.data.layouts import Splits
 from hpt_trl.data.messages import as_text
 from hpt_trl.data.rendering import Encoder
+from hpt_trl.environments.acting import Acting
+from hpt_trl.environments.episode import Episode
 from hpt_trl.errors import UserError
 from hpt_trl.evaluation.generating import encode_prompts
 from hpt_trl.methods.hybrid.demonstrations import demonstration_ids
@@ -72,6 +74,19 @@ class _Undecided(UserError):
     """Rewards that tell right from wrong at no row."""
 
 
+@dataclass(frozen=True)
+class _Attempt:
+    """A completion as rewards get it, with the row that it answers."""
+
+    row: dict[str, Any]
+    completion: Any
+    ids: list[int]
+
+    @classmethod
+    def of(cls, episode: Episode) -> "_Attempt":
+        return cls({**episode.row, **episode.facts()}, episode.completion(), episode.flat.completion_ids)
+
+
 @dataclass
 class Probe:
     """The rewards of the first rows' demonstrations and of empty completions.
@@ -82,6 +97,7 @@ class Probe:
         names: Of all rewards.
         weights: Of the functions in the evaluation.
         success: Place of the success reward among all rewards.
+        acting: In an environment: what plays demonstrations, and turns that say nothing.
     """
 
     recipe: Recipe
@@ -91,6 +107,7 @@ class Probe:
     names: list[str]
     weights: list[float]
     success: int
+    acting: Acting | None = None
 
     def check(self) -> None:
         """Tries the rewards as they are before the first step and, where they teach nothing then, after the last.
@@ -102,18 +119,18 @@ class Probe:
         stage, column = self.recipe.stage, self.splits.demonstration_column
         taught = stage.rewards == "required" and stage.needs_demonstration(self.recipe.config)
         shown_to = [row for row in rows if row.get(column)] if taught else []
-        longest = self.recipe.setting("max_demonstration_length")
-        ids = [demonstration_ids(row, column, self.encoder, longest).ids for row in shown_to]
-        lost = self._lost(shown_to, ids)
+        demonstrations = [self._demonstration(row, column) for row in shown_to]
+        lost = self._lost(shown_to, [attempt.ids for attempt in demonstrations])
+        nothing = [self._nothing(row) for row in rows]
         count = len(self.splits.train)
         steps, of_epoch = planned_steps(self.recipe, count), steps_of_epoch(self.recipe, count)
 
         def check_at(step: int) -> None:
             state = TrainerState(global_step=step, epoch=step / of_epoch, max_steps=steps)
             state.num_train_epochs = math.ceil(steps / of_epoch)
-            empty = self._values(rows, [[self.encoder.tokenizer.eos_token_id] for _ in rows], state)
+            empty = self._values(nothing, state)
             if shown_to:
-                self._check_demonstrations(shown_to, self._values(shown_to, ids, state), empty, lost)
+                self._check_demonstrations(shown_to, self._values(demonstrations, state), empty, lost)
             if self.success < len(self.rewards):
                 self._check_empty(rows, [values[self.success] for values in empty])
 
@@ -174,11 +191,28 @@ class Probe:
                 raise self.recipe.error(key, message)
             logger.warning("%s (the default): %s", key, message)
 
-    def _values(self, rows: list[dict[str, Any]], ids: list[list[int]], state: TrainerState) -> list[list[Any]]:
-        prompts = encode_prompts(self.encoder, rows, return_tensors=None)["input_ids"]
-        shaped = shape_completions(self.encoder.processing_class, [row["prompt"] for row in rows], prompts, ids)
+    def _demonstration(self, row: dict[str, Any], column: str) -> "_Attempt":
+        if self.acting is None:
+            longest = self.recipe.setting("max_demonstration_length")
+            return self._text(row, demonstration_ids(row, column, self.encoder, longest).ids)
+        return _Attempt.of(self.acting.demonstration(row, column))
+
+    def _nothing(self, row: dict[str, Any]) -> "_Attempt":
+        if self.acting is None:
+            return self._text(row, [self.encoder.tokenizer.eos_token_id])
+        episode = self.acting.episode(row)
+        episode.take([self.acting.encoder.encoder.end_ids[0]])
+        return _Attempt.of(episode)
+
+    def _text(self, row: dict[str, Any], ids: list[int]) -> "_Attempt":
+        prompts = encode_prompts(self.encoder, [row], return_tensors=None)["input_ids"]
+        shaped = shape_completions(self.encoder.processing_class, [row["prompt"]], prompts, [ids])
+        return _Attempt(row, shaped[0], ids)
+
+    def _values(self, attempts: "list[_Attempt]", state: TrainerState) -> list[list[Any]]:
+        rows, ids = [attempt.row for attempt in attempts], [attempt.ids for attempt in attempts]
         try:
-            return score_completions(rows, shaped, ids, self.rewards, state)
+            return score_completions(rows, [attempt.completion for attempt in attempts], ids, self.rewards, state)
         except UserError as error:
             raise UserError(f"{self.splits.source}: {error}") from error
 

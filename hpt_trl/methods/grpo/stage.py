@@ -1,17 +1,23 @@
-"""The stage `grpo`: recipes that train with TRL's GRPOTrainer, its faults mended (see `hpt_trl.rollouts.trainer`)."""
+"""The stage `grpo`: recipes that train with TRL's GRPOTrainer, its faults mended (see `hpt_trl.rollouts.trainer`).
+
+With `environment` its rollouts have several turns (`hpt_trl.rollouts.acting`).
+"""
 
 from transformers import Trainer
 from trl import GRPOConfig
 
+from hpt_trl.environments.arguments import ENVIRONMENT_RULES
+from hpt_trl.methods.environments import ActingArguments, check_environment, environments_of
 from hpt_trl.models.moving_reference import refuse_lost_reference
 from hpt_trl.recipes.recipe import Recipe, Stage, StageInputs
+from hpt_trl.rollouts.acting import ActingTrainer
 from hpt_trl.rollouts.ranges import ROLLOUT_RULES
 from hpt_trl.rollouts.sampling import check_sampling
-from hpt_trl.rollouts.trainer import RolloutTrainer
 
 
 def check(recipe: Recipe) -> None:
     """Refuse settings that the trainer would refuse, before anything is loaded."""
+    check_environment(recipe)
     try:
         check_sampling(recipe.config)
         refuse_lost_reference(recipe.config, spread=recipe.profile.spreads_weights)
@@ -20,15 +26,16 @@ def check(recipe: Recipe) -> None:
 
 
 def build(inputs: StageInputs) -> Trainer:
-    return RolloutTrainer(**inputs.rollout_arguments())
+    return ActingTrainer(environment=environments_of(inputs.arguments), **inputs.rollout_arguments())
 
 
 STAGE = Stage(
     name="grpo",
     config_class=GRPOConfig,
+    argument_class=ActingArguments,
     build=build,
     check=check,
-    rules=ROLLOUT_RULES,
+    rules=(*ROLLOUT_RULES, *ENVIRONMENT_RULES),
     rewards="required",
     completion_length=lambda config: config.max_completion_length,
 )

@@ -6,6 +6,8 @@ from transformers import Trainer
 
 from hpt_trl.data.layouts import Splits
 from hpt_trl.data.rendering import Encoder
+from hpt_trl.environments.arguments import ENVIRONMENT_RULES
+from hpt_trl.methods.environments import ActingArguments, check_environment, environments_of
 from hpt_trl.methods.hybrid.config import HybridPostConfig
 from hpt_trl.methods.hybrid.demonstrations import check_demonstrations
 from hpt_trl.methods.hybrid.routing import refuse_what_cannot_work
@@ -20,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 def check(recipe: Recipe) -> None:
     """Refuse settings that the trainer would refuse, before anything is loaded."""
+    check_environment(recipe)
     try:
         refuse_what_cannot_work(recipe.config, {})
         check_sampling(recipe.config)
@@ -34,7 +37,8 @@ def check_rows(recipe: Recipe, splits: Splits, encoder: Encoder, positions: int 
     Raises:
         UserError: the first such row.
     """
-    if recipe.config.uses_demonstrations:
+    # In an environment they are played (`hpt_trl.methods.environments.check_acted_rows`).
+    if recipe.config.uses_demonstrations and recipe.arguments.environment is None:
         longest = recipe.config.max_demonstration_length
         cut = check_demonstrations(
             splits.train,
@@ -55,16 +59,17 @@ def check_rows(recipe: Recipe, splits: Splits, encoder: Encoder, positions: int 
 
 
 def build(inputs: StageInputs) -> Trainer:
-    return HybridPostTrainer(**inputs.rollout_arguments())
+    return HybridPostTrainer(environment=environments_of(inputs.arguments), **inputs.rollout_arguments())
 
 
 STAGE = Stage(
     name="hpt",
     config_class=HybridPostConfig,
+    argument_class=ActingArguments,
     build=build,
     check=check,
     check_rows=check_rows,
-    rules=ROLLOUT_RULES,
+    rules=(*ROLLOUT_RULES, *ENVIRONMENT_RULES),
     needs_demonstration=lambda config: config.uses_demonstrations and config.on_missing_demonstration == "error",
     uses_demonstrations=lambda config: config.uses_demonstrations,
     demonstration_column=lambda config: config.demonstration_column,

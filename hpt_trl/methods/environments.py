@@ -1,0 +1,189 @@
+"""The environment that a recipe names: made, and held against its settings and rows before weights are loaded."""
+
+import inspect
+import os
+import sys
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from datasets import Dataset
+
+from hpt_trl.data.layouts import Splits
+from hpt_trl.data.rendering import Encoder
+from hpt_trl.data.row_lengths import examples
+from hpt_trl.data.sources import where
+from hpt_trl.environments.acting import Acting
+from hpt_trl.environments.arguments import OF_ENVIRONMENT, EnvironmentArguments
+from hpt_trl.environments.factory import TurnEnvironments
+from hpt_trl.environments.protocol import Environment
+from hpt_trl.errors import UserError
+from hpt_trl.recipes.arguments import RecipeArguments
+from hpt_trl.recipes.recipe import Recipe
+from hpt_trl.rewards.columns import FACTS
+from hpt_trl.rewards.functions import REWARDS
+from hpt_trl.settings.values import did_you_mean
+
+
+@dataclass
+class ActingArguments(EnvironmentArguments, RecipeArguments):
+    """The recipe's keys, and what the model acts in."""
+
+
+VRAG = "vrag"
+# Rows whose rollout is begun, and whose trajectory is played, before weights are loaded.
+PROBED = 16
+_METHODS = ("prompt", "start", "act", "unseen", "facts", "measures")
+
+
+def environments_of(arguments: EnvironmentArguments) -> TurnEnvironments | None:
+    """The environments of a recipe; None where it names none.
+
+    Raises:
+        UserError: they cannot be made; the message names the key.
+    """
+    if arguments.environment is None:
+        return None
+    limits = {
+        name: getattr(arguments, name) for name in ("max_turns", "max_turn_length", "max_context_length", "max_images")
+    }
+    options = arguments.environment_options or {}
+    if not isinstance(options, dict):
+        raise UserError(f"environment_options: {options!r} is no mapping; write e.g. {{max_pixels: 401408}}.")
+    if arguments.environment == VRAG:
+        from hpt_trl.methods.vrag.building import vrag_environments
+
+        if arguments.search_index is None:
+            raise UserError(
+                "search_index: `environment: vrag` needs it; write the folder of an index (`hpt-trl index PAGES "
+                "INDEX`), or the address of a search service."
+            )
+        try:
+            return vrag_environments({**options, "index": arguments.search_index}, **limits)
+        except UserError as error:
+            raise UserError(f"environment_options: {error}") from error
+    if arguments.search_index is not None:
+        raise UserError(f"search_index: `environment: {VRAG}` alone reads it; drop it, or write it as an option.")
+    make = _imported(arguments.environment)
+    _check_options(make, arguments.environment, options)
+    return TurnEnvironments(lambda: make(**options), **limits)
+
+
+def check_environment(recipe: Recipe) -> None:
+    """Refuse an environment that cannot be made, keys that say nothing without one, and rewards that need one.
+
+    Raises:
+        UserError: the first such key.
+    """
+    arguments = recipe.arguments
+    named = arguments.reward_funcs or []
+    if arguments.environment is None:
+        for key in OF_ENVIRONMENT:
+            if key in recipe.raw and recipe.raw[key] is not None:
+                raise recipe.error(key, "it says nothing without `environment`; name one, or drop the line.")
+        for name in named:
+            if name in REWARDS and {*FACTS} & {*inspect.signature(REWARDS[name]).parameters}:
+                raise recipe.error("reward_funcs", f"`{name}` scores rollouts in an environment; name `environment`.")
+        return
+    try:
+        environments = environments_of(arguments)
+        assert environments is not None
+        _check_made(environments)
+    except UserError as error:
+        key, _, message = str(error).partition(": ")
+        if key in recipe.keys:
+            raise recipe.error(key, message) from error
+        raise recipe.error("environment", str(error)) from error
+
+
+def acting_of(recipe: Recipe, encoder: Encoder, *, drawn: int, positions: int | None) -> Acting | None:
+    """How a recipe's rollouts are begun; None without an environment."""
+    environments = environments_of(recipe.arguments)
+    return None if environments is None else Acting(environments, encoder, drawn=drawn, positions=positions)
+
+
+def check_acted_rows(recipe: Recipe, splits: Splits, acting: Acting, column: str | None) -> None:
+    """Begin a rollout of some rows, and play the trajectory of each.
+
+    Args:
+        column: of the trajectories; None where nothing reads them.
+
+    Raises:
+        UserError: the first row that does not do.
+    """
+    for rows, source in splits.named:
+        names = sorted({*acting.facts} & {*rows.column_names})
+        if names:
+            raise UserError(
+                f"{source}: the column `{names[0]}` has the name of something that the environment tells rewards; "
+                "rename it with `column_mapping`."
+            )
+        for number, row in examples(_first(rows), tuple(rows.column_names)):
+            try:
+                episode = acting.episode(row)
+                if not episode.pending:
+                    raise UserError(
+                        f"the prompt has {len(episode.prompt.ids)} tokens, which leaves no room for a turn "
+                        f"(`max_context_length` {acting.limits.context})."
+                    )
+                if column is not None and row.get(column):
+                    acting.demonstration(row, column)
+            except UserError as error:
+                raise UserError(f"{where(source, number)}: {_without_row(error)}") from error
+
+
+def _first(rows: Dataset) -> Dataset:
+    return rows.select(range(min(PROBED, len(rows))))
+
+
+def _without_row(error: UserError) -> str:
+    text = str(error)
+    return text.split(": ", 1)[1] if text.startswith("row ") else text
+
+
+def _check_made(environments: TurnEnvironments) -> None:
+    environment = environments.make()
+    kind = type(environment).__name__
+    missing = [name for name in _METHODS if not callable(getattr(environment, name, None))]
+    if missing:
+        raise UserError(f"environment: {kind} has no method `{missing[0]}`; see hpt_trl.environments.protocol.")
+    if not isinstance(getattr(environment, "tools", None), list | tuple):
+        raise UserError(f"environment: {kind} has no list `tools`; an empty one names no tools.")
+
+
+def _check_options(make: Any, name: str, options: dict[str, Any]) -> None:
+    parameters = inspect.signature(make).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    for key in options:
+        if key not in parameters:
+            raise UserError(
+                f"environment_options: {name} takes no `{key}`.{did_you_mean(key, parameters)} It takes: "
+                f"{', '.join(parameters) or 'nothing'}."
+            )
+    missing = [
+        key for key, parameter in parameters.items() if parameter.default is parameter.empty and key not in options
+    ]
+    if missing:
+        raise UserError(f"environment_options: {name} needs `{missing[0]}`.")
+
+
+def _imported(name: str) -> type[Environment] | Any:
+    module_name, _, attribute = name.rpartition(".")
+    if not module_name:
+        raise UserError(
+            f"environment: there is no environment `{name}`.{did_you_mean(name, (VRAG,))} Write `{VRAG}`, or "
+            "the dotted path of your own, e.g. my_package.environments.Shop."
+        )
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        found = getattr(import_module(module_name), attribute, None)
+    # The user's module may raise anything while it is imported.
+    except Exception as error:
+        raise UserError(
+            f"environment: `{name}`: the module {module_name} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
+    if not callable(found):
+        raise UserError(f"environment: `{name}`: {module_name} has no class or function `{attribute}`.")
+    return found
