@@ -18,14 +18,19 @@ INDEX_FILE = "index.html"
 PAGES = "pages"
 
 _MODES = {
-    "eval_before": "evaluation before the training",
-    "eval_after": "evaluation after the training",
+    "eval_before": "evaluation before",
+    "eval_after": "evaluation after",
     "train": "training",
     "demonstration": "demonstration",
 }
 _ACTION = re.compile(r"(<(think|search|bbox|answer)>)(.*?)(</\2>)", re.DOTALL)
 # What a browser shows in an <img>, by its first bytes.
-_TYPES = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"RIFF": "webp"}
+_TYPES = {
+    "png": re.compile(rb"\x89PNG\r\n\x1a\n"),
+    "jpeg": re.compile(rb"\xff\xd8\xff"),
+    "gif": re.compile(rb"GIF8"),
+    "webp": re.compile(rb"RIFF....WEBP", re.DOTALL),
+}
 
 
 @dataclass(frozen=True)
@@ -117,6 +122,7 @@ def _environment() -> Any:
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.filters["figure"] = lambda value: "—" if value is None else f"{value:.3g}"
+    environment.filters["number"] = lambda value: f"{value:.7g}"
     return environment
 
 
@@ -186,7 +192,7 @@ def _source(folder: Path, image: Picture) -> tuple[str | None, str]:
         return None, f"the file {image.file} is missing"
     except OSError as error:
         return None, f"the file {image.file} cannot be read: {error.strerror}"
-    kind = next((kind for start, kind in _TYPES.items() if content.startswith(start)), None)
+    kind = next((kind for kind, start in _TYPES.items() if start.match(content)), None)
     if kind is None:
         return None, f"the file {image.file} is no PNG, JPEG, GIF or WebP image"
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}", ""
@@ -210,4 +216,8 @@ def _said(value: Any) -> str:
         return "none"
     if isinstance(value, dict):
         return ", ".join(f"{key} {_said(one)}" for key, one in value.items())
+    if isinstance(value, list):
+        return f"[{', '.join(_said(one) for one in value)}]"
+    if isinstance(value, float):
+        return f"{value:.7g}"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
