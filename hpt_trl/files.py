@@ -1,9 +1,14 @@
-"""Small files that a run leaves: written in one go, and JSON that any reader takes."""
+"""Small files that a run leaves: written in one go, and JSON that any reader takes; and the cache of the package."""
 
 import math
 import os
 from pathlib import Path
 from typing import Any
+
+
+def cache_folder() -> Path:
+    """Return the folder for what is made once and read often: `HPT_TRL_CACHE`, or `~/.cache/hpt-trl`."""
+    return Path(os.environ.get("HPT_TRL_CACHE") or "~/.cache/hpt-trl").expanduser()
 
 
 def valid_json(value: Any) -> Any:

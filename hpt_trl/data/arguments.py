@@ -16,14 +16,14 @@ class DataArguments(ScriptArguments):
     The names of `ScriptArguments` (`dataset_name`, `dataset_config`, `dataset_train_split`, `dataset_test_split`)
     keep TRL's meaning, and splits may be sliced (`train[:90%]`); `dataset_name` is a Hub id, a local .jsonl, .jsonl.gz,
     .json or .parquet file, a folder (written by `save_to_disk`, or a copy of a Hub repository), or generated:
-    `arithmetic`, `prompts`, `stories:<part>`, `functions:<part>` or `reasoning_gym:<task>`.
+    `arithmetic`, `prompts`, `pages`, `stories:<part>`, `functions:<part>` or `reasoning_gym:<task>`.
     """
 
     dataset_options: dict | str | None = field(
         default=None,
         metadata={
-            "help": "Options of a generated dataset (`arithmetic`, `prompts`, `stories:<part>`, `functions:<part>`, "
-            "`reasoning_gym:<task>`), e.g. {size: 500}."
+            "help": "Options of a generated dataset (`arithmetic`, `prompts`, `pages`, `stories:<part>`, "
+            "`functions:<part>`, `reasoning_gym:<task>`), e.g. {size: 500}."
         },
     )
     column_mapping: dict | str | None = field(

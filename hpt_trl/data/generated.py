@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 GENERATED = {
     "arithmetic": "hpt_trl.data.tasks:arithmetic",
     "prompts": "hpt_trl.data.tasks:prompts",
+    "pages": "hpt_trl.data.pages.source:pages",
 }
 # Beginning of a name -> the same, with what follows it as the first argument.
 FAMILIES = {

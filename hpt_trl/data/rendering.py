@@ -105,8 +105,8 @@ class Encoder:
         if isinstance(row["prompt"], str):
             return self._of_text(row["prompt"])
         prompt = with_images(row["prompt"], images_of(row) or []) if self.is_processor else row["prompt"]
-        text = self._render(prompt, self._arguments(row), generation_prompt=True)
-        return self._ids(text)
+        text = self.render(prompt, self._arguments(row), generation_prompt=True)
+        return self.ids(text)
 
     def answered(self, row: dict[str, Any], column: str, *, last_turn_only: bool = False) -> Encoded:
         """Prompt and answer of a row, with a loss on the turns of the assistant.
@@ -170,7 +170,7 @@ class Encoder:
         if before and before[-1] == end and not prompt.endswith(str(self.tokenizer.eos_token)):
             before, whole = before[:-1], whole[:-1]
         if whole[: len(before)] != before:
-            whole = before + self._ids(self._ended(answer))
+            whole = before + self.ids(self._ended(answer))
         return Encoded(whole, [0] * len(before) + [1] * (len(whole) - len(before)))
 
     def _ended(self, text: str) -> str:
@@ -185,7 +185,8 @@ class Encoder:
         last = next((token for token in reversed(ids) if self.tokenizer.decode([token]).strip()), None)
         return last in self.end_ids
 
-    def _ids(self, text: str) -> list[int]:
+    def ids(self, text: str) -> list[int]:
+        """Ids of a text that the chat template has rendered."""
         return self.tokenizer(text=text, add_special_tokens=False, verbose=False)["input_ids"]
 
     # Conversations.
@@ -206,7 +207,12 @@ class Encoder:
         own = {key: value for key, value in (row.get("chat_template_kwargs") or {}).items() if value is not None}
         return {**self.settings, **own, "tools": tools or None}
 
-    def _render(self, messages: Messages, arguments: dict[str, Any], *, generation_prompt: bool = False) -> str:
+    def render(self, messages: Messages, arguments: dict[str, Any], *, generation_prompt: bool = False) -> str:
+        """Messages as the chat template writes them.
+
+        Raises:
+            UserError: the template does not take them.
+        """
         try:
             return self.processing_class.apply_chat_template(
                 messages, add_generation_prompt=generation_prompt, tokenize=False, **arguments
@@ -235,7 +241,7 @@ class Encoder:
                 raise
             try:
                 text, spans = self._locate(messages, turns, arguments | {"chat_template": self._training_template})
-                prompt = self._render(messages[: turns[0]], arguments, generation_prompt=True)
+                prompt = self.render(messages[: turns[0]], arguments, generation_prompt=True)
             except UserError:
                 raise fault from None
             # The variant is for the training alone; the model answers what the template itself renders.
@@ -247,15 +253,15 @@ class Encoder:
         self, messages: Messages, turns: list[int], arguments: dict[str, Any]
     ) -> tuple[str, list[tuple[int, int]]]:
         """The text of a conversation, and where the named turns begin and end in it."""
-        whole, spans = self._render(messages, arguments), []
+        whole, spans = self.render(messages, arguments), []
         for place in turns:
-            before = self._render(messages[:place], arguments, generation_prompt=True)
+            before = self.render(messages[:place], arguments, generation_prompt=True)
             if not whole.startswith(before):
                 raise UserError(
                     f"the chat template does not continue the prompt that the model answers with message {place + 1} "
                     f"of the conversation.\n{_beside('the prompt ends', before, 'the conversation', whole)}\n{_REMEDY}"
                 )
-            after = whole if place == len(messages) - 1 else self._render(messages[: place + 1], arguments)
+            after = whole if place == len(messages) - 1 else self.render(messages[: place + 1], arguments)
             if not whole.startswith(after):
                 raise UserError(
                     f"the chat template renders message {place + 1} otherwise where others follow it, so that its turn "
@@ -275,9 +281,9 @@ class Encoder:
 
     def _encoded(self, text: str, borders: list[int]) -> tuple[list[int], list[int]]:
         """Ids of a text, and how many of them stand before each border, a place in the text."""
-        whole, counts = self._ids(text), []
+        whole, counts = self.ids(text), []
         for border in borders:
-            part = whole if border == len(text) else self._ids(text[:border])
+            part = whole if border == len(text) else self.ids(text[:border])
             if whole[: len(part)] != part:
                 break
             counts.append(len(part))
@@ -286,7 +292,7 @@ class Encoder:
         ids: list[int] = []
         counts = []
         for start, stop in pairwise([0, *borders, len(text)]):
-            ids += self._ids(text[start:stop])
+            ids += self.ids(text[start:stop])
             counts.append(len(ids))
         if self.tokenizer.decode(ids) != self.tokenizer.decode(whole):
             raise UserError(

@@ -106,7 +106,7 @@ def _read_splits(arguments: DataArguments, *, seed: int) -> tuple[dict[str, Data
     name = arguments.dataset_name
     if not name:
         raise UserError(
-            "dataset_name is missing: write arithmetic, prompts, reasoning_gym:<task>, stories:<part>, "
+            "dataset_name is missing: write arithmetic, prompts, pages, reasoning_gym:<task>, stories:<part>, "
             "functions:<part>, a local .jsonl, .jsonl.gz, .json or .parquet file, a folder written by save_to_disk, or "
             "a Hub id."
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpt_trl.errors import UserError
-from hpt_trl.models.built_in import BUILT_IN, gguf_folder, gguf_tokenizer, is_unpacked, unpacked
+from hpt_trl.models.built_in import BUILT_IN, is_unpacked, unpacked
 from hpt_trl.models.folders import check_model_folder, is_adapter, is_local
 from hpt_trl.models.merging import load_merged
 from hpt_trl.models.sharded_weights import whole_weights
@@ -42,7 +42,7 @@ def model_exists(name: str, *, revision: str | None = None, trust_remote_code: b
     """
     if name in BUILT_IN:
         if not is_unpacked(name):
-            gguf_folder(name)
+            BUILT_IN[name].check(name)
         return
     check_model_folder(name)
     load_config(name, revision=revision, trust_remote_code=trust_remote_code)
@@ -66,7 +66,8 @@ def load_config(name: str, *, revision: str | None = None, trust_remote_code: bo
     from transformers import AutoConfig
 
     if name in BUILT_IN and not is_unpacked(name):
-        return AutoConfig.from_pretrained(gguf_folder(name), gguf_file=BUILT_IN[name].file)
+        BUILT_IN[name].check(name)
+        return BUILT_IN[name].config()
     try:
         return AutoConfig.from_pretrained(resolve_model(name), revision=revision, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
@@ -94,7 +95,8 @@ def load_tokenizer(
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
     if name in BUILT_IN and not is_unpacked(name):
-        return gguf_tokenizer(name)
+        BUILT_IN[name].check(name)
+        return BUILT_IN[name].tokenizer()
     config = load_config(base_of(name), revision=revision, trust_remote_code=trust_remote_code)
     beside = is_adapter(name) and (Path(name) / "tokenizer_config.json").is_file()
     is_vision = config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES

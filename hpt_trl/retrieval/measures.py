@@ -1,45 +1,62 @@
-"""How good a ranking is against the pages that should have been found.
-
-Relevance is binary, and a page that stands in a ranking twice counts where it stands first and takes one place.
-"""
+"""How well a ranking finds reference pages."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
-def ndcg(ranking: Sequence[str], references: Sequence[str], k: int | None = None) -> float:
-    """Returns the normalised discounted cumulative gain, from 0 to 1 (Järvelin and Kekäläinen, 2002).
+def recall_at(k: int, ranking: Sequence[str], references: Iterable[str]) -> float:
+    """Share of the reference pages that are among the first k of a ranking.
 
-    The gain of a reference page is 1, its discount 1 / log2(place + 1) with places from 1. The ideal ranking has all
-    references first, also where fewer pages were retrieved than there are references.
+    |{first k pages} ∩ {references}| / |{references}|, with each page of the ranking counted at its first place.
 
     Args:
-        ranking: Names of pages, best first.
-        references: Names of the pages that should be found.
-        k: Places that count; all by default.
+        k: 1 or more.
+        ranking: names of pages, best first.
+        references: names of the pages to be found; repeated ones count once.
 
     Raises:
-        ValueError: no references, or a `k` below 1.
+        ValueError: there are no references, or k is below 1.
     """
-    wanted, shown = _counted(ranking, references, k)
-    gain = sum(1 / math.log2(place + 1) for place, page in enumerate(shown, start=1) if page in wanted)
-    best = len(wanted) if k is None else min(k, len(wanted))
-    return gain / sum(1 / math.log2(place + 1) for place in range(1, best + 1))
+    wanted = _wanted(references, k)
+    return len(wanted & set(list(dict.fromkeys(ranking))[:k])) / len(wanted)
 
 
-def recall_at(k: int, ranking: Sequence[str], references: Sequence[str]) -> float:
-    """Returns the share of the references among the first `k` pages of a ranking, from 0 to 1.
+def ndcg(ranking: Sequence[str], references: Iterable[str], k: int | None = None) -> float:
+    """Normalised discounted cumulative gain with gains 0 and 1, as VRAG's reward has it.
+
+    DCG = Σ_i g_i / log2(i + 1) over places i from 1, with g_i = 1 for a reference page (2^1 - 1 there). It is divided by
+    the DCG of all references in the first places: also where the ranking is shorter, so that it is 1 only when every
+    reference was found. With k, places above k count in neither. A page that stands again later in the ranking is taken
+    out there; in VRAG's `ndcg` it gains again, up to values above 1.
+
+    Source: Järvelin and Kekäläinen 2002; VRAG, `verl/workers/reward_manager/rm.py`.
+
+    Args:
+        ranking: names of pages, best first.
+        references: names of the pages to be found; repeated ones count once.
+        k: places that count; all where None.
+
+    Returns:
+        From 0 to 1; 0 for an empty ranking.
 
     Raises:
-        ValueError: no references, or a `k` below 1.
+        ValueError: there are no references, or k is below 1.
     """
-    wanted, shown = _counted(ranking, references, k)
-    return len(wanted.intersection(shown)) / len(wanted)
+    wanted = _wanted(references, k)
+    places = list(dict.fromkeys(ranking))[:k]
+    gained = sum(_discount(place) for place, name in enumerate(places, start=1) if name in wanted)
+    count = len(wanted) if k is None else min(k, len(wanted))
+    return gained / sum(_discount(place) for place in range(1, count + 1))
 
 
-def _counted(ranking: Sequence[str], references: Sequence[str], k: int | None) -> tuple[set[str], list[str]]:
-    if not references:
-        raise ValueError("no reference pages: a ranking without any cannot be measured")
+def _discount(place: int) -> float:
+    return 1 / math.log2(place + 1)
+
+
+def _wanted(references: Iterable[str], k: int | None) -> set[str]:
+    wanted = set(references)
+    if not wanted:
+        raise ValueError("a ranking is measured by reference pages, and there are none")
     if k is not None and k < 1:
         raise ValueError(f"k is {k}; allowed: 1 or more")
-    return set(references), list(dict.fromkeys(ranking))[:k]
+    return wanted

@@ -14,6 +14,8 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from trl.trainer.utils import pad, split_pixel_values_by_grid
 
+from hpt_trl.environments.pieces import Segment
+
 # Per-token tensors of the completion and what stands in padding, where the loss mask is 0.
 _COMPLETION_FILL = {
     "tool_mask": 0,
@@ -28,7 +30,9 @@ _COMPLETION_FILL = {
 _ONE_COLUMN = "importance_sampling_ratio"
 # Per-token tensors of prompt and completion together.
 _SEQUENCE_KEYS = ("token_type_ids", "mm_token_type_ids")
-_TEXT_KEYS = {"prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "advantages", "row"}
+# Under which a batch holds the contexts of its rollouts in an environment.
+SEGMENTS = "segments"
+_TEXT_KEYS = {"prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "advantages", "row", SEGMENTS}
 
 
 def loss_mask(batch: dict[str, Any]) -> Tensor:
@@ -48,6 +52,7 @@ class Row:
     tokens: dict[str, Tensor] = field(default_factory=dict)  # name -> (completion tokens,), or () of the sequence
     sequence: dict[str, Tensor] = field(default_factory=dict)  # name -> (prompt + completion tokens,)
     images: dict[str, Any] = field(default_factory=dict)  # name -> the row's part, leading dimension kept
+    segments: list[Segment] | None = None  # of a rollout in an environment: its contexts, which hold their own images
     window: int = 0  # optimizer step of the generation batch that trains the row
     micro: int = 0  # micro-batch of that step in which the base would train it
     prompt: int = 0  # index of the prompt over all processes
@@ -66,7 +71,10 @@ class Row:
         return len(self.prompt_ids) + len(self.completion_ids)
 
     def with_completion(self, completion_ids: Tensor, **changes: Any) -> "Row":
-        """The same prompt and images with another completion; per-token tensors of the old one are left behind."""
+        """The same prompt and images with another completion; per-token tensors of the old one are left behind.
+
+        In an environment the contexts are the new completion's, and are among the changes.
+        """
         prompt_length = len(self.prompt_ids)
         sequence = {
             name: torch.cat([value[:prompt_length], value.new_zeros(len(completion_ids))])
@@ -90,7 +98,8 @@ class Row:
 
         A prompt with images is kept whole, since its image tokens must match the image features.
         """
-        row = self.with_completion(self.completion_ids[:1])
+        segments = None if self.segments is None else [Segment.empty(int(self.completion_ids[0]))]
+        row = self.with_completion(self.completion_ids[:1], segments=segments)
         row.completion_mask = torch.zeros_like(row.completion_mask)
         row.tokens = {
             name: value.new_full((1,) * value.ndim, _COMPLETION_FILL[name]) for name, value in self.tokens.items()
@@ -149,6 +158,7 @@ def unpad(padded: dict[str, Any]) -> list[Row]:
                 },
                 sequence={name: batch[name][i, prompt_width - p : prompt_width + c] for name in sequence_keys},
                 images={name: _image_part(batch[name], i) for name in image_keys},
+                segments=batch[SEGMENTS][i] if SEGMENTS in batch else None,
             )
         )
     return rows
@@ -196,6 +206,8 @@ def collate(rows: list[Row], pad_token_id: int, pad_to_multiple_of: int | None =
 
 
 def _join_images(rows: list[Row]) -> dict[str, Any]:
+    if rows[0].segments is not None:
+        return {SEGMENTS: [row.segments for row in rows]}
     joined: dict[str, Any] = {}
     for name, first in rows[0].images.items():
         parts = [row.images[name] for row in rows]

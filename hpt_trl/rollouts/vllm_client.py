@@ -24,7 +24,8 @@ from urllib3.exceptions import ReadTimeoutError
 from urllib3.util.retry import Retry
 
 from hpt_trl.errors import UserError
-from hpt_trl.rollouts.vllm_server import CONNECT_TIMEOUT, await_server, cause, lost
+from hpt_trl.http_requests import cause
+from hpt_trl.rollouts.vllm_server import CONNECT_TIMEOUT, await_server, lost
 
 # Requests that the server answers only when the trainer, at the same time, has done its part over NCCL.
 _WITH_NCCL = ("/init_weight_transfer_engine", "/update_weights")

@@ -5,6 +5,7 @@ import time
 from typing import TYPE_CHECKING
 
 from hpt_trl.errors import UserError
+from hpt_trl.http_requests import cause
 
 if TYPE_CHECKING:
     import requests
@@ -80,20 +81,6 @@ def _missing(told: "requests.Response") -> str | None:
     if config.get("weight_transfer_config") is None:
         return "it has no weight-transfer engine (`--weight-transfer-config`)"
     return None
-
-
-def cause(error: BaseException) -> str:
-    """Returns the innermost reason of a failed request in a few words, e.g. "Connection refused"."""
-    while (inner := error.__cause__ or error.__context__ or _reason(error)) is not None:
-        error = inner
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return text.strip() or type(error).__name__
-
-
-def _reason(error: BaseException) -> BaseException | None:
-    """urllib3 keeps the reason of its last retry in an attribute, requests keeps urllib3's error as an argument."""
-    held = getattr(error, "reason", None) or (error.args[0] if error.args else None)
-    return held if isinstance(held, BaseException) else None
 
 
 def lost(address: str, model: str, problem: str) -> UserError:

@@ -17,8 +17,9 @@ from transformers import (
 from trl.trainer.utils import add_fused_lm_head
 
 from hpt_trl.errors import UserError
+from hpt_trl.files import cache_folder
 from hpt_trl.models.adapters import keep_four_bit_trainable
-from hpt_trl.models.built_in import BUILT_IN, cache_folder
+from hpt_trl.models.built_in import BUILT_IN
 from hpt_trl.models.folders import is_value_model
 from hpt_trl.models.loading import load_config, resolve_model
 from hpt_trl.models.sharded_weights import spare_from_gathering, whole_weights

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from trl import SFTConfig
 
 from hpt_trl.errors import UserError
-from hpt_trl.models.built_in import cache_folder
+from hpt_trl.files import cache_folder
 from hpt_trl.models.random_state import kept_random_state
 from hpt_trl.token_scores.cache import ScoreCache, example_key
 from hpt_trl.token_scores.kinds import ScoreKind

@@ -10,7 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from hpt_trl.errors import UserError
-from hpt_trl.models.built_in import BUILT_IN, cache_folder
+from hpt_trl.files import cache_folder
+from hpt_trl.models.built_in import BUILT_IN
 from hpt_trl.models.loading import load_config, load_tokenizer, model_exists, resolve_model
 
 NAME = "smollm2-135m"
@@ -75,7 +76,7 @@ def test_an_unknown_hub_id_is_refused(monkeypatch):
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     unknown, near = done.stdout.splitlines()
-    assert "nobody/no-such-model" in unknown and "built-in name (smollm2-135m)" in unknown
+    assert "nobody/no-such-model" in unknown and "built-in name (smollm2-135m, tiny-vlm)" in unknown
     assert "Did you mean smollm2-135m?" in near
 
 

@@ -12,6 +12,7 @@ from hpt_trl.data.rendering import Encoder
 from hpt_trl.data.row_lengths import examples
 from hpt_trl.data.sources import ROW, where
 from hpt_trl.data.turns import shown
+from hpt_trl.environments.pieces import Segment
 from hpt_trl.errors import UserError
 
 # What was found of a data set: `check_rows` of the stage and the trainer ask the same, which takes minutes where
@@ -26,13 +27,15 @@ class Demonstration(NamedTuple):
         ids: token ids, the last one an end-of-sequence token.
         trained: 1 for a token of the assistant's turns, 0 for one of the user's and of tools; as long as `ids`.
         context: tokens of the prompt; 0 where images widen it.
-        truncated: whether `max_demonstration_length` cut it.
+        truncated: whether `max_demonstration_length` cut it, or in an environment the limit of the context.
+        segments: in an environment: the contexts that it was played in.
     """
 
     ids: list[int]
     trained: list[int]
     context: int
     truncated: bool
+    segments: list[Segment] | None = None
 
 
 def demonstration_ids(
@@ -85,15 +88,20 @@ class Demonstrations:
         if row not in self._known:
             example, column = self._rows[row], self._column
             if not example.get(column):
-                raise UserError(
-                    f"A prompt calls for its demonstration, but `{column}` is {example.get(column)!r}. Give the row a "
-                    f"demonstration or set `on_missing_demonstration: rl`. {_shown(example)}"
-                )
+                raise missing(example, column)
             try:
                 self._known[row] = demonstration_ids(example, column, self._encoder, self._max_length)
             except UserError as error:
                 raise UserError(f"the demonstration `{column}`: {error}\n{_shown(example)}") from error
         return self._known[row]
+
+
+def missing(example: dict[str, Any], column: str) -> UserError:
+    """Returns (does not raise) the error about a row without the demonstration that its prompt calls for."""
+    return UserError(
+        f"A prompt calls for its demonstration, but `{column}` is {example.get(column)!r}. Give the row "
+        f"a demonstration or set `on_missing_demonstration: rl`. {_shown(example)}"
+    )
 
 
 def check_demonstrations(

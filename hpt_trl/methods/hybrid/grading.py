@@ -15,6 +15,11 @@ from hpt_trl.rewards.completions import shape_completions
 logger = logging.getLogger(__name__)
 
 
+# Of local rows, and of how many rollouts their rewards are gathered: rows, prompts, completions and their token ids, so
+# many of each; those beyond the rows are fillers.
+AsRollouts = Callable[[list[int], int], tuple[list[dict[str, Any]], list[Any], list[Any], list[list[int]]]]
+
+
 @dataclass
 class Sampled:
     """What a process handed to its rewards."""
@@ -48,13 +53,11 @@ def owned(wanted: list[bool], group: int, rows: int, process: int) -> list[int]:
 def grade(
     wanted: list[bool],
     group: int,
-    sampled: Sampled,
+    rows: int,
     processes: int,
     process: int,
     *,
-    ids_of: Callable[[int], list[int]],
-    eos_token_id: int,
-    processing_class: PreTrainedTokenizerBase | ProcessorMixin,
+    as_rollouts: AsRollouts,
     rewards_of: Callable[[list[dict[str, Any]], list[Any], list[Any], list[list[int]]], Tensor],
 ) -> Float[Tensor, " prompts"]:
     """Weighted reward of the demonstrations of the wanted prompts, on all processes; NaN of the others.
@@ -62,11 +65,11 @@ def grade(
     Args:
         wanted: Of every prompt over all processes.
         group: Rollouts per prompt.
-        ids_of: Token ids of the demonstration of a local row.
+        rows: Rollouts on each process.
+        as_rollouts: How the demonstrations of local rows are handed to rewards.
         rewards_of: Rows, prompts, completions and their token ids, as many on every process -> their weighted rewards
             over all processes.
     """
-    rows = len(sampled.inputs)
     owners = [owned(wanted, group, rows, other) for other in range(processes)]
     graded = torch.full((len(wanted),), torch.nan)
     # As many rows on every process: their rewards are gathered. A process without one grades an empty completion.
@@ -74,14 +77,33 @@ def grade(
     if count == 0:
         return graded
     local = [prompt * group - process * rows for prompt in owners[process]]
-    ids = [ids_of(row) for row in local] + [[eos_token_id]] * (count - len(local))
-    local += [0] * (count - len(local))
-    prompts_of, prompt_ids = [sampled.prompts[row] for row in local], [sampled.prompt_ids[row] for row in local]
-    completions = shape_completions(processing_class, prompts_of, prompt_ids, ids)
-    rewards = rewards_of([sampled.inputs[row] for row in local], prompts_of, completions, ids)
+    rewards = rewards_of(*as_rollouts(local, count))
     for other, prompts in enumerate(owners):
         graded[prompts] = rewards[other * count : other * count + len(prompts)].float().cpu()
     return graded
+
+
+def texts_as_rollouts(
+    sampled: Sampled,
+    ids_of: Callable[[int], list[int]],
+    eos_token_id: int,
+    processing_class: PreTrainedTokenizerBase | ProcessorMixin,
+) -> AsRollouts:
+    """Demonstrations that are one completion each, decoded as a rollout's tokens are.
+
+    Args:
+        ids_of: Token ids of the demonstration of a local row.
+        eos_token_id: What an empty completion of a filler is.
+    """
+
+    def handed(local: list[int], count: int) -> tuple[list[Any], list[Any], list[Any], list[list[int]]]:
+        ids = [ids_of(row) for row in local] + [[eos_token_id]] * (count - len(local))
+        rows = local + [0] * (count - len(local))
+        prompts, prompt_ids = [sampled.prompts[row] for row in rows], [sampled.prompt_ids[row] for row in rows]
+        completions = shape_completions(processing_class, prompts, prompt_ids, ids)
+        return [sampled.inputs[row] for row in rows], prompts, completions, ids
+
+    return handed
 
 
 def log_grades(

@@ -25,9 +25,10 @@ from trl.models.utils import disable_gradient_checkpointing
 
 from hpt_trl.data.loading import validate_rows
 from hpt_trl.data.rendering import Encoder
+from hpt_trl.methods.hybrid.acted import ActedDemonstrations
 from hpt_trl.methods.hybrid.config import HybridPostConfig
 from hpt_trl.methods.hybrid.demonstrations import Demonstrations, check_demonstrations
-from hpt_trl.methods.hybrid.grading import Sampled, Scored, grade, log_grades, unpadded_prompts
+from hpt_trl.methods.hybrid.grading import Sampled, Scored, grade, log_grades, texts_as_rollouts, unpadded_prompts
 from hpt_trl.methods.hybrid.metrics import StepLosses, StepMetrics, lengths_of, log_routing, take_back
 from hpt_trl.methods.hybrid.routing import (
     Coefficients,
@@ -45,13 +46,13 @@ from hpt_trl.methods.hybrid.terms import ROW_NORMALIZED, Scores, demonstration_t
 from hpt_trl.methods.signatures import takes_arguments_of
 from hpt_trl.models.loading import positions_of
 from hpt_trl.rewards.success import success_index
-from hpt_trl.rollouts.rows import Forward, Row, collate, deal_to_steps, unpad
-from hpt_trl.rollouts.trainer import RolloutTrainer
+from hpt_trl.rollouts.acting import ActingTrainer
+from hpt_trl.rollouts.rows import Forward, Row, collate, deal_to_steps, loss_mask, unpad
 
 logger = logging.getLogger(__name__)
 
 
-class HybridPostTrainer(RolloutTrainer):
+class HybridPostTrainer(ActingTrainer):
     """Hybrid Post-Training (HPT, arXiv 2509.04419): RL on prompts that the model can solve, SFT on those it cannot.
 
     Takes the arguments of `trl.GRPOTrainer`, with `args` a `HybridPostConfig`. A row of the dataset has a `prompt` and,
@@ -64,7 +65,7 @@ class HybridPostTrainer(RolloutTrainer):
 
     args: HybridPostConfig
     model: PreTrainedModel
-    _buffered_types = (MicroBatch, Forward, Totals)
+    _buffered_types = (*ActingTrainer._buffered_types, MicroBatch, Forward, Totals)
 
     _tag_names = ["trl", "hpt"]
     _name = "HPT"
@@ -80,7 +81,7 @@ class HybridPostTrainer(RolloutTrainer):
             }"""),
     }
 
-    @takes_arguments_of(GRPOTrainer, HybridPostConfig)
+    @takes_arguments_of(GRPOTrainer, HybridPostConfig, "environment")
     def __init__(
         self,
         model: "str | PreTrainedModel",
@@ -93,6 +94,11 @@ class HybridPostTrainer(RolloutTrainer):
             name = model if isinstance(model, str) else model.config._name_or_path
             args = HybridPostConfig(f"{name.split('/')[-1]}-HPT")
         refuse_what_cannot_work(args, kwargs)
+        if kwargs.get("environment") is not None and args.max_demonstration_length is not None:
+            raise ValueError(
+                "`max_demonstration_length` cuts demonstrations of one completion; in an environment "
+                "`max_context_length` bounds them. Drop it."
+            )
         if args.uses_demonstrations and isinstance(train_dataset, Dataset):
             validate_rows(
                 train_dataset,
@@ -103,7 +109,7 @@ class HybridPostTrainer(RolloutTrainer):
         self._defer_old_logps = False
         self._generation: Scored | None = None
         self._sampled: Sampled
-        self._demonstrations: Demonstrations
+        self._demonstrations: Demonstrations | ActedDemonstrations
         self._told_of_grades = False
         self._micro: MicroBatch | None = None
         self._rollout_scores: Scores
@@ -113,7 +119,7 @@ class HybridPostTrainer(RolloutTrainer):
         self._encoder = Encoder(
             self.processing_class, self.chat_template_kwargs, reads_rows=False, end_ids=self.eos_token_ids
         )
-        if args.uses_demonstrations and isinstance(train_dataset, Dataset):
+        if args.uses_demonstrations and isinstance(train_dataset, Dataset) and self._acting is None:
             check_demonstrations(
                 train_dataset,
                 "train_dataset",
@@ -155,7 +161,7 @@ class HybridPostTrainer(RolloutTrainer):
         return batch
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
-        self._sampled = Sampled(inputs, prompts, prompt_ids=[], tokens=sum(map(len, completion_ids_list)))
+        self._sampled = Sampled(inputs, prompts, prompt_ids=[], tokens=self._drawn_tokens(completion_ids_list))
         return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
@@ -177,9 +183,12 @@ class HybridPostTrainer(RolloutTrainer):
         usable = [args.on_missing_demonstration == "error" or bool(e.get(args.demonstration_column)) for e in examples]
         usable = self.accelerator.gather(torch.tensor(usable, device=generation.rewards.device)).view(-1, group)[:, 0]
         coefficients = coefficients_of(success, usable.cpu(), args, self.state.global_step)
-        self._demonstrations = Demonstrations(
-            examples, args.demonstration_column, self._encoder, args.max_demonstration_length
-        )
+        if self._acting is None:
+            self._demonstrations = Demonstrations(
+                examples, args.demonstration_column, self._encoder, args.max_demonstration_length
+            )
+        else:
+            self._demonstrations = ActedDemonstrations(examples, args.demonstration_column, self._acting)
         demonstration_rewards = self._demonstration_rewards(sampled, rewards, coefficients)
         plan = make_plan(rewards, success, demonstration_rewards, coefficients, args)
 
@@ -204,8 +213,8 @@ class HybridPostTrainer(RolloutTrainer):
         filler = rollouts[0][0].filler()
         if self._drops_rows:
             kept = [row for micro in rollouts for row in micro if not row.dead]
-            # Rows with images stay where they are: their features are too large to send around.
-            accelerator = None if self._is_vlm else self.accelerator
+            # Rows with images stay where they are: their features are too large to send around. So do contexts.
+            accelerator = None if self._is_vlm or self._acting is not None else self.accelerator
             micros = deal_to_steps(kept + demonstrations, len(buffers), per_window, accelerator)
         else:
             micros = rollouts
@@ -280,15 +289,20 @@ class HybridPostTrainer(RolloutTrainer):
         if value != "graded":
             graded = torch.where(wanted, float(value), torch.nan)
         else:
+            demonstrations = self._demonstrations
+            if isinstance(demonstrations, ActedDemonstrations):
+                as_rollouts = demonstrations.as_rollouts(sampled)
+            else:
+                as_rollouts = texts_as_rollouts(
+                    sampled, lambda local: demonstrations[local].ids, self.eos_token_ids[0], self.processing_class
+                )
             graded = grade(
                 wanted.tolist(),
                 self.num_generations,
-                sampled,
+                len(sampled.inputs),
                 self.accelerator.num_processes,
                 self.accelerator.process_index,
-                ids_of=lambda local: self._demonstrations[local].ids,
-                eos_token_id=self.eos_token_ids[0],
-                processing_class=self.processing_class,
+                as_rollouts=as_rollouts,
                 rewards_of=self._grades,
             )
         line = log_grades(self._metrics["train"], rewards, graded)
@@ -314,6 +328,7 @@ class HybridPostTrainer(RolloutTrainer):
             torch.tensor(demonstration.ids, device=device),
             # As for the turns of tools in a rollout: seen, but without a loss.
             tokens={"tool_mask": torch.tensor(demonstration.trained, device=device)},
+            segments=demonstration.segments,
             sft_coefficient=plan.sft[row.prompt].item(),
             off_advantage=plan.off_advantage[row.prompt].item(),
             truncated=demonstration.truncated,
@@ -378,8 +393,7 @@ class HybridPostTrainer(RolloutTrainer):
         if len(micro.demonstration_mask):
             terms = demonstration_terms(self._demonstration_scores, micro, self.args, processes)
         if micro.has_signed:
-            mask = inputs["completion_mask"].float()
-            terms["rl"] = signed_rollouts(self._rollout_scores, mask, micro, self.args, processes)
+            terms["rl"] = signed_rollouts(self._rollout_scores, loss_mask(inputs), micro, self.args, processes)
         self._step_losses.add(loggable(loss, terms), micro, metrics)
         return sum_of(loss, terms)
 

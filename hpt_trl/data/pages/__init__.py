@@ -1,0 +1,1 @@
+"""Pages that the package draws, questions about them, and the expert's way to each answer."""

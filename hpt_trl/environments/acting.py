@@ -1,0 +1,132 @@
+"""Rollouts of an environment from their rows: begun for a model to act in, or played from a written trajectory."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+from hpt_trl.data.messages import images_of
+from hpt_trl.data.rendering import Encoder
+from hpt_trl.data.sources import ROW
+from hpt_trl.data.turns import shown
+from hpt_trl.environments.encoding import PieceEncoder
+from hpt_trl.environments.episode import Episode, Limits
+from hpt_trl.environments.factory import TurnEnvironments
+from hpt_trl.environments.pieces import Context
+from hpt_trl.environments.protocol import Environment
+from hpt_trl.errors import UserError
+
+# More tokens than any trajectory has: a written one is bounded by its turns and by the context alone.
+_UNBOUNDED = 1 << 40
+
+
+class Acting:
+    """Begins rollouts.
+
+    Args:
+        environments: makes their environments, with the limits of each.
+        encoder: as the trainer encodes prompts.
+        drawn: tokens that a rollout may draw in all.
+        positions: tokens that the model takes, None without a limit.
+    """
+
+    def __init__(self, environments: TurnEnvironments, encoder: Encoder, *, drawn: int, positions: int | None = None):
+        limits = [length for length in (environments.max_context_length, positions) if length is not None]
+        self.environments = environments
+        self.encoder = PieceEncoder(encoder, self._an_environment.tools)
+        self.limits = Limits(
+            turns=environments.max_turns,
+            drawn=drawn,
+            turn=min(environments.max_turn_length or drawn, drawn),
+            context=min(limits, default=None),
+            images=environments.max_images,
+        )
+
+    @cached_property
+    def _an_environment(self) -> Environment:
+        return self.environments.make()
+
+    @cached_property
+    def measures(self) -> tuple[str, ...]:
+        """Names of what is logged of each rollout."""
+        return tuple(self._an_environment.measures())
+
+    @cached_property
+    def facts(self) -> tuple[str, ...]:
+        """Names of what rewards get beside the columns."""
+        return (*self._an_environment.facts(), "turns", "ended")
+
+    def filler(self) -> Context:
+        """A short context, for a process that generates only because others do."""
+        return Context.of([self.encoder.prompt([{"role": "user", "content": "?"}])])
+
+    def episode(self, row: dict[str, Any]) -> Episode:
+        """A rollout of a row, at its first turn.
+
+        Raises:
+            UserError: the prompt is no list of messages, or the environment cannot begin with the row.
+        """
+        return self._begun(row, self.limits)
+
+    def demonstration(self, row: dict[str, Any], column: str) -> Episode:
+        """A row's trajectory, played: the environment acts on its turns as it does on a model's.
+
+        Raises:
+            UserError: it is no list of the assistant's turns, has too many, goes on after its end, or has a turn that
+                the chat template does not write as it stands.
+        """
+        turns = row[column]
+        if isinstance(turns, str) or any(message.get("role") != "assistant" for message in turns):
+            raise UserError(
+                f"`{column}` is no trajectory: write a list of messages of role `assistant` alone, one for each turn. "
+                "What stands between them comes from the environment."
+            )
+        if len(turns) > self.limits.turns:
+            raise UserError(
+                f"`{column}` has {len(turns)} turns, a rollout {self.limits.turns} (`max_turns`); raise `max_turns` or "
+                "shorten it."
+            )
+        episode = self._begun(row, replace(self.limits, drawn=_UNBOUNDED, turn=_UNBOUNDED))
+        for number, message in enumerate(turns, start=1):
+            if not episode.pending:
+                if episode.ended == "context":
+                    break
+                raise UserError(
+                    f"`{column}` goes on after turn {number - 1}, which ends the rollout ({episode.ended}): "
+                    f"{shown(str(message.get('content')))}. Drop what follows it."
+                )
+            piece = self.encoder.turn(message)
+            if len(piece.ids) > episode.budget:
+                episode.ended = "context"
+                break
+            episode.take(piece.ids)
+        return episode
+
+    def _begun(self, row: dict[str, Any], limits: Limits) -> Episode:
+        if isinstance(row["prompt"], str):
+            raise UserError(
+                "an environment needs prompts that are messages: set `conversational: true`, or use a tokenizer with a "
+                "chat template."
+            )
+        environment = self.environments.make()
+        messages = environment.prompt(row["prompt"])
+        environment.start(row)
+        return Episode(environment, self.encoder, limits, messages, self.encoder.prompt(messages, images_of(row) or []))
+
+
+def play(episodes: Sequence[Episode], draw: Callable[[list[Episode]], None], any_of: Callable[[bool], bool]) -> None:
+    """Plays rollouts to their ends, all that are pending at a time.
+
+    Args:
+        draw: of pending rollouts: lets each take a turn. It is called with none where other processes have some: with
+            sharded weights every process has to generate as often as the others.
+        any_of: whether a value is true on any process.
+    """
+    while any_of(any(episode.pending for episode in episodes)):
+        draw([episode for episode in episodes if episode.pending])
+
+
+def named(error: UserError, row: dict[str, Any]) -> UserError:
+    """An environment's complaint with the row that it was about."""
+    place = f"row {row[ROW]}: " if ROW in row else ""
+    return UserError(f"{place}{error}")

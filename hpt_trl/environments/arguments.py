@@ -1,0 +1,39 @@
+"""The recipe keys of environments."""
+
+from dataclasses import dataclass, field
+
+from hpt_trl.settings.ranges import Rule, at_least
+
+ENVIRONMENT_RULES: tuple[Rule, ...] = (at_least(1, "max_turns", "max_turn_length", "max_context_length", "max_images"),)
+
+
+@dataclass
+class EnvironmentArguments:
+    """What the model acts in."""
+
+    environment: str | None = field(
+        default=None,
+        metadata={
+            "help": "Environment of rollouts of several turns: `vrag` (search pages, zoom, answer), or the dotted "
+            "path of your own class or function that returns one (hpt_trl.environments.protocol.Environment)."
+        },
+    )
+    environment_options: dict | str | None = field(
+        default=None, metadata={"help": "Options of the environment, its arguments by name."}
+    )
+    max_turns: int = field(default=4, metadata={"help": "Turns of the model in a rollout of an environment."})
+    max_turn_length: int | None = field(
+        default=None,
+        metadata={"help": "Tokens of one turn; by default all that a rollout may draw (`max_completion_length`)."},
+    )
+    max_context_length: int | None = field(
+        default=None,
+        metadata={
+            "help": "Tokens that the model reads and draws at a time in an environment, those of images included; by "
+            "default what the model takes."
+        },
+    )
+    max_images: int | None = field(
+        default=None,
+        metadata={"help": "Pictures in the context at a time; older ones are folded away. By default all are kept."},
+    )

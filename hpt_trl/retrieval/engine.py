@@ -1,0 +1,140 @@
+"""Search engines: what a rollout or a command asks, whatever answers it."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Protocol
+
+from hpt_trl.errors import UserError
+from hpt_trl.retrieval.index import load_index
+from hpt_trl.retrieval.pages import Hit
+from hpt_trl.retrieval.reranking import Reranker, open_reranker
+from hpt_trl.retrieval.service import Service
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+# Queries whose rankings are kept.
+CACHED_QUERIES = 4096
+
+
+class SearchEngine(Protocol):
+    """Finds pages. An index that is open here also has a length, the number of its pages.
+
+    Attributes:
+        digest: what rankings depend on; other contents have another one.
+    """
+
+    digest: str
+
+    def search(self, queries: Sequence[str], top_k: int) -> list[list[Hit]]:
+        """Ranks pages for each query, best first, at most `top_k`; none where nothing fits."""
+        ...
+
+    def image(self, name: str) -> "Image.Image":
+        """The image of a page that a ranking held, as it was stored: RGB, not resized."""
+        ...
+
+
+def open_engine(
+    spec: str | Path,
+    *,
+    reranker: str | None = None,
+    rerank_depth: int = 20,
+    timeout: float = 10.0,
+    retries: int = 3,
+    images: str | Path | None = None,
+) -> SearchEngine:
+    """Opens a search engine.
+
+    Args:
+        spec: folder of an index, or address of a service (http:// or https://).
+        reranker: see `open_reranker`; none where None.
+        rerank_depth: how many pages of the first ranking it looks at.
+        timeout: seconds for an answer of a service.
+        retries: questions again to a service that fails.
+        images: folder of a service's page images on this machine; see `Service`.
+
+    Raises:
+        UserError: there is no index, it is damaged, a model cannot be loaded or an extra is missing.
+    """
+    engine: SearchEngine
+    if str(spec).startswith(("http://", "https://")):
+        engine = Service(str(spec), timeout=timeout, retries=retries, images=images)
+    else:
+        engine = load_index(spec)
+    if reranker is not None:
+        engine = RerankedEngine(engine, open_reranker(reranker), rerank_depth)
+    return CachedEngine(engine, CACHED_QUERIES)
+
+
+class RerankedEngine:
+    """An engine with a second look at the first pages of its rankings.
+
+    Pages without text cannot be looked at: they follow those that are, and the pages below `depth` follow them, both in
+    the order of the first ranking and with its scores.
+
+    Raises:
+        UserError: the depth is below 1.
+    """
+
+    def __init__(self, engine: SearchEngine, reranker: Reranker, depth: int):
+        if depth < 1:
+            raise UserError(f"`rerank_depth` is {depth}; allowed: 1 or more.")
+        self._engine, self._reranker, self._depth = engine, reranker, depth
+        self.digest = f"{engine.digest} {reranker.name} {depth}"
+
+    def search(self, queries: Sequence[str], top_k: int) -> list[list[Hit]]:
+        """Ranks pages for each query; of those that were looked at, `score` is the reranker's."""
+        ranked = self._engine.search(queries, max(top_k, self._depth))
+        return [self._looked_at(query, hits)[:top_k] for query, hits in zip(queries, ranked, strict=True)]
+
+    def image(self, name: str) -> "Image.Image":
+        """The image of a page."""
+        return self._engine.image(name)
+
+    def _looked_at(self, query: str, hits: list[Hit]) -> list[Hit]:
+        first = [hit for hit in hits[: self._depth] if hit.page.text]
+        others = [hit for hit in hits[: self._depth] if not hit.page.text] + hits[self._depth :]
+        if not first:
+            return others
+        scores = self._reranker.scores(query, [hit.page.text for hit in first])
+        again = [Hit(hit.page, score) for hit, score in zip(first, scores, strict=True)]
+        return sorted(again, key=lambda hit: -(hit.score or 0.0)) + others
+
+
+class CachedEngine:
+    """An engine that is asked each query once, while it is among the last ones asked.
+
+    Threads may share it.
+
+    Args:
+        engine: that is asked.
+        size: queries whose rankings are kept.
+    """
+
+    def __init__(self, engine: SearchEngine, size: int):
+        self._engine, self._size = engine, size
+        self._kept: OrderedDict[tuple[str, int], list[Hit]] = OrderedDict()
+        self._lock = Lock()
+        self.digest = engine.digest
+
+    def search(self, queries: Sequence[str], top_k: int) -> list[list[Hit]]:
+        """Ranks pages for each query; those that are not known yet are asked together."""
+        with self._lock:
+            known = {query: self._kept[query, top_k] for query in queries if (query, top_k) in self._kept}
+        asked = [query for query in dict.fromkeys(queries) if query not in known]
+        if asked:
+            known |= dict(zip(asked, self._engine.search(asked, top_k), strict=True))
+        with self._lock:
+            for query in dict.fromkeys(queries):
+                self._kept[query, top_k] = known[query]
+                self._kept.move_to_end((query, top_k))
+            while len(self._kept) > self._size:
+                self._kept.popitem(last=False)
+        return [list(known[query]) for query in queries]
+
+    def image(self, name: str) -> "Image.Image":
+        """The image of a page."""
+        return self._engine.image(name)

@@ -1,0 +1,203 @@
+"""An index on disk: the pages, their images, and what ranks them.
+
+    index.json    kind, settings, number of pages, digest of the contents, version
+    pages.jsonl   one page a line, in their order
+    images/       page images: copies, and the rendered pages of PDFs
+    ranking/      of words as bm25s saves it, or of vectors as faiss does
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hpt_trl import __version__
+from hpt_trl.errors import UserError
+from hpt_trl.files import lines_of
+from hpt_trl.retrieval.pages import Hit, Page, open_image
+from hpt_trl.retrieval.rankers import LEXICAL, IndexSettings, Ranker, build_ranker, check_settings, load_ranker
+from hpt_trl.retrieval.reading import Reading, read_pages
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+INDEX_FILE, PAGES_FILE, IMAGES_FOLDER, RANKING_FOLDER = "index.json", "pages.jsonl", "images", "ranking"
+# Raised where files of another version are not read any more.
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Built:
+    """What an index was built of.
+
+    Attributes:
+        index: the new index.
+        reading: of its pages.
+    """
+
+    index: "Index"
+    reading: Reading
+
+
+class Index:
+    """An index that is open for questions; see `SearchEngine` of `engine.py`.
+
+    Attributes:
+        folder: where it lies.
+        settings: how it was built.
+        pages: in their order.
+        digest: of its contents and its settings.
+    """
+
+    def __init__(self, folder: Path, settings: IndexSettings, pages: list[Page], digest: str, ranker: Ranker):
+        self.folder, self.settings, self.pages, self.digest = folder, settings, pages, digest
+        self._ranker = ranker
+        self._by_name = {page.name: page for page in pages}
+
+    def __len__(self) -> int:
+        return len(self.pages)
+
+    def search(self, queries: Sequence[str], top_k: int) -> list[list[Hit]]:
+        """Ranks pages for each query, best first.
+
+        Raises:
+            UserError: `top_k` is below 1.
+        """
+        if top_k < 1:
+            raise UserError(f"`top_k` is {top_k}; allowed: 1 or more.")
+        if not queries:
+            return []
+        ranked = self._ranker.rank(queries, min(top_k, len(self.pages)))
+        return [[Hit(self.pages[place], score) for place, score in row] for row in ranked]
+
+    def image(self, name: str) -> "Image.Image":
+        """The image of a page.
+
+        Raises:
+            UserError: there is no such page, or its image is missing or broken.
+        """
+        if name not in self._by_name:
+            raise UserError(f"{self.folder} has no page `{name}`.")
+        # An absolute path stays as it is.
+        return open_image(self.folder / self._by_name[name].image)
+
+
+def build_index(
+    pages_folder: str | Path, index_folder: str | Path, settings: IndexSettings, *, overwrite: bool = False
+) -> Built:
+    """Builds an index of a folder of pages.
+
+    It is written under another name and renamed at the end: what fails or is stopped leaves nothing behind, and an
+    index that it replaces lies there until then.
+
+    Args:
+        pages_folder: see `read_pages`.
+        index_folder: new or empty folder, or an index that is to be replaced.
+        overwrite: replaces an index that lies there; anything else there is refused all the same.
+
+    Raises:
+        UserError: the settings, the pages or the folder are refused, or an extra is not installed.
+    """
+    pages_folder, index_folder = Path(pages_folder), Path(index_folder)
+    check_settings(settings)
+    _check_folder(pages_folder, index_folder, overwrite)
+    temporary = index_folder.with_name(f".{index_folder.name}.{os.getpid()}")
+    try:
+        temporary.mkdir(parents=True)
+        reading = read_pages(
+            pages_folder,
+            temporary / IMAGES_FOLDER,
+            ocr=settings.ocr,
+            on_bad_page=settings.on_bad_page,
+            copy_images=settings.copy_images,
+            pdf_dpi=settings.pdf_dpi,
+        )
+        build_ranker(settings, reading.pages, temporary).save(temporary / RANKING_FOLDER)
+        lines = [json.dumps(asdict(page), ensure_ascii=False) + "\n" for page in reading.pages]
+        (temporary / PAGES_FILE).write_text("".join(lines), encoding="utf-8")
+        facts = {
+            "format": FORMAT,
+            "version": __version__,
+            "count": len(reading.pages),
+            "digest": _digest(settings, reading.pages),
+            **asdict(settings),
+        }
+        (temporary / INDEX_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        _put_in_place(temporary, index_folder)
+    except OSError as error:
+        raise UserError(f"{index_folder} cannot be written: {error}.") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return Built(load_index(index_folder), reading)
+
+
+def load_index(folder: str | Path) -> Index:
+    """Opens an index.
+
+    Raises:
+        UserError: there is none, it is damaged, empty or of another version, or an extra is not installed.
+    """
+    folder = Path(folder)
+    if not (folder / INDEX_FILE).is_file():
+        raise UserError(f"{folder} holds no index (no {INDEX_FILE}). Build one: hpt-trl index PAGES {folder}")
+    try:
+        facts = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
+        if facts["format"] != FORMAT:
+            raise UserError(
+                f"{folder} was built by hpt-trl {facts['version']} and is of format {facts['format']}; this version "
+                f"reads {FORMAT}. Build it again: hpt-trl index PAGES {folder} --overwrite"
+            )
+        settings = IndexSettings(**{item.name: facts[item.name] for item in fields(IndexSettings)})
+        pages = [Page(**json.loads(line)) for line in lines_of(folder / PAGES_FILE)]
+        if not pages:
+            raise ValueError("it has no pages")
+        if len(pages) != facts["count"] or _digest(settings, pages) != facts["digest"]:
+            raise ValueError(f"{PAGES_FILE} is not the one that it was built with")
+        ranker = load_ranker(settings, folder / RANKING_FOLDER)
+        if ranker.count > len(pages) or (settings.kind == LEXICAL and ranker.count != len(pages)):
+            raise ValueError(f"it ranks {ranker.count} pages and holds {len(pages)}")
+    except UserError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise UserError(
+            f"the index {folder} is damaged: {reason}. Build it again: hpt-trl index PAGES {folder} --overwrite"
+        ) from error
+    return Index(folder, settings, pages, facts["digest"], ranker)
+
+
+def _check_folder(pages_folder: Path, index_folder: Path, overwrite: bool) -> None:
+    pages, index = pages_folder.resolve(), index_folder.resolve()
+    if index.is_relative_to(pages) or pages.is_relative_to(index):
+        raise UserError(f"the index {index_folder} and the pages {pages_folder} lie in one another; name another folder.")
+    if not index_folder.exists():
+        return
+    if not index_folder.is_dir():
+        raise UserError(f"{index_folder} is a file; name a new folder for the index.")
+    if (index_folder / INDEX_FILE).is_file():
+        if not overwrite:
+            raise UserError(f"{index_folder} holds an index already. To replace it, write `--overwrite`.")
+    elif any(index_folder.iterdir()):
+        raise UserError(f"{index_folder} holds something else than an index; name a new folder.")
+
+
+def _put_in_place(new: Path, folder: Path) -> None:
+    """Renames a finished index to its name; the one before it is removed after."""
+    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(new, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _digest(settings: IndexSettings, pages: Sequence[Page]) -> str:
+    """Of all that a ranking and its images depend on; not of where the images lie."""
+    total = hashlib.blake2b(digest_size=16)
+    total.update(json.dumps([settings.kind, settings.model, settings.language]).encode())
+    for page in pages:
+        total.update(json.dumps([page.name, page.text, page.document, page.number, page.image_digest]).encode() + b"\n")
+    return total.hexdigest()

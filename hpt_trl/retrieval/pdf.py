@@ -1,0 +1,77 @@
+"""Pages of PDF files: rendered, with their text layer."""
+
+import math
+import re
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpt_trl.errors import UserError
+from hpt_trl.retrieval.pages import MAX_PIXELS
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_POINTS_PER_INCH = 72
+# What PDFium writes for the hyphen of a word that goes on in the next line.
+_WORD_GOES_ON = re.compile("[\ufffe\x02]\\s*")
+
+
+def require_pdfium() -> None:
+    """Looks whether PDFs can be read.
+
+    Raises:
+        UserError: pypdfium2 is not installed.
+    """
+    if find_spec("pypdfium2") is None:
+        raise UserError("PDFs are read by pypdfium2. Run: pip install 'hpt-trl[retrieval]'")
+
+
+def pdf_pages(path: Path, dpi: int) -> "Iterator[tuple[Image.Image, str] | UserError]":
+    """Renders a PDF page by page.
+
+    Args:
+        path: the file.
+        dpi: pixels per inch; fewer where the page would have more than `MAX_PIXELS`.
+
+    Yields:
+        Image and text of a page, or what is wrong with it; the pages after it are read all the same.
+
+    Raises:
+        UserError: the file is broken, protected by a password or without pages.
+    """
+    import pypdfium2
+
+    try:
+        document = pypdfium2.PdfDocument(path)
+    except pypdfium2.PdfiumError as error:
+        if "password" in str(error).lower():
+            raise UserError(f"{path} is protected by a password; save it without one.") from error
+        raise UserError(f"{path} cannot be read as a PDF: {error}.") from error
+    try:
+        if not len(document):
+            raise UserError(f"{path} has no pages.")
+        for index in range(len(document)):
+            try:
+                yield _page(document, index, dpi)
+            except pypdfium2.PdfiumError as error:
+                yield UserError(f"{path}, page {index + 1}: cannot be rendered: {error}.")
+    finally:
+        document.close()
+
+
+def _page(document: Any, index: int, dpi: int) -> "tuple[Image.Image, str]":
+    page = document[index]
+    try:
+        width, height = page.get_size()
+        scale = min(dpi / _POINTS_PER_INCH, math.sqrt(MAX_PIXELS / max(width * height, 1.0)))
+        image = page.render(scale=scale).to_pil().convert("RGB")
+        layer = page.get_textpage()
+        try:
+            text = layer.get_text_bounded()
+        finally:
+            layer.close()
+    finally:
+        page.close()
+    return image, _WORD_GOES_ON.sub("", text).replace("\r\n", "\n").replace("\x00", "").strip()
