@@ -13,6 +13,7 @@ from hpt_trl.errors import UserError
 from hpt_trl.runs.trajectories import Turn, read_trajectories
 from hpt_trl.runs.trajectory_pages import draw_trajectories, parts_of
 from tests.helpers.browser import browser, near, seen
+from tests.helpers.processes import ROOT
 from tests.helpers.trajectories import CROP, RAW, TABLE, picture, trajectory, write_trajectories
 
 _VOID = ("meta", "link", "img", "br", "rect")
@@ -311,3 +312,21 @@ def test_the_browser_has_nothing_to_complain_of(tmp_path):
         said[page] = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
         assert done.returncode == 0
     assert said[path] == [] and len(said[odd]) == 1
+
+
+def test_the_line_in_the_docs_is_read(tmp_path):
+    text = (ROOT / "docs" / "vrag.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"```\n(\{\"id\".*?)```", text, re.DOTALL)
+    write_trajectories(tmp_path, json.dumps(json.loads(line)))
+    (found,) = read_trajectories(tmp_path)
+    assert found.reference_boxes == [("report_1", TABLE)] and found.turns[1].images[0].raw_size == RAW
+
+
+def test_the_report_of_an_evaluation_writes_and_names_them(tmp_path, capsys):
+    measures = {"avg@1": 0.5, "rows": 2, "n": 1, "mean_length": 8.0, "truncated": 0.0}
+    results = {"recipe": "eval", "stage": "evaluate", "model": "tiny", "data": "2 rows", "measures": measures}
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    write_trajectories(tmp_path, trajectory())
+    assert main(["report", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "avg@1:" in out and f"Trajectories: {tmp_path / 'trajectories' / 'index.html'}" in out
