@@ -15,6 +15,7 @@ from hpt_trl.recipes.batches import planned_steps, processes
 from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.recipes.vllm import describe
 from hpt_trl.rewards.code.rewards import CodeReward
+from hpt_trl.rewards.judge.reward import JudgedAnswer
 from hpt_trl.runs.evaluating import task_of
 from hpt_trl.runs.model_files import shipped_by
 from hpt_trl.runs.preparation import Prepared
@@ -46,7 +47,7 @@ def facts(prepared: Prepared) -> str:
     if prepared.rewards:
         rewards = zip(prepared.rewards, prepared.reward_weights, strict=True)
         lines.append(("rewards", ", ".join(f"{reward.__name__} (weight {weight:g})" for reward, weight in rewards)))
-        lines += [("programs", text) for text in _programs(prepared)]
+        lines += [*_programs(prepared), *_judge(prepared)]
         decides = prepared.rewards[prepared.success].__name__
         lines.append(("solved", f"where {decides} is at least {prepared.success_threshold:g}"))
     lines += [
@@ -94,7 +95,7 @@ def _measured(prepared: Prepared) -> list[tuple[str, str]]:
     if task.judge is not None:
         lines.append(("rewards", ", ".join(task.judge.names)))
         lines.append(("solved", f"where {task.judge.names[task.judge.success]} is at least {task.judge.threshold:g}"))
-    lines += [("programs", said) for said in _programs(prepared)]
+    lines += [*_programs(prepared), *_judge(prepared)]
     if task.answers:
         drawn = "greedy" if decoding.temperature == 0 else f"temperature {decoding.temperature:g}"
         drawn += f", top_p {decoding.top_p:g}" if decoding.top_p < 1 else ""
@@ -110,15 +111,32 @@ def _measured(prepared: Prepared) -> list[tuple[str, str]]:
     ]
 
 
-def _programs(prepared: Prepared) -> list[str]:
+def _programs(prepared: Prepared) -> list[tuple[str, str]]:
     """How the programs of completions are run, where a reward runs them."""
     rewards = [inspect.unwrap(reward) for reward in prepared.rewards]
     return [
-        f"{reward.sandbox.isolation}; {reward.settings.timeout:g} s and {reward.settings.memory} MiB each, "
-        f"{reward.sandbox.workers(reward.settings.workers)} at a time"
+        (
+            "programs",
+            f"{reward.sandbox.isolation}; {reward.settings.timeout:g} s and {reward.settings.memory} MiB each, "
+            f"{reward.sandbox.workers(reward.settings.workers)} at a time",
+        )
         for reward in rewards
         if isinstance(reward, CodeReward)
     ][:1]
+
+
+def _judge(prepared: Prepared) -> list[tuple[str, str]]:
+    """Who judges answers, where a reward asks; the judge is not called for it."""
+    asked = [inspect.unwrap(reward) for reward in prepared.rewards]
+    settings = [reward.settings for reward in asked if isinstance(reward, JudgedAnswer) and reward.settings]
+    return [
+        (
+            "judge",
+            f"{judge.model} at {judge.url}, {judge.timeout:g} s a question, {judge.concurrency} at a time in each "
+            f"process, verdicts kept in {judge.cache or 'memory'}",
+        )
+        for judge in settings
+    ]
 
 
 def estimate_of(prepared: Prepared) -> memory.MemoryEstimate:

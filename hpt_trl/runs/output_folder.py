@@ -19,6 +19,7 @@ from hpt_trl.models.future_heads.storage import HEADS_FOLDER
 from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.runs.checkpoints import RECIPE_FILE, complete_checkpoints, is_complete
 from hpt_trl.runs.reporting import CURVES_FILE, METRICS_FILE, RESULTS_FILE
+from hpt_trl.runs.trajectories import FOLDER as TRAJECTORIES
 from hpt_trl.token_scores.weights_page import PAGE_FILE as WEIGHTS_PAGE
 from hpt_trl.token_scores.weights_page import SAMPLES_FILE as WEIGHTS_FILE
 
@@ -31,7 +32,7 @@ _MARK = "# Resolved recipe of a run of hpt-trl."
 _RUN_FILES = (
     *(RECIPE_FILE, BEFORE_FILE, METRICS_FILE, RESULTS_FILE, CURVES_FILE, SCORES_FILE, PICTURE_FILE),
     *(SELECTIONS_FILE, PAGE_FILE, CONDITIONS_FILE, SAMPLES_FILE, PARTS, SCORED_FILE, EVALUATIONS),
-    *(WEIGHTS_FILE, WEIGHTS_PAGE, CURVES_OF_VALUES, PICTURE_OF_VALUES),
+    *(WEIGHTS_FILE, WEIGHTS_PAGE, CURVES_OF_VALUES, PICTURE_OF_VALUES, TRAJECTORIES),
     *("*.safetensors", "model.safetensors.index.json", "config.json", "generation_config.json", "training_args.bin"),
     *("adapter_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "*.jinja"),
     *("vocab.json", "merges.txt", "added_tokens.json", "tokenizer.model", "*processor_config.json", "README.md"),

@@ -20,6 +20,7 @@ from hpt_trl.methods.critic.results import report_critic
 from hpt_trl.methods.reward.shift import report_shift
 from hpt_trl.methods.rho1.page import draw_selections
 from hpt_trl.runs.curves import draw, logged_series
+from hpt_trl.runs.trajectory_pages import draw_trajectories
 from hpt_trl.token_scores.weights_page import draw_weights
 
 METRICS_FILE = "metrics.jsonl"
@@ -213,7 +214,8 @@ def report(output_dir: str | Path) -> None:
     """
     results = read_results(output_dir)
     if results is not None and "measures" in results:
-        for line in [f"{_headline(output_dir, results)}, {results['data']}", *measure_lines(results["measures"])]:
+        lines = [f"{_headline(output_dir, results)}, {results['data']}", *measure_lines(results["measures"])]
+        for line in [*lines, *_page_lines({"Trajectories": draw_trajectories(output_dir)})]:
             print(line)
         return
     draw_curves(output_dir)
@@ -222,18 +224,22 @@ def report(output_dir: str | Path) -> None:
 
 
 def report_stage(output_dir: str | Path) -> list[str]:
-    """Draws what only some stages leave and returns lines about it: a reward model's shift, a critic's pairs, tokens.
+    """Draws what only some stages leave and returns lines about it: a reward model's shift, a critic's pairs, tokens,
+    trajectories.
 
     Raises:
         UserError: the files are broken.
     """
-    pages = {"Selected tokens": draw_selections(output_dir), "Weights of tokens": draw_weights(output_dir)}
-    critic = report_critic(output_dir, read_results(output_dir))
-    return [
-        *report_shift(output_dir),
-        *critic,
-        *(f"{name}: {page}" for name, page in pages.items() if page is not None),
-    ]
+    pages = {
+        "Selected tokens": draw_selections(output_dir),
+        "Weights of tokens": draw_weights(output_dir),
+        "Trajectories": draw_trajectories(output_dir),
+    }
+    return [*report_shift(output_dir), *report_critic(output_dir, read_results(output_dir)), *_page_lines(pages)]
+
+
+def _page_lines(pages: dict[str, Path | None]) -> list[str]:
+    return [f"{name}: {page}" for name, page in pages.items() if page is not None]
 
 
 def evaluation_lines(before: dict[str, Any] | None, after: dict[str, Any] | None) -> list[str]:

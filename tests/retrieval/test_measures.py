@@ -56,7 +56,7 @@ def test_ndcg_is_the_oracle_s_on_random_rankings():
 
 
 def test_what_cannot_be_measured_is_refused():
-    with pytest.raises(ValueError, match="no reference pages"):
+    with pytest.raises(ValueError, match="reference pages"):
         ndcg(["a"], [])
     with pytest.raises(ValueError, match="k is 0"):
         recall_at(0, ["a"], ["a"])

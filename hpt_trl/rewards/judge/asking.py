@@ -11,6 +11,8 @@ from hpt_trl.rewards.judge.settings import JudgeSettings, read_key
 
 PATH = "/chat/completions"
 _SHOWN = 200
+# Characters of a key's beginning from which on it is left out.
+_TELLING = 6
 
 
 @dataclass(frozen=True)
@@ -75,5 +77,9 @@ class Judge:
         return Reply(right=right, text=text)
 
     def _without_key(self, text: str) -> str:
-        """Services repeat the key in what they say of a wrong one."""
-        return text if self._key is None else text.replace(self._key, "…")
+        """Services repeat the key in what they say of a wrong one, and messages are cut anywhere."""
+        if self._key is None:
+            return text
+        for length in (len(self._key), *range(len(self._key) - 1, _TELLING - 1, -1)):
+            text = text.replace(self._key[:length], "…")
+        return text
