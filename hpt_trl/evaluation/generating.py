@@ -63,6 +63,8 @@ class Sample:
         prompt_ids: Tokens of the prompt, without padding.
         ids: Tokens of the completion, up to and with the one that ends it.
         truncated: Whether it was cut at the length limit.
+        played: In an environment: what `hpt_trl.environments.trajectories.recorded` says of the rollout; `ids` then
+            holds what was shown as well.
     """
 
     index: int
@@ -70,6 +72,12 @@ class Sample:
     prompt_ids: list[int]
     ids: list[int]
     truncated: bool
+    played: dict[str, Any] | None = None
+
+    @property
+    def length(self) -> int:
+        """Tokens that the model drew."""
+        return len(self.ids) if self.played is None else self.played["drawn"]
 
 
 # A row's place and the number of a completion of it.
@@ -105,11 +113,11 @@ def generate(
     total = sum(len(batches[number]) for number in pending)
     with (
         tqdm(total=total, desc=description, unit="completion", disable=rank != 0) as bar,
-        _generating(model, accelerator) as (generator, device),
+        generating(model, accelerator) as (generator, device),
         neutral_decoding(generator),
         kept_random_state(device),
     ):
-        config = _generation_config(generator, tokenizer, decoding)
+        config = generation_config(generator, tokenizer, decoding)
         stopping = {"tokenizer": text_tokenizer(tokenizer)} if decoding.stop else {}
         for first in range(0, len(pending), world):
             # Sharded models need every process in every forward pass: the last round is filled up, not cut.
@@ -185,7 +193,7 @@ def _samples(
     padded = zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
     read = [ids[mask.bool()].tolist() for ids, mask in padded]
     ends = config.eos_token_id
-    completions = _cut_at_end(output[:, inputs["input_ids"].shape[1] :], ends)
+    completions = cut_at_end(output[:, inputs["input_ids"].shape[1] :], ends)
     if decoding.stop:
         completions = [_without_padding(ids, config.pad_token_id) for ids in completions]
     return [
@@ -202,7 +210,7 @@ def _is_truncated(ids: list[int], ends: list[int], encoder: Encoder, decoding: D
 
 
 @contextmanager
-def _generating(model: torch.nn.Module, accelerator: Accelerator | None) -> Iterator[tuple[Any, torch.device]]:
+def generating(model: torch.nn.Module, accelerator: Accelerator | None) -> Iterator[tuple[Any, torch.device]]:
     """The model in evaluation mode, unwrapped for `generate`, and its device; the former mode comes back after."""
     was_training = model.training
     model.eval()
@@ -224,7 +232,7 @@ def _generating(model: torch.nn.Module, accelerator: Accelerator | None) -> Iter
         model.train(was_training)
 
 
-def _generation_config(
+def generation_config(
     model: Any, tokenizer: PreTrainedTokenizerBase | ProcessorMixin, decoding: Decoding
 ) -> GenerationConfig:
     text = text_tokenizer(tokenizer)
@@ -250,7 +258,7 @@ def _generation_config(
     )
 
 
-def _cut_at_end(output: torch.Tensor, ends: list[int]) -> list[list[int]]:
+def cut_at_end(output: torch.Tensor, ends: list[int]) -> list[list[int]]:
     """Completions up to and with their end-of-sequence token, without the padding after it."""
     completions = []
     for ids in output.tolist():

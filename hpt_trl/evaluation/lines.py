@@ -27,6 +27,7 @@ def measure_lines(measured: dict[str, Any]) -> list[str]:
         lines.append(f"{'unscored:':<14} {measured['unscored']:,} completions have no reward")
     if (undecided := undecided_line(measured)) is not None:
         lines.append(f"{'undecided:':<14} {undecided}")
+    lines += environment_lines(measured)
     if "n" in measured:
         lines.append(
             f"{'completions:':<14} {measured['rows']:,} rows x {measured['n']}, mean length "
@@ -35,3 +36,12 @@ def measure_lines(measured: dict[str, Any]) -> list[str]:
     else:
         lines.append(f"{'rows:':<14} {measured['rows']:,}, {measured['scored_tokens']:,} tokens scored")
     return lines
+
+
+def environment_lines(measured: dict[str, Any]) -> list[str]:
+    """What an environment has measured of rollouts, and why they ended; nothing without one."""
+    if "environment" not in measured:
+        return []
+    means = [f"{name} {value:.3g}" for name, value in measured["environment"].items() if value is not None]
+    ends = [f"{name} {count:,}" for name, count in measured["ended"].items()]
+    return [f"{'environment:':<14} {', '.join(means)}", f"{'ended by:':<14} {', '.join(ends)}"]

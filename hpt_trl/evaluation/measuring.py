@@ -13,9 +13,14 @@ from datasets import Dataset
 from transformers import TrainerState
 
 from hpt_trl.data.layouts import Layout
+from hpt_trl.data.messages import as_text
 from hpt_trl.data.rendering import Encoded, Encoder
 from hpt_trl.data.sources import ROW
+from hpt_trl.environments.acting import Acting
+from hpt_trl.environments.trajectories import FOLDER, IMAGES, write_lines
+from hpt_trl.environments.trajectories import line_of as trajectory_of
 from hpt_trl.errors import UserError
+from hpt_trl.evaluation.acted import act
 from hpt_trl.evaluation.generating import Decoding, Item, Sample, cut_at_stop, generate
 from hpt_trl.evaluation.measures import majority_at_k, pass_at_k, vote_groups
 from hpt_trl.evaluation.perplexity import measure_perplexity, scored_bytes
@@ -23,6 +28,7 @@ from hpt_trl.evaluation.samples import SampleStore
 from hpt_trl.evaluation.scoring import Judge, Scored, score
 from hpt_trl.evaluation.summary import line_of, summarised, with_interval
 from hpt_trl.evaluation.win_rate import rewards_of_demonstrations, rewards_of_evaluation, win_rate
+from hpt_trl.rewards.answer_texts import normalised
 
 PASS, AVERAGE, MAJORITY, PERPLEXITY, WIN_RATE = "pass@k", "avg@k", "maj@k", "perplexity", "win_rate"
 MEASURES = (PASS, AVERAGE, MAJORITY, PERPLEXITY, WIN_RATE)
@@ -30,6 +36,8 @@ MEASURES = (PASS, AVERAGE, MAJORITY, PERPLEXITY, WIN_RATE)
 SCORED = (PASS, AVERAGE, MAJORITY, WIN_RATE)
 # What `against` calls the rows' own answers.
 DEMONSTRATIONS = "demonstrations"
+# Rollouts in an environment that are kept with their images, the first of each of so many rows.
+KEPT_ROLLOUTS = 16
 # Completions that rewards see at once.
 _AT_ONCE = 256
 
@@ -54,6 +62,7 @@ class Task:
         longest: Tokens that `perplexity` reads at once.
         demonstration_column: The rows' own answers.
         end_ids: Token ids at which the model stops.
+        acting: Begins rollouts in an environment; None where rows are answered in one turn.
     """
 
     rows: Dataset
@@ -68,6 +77,7 @@ class Task:
     longest: int = 2048
     demonstration_column: str = "completion"
     end_ids: Sequence[int] = ()
+    acting: Acting | None = None
 
     @property
     def answers(self) -> bool:
@@ -107,6 +117,8 @@ def measure(
         assert task.judge is not None
         names = task.judge.names
         lines = [line_of(one, task.rows[one.sample.index], names) for one in scored]
+        if task.acting is not None and PartialState().is_main_process:
+            keep_rollouts(store.folder, scored, task.rows, names, mode="eval")
     if PERPLEXITY in task.measures:
         assert model is not None
         result |= _perplexity(task, model, accelerator, description)
@@ -129,6 +141,20 @@ def _answer(
     if len(done) < len(task.rows) * task.decoding.n:
         if engine is not None:
             batches = engine(done)
+        elif task.acting is not None:
+            assert model is not None
+            batches = act(
+                model,
+                task.acting,
+                task.rows,
+                task.decoding,
+                batch_size=task.batch_size,
+                accelerator=accelerator,
+                done=done,
+                description=description,
+                images=store.folder / FOLDER / IMAGES,
+                kept=KEPT_ROLLOUTS,
+            )
         else:
             assert model is not None
             batches = generate(
@@ -168,6 +194,8 @@ def _score(task: Task, samples: list[Sample], trainer_state: TrainerState | None
 
 def _readable(sample: Sample, task: Task) -> dict[str, Any]:
     row = task.rows[sample.index]
+    if sample.played is not None:
+        return {"row": row.get(ROW), "completion": as_text(sample.played["completion"])}
     text = task.encoder.tokenizer.decode(sample.ids, skip_special_tokens=True)
     return {"row": row.get(ROW), "completion": cut_at_stop(text, task.decoding.stop)}
 
@@ -186,7 +214,7 @@ def _of_completions(task: Task, scored: list[Scored], prompts: str | None) -> di
     if AVERAGE in task.measures:
         result |= with_interval(f"avg@{n}", [fmean(row) for row in solved], n)
     if MAJORITY in task.measures:
-        votes = [vote_groups([one.text for one in group]) for group in groups]
+        votes = [_votes(group) for group in groups]
         for k in task.k if max(task.k) > 1 else [n]:
             values = [majority_at_k(vote, row, k) for vote, row in zip(votes, solved, strict=True)]
             result |= with_interval(f"maj@{k}", values, max(n // k, 1))
@@ -195,6 +223,15 @@ def _of_completions(task: Task, scored: list[Scored], prompts: str | None) -> di
         result |= win_rate([[one.reward for one in group] for group in groups], _others(task, prompts))
         result["against"] = task.against
     return result | summarised(scored, judge)
+
+
+def _votes(group: list[Scored]) -> list[int | None]:
+    played = [one.sample.played for one in group]
+    if played[0] is None:
+        return vote_groups([one.text for one in group])
+    answers = [None if one is None else one["facts"].get("final_answer") for one in played]
+    distinct = list(dict.fromkeys(normalised(answer) for answer in answers if answer is not None))
+    return [None if answer is None else distinct.index(normalised(answer)) for answer in answers]
 
 
 def _others(task: Task, prompts: str | None) -> list[list[float | None]]:
@@ -229,3 +266,29 @@ def _perplexity(
         accelerator=accelerator,
         description=f"{description}: perplexity",
     )
+
+
+def keep_rollouts(
+    folder: Path, scored: Sequence[Scored], rows: Dataset, names: Sequence[str], *, mode: str, step: int | None = None
+) -> None:
+    """Leaves the first rollouts in an environment for reading; nothing where there were none.
+
+    Args:
+        folder: output folder.
+        names: of the rewards.
+        mode: what the rollouts are of, also the name of their file.
+    """
+    kept = [one for one in scored if one.sample.index < KEPT_ROLLOUTS and one.sample.generation == 0]
+    lines = [
+        trajectory_of(
+            one.sample.played,
+            rows[one.sample.index],
+            dict(zip(names, one.values, strict=True)),
+            id=f"{mode}-{rows[one.sample.index].get(ROW, one.sample.index)}",
+            mode=mode,
+            step=step,
+        )
+        for one in kept
+        if one.sample.played is not None
+    ]
+    write_lines(folder, mode, lines)

@@ -104,6 +104,7 @@ def _line(sample: Sample, more: Mapping[str, Any]) -> str:
         "truncated": sample.truncated,
         "prompt_ids": sample.prompt_ids,
         "ids": sample.ids,
+        **({} if sample.played is None else {"played": sample.played}),
     }
     return json.dumps(valid_json(values), ensure_ascii=False) + "\n"
 
@@ -115,7 +116,14 @@ def _read(path: Path) -> list[Sample]:
         try:
             line = json.loads(text)
             samples.append(
-                Sample(line["index"], line["generation"], line["prompt_ids"], line["ids"], line["truncated"])
+                Sample(
+                    line["index"],
+                    line["generation"],
+                    line["prompt_ids"],
+                    line["ids"],
+                    line["truncated"],
+                    line.get("played"),
+                )
             )
         except (ValueError, KeyError, TypeError):
             if number == len(texts) and path.suffix == ".part":

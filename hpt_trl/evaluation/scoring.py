@@ -7,6 +7,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import TrainerState
 
+from hpt_trl.data.messages import as_text
 from hpt_trl.data.rendering import Encoder
 from hpt_trl.evaluation.generating import Sample, cut_at_stop
 from hpt_trl.rewards.completions import score_completions, shape_completions, text_tokenizer, weighted_reward
@@ -95,8 +96,14 @@ def score(
         return []
     batch, ids = [rows[sample.index] for sample in samples], [sample.ids for sample in samples]
     prompts, read = [row["prompt"] for row in batch], [sample.prompt_ids for sample in samples]
-    shaped = shape_completions(encoder.processing_class, prompts, read, ids)
-    texts = text_tokenizer(encoder.processing_class).batch_decode(ids, skip_special_tokens=True)
+    if samples[0].played is not None:
+        played = [sample.played or {} for sample in samples]
+        batch = [row | one["facts"] for row, one in zip(batch, played, strict=True)]
+        shaped = [one["completion"] for one in played]
+        texts = [as_text(completion) for completion in shaped]
+    else:
+        shaped = shape_completions(encoder.processing_class, prompts, read, ids)
+        texts = text_tokenizer(encoder.processing_class).batch_decode(ids, skip_special_tokens=True)
     if stop:
         texts = [cut_at_stop(text, stop) for text in texts]
         shaped = [_cut(completion, stop) for completion in shaped]

@@ -1,6 +1,7 @@
 """What scored completions come to: the figures that every evaluation has, and a completion's line for reading."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
@@ -18,8 +19,9 @@ def summarised(scored: Sequence[Scored], judge: Judge) -> dict[str, Any]:
         `success_reward` (the name of the reward that decides what is solved), `reward` (mean weighted reward, None if
         nothing was scored), `rewards` (name -> mean of that reward where it applies), `unscored` (completions without a
         finite weighted reward), `undecided` (completions to which `success_reward` gives no finite value: they count as
-        not solved), `mean_length` (tokens), `truncated` (share of completions cut at the limit) and `tokens` (read and
-        generated).
+        not solved), `mean_length` (tokens), `truncated` (share of completions cut at the limit), `tokens` (read and
+        generated), and in an environment `environment` (means of what it measures) and `ended` (why rollouts ended ->
+        how many).
     """
     return {
         "success_reward": judge.names[judge.success],
@@ -27,9 +29,21 @@ def summarised(scored: Sequence[Scored], judge: Judge) -> dict[str, Any]:
         "rewards": {name: mean([one.values[place] for one in scored]) for place, name in enumerate(judge.names)},
         "unscored": sum(one.reward is None for one in scored),
         "undecided": sum(not _is_known(one.values[judge.success]) for one in scored),
-        "mean_length": fmean(len(one.sample.ids) for one in scored),
+        "mean_length": fmean(one.sample.length for one in scored),
         "truncated": fmean(one.sample.truncated for one in scored),
         "tokens": sum(len(one.sample.ids) + len(one.sample.prompt_ids) for one in scored),
+        **_of_environments(scored),
+    }
+
+
+def _of_environments(scored: Sequence[Scored]) -> dict[str, Any]:
+    played = [one.sample.played for one in scored if one.sample.played is not None]
+    if not played:
+        return {}
+    names = played[0]["measures"]
+    return {
+        "environment": {name: mean([one["measures"][name] for one in played]) for name in names},
+        "ended": dict(sorted(Counter(one["facts"]["ended"] for one in played).items())),
     }
 
 
@@ -59,7 +73,7 @@ def line_of(one: Scored, row: dict[str, Any], names: Sequence[str]) -> dict[str,
         "solved": one.solved,
         "reward": one.reward,
         "rewards": dict(zip(names, one.values, strict=True)),
-        "length": len(one.sample.ids),
+        "length": one.sample.length,
         "truncated": one.sample.truncated,
         "prompt": as_text(row["prompt"]),
         "completion": one.text,

@@ -3,7 +3,7 @@
 import inspect
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from typing import Any
 
@@ -18,6 +18,8 @@ from hpt_trl.environments.arguments import OF_ENVIRONMENT, EnvironmentArguments
 from hpt_trl.environments.factory import TurnEnvironments
 from hpt_trl.environments.protocol import Environment
 from hpt_trl.errors import UserError
+from hpt_trl.methods.vrag.building import vrag_environments
+from hpt_trl.methods.vrag.environment import PageSearch
 from hpt_trl.recipes.arguments import RecipeArguments
 from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.rewards.columns import FACTS
@@ -51,8 +53,6 @@ def environments_of(arguments: EnvironmentArguments) -> TurnEnvironments | None:
     if not isinstance(options, dict):
         raise UserError(f"environment_options: {options!r} is no mapping; write e.g. {{max_pixels: 401408}}.")
     if arguments.environment == VRAG:
-        from hpt_trl.methods.vrag.building import vrag_environments
-
         if arguments.search_index is None:
             raise UserError(
                 "search_index: `environment: vrag` needs it; write the folder of an index (`hpt-trl index PAGES "
@@ -100,6 +100,21 @@ def acting_of(recipe: Recipe, encoder: Encoder, *, drawn: int, positions: int | 
     """How a recipe's rollouts are begun; None without an environment."""
     environments = environments_of(recipe.arguments)
     return None if environments is None else Acting(environments, encoder, drawn=drawn, positions=positions)
+
+
+def environment_conditions(recipe: Recipe, acting: Acting | None) -> dict[str, Any]:
+    """What rollouts depend on in an environment, for an evaluation that goes on; nothing without one."""
+    if acting is None:
+        return {}
+    options = recipe.arguments.environment_options
+    environment = acting.environments.make()
+    engine = environment.engine.digest if isinstance(environment, PageSearch) else None
+    return {
+        "environment": recipe.arguments.environment,
+        "environment_options": options,
+        "search_engine": engine,
+        **{f"limit_{name}": value for name, value in asdict(acting.limits).items()},
+    }
 
 
 def check_acted_rows(recipe: Recipe, splits: Splits, acting: Acting, column: str | None) -> None:

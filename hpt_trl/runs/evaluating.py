@@ -28,6 +28,7 @@ from hpt_trl.evaluation.perplexity import LONGEST
 from hpt_trl.evaluation.samples import SAMPLES_FILE, SCORED_FILE, SampleStore
 from hpt_trl.evaluation.scoring import Judge
 from hpt_trl.files import valid_json, write_atomically
+from hpt_trl.methods.environments import environment_conditions
 from hpt_trl.methods.evaluate.stage import measures_of
 from hpt_trl.models.digests import adapter_digest, model_digest
 from hpt_trl.models.folders import is_adapter
@@ -90,6 +91,7 @@ def task_of(prepared: Prepared) -> Task:
         longest=config.max_length or min(limit or LONGEST, LONGEST),
         demonstration_column=prepared.splits.demonstration_column,
         end_ids=prepared.end_ids or prepared.encoder.end_ids,
+        acting=prepared.acting,
     )
 
 
@@ -175,6 +177,7 @@ def answered_conditions(prepared: Prepared) -> dict[str, Any]:
         "rows": rows_digest(rows["text" if is_text else "prompt"]),
         "prompts": None if is_text else prompts_digest(rows, prepared.encoder),
         **asdict(prepared.recipe.config.decoding),
+        **environment_conditions(prepared.recipe, prepared.acting),
     }
 
 

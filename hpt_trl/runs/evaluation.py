@@ -7,6 +7,7 @@ the same weights as one without.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -17,8 +18,12 @@ from datasets import Dataset
 from transformers import TrainerState
 
 from hpt_trl.data.rendering import Encoder
+from hpt_trl.environments.acting import Acting
+from hpt_trl.environments.trajectories import FOLDER, IMAGES
 from hpt_trl.errors import UserError
+from hpt_trl.evaluation.acted import act
 from hpt_trl.evaluation.generating import Decoding, generate
+from hpt_trl.evaluation.measuring import KEPT_ROLLOUTS, keep_rollouts
 from hpt_trl.evaluation.scoring import Judge, Scored, score
 from hpt_trl.evaluation.summary import line_of, mean, summarised, with_interval
 from hpt_trl.runs.verdicts import standard_error
@@ -42,6 +47,8 @@ def evaluate(
     accelerator: Accelerator | None = None,
     completions_kept: int = 8,
     description: str = "Evaluation",
+    acting: Acting | None = None,
+    rollouts_kept: Path | None = None,
 ) -> dict[str, Any]:
     """Answers every row and scores the completions.
 
@@ -63,6 +70,8 @@ def evaluate(
         num_generations: Completions per row; above 1 the accuracy is avg@k.
         accelerator: The trainer's; without it the evaluation runs in this process alone.
         completions_kept: Rows whose first completion is returned, in the order of `rows`.
+        acting: Begins rollouts in an environment; without it rows are answered in one turn.
+        rollouts_kept: Folder that gets the first rollouts in the environment; None leaves them out.
 
     Returns:
         `accuracy` (share of solved completions, 0 to 1), `accuracy_interval` (its 95 % bounds), what
@@ -83,13 +92,21 @@ def evaluate(
     judge = Judge.of(rewards, reward_weights, success_reward, success_threshold)
     decoding = Decoding(max_new_tokens, n=num_generations, temperature=temperature, seed=seed)
     scored: list[Scored] = []
-    for samples in generate(
-        model, encoder, rows, decoding, batch_size=batch_size, accelerator=accelerator, description=description
-    ):
+    common: dict[str, Any] = {"batch_size": batch_size, "accelerator": accelerator, "description": description}
+    if acting is None:
+        batches = generate(model, encoder, rows, decoding, **common)
+    else:
+        images = None if rollouts_kept is None else rollouts_kept / FOLDER / IMAGES
+        batches = act(model, acting, rows, decoding, images=images, kept=KEPT_ROLLOUTS, **common)
+    for samples in batches:
         scored += score(samples, rows, encoder, judge, trainer_state=trainer_state)
     if accelerator is not None:
         scored = gather_object(scored)
     scored.sort(key=lambda one: (one.sample.index, one.sample.generation))
+    if rollouts_kept is not None and (accelerator is None or accelerator.is_main_process):
+        step = None if trainer_state is None else trainer_state.global_step
+        mode = "_".join(["eval", *description.lower().split()[:1]])
+        keep_rollouts(rollouts_kept, scored, rows, judge.names, mode=mode, step=step)
     solved = [one.solved for one in scored]
     starts = range(0, len(scored), num_generations)
     shares = [fmean(solved[start : start + num_generations]) for start in starts]

@@ -250,6 +250,8 @@ class _Evaluations:
             seed=recipe.config.seed,
             accelerator=self.trainer.accelerator,
             description=description,
+            acting=prepared.acting,
+            rollouts_kept=None if prepared.acting is None else Path(recipe.config.output_dir),
         )
 
 

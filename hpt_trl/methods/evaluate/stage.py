@@ -9,9 +9,11 @@ from trl import ModelConfig
 from hpt_trl.data.layouts import Layout, Splits
 from hpt_trl.data.rendering import Encoder
 from hpt_trl.data.sources import ROW, column_values, where
+from hpt_trl.environments.arguments import ENVIRONMENT_RULES
 from hpt_trl.errors import UserError
 from hpt_trl.evaluation.measuring import AVERAGE, DEMONSTRATIONS, MAJORITY, PASS, PERPLEXITY, SCORED, WIN_RATE
 from hpt_trl.evaluation.win_rate import check_against
+from hpt_trl.methods.environments import ActingArguments, check_environment
 from hpt_trl.methods.evaluate.config import TRAINING_KEYS, EvaluateConfig
 from hpt_trl.recipes.arguments import RecipeArguments
 from hpt_trl.recipes.recipe import Recipe, Stage
@@ -38,7 +40,7 @@ _LEFT_OUT = TRAINING_KEYS | {
 
 
 @dataclass
-class EvaluateArguments(RecipeArguments):
+class EvaluateArguments(ActingArguments):
     """Which rows are measured."""
 
     dataset_layout: str = field(
@@ -91,6 +93,18 @@ def check(recipe: Recipe) -> None:
         raise recipe.error(
             "dataset_layout", f"documents hold no prompts to answer, which `{scored[0]}` needs; write `prompts`."
         )
+    check_environment(recipe)
+    if recipe.arguments.environment is not None:
+        for key, why in (
+            ("stop", "a turn ends on the model's own end token"),
+            ("vllm", "the turns of an environment are drawn with transformers in an evaluation"),
+        ):
+            if recipe.raw.get(key):
+                raise recipe.error(key, f"{why}; drop the line.")
+        if PERPLEXITY in measures:
+            raise recipe.error("measures", "`perplexity` reads texts, and no turns of an environment; drop it.")
+        if recipe.config.against == DEMONSTRATIONS:
+            raise recipe.error("against", "trajectories are not scored; name the folder of another evaluation.")
     if rewards and not scored:
         raise recipe.error("reward_funcs", "`perplexity` scores no completions; drop the line, or name more measures.")
     if recipe.profile.spreads_weights:
@@ -182,6 +196,7 @@ STAGE = Stage(
         above(0, "repetition_penalty"),
         share("top_p", "vllm_gpu_memory_utilization", zero=False),
         share("min_p"),
+        *ENVIRONMENT_RULES,
     ),
     layout=layout_of,
     rewards="optional",
