@@ -1,4 +1,4 @@
-"""The command line: `hpt-trl run | eval | check | score-reference | list | report | merge | doctor`.
+"""The command line: `hpt-trl run | eval | check | score-reference | list | report | merge | index | search | doctor`.
 
 Nothing heavy is imported before a command needs it, so that `hpt-trl --help` answers at once.
 """
@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from hpt_trl import __version__
 from hpt_trl.errors import UserError
+from hpt_trl.retrieval import commands as retrieval
 from hpt_trl.runs.quiet import quiet_libraries
 
 DESCRIPTION = """\
@@ -33,6 +34,8 @@ examples:
   hpt-trl eval evaluate/humaneval --model_name_or_path outputs/my-model
   hpt-trl report outputs/quickstart
   hpt-trl merge outputs/with-lora outputs/merged
+  hpt-trl index my_pages indexes/mine
+  hpt-trl search indexes/mine "What was sold most?"
   hpt-trl doctor my_recipe.yaml"""
 
 OVERRIDES = """\
@@ -109,6 +112,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     merge.add_argument("folder", metavar="FOLDER", help="output folder of the run")
     merge.add_argument("output_dir", metavar="OUTPUT_DIR", help="new or empty folder for the whole model")
+    retrieval.add_commands(commands)
     doctor = commands.add_parser(
         "doctor",
         help="show what is installed, and what recipes need",
@@ -147,6 +151,10 @@ def run_command(words: list[str]) -> int:
         from hpt_trl.models.merging import merge_adapter
 
         merge_adapter(options.folder, options.output_dir)
+    elif options.command == "index":
+        retrieval.index(options)
+    elif options.command == "search":
+        retrieval.search(options)
     elif options.command == "doctor":
         from hpt_trl.planning.doctor import doctor
 

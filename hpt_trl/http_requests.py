@@ -1,7 +1,7 @@
 """Questions to a service over HTTP: time-outs, bounded retries, and an error that says in a few words what failed.
 
-urllib3 retries until the head of an answer is there, and its time-out is that of one read. Here the whole answer counts:
-a body that breaks off, or trickles in for longer than the time-out, is asked for again.
+urllib3 retries until the head of an answer is there, and its time-out is that of one read. Here the whole answer
+counts: a body that breaks off, or trickles in for longer than the time-out, is asked for again.
 """
 
 import random
@@ -58,7 +58,7 @@ class Client:
         self.shown = _without_password(self.address)
         self.timeout, self.retries = timeout, retries
         self._headers = headers or {}
-        self._local = threading.local()
+        self._own = _Own(self._headers)
 
     def get(self, path: str, params: Any = None) -> Any:
         """The JSON of an answer to GET.
@@ -127,7 +127,7 @@ class Client:
     def _once(self, method: str, url: str, question: dict[str, Any]) -> "tuple[requests.Response, bytes]":
         deadline = time.monotonic() + self.timeout
         timeouts = (min(CONNECT_TIMEOUT, self.timeout), self.timeout)
-        with self._session().request(method, url, timeout=timeouts, stream=True, **question) as answer:
+        with self._own.session.request(method, url, timeout=timeouts, stream=True, **question) as answer:
             body = bytearray()
             for piece in answer.iter_content(_CHUNK):
                 body += piece
@@ -137,13 +137,15 @@ class Client:
                     raise ServiceError(f"{_without_password(url)} answers more than {LARGEST_ANSWER >> 20} MiB.")
             return answer, bytes(body)
 
-    def _session(self) -> "requests.Session":
+
+class _Own(threading.local):
+    """A session for each thread, made when the thread first asks: `requests` does not share them."""
+
+    def __init__(self, headers: dict[str, str]):
         import requests
 
-        if getattr(self._local, "session", None) is None:
-            self._local.session = requests.Session()
-            self._local.session.headers.update(self._headers)
-        return self._local.session
+        self.session = requests.Session()
+        self.session.headers.update(headers)
 
 
 def cause(error: BaseException) -> str:

@@ -20,13 +20,15 @@ CACHED_QUERIES = 4096
 
 
 class SearchEngine(Protocol):
-    """Finds pages. An index that is open here also has a length, the number of its pages.
+    """Finds pages.
 
     Attributes:
         digest: what rankings depend on; other contents have another one.
+        size: how many pages there are; None where a service does not tell.
     """
 
     digest: str
+    size: int | None
 
     def search(self, queries: Sequence[str], top_k: int) -> list[list[Hit]]:
         """Ranks pages for each query, best first, at most `top_k`; none where nothing fits."""
@@ -83,7 +85,7 @@ class RerankedEngine:
         if depth < 1:
             raise UserError(f"`rerank_depth` is {depth}; allowed: 1 or more.")
         self._engine, self._reranker, self._depth = engine, reranker, depth
-        self.digest = f"{engine.digest} {reranker.name} {depth}"
+        self.digest, self.size = f"{engine.digest} {reranker.name} {depth}", engine.size
 
     def search(self, queries: Sequence[str], top_k: int) -> list[list[Hit]]:
         """Ranks pages for each query; of those that were looked at, `score` is the reranker's."""
@@ -118,7 +120,7 @@ class CachedEngine:
         self._engine, self._size = engine, size
         self._kept: OrderedDict[tuple[str, int], list[Hit]] = OrderedDict()
         self._lock = Lock()
-        self.digest = engine.digest
+        self.digest, self.size = engine.digest, engine.size
 
     def search(self, queries: Sequence[str], top_k: int) -> list[list[Hit]]:
         """Ranks pages for each query; those that are not known yet are asked together."""

@@ -1,9 +1,9 @@
 """An index on disk: the pages, their images, and what ranks them.
 
-    index.json    kind, settings, number of pages, digest of the contents, version
-    pages.jsonl   one page a line, in their order
-    images/       page images: copies, and the rendered pages of PDFs
-    ranking/      of words as bm25s saves it, or of vectors as faiss does
+index.json    kind, settings, number of pages, digest of the contents, version
+pages.jsonl   one page a line, in their order
+images/       page images: copies, and the rendered pages of PDFs
+ranking/      of words as bm25s saves it, or of vectors as faiss does
 """
 
 import hashlib
@@ -12,10 +12,10 @@ import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpt_trl import __version__
 from hpt_trl.errors import UserError
 from hpt_trl.files import lines_of
 from hpt_trl.retrieval.pages import Hit, Page, open_image
@@ -42,6 +42,18 @@ class Built:
     index: "Index"
     reading: Reading
 
+    def lines(self) -> list[str]:
+        """What is said of the pages: how many, how many are without text, and which were left out."""
+        reading = self.reading
+        told = [f"Pages:   {len(reading.pages)} of {len({page.document for page in reading.pages})} documents"]
+        if reading.by_ocr:
+            told.append(f"OCR:     {reading.by_ocr} pages have their text from their image")
+        if reading.without_text:
+            told.append(f"No text: {reading.without_text} pages, which are found by no words (`--ocr` reads images)")
+        if reading.skipped:
+            told.append(f"Skipped: {len(reading.skipped)} that cannot be read. The first: {reading.skipped[0]}")
+        return told
+
 
 class Index:
     """An index that is open for questions; see `SearchEngine` of `engine.py`.
@@ -51,10 +63,12 @@ class Index:
         settings: how it was built.
         pages: in their order.
         digest: of its contents and its settings.
+        size: how many pages it has.
     """
 
     def __init__(self, folder: Path, settings: IndexSettings, pages: list[Page], digest: str, ranker: Ranker):
         self.folder, self.settings, self.pages, self.digest = folder, settings, pages, digest
+        self.size: int | None = len(pages)
         self._ranker = ranker
         self._by_name = {page.name: page for page in pages}
 
@@ -121,7 +135,7 @@ def build_index(
         (temporary / PAGES_FILE).write_text("".join(lines), encoding="utf-8")
         facts = {
             "format": FORMAT,
-            "version": __version__,
+            "version": version("hpt-trl"),
             "count": len(reading.pages),
             "digest": _digest(settings, reading.pages),
             **asdict(settings),
@@ -173,7 +187,9 @@ def load_index(folder: str | Path) -> Index:
 def _check_folder(pages_folder: Path, index_folder: Path, overwrite: bool) -> None:
     pages, index = pages_folder.resolve(), index_folder.resolve()
     if index.is_relative_to(pages) or pages.is_relative_to(index):
-        raise UserError(f"the index {index_folder} and the pages {pages_folder} lie in one another; name another folder.")
+        raise UserError(
+            f"the index {index_folder} and the pages {pages_folder} lie in one another; name another folder."
+        )
     if not index_folder.exists():
         return
     if not index_folder.is_dir():

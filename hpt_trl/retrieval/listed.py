@@ -52,7 +52,9 @@ def _listed(line: str, file: Path, where: str) -> Listed:
     for key, kind in _KINDS.items():
         value = row.get(key)
         if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
-            raise UserError(f"{where}, `{key}`: {value!r} is not allowed; allowed: {'text' if kind is str else 'a whole number'}.")
+            raise UserError(
+                f"{where}, `{key}`: {value!r} is not allowed; allowed: {'text' if kind is str else 'a whole number'}."
+            )
     if not row.get("image"):
         raise UserError(f"{where}: `image` is missing; write the path of the page's image, from this file's folder.")
     if row.get("name") == "":

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hpt_trl.retrieval.vectors import embed, load_model
+from hpt_trl.retrieval.vectors import check_probe, embed, load_model, save_probe
 
 _BATCH = 4
 # Pages whose vectors are compared at once.
@@ -47,6 +47,7 @@ class MultiVectors:
         folder.mkdir()
         for name, array in (("vectors", self._vectors), ("ends", self._ends), ("places", self._places)):
             numpy.save(folder / f"{name}.npy", array, allow_pickle=False)
+        save_probe(self._model, folder)
 
     @classmethod
     def load(cls, folder: Path, name: str) -> "MultiVectors":
@@ -54,13 +55,15 @@ class MultiVectors:
 
         Raises:
             OSError, ValueError: its files are missing or damaged, or do not belong together.
-            UserError: as for `load_model`.
+            UserError: as for `load_model` and `check_probe`.
         """
         model = load_model("MultiVectorEncoder", name)
+        check_probe(model, name, folder)
         import numpy
 
         vectors, ends, places = (
-            numpy.load(folder / f"{part}.npy", mmap_mode="r", allow_pickle=False) for part in ("vectors", "ends", "places")
+            numpy.load(folder / f"{part}.npy", mmap_mode="r", allow_pickle=False)
+            for part in ("vectors", "ends", "places")
         )
         if len(ends) != len(places) or ends[-1] != len(vectors):
             raise ValueError("the files of its vectors do not belong together")

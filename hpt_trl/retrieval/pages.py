@@ -94,7 +94,9 @@ def open_image(source: str | Path | bytes, *, name: str | None = None, max_pixel
     except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{called} cannot be read as an image: {str(error).strip() or type(error).__name__}.") from error
+        raise UserError(
+            f"{called} cannot be read as an image: {str(error).strip() or type(error).__name__}."
+        ) from error
 
 
 def _too_large(called: str, size: str, max_pixels: int) -> UserError:
@@ -113,14 +115,15 @@ def fitted_size(width: int, height: int, min_pixels: int, max_pixels: int) -> tu
         UserError: one side is more than `MAX_ASPECT` times the other, which no model's processor takes, or the limits
             are below SHORTEST_SIDE², or in the wrong order.
     """
-    if not SHORTEST_SIDE**2 <= max_pixels or min_pixels > max_pixels:
+    if not max_pixels >= SHORTEST_SIDE**2 or min_pixels > max_pixels:
         raise UserError(
             f"the limits of pixels are {min_pixels} and {max_pixels}; allowed: the first at most the second, and the "
             f"second at least {SHORTEST_SIDE**2}."
         )
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise UserError(
-            f"an image of {width} x {height} pixels cannot be shown: one side is more than {MAX_ASPECT} times the other."
+            f"an image of {width} x {height} pixels cannot be shown: one side is more than {MAX_ASPECT} times the "
+            "other."
         )
     shown_width, shown_height = width, height
     if width * height > max_pixels:

@@ -56,7 +56,10 @@ def check_settings(settings: IndexSettings) -> None:
         UserError: the first of them, or the extra that is not installed.
     """
     if settings.kind not in KINDS:
-        raise UserError(f"there is no index of kind `{settings.kind}`.{did_you_mean(settings.kind, KINDS)} Allowed: {', '.join(KINDS)}.")
+        raise UserError(
+            f"there is no index of kind `{settings.kind}`.{did_you_mean(settings.kind, KINDS)} Allowed: "
+            f"{', '.join(KINDS)}."
+        )
     if settings.kind == LEXICAL:
         if settings.model is not None:
             raise UserError(f"an index of words has no model; drop {settings.model}, or name a kind of vectors.")

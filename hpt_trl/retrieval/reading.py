@@ -91,7 +91,9 @@ def read_pages(
                 result.skipped.append(str(found))
                 continue
             if found.name in origins:
-                raise UserError(f"{path} and {origins[found.name]} both give a page `{found.name}`; rename one of them.")
+                raise UserError(
+                    f"{path} and {origins[found.name]} both give a page `{found.name}`; rename one of them."
+                )
             origins[found.name] = str(path)
             text = found.text
             if not text and reader is not None:
@@ -156,7 +158,11 @@ def _pages_of(path: Path, listed: Listed | None, folder: Path, dpi: int) -> "Ite
         return
     try:
         for number, page in enumerate(pdf_pages(path, dpi), start=1):
-            yield page if isinstance(page, UserError) else _Found(f"{name}_{number}", name, number, page[1], page[0], None)
+            yield (
+                page
+                if isinstance(page, UserError)
+                else _Found(f"{name}_{number}", name, number, page[1], page[0], None)
+            )
     except UserError as error:
         yield error
 
@@ -168,7 +174,9 @@ def _name_of(path: Path, listed: Listed | None, folder: Path) -> str:
     if listed is not None and path.suffix.lower() == PDF:
         raise UserError(f"{listed.where}: `image` names a PDF; PDFs need no line, their pages have text of their own.")
     if not path.is_relative_to(folder):
-        raise UserError(f"{listed.where if listed else path}: {path} lies outside of {folder}; write a `name` beside it.")
+        raise UserError(
+            f"{listed.where if listed else path}: {path} lies outside of {folder}; write a `name` beside it."
+        )
     return path.relative_to(folder).with_suffix("").as_posix()
 
 

@@ -44,11 +44,20 @@ class CrossEncoder:
 
     Attributes:
         name: of the model.
+
+    Raises:
+        UserError: it cannot be loaded, or is a base model, without a trained layer that scores a pair.
     """
 
     def __init__(self, name: str):
         self.name = name
         self._model = load_model("CrossEncoder", name)
+        kinds = self._model[0].model.config.architectures or []
+        if kinds and all(kind.endswith("Model") for kind in kinds):
+            raise UserError(
+                f"reranker: {name} is a base model ({kinds[0]}): the layer that scores a pair would be drawn at random. "
+                "Name a cross-encoder."
+            )
 
     def scores(self, query: str, texts: Sequence[str]) -> list[float]:
         """What the model gives for each pair; pages longer than it takes are cut at their end.
@@ -92,7 +101,11 @@ class QueryLikelihood:
         lead = self._ids(_ASK)
         room = self._longest - len(asked) - len(lead)
         rows = [[*self._ids(text)[:room], *lead, *asked] for text in texts]
-        return [score for start in range(0, len(rows), _BATCH) for score in self._batch(rows[start : start + _BATCH], len(asked))]
+        return [
+            score
+            for start in range(0, len(rows), _BATCH)
+            for score in self._batch(rows[start : start + _BATCH], len(asked))
+        ]
 
     def _ids(self, text: str) -> list[int]:
         return self._tokenizer(text, add_special_tokens=False)["input_ids"]

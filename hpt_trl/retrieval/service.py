@@ -1,8 +1,8 @@
 """The client of a search service as VRAG has it: GET /search?queries=a&queries=b.
 
-The answer is a list with one ranking a query, each a list of objects with `image_file`, a path as the service sees it, and
-in other services a `score`, `text`, or the image itself as `image_base64`. VRAG's own tells neither score nor text, and at
-most ten pages a query.
+The answer is a list with one ranking a query, each a list of objects with `image_file`, a path as the service sees it,
+and in other services a `score`, `text`, or the image itself as `image_base64`. VRAG's own tells neither score nor text,
+and at most ten pages a query.
 """
 
 import base64
@@ -31,6 +31,7 @@ class Service:
 
     Attributes:
         digest: its address, as nothing else is known of what it holds.
+        size: None, as it does not tell.
 
     Args:
         address: base URL, with or without /search.
@@ -45,6 +46,7 @@ class Service:
         self._images = None if images is None else Path(images)
         self._found: dict[str, dict[str, Any]] = {}
         self.digest = f"service {self._client.shown}"
+        self.size: int | None = None
 
     def search(self, queries: Sequence[str], top_k: int) -> list[list[Hit]]:
         """Ranks pages for each query, best first, no more than the service gives.
@@ -55,7 +57,11 @@ class Service:
         found: list[list[Hit]] = []
         for batch in _batches(queries):
             answer = self._client.get(SEARCH_PATH, [("queries", query) for query in batch])
-            if not isinstance(answer, list) or len(answer) != len(batch) or not all(isinstance(row, list) for row in answer):
+            if (
+                not isinstance(answer, list)
+                or len(answer) != len(batch)
+                or not all(isinstance(row, list) for row in answer)
+            ):
                 raise self._unlike(f"a list of {len(batch)} rankings", answer)
             found += [[self._hit(item) for item in row[:top_k]] for row in answer]
         return found

@@ -7,8 +7,10 @@ from typing import Any
 
 from hpt_trl.errors import UserError
 
-_FILE = "vectors.faiss"
+_FILE, _PROBE_FILE = "vectors.faiss", "probe.npy"
 _BATCH = 16
+# What an index keeps the vectors of, to tell other weights; and by how much numbers of other hardware may differ.
+_PROBE, _PROBE_TOLERANCE = "Which company sold most in the last quarter?", 0.02
 
 
 def require_embeddings() -> None:
@@ -41,8 +43,8 @@ def load_model(kind: str, name: str) -> Any:
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"the model {name} cannot be loaded as a {kind} of sentence-transformers: {reason} Write a local folder, or "
-            "a Hub id that is cached or reachable."
+            f"the model {name} cannot be loaded as a {kind} of sentence-transformers: {reason} Write a local folder, "
+            "or a Hub id that is cached or reachable."
         ) from error
 
 
@@ -90,16 +92,18 @@ class Vectors:
 
         folder.mkdir()
         faiss.write_index(self._index, str(folder / _FILE))
+        save_probe(self._model, folder)
 
     @classmethod
     def load(cls, folder: Path, name: str) -> "Vectors":
         """Reads an index.
 
         Raises:
-            RuntimeError: its file is missing or damaged.
-            UserError: as for `load_model`.
+            OSError, ValueError, RuntimeError: its files are missing or damaged.
+            UserError: as for `load_model` and `check_probe`.
         """
         model = load_model("SentenceTransformer", name)
+        check_probe(model, name, folder)
         import faiss
 
         return cls(model, faiss.read_index(str(folder / _FILE)))
@@ -116,6 +120,38 @@ class Vectors:
             sorted(zip(row.tolist(), found.tolist(), strict=True), key=lambda hit: (-hit[1], hit[0]))
             for row, found in zip(places, scores, strict=True)
         ]
+
+
+def save_probe(model: Any, folder: Path) -> None:
+    """Writes what the model makes of a fixed question."""
+    import numpy
+
+    numpy.save(folder / _PROBE_FILE, _probe(model), allow_pickle=False)
+
+
+def check_probe(model: Any, name: str, folder: Path) -> None:
+    """Compares what the model makes of the fixed question with what it made when the index was built.
+
+    Raises:
+        OSError, ValueError: the file is missing or damaged.
+        UserError: it differs: the model has other weights now, or a layer that is drawn anew at each loading.
+    """
+    import numpy
+
+    kept, now = numpy.load(folder / _PROBE_FILE, allow_pickle=False), _probe(model)
+    if kept.shape != now.shape or not numpy.allclose(kept, now, rtol=0, atol=_PROBE_TOLERANCE):
+        raise UserError(
+            f"the model {name} embeds a query otherwise than when {folder.parent} was built: it has other weights now, or "
+            "lacks a trained layer, which is then drawn anew at each loading. Build the index again, with a model that "
+            "is trained for it."
+        )
+
+
+def _probe(model: Any) -> Any:
+    import numpy
+
+    (vectors,) = model.encode_query([_PROBE], convert_to_numpy=True, normalize_embeddings=True, show_progress_bar=False)
+    return numpy.asarray(vectors, dtype=numpy.float32)
 
 
 def embed(encode: Any, name: str, contents: list[Any], **settings: Any) -> Any:

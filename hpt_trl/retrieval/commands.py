@@ -1,0 +1,101 @@
+"""The commands `hpt-trl index` and `hpt-trl search`: their words, and what they print.
+
+Nothing heavy is imported before a command is given.
+"""
+
+import argparse
+import time
+from typing import Any
+
+# Characters of a page's text in a line of `search`.
+_SHOWN = 70
+
+
+def add_commands(commands: Any) -> None:
+    """Adds both to the parser's commands."""
+    index = commands.add_parser(
+        "index",
+        help="build a search index of page images and PDFs",
+        description="Build an index of a folder of pages: images (with their texts in a pages.jsonl), and PDFs with "
+        "their text layer. docs/retrieval.md says what is read.",
+        allow_abbrev=False,
+    )
+    index.add_argument("pages", metavar="PAGES", help="folder of the pages; subfolders are read as well")
+    index.add_argument("index", metavar="INDEX", help="new folder for the index")
+    index.add_argument(
+        "--kind",
+        default="lexical",
+        help="lexical (words, by BM25; the default), text_vectors, image_vectors, text_multi_vectors, "
+        "image_multi_vectors (of --model)",
+    )
+    index.add_argument("--model", help="of vectors: Hub id or folder that sentence-transformers loads")
+    index.add_argument("--language", default="english", help="of words, for their stems; `none` for none")
+    index.add_argument("--ocr", action="store_true", help="read the text of pages that have none from their image")
+    index.add_argument("--on_bad_page", choices=["error", "skip"], default="error", help="what cannot be read")
+    index.add_argument("--no_copy_images", action="store_true", help="refer to the images where they lie")
+    index.add_argument("--pdf_dpi", type=int, default=144, help="pixels per inch of rendered PDFs (144)")
+    index.add_argument("--overwrite", action="store_true", help="replace the index that lies there")
+    search = commands.add_parser(
+        "search",
+        help="ask a search index or service",
+        description="Print the pages that an index, or a service of VRAG's kind, finds for a query.",
+        allow_abbrev=False,
+    )
+    search.add_argument("index", metavar="INDEX", help="folder of an index, or http(s) address of a service")
+    search.add_argument("query", metavar="QUERY", help="what is searched, in quotes")
+    search.add_argument("--top_k", type=int, default=5, help="pages at most (5)")
+    search.add_argument("--reranker", help="query_likelihood:MODEL, or a cross-encoder of sentence-transformers")
+    search.add_argument("--rerank_depth", type=int, default=20, help="pages that the reranker looks at (20)")
+    search.add_argument("--timeout", type=float, default=10.0, help="seconds for a service's answer (10)")
+    search.add_argument("--retries", type=int, default=3, help="questions again to a service that fails (3)")
+
+
+def index(options: argparse.Namespace) -> None:
+    """Builds an index and says what it holds.
+
+    Raises:
+        UserError: as for `build_index`.
+    """
+    from hpt_trl.retrieval.index import build_index
+    from hpt_trl.retrieval.rankers import IndexSettings
+
+    settings = IndexSettings(
+        kind=options.kind,
+        model=options.model,
+        language=options.language,
+        ocr=options.ocr,
+        on_bad_page=options.on_bad_page,
+        copy_images=not options.no_copy_images,
+        pdf_dpi=options.pdf_dpi,
+    )
+    started = time.perf_counter()
+    built = build_index(options.pages, options.index, settings, overwrite=options.overwrite)
+    for line in built.lines():
+        print(line)
+    print(f"Index:   {options.index} ({settings.kind}, {time.perf_counter() - started:.1f} s)")
+
+
+def search(options: argparse.Namespace) -> None:
+    """Prints rank, score, name and first words of the pages that are found.
+
+    Raises:
+        UserError: as for `open_engine` and `SearchEngine.search`.
+    """
+    from hpt_trl.retrieval.engine import open_engine
+
+    engine = open_engine(
+        options.index,
+        reranker=options.reranker,
+        rerank_depth=options.rerank_depth,
+        timeout=options.timeout,
+        retries=options.retries,
+    )
+    (hits,) = engine.search([options.query], options.top_k)
+    if not hits:
+        print("No page is found: none has a word of the query.")
+    width = max((len(hit.name) for hit in hits), default=0)
+    for rank, hit in enumerate(hits, start=1):
+        score = "-" if hit.score is None else f"{hit.score:.4g}"
+        text = " ".join(hit.page.text.split())
+        shown = text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
+        print(f"{rank:>3}  {score:>9}  {hit.name.ljust(width)}  {shown}".rstrip())
