@@ -72,9 +72,8 @@ def page_settings(values: dict[str, Any], source: str) -> PageSettings:
             checked[key] = _layouts(checked[key], key, source)
     layer = checked.get("text_layer", "titles")
     if layer not in TEXT_LAYERS:
-        raise UserError(
-            f"{source}: `text_layer: {layer}`; allowed: {', '.join(TEXT_LAYERS)}.{did_you_mean(str(layer), TEXT_LAYERS)}"
-        )
+        hint = did_you_mean(str(layer), TEXT_LAYERS)
+        raise UserError(f"{source}: `text_layer: {layer}`; allowed: {', '.join(TEXT_LAYERS)}.{hint}")
     settings = PageSettings(**checked)
     if settings.size + settings.test_size > MOST_PAGES:
         raise UserError(

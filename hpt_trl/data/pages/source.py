@@ -24,8 +24,8 @@ _KNOWN = (*_OF_PAGES, "folder", "crops", "misses", "shown_size")
 def pages(options: dict[str, Any], *, seed: int) -> tuple[Dataset, Dataset | None]:
     """Build the rows: prompt, completion, answer, reference_pages, reference_boxes and layout.
 
-    `completion` holds the assistant's turns alone (see `expert_turns`); a box in it is in pixels of the shown image, one
-    in `reference_boxes` in pixels of the page.
+    `completion` holds the assistant's turns alone (see `expert_turns`); a box in it is in pixels of the shown image,
+    one in `reference_boxes` in pixels of the page.
 
     Args:
         options: fields of `PageSettings`; `folder`, where the pages are written (by default a folder of the cache that
