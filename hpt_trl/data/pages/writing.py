@@ -50,9 +50,9 @@ def write_pages(folder: str | Path, settings: PageSettings) -> Path:
     folder = Path(folder).expanduser()
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):
+        with FileLock(folder.with_name(f".{folder.name}.lock")):
             if not _is_written(folder, settings):
-                partial = Path(f"{folder}.partial")
+                partial = folder.with_name(f".{folder.name}.partial")
                 # The lock makes the name safe; what a killed process left there is thrown away.
                 shutil.rmtree(partial, ignore_errors=True)
                 _write(partial, settings)
