@@ -29,11 +29,11 @@ SPECIAL = (
 TAGS = [f"<{end}{name}>" for name in ("think", "search", "bbox", "answer", "tool_call") for end in ("", "/")]
 INSTRUCTIONS = (
     "\n".join(["system", "user", "assistant", "tool", *COLOURS]),
-    "Answer the question. Think inside <think> and </think> first, every time you get new information. If you lack some "
-    "knowledge, call a search engine by <search> query </search>; it returns the image of a page. To look closer at a "
-    "part of the last page, write <bbox>[x1, y1, x2, y2]</bbox>. When you know the answer, write it inside <answer> and "
-    "</answer>. Your previous action is invalid. Please try again. There is no other page. Turns left. Older pages were "
-    "folded away. Exactly one action in each turn. Question: Tools:",
+    "Answer the question. Think inside <think> and </think> first, every time you get new information. If you lack "
+    "some knowledge, call a search engine by <search> query </search>; it returns the image of a page. To look closer "
+    "at a part of the last page, write <bbox>[x1, y1, x2, y2]</bbox>. When you know the answer, write it inside "
+    "<answer> and </answer>. Your previous action is invalid. Please try again. There is no other page. Turns left. "
+    "Older pages were folded away. Exactly one action in each turn. Question: Tools:",
     'Call one so: {"name": "search", "arguments": {"query": ""}} {"name": "crop", "arguments": {"x1": 0, "y1": 0}} '
     '{"name": "answer", "arguments": {"text": ""}} {"type": "function", "function": {"description": "", "parameters": '
     '{"type": "object", "properties": {}, "required": []}}} "string" "integer" "number" "array" "items" "return"',

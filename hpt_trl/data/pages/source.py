@@ -24,8 +24,8 @@ _KNOWN = (*_OF_PAGES, "folder", "crops", "misses", "shown_size")
 def pages(options: dict[str, Any], *, seed: int) -> tuple[Dataset, Dataset | None]:
     """Build the rows: prompt, completion, answer, reference_pages, reference_boxes and layout.
 
-    `completion` holds the assistant's turns alone (see `expert_turns`); a box in it is in pixels of the shown image, one
-    in `reference_boxes` in pixels of the page.
+    `completion` holds the assistant's turns alone (see `expert_turns`); a box in it is in pixels of the shown image,
+    one in `reference_boxes` in pixels of the page.
 
     Args:
         options: fields of `PageSettings`; `folder`, where the pages are written (by default a folder of the cache that
@@ -53,15 +53,25 @@ def pages(options: dict[str, Any], *, seed: int) -> tuple[Dataset, Dataset | Non
         raise UserError(f"{_SOURCE}: `folder: {folder}` must be the path of a folder.")
     folder = write_pages(folder or cache_folder() / "pages" / settings.digest(), settings)
     questions = read_questions(folder)
-    generator = random.Random(f"{settings.seed} expert")
-    titles = [question["title"] for question in questions]
-    rows: dict[str, list[dict[str, Any]]] = {"train": [], "test": []}
-    for question in questions:
-        # Drawn for every row, so that the share changes no other page's miss.
-        missing, other = generator.random() < misses, generator.choice(titles)
-        missed = other if missing and other != question["title"] else None
-        rows[question["split"]].append(_row(question, crops=crops, missed=missed, shown=shown))
-    return Dataset.from_list(rows["train"]), Dataset.from_list(rows["test"]) if rows["test"] else None
+    train, test = (
+        _rows([question for question in questions if question["split"] == split], settings.seed, crops, misses, shown)
+        for split in ("train", "test")
+    )
+    return Dataset.from_list(train), Dataset.from_list(test) if test else None
+
+
+def _rows(
+    questions: list[Question], seed: int, crops: bool, misses: float, shown: tuple[int, int]
+) -> list[dict[str, Any]]:
+    """The rows of one split, whose experts see no page of the other."""
+    generator = random.Random(f"{seed} expert")
+    rows = []
+    for number, question in enumerate(questions):
+        missed = None
+        if len(questions) > 1 and generator.random() < misses:
+            missed = questions[(number + generator.randrange(1, len(questions))) % len(questions)]["title"]
+        rows.append(_row(question, crops=crops, missed=missed, shown=shown))
+    return rows
 
 
 def _row(question: Question, *, crops: bool, missed: str | None, shown: tuple[int, int]) -> dict[str, Any]:

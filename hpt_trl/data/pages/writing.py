@@ -50,9 +50,9 @@ def write_pages(folder: str | Path, settings: PageSettings) -> Path:
     folder = Path(folder).expanduser()
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):
+        with FileLock(folder.with_name(f".{folder.name}.lock")):
             if not _is_written(folder, settings):
-                partial = Path(f"{folder}.partial")
+                partial = folder.with_name(f".{folder.name}.partial")
                 # The lock makes the name safe; what a killed process left there is thrown away.
                 shutil.rmtree(partial, ignore_errors=True)
                 _write(partial, settings)
@@ -80,14 +80,12 @@ def _is_written(folder: Path, settings: PageSettings) -> bool:
     except (OSError, ValueError):
         raise UserError(f"{folder} holds something else than made pages; write another `folder`.") from None
     wanted = json.loads(json.dumps(settings.as_json()))
-    if not isinstance(made_by, dict) or made_by != wanted:
-        given = made_by if isinstance(made_by, dict) else {}
-        other = ", ".join(
-            f"{key}: {given.get(key)} there, {wanted[key]} now" for key in wanted if given.get(key) != wanted[key]
-        )
+    given = made_by if isinstance(made_by, dict) else {}
+    if given != wanted:
+        other = [f"{key}: {given.get(key)} there, {wanted[key]} now" for key in wanted if given.get(key) != wanted[key]]
         raise UserError(
-            f"{folder} holds pages that were made by other settings ({other}); write another `folder`, or the same "
-            "settings, or delete it."
+            f"{folder} holds pages that were made by other settings ({', '.join(other)}); write another `folder`, or "
+            "the same settings, or delete it."
         )
     images = len(list((folder / IMAGES_FOLDER).glob("*.png")))
     if images != settings.size + settings.test_size or not (folder / QUESTIONS_FILE).is_file():

@@ -14,6 +14,7 @@ _FILES = Path(__file__).parent
 _SEED = 0
 _IMAGE_SIZE, _PATCH_SIZE, _SCALE = 32, 8, 2
 _POSITIONS = 2048
+_END, _PAD = "<|im_end|>", "<|endoftext|>"
 # What an answer holds, for trainers that call tools. Thoughts stay in its content, where rewards read them.
 _RESPONSE: dict[str, Any] = {
     "defaults": {"role": "assistant"},
@@ -34,23 +35,22 @@ _RESPONSE: dict[str, Any] = {
 class TinyVlm:
     """A kind of `hpt_trl.models.built_in.BuiltIn`: nothing is needed to write it."""
 
+    name = "tiny-vlm"
     folder = "tiny-vlm-v1"
     megabytes = 10
 
-    def check(self, name: str) -> None:
+    def check(self) -> None:
         """Nothing can be missing."""
 
     def config(self) -> "Idefics3Config":
         """The config: two vision layers, a connector that joins four patches, three layers of a Llama."""
         from transformers import Idefics3Config
 
-        tokenizer = self._text_tokenizer()
-        ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
+        vocabulary = self._text_tokenizer().get_vocab()
         return Idefics3Config(
-            image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+            image_token_id=vocabulary["<image>"],
             scale_factor=_SCALE,
             tie_word_embeddings=True,
-            pad_token_id=tokenizer.pad_token_id,
             vision_config={
                 "hidden_size": 64,
                 "intermediate_size": 128,
@@ -61,7 +61,7 @@ class TinyVlm:
             },
             text_config={
                 "model_type": "llama",
-                "vocab_size": len(tokenizer),
+                "vocab_size": len(vocabulary),
                 "hidden_size": 128,
                 "intermediate_size": 256,
                 "num_hidden_layers": 3,
@@ -69,7 +69,9 @@ class TinyVlm:
                 "num_key_value_heads": 2,
                 "max_position_embeddings": _POSITIONS,
                 "tie_word_embeddings": True,
-                **ids,
+                "pad_token_id": vocabulary[_PAD],
+                "eos_token_id": vocabulary[_END],
+                "bos_token_id": None,
             },
         )
 
@@ -94,18 +96,19 @@ class TinyVlm:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(_SEED)
             model = Idefics3ForConditionalGeneration(config)
-        text = config.text_config
-        model.generation_config = GenerationConfig(eos_token_id=text.eos_token_id, pad_token_id=text.pad_token_id)
+        processor = self.tokenizer()
+        ids = processor.tokenizer.convert_tokens_to_ids([_END, _PAD])
+        model.generation_config = GenerationConfig(eos_token_id=ids[0], pad_token_id=ids[1])
         model.save_pretrained(folder)
-        self.tokenizer().save_pretrained(folder)
+        processor.save_pretrained(folder)
 
     def _text_tokenizer(self) -> "PreTrainedTokenizerFast":
         from transformers import PreTrainedTokenizerFast
 
         return PreTrainedTokenizerFast(
             tokenizer_file=str(_FILES / "tokenizer.json"),
-            eos_token="<|im_end|>",
-            pad_token="<|endoftext|>",
+            eos_token=_END,
+            pad_token=_PAD,
             additional_special_tokens=["<|im_start|>", "<fake_token_around_image>", "<image>", "<global-img>"],
             response_template=_RESPONSE,
             model_max_length=_POSITIONS,
