@@ -7,6 +7,14 @@ from hpt_trl.errors import UserError
 from hpt_trl.settings.values import did_you_mean
 
 VOCABULARIES = ("tags", "tools")
+# What an option may be, in words.
+_NAMES: dict[Any, str] = {
+    str: "a text",
+    str | None: "a text, or null",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+}
 # VRAG's: page images of at least 256 and at most 512 patches of 28 x 28 pixels.
 MIN_PIXELS, MAX_PIXELS = 256 * 28 * 28, 512 * 28 * 28
 
@@ -52,8 +60,8 @@ def vrag_options(values: dict[str, Any]) -> VragOptions:
     for name, value in values.items():
         if name not in known:
             raise UserError(f"`{name}`: unknown.{did_you_mean(name, known)} Known: {', '.join(known)}.")
-        if not _fits(value, str(known[name].type)):
-            raise UserError(f"`{name}: {value}`; allowed: {known[name].type}.")
+        if not _fits(value, known[name].type):
+            raise UserError(f"`{name}: {value}`; allowed: {_NAMES[known[name].type]}.")
     if not str(values.get("index", "")).strip():
         raise UserError(
             "`index` is missing: write the folder of an index (`hpt-trl index PAGES INDEX`), or an address."
@@ -75,10 +83,7 @@ def vrag_options(values: dict[str, Any]) -> VragOptions:
     return options
 
 
-def _fits(value: Any, kind: str) -> bool:
-    if value is None:
-        return "None" in kind
+def _fits(value: Any, kind: Any) -> bool:
     if isinstance(value, bool):
-        return kind.startswith("bool")
-    types = {"str": str, "int": int, "float": (int, float)}
-    return isinstance(value, types.get(kind.split(" ")[0], ()))
+        return kind is bool
+    return isinstance(value, int | float) if kind is float else isinstance(value, kind)
