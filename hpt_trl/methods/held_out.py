@@ -20,7 +20,8 @@ from hpt_trl.models.random_state import kept_random_state
 # Mixed into a trainer, whose methods it wraps; by itself it is none.
 _Base: Any = object
 
-# Of a batch without padding: the tokens of each of its rows. Shape: (rows,).
+# Of a batch without padding: the tokens of each of its rows; where rows have several contexts, how many each has.
+# Shape: (rows,).
 ROW_LENGTHS = "row_lengths"
 
 _EXTREMES: dict[str, Callable[[list[float]], float]] = {"min_reward": min, "max_reward": max}

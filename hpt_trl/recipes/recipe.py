@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from hpt_trl.data.layouts import Layout, Splits
     from hpt_trl.data.rendering import Encoder
+    from hpt_trl.environments.acting import Acting
     from hpt_trl.recipes.arguments import RecipeArguments
     from hpt_trl.settings.keys import Key
     from hpt_trl.settings.ranges import Rule
@@ -86,6 +87,7 @@ class StageInputs:
         rewards: guarded reward functions in the recipe's order, then its reward models.
         callbacks: callbacks of the runner.
         model_config: config of the model; where the stage makes its own model, what `make_config` returned.
+        acting: how rollouts are begun in the recipe's environment; None without one.
     """
 
     model: Any
@@ -98,6 +100,7 @@ class StageInputs:
     rewards: list[Callable[..., Any]] = field(default_factory=list)
     callbacks: "list[TrainerCallback]" = field(default_factory=list)
     model_config: "PretrainedConfig | None" = None
+    acting: "Acting | None" = None
 
     @property
     def eval_rows(self) -> "Dataset | None":
@@ -120,7 +123,8 @@ class StageInputs:
     def rollout_arguments(self) -> dict[str, Any]:
         """The same for trainers on rollouts, with rewards and rows."""
         rows = {"train_dataset": self.splits.train, "eval_dataset": self.eval_rows}
-        return self.trainer_arguments() | {"reward_funcs": self.rewards} | rows
+        environment = {} if self.acting is None else {"environment": self.acting.environments}
+        return self.trainer_arguments() | {"reward_funcs": self.rewards} | rows | environment
 
 
 def _recipe_arguments() -> "type[RecipeArguments]":

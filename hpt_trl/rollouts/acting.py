@@ -25,7 +25,8 @@ from hpt_trl.environments.episode import Episode
 from hpt_trl.environments.factory import TurnEnvironments
 from hpt_trl.environments.faults import named
 from hpt_trl.environments.features import join
-from hpt_trl.environments.pieces import Context, Segment
+from hpt_trl.environments.fillers import context_of, fillers_of
+from hpt_trl.environments.pieces import Segment
 from hpt_trl.errors import UserError
 from hpt_trl.models.loading import positions_of
 from hpt_trl.rollouts.contexts import Contexts
@@ -71,7 +72,7 @@ class ActingTrainer(RolloutTrainer):
             positions = min(self.args.vllm_max_model_length, positions or self.args.vllm_max_model_length)
         self._acting = Acting(environment, encoder, drawn=self.max_completion_length, positions=positions)
         self.rollout_func = self._rollouts
-        self._fillers = _fillers(self._acting) if self.accelerator.num_processes > 1 else []
+        self._fillers = fillers_of(self._acting) if self.accelerator.num_processes > 1 else []
 
     # Rollouts.
 
@@ -126,7 +127,7 @@ class ActingTrainer(RolloutTrainer):
         assert self._acting is not None
         contexts = [episode.context() for episode in episodes]
         if self._fillers and not any(context.images for context in contexts):
-            contexts.append(_context_of(self._fillers[0]))
+            contexts.append(context_of(self._fillers[0]))
         elif not contexts:
             contexts.append(self._acting.filler())
         sequences = [context.features for context in contexts]
@@ -264,19 +265,3 @@ def refuse_beside_environment(config: Any, arguments: dict[str, Any]) -> None:
         raise ValueError(
             "`use_transformers_continuous_batching` generates from texts alone, and not in an `environment`. Drop it."
         )
-
-
-def _fillers(acting: Acting) -> list[Segment]:
-    """A context with an image, for processes whose batch has none while another's has: they share the weights."""
-    if not acting.encoder.encoder.is_processor:
-        return []
-    from PIL import Image
-
-    message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "?"}]}
-    piece = acting.encoder.prompt([message], [Image.new("RGB", (56, 56), (128, 128, 128))])
-    return [Segment.of([piece], [False])]
-
-
-def _context_of(segment: Segment) -> Context:
-    types = None if segment.types is None else segment.types.tolist()
-    return Context(segment.ids.tolist(), segment.features, segment.images, types)

@@ -298,6 +298,7 @@ def _build_trainer(
             # its file for what the evaluation before the training logs.
             callbacks=[*first, MetricsWriter(config.output_dir), *callbacks, _NoteProcesses(), _EndWhereDone()],
             model_config=prepared.model_config,
+            acting=prepared.acting,
         )
     )
     refuse_untrainable(trainer.model)

@@ -7,7 +7,7 @@ from transformers import Trainer
 from trl import GRPOConfig
 
 from hpt_trl.environments.arguments import ENVIRONMENT_RULES
-from hpt_trl.methods.environments import ActingArguments, check_environment, environments_of
+from hpt_trl.methods.environments import ActingArguments, check_environment
 from hpt_trl.models.moving_reference import refuse_lost_reference
 from hpt_trl.recipes.recipe import Recipe, Stage, StageInputs
 from hpt_trl.rollouts.acting import ActingTrainer
@@ -26,7 +26,7 @@ def check(recipe: Recipe) -> None:
 
 
 def build(inputs: StageInputs) -> Trainer:
-    return ActingTrainer(environment=environments_of(inputs.arguments), **inputs.rollout_arguments())
+    return ActingTrainer(**inputs.rollout_arguments())
 
 
 STAGE = Stage(

@@ -7,7 +7,7 @@ from transformers import Trainer
 from hpt_trl.data.layouts import Splits
 from hpt_trl.data.rendering import Encoder
 from hpt_trl.environments.arguments import ENVIRONMENT_RULES
-from hpt_trl.methods.environments import ActingArguments, check_environment, environments_of
+from hpt_trl.methods.environments import ActingArguments, check_environment
 from hpt_trl.methods.hybrid.config import HybridPostConfig
 from hpt_trl.methods.hybrid.demonstrations import check_demonstrations
 from hpt_trl.methods.hybrid.routing import refuse_what_cannot_work
@@ -59,7 +59,7 @@ def check_rows(recipe: Recipe, splits: Splits, encoder: Encoder, positions: int 
 
 
 def build(inputs: StageInputs) -> Trainer:
-    return HybridPostTrainer(environment=environments_of(inputs.arguments), **inputs.rollout_arguments())
+    return HybridPostTrainer(**inputs.rollout_arguments())
 
 
 STAGE = Stage(

@@ -5,20 +5,31 @@ from dataclasses import dataclass
 from transformers import Trainer
 from trl import SFTConfig
 
+from hpt_trl.environments.arguments import ENVIRONMENT_RULES
+from hpt_trl.methods.environments import ActingArguments, check_environment
+from hpt_trl.methods.sft.acted import build_acted, check_acted
 from hpt_trl.methods.sft.rows import check_images, has_images, label_answers, training_splits
 from hpt_trl.methods.sft.trainer import MeasuredSFTTrainer
 from hpt_trl.methods.sft.turns import TurnArguments, check_turns
-from hpt_trl.recipes.arguments import RecipeArguments
-from hpt_trl.recipes.recipe import Stage, StageInputs
+from hpt_trl.recipes.recipe import Recipe, Stage, StageInputs
 from hpt_trl.settings.ranges import one_of
 
 
 @dataclass
-class SftArguments(TurnArguments, RecipeArguments):
-    """The recipe's keys, and which turns are trained."""
+class SftArguments(TurnArguments, ActingArguments):
+    """The recipe's keys, what the model acts in, and which turns are trained."""
+
+
+def check(recipe: Recipe) -> None:
+    """Refuse keys that contradict each other, and an environment that cannot be used."""
+    check_turns(recipe)
+    check_environment(recipe)
+    check_acted(recipe)
 
 
 def build(inputs: StageInputs) -> Trainer:
+    if inputs.acting is not None:
+        return build_acted(inputs)
     train, test = training_splits(inputs.splits, inputs.encoder, inputs.config, inputs.arguments)
     trainer = MeasuredSFTTrainer(train_dataset=train, eval_dataset=test, **inputs.trainer_arguments())
     if has_images(inputs.splits.train, inputs.encoder):
@@ -30,10 +41,14 @@ STAGE = Stage(
     name="sft",
     config_class=SFTConfig,
     argument_class=SftArguments,
-    check=check_turns,
+    check=check,
     check_rows=check_images,
     build=build,
-    rules=(one_of("loss_type", "nll", "dft"), one_of("truncation_mode", "keep_start", "keep_end")),
+    rules=(
+        one_of("loss_type", "nll", "dft"),
+        one_of("truncation_mode", "keep_start", "keep_end"),
+        *ENVIRONMENT_RULES,
+    ),
     layout=lambda arguments: "demonstrations",
     needs_demonstration=lambda config: True,
     rewards="optional",

@@ -56,7 +56,7 @@ class _WithRowLengths:
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         batch = self.collate(examples)
-        if len(batch["input_ids"]) != len(examples):
+        if ROW_LENGTHS not in batch and len(batch["input_ids"]) != len(examples):
             lengths = [len(example["input_ids"]) for example in examples]
             batch[ROW_LENGTHS] = tensor(lengths)
         return batch
