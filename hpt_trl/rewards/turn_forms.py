@@ -6,7 +6,8 @@ from typing import Any
 
 from hpt_trl.data.messages import text_of
 
-ACTIONS = ("search", "bbox", "answer")
+# The last is how templates such as Qwen's write a tool call.
+ACTIONS = ("search", "bbox", "answer", "tool_call")
 
 _TAG = rf"</?(?:think|{'|'.join(ACTIONS)})>"
 # Not only space, and without any of the tags.

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hpt_trl.files import write_atomically
+from hpt_trl.rewards.turn_forms import ACTIONS
 from hpt_trl.runs.trajectories import FOLDER, Box, Picture, Trajectory, Turn, read_trajectories
 
 INDEX_FILE = "index.html"
@@ -23,7 +24,7 @@ _MODES = {
     "train": "training",
     "demonstration": "demonstration",
 }
-_ACTION = re.compile(r"(<(think|search|bbox|answer)>)(.*?)(</\2>)", re.DOTALL)
+_ACTION = re.compile(rf"(<(think|{'|'.join(ACTIONS)})>)(.*?)(</\2>)", re.DOTALL)
 # What a browser shows in an <img>, by its first bytes.
 _TYPES = {
     "png": re.compile(rb"\x89PNG\r\n\x1a\n"),

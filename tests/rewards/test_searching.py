@@ -91,6 +91,7 @@ FINE = [
     [{"role": "assistant", "content": [{"type": "text", "text": SEARCH}]}],
     f"{SEARCH}\n\n{BBOX}{ANSWER}\n",
     said("<answer>12</answer>", reasoning_content="It says 12."),
+    said('<think>Look.</think>\n<tool_call>\n{"name": "search", "arguments": {"query": "x"}}\n</tool_call>'),
     said("<think>Look.</think>", tool_calls=[{"function": {"name": "search", "arguments": {"query": "x"}}}]),
     said("", reasoning_content="Look.", tool_calls=[{"function": {"name": "search", "arguments": {"query": "x"}}}]),
 ]
@@ -117,6 +118,8 @@ NOT_FINE = [
     said("<THINK>a</THINK><answer>12</answer>"),
     said(SEARCH, "<think>a</think>", ANSWER),
     said(None),
+    said("<think>a</think><tool_call>{}</tool_call><tool_call>{}</tool_call>"),
+    said("<think>a</think><tool_call>{}</tool_call><answer>12</answer>"),
     f"{SEARCH} and {ANSWER}",
     said("", tool_calls=[{}]),
     said("<think>a</think>", tool_calls=[{}, {}]),

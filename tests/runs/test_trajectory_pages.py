@@ -183,6 +183,7 @@ def test_other_kinds_of_images(tmp_path):
         ("<search>a", [("", "<search>a")]),
         ("<search>a</answer>", [("", "<search>a</answer>")]),
         ("<bbox>\n[1]\n</bbox>", [("bbox", "\n[1]\n")]),
+        ('<tool_call>{"name": "search"}</tool_call>', [("tool_call", '{"name": "search"}')]),
         ("", []),
     ],
 )
