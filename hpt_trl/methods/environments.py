@@ -22,8 +22,8 @@ from hpt_trl.methods.vrag.building import vrag_environments
 from hpt_trl.methods.vrag.environment import PageSearch
 from hpt_trl.recipes.arguments import RecipeArguments
 from hpt_trl.recipes.recipe import Recipe
-from hpt_trl.rewards.columns import FACTS
 from hpt_trl.rewards.functions import REWARDS
+from hpt_trl.rewards.loading import scores_episodes
 from hpt_trl.settings.values import did_you_mean
 
 
@@ -82,7 +82,7 @@ def check_environment(recipe: Recipe) -> None:
             if key in recipe.raw and recipe.raw[key] is not None:
                 raise recipe.error(key, "it says nothing without `environment`; name one, or drop the line.")
         for name in named:
-            if name in REWARDS and {*FACTS} & {*inspect.signature(REWARDS[name]).parameters}:
+            if name in REWARDS and scores_episodes(REWARDS[name]):
                 raise recipe.error("reward_funcs", f"`{name}` scores rollouts in an environment; name `environment`.")
         return
     try:

@@ -36,7 +36,8 @@ from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.recipes.resolving import read_recipe
 from hpt_trl.rewards.completions import text_tokenizer
 from hpt_trl.rewards.guarding import guard
-from hpt_trl.rewards.loading import check_columns, check_rows, columns_read, load_rewards, scores_episodes
+from hpt_trl.rewards.judge.reward import JudgedAnswer
+from hpt_trl.rewards.loading import check_columns, check_rows, columns_read, load_rewards
 from hpt_trl.rewards.names import distinct_names
 from hpt_trl.rewards.reward_model import RewardModel
 from hpt_trl.runs.lengths import check_lengths
@@ -199,8 +200,8 @@ def prepare_recipe(recipe: Recipe, trained: "Trained | None" = None) -> Prepared
         acting=acting,
     )
     check_lengths(recipe, splits, encoder, prepared.answered, prepared.eval_max_new_tokens, positions)
-    # A text alone is no episode, and a judge costs money.
-    if functions and not any(scores_episodes(reward) for reward in functions):
+    # A judge costs money.
+    if functions and not any(isinstance(reward, JudgedAnswer) for reward in functions):
         weights = prepared.judge_weights[: len(functions)]
         Probe(recipe, splits, encoder, rewards[: len(functions)], names, weights, success, acting).check()
     if rewards:
