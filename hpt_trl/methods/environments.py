@@ -58,10 +58,7 @@ def environments_of(arguments: EnvironmentArguments) -> TurnEnvironments | None:
                 "search_index: `environment: vrag` needs it; write the folder of an index (`hpt-trl index PAGES "
                 "INDEX`), or the address of a search service."
             )
-        try:
-            return vrag_environments({**options, "index": arguments.search_index}, **limits)
-        except UserError as error:
-            raise UserError(f"environment_options: {error}") from error
+        return vrag_environments({**options, "index": arguments.search_index}, **limits)
     if arguments.search_index is not None:
         raise UserError(f"search_index: `environment: {VRAG}` alone reads it; drop it, or write it as an option.")
     make = _imported(arguments.environment)
