@@ -10,6 +10,7 @@ from hpt_trl.evaluation.measuring import MAJORITY, PASS, PERPLEXITY
 from hpt_trl.models.folders import is_adapter
 from hpt_trl.models.loading import load_config
 from hpt_trl.planning import memory, memory_settings
+from hpt_trl.planning.acted_rows import environment_line
 from hpt_trl.planning.rows import describe_rows
 from hpt_trl.recipes.batches import planned_steps, processes
 from hpt_trl.recipes.recipe import Recipe
@@ -57,6 +58,7 @@ def facts(prepared: Prepared) -> str:
             + _per_step(prepared, batch),
         ),
         *([("rollouts", rollouts)] if (rollouts := describe(recipe)) else []),
+        *_environment(prepared),
         ("steps", _steps(prepared)),
         ("evaluation", _evaluation(prepared)),
         ("peak memory", _memory(recipe, estimate)),
@@ -96,6 +98,7 @@ def _measured(prepared: Prepared) -> list[tuple[str, str]]:
         lines.append(("rewards", ", ".join(task.judge.names)))
         lines.append(("solved", f"where {task.judge.names[task.judge.success]} is at least {task.judge.threshold:g}"))
     lines += [*_programs(prepared), *_judge(prepared)]
+    lines += _environment(prepared)
     if task.answers:
         drawn = "greedy" if decoding.temperature == 0 else f"temperature {decoding.temperature:g}"
         drawn += f", top_p {decoding.top_p:g}" if decoding.top_p < 1 else ""
@@ -109,6 +112,12 @@ def _measured(prepared: Prepared) -> list[tuple[str, str]]:
         ("device", "CPU" if config.use_cpu else str(config.device)),
         ("output", config.output_dir),
     ]
+
+
+def _environment(prepared: Prepared) -> list[tuple[str, str]]:
+    if prepared.acting is None:
+        return []
+    return [("environment", environment_line(prepared.acting, str(prepared.recipe.arguments.environment)))]
 
 
 def _programs(prepared: Prepared) -> list[tuple[str, str]]:
