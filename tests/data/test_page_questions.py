@@ -153,7 +153,7 @@ def test_a_row_without_what_it_needs_is_named(row, message, tmp_path):
 
 def test_pages_that_are_no_numbers_are_named(tmp_path):
     path = write(tmp_path / "rows.jsonl", [changed(VRAG, reference_page=["4"]), changed(VRAG, reference_page=["four"])])
-    with pytest.raises(UserError, match="line 2: `meta_info.reference_page` is \\['four'\\]"):
+    with pytest.raises(UserError, match=r"line 2: `meta_info.reference_page` is \['four'\]"):
         load(path)
 
 

@@ -1,4 +1,4 @@
-"""`tiny-vlm`: an Idefics3 of 0.6M random parameters, with a processor that needs no torchvision.
+"""`tiny-vlm`: an Idefics3 of 0.7M random parameters, with a processor that needs no torchvision.
 
 It is there so that a recipe for vision-language models can be run, and learn something, on two CPU cores and with no
 network. It reads nothing: an image is 32 x 32 pixels to it, four tokens. What it can learn of a page is its colours.

@@ -75,7 +75,7 @@ def test_what_is_there_is_not_written_over(written, tmp_path):
         write_pages(copy, SETTINGS)
     for content in ("{", "[]", "{}"):
         (copy / "settings.json").write_text(content)
-        with pytest.raises(UserError, match="something else|other settings"):
+        with pytest.raises(UserError, match=r"something else|other settings"):
             write_pages(copy, SETTINGS)
     theirs = tmp_path / "theirs"
     theirs.mkdir()
