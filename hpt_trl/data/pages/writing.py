@@ -1,7 +1,7 @@
 """A folder of made pages: images, the text layers that an index reads, and the questions.
 
 FOLDER/images/table_1.png …   one image a page
-FOLDER/pages.jsonl            {"image": "images/table_1.png", "text": …, "document": "table", "number": 1} …
+FOLDER/pages.jsonl            {"name": "table_1", "image": "images/table_1.png", "text": …, …} …
 FOLDER/questions.jsonl        a question for each page, its answer, page and box, and the split that it is of
 FOLDER/settings.json          what the folder was made by
 """
@@ -118,7 +118,9 @@ def _write(folder: Path, settings: PageSettings) -> None:
         image = f"{IMAGES_FOLDER}/{name}.png"
         page.sheet.image.save(folder / image)
         text = page.sheet.text_layer(values=settings.text_layer == "full")
-        pages.append({"image": image, "text": text, "document": layout, "number": count[layout]})
+        pages.append(
+            {"name": name, "image": image, "text": text, "document": layout, "number": count[layout]}
+        )
         questions.append(
             {
                 "split": "train" if number < settings.size else "test",
