@@ -7,6 +7,7 @@ from transformers import PretrainedConfig
 
 from hpt_trl.data.unused import describe_unused
 from hpt_trl.evaluation.measuring import MAJORITY, PASS, PERPLEXITY
+from hpt_trl.methods.environments import acting_arguments
 from hpt_trl.models.folders import is_adapter
 from hpt_trl.models.loading import load_config
 from hpt_trl.planning import memory, memory_settings
@@ -117,7 +118,7 @@ def _measured(prepared: Prepared) -> list[tuple[str, str]]:
 def _environment(prepared: Prepared) -> list[tuple[str, str]]:
     if prepared.acting is None:
         return []
-    return [("environment", environment_line(prepared.acting, str(prepared.recipe.arguments.environment)))]
+    return [("environment", environment_line(prepared.acting, str(acting_arguments(prepared.recipe).environment)))]
 
 
 def _programs(prepared: Prepared) -> list[tuple[str, str]]:
