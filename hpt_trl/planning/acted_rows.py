@@ -26,7 +26,6 @@ def acted_rows(prepared: Prepared, acting: "Acting") -> tuple[list[tuple[str, st
 
     Prompts and trajectories of the first rows are encoded; more would be searched for.
     """
-    from hpt_trl.planning.rows import cut, indented, marked
 
     splits, encoder = prepared.splits, acting.encoder.encoder
     rows = [splits.train[place] for place in range(min(PROBED, len(splits.train)))]
