@@ -141,12 +141,15 @@ def build_index(
             **asdict(settings),
         }
         (temporary / INDEX_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        # Before it replaces another one: a model may turn out to embed otherwise each time it is loaded.
+        index = load_index(temporary)
         _put_in_place(temporary, index_folder)
+        index.folder = index_folder
     except OSError as error:
         raise UserError(f"{index_folder} cannot be written: {error}.") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return Built(load_index(index_folder), reading)
+    return Built(index, reading)
 
 
 def load_index(folder: str | Path) -> Index:
@@ -176,7 +179,8 @@ def load_index(folder: str | Path) -> Index:
             raise ValueError(f"it ranks {ranker.count} pages and holds {len(pages)}")
     except UserError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError) as error:
+    # Of other JSON than an index's, and of files that are cut, the readers of bm25s, NumPy and faiss raise these.
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, EOFError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise UserError(
             f"the index {folder} is damaged: {reason}. Build it again: hpt-trl index PAGES {folder} --overwrite"
