@@ -3,9 +3,9 @@ r"""How well questions find their pages, with and without rerankers, and what an
     python -m benchmarks.retrieval PAGES --rerankers query_likelihood:smollm2-135m --made 10000 \
         --output benchmarks/results/retrieval-cpu.json
 
-PAGES is a folder as `hpt-trl index` reads it, with a questions.jsonl: {"query": ..., "reference_pages": [...]}. Measured
-are recall among the first page and the first five, and NDCG of the first five, of the index by itself and with each
-reranker over its first pages; the 95 % interval is Wilson's, of recall@1. In each round every side answers all
+PAGES is a folder as `hpt-trl index` reads it, with a questions.jsonl: {"query": ..., "reference_pages": [...]}. What is
+measured is recall among the first page and the first five, and NDCG of the first five, of the index by itself and with
+each reranker over its first pages; the 95 % interval is Wilson's, of recall@1. In each round every side answers all
 questions, in an order that moves on from round to round; of the rounds the median counts.
 
 The speed at `--made` pages is that of an index of words alone, without images. Its pages are made of the given ones: as

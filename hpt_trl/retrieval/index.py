@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 INDEX_FILE, PAGES_FILE, IMAGES_FOLDER, RANKING_FOLDER = "index.json", "pages.jsonl", "images", "ranking"
+# In the output folder of a recipe of `stage: index`.
+INDEX_FOLDER = "index"
 # Raised where files of another version are not read any more.
 FORMAT = 1
 
@@ -155,10 +157,15 @@ def build_index(
 def load_index(folder: str | Path) -> Index:
     """Opens an index.
 
+    Args:
+        folder: of the index, or the output folder of a recipe that built one.
+
     Raises:
         UserError: there is none, it is damaged, empty or of another version, or an extra is not installed.
     """
     folder = Path(folder)
+    if (folder / INDEX_FOLDER / INDEX_FILE).is_file():
+        folder = folder / INDEX_FOLDER
     if not (folder / INDEX_FILE).is_file():
         raise UserError(f"{folder} holds no index (no {INDEX_FILE}). Build one: hpt-trl index PAGES {folder}")
     try:

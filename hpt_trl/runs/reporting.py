@@ -213,7 +213,9 @@ def report(output_dir: str | Path) -> None:
     """
     results = read_results(output_dir)
     if results is not None and "measures" in results:
-        for line in [f"{_headline(output_dir, results)}, {results['data']}", *measure_lines(results["measures"])]:
+        # A search index has neither model nor data.
+        data = f", {results['data']}" if "data" in results else ""
+        for line in [f"{_headline(output_dir, results)}{data}", *measure_lines(results["measures"])]:
             print(line)
         return
     draw_curves(output_dir)
@@ -358,4 +360,5 @@ def _column(name: str, entry: dict[str, Any], width: int, most_lines: int = 8) -
 def _headline(output_dir: str | Path, results: dict[str, Any] | None) -> str:
     if results is None:
         return str(output_dir)
-    return f"{results['recipe']}: {results['stage']} on {results['model']}"
+    on = f" on {results['model']}" if "model" in results else ""
+    return f"{results['recipe']}: {results['stage']}{on}"
