@@ -80,9 +80,20 @@ def test_a_query_is_asked_once_and_the_oldest_is_forgotten():
     assert len(engine.search(["a"], 2)[0]) == 2 and len(inner.asked) == 1
     engine.search(["a"], 3)
     assert inner.asked[1:] == [(["a"], 3)]
-    engine.search(["b"], 2)
-    assert inner.asked[2:] == [(["b"], 2)]
+    # The beginning of what is known.
+    assert found(engine, 1, "a") == [0] and len(inner.asked) == 2
+    engine.search(["b", "c"], 2)
+    assert inner.asked[2:] == [(["c"], 2)]
+    engine.search(["a"], 2)
+    assert inner.asked[3:] == [(["a"], 2)]
     assert engine.search(["x", "y", "z"], 1)[2][0].page.text == "z 0"
+
+
+def test_a_ranking_that_ended_is_not_asked_for_again():
+    inner = Listed()
+    engine = CachedEngine(inner, 5)
+    assert len(engine.search(["a"], 40)[0]) == len(engine.search(["a"], 50)[0]) == 30
+    assert len(inner.asked) == 1
 
 
 def test_an_index_is_opened_by_its_folder(tmp_path):

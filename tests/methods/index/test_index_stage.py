@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 import yaml
@@ -9,9 +10,12 @@ import yaml
 from hpt_trl.errors import UserError
 from hpt_trl.pipeline.reading import read_plan
 from hpt_trl.pipeline.record import Action, plan_steps, read_record
+from hpt_trl.planning.check import check
+from hpt_trl.planning.needs import Hub, Machine, needs_of
 from hpt_trl.recipes.bundled import find_recipe
 from hpt_trl.recipes.resolving import read_recipe
 from hpt_trl.retrieval.engine import open_engine
+from hpt_trl.runs.reporting import report
 from hpt_trl.runs.runner import run
 from hpt_trl.runs.working import check_work
 from tests.helpers.pages import write_corpus
@@ -42,13 +46,12 @@ def recipe(tmp_path):
     return write
 
 
-def test_a_recipe_builds_an_index_and_measures_it(recipe, tmp_path):
-    checked = hpt_trl("check", recipe())
-    assert checked.returncode == 0, checked.stderr
-    assert f"pages:          {tmp_path / 'pages'}" in checked.stdout and not (tmp_path / "out").exists()
-    done = hpt_trl("run", recipe())
-    assert done.returncode == 0, done.stderr
-    assert "recall@1:      50.0%" in done.stdout and "Pages:   4 of 1 documents" in done.stdout
+def test_a_recipe_builds_an_index_and_measures_it(recipe, tmp_path, capsys):
+    check(recipe(), [])
+    assert f"pages:          {tmp_path / 'pages'}" in capsys.readouterr().out and not (tmp_path / "out").exists()
+    run(recipe(), [])
+    printed = capsys.readouterr().out
+    assert "recall@1:      50.0%" in printed and "Pages:   4 of 1 documents" in printed
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["stage"] == "index"
     assert results["measures"] == pytest.approx(
@@ -57,8 +60,8 @@ def test_a_recipe_builds_an_index_and_measures_it(recipe, tmp_path):
     )
     engine = open_engine(tmp_path / "out")
     assert [hit.name for hit in engine.search(["weather"], 1)[0]] == ["sub/doc_4"]
-    reported = hpt_trl("report", str(tmp_path / "out"))
-    assert reported.returncode == 0 and "ndcg@5" in reported.stdout, reported.stderr
+    report(tmp_path / "out")
+    assert f"{Path(recipe()).stem}: index" in (printed := capsys.readouterr().out) and "ndcg@5" in printed
     with pytest.raises(UserError, match="holds a finished run"):
         run(recipe(), [])
     run(recipe(), ["--overwrite", "true", "--language", "none", "--questions", "null"])
@@ -135,3 +138,14 @@ def test_references_to_an_index_in_a_pipeline(recipe, tmp_path):
         plan(model="from:pages")
     with pytest.raises(UserError, match="`first` is a `grpo` stage; `search_index` names one of `stage: index`"):
         plan(search_index="from:first")
+
+
+def test_what_a_recipe_needs_is_told(recipe, tmp_path):
+    machine = Machine(gpus=[], other="", cores=2, memory=2**33, instructions=[])
+
+    def needs(**keys):
+        return {need.what: need.met for need in needs_of(Path(recipe(**keys)), machine, Hub())}
+
+    assert {"PDFs", "index of words", "stems of words"} <= {what for what, met in needs().items() if met}
+    assert "index_kind text_vectors" in needs(index_kind="text_vectors", embedding_model="a/b")
+    assert "ocr" in needs(ocr=True)
