@@ -69,6 +69,13 @@ def facts(prepared: Prepared) -> str:
     return _shown(lines)
 
 
+def facts_of_work(recipe: Recipe) -> str:
+    """Returns what a recipe without model and rows comes to: the keys that it sets."""
+    given = [(key, str(value)) for key, value in recipe.raw.items() if key not in ("stage", "output_dir")]
+    output = ("output", recipe.config.output_dir)
+    return _shown([("recipe", str(recipe.path)), ("stage", recipe.stage.name), *given, output])
+
+
 def _shown(lines: list[tuple[str, str]]) -> str:
     return "\n".join(f"{name + ':':<15} {text}" for name, text in lines)
 
