@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _EXPORTS = {
+    "ActingTrainer": "hpt_trl.rollouts.acting",
     "HybridPostConfig": "hpt_trl.methods.hybrid.config",
     "HybridPostTrainer": "hpt_trl.methods.hybrid.trainer",
     "PPOConfig": "hpt_trl.methods.ppo.config",
     "PPOTrainer": "hpt_trl.methods.ppo.trainer",
     "Rho1Config": "hpt_trl.methods.rho1.config",
     "Rho1Trainer": "hpt_trl.methods.rho1.trainer",
+    "TurnEnvironments": "hpt_trl.environments.factory",
     "UserError": "hpt_trl.errors",
     "ValueConfig": "hpt_trl.methods.critic.config",
     "ValueModel": "hpt_trl.models.value_model",
@@ -26,12 +28,14 @@ _EXPORTS = {
 }
 
 __all__ = [
+    "ActingTrainer",
     "HybridPostConfig",
     "HybridPostTrainer",
     "PPOConfig",
     "PPOTrainer",
     "Rho1Config",
     "Rho1Trainer",
+    "TurnEnvironments",
     "UserError",
     "ValueConfig",
     "ValueModel",
@@ -43,6 +47,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from hpt_trl.environments.factory import TurnEnvironments
     from hpt_trl.errors import UserError
     from hpt_trl.methods.critic.config import ValueConfig
     from hpt_trl.methods.critic.trainer import ValueTrainer
@@ -56,6 +61,7 @@ if TYPE_CHECKING:
     from hpt_trl.methods.rho1.trainer import Rho1Trainer
     from hpt_trl.models.future_heads.model import load_with_future_heads
     from hpt_trl.models.value_model import ValueModel
+    from hpt_trl.rollouts.acting import ActingTrainer
 
 
 def __getattr__(name: str) -> Any:

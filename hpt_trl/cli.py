@@ -123,7 +123,7 @@ def build_parser() -> argparse.ArgumentParser:
     pages.add_argument("folder", metavar="FOLDER", help="new or empty folder")
     pages.add_argument("--size", type=int, help="training pages, one question each (200)")
     pages.add_argument("--test_size", type=int, help="held-out pages, one question each (50)")
-    pages.add_argument("--layouts", nargs="+", metavar="LAYOUT", help="table, chart, text, form, swatch (all)")
+    pages.add_argument("--layouts", nargs="+", metavar="LAYOUT", help="table, chart, text, form, swatch, disc (all)")
     pages.add_argument("--test_layouts", nargs="+", metavar="LAYOUT", help="of the held-out pages (the same)")
     pages.add_argument("--text_layer", help="what can be searched: titles (and labels), or full (titles)")
     pages.add_argument("--seed", type=int, help="draws everything (0)")

@@ -97,6 +97,7 @@ class Client:
 
     def _ask(self, method: str, url: str, **question: Any) -> bytes:
         import requests
+        import urllib3
 
         started, problem, status, asked_wait = time.monotonic(), "", None, 0.0
         for attempt in range(self.retries + 1):
@@ -105,7 +106,7 @@ class Client:
                 time.sleep(max(own_wait, asked_wait))
             try:
                 answer, body = self._once(method, url, question)
-            except (requests.RequestException, TimeoutError) as error:
+            except (requests.RequestException, urllib3.exceptions.HTTPError, TimeoutError) as error:
                 if isinstance(error, requests.exceptions.InvalidURL | requests.exceptions.InvalidSchema):
                     raise ServiceError(f"{_without_password(url)} is no address of a service: {error}.") from error
                 problem, status, asked_wait = cause(error), None, 0.0
@@ -129,7 +130,8 @@ class Client:
         timeouts = (min(CONNECT_TIMEOUT, self.timeout), self.timeout)
         with self._own.session.request(method, url, timeout=timeouts, stream=True, **question) as answer:
             body = bytearray()
-            for piece in answer.iter_content(_CHUNK):
+            # What has arrived, where `iter_content` would wait for a whole chunk.
+            while piece := answer.raw.read1(_CHUNK, decode_content=True):
                 body += piece
                 if time.monotonic() > deadline:
                     raise TimeoutError("the answer came too slowly")

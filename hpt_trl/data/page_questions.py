@@ -75,8 +75,8 @@ def page_questions(dataset: Dataset, source: str) -> Dataset:
         made["reference_pages"].append([f"{document}_{page}" for page in _pages(held, layout.pages, place)])
     logger.warning("%s is read as the layout of %s: prompt, answer and reference_pages.", source, layout.name)
     dataset = dataset.remove_columns([name for name in (*columns, "prompt") if name in dataset.column_names])
-    for name, values in made.items():
-        dataset = with_column(dataset, name, values)
+    for name, column in made.items():
+        dataset = with_column(dataset, name, column)
     return dataset
 
 

@@ -165,7 +165,7 @@ class Episode:
         text = tokenizer.decode(drawn, skip_special_tokens=True)
         message: dict[str, Any] = {"role": "assistant", "content": text}
         if tokenizer.response_template is not None:
-            message = parse_response(tokenizer, drawn, prefix=before, tools=self.encoder.tools)
+            message = parse_response(tokenizer, drawn, prefix=before, tools=[*self.encoder.tools])
         return Turn(text, message, cut=cut, last=last)
 
     def _show(self, observation: Observation) -> None:

@@ -71,7 +71,7 @@ def _stacked(sequences: list[list[Tensor]]) -> Tensor:
     for row, sequence in enumerate(sequences):
         place = 0
         for piece in sequence:
-            region = (row, slice(place, place + piece.shape[1]), *(slice(length) for length in piece.shape[2:]))
-            stacked[region] = piece[0]
+            region: tuple[int | slice, ...] = (row, slice(place, place + piece.shape[1]))
+            stacked[region + tuple(slice(length) for length in piece.shape[2:])] = piece[0]
             place += piece.shape[1]
     return stacked

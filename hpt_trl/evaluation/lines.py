@@ -5,7 +5,7 @@ from typing import Any
 from hpt_trl.evaluation.summary import undecided_line
 
 # What an evaluation measures -> how it is shown.
-_SHARES = ("pass@", "avg@", "maj@", "win_rate")
+_SHARES = ("pass@", "avg@", "maj@", "win_rate", "recall@", "ndcg@")
 _NUMBERS = ("perplexity", "loss", "bits_per_byte")
 
 
@@ -33,7 +33,7 @@ def measure_lines(measured: dict[str, Any]) -> list[str]:
             f"{'completions:':<14} {measured['rows']:,} rows x {measured['n']}, mean length "
             f"{measured['mean_length']:.0f} tokens, {measured['truncated']:.1%} cut at the limit"
         )
-    else:
+    elif "rows" in measured:
         lines.append(f"{'rows:':<14} {measured['rows']:,}, {measured['scored_tokens']:,} tokens scored")
     return lines
 

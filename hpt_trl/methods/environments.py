@@ -5,7 +5,7 @@ import os
 import sys
 from dataclasses import asdict, dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 
 from datasets import Dataset
 
@@ -36,6 +36,11 @@ VRAG = "vrag"
 # Rows whose rollout is begun, and whose trajectory is played, before weights are loaded.
 PROBED = 16
 _METHODS = ("prompt", "start", "act", "unseen", "facts", "measures")
+
+
+def acting_arguments(recipe: Recipe) -> ActingArguments:
+    """The keys of a recipe whose stage takes an environment."""
+    return cast(ActingArguments, recipe.arguments)
 
 
 def environments_of(arguments: EnvironmentArguments) -> TurnEnvironments | None:
@@ -72,7 +77,7 @@ def check_environment(recipe: Recipe) -> None:
     Raises:
         UserError: the first such key.
     """
-    arguments = recipe.arguments
+    arguments = acting_arguments(recipe)
     named = arguments.reward_funcs or []
     if arguments.environment is None:
         for key in OF_ENVIRONMENT:
@@ -95,7 +100,7 @@ def check_environment(recipe: Recipe) -> None:
 
 def acting_of(recipe: Recipe, encoder: Encoder, *, drawn: int, positions: int | None) -> Acting | None:
     """How a recipe's rollouts are begun; None without an environment."""
-    environments = environments_of(recipe.arguments)
+    environments = environments_of(acting_arguments(recipe))
     return None if environments is None else Acting(environments, encoder, drawn=drawn, positions=positions)
 
 
@@ -103,11 +108,11 @@ def environment_conditions(recipe: Recipe, acting: Acting | None) -> dict[str, A
     """What rollouts depend on in an environment, for an evaluation that goes on; nothing without one."""
     if acting is None:
         return {}
-    options = recipe.arguments.environment_options
+    options = acting_arguments(recipe).environment_options
     environment = acting.environments.make()
     engine = environment.engine.digest if isinstance(environment, PageSearch) else None
     return {
-        "environment": recipe.arguments.environment,
+        "environment": acting_arguments(recipe).environment,
         "environment_options": options,
         "search_engine": engine,
         **{f"limit_{name}": value for name, value in asdict(acting.limits).items()},

@@ -42,10 +42,13 @@ def _check_step(plan: Plan, step: Step, finished: set[str]) -> str:
 
     from hpt_trl.recipes.resolving import resolve_recipe
     from hpt_trl.runs.preparation import check_without_model, prepare_recipe
+    from hpt_trl.runs.working import check_work
 
     world_size = 1 if plan.profile is None else plan.profile.num_processes
     recipe = resolve_recipe(plan.sources(stage, step.words), world_size, plan.profile)
-    if all(used in finished and not is_adapter(str(plan.folder(used))) for used in stage.uses):
+    if recipe.stage.work is not None:
+        check_work(recipe)
+    elif all(used in finished and not is_adapter(str(plan.folder(used))) for used in stage.uses):
         prepare_recipe(recipe)
     else:
         check_without_model(recipe)

@@ -62,7 +62,7 @@ def _local_data(values: dict[str, Any]) -> dict[str, str]:
     evaluations that it names name in turn."""
     found = {}
     for key, value in values.items():
-        folders = key in ("dataset_name", "against") or key.endswith("_name_or_path")
+        folders = key in ("dataset_name", "against", "pages") or key.endswith("_name_or_path")
         for item in value if isinstance(value, list) else [value]:
             if isinstance(item, str) and item and not references_of(item):
                 # Any text may stand here, also one that no file system takes for a name.

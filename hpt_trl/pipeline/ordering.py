@@ -7,6 +7,9 @@ from hpt_trl.pipeline.plan import PlannedStage
 from hpt_trl.pipeline.references import FROM, references_of
 from hpt_trl.settings.values import did_you_mean
 
+# The key of stages that search, which names an index.
+INDEX_KEY = "search_index"
+
 
 def check_references(stages: list[PlannedStage]) -> None:
     """Checks that every reference names another stage, of a kind that the key takes.
@@ -15,7 +18,7 @@ def check_references(stages: list[PlannedStage]) -> None:
         UserError: one does not; the message names the place of the key.
     """
     kinds = {stage.name: stage.kind for stage in stages}
-    evaluations = {stage.name for stage in stages if not stage.leaves_model}
+    evaluations = {stage.name for stage in stages if stage.kind == "evaluate"}
     for stage, key, used in _uses(stages):
         where = stage.places[key]
         if used not in kinds:
@@ -31,6 +34,15 @@ def check_references(stages: list[PlannedStage]) -> None:
             raise UserError(
                 f"{where}: `{used}` is a `{kinds[used]}` stage, whose output scores nothing; a reward model comes from "
                 f"a `reward` stage ({instead})."
+            )
+        if (kinds[used] == "index") != (key == INDEX_KEY):
+            raise UserError(
+                f"{where}: `{used}` is a `{kinds[used]}` stage; "
+                + (
+                    f"`{INDEX_KEY}` names one of `stage: index`."
+                    if key == INDEX_KEY
+                    else f"a search index is named as `{INDEX_KEY}: {FROM}{used}` alone."
+                )
             )
         if (used in evaluations) != (key == "against"):
             raise UserError(

@@ -50,8 +50,8 @@ class PlannedStage:
 
     @property
     def leaves_model(self) -> bool:
-        """Whether its output is a model, and not only what an evaluation measured."""
-        return self.kind != "evaluate"
+        """Whether its output is a model, and not what an evaluation measured or a search index."""
+        return self.kind not in ("evaluate", "index")
 
 
 @dataclass

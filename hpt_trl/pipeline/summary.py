@@ -210,7 +210,7 @@ def _shared(record: Record) -> tuple[str, dict[str, tuple[float, float]]]:
     values = {
         name: _values_of(record, name)
         for name in record.order
-        if _finished(record, name) and record.stages[name].stage != "evaluate"
+        if _finished(record, name) and record.stages[name].stage not in ("evaluate", "index")
     }
     for measure in _SHARED:
         bars = {name: found[measure] for name, found in values.items() if measure in found}

@@ -7,9 +7,11 @@ from transformers import PretrainedConfig
 
 from hpt_trl.data.unused import describe_unused
 from hpt_trl.evaluation.measuring import MAJORITY, PASS, PERPLEXITY
+from hpt_trl.methods.environments import acting_arguments
 from hpt_trl.models.folders import is_adapter
 from hpt_trl.models.loading import load_config
 from hpt_trl.planning import memory, memory_settings
+from hpt_trl.planning.acted_rows import environment_line
 from hpt_trl.planning.rows import describe_rows
 from hpt_trl.recipes.batches import planned_steps, processes
 from hpt_trl.recipes.recipe import Recipe
@@ -57,6 +59,7 @@ def facts(prepared: Prepared) -> str:
             + _per_step(prepared, batch),
         ),
         *([("rollouts", rollouts)] if (rollouts := describe(recipe)) else []),
+        *_environment(prepared),
         ("steps", _steps(prepared)),
         ("evaluation", _evaluation(prepared)),
         ("peak memory", _memory(recipe, estimate)),
@@ -64,6 +67,13 @@ def facts(prepared: Prepared) -> str:
         ("output", config.output_dir + (f", resuming from {prepared.checkpoint}" if prepared.checkpoint else "")),
     ]
     return _shown(lines)
+
+
+def facts_of_work(recipe: Recipe) -> str:
+    """Returns what a recipe without model and rows comes to: the keys that it sets."""
+    given = [(key, str(value)) for key, value in recipe.raw.items() if key not in ("stage", "output_dir")]
+    output = ("output", recipe.config.output_dir)
+    return _shown([("recipe", str(recipe.path)), ("stage", recipe.stage.name), *given, output])
 
 
 def _shown(lines: list[tuple[str, str]]) -> str:
@@ -96,6 +106,7 @@ def _measured(prepared: Prepared) -> list[tuple[str, str]]:
         lines.append(("rewards", ", ".join(task.judge.names)))
         lines.append(("solved", f"where {task.judge.names[task.judge.success]} is at least {task.judge.threshold:g}"))
     lines += [*_programs(prepared), *_judge(prepared)]
+    lines += _environment(prepared)
     if task.answers:
         drawn = "greedy" if decoding.temperature == 0 else f"temperature {decoding.temperature:g}"
         drawn += f", top_p {decoding.top_p:g}" if decoding.top_p < 1 else ""
@@ -109,6 +120,12 @@ def _measured(prepared: Prepared) -> list[tuple[str, str]]:
         ("device", "CPU" if config.use_cpu else str(config.device)),
         ("output", config.output_dir),
     ]
+
+
+def _environment(prepared: Prepared) -> list[tuple[str, str]]:
+    if prepared.acting is None:
+        return []
+    return [("environment", environment_line(prepared.acting, str(acting_arguments(prepared.recipe).environment)))]
 
 
 def _programs(prepared: Prepared) -> list[tuple[str, str]]:

@@ -22,6 +22,7 @@ from hpt_trl.recipes.bundled import bundled_recipes, hardware_of, recipe_name
 from hpt_trl.recipes.device import BITSANDBYTES_OPTIMIZERS
 from hpt_trl.recipes.packages import installed
 from hpt_trl.recipes.stages import STAGE_MODULES
+from hpt_trl.retrieval.rankers import LEXICAL
 from hpt_trl.rewards.code.rewards import CodeReward
 from hpt_trl.rewards.functions import REWARDS
 from hpt_trl.rewards.sandbox.probing import find_isolation
@@ -297,6 +298,7 @@ def _packages(values: dict[str, Any]) -> list[Need]:
         needs.append(_package("deepspeed", "deepspeed"))
     if str(values.get("attn_implementation")).startswith("flash_attention"):
         needs.append(_package(f"attn_implementation {values['attn_implementation']}", "flash-attn"))
+    needs += _index(values)
     trackers = values.get("report_to") or []
     for tracker in trackers if isinstance(trackers, list) else [trackers]:
         if not isinstance(tracker, str):
@@ -305,6 +307,22 @@ def _packages(values: dict[str, Any]) -> list[Need]:
             )
         elif tracker in TRACKERS:
             needs.append(_package(f"report_to {tracker}", *TRACKERS[tracker]))
+    return needs
+
+
+def _index(values: dict[str, Any]) -> list[Need]:
+    """What a recipe of `stage: index` reads pages and ranks them with."""
+    if values.get("stage") != "index":
+        return []
+    needs = [_package("PDFs", "pypdfium2")]
+    if values.get("index_kind", LEXICAL) == LEXICAL:
+        needs += [_package("index of words", "bm25s"), _package("stems of words", "PyStemmer")]
+    else:
+        needs += [
+            _package(f"index_kind {values['index_kind']}", name) for name in ("sentence-transformers", "faiss-cpu")
+        ]
+    if values.get("ocr"):
+        needs += [_package("ocr", "rapidocr"), _package("ocr", "onnxruntime")]
     return needs
 
 

@@ -2,22 +2,24 @@
 
 from typing import Any
 
-from hpt_trl.data.rendering import WHOLE, Encoded, Encoder
+from hpt_trl.data.rendering import WHOLE, Encoded
 from hpt_trl.data.row_lengths import count_tokens, examples
 from hpt_trl.evaluation.generating import encode_prompts
 from hpt_trl.methods.hybrid.demonstrations import demonstration_ids
 from hpt_trl.methods.sft.turns import encode
+from hpt_trl.planning.acted_rows import acted_rows
+from hpt_trl.planning.showing import SHOWN, cut, indented, marked
 from hpt_trl.runs.preparation import Prepared, trains_on_answers
 
 # Rows that are measured for the estimate of memory.
 _MEASURED = 1000
-# Characters that are shown of a part of a row.
-_SHOWN = 240
 
 
 def describe_rows(prepared: Prepared) -> tuple[list[tuple[str, str]], int]:
     """The lines about the training rows, and the tokens of the longest prompt or, without rollouts, row."""
     splits, recipe, encoder = prepared.splits, prepared.recipe, prepared.encoder
+    if prepared.acting is not None:
+        return acted_rows(prepared, prepared.acting)
     first = splits.train[0]
     source = f"{splits.source}, {len(splits.train):,} rows"
     some = splits.train.select(range(min(_MEASURED, len(splits.train))))
@@ -25,12 +27,12 @@ def describe_rows(prepared: Prepared) -> tuple[list[tuple[str, str]], int]:
         longest = max(tokens for _, tokens in count_tokens(some, splits.source, encoder, ("text",)))
         shown = marked(encoder.document(first["text"]), encoder)
         limit = recipe.setting("max_length") or longest
-        return [("data", f"{source}, documents of up to {longest} tokens"), ("first document", _indented(shown))], limit
+        return [("data", f"{source}, documents of up to {longest} tokens"), ("first document", indented(shown))], limit
     encoded = encode_prompts(encoder, [some[index] for index in range(len(some))], return_tensors=None)
     longest = max(len(ids) for ids in encoded["input_ids"])
     lines = [
         ("data", f"{source}, prompts of up to {longest} tokens"),
-        ("first prompt", _indented(cut(str(encoder.tokenizer.decode(encoded["input_ids"][0])), 2 * _SHOWN))),
+        ("first prompt", indented(cut(str(encoder.tokenizer.decode(encoded["input_ids"][0])), 2 * SHOWN))),
         *_answers(prepared, first),
     ]
     if first.get("answer") is not None:
@@ -64,7 +66,7 @@ def _answers(prepared: Prepared, first: dict[str, Any]) -> list[tuple[str, str]]
         if splits.layout != "prompts" and not first.get(WHOLE):
             start = min(len(encoder.prompt(first)), encoded.context)
             encoded = Encoded(encoded.ids[start:], encoded.trained[start:])
-        lines.append((name, _indented(marked(encoded, encoder))))
+        lines.append((name, indented(marked(encoded, encoder))))
     return lines
 
 
@@ -84,23 +86,3 @@ def _turns(prepared: Prepared, rows: Any) -> str:
     turns = sum(encoded.turns for encoded in every) / len(every)
     trained = sum(encoded.trained_turns for encoded in every) / len(every)
     return f"{turns:.3g} of the assistant in a row on average, {trained:.3g} of them trained"
-
-
-def marked(encoded: Encoded, encoder: Encoder) -> str:
-    """The ids decoded, each run of those with a loss between ⟦ and ⟧, long runs cut in the middle."""
-    parts, start = [], 0
-    for place in range(1, len(encoded.ids) + 1):
-        if place == len(encoded.ids) or encoded.trained[place] != encoded.trained[start]:
-            text = cut(str(encoder.tokenizer.decode(encoded.ids[start:place])))
-            parts.append(f"⟦{text}⟧" if encoded.trained[start] else text)
-            start = place
-    return cut("".join(parts), 4 * _SHOWN)
-
-
-def cut(text: str, length: int = _SHOWN) -> str:
-    """A text with its middle left out where it is long."""
-    return text if len(text) <= length else f"{text[: length // 2]} […] {text[-length // 2 :]}"
-
-
-def _indented(text: str) -> str:
-    return text.rstrip().replace("\n", "\n" + 16 * " ")

@@ -13,7 +13,8 @@ class RecipeArguments(RewardArguments, DataArguments):
     stage: str = field(
         default="hpt",
         metadata={
-            "help": "Stage: pretrain, sft, ref_tuning, rho1, mtp, reward, critic, dpo, grpo, ppo, hpt, or evaluate."
+            "help": "Stage: pretrain, sft, ref_tuning, rho1, mtp, reward, critic, dpo, grpo, ppo, hpt, evaluate, or "
+            "index."
         },
     )
     vllm: str | None = field(

@@ -141,6 +141,8 @@ class Stage:
         name: the recipe's value of `stage`.
         config_class: trainer config, a subclass of `transformers.TrainingArguments`; its fields are recipe keys.
         build: makes the trainer; None for a stage that trains nothing.
+        work: does what a stage is for that has neither model nor rows, in the first process, and returns what was
+            measured; None for all others.
         left_out: names of keys that the stage does not know, though its classes declare them.
         finish: of the trainer: leaves what the stage has beside the model, once the model is saved and evaluated;
             called by every process. What it returns in the first one stands in results.json under the stage's name.
@@ -170,6 +172,7 @@ class Stage:
     name: str
     config_class: type
     build: "Callable[[StageInputs], Trainer] | None" = None
+    work: "Callable[[Recipe], dict[str, Any]] | None" = None
     left_out: frozenset[str] = frozenset()
     argument_class: "type[RecipeArguments]" = field(default_factory=_recipe_arguments)
     finish: "Callable[[Trainer], dict[str, Any] | None]" = lambda trainer: None

@@ -116,8 +116,10 @@ def _check_ranges(values: dict[str, Any], stage: "Stage", sources: Sources) -> N
         "dataset_name": "write a Hub id, a local file, `arithmetic` or `reasoning_gym:<task>`",
         "output_dir": "write the folder for the model and the results",
     }
-    if stage.make_config is not None:
+    if stage.make_config is not None or stage.work is not None:
         del required["model_name_or_path"]
+    if stage.work is not None:
+        del required["dataset_name"]
     if stage.rewards == "required" and not values.get("reward_model_name_or_path"):
         required["reward_funcs"] = "name at least one reward, e.g. `[math_answer]`, or a `reward_model_name_or_path`"
     for key, advice in required.items():

@@ -24,6 +24,7 @@ STAGE_MODULES = {
     "rho1": "hpt_trl.methods.rho1.stage",
     "mtp": "hpt_trl.methods.mtp.stage",
     "evaluate": "hpt_trl.methods.evaluate.stage",
+    "index": "hpt_trl.methods.index.stage",
 }
 
 

@@ -109,6 +109,7 @@ class RerankedEngine:
 class CachedEngine:
     """An engine that is asked each query once, while it is among the last ones asked.
 
+    Of a ranking that is kept a shorter one is its beginning, and a longer one all of it where it ended by itself.
     Threads may share it.
 
     Args:
@@ -117,25 +118,28 @@ class CachedEngine:
     """
 
     def __init__(self, engine: SearchEngine, size: int):
-        self._engine, self._size = engine, size
-        self._kept: OrderedDict[tuple[str, int], list[Hit]] = OrderedDict()
+        self._engine, self._capacity = engine, size
+        # Query -> pages asked for, and its ranking; the last one asked at the end.
+        self._kept: OrderedDict[str, tuple[int, list[Hit]]] = OrderedDict()
         self._lock = Lock()
         self.digest, self.size = engine.digest, engine.size
 
     def search(self, queries: Sequence[str], top_k: int) -> list[list[Hit]]:
         """Ranks pages for each query; those that are not known yet are asked together."""
         with self._lock:
-            known = {query: self._kept[query, top_k] for query in queries if (query, top_k) in self._kept}
+            known = {query: self._kept[query] for query in queries if query in self._kept}
+        known = {query: kept for query, kept in known.items() if top_k <= kept[0] or len(kept[1]) < kept[0]}
         asked = [query for query in dict.fromkeys(queries) if query not in known]
         if asked:
-            known |= dict(zip(asked, self._engine.search(asked, top_k), strict=True))
+            rankings = self._engine.search(asked, top_k)
+            known |= {query: (top_k, hits) for query, hits in zip(asked, rankings, strict=True)}
         with self._lock:
             for query in dict.fromkeys(queries):
-                self._kept[query, top_k] = known[query]
-                self._kept.move_to_end((query, top_k))
-            while len(self._kept) > self._size:
+                self._kept[query] = known[query]
+                self._kept.move_to_end(query)
+            while len(self._kept) > self._capacity:
                 self._kept.popitem(last=False)
-        return [list(known[query]) for query in queries]
+        return [known[query][1][:top_k] for query in queries]
 
     def image(self, name: str) -> "Image.Image":
         """The image of a page."""

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 INDEX_FILE, PAGES_FILE, IMAGES_FOLDER, RANKING_FOLDER = "index.json", "pages.jsonl", "images", "ranking"
+# In the output folder of a recipe of `stage: index`.
+INDEX_FOLDER = "index"
 # Raised where files of another version are not read any more.
 FORMAT = 1
 
@@ -141,21 +143,29 @@ def build_index(
             **asdict(settings),
         }
         (temporary / INDEX_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        # Before it replaces another one: a model may turn out to embed otherwise each time it is loaded.
+        index = load_index(temporary)
         _put_in_place(temporary, index_folder)
+        index.folder = index_folder
     except OSError as error:
         raise UserError(f"{index_folder} cannot be written: {error}.") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return Built(load_index(index_folder), reading)
+    return Built(index, reading)
 
 
 def load_index(folder: str | Path) -> Index:
     """Opens an index.
 
+    Args:
+        folder: of the index, or the output folder of a recipe that built one.
+
     Raises:
         UserError: there is none, it is damaged, empty or of another version, or an extra is not installed.
     """
     folder = Path(folder)
+    if (folder / INDEX_FOLDER / INDEX_FILE).is_file():
+        folder = folder / INDEX_FOLDER
     if not (folder / INDEX_FILE).is_file():
         raise UserError(f"{folder} holds no index (no {INDEX_FILE}). Build one: hpt-trl index PAGES {folder}")
     try:
@@ -176,7 +186,8 @@ def load_index(folder: str | Path) -> Index:
             raise ValueError(f"it ranks {ranker.count} pages and holds {len(pages)}")
     except UserError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError) as error:
+    # Of other JSON than an index's, and of files that are cut, the readers of bm25s, NumPy and faiss raise these.
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, EOFError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise UserError(
             f"the index {folder} is damaged: {reason}. Build it again: hpt-trl index PAGES {folder} --overwrite"

@@ -24,10 +24,10 @@ def recall_at(k: int, ranking: Sequence[str], references: Iterable[str]) -> floa
 def ndcg(ranking: Sequence[str], references: Iterable[str], k: int | None = None) -> float:
     """Normalised discounted cumulative gain with gains 0 and 1, as VRAG's reward has it.
 
-    DCG = Σ_i g_i / log2(i + 1) over places i from 1, with g_i = 1 for a reference page (2^1 - 1 there). It is divided by
-    the DCG of all references in the first places, also where the ranking is shorter: it is 1 only when every reference
-    was found. With k, places above k count in neither. A page that stands again later in the ranking is taken out there;
-    in VRAG's `ndcg` it gains again, up to values above 1.
+    DCG = Σ_i g_i / log2(i + 1) over places i from 1, with g_i = 1 for a reference page (2^1 - 1 there). It is divided
+    by the DCG of all references in the first places, also where the ranking is shorter: it is 1 only when every
+    reference was found. With k, places above k count in neither. A page that stands again later in the ranking is
+    taken out there; in VRAG's `ndcg` it gains again, up to values above 1.
 
     Source: Järvelin and Kekäläinen 2002; VRAG, `verl/workers/reward_manager/rm.py`.
 

@@ -90,10 +90,10 @@ def open_image(source: str | Path | bytes, *, name: str | None = None, max_pixel
         raise UserError(f"{called}: there is no such image.") from error
     except UnidentifiedImageError as error:
         raise UserError(f"{called} is no image that Pillow reads, or is broken.") from error
-    # Pillow's readers raise a SyntaxError for broken PNG, and what struct and zlib raise for other broken files.
-    except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
-        if isinstance(error, UserError):
-            raise
+    except UserError:
+        raise
+    # Of a damaged file Pillow's readers raise whatever their parsing meets: SyntaxError, TypeError, struct.error ...
+    except Exception as error:
         raise UserError(
             f"{called} cannot be read as an image: {str(error).strip() or type(error).__name__}."
         ) from error

@@ -46,9 +46,10 @@ def pdf_pages(path: Path, dpi: int) -> "Iterator[tuple[Image.Image, str] | UserE
     try:
         document = pypdfium2.PdfDocument(path)
     except pypdfium2.PdfiumError as error:
-        if "password" in str(error).lower():
+        # PDFium's own reason may be that of the file before.
+        if b"/Encrypt" in path.read_bytes():
             raise UserError(f"{path} is protected by a password; save it without one.") from error
-        raise UserError(f"{path} cannot be read as a PDF: {error}.") from error
+        raise UserError(f"{path} cannot be read as a PDF: it is broken, or has no pages.") from error
     try:
         if not len(document):
             raise UserError(f"{path} has no pages.")

@@ -55,8 +55,8 @@ class CrossEncoder:
         kinds = self._model[0].model.config.architectures or []
         if kinds and all(kind.endswith("Model") for kind in kinds):
             raise UserError(
-                f"reranker: {name} is a base model ({kinds[0]}): the layer that scores a pair would be drawn at random. "
-                "Name a cross-encoder."
+                f"reranker: {name} is a base model ({kinds[0]}): the layer that scores a pair would be drawn at "
+                "random. Name a cross-encoder."
             )
 
     def scores(self, query: str, texts: Sequence[str]) -> list[float]:

@@ -141,9 +141,9 @@ def check_probe(model: Any, name: str, folder: Path) -> None:
     kept, now = numpy.load(folder / _PROBE_FILE, allow_pickle=False), _probe(model)
     if kept.shape != now.shape or not numpy.allclose(kept, now, rtol=0, atol=_PROBE_TOLERANCE):
         raise UserError(
-            f"the model {name} embeds a query otherwise than when {folder.parent} was built: it has other weights now, or "
-            "lacks a trained layer, which is then drawn anew at each loading. Build the index again, with a model that "
-            "is trained for it."
+            f"the model {name} embeds a query otherwise than when the index was built: it has other weights now, "
+            "or lacks a trained layer, which is then drawn anew at each loading. Build the index again, with a model "
+            "that is trained for it."
         )
 
 

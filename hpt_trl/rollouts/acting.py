@@ -13,7 +13,7 @@ turns. Five of the base's methods are wrapped, none is copied:
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -67,7 +67,9 @@ class ActingTrainer(RolloutTrainer):
         encoder = Encoder(
             self.processing_class, self.chat_template_kwargs, reads_rows=False, end_ids=self.eos_token_ids
         )
-        positions = positions_of(self.model.config)
+        assert self.model is not None and self.max_completion_length is not None
+        policy: Any = self.model
+        positions = positions_of(policy.config)
         if self.use_vllm and self.args.vllm_max_model_length is not None:
             positions = min(self.args.vllm_max_model_length, positions or self.args.vllm_max_model_length)
         self._acting = Acting(environment, encoder, drawn=self.max_completion_length, positions=positions)
@@ -165,7 +167,7 @@ class ActingTrainer(RolloutTrainer):
         if self._episodes:
             assert self._acting is not None
             measured = [episode.measures() for episode in self._episodes]
-            metrics = self._metrics["train" if self.model.training else "eval"]
+            metrics = self._metrics["train" if cast(torch.nn.Module, self.model).training else "eval"]
             for name in self._acting.measures:
                 values = torch.tensor([one[name] for one in measured], device=self.accelerator.device)
                 metrics[name].append(self.accelerator.gather(values.float()).nanmean().item())
@@ -193,7 +195,7 @@ class ActingTrainer(RolloutTrainer):
         compute_aux_loss: bool = False,
         segments: Sequence[list[Segment]] | None = None,
         **features: Any,
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    ) -> tuple[Any, Any, Any]:
         segments = self._segments if segments is None else segments
         if segments is None:
             return super()._get_per_token_logps_and_entropies(

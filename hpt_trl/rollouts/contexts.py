@@ -74,8 +74,8 @@ class Contexts:
             arguments[type_name] = joined(types, 0)
         firsts = [int(segment.drawn.argmax()) if segment.drawn.any() else len(segment) - 1 for segment in every]
         arguments["logits_to_keep"] = arguments["input_ids"].size(1) - max(min(firsts), 1)
-        index = _index(rows)
-        return cls(arguments, *(column.to(device) for column in index.unbind(1)), fillers=len(fillers))
+        of_rows, columns, segments, places = _index(rows).to(device).unbind(1)
+        return cls(arguments, of_rows, columns, segments, places, len(fillers))
 
     def scattered(self, values: Float[Tensor, "segments kept"], like: Tensor, keep: int) -> Float[Tensor, "rows keep"]:
         """Values of the drawn tokens where the rows of `like` hold these tokens, 0 everywhere else.

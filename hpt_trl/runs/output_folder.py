@@ -81,7 +81,7 @@ def check_output_folder(recipe: Recipe) -> Path | None:
         )
     if recipe.arguments.overwrite:
         return None
-    if not recipe.stage.trains:
+    if not recipe.stage.trains and recipe.stage.work is None:
         # Whether completions that are there are this recipe's is found out where they are read.
         _refuse_training(recipe, stored)
         return None

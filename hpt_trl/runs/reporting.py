@@ -214,7 +214,9 @@ def report(output_dir: str | Path) -> None:
     """
     results = read_results(output_dir)
     if results is not None and "measures" in results:
-        lines = [f"{_headline(output_dir, results)}, {results['data']}", *measure_lines(results["measures"])]
+        # A search index has neither model nor data.
+        data = f", {results['data']}" if "data" in results else ""
+        lines = [f"{_headline(output_dir, results)}{data}", *measure_lines(results["measures"])]
         for line in [*lines, *_page_lines({"Trajectories": draw_trajectories(output_dir)})]:
             print(line)
         return
@@ -364,4 +366,5 @@ def _column(name: str, entry: dict[str, Any], width: int, most_lines: int = 8) -
 def _headline(output_dir: str | Path, results: dict[str, Any] | None) -> str:
     if results is None:
         return str(output_dir)
-    return f"{results['recipe']}: {results['stage']} on {results['model']}"
+    on = f" on {results['model']}" if "model" in results else ""
+    return f"{results['recipe']}: {results['stage']}{on}"

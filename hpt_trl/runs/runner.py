@@ -30,8 +30,10 @@ from hpt_trl.methods.held_out import RowMeasures, errors_of, measure_held_out, s
 from hpt_trl.models.adapters import keep_adapter_type, keep_four_bit_trainable
 from hpt_trl.models.loading import resolve_model
 from hpt_trl.models.trainable import refuse_untrainable
+from hpt_trl.recipes.bundled import find_recipe
 from hpt_trl.recipes.profiles import LAUNCH_OPTIONS
 from hpt_trl.recipes.recipe import StageInputs
+from hpt_trl.recipes.resolving import read_recipe
 from hpt_trl.rollouts.vllm import open_engine
 from hpt_trl.runs.checkpoints import PROCESSES_FILE, full_disk_explained
 from hpt_trl.runs.evaluating import answered_conditions, run_evaluation, task_of, write_scored
@@ -39,7 +41,7 @@ from hpt_trl.runs.evaluation import evaluate
 from hpt_trl.runs.health import Health, refuse_untrained
 from hpt_trl.runs.model_files import complete_model_files
 from hpt_trl.runs.output_folder import BEFORE_FILE, EVALUATIONS, open_output_folder
-from hpt_trl.runs.preparation import Prepared, prepare
+from hpt_trl.runs.preparation import Prepared, prepare_recipe
 from hpt_trl.runs.quiet import quiet
 from hpt_trl.runs.record import hardware, short_name, versions
 from hpt_trl.runs.reporting import (
@@ -54,6 +56,7 @@ from hpt_trl.runs.reporting import (
     write_results,
 )
 from hpt_trl.runs.totals import RunTotals
+from hpt_trl.runs.working import run_work
 
 # In before.json alone: what was measured of each held-out row.
 _ROWS = "measured_rows"
@@ -71,8 +74,12 @@ def run(name: str, overrides: list[str]) -> None:
     """
     started = time.perf_counter()
     with quiet():
-        prepared = prepare(name, overrides)
+        recipe = read_recipe(find_recipe(name), overrides)
         command = ["hpt-trl", "run", name, *overrides, *shlex.split(os.environ.get(LAUNCH_OPTIONS, ""))]
+        if recipe.stage.work is not None:
+            run_work(recipe, started, command)
+            return
+        prepared = prepare_recipe(recipe)
         if not prepared.recipe.stage.trains:
             run_evaluation(prepared, started, command)
             return

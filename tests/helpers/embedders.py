@@ -14,23 +14,28 @@ from transformers import (
     ColQwen2Config,
     ColQwen2ForRetrieval,
     ColQwen2Processor,
+    PreTrainedTokenizerFast,
     Qwen2VLConfig,
     Qwen2VLImageProcessorPil,
 )
 
-from tests.helpers.tiny import build_tokenizer
+from tests.helpers import tiny
 
 _LAYERS = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """The tiny models' one, padding on the right: these models count positions from the first token."""
+    tokenizer = tiny.build_tokenizer()
+    tokenizer.padding_side = "right"
+    return tokenizer
 
 
 def save_text_embedder(folder: Path, *, seed: int = 0) -> str:
     """A one-layer BERT, which sentence-transformers gives a mean over its tokens."""
     tokenizer = build_tokenizer()
     torch.manual_seed(seed)
-    config = BertConfig(
-        vocab_size=len(tokenizer), max_position_embeddings=512, pad_token_id=tokenizer.pad_token_id, **_LAYERS
-    )
-    BertModel(config).save_pretrained(folder)
+    BertModel(_bert(tokenizer)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
 
@@ -39,16 +44,14 @@ def save_cross_encoder(folder: Path) -> str:
     """The same with one number for a pair."""
     tokenizer = build_tokenizer()
     torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        max_position_embeddings=512,
-        pad_token_id=tokenizer.pad_token_id,
-        num_labels=1,
-        **_LAYERS,
-    )
-    BertForSequenceClassification(config).save_pretrained(folder)
+    BertForSequenceClassification(_bert(tokenizer, num_labels=1)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
+
+
+def _bert(tokenizer: PreTrainedTokenizerFast, **settings: int) -> BertConfig:
+    positions = {"max_position_embeddings": 512, "pad_token_id": tokenizer.pad_token_id}
+    return BertConfig(vocab_size=len(tokenizer), **positions, **_LAYERS, **settings)
 
 
 def save_image_embedder(folder: Path) -> str:
@@ -72,12 +75,8 @@ def save_colqwen2(folder: Path) -> str:
     tokenizer.add_special_tokens(
         {"additional_special_tokens": ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]}
     )
-    tokens = {
-        name: tokenizer.convert_tokens_to_ids(
-            f"<|{name.removesuffix('_token_id').replace('image', 'image_pad').replace('video', 'video_pad')}|>"
-        )
-        for name in ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
-    }
+    names = {"image": "image_pad", "video": "video_pad", "vision_start": "vision_start", "vision_end": "vision_end"}
+    tokens = {f"{key}_token_id": tokenizer.convert_tokens_to_ids(f"<|{name}|>") for key, name in names.items()}
     torch.manual_seed(0)
     text = {
         "vocab_size": len(tokenizer),

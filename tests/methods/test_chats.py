@@ -15,7 +15,7 @@ from hpt_trl.data.rendering import Encoded, Encoder
 from hpt_trl.methods.sft.rows import training_splits
 from hpt_trl.methods.sft.turns import TurnArguments
 from hpt_trl.planning.check import check
-from hpt_trl.planning.rows import marked
+from hpt_trl.planning.showing import marked
 from hpt_trl.runs import runner
 from hpt_trl.runs.preparation import prepare
 from tests.helpers.templates import ENDLESS, FORGETFUL, SWITCHED_OFF, THOUGHTS

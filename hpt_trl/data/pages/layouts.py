@@ -1,4 +1,4 @@
-"""The layouts: table, chart, form and swatch; `text`, which has words to break into lines, lies in `paragraphs.py`."""
+"""The layouts: table, chart, form, swatch and disc; `text`, which has words to break into lines, lies in `paragraphs.py`."""
 
 import random
 from collections.abc import Callable
@@ -132,21 +132,41 @@ def form(place: str, year: int, first: bool, generator: random.Random) -> Page:
     return Page(sheet, title, question, values[asked], boxes[asked])
 
 
+def disc(place: str, year: int, first: bool, generator: random.Random) -> Page:
+    """The same with the colour in a disc on white, for those who have seen `swatch` alone."""
+    title, colour, shade = _card(place, year, first, generator)
+    sheet = Sheet()
+    middle, radius = (SIZE[0] // 2, (SIZE[1] - 40) // 2), 200
+    box = (middle[0] - radius, middle[1] - radius, middle[0] + radius, middle[1] + radius)
+    sheet.draw.ellipse(box, fill=shade)
+    return _asked(sheet, title, colour, box)
+
+
 def swatch(place: str, year: int, first: bool, generator: random.Random) -> Page:
     """One field of a colour over the whole page, its name below it."""
-    # The first card of a place needs no year: the less there is to copy into a query, the sooner it is learnt.
-    title = f"Card of {place}" if first else f"Card of {place} {year}"
-    colour = generator.choice(list(COLOURS))
-    shade = tuple(min(255, max(0, part + generator.randint(-12, 12))) for part in COLOURS[colour])
+    title, colour, shade = _card(place, year, first, generator)
     sheet = Sheet()
     box = (12, 12, SIZE[0] - 12, SIZE[1] - 52)
     sheet.draw.rectangle(box, fill=shade)
+    return _asked(sheet, title, colour, box)
+
+
+def _card(place: str, year: int, first: bool, generator: random.Random) -> tuple[str, str, Colour]:
+    """Title, name of the colour and its shade."""
+    # The first card of a place needs no year: the less there is to copy into a query, the sooner it is learnt.
+    title = f"Card of {place}" if first else f"Card of {place} {year}"
+    name = generator.choice(list(COLOURS))
+    red, green, blue = (min(255, max(0, part + generator.randint(-12, 12))) for part in COLOURS[name])
+    return title, name, (red, green, blue)
+
+
+def _asked(sheet: Sheet, title: str, colour: str, box: Box) -> Page:
     sheet.write(title, (SIZE[0] / 2, SIZE[1] - 26), size=22, anchor="mm")
     question = f"Which colour has the {title[0].lower()}{title[1:]}?"
     return Page(sheet, title, question, colour, box)
 
 
-LAYOUTS: dict[str, Layout] = {"table": table, "chart": chart, "text": text, "form": form, "swatch": swatch}
+LAYOUTS: dict[str, Layout] = {"table": table, "chart": chart, "text": text, "form": form, "swatch": swatch, "disc": disc}
 
 
 def draw_page(layout: str, number: int, place: str, year: int, *, first: bool, seed: int) -> Page:

@@ -58,6 +58,7 @@ def text(place: str, year: int, first: bool, generator: random.Random) -> Page:
     title = f"{house} of {place} {year}"
     sheet = Sheet()
     sheet.title(title, _ACCENT)
+    fillers = iter(generator.sample(_FILLERS, len(_FILLERS)))
     words: list[_Word] = []
     values = []
     for fact, (sentence, _) in enumerate(told):
@@ -66,7 +67,7 @@ def text(place: str, year: int, first: bool, generator: random.Random) -> Page:
         for word in sentence.split():
             words.append(_Word(word.replace(kind, str(values[-1])), fact if kind in word else None))
         if generator.random() < 0.6:
-            words += [_Word(word, None) for word in generator.choice(_FILLERS).split()]
+            words += [_Word(word, None) for word in next(fillers).split()]
     boxes = _write_lines(sheet, words)
     asked = generator.randrange(len(told))
     return Page(sheet, title, f"On the page {title}, {told[asked][1]}?", str(values[asked]), boxes[asked])

@@ -77,11 +77,11 @@ def _rows(
 def _row(question: Question, *, crops: bool, missed: str | None, shown: tuple[int, int]) -> dict[str, Any]:
     box = shown_box(question["box"], SIZE, shown) if crops else None
     return {
-        "prompt": [{"role": "user", "content": question["question"]}],
+        "prompt": [{"role": "user", "content": question["query"]}],
         "completion": expert_turns(question["title"], question["answer"], box=box, missed=missed),
         "answer": question["answer"],
-        "reference_pages": [question["page"]],
-        "reference_boxes": [{"page": question["page"], "box": question["box"]}],
+        "reference_pages": question["reference_pages"],
+        "reference_boxes": [{"page": question["reference_pages"][0], "box": question["box"]}],
         "layout": question["layout"],
     }
 

@@ -27,9 +27,9 @@ class Question(TypedDict):
     """A line of `questions.jsonl`; `box` is in pixels of the page's image, `title` what search finds the page by."""
 
     split: str
-    question: str
+    query: str
     answer: str
-    page: str
+    reference_pages: list[str]
     box: list[int]
     title: str
     layout: str
@@ -63,8 +63,16 @@ def write_pages(folder: str | Path, settings: PageSettings) -> Path:
 
 
 def read_questions(folder: str | Path) -> list[Question]:
-    """The questions of a folder that `write_pages` wrote."""
-    return [json.loads(line) for line in lines_of(Path(folder) / QUESTIONS_FILE)]
+    """The questions of a folder that `write_pages` wrote.
+
+    Raises:
+        UserError: a line is no JSON any more.
+    """
+    file = Path(folder) / QUESTIONS_FILE
+    try:
+        return [json.loads(line) for line in lines_of(file)]
+    except ValueError as error:
+        raise UserError(f"{file} cannot be read: {error}; delete its folder, to have it written anew.") from error
 
 
 def _is_written(folder: Path, settings: PageSettings) -> bool:
@@ -118,15 +126,13 @@ def _write(folder: Path, settings: PageSettings) -> None:
         image = f"{IMAGES_FOLDER}/{name}.png"
         page.sheet.image.save(folder / image)
         text = page.sheet.text_layer(values=settings.text_layer == "full")
-        pages.append(
-            {"name": name, "image": image, "text": text, "document": layout, "number": count[layout]}
-        )
+        pages.append({"name": name, "image": image, "text": text, "document": layout, "number": count[layout]})
         questions.append(
             {
                 "split": "train" if number < settings.size else "test",
-                "question": page.question,
+                "query": page.question,
                 "answer": page.answer,
-                "page": name,
+                "reference_pages": [name],
                 "box": list(page.box),
                 "title": page.title,
                 "layout": layout,

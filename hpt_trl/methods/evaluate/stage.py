@@ -13,7 +13,7 @@ from hpt_trl.environments.arguments import ENVIRONMENT_RULES
 from hpt_trl.errors import UserError
 from hpt_trl.evaluation.measuring import AVERAGE, DEMONSTRATIONS, MAJORITY, PASS, PERPLEXITY, SCORED, WIN_RATE
 from hpt_trl.evaluation.win_rate import check_against
-from hpt_trl.methods.environments import ActingArguments, check_environment
+from hpt_trl.methods.environments import ActingArguments, acting_arguments, check_environment
 from hpt_trl.methods.evaluate.config import TRAINING_KEYS, EvaluateConfig
 from hpt_trl.recipes.arguments import RecipeArguments
 from hpt_trl.recipes.recipe import Recipe, Stage
@@ -94,7 +94,7 @@ def check(recipe: Recipe) -> None:
             "dataset_layout", f"documents hold no prompts to answer, which `{scored[0]}` needs; write `prompts`."
         )
     check_environment(recipe)
-    if recipe.arguments.environment is not None:
+    if acting_arguments(recipe).environment is not None:
         for key, why in (
             ("stop", "a turn ends on the model's own end token"),
             ("vllm", "the turns of an environment are drawn with transformers in an evaluation"),

@@ -7,7 +7,7 @@ from transformers import Trainer
 from hpt_trl.data.layouts import Splits
 from hpt_trl.data.rendering import Encoder
 from hpt_trl.environments.arguments import ENVIRONMENT_RULES
-from hpt_trl.methods.environments import ActingArguments, check_environment
+from hpt_trl.methods.environments import ActingArguments, acting_arguments, check_environment
 from hpt_trl.methods.hybrid.config import HybridPostConfig
 from hpt_trl.methods.hybrid.demonstrations import check_demonstrations
 from hpt_trl.methods.hybrid.routing import refuse_what_cannot_work
@@ -38,7 +38,7 @@ def check_rows(recipe: Recipe, splits: Splits, encoder: Encoder, positions: int 
         UserError: the first such row.
     """
     # In an environment they are played (`hpt_trl.methods.environments.check_acted_rows`).
-    if recipe.config.uses_demonstrations and recipe.arguments.environment is None:
+    if recipe.config.uses_demonstrations and acting_arguments(recipe).environment is None:
         longest = recipe.config.max_demonstration_length
         cut = check_demonstrations(
             splits.train,

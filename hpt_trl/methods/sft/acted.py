@@ -6,7 +6,7 @@ acts; a trajectory whose pictures are folded away has several contexts.
 
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import Trainer
@@ -17,6 +17,7 @@ from hpt_trl.environments.faults import named
 from hpt_trl.environments.fillers import fillers_of
 from hpt_trl.environments.pieces import Segment
 from hpt_trl.errors import UserError
+from hpt_trl.methods.environments import acting_arguments
 from hpt_trl.methods.held_out import ROW_LENGTHS, share_of_rows
 from hpt_trl.methods.sft.trainer import MeasuredSFTTrainer
 from hpt_trl.methods.sft.turns import last_alone
@@ -33,7 +34,7 @@ def check_acted(recipe: Recipe) -> None:
     Raises:
         UserError: the first such setting.
     """
-    if recipe.arguments.environment is None:
+    if acting_arguments(recipe).environment is None:
         return
     for key, value in _OF_TEXTS.items():
         if getattr(recipe.config, key) is value:
@@ -105,7 +106,7 @@ class TrajectorySFTTrainer(MeasuredSFTTrainer):
 def build_acted(inputs: StageInputs) -> Trainer:
     """The trainer of a recipe with an environment."""
     config: SFTConfig = inputs.config
-    config.dataset_kwargs = {**(config.dataset_kwargs or {}), "skip_prepare_dataset": True}
+    config.dataset_kwargs = {**cast(dict[str, Any], config.dataset_kwargs or {}), "skip_prepare_dataset": True}
     # The environment reads columns that no model does.
     config.remove_unused_columns = False
     acting = inputs.acting

@@ -1,7 +1,7 @@
-"""`tiny-vlm`: an Idefics3 of 0.6M random parameters, with a processor that needs no torchvision.
+"""`tiny-vlm`: an Idefics3 of 0.7M random parameters, with a processor that needs no torchvision.
 
 It is there so that a recipe for vision-language models can be run, and learn something, on two CPU cores and with no
-network. It reads nothing: an image is 32 x 32 pixels to it, four tokens. What it can learn of a page is its colours.
+network. An image is 32 x 32 pixels to it, four tokens: it sees the colours of a page, and none of its letters.
 """
 
 from pathlib import Path

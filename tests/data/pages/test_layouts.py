@@ -62,7 +62,9 @@ def test_a_swatch_has_the_colour_that_answers():
         pixels = drawn.sheet.image.crop(drawn.box).getcolors()
         assert len(pixels) == 1
         shade = pixels[0][1]
-        distance = {name: sum((a - b) ** 2 for a, b in zip(shade, colour, strict=True)) for name, colour in COLOURS.items()}
+        distance = {
+            name: sum((a - b) ** 2 for a, b in zip(shade, colour, strict=True)) for name, colour in COLOURS.items()
+        }
         assert min(distance, key=distance.get) == drawn.answer
         assert drawn.answer not in drawn.sheet.text_layer(values=True)
         found.add(drawn.answer)
@@ -90,7 +92,9 @@ def test_letters_stay_on_the_page():
     for layout in LAYOUTS:
         for number in range(40):
             image = page(layout, number).sheet.image
-            edges = [image.crop(box) for box in ((0, 0, 640, 6), (0, 474, 640, 480), (0, 0, 6, 480), (634, 0, 640, 480))]
+            edges = [
+                image.crop(box) for box in ((0, 0, 640, 6), (0, 474, 640, 480), (0, 0, 6, 480), (634, 0, 640, 480))
+            ]
             assert all(len(edge.getcolors()) == 1 for edge in edges), (layout, number)
 
 

@@ -109,7 +109,9 @@ def test_a_recipe_reads_them_from_the_cache_where_no_folder_is_named(tmp_path, m
     assert set(splits.train["layout"]) == {"swatch"} and set(splits.test["layout"]) == {"chart"}
     assert splits.train[0]["completion"][0]["role"] == "assistant"
     assert len(list(tmp_path.glob("pages/*/pages.jsonl"))) == 1
-    load_splits(DataArguments(dataset_name="pages", dataset_options={**options, "seed": 1}), seed=0, needs_demonstration=True)
+    load_splits(
+        DataArguments(dataset_name="pages", dataset_options={**options, "seed": 1}), seed=0, needs_demonstration=True
+    )
     assert len(list(tmp_path.glob("pages/*/pages.jsonl"))) == 2
 
 

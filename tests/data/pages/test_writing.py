@@ -37,7 +37,8 @@ def test_pages_and_questions_belong_together(written):
     questions = read_questions(written)
     assert len(pages) == len(questions) == 15
     for page, question in zip(pages, questions, strict=True):
-        assert Path(page["image"]).stem == question["page"] == f"{page['document']}_{page['number']}"
+        assert Path(page["image"]).stem == page["name"] == f"{page['document']}_{page['number']}"
+        assert question["reference_pages"] == [page["name"]]
         with Image.open(written / page["image"]) as image:
             assert image.size == (640, 480) and image.mode == "RGB"
         assert question["title"] in page["text"]
@@ -70,12 +71,16 @@ def test_what_is_there_is_not_written_over(written, tmp_path):
     shutil.copytree(written, copy)
     with pytest.raises(UserError, match=r"other settings \(size: 10 there, 11 now\)"):
         write_pages(copy, PageSettings(size=11, test_size=5, test_layouts=("form",)))
+    lines = (copy / "questions.jsonl").read_text()
+    (copy / "questions.jsonl").write_text(lines[:-9])
+    with pytest.raises(UserError, match=r"questions.jsonl cannot be read: .*; delete its folder"):
+        read_questions(write_pages(copy, SETTINGS))
     (copy / "images" / "form_1.png").unlink()
     with pytest.raises(UserError, match="14 images of 15"):
         write_pages(copy, SETTINGS)
     for content in ("{", "[]", "{}"):
         (copy / "settings.json").write_text(content)
-        with pytest.raises(UserError, match="something else|other settings"):
+        with pytest.raises(UserError, match=r"something else|other settings"):
             write_pages(copy, SETTINGS)
     theirs = tmp_path / "theirs"
     theirs.mkdir()

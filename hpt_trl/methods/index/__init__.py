@@ -1,0 +1,1 @@
+"""A search index of pages, built by a recipe: nothing is trained."""

@@ -1,0 +1,27 @@
+"""Token ids and texts for reading, on a line or below a name."""
+
+from hpt_trl.data.rendering import Encoded, Encoder
+
+# Characters that are shown of a part of a row.
+SHOWN = 240
+
+
+def marked(encoded: Encoded, encoder: Encoder, long: int = SHOWN) -> str:
+    """The ids decoded, each run of those with a loss between ⟦ and ⟧, runs of more than `long` characters cut."""
+    parts, start = [], 0
+    for place in range(1, len(encoded.ids) + 1):
+        if place == len(encoded.ids) or encoded.trained[place] != encoded.trained[start]:
+            text = cut(str(encoder.tokenizer.decode(encoded.ids[start:place])), long)
+            parts.append(f"⟦{text}⟧" if encoded.trained[start] else text)
+            start = place
+    return cut("".join(parts), 4 * long)
+
+
+def cut(text: str, length: int = SHOWN) -> str:
+    """A text with its middle left out where it is long."""
+    return text if len(text) <= length else f"{text[: length // 2]} […] {text[-length // 2 :]}"
+
+
+def indented(text: str) -> str:
+    """A text below its name."""
+    return text.rstrip().replace("\n", "\n" + 16 * " ")

@@ -1,0 +1,61 @@
+"""A run of a stage that has neither model nor rows: what it leaves is checked for, made and noted."""
+
+import shlex
+import time
+from pathlib import Path
+
+from accelerate import PartialState
+
+from hpt_trl.evaluation.lines import measure_lines
+from hpt_trl.recipes.recipe import Recipe
+from hpt_trl.runs.checkpoints import full_disk_explained
+from hpt_trl.runs.output_folder import check_output_folder, write_recipe
+from hpt_trl.runs.record import hardware, short_name, versions
+from hpt_trl.runs.reporting import RESULTS_FILE, duration, write_results
+
+
+def check_work(recipe: Recipe) -> None:
+    """Checks what can be checked before anything is made.
+
+    Raises:
+        UserError: the first mistake found, in the recipe or the output folder.
+    """
+    recipe.stage.check(recipe)
+    check_output_folder(recipe)
+
+
+def run_work(recipe: Recipe, started: float, command: list[str]) -> None:
+    """Does the stage's work in the first process; the others wait for it.
+
+    What a former run left stays until the work replaces it, but for its results: without them it is not finished.
+
+    Raises:
+        UserError: the recipe, the output folder or what is worked on is refused.
+    """
+    check_work(recipe)
+    work = recipe.stage.work
+    assert work is not None
+    state = PartialState()
+    state.wait_for_everyone()
+    if state.is_main_process:
+        folder = Path(recipe.config.output_dir)
+        with full_disk_explained(recipe.config.output_dir):
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / RESULTS_FILE).unlink(missing_ok=True)
+            write_recipe(recipe)
+            measures = work(recipe)
+            seconds = time.perf_counter() - started
+            results = {
+                "recipe": short_name(recipe.path),
+                "stage": recipe.stage.name,
+                "measures": measures,
+                "wall_time_s": {"total": seconds},
+                "versions": versions(),
+                "hardware": hardware(state.device, state.num_processes, None),
+                "command": shlex.join(command),
+            }
+            write_results(folder, results)
+        for line in measure_lines(measures):
+            print(line)
+        print(f"Done in {duration(seconds)}\nResults: {folder / RESULTS_FILE}")
+    state.wait_for_everyone()
