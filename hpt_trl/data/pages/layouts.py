@@ -166,7 +166,14 @@ def _asked(sheet: Sheet, title: str, colour: str, box: Box) -> Page:
     return Page(sheet, title, question, colour, box)
 
 
-LAYOUTS: dict[str, Layout] = {"table": table, "chart": chart, "text": text, "form": form, "swatch": swatch, "disc": disc}
+LAYOUTS: dict[str, Layout] = {
+    "table": table,
+    "chart": chart,
+    "text": text,
+    "form": form,
+    "swatch": swatch,
+    "disc": disc,
+}
 
 
 def draw_page(layout: str, number: int, place: str, year: int, *, first: bool, seed: int) -> Page:
