@@ -1,4 +1,4 @@
-"""The layouts: table, chart, form, swatch and disc; `text`, which has words to break into lines, lies in `paragraphs.py`."""
+"""The layouts but for `text`, which has words to break into lines and lies in `paragraphs.py`."""
 
 import random
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""HybridPostTrainer and GRPO in an environment that shows images: the losses, the identities, and what has no gradient."""
+"""HPT and GRPO in an environment that shows images: the losses, the identities, and what has no gradient."""
 
 import pytest
 import torch
