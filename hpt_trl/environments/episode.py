@@ -1,6 +1,7 @@
 """One rollout in an environment: its context grows turn by turn, older pictures are folded away, budgets are kept."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -161,7 +162,9 @@ class Episode:
         text = tokenizer.decode(drawn, skip_special_tokens=True)
         message: dict[str, Any] = {"role": "assistant", "content": text}
         if tokenizer.response_template is not None:
-            message = parse_response(tokenizer, drawn, prefix=before, tools=[*self.encoder.tools])
+            # Of a call that is no JSON TRL takes the text; brackets without an end are beyond the JSON parser's depth.
+            with suppress(RecursionError):
+                message = parse_response(tokenizer, drawn, prefix=before, tools=[*self.encoder.tools])
         return Turn(text, message, cut=cut, last=last)
 
     def _show(self, observation: Observation) -> None:
