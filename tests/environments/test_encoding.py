@@ -2,8 +2,10 @@
 
 import random
 import re
+from pathlib import Path
 
 import pytest
+import trl
 from transformers import Idefics3ImageProcessorPil
 
 from hpt_trl.data.rendering import Encoder
@@ -212,23 +214,51 @@ def test_other_forms_of_turns_are_continued(encoders, text):
     assert ours == rendered
 
 
-TOOLS = (
-    "{% if tools %}<|im_start|>system\n{% for tool in tools %}{{ tool.function.name }} {% endfor %}<|im_end|>\n"
-    "{% endif %}" + HEAD + "{{ message.content }}{% for call in message.tool_calls or [] %}"
-    "<tool_call>{{ call.function.name }}{{ call.function.arguments }}</tool_call>{% endfor %}" + TAIL
-)
+SCHEMA = {
+    "type": "function",
+    "function": {"name": "search", "description": "Finds a page.", "parameters": {"type": "object", "properties": {}}},
+}
+QWEN = (Path(trl.__file__).parent / "chat_templates" / "qwen2_5.jinja").read_text(encoding="utf-8")
+# As Qwen's, which TRL does not know any more.
+CHANGED = QWEN + "{# changed #}"
 
 
 def test_observations_of_tools_follow_calls(encoders):
-    pieces = template(encoders, TOOLS)
-    schema = {"type": "function", "function": {"name": "search", "description": "", "parameters": {}}}
-    pieces = PieceEncoder(pieces.encoder, [schema])
-    prompt = pieces.encoder.tokenizer.decode(pieces.prompt(PROMPT).ids)
-    assert prompt.startswith("<|im_start|>system\nsearch <|im_end|>")
-    piece = pieces.observation(Observation(("A page.",), role="tool", name="search"))
-    assert (
-        pieces.encoder.tokenizer.decode(piece.ids) == "\n<|im_start|>tool\nA page.<|im_end|>\n<|im_start|>assistant\n"
-    )
+    encoder = template(encoders, QWEN).encoder
+    pieces = PieceEncoder(encoder, [SCHEMA])
+    prompt = encoder.tokenizer.decode(pieces.prompt(PROMPT).ids)
+    assert prompt == encoder.render(PROMPT, {"tools": [SCHEMA]}, generation_prompt=True)
+    assert "Finds a page." in prompt
+    shown = [Observation(("12 + 7?",), role="tool", name="search"), Observation(("Wrong.",))]
+    call = {"type": "function", "function": {"name": "search", "arguments": {"query": "12"}}}
+    turn = pieces.turn({"role": "assistant", "content": "", "tool_calls": [call]})
+    messages = [
+        *PROMPT,
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "name": "search", "content": "12 + 7?"},
+        {"role": "assistant", "content": "19"},
+        {"role": "user", "content": "Wrong."},
+    ]
+    ids = [*pieces.prompt(PROMPT).ids, *turn.ids, *pieces.observation(shown[0]).ids]
+    ids += [*turn_ids(encoder, "19"), *pieces.observation(shown[1]).ids]
+    assert ids == encoder.ids(encoder.render(messages, {"tools": [SCHEMA]}, generation_prompt=True))
+
+
+def test_tools_need_a_template_that_writes_their_calls(encoders):
+    for encoder in (encoders["text"], encoders["idefics3"], encoders["qwen"]):
+        with pytest.raises(
+            UserError, match=r"calls of tools, which the model's chat template does not write.*`vocabulary: tags`"
+        ):
+            PieceEncoder(encoder, [SCHEMA])
+
+
+def test_tools_need_a_tokenizer_that_takes_their_calls_apart(encoders):
+    with pytest.raises(UserError, match="has no `response_template` that takes them out of a turn"):
+        PieceEncoder(template(encoders, CHANGED).encoder, [SCHEMA])
+    known = PieceEncoder(template(encoders, QWEN).encoder, [SCHEMA]).encoder.tokenizer.response_template
+    encoder = template(encoders, CHANGED).encoder
+    encoder.tokenizer.response_template = known
+    assert PieceEncoder(encoder, [SCHEMA]).encoder.tokenizer.response_template == known
 
 
 def test_a_template_without_tools_in_it_refuses_their_observations(encoders):
