@@ -9,13 +9,19 @@ from statistics import fmean
 from typing import Any
 
 import pytest
+from datasets import Dataset
 from PIL import Image
-from transformers import AutoTokenizer, GenerationConfig
+from transformers import AutoModelForImageTextToText, AutoTokenizer, GenerationConfig
 
 from hpt_trl.cli import main
+from hpt_trl.environments.acting import Acting
+from hpt_trl.environments.factory import TurnEnvironments
+from hpt_trl.evaluation.acted import act
+from hpt_trl.evaluation.generating import Decoding, generate
 from hpt_trl.retrieval.index import build_index
 from hpt_trl.retrieval.rankers import IndexSettings
 from tests.helpers import own_environments
+from tests.helpers.episodes import Scripted, encoder_of, picture
 from tests.helpers.evaluations import results, run, samples
 from tests.helpers.qwen_vl import save_tiny_qwen_vl
 from tests.helpers.searching import AS_THEY_ARE
@@ -89,7 +95,7 @@ def trajectories(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_results_have_the_means_and_endings_of_rollouts(acted, tmp_path, capsys):
-    run("eval", acted())
+    run("eval", acted(max_turn_length=2))
     drawn, measured = samples(tmp_path / "evaluate"), results(tmp_path / "evaluate")["measures"]
     assert [(line["index"], line["generation"]) for line in drawn] == [(i, g) for i in range(6) for g in range(3)]
     assert sorted(measured["environment"]) == sorted(MEASURES)
@@ -97,7 +103,8 @@ def test_results_have_the_means_and_endings_of_rollouts(acted, tmp_path, capsys)
         values = [line["played"]["measures"][name] for line in drawn]
         assert measured["environment"][name] == pytest.approx(fmean(values))
     endings = Counter(line["played"]["facts"]["ended"] for line in drawn)
-    assert measured["ended"] == endings and sum(measured["ended"].values()) == 18
+    assert measured["ended"] == endings and sum(endings.values()) == 18
+    assert set(endings) == {"tokens", "turns"}
     # A model that has learnt nothing does nothing that is valid.
     assert measured["environment"]["vrag/invalid_actions"] == 1.0 and measured["environment"]["vrag/recall"] == 0.0
     assert measured["mean_length"] == pytest.approx(fmean(line["played"]["drawn"] for line in drawn))
@@ -132,6 +139,25 @@ def test_rollouts_do_not_depend_on_those_beside_them(acted, searched, models, tm
     # Some have seen pages, and drawn differently.
     assert any(len(facts["retrieved_pages"]) > 1 for _, facts in found[1])
     assert len({tuple(ids) for ids, _ in found[1]}) > 1
+
+
+@pytest.mark.parametrize("family", ["idefics3", "qwen"])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_rollout_of_one_turn_is_a_completion(models, family, temperature):
+    """The same prompts with images, answered without an environment by the processor's own batch."""
+    model = AutoModelForImageTextToText.from_pretrained(models[family]).eval()
+    encoder = encoder_of(models[family])
+    shown = [picture(24 + 16 * place, 64 - 8 * place, place).image for place in range(4)]
+    prompts = [[{"role": "user", "content": "Which color?" + " Look." * place}] for place in range(4)]
+    rows = Dataset.from_list([{"prompt": prompt, "image": image} for prompt, image in zip(prompts, shown, strict=True)])
+    acting = Acting(TurnEnvironments(lambda: Scripted([])), encoder, drawn=24)
+    decoding = Decoding(max_new_tokens=24, n=2 if temperature else 1, temperature=temperature, seed=5)
+    played = [sample for batch in act(model, acting, rows, decoding, batch_size=3) for sample in batch]
+    answered = [sample for batch in generate(model, encoder, rows, decoding, batch_size=3) for sample in batch]
+    assert [(one.index, one.generation) for one in played] == [(one.index, one.generation) for one in answered]
+    assert [one.prompt_ids for one in played] == [one.prompt_ids for one in answered]
+    assert [one.ids for one in played] == [one.ids for one in answered]
+    assert len({tuple(one.ids) for one in played}) > 1 or not temperature
 
 
 def test_what_was_shown_is_kept_for_reading(acted, searched, tmp_path):
