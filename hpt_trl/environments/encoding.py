@@ -149,7 +149,9 @@ class PieceEncoder:
     def _special(self) -> list[str]:
         tokenizer = self.encoder.tokenizer
         added = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
-        return sorted({*tokenizer.all_special_tokens, *added}, key=len, reverse=True)
+        # A tokenizer may hold those of images for words.
+        images = tokenizer.convert_ids_to_tokens(sorted(self.image_ids))
+        return sorted({*tokenizer.all_special_tokens, *added, *images}, key=len, reverse=True)
 
     def _render(self, messages: Messages, *, generation_prompt: bool = False) -> str:
         arguments = self.encoder.settings | {"tools": self.tools or None}

@@ -1,7 +1,9 @@
 """The environment on made pages and a real index: what is found, cut out, told, counted and paid."""
 
+import json
 import math
 import random
+import re
 from fractions import Fraction
 
 import pytest
@@ -13,11 +15,12 @@ from hpt_trl.environments.acting import Acting
 from hpt_trl.environments.factory import TurnEnvironments
 from hpt_trl.methods.vrag.environment import PageSearch
 from hpt_trl.methods.vrag.settings import VragOptions
+from hpt_trl.models.tiny_vlm.model import TinyVlm
 from hpt_trl.retrieval.engine import open_engine
 from hpt_trl.retrieval.index import build_index, load_index
 from hpt_trl.retrieval.rankers import IndexSettings
 from hpt_trl.rewards.functions import REWARDS
-from tests.helpers.episodes import encoder_of, turn_ids
+from tests.helpers.episodes import encoder_of, turn_ids, with_ends
 from tests.helpers.searching import AS_THEY_ARE, called, picture_of, said
 
 LAYOUTS = ["table", "chart", "text", "form", "swatch", "disc"]
@@ -95,6 +98,30 @@ def test_an_expert_that_missed_first_has_less_of_the_pages_alone(searched, play)
         assert episode.facts()["searches"] == 2
         assert rewards["page_ndcg"] == pytest.approx(1 / math.log2(3))
         assert {**rewards, "page_ndcg": 1.0} == dict.fromkeys(SCORED, 1.0)
+
+
+def as_calls(turn: dict[str, str]) -> dict:
+    """A turn in tags as one with a tool call."""
+    thought, name, value = re.fullmatch(r"(<think>.*</think>)<(\w+)>(.*)</\2>", turn["content"]).groups()
+    names = {"search": ("search", "query"), "bbox": ("crop", "bbox"), "answer": ("answer", "text")}
+    tool, argument = names[name]
+    arguments = {argument: json.loads(value) if name == "bbox" else value}
+    call = {"type": "function", "function": {"name": tool, "arguments": arguments}}
+    return {"role": "assistant", "content": thought, "tool_calls": [call]}
+
+
+def test_the_expert_gets_full_reward_by_tool_calls(searched):
+    encoder = with_ends(TinyVlm().tokenizer())
+    environments = TurnEnvironments(lambda: searched.environment(vocabulary="tools"), max_turns=4)
+    acting = Acting(environments, encoder, drawn=4000)
+    for row in searched.rows:
+        row = {**row, "completion": [as_calls(turn) for turn in row["completion"]]}
+        episode = acting.demonstration(row, "completion")
+        columns = {name: [value] for name, value in {**row, **episode.facts()}.items() if name != "completion"}
+        rewards = {name: REWARDS[name](completions=[episode.completion()], **columns)[0] for name in SCORED}
+        assert rewards == dict.fromkeys(SCORED, 1.0)
+        prompt = encoder.tokenizer.decode(episode.prompt.ids)
+        assert '"name": "crop"' in prompt and "First think, then call one tool" in prompt
 
 
 def test_another_answer_or_page_is_not_paid(searched, play):
