@@ -24,7 +24,7 @@ from tests.helpers import own_environments
 from tests.helpers.episodes import Scripted, encoder_of, picture
 from tests.helpers.evaluations import results, run, samples
 from tests.helpers.qwen_vl import save_tiny_qwen_vl
-from tests.helpers.searching import AS_THEY_ARE
+from tests.helpers.searching import AS_THEY_ARE, query_of
 from tests.helpers.servers import send, serve
 
 EAGER = "tests.helpers.own_environments.eager"
@@ -56,10 +56,7 @@ def models(vlm_path, tmp_path_factory) -> dict[str, str]:
 def acted(evaluation, models, searched, tmp_path):
     """Writes a recipe over six questions about pages, three rollouts each, and returns its path."""
     data = tmp_path / "questions.jsonl"
-    rows = [
-        {**row, "query": row["completion"][0]["content"].split("<search>")[1].split("</search>")[0], "answer": "1"}
-        for row in searched.rows[:6]
-    ]
+    rows = [{**row, "query": query_of(row), "answer": "1"} for row in searched.rows[:6]]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     def write(name: str = "evaluate", **changes: Any) -> str:
