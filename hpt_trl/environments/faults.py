@@ -1,6 +1,7 @@
 """Calls of an environment, whose mistakes are told with the environment and the row."""
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 from hpt_trl.data.sources import ROW
@@ -29,6 +30,18 @@ def ask(environment: Environment, method: str, row: dict[str, Any], *arguments: 
             f"`{method}` of the environment {type(environment).__name__} raised {type(error).__name__}: {error}{place}"
         )
         raise named(UserError(told), row) from error
+
+
+def columns(found: Sequence[dict[str, Any]], method: str) -> dict[str, list[Any]]:
+    """What a method of an environment told of each rollout, by name.
+
+    Raises:
+        UserError: not the same names of all.
+    """
+    for one in found:
+        if odd := sorted(one.keys() ^ found[0].keys()):
+            raise UserError(f"`{method}` of the environment tells `{odd[0]}` of some rollouts alone; tell it of all.")
+    return {name: [one[name] for one in found] for name in found[0]}
 
 
 def named(error: UserError, row: dict[str, Any]) -> UserError:
