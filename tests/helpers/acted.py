@@ -196,7 +196,7 @@ def build(
     path: str,
     output_dir: str | Path,
     *,
-    rows: Dataset | dict[str, Any] | None = None,
+    rows: Any = None,
     limits: dict[str, int] | None = None,
     environment: TurnEnvironments | None = None,
     reward: Any = said_reward,
@@ -207,12 +207,12 @@ def build(
 
     Args:
         trainer: a class, `hpt`, `grpo`, or `sft` for the trainer on trajectories.
-        rows: or the arguments of `room_rows`.
+        rows: a dataset, or the arguments of `room_rows`.
         limits: of the environment.
         settings: config fields.
     """
     model, processor = loaded(path)
-    data = rows if isinstance(rows, Dataset) else room_rows(**rows or {})
+    data = room_rows(**rows or {}) if isinstance(rows, dict | None) else rows
     if environment is None:
         environment = environments(sees(path), **limits or {})
     settings = {"output_dir": str(output_dir)} | _DEFAULTS | settings

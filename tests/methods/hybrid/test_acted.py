@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from datasets import Dataset
 
 from hpt_trl import UserError
 from hpt_trl.environments.factory import TurnEnvironments
@@ -114,8 +115,6 @@ def test_a_trajectory_with_another_prompt_than_its_rollouts_is_refused(run):
 def test_a_row_without_a_trajectory(run):
     rows = room_rows().to_list()
     rows[0]["completion"] = None
-    from datasets import Dataset
-
     rows = Dataset.from_list(rows)
     with pytest.raises(UserError, match="on_missing_demonstration"):
         run("hpt", model="text", rows=rows.to_iterable_dataset())
