@@ -57,12 +57,12 @@ class Acting:
     @cached_property
     def measures(self) -> tuple[str, ...]:
         """Names of what is logged of each rollout."""
-        return tuple(self._an_environment.measures())
+        return tuple(ask(self._an_environment, "measures", {}))
 
     @cached_property
     def facts(self) -> tuple[str, ...]:
         """Names of what rewards get beside the columns."""
-        return (*self._an_environment.facts(), "turns", "ended")
+        return (*ask(self._an_environment, "facts", {}), "turns", "ended")
 
     def filler(self) -> Context:
         """A short context, for a process that generates only because others do."""
