@@ -54,16 +54,6 @@ class Acting:
     def _an_environment(self) -> Environment:
         return self.environments.make()
 
-    @cached_property
-    def measures(self) -> tuple[str, ...]:
-        """Names of what is logged of each rollout."""
-        return tuple(ask(self._an_environment, "measures", {}))
-
-    @cached_property
-    def facts(self) -> tuple[str, ...]:
-        """Names of what rewards get beside the columns."""
-        return (*ask(self._an_environment, "facts", {}), "turns", "ended")
-
     def filler(self) -> Context:
         """A short context, for a process that generates only because others do."""
         return Context.of([self.encoder.prompt([{"role": "user", "content": "?"}])])

@@ -25,6 +25,7 @@ from trl.models.utils import disable_gradient_checkpointing
 
 from hpt_trl.data.loading import validate_rows
 from hpt_trl.data.rendering import Encoder
+from hpt_trl.errors import UserError
 from hpt_trl.methods.hybrid.acted import ActedDemonstrations
 from hpt_trl.methods.hybrid.config import HybridPostConfig
 from hpt_trl.methods.hybrid.demonstrations import Demonstrations, check_demonstrations
@@ -323,6 +324,11 @@ class HybridPostTrainer(ActingTrainer):
     def _demonstration(self, row: Row, local: int, plan: Plan) -> Row:
         """The demonstration of `row`'s prompt, with the coefficients that the plan gives it."""
         demonstration = self._demonstrations[local]
+        if demonstration.segments is not None and demonstration.context != len(row.prompt_ids):
+            raise UserError(
+                "`prompt` of the environment wrote another prompt for a trajectory than for the rollouts of its row; it "
+                "may depend on the row's messages alone."
+            )
         device = row.completion_ids.device
         return row.with_completion(
             torch.tensor(demonstration.ids, device=device),
