@@ -179,11 +179,15 @@ class Figures:
 
 
 def paper_scale() -> dict[str, int]:
-    """Returns the bundled recipes whose hardware is GPUs with 80 GB, and how many of them."""
+    """Returns the bundled recipes whose hardware is GPUs with 80 GB, and how many of them.
+
+    Those in an environment are left out: how long contexts are, and how many images they hold, follows from the model.
+    """
     found = {}
     for path in bundled_recipes():
-        line = re.search(r"^# Hardware: (\d+) GPUs? with 80 GB", path.read_text(encoding="utf-8"), re.MULTILINE)
-        if line:
+        text = path.read_text(encoding="utf-8")
+        line = re.search(r"^# Hardware: (\d+) GPUs? with 80 GB", text, re.MULTILINE)
+        if line and not re.search("^environment:", text, re.MULTILINE):
             found[recipe_name(path)] = int(line[1])
     return found
 

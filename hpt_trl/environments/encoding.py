@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
+from trl.chat_template_utils import add_response_schema, supports_tool_calling
+
 from hpt_trl.data.rendering import Encoder, with_images
 from hpt_trl.data.turns import shown, turn_fault
 from hpt_trl.environments.features import TOKEN_TYPES, features_of
@@ -25,10 +27,15 @@ class PieceEncoder:
     Args:
         encoder: the trainer's.
         tools: schemas of the tools that prompts name.
+
+    Raises:
+        UserError: there are tools, and the chat template has no calls of tools, or nobody can take them out of a turn.
     """
 
     def __init__(self, encoder: Encoder, tools: Sequence[dict[str, Any]] = ()):
         self.encoder, self.tools = encoder, list(tools)
+        if self.tools:
+            _read_calls(encoder)
         self._texts: dict[tuple[str, str, str | None], Piece] = {}
 
     @cached_property
@@ -165,6 +172,21 @@ class PieceEncoder:
         """What the processor calls the types of tokens; None where it gives none."""
         names = self.encoder.processing_class.model_input_names if self.encoder.is_processor else []
         return next((name for name in TOKEN_TYPES if name in names), None)
+
+
+def _read_calls(encoder: Encoder) -> None:
+    """Has the tokenizer take calls of tools out of turns, as TRL does for the templates that it knows."""
+    other = "name another model, or let the environment have its actions in the text (of `vrag`: `vocabulary: tags`)."
+    if not supports_tool_calling(encoder.processing_class):
+        raise UserError(f"actions are calls of tools, which the model's chat template does not write; {other}")
+    if encoder.tokenizer.response_template is None:
+        try:
+            add_response_schema(encoder.processing_class)
+        except ValueError as error:
+            raise UserError(
+                "actions are calls of tools, but the tokenizer has no `response_template` that takes them out of a "
+                f"turn, and TRL knows none for its chat template; {other}"
+            ) from error
 
 
 def _user(encoder: Encoder) -> dict[str, Any]:

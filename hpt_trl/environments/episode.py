@@ -1,14 +1,14 @@
 """One rollout in an environment: its context grows turn by turn, older pictures are folded away, budgets are kept."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hpt_trl.environments.encoding import PieceEncoder
-from hpt_trl.environments.faults import ask, named
+from hpt_trl.environments.faults import ask
 from hpt_trl.environments.pieces import Context, Flat, Piece, Segment
 from hpt_trl.environments.protocol import Environment, Messages, Observation, Turn
-from hpt_trl.errors import UserError
 
 # A turn is not begun with fewer tokens than these, where its own limit allows more: it could not come to an end.
 LEAST_TURN = 16
@@ -110,11 +110,6 @@ class Episode:
         turn = self._turn(before, drawn, cut=cut, last=last)
         self.record.append({"role": "assistant", "text": turn.text})
         answer = ask(self.environment, "act", self.row, turn)
-        if not isinstance(answer, Observation | str) or answer == "":
-            kind = type(self.environment).__name__
-            raise named(
-                UserError(f"`act` of {kind} returned {answer!r}; allowed: an Observation, or a word."), self.row
-            )
         if cut:
             self.ended = "tokens"
         elif isinstance(answer, str):
@@ -126,7 +121,9 @@ class Episode:
 
     @property
     def segments(self) -> list[Segment]:
-        """The contexts with what was drawn in each."""
+        """The contexts with what was drawn in each; a short one of nothing where the prompt left no room for a turn."""
+        if not self.turns:
+            return [Segment.empty(self.encoder.encoder.end_ids[0])]
         current = self._segment()
         return [*self._segments, current] if current.drawn.any() or not self._segments else list(self._segments)
 
@@ -165,7 +162,9 @@ class Episode:
         text = tokenizer.decode(drawn, skip_special_tokens=True)
         message: dict[str, Any] = {"role": "assistant", "content": text}
         if tokenizer.response_template is not None:
-            message = parse_response(tokenizer, drawn, prefix=before, tools=[*self.encoder.tools])
+            # Of a call that is no JSON TRL takes the text; brackets without an end are beyond the JSON parser's depth.
+            with suppress(RecursionError):
+                message = parse_response(tokenizer, drawn, prefix=before, tools=[*self.encoder.tools])
         return Turn(text, message, cut=cut, last=last)
 
     def _show(self, observation: Observation) -> None:

@@ -18,7 +18,7 @@ from hpt_trl.environments.arguments import OF_ENVIRONMENT, EnvironmentArguments
 from hpt_trl.environments.factory import TurnEnvironments
 from hpt_trl.environments.protocol import Environment
 from hpt_trl.errors import UserError
-from hpt_trl.methods.vrag.building import vrag_environments
+from hpt_trl.methods.vrag.building import check_vrag, vrag_environments
 from hpt_trl.methods.vrag.environment import PageSearch
 from hpt_trl.recipes.arguments import RecipeArguments
 from hpt_trl.recipes.recipe import Recipe
@@ -54,21 +54,21 @@ def environments_of(arguments: EnvironmentArguments) -> TurnEnvironments | None:
     limits = {
         name: getattr(arguments, name) for name in ("max_turns", "max_turn_length", "max_context_length", "max_images")
     }
-    options = arguments.environment_options or {}
-    if not isinstance(options, dict):
-        raise UserError(f"environment_options: {options!r} is no mapping; write e.g. {{max_pixels: 401408}}.")
+    options = _options(arguments)
     if arguments.environment == VRAG:
-        if arguments.search_index is None:
-            raise UserError(
-                "search_index: `environment: vrag` needs it; write the folder of an index (`hpt-trl index PAGES "
-                "INDEX`), or the address of a search service."
-            )
-        return vrag_environments({**options, "index": arguments.search_index}, **limits)
+        return vrag_environments(check_vrag(options, arguments.search_index), **limits)
     if arguments.search_index is not None:
         raise UserError(f"search_index: `environment: {VRAG}` alone reads it; drop it, or write it as an option.")
     make = _imported(arguments.environment)
     _check_options(make, arguments.environment, options)
     return TurnEnvironments(lambda: make(**options), **limits)
+
+
+def _options(arguments: EnvironmentArguments) -> dict[str, Any]:
+    options = arguments.environment_options or {}
+    if not isinstance(options, dict):
+        raise UserError(f"environment_options: {options!r} is no mapping; write e.g. {{max_pixels: 401408}}.")
+    return options
 
 
 def check_environment(recipe: Recipe) -> None:
@@ -88,19 +88,32 @@ def check_environment(recipe: Recipe) -> None:
                 raise recipe.error("reward_funcs", f"`{name}` scores rollouts in an environment; name `environment`.")
         return
     try:
-        environments = environments_of(arguments)
-        assert environments is not None
-        _check_made(environments)
+        if arguments.environment == VRAG:
+            check_vrag(_options(arguments), arguments.search_index)
+        else:
+            environments = environments_of(arguments)
+            assert environments is not None
+            _check_made(environments)
     except UserError as error:
-        key, _, message = str(error).partition(": ")
-        if key in recipe.keys:
-            raise recipe.error(key, message) from error
-        raise recipe.error("environment", str(error)) from error
+        raise _placed(recipe, error) from error
+
+
+def _placed(recipe: Recipe, error: UserError) -> UserError:
+    """A complaint that begins with a key, with the key's place."""
+    key, _, message = str(error).partition(": ")
+    return recipe.error(key, message) if key in recipe.keys else recipe.error("environment", str(error))
 
 
 def acting_of(recipe: Recipe, encoder: Encoder, *, drawn: int, positions: int | None) -> Acting | None:
-    """How a recipe's rollouts are begun; None without an environment."""
-    environments = environments_of(acting_arguments(recipe))
+    """How a recipe's rollouts are begun; None without an environment.
+
+    Raises:
+        UserError: the environment cannot be made, as its index cannot be opened.
+    """
+    try:
+        environments = environments_of(acting_arguments(recipe))
+    except UserError as error:
+        raise _placed(recipe, error) from error
     return None if environments is None else Acting(environments, encoder, drawn=drawn, positions=positions)
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from hpt_trl.data.rendering import Encoded
 from hpt_trl.methods.environments import PROBED
+from hpt_trl.planning.showing import cut, indented, marked
 from hpt_trl.runs.preparation import Prepared, trains_on_answers
 
 if TYPE_CHECKING:

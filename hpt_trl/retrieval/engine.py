@@ -125,7 +125,11 @@ class CachedEngine:
         self.digest, self.size = engine.digest, engine.size
 
     def search(self, queries: Sequence[str], top_k: int) -> list[list[Hit]]:
-        """Ranks pages for each query; those that are not known yet are asked together."""
+        """Ranks pages for each query; those that are not known yet are asked together.
+
+        Half a character in a query, as JSON that a model writes may hold it, becomes a question mark.
+        """
+        queries = [query.encode("utf-8", "replace").decode() for query in queries]
         with self._lock:
             known = {query: self._kept[query] for query in queries if query in self._kept}
         known = {query: kept for query, kept in known.items() if top_k <= kept[0] or len(kept[1]) < kept[0]}

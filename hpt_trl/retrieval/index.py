@@ -121,7 +121,8 @@ def build_index(
     pages_folder, index_folder = Path(pages_folder), Path(index_folder)
     check_settings(settings)
     _check_folder(pages_folder, index_folder, overwrite)
-    temporary = index_folder.with_name(f".{index_folder.name}.{os.getpid()}")
+    target = index_folder.resolve()
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         temporary.mkdir(parents=True)
         reading = read_pages(
@@ -133,7 +134,7 @@ def build_index(
             pdf_dpi=settings.pdf_dpi,
         )
         build_ranker(settings, reading.pages, temporary).save(temporary / RANKING_FOLDER)
-        lines = [json.dumps(asdict(page), ensure_ascii=False) + "\n" for page in reading.pages]
+        lines = [json.dumps(asdict(page)) + "\n" for page in reading.pages]
         (temporary / PAGES_FILE).write_text("".join(lines), encoding="utf-8")
         facts = {
             "format": FORMAT,
@@ -145,7 +146,7 @@ def build_index(
         (temporary / INDEX_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
         # Before it replaces another one: a model may turn out to embed otherwise each time it is loaded.
         index = load_index(temporary)
-        _put_in_place(temporary, index_folder)
+        _put_in_place(temporary, target)
         index.folder = index_folder
     except OSError as error:
         raise UserError(f"{index_folder} cannot be written: {error}.") from error

@@ -95,7 +95,8 @@ def read_pages(
                     f"{path} and {origins[found.name]} both give a page `{found.name}`; rename one of them."
                 )
             origins[found.name] = str(path)
-            text = found.text
+            # Half a character, as a damaged text layer or `\ud800` in JSON leaves it, can be written nowhere.
+            text = found.text.encode("utf-8", "replace").decode()
             if not text and reader is not None:
                 text = reader.read(found.image)
                 result.by_ocr += bool(text)
@@ -169,6 +170,10 @@ def _pages_of(path: Path, listed: Listed | None, folder: Path, dpi: int) -> "Ite
 
 def _name_of(path: Path, listed: Listed | None, folder: Path) -> str:
     """What a file's page is called: as it is listed, or by its path in the folder, without suffix."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{str(path).encode('utf-8', 'replace').decode()} is no name in UTF-8; rename it.") from error
     if listed is not None and listed.name is not None:
         return listed.name
     if listed is not None and path.suffix.lower() == PDF:

@@ -51,11 +51,13 @@ class Service:
     def search(self, queries: Sequence[str], top_k: int) -> list[list[Hit]]:
         """Ranks pages for each query, best first, no more than the service gives.
 
+        A query that is too long for the line of a request is cut at its end.
+
         Raises:
             ServiceError: it does not answer after all retries, or answers something else.
         """
         found: list[list[Hit]] = []
-        for batch in _batches(queries):
+        for batch in _batches([_cut(query) for query in queries]):
             answer = self._client.get(SEARCH_PATH, [("queries", query) for query in batch])
             if (
                 not isinstance(answer, list)
@@ -118,8 +120,15 @@ def _path_of(file: str) -> str:
     return urlsplit(file).path if urlsplit(file).scheme in ("http", "https") else file.replace("\\", "/")
 
 
+def _cut(query: str) -> str:
+    """The beginning of a query that fits the line of a request, where a character may take twelve."""
+    while (length := len(quote(query))) > _CHARACTERS:
+        query = query[: len(query) * _CHARACTERS // length]
+    return query
+
+
 def _batches(queries: Sequence[str]) -> Iterator[list[str]]:
-    """Queries that fit one line of a request together; one that fits none goes alone."""
+    """Queries that fit one line of a request together."""
     batch, length = list[str](), 0
     for query in queries:
         size = len(quote(query)) + len("queries=&")

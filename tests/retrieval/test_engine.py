@@ -96,6 +96,12 @@ def test_a_ranking_that_ended_is_not_asked_for_again():
     assert len(inner.asked) == 1
 
 
+def test_half_characters_of_a_query_are_no_error(tmp_path):
+    build_index(write_corpus(tmp_path / "pages"), tmp_path / "index", IndexSettings())
+    engine = open_engine(tmp_path / "index")
+    assert [hit.name for hit in engine.search(["weather \ud800 \x00"], 3)[0]] == ["sub/doc_4"]
+
+
 def test_an_index_is_opened_by_its_folder(tmp_path):
     build_index(write_corpus(tmp_path / "pages"), tmp_path / "index", IndexSettings())
     engine = open_engine(tmp_path / "index")

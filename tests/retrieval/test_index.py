@@ -1,6 +1,7 @@
 """Indexes on disk: what they hold, what is never lost, and what is refused."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -58,6 +59,22 @@ def test_an_index_may_refer_to_the_images_where_they_lie(pages, tmp_path):
     shutil.rmtree(pages)
     with pytest.raises(UserError, match=r"doc_1\.png: there is no such image"):
         index.image("sub/doc_1")
+
+
+def test_texts_with_half_characters_and_an_index_in_the_working_folder(pages, tmp_path, monkeypatch):
+    (pages / "pages.jsonl").write_text('{"image": "sub/doc_1.png", "text": "half \\ud800 alpha\\u2028beta \\u0000"}\n')
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    build_index(pages, ".", IndexSettings())
+    index = load_index(tmp_path / "here")
+    assert names(index, "alpha") == names(index, "beta") == ["sub/doc_1"]
+    assert index.pages[0].text.startswith("half ? alpha\u2028beta")
+
+
+def test_names_that_are_no_utf8_are_told(pages, tmp_path):
+    shutil.copy(pages / "sub" / "doc_1.png", os.fsencode(str(pages)) + b"/bad\xff.png")
+    with pytest.raises(UserError, match="is no name in UTF-8"):
+        build_index(pages, tmp_path / "index", IndexSettings())
 
 
 def test_digests_follow_the_contents(pages, tmp_path):

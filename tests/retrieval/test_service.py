@@ -57,9 +57,12 @@ def test_many_and_long_queries_are_asked_in_parts():
     with serve(vrag) as server:
         rankings = Service(server.address, timeout=10, retries=0).search(queries, 1)
     files = ["slides_1", "slides_2", "slides_10"]
-    assert [row[0].name for row in rankings] == [files[len(query) % 3] for query in queries]
+    assert [row[0].name for row in rankings] == [
+        files[len(query) % 3] for query in [*queries[:231], "z" * 6000, "short"]
+    ]
     asked = [question.params["queries"] for question in server.asked]
-    assert [query for part in asked for query in part] == queries
+    cut = [query for part in asked for query in part]
+    assert cut[:231] == queries[:231] and cut[231] == "z" * 6000 and cut[232:] == ["short"]
     assert [len(part) for part in asked] == [100, 100, 31, 1, 1]
 
 

@@ -1,4 +1,4 @@
-"""The layouts: table, chart, form, swatch and disc; `text`, which has words to break into lines, lies in `paragraphs.py`."""
+"""The layouts but for `text`, which has words to break into lines and lies in `paragraphs.py`."""
 
 import random
 from collections.abc import Callable
@@ -166,7 +166,14 @@ def _asked(sheet: Sheet, title: str, colour: str, box: Box) -> Page:
     return Page(sheet, title, question, colour, box)
 
 
-LAYOUTS: dict[str, Layout] = {"table": table, "chart": chart, "text": text, "form": form, "swatch": swatch, "disc": disc}
+LAYOUTS: dict[str, Layout] = {
+    "table": table,
+    "chart": chart,
+    "text": text,
+    "form": form,
+    "swatch": swatch,
+    "disc": disc,
+}
 
 
 def draw_page(layout: str, number: int, place: str, year: int, *, first: bool, seed: int) -> Page:

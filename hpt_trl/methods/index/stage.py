@@ -7,6 +7,8 @@ from typing import Any, cast
 from transformers import TrainingArguments
 from trl import ModelConfig
 
+from hpt_trl.data.pages.settings import PageSettings, page_settings
+from hpt_trl.data.pages.writing import write_pages
 from hpt_trl.errors import UserError
 from hpt_trl.recipes.arguments import RecipeArguments
 from hpt_trl.recipes.recipe import Recipe, Stage
@@ -14,6 +16,7 @@ from hpt_trl.retrieval.index import INDEX_FOLDER, build_index
 from hpt_trl.retrieval.questions import measure, read_questions, refuse_unknown
 from hpt_trl.retrieval.rankers import KINDS, LEXICAL, IndexSettings, check_settings
 from hpt_trl.settings.ranges import at_least
+from hpt_trl.settings.values import did_you_mean
 
 # Of the keys of every stage, those that mean something where there is neither model nor rows.
 _KEPT = ("output_dir", "use_cpu", "ddp_timeout", "ddp_backend", "log_level", "stage", "overwrite")
@@ -25,6 +28,13 @@ class IndexArguments(RecipeArguments):
 
     pages: str | None = field(
         default=None, metadata={"help": "Folder of page images and PDFs; docs/retrieval.md says what is read."}
+    )
+    made_pages: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "Draws the pages into the folder `pages` first, where they are not there; options as those of "
+            "`hpt-trl pages`, e.g. {size: 400, layouts: [swatch]}."
+        },
     )
     index_kind: str = field(
         default=LEXICAL,
@@ -63,6 +73,8 @@ def check(recipe: Recipe) -> None:
     arguments = _arguments(recipe)
     if not arguments.pages:
         raise recipe.error("pages", "a recipe needs it; write a folder of page images and PDFs.")
+    if arguments.made_pages is not None:
+        _make(recipe, arguments)
     if not Path(arguments.pages).is_dir():
         raise recipe.error("pages", f"there is no folder {arguments.pages}.")
     try:
@@ -74,6 +86,20 @@ def check(recipe: Recipe) -> None:
             read_questions(arguments.questions)
         except UserError as error:
             raise recipe.error("questions", str(error)) from error
+
+
+def _make(recipe: Recipe, arguments: IndexArguments) -> None:
+    if not isinstance(arguments.made_pages, dict):
+        raise recipe.error("made_pages", f"{arguments.made_pages!r} is no mapping; write e.g. {{size: 400}}.")
+    known = {field.name for field in fields(PageSettings)}
+    for name in arguments.made_pages:
+        if name not in known:
+            meant = did_you_mean(str(name), known)
+            raise recipe.error("made_pages", f"`{name}`: unknown.{meant} Known: {', '.join(sorted(known))}.")
+    try:
+        write_pages(str(arguments.pages), page_settings(arguments.made_pages, "made_pages"))
+    except UserError as error:
+        raise recipe.error("made_pages", str(error).removeprefix("made_pages: ")) from error
 
 
 def build(recipe: Recipe) -> dict[str, Any]:

@@ -116,25 +116,40 @@ def read_calls(message: dict[str, Any]) -> Action:
     calls = message.get("tool_calls") or []
     if len(calls) != 1:
         return Invalid("there was no tool call" if not calls else "there was more than one tool call")
-    function = calls[0].get("function") if isinstance(calls[0], dict) else None
+    call = calls[0] if isinstance(calls[0], dict) else {}
+    function = call.get("function", call)
     function = function if isinstance(function, dict) else {}
     name, arguments = function.get("name"), function.get("arguments")
-    if name not in _ARGUMENTS:
+    if not isinstance(name, str) or name not in _ARGUMENTS:
         return Invalid(f"there is no tool {str(name)[:40]!r}; there are {', '.join(_ARGUMENTS)}")
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments)
-        except ValueError:
+        # Brackets that open without an end are beyond the parser's depth.
+        except (ValueError, RecursionError):
             return Invalid(f"the arguments of {name} are no JSON")
     wanted = _ARGUMENTS[name]
     if not isinstance(arguments, dict) or set(arguments) != {wanted}:
         return Invalid(f"{name} takes the argument {wanted} alone")
     value = arguments[wanted]
     if name == "crop":
-        return _crop(value if isinstance(value, str) else json.dumps(value))
+        return _crop(json.dumps(value) if _are_numbers(value) else value if isinstance(value, str) else "")
     if not isinstance(value, str):
         return Invalid(f"{wanted} of {name} must be a text")
     return _search(value.strip()) if name == "search" else _answer(value.strip())
+
+
+def _are_numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(type(side) in (int, float) for side in value)
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether it can be sent and written: JSON may hold halves of characters."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _search(query: str) -> Action:
@@ -142,11 +157,15 @@ def _search(query: str) -> Action:
         return Invalid("the query was empty")
     if len(query) > LONGEST_QUERY:
         return Invalid(f"the query was longer than {LONGEST_QUERY} characters")
+    if not _is_unicode(query):
+        return Invalid("the query held half a character")
     return Search(" ".join(query.split()))
 
 
 def _answer(text: str) -> Action:
-    return Answer(text) if text else Invalid("the answer was empty")
+    if not text:
+        return Invalid("the answer was empty")
+    return Answer(text) if _is_unicode(text) else Invalid("the answer held half a character")
 
 
 def _crop(text: str) -> Action:

@@ -5,24 +5,42 @@ from typing import Any
 from hpt_trl.environments.factory import TurnEnvironments
 from hpt_trl.errors import UserError
 from hpt_trl.methods.vrag.environment import PageSearch
-from hpt_trl.methods.vrag.settings import vrag_options
+from hpt_trl.methods.vrag.settings import VragOptions, vrag_options
 from hpt_trl.retrieval.engine import open_engine
 
 
-def vrag_environments(values: dict[str, Any], **limits: Any) -> TurnEnvironments:
+def check_vrag(values: dict[str, Any], index: str | None) -> VragOptions:
+    """Checks the options of a recipe, before anything is opened.
+
+    Args:
+        values: `environment_options`, fields of `VragOptions` but for `index`.
+        index: `search_index`.
+
+    Raises:
+        UserError: the first that is not allowed, with the key of the recipe.
+    """
+    if index is None:
+        raise UserError(
+            "search_index: `environment: vrag` needs it; write the folder of an index (`hpt-trl index PAGES INDEX`) or "
+            "the address of a search service."
+        )
+    if "index" in values:
+        raise UserError("environment_options: `index`: write it as the key `search_index` of the recipe.")
+    try:
+        return vrag_options({**values, "index": index})
+    except UserError as error:
+        raise UserError(f"environment_options: {error}") from error
+
+
+def vrag_environments(options: VragOptions, **limits: Any) -> TurnEnvironments:
     """Environments that search pages.
 
     Args:
-        values: fields of `VragOptions`.
         limits: fields of `TurnEnvironments`.
 
     Raises:
-        UserError: an option that is not allowed, or an index that cannot be opened; with the key of the recipe.
+        UserError: the index cannot be opened; with the key of the recipe.
     """
-    try:
-        options = vrag_options(values)
-    except UserError as error:
-        raise UserError(f"environment_options: {error}") from error
     try:
         engine = open_engine(
             options.index,
