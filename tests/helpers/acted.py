@@ -5,7 +5,6 @@ step, whatever the weights and the number of processes. The rest of `.train()` i
 """
 
 import zlib
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -253,12 +252,3 @@ def _sft(model: Any, processor: Any, rows: Dataset, environment: TurnEnvironment
             acting=Acting(environment, encoder, drawn=1, positions=None),
         )
     )
-
-
-def counted(tensors: list[torch.Tensor]) -> dict[int, int]:
-    """How often each number stands in some tensors."""
-    counts: dict[int, int] = defaultdict(int)
-    for tensor in tensors:
-        for value in tensor.flatten().tolist():
-            counts[value] += 1
-    return dict(counts)

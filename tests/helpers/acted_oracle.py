@@ -177,7 +177,11 @@ class Oracle:
             inputs["pixel_values"] = inputs["pixel_values"].double()
         ids = [*self.tokenizer(turn.text)["input_ids"], *([] if turn.cut else [self.tokenizer.eos_token_id])]
         before = inputs["input_ids"].size(1)
-        for name, fill in (("input_ids", ids), ("attention_mask", [1] * len(ids)), ("mm_token_type_ids", [0] * len(ids))):
+        for name, fill in (
+            ("input_ids", ids),
+            ("attention_mask", [1] * len(ids)),
+            ("mm_token_type_ids", [0] * len(ids)),
+        ):
             if name in inputs:
                 inputs[name] = torch.cat([inputs[name], torch.tensor([fill])], dim=1)
         logp = torch.log_softmax(model(**inputs).logits[0, before - 1 : -1], dim=-1)
