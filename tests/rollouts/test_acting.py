@@ -84,7 +84,25 @@ def test_stock_trl_makes_the_same_update(paths, run, tmp_path, settings):
         assert ours.state.log_history[0][name] == pytest.approx(stock.state.log_history[0][name], rel=1e-5), name
 
 
-COPIED = ["num_generations", "max_completion_length", "per_device_train_batch_size", "gradient_accumulation_steps", "max_steps", "learning_rate", "optim", "lr_scheduler_type", "max_grad_norm", "logging_steps", "save_strategy", "report_to", "bf16", "use_cpu", "disable_tqdm", "gradient_checkpointing", "seed"]
+COPIED = [
+    "num_generations",
+    "max_completion_length",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "max_steps",
+    "learning_rate",
+    "optim",
+    "lr_scheduler_type",
+    "max_grad_norm",
+    "logging_steps",
+    "save_strategy",
+    "report_to",
+    "bf16",
+    "use_cpu",
+    "disable_tqdm",
+    "gradient_checkpointing",
+    "seed",
+]
 
 
 # What has a gradient.

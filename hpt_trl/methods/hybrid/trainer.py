@@ -324,10 +324,12 @@ class HybridPostTrainer(ActingTrainer):
     def _demonstration(self, row: Row, local: int, plan: Plan) -> Row:
         """The demonstration of `row`'s prompt, with the coefficients that the plan gives it."""
         demonstration = self._demonstrations[local]
-        if demonstration.segments is not None and demonstration.context != len(row.prompt_ids):
+        # One that found no room for a turn stands behind no prompt.
+        acted = demonstration.segments is not None and any(demonstration.trained)
+        if acted and demonstration.context != len(row.prompt_ids):
             raise UserError(
-                "`prompt` of the environment wrote another prompt for a trajectory than for the rollouts of its row; it "
-                "may depend on the row's messages alone."
+                "`prompt` of the environment wrote another prompt for a trajectory than for the rollouts of its row; "
+                "it may depend on the row's messages alone."
             )
         device = row.completion_ids.device
         return row.with_completion(

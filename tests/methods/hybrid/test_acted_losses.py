@@ -1,4 +1,4 @@
-"""Every loss in an environment against a float64 oracle that renders each turn's conversation anew (acted_oracle.py)."""
+"""Every loss in an environment against a float64 oracle that renders each turn's conversation anew."""
 
 import pytest
 
