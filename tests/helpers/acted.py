@@ -153,7 +153,7 @@ def environments(pictures: bool = True, **limits: int) -> TurnEnvironments:
     return TurnEnvironments(lambda: Rooms(pictures), **{"max_turns": MAX_TURNS} | limits)
 
 
-_DEFAULTS = {
+DEFAULTS = {
     "per_device_train_batch_size": 8,
     "gradient_accumulation_steps": 2,
     "max_steps": 1,
@@ -170,7 +170,7 @@ _DEFAULTS = {
     "gradient_checkpointing": False,
     "seed": 7,
 }
-_OF_ROLLOUTS = {"num_generations": GROUP, "max_completion_length": 120, "loss_type": "grpo"}
+ROLLOUTS = {"num_generations": GROUP, "max_completion_length": 120, "loss_type": "grpo"}
 TRAINERS = {"hpt": FixedActedHPT, "grpo": FixedActing}
 
 
@@ -214,7 +214,7 @@ def build(
     data = room_rows(**rows or {}) if isinstance(rows, dict | None) else rows
     if environment is None:
         environment = environments(sees(path), **limits or {})
-    settings = {"output_dir": str(output_dir)} | _DEFAULTS | settings
+    settings = {"output_dir": str(output_dir)} | DEFAULTS | settings
     if trainer == "sft":
         return _sft(model, processor, data, environment, settings)
     trainer_class = TRAINERS[trainer] if isinstance(trainer, str) else trainer
@@ -222,7 +222,7 @@ def build(
     return trainer_class(
         model,
         reward,
-        config_class(**_OF_ROLLOUTS | settings),
+        config_class(**ROLLOUTS | settings),
         data,
         processing_class=processor,
         environment=environment,

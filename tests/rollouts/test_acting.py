@@ -5,8 +5,10 @@ import torch
 from trl import GRPOConfig, GRPOTrainer, SFTTrainer
 
 from tests.helpers.acted import (
+    DEFAULTS,
     GROUP,
     MAX_TURNS,
+    ROLLOUTS,
     SYSTEM,
     fixed_turn,
     loaded,
@@ -76,33 +78,12 @@ def replayed(prompts, trainer):
 def test_stock_trl_makes_the_same_update(paths, run, tmp_path, settings):
     ours = run("grpo", model="text", **settings)
     model, tokenizer = loaded(paths["text"])
-    config = GRPOConfig(**{name: getattr(ours.args, name) for name in COPIED} | settings, output_dir=str(tmp_path))
+    config = GRPOConfig(**ROLLOUTS | DEFAULTS | settings, output_dir=str(tmp_path))
     stock = GRPOTrainer(model, said_reward, config, room_rows(), processing_class=tokenizer, rollout_func=replayed)
     stock.train()
     assert_same_update(weights(ours), weights(stock), start_of(paths["text"]), 1e-5)
     for name in ("loss", "reward", "completions/mean_length", "completions/clipped_ratio", "entropy", "num_tokens"):
         assert ours.state.log_history[0][name] == pytest.approx(stock.state.log_history[0][name], rel=1e-5), name
-
-
-COPIED = [
-    "num_generations",
-    "max_completion_length",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "max_steps",
-    "learning_rate",
-    "optim",
-    "lr_scheduler_type",
-    "max_grad_norm",
-    "logging_steps",
-    "save_strategy",
-    "report_to",
-    "bf16",
-    "use_cpu",
-    "disable_tqdm",
-    "gradient_checkpointing",
-    "seed",
-]
 
 
 # What has a gradient.

@@ -112,6 +112,16 @@ def test_a_trajectory_with_another_prompt_than_its_rollouts_is_refused(run):
         run("hpt", model="text", environment=TurnEnvironments(lambda: Fickle(False)))
 
 
+def test_a_trajectory_without_room_for_a_turn_trains_nothing(run, starts):
+    """Rollouts have shorter turns, for which there is room."""
+    prompt = run("hpt", model="text", switch_gate=-1).played[0].prompt
+    limits = {"max_turn_length": 4, "max_context_length": len(prompt.ids) + 8}
+    trainer = run("hpt", model="text", limits=limits, switch_gate=GROUP)
+    log = trainer.state.log_history[0]
+    assert log["hpt/sft_fraction"] == log["hpt/demonstrations_truncated"] == 1.0 and log["hpt/sft_loss"] == 0.0
+    assert all(torch.equal(p, starts["text"][name]) for name, p in weights(trainer).items())
+
+
 def test_a_row_without_a_trajectory(run):
     rows = room_rows().to_list()
     rows[0]["completion"] = None
