@@ -64,7 +64,8 @@ class PieceEncoder:
         """A turn of the assistant as the model would draw it, up to and with the token that ends it.
 
         Raises:
-            UserError: the chat template does not write it as it stands, or ends it before its last word.
+            UserError: the chat template does not write it as it stands, or ends it before its last word, or it holds a
+                token that stands for an image.
         """
         before = self._render([_user(self.encoder)], generation_prompt=True)
         whole = self._render([_user(self.encoder), _typed(message, self.encoder)])
@@ -74,6 +75,8 @@ class PieceEncoder:
         if fault := turn_fault(message, text):
             raise UserError(f"{fault}.\n  the turn: {shown(str(message.get('content')))}\n  as rendered: {shown(text)}")
         ids = self._ids(text)
+        if not self.image_ids.isdisjoint(ids):
+            raise UserError(f"a turn holds a token that stands for an image, and has none: {shown(text)}.")
         ends = self.encoder.end_ids
         end = next((place for place, token in enumerate(ids) if token in ends), None)
         if end is None:
