@@ -58,9 +58,9 @@ def environments_of(arguments: EnvironmentArguments) -> TurnEnvironments | None:
     options = _options(arguments)
     if arguments.environment == VRAG:
         return vrag_environments(check_vrag(options, arguments.search_index), **limits)
+    make = _imported(arguments.environment)
     if arguments.search_index is not None:
         raise UserError(f"search_index: `environment: {VRAG}` alone reads it; drop it, or write it as an option.")
-    make = _imported(arguments.environment)
     _check_options(make, arguments.environment, options)
 
     def made() -> Environment:
