@@ -11,10 +11,11 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import pytest
 
-# Fixtures that several wings' tests share: `vlm_path`, `evaluation`, `searched`, and `recipe` of `stage_runs`, which a
-# module may replace.
+# Fixtures that several wings' tests share: `vlm_path`, `qwen_path`, `evaluation`, `searched`, and `recipe` of
+# `stage_runs`, which a module may replace.
 pytest_plugins = [
     "tests.helpers.images",
+    "tests.helpers.qwen_vl",
     "tests.helpers.stage_runs",
     "tests.helpers.evaluations",
     "tests.helpers.searching",

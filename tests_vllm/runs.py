@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
 from hpt_trl.cli import main
+from hpt_trl.environments.protocol import Observation, Turn
 from hpt_trl.errors import UserError
 from hpt_trl.methods.ppo.trainer import PPOTrainer
 from hpt_trl.recipes import vllm as settings
@@ -31,6 +32,31 @@ def reward(completion_ids: list[list[int]], completions: list[Any], **_: Any) ->
     """1 for a worked solution, and for about half of the random texts of an untrained model; else 0."""
     texts = [c if isinstance(c, str) else c[0]["content"] for c in completions]
     return [float("####" in text or sum(ids) % 2) for text, ids in zip(texts, completion_ids, strict=True)]
+
+
+class Counting:
+    """An environment of texts: counts the turns, and ends with one that holds an even number of characters."""
+
+    tools: list[dict[str, Any]] = []
+
+    def prompt(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return messages
+
+    def start(self, row: dict[str, Any]) -> None:
+        self.turns = 0
+
+    def act(self, turn: Turn) -> Observation | str:
+        self.turns += 1
+        return "answer" if len(turn.text) % 2 == 0 else Observation((f"That was turn {self.turns}. Go on.",))
+
+    def unseen(self) -> None:
+        pass
+
+    def facts(self) -> dict[str, Any]:
+        return {"counted": self.turns}
+
+    def measures(self) -> dict[str, float]:
+        return {"counting/turns": float(self.turns)}
 
 
 def conversation(question: str) -> list[dict[str, str]]:

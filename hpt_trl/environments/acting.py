@@ -41,6 +41,7 @@ class Acting:
             turn=min(environments.max_turn_length or drawn, drawn),
             context=min(limits, default=None),
             images=environments.max_images,
+            positions=positions,
         )
 
     def drawing(self, drawn: int) -> "Acting":
@@ -53,16 +54,6 @@ class Acting:
     @cached_property
     def _an_environment(self) -> Environment:
         return self.environments.make()
-
-    @cached_property
-    def measures(self) -> tuple[str, ...]:
-        """Names of what is logged of each rollout."""
-        return tuple(ask(self._an_environment, "measures", {}))
-
-    @cached_property
-    def facts(self) -> tuple[str, ...]:
-        """Names of what rewards get beside the columns."""
-        return (*ask(self._an_environment, "facts", {}), "turns", "ended")
 
     def filler(self) -> Context:
         """A short context, for a process that generates only because others do."""
@@ -124,12 +115,26 @@ class Acting:
 
 
 def play(episodes: Sequence[Episode], draw: Callable[[list[Episode]], None], any_of: Callable[[bool], bool]) -> None:
-    """Plays rollouts to their ends, all that are pending at a time.
+    """Plays rollouts to their ends, all that can be drawn at a time.
 
     Args:
-        draw: of pending rollouts: lets each take a turn. It is called with none where other processes have some: with
-            sharded weights every process has to generate as often as the others.
+        draw: of pending rollouts: lets each take a turn, all in one batch. It is called with none where other processes
+            have some: with sharded weights every process has to generate as often as the others.
         any_of: whether a value is true on any process.
     """
     while any_of(any(episode.pending for episode in episodes)):
-        draw([episode for episode in episodes if episode.pending])
+        draw(_at_once([episode for episode in episodes if episode.pending]))
+
+
+def _at_once(episodes: list[Episode]) -> list[Episode]:
+    """Those that can be drawn in one batch; the others wait for the next.
+
+    A model goes on with all rollouts of a batch up to the end of the longest turn, and would leave its positions in one
+    whose own turn must end before.
+    """
+    longest = max((episode.budget for episode in episodes), default=0)
+    return [
+        episode
+        for episode in episodes
+        if episode.limits.positions is None or episode.length + longest <= episode.limits.positions
+    ]

@@ -24,6 +24,7 @@ class Limits:
         turn: tokens of one turn.
         context: tokens that it reads and draws at a time, images included; None without a limit.
         images: pictures that it sees at a time; older ones are folded away. None without a limit.
+        positions: tokens that the model takes, whatever they are; None without a limit.
     """
 
     turns: int
@@ -31,6 +32,7 @@ class Limits:
     turn: int
     context: int | None = None
     images: int | None = None
+    positions: int | None = None
 
 
 @dataclass(eq=False)
@@ -86,6 +88,11 @@ class Episode:
     def budget(self) -> int:
         """Tokens that the next turn may draw."""
         return self._budget([held.piece for held in self._held])
+
+    @property
+    def length(self) -> int:
+        """Tokens of the context."""
+        return sum(len(held.piece.ids) for held in self._held)
 
     def context(self) -> Context:
         """What the model reads before its next turn."""

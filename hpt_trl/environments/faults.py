@@ -1,7 +1,7 @@
 """Calls of an environment, whose mistakes are told with the environment and the row."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from numbers import Real
 from typing import Any
 
@@ -32,6 +32,18 @@ def ask(environment: Environment, method: str, row: dict[str, Any], *arguments: 
         told = f"`{method}` of {type(environment).__name__} returned {text[:120]}{'…' if text[120:] else ''}"
         raise named(UserError(f"{told}; allowed: {_ALLOWED[method][1]}."), row)
     return answer
+
+
+def columns(found: Sequence[dict[str, Any]], method: str) -> dict[str, list[Any]]:
+    """What a method of an environment told of each rollout, by name.
+
+    Raises:
+        UserError: not the same names of all.
+    """
+    for one in found:
+        if odd := sorted(one.keys() ^ found[0].keys()):
+            raise UserError(f"`{method}` of the environment tells `{odd[0]}` of some rollouts alone; tell it of all.")
+    return {name: [one[name] for one in found] for name in found[0]}
 
 
 def raised(error: Exception) -> str:

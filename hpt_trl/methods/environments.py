@@ -58,9 +58,9 @@ def environments_of(arguments: EnvironmentArguments) -> TurnEnvironments | None:
     options = _options(arguments)
     if arguments.environment == VRAG:
         return vrag_environments(check_vrag(options, arguments.search_index), **limits)
+    make = _imported(arguments.environment)
     if arguments.search_index is not None:
         raise UserError(f"search_index: `environment: {VRAG}` alone reads it; drop it, or write it as an option.")
-    make = _imported(arguments.environment)
     _check_options(make, arguments.environment, options)
 
     def made() -> Environment:
@@ -154,15 +154,14 @@ def check_acted_rows(recipe: Recipe, splits: Splits, acting: Acting, column: str
         UserError: the first row that does not do.
     """
     for rows, source in splits.named:
-        names = sorted({*acting.facts} & {*rows.column_names})
-        if names:
-            raise UserError(
-                f"{source}: the column `{names[0]}` has the name of something that the environment tells rewards; "
-                "rename it with `column_mapping`."
-            )
         for number, row in examples(_first(rows), tuple(rows.column_names)):
             try:
                 episode = acting.episode(row)
+                if names := sorted(episode.facts().keys() & row.keys()):
+                    raise UserError(
+                        f"the column `{names[0]}` has the name of something that the environment tells rewards; rename "
+                        "it with `column_mapping`."
+                    )
                 if not episode.pending:
                     raise UserError(
                         f"the prompt has {len(episode.prompt.ids)} tokens, which leaves no room for a turn "

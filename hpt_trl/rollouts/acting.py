@@ -23,7 +23,7 @@ from hpt_trl.data.rendering import Encoder
 from hpt_trl.environments.acting import Acting, play
 from hpt_trl.environments.episode import Episode
 from hpt_trl.environments.factory import TurnEnvironments
-from hpt_trl.environments.faults import named
+from hpt_trl.environments.faults import columns, named
 from hpt_trl.environments.features import join
 from hpt_trl.environments.fillers import context_of, fillers_of
 from hpt_trl.environments.pieces import Segment
@@ -58,6 +58,7 @@ class ActingTrainer(RolloutTrainer):
         self._acting: Acting | None = None
         self._segments: list[list[Segment]] | None = None
         self._rows: list[dict[str, Any]] = []
+        self._bare: list[dict[str, Any]] = []
         self._episodes: list[Episode] = []
         if environment is not None:
             refuse_beside_environment(args[0] if args else kwargs.get("args"), kwargs)
@@ -81,14 +82,14 @@ class ActingTrainer(RolloutTrainer):
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         if self._acting is None:
             return super()._generate_and_score_completions(inputs)
-        self._rows = inputs
         # The images of a prompt are among those of its contexts; the base would make features of them once more.
-        bare = [{name: value for name, value in row.items() if name not in IMAGES} for row in inputs]
+        self._bare = [{name: value for name, value in row.items() if name not in IMAGES} for row in inputs]
+        self._rows = inputs
         try:
-            batch = super()._generate_and_score_completions(bare)
+            batch = super()._generate_and_score_completions(self._bare)
             batch[SEGMENTS] = self._segments
         finally:
-            self._rows, self._episodes, self._segments = [], [], None
+            self._rows, self._bare, self._episodes, self._segments = [], [], [], None
         return batch
 
     def _generate(self, prompts: list[Any]) -> Any:
@@ -98,6 +99,9 @@ class ActingTrainer(RolloutTrainer):
         played = super()._generate([""] * len(prompts))
         prompt_ids, completion_ids, drawn, _, *others = played
         completions = [episode.completion() for episode in self._episodes]
+        # Rewards and demonstrations are to find the images.
+        for row, bare in zip(self._rows, self._bare, strict=True):
+            bare.update(row)
         return prompt_ids, completion_ids, drawn, completions, *others
 
     def _rollouts(self, prompts: list[Any], trainer: Any) -> dict[str, Any]:
@@ -112,13 +116,12 @@ class ActingTrainer(RolloutTrainer):
         play(self._episodes, self._draw, self._any)
         flats = [episode.flat for episode in self._episodes]
         self._segments = [episode.segments for episode in self._episodes]
-        facts = [episode.facts() for episode in self._episodes]
         return {
             "prompt_ids": [flat.prompt_ids for flat in flats],
             "completion_ids": [flat.completion_ids for flat in flats],
             "logprobs": [episode.logps for episode in self._episodes] if self.use_vllm else None,
             "env_mask": [flat.drawn for flat in flats],
-            **{name: [fact[name] for fact in facts] for name in self._acting.facts},
+            **columns([episode.facts() for episode in self._episodes], "facts"),
         }
 
     def _any(self, value: bool) -> bool:
@@ -165,12 +168,11 @@ class ActingTrainer(RolloutTrainer):
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
         if self._episodes:
-            assert self._acting is not None
-            measured = [episode.measures() for episode in self._episodes]
+            measured = columns([episode.measures() for episode in self._episodes], "measures")
             metrics = self._metrics["train" if cast(torch.nn.Module, self.model).training else "eval"]
-            for name in self._acting.measures:
-                values = torch.tensor([one[name] for one in measured], device=self.accelerator.device)
-                metrics[name].append(self.accelerator.gather(values.float()).nanmean().item())
+            for name, values in measured.items():
+                of_all = self.accelerator.gather(torch.tensor(values, device=self.accelerator.device).float())
+                metrics[name].append(of_all.nanmean().item())
             endings = [episode.ended for episode in self._episodes]
             cut = torch.tensor([end in ("tokens", "context") for end in endings], device=self.accelerator.device)
             metrics["environment/cut"].append(self.accelerator.gather(cut.float()).mean().item())

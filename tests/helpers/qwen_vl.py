@@ -6,6 +6,7 @@ images, their placeholders and the grid are the library's own code.
 
 from pathlib import Path
 
+import pytest
 import torch
 import trl
 from transformers import (
@@ -93,3 +94,8 @@ def save_tiny_qwen_vl(folder: str | Path, *, seed: int = 0) -> str:
     Qwen2_5_VLForConditionalGeneration(config).save_pretrained(folder)
     processor.save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture(scope="module")
+def qwen_path(tmp_path_factory) -> str:
+    return save_tiny_qwen_vl(tmp_path_factory.mktemp("models") / "tiny-qwen-vl")

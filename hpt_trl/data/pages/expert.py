@@ -5,6 +5,11 @@ cuts out.
 """
 
 from collections.abc import Sequence
+from typing import Any
+
+VOCABULARIES = ("tags", "tools")
+# Tag -> the tool of the environment `vrag` that does the same, and its argument.
+_CALLS = {"search": ("search", "query"), "bbox": ("crop", "bbox"), "answer": ("answer", "text")}
 
 
 def shown_box(box: Sequence[int], page_size: tuple[int, int], shown_size: tuple[int, int]) -> list[int]:
@@ -28,25 +33,38 @@ def shown_box(box: Sequence[int], page_size: tuple[int, int], shown_size: tuple[
 
 
 def expert_turns(
-    title: str, answer: str, *, box: Sequence[int] | None = None, missed: str | None = None
-) -> list[dict[str, str]]:
+    title: str,
+    answer: str,
+    *,
+    box: Sequence[int] | None = None,
+    missed: str | None = None,
+    vocabulary: str = "tags",
+) -> list[dict[str, Any]]:
     """The assistant's turns: a search, a look closer, and the answer.
 
     Args:
         title: of the page that answers, which is searched for.
         box: x1, y1, x2, y2 in pixels of the shown image, around what answers; None for an expert that does not crop.
         missed: the title of another page, for which this expert searches first.
+        vocabulary: `tags`, or `tools` for tool calls.
 
     Returns:
         Messages of the role `assistant`, one an action.
     """
-    turns = []
+    write = _tagged if vocabulary == "tags" else _called
+    turns = [write("I need a page.", "search", title if missed is None else missed)]
     if missed is not None:
-        turns.append(f"<think>I need a page.</think><search>{missed}</search>")
-        turns.append(f"<think>This is another page.</think><search>{title}</search>")
-    else:
-        turns.append(f"<think>I need a page.</think><search>{title}</search>")
+        turns.append(write("This is another page.", "search", title))
     if box is not None:
-        turns.append(f"<think>I look closer.</think><bbox>{list(box)}</bbox>")
-    turns.append(f"<think>I can see it.</think><answer>{answer}</answer>")
-    return [{"role": "assistant", "content": turn} for turn in turns]
+        turns.append(write("I look closer.", "bbox", list(box)))
+    return [*turns, write("I can see it.", "answer", answer)]
+
+
+def _tagged(thought: str, action: str, value: str | list[int]) -> dict[str, Any]:
+    return {"role": "assistant", "content": f"<think>{thought}</think><{action}>{value}</{action}>"}
+
+
+def _called(thought: str, action: str, value: str | list[int]) -> dict[str, Any]:
+    name, argument = _CALLS[action]
+    call = {"type": "function", "function": {"name": name, "arguments": {argument: value}}}
+    return {"role": "assistant", "content": f"<think>{thought}</think>", "tool_calls": [call]}

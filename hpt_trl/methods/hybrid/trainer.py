@@ -25,6 +25,7 @@ from trl.models.utils import disable_gradient_checkpointing
 
 from hpt_trl.data.loading import validate_rows
 from hpt_trl.data.rendering import Encoder
+from hpt_trl.errors import UserError
 from hpt_trl.methods.hybrid.acted import ActedDemonstrations
 from hpt_trl.methods.hybrid.config import HybridPostConfig
 from hpt_trl.methods.hybrid.demonstrations import Demonstrations, check_demonstrations
@@ -94,11 +95,6 @@ class HybridPostTrainer(ActingTrainer):
             name = model if isinstance(model, str) else model.config._name_or_path
             args = HybridPostConfig(f"{name.split('/')[-1]}-HPT")
         refuse_what_cannot_work(args, kwargs)
-        if kwargs.get("environment") is not None and args.max_demonstration_length is not None:
-            raise ValueError(
-                "`max_demonstration_length` cuts demonstrations of one completion; in an environment "
-                "`max_context_length` bounds them. Drop it."
-            )
         if args.uses_demonstrations and isinstance(train_dataset, Dataset):
             validate_rows(
                 train_dataset,
@@ -323,6 +319,13 @@ class HybridPostTrainer(ActingTrainer):
     def _demonstration(self, row: Row, local: int, plan: Plan) -> Row:
         """The demonstration of `row`'s prompt, with the coefficients that the plan gives it."""
         demonstration = self._demonstrations[local]
+        # One that found no room for a turn stands behind no prompt.
+        acted = demonstration.segments is not None and any(demonstration.trained)
+        if acted and demonstration.context != len(row.prompt_ids):
+            raise UserError(
+                "`prompt` of the environment wrote another prompt for a trajectory than for the rollouts of its row; "
+                "it may depend on the row's messages alone."
+            )
         device = row.completion_ids.device
         return row.with_completion(
             torch.tensor(demonstration.ids, device=device),

@@ -14,7 +14,18 @@ _OF_TOKENS = ("loss", "entropy", "mean_token_accuracy")
 
 
 class MeasuredSFTTrainer(HeldOutMeasures, SFTTrainer):
-    """`trl.SFTTrainer`, whose `evaluate()` gives the mean over all held-out tokens, however they are batched."""
+    """`trl.SFTTrainer`, whose `evaluate()` gives the mean over all held-out tokens, however they are batched.
+
+    A step is the mean over its tokens for every model. Some (Qwen2.5-VL and its like) say that their own loss cannot be
+    divided by the tokens of a whole step, and transformers then averages over micro-batches and processes instead; TRL
+    computes the loss itself, and can.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        # Where a sequence is spread over processes the loss is the model's.
+        if self.accelerator.parallelism_config is None:
+            self.model_accepts_loss_kwargs = True
 
     def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
         plain = self.data_collator
