@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from datasets import Dataset
 from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoTokenizer, GenerationConfig
+from transformers import AutoModelForImageTextToText
 
 from hpt_trl.cli import main
 from hpt_trl.environments.acting import Acting
@@ -24,22 +24,10 @@ from tests.helpers import own_environments
 from tests.helpers.episodes import Scripted, encoder_of, picture
 from tests.helpers.evaluations import results, run, samples
 from tests.helpers.qwen_vl import save_tiny_qwen_vl
-from tests.helpers.searching import AS_THEY_ARE, query_of
+from tests.helpers.searching import AS_THEY_ARE, eager, query_of, soon_ended
 from tests.helpers.servers import send, serve
 
-EAGER = "tests.helpers.own_environments.eager"
 MEASURES = [f"vrag/{name}" for name in ("turns", "searches", "crops", "invalid_actions", "answered", "recall")]
-
-
-def soon_ended(source: str, folder: Path) -> str:
-    """A model that stops at each byte above ASCII, as one of random weights hardly ever stops at one single token."""
-    shutil.copytree(source, folder, dirs_exist_ok=True)
-    tokenizer = AutoTokenizer.from_pretrained(source)
-    high = [token for text, token in tokenizer.get_vocab().items() if text.isalpha() and not text.isascii()]
-    assert len(high) > 100
-    config = GenerationConfig(eos_token_id=[tokenizer.eos_token_id, *high], pad_token_id=tokenizer.pad_token_id)
-    config.save_pretrained(folder)
-    return str(folder)
 
 
 @pytest.fixture(scope="module")
@@ -79,12 +67,6 @@ def acted(evaluation, models, searched, tmp_path):
         return evaluation(name, **{**values, **changes})
 
     return write
-
-
-def eager(searched, **options: Any) -> dict[str, Any]:
-    """Keys of an environment that searches whatever the model says."""
-    options = {**AS_THEY_ARE, "index": str(searched.index), "instructions": False, **options}
-    return {"environment": EAGER, "search_index": None, "environment_options": options}
 
 
 def trajectories(folder: Path) -> list[dict[str, Any]]:

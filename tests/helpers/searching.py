@@ -1,11 +1,13 @@
 """Made pages with an index, environments that search them, and turns."""
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image, ImageChops
+from transformers import AutoTokenizer, GenerationConfig
 
 from hpt_trl.data.pages.source import pages
 from hpt_trl.environments.protocol import Turn
@@ -82,3 +84,20 @@ def same_pixels(one: Image.Image, other: Image.Image) -> bool:
 def query_of(row: dict[str, Any]) -> str:
     """What the expert searches for first."""
     return row["completion"][0]["content"].split("<search>")[1].split("</search>")[0]
+
+
+def eager(searched: Searched, **options: Any) -> dict[str, Any]:
+    """Keys of an environment that searches whatever the model says."""
+    options = {**AS_THEY_ARE, "index": str(searched.index), "instructions": False, **options}
+    return {"environment": "tests.helpers.own_environments.eager", "search_index": None, "environment_options": options}
+
+
+def soon_ended(source: str, folder: Path) -> str:
+    """A model that stops at each byte above ASCII, as one of random weights hardly ever stops at one single token."""
+    shutil.copytree(source, folder, dirs_exist_ok=True)
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    high = [token for text, token in tokenizer.get_vocab().items() if text.isalpha() and not text.isascii()]
+    assert len(high) > 100
+    config = GenerationConfig(eos_token_id=[tokenizer.eos_token_id, *high], pad_token_id=tokenizer.pad_token_id)
+    config.save_pretrained(folder)
+    return str(folder)
