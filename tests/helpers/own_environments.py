@@ -96,26 +96,32 @@ NO_ENVIRONMENT = 3
 
 
 class Eager(PageSearch):
-    """A model that knows nothing searches all the same: each turn asks for what its row asks, whatever it says."""
+    """A model that knows nothing searches all the same: each turn asks for what its row asks, whatever it says.
+
+    A turn that says nothing stays what it is: with such the rewards are tried before a run.
+    """
 
     def start(self, row: dict[str, Any]) -> None:
         super().start(row)
         self._query = row["query"] if row else ""
 
     def act(self, turn: Turn) -> Observation | str:
+        if not turn.text:
+            return super().act(turn)
         if turn.cut or turn.last:
-            answer = f"<answer>{len(turn.text) % 3}</answer>"
+            number = len(turn.text) % 4
+            answer = f"<answer>{number}</answer>" if number else "I do not know."
             return super().act(Turn(answer, {"role": "assistant", "content": answer}, last=turn.last))
         search = f"<search>{self._query}</search>"
         return super().act(Turn(search, {"role": "assistant", "content": search}))
 
 
-_ENGINES: dict[str, SearchEngine] = {}
+ENGINES: dict[str, SearchEngine] = {}
 
 
 def eager(index: str, turns: int = 4, **options: Any) -> Eager:
     """`Eager` over an index that is opened once, or over a service."""
     settings = VragOptions(index, **{**AS_THEY_ARE, **options})
-    if index not in _ENGINES:
-        _ENGINES[index] = open_engine(index, timeout=settings.timeout, retries=settings.retries, images=settings.images)
-    return Eager(_ENGINES[index], settings, turns=turns)
+    if index not in ENGINES:
+        ENGINES[index] = open_engine(index, timeout=settings.timeout, retries=settings.retries, images=settings.images)
+    return Eager(ENGINES[index], settings, turns=turns)
