@@ -54,7 +54,6 @@ class Broken(Scripted):
 
 def played(encoder: Encoder, environment: Scripted, **limits: Any) -> None:
     acting = Acting(TurnEnvironments(lambda: environment, **limits), encoder, drawn=100)
-    assert acting.facts and acting.measures
     episode = acting.episode({"prompt": PROMPT, ROW: 7})
     episode.take(turn_ids(encoder, "go"))
     episode.facts()
