@@ -69,7 +69,7 @@ def test_what_an_environment_raises_is_told_with_name_place_and_row(encoders, me
     assert f"`{method}` of the environment Broken raised KeyError: 'shelf'" in message
     assert re.search(r"\(\S+test_faults\.py, line \d+\)", message)
     # What is asked once for all rollouts has no row.
-    assert message.startswith("row 7: ") == (method not in ("facts", "measures"))
+    assert message.startswith("row 7: ")
 
 
 def test_facts_and_measures_of_a_rollout_are_told_with_its_row(encoders):
