@@ -116,6 +116,26 @@ PANELS = (
         share=True,
     ),
     Panel(
+        "What rollouts do",
+        "in a rollout",
+        (
+            Series("vrag/turns", "turns", _GREY),
+            Series("vrag/searches", "searches", _BLUE),
+            Series("vrag/crops", "crops", _ORANGE, optional=True),
+        ),
+    ),
+    Panel(
+        "What comes of it",
+        "",
+        (
+            Series("vrag/answered", "rollouts that answered", _GREEN),
+            Series("vrag/recall", "reference pages seen", _BLUE),
+            Series("vrag/invalid_actions", "turns without a valid action", _RED),
+            Series("environment/cut", "rollouts cut", _GREY, dashed=True, optional=True),
+        ),
+        share=True,
+    ),
+    Panel(
         "Losses of the tokens",
         "loss (nats)",
         (

@@ -38,6 +38,10 @@ _PROGRESS = {
     "rho1/mean_excess": "excess",
     "ppo/kl": "KL",
     "ppo/value_loss": "value loss",
+    "vrag/searches": "searches",
+    "vrag/answered": "answered",
+    "vrag/invalid_actions": "invalid",
+    "vrag/recall": "recall",
     "completions/mean_length": "length",
     "accuracy": "accuracy",
     "rewards/accuracies": "accuracy",
@@ -302,16 +306,20 @@ def accuracy_line(name: str, evaluation: dict[str, Any]) -> str:
 
 
 def _reward_lines(results: list[dict[str, Any]]) -> list[str]:
-    """The mean of each reward apart, and their weighted sum; none where the accuracy says it all."""
+    """The mean of each reward, and their weighted sum; none where the accuracy says it all. Then what was done."""
     if not results:
         return []
     named = {f"reward {name}": [result["rewards"].get(name) for result in results] for name in results[-1]["rewards"]}
     if len(named) > 1:
         named["weighted reward"] = [result["reward"] for result in results]
+    if len(named) == 1:
+        named = {name: values for name, values in named.items() if values != [result["accuracy"] for result in results]}
+    # What rollouts did in an environment.
+    for name in results[-1].get("environment", {}):
+        named[name] = [result["environment"].get(name) for result in results]
     return [
         f"Held-out {name}: {' -> '.join('no value' if value is None else f'{value:.4g}' for value in values)}"
         for name, values in named.items()
-        if len(named) > 1 or values != [result["accuracy"] for result in results]
     ]
 
 

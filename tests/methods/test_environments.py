@@ -4,7 +4,6 @@ import json
 import shutil
 import time
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -352,14 +351,10 @@ def test_a_page_with_extreme_sides(acted, searched, tmp_path):
 # Services.
 
 
-def rankings(images: Path, names: list[str]) -> list[dict[str, str]]:
-    return [{"image_file": f"img/{name}.png"} for name in names]
-
-
 def test_a_service_answers_as_an_index_does(acted, searched):
     def answer(handler, asked):
         hits = searched.engine.search(asked.params["queries"], 10)
-        send(handler, [rankings(searched.pages, [hit.name for hit in row]) for row in hits])
+        send(handler, [[{"image_file": f"img/{hit.name}.png"} for hit in row] for row in hits])
 
     with serve(answer) as server:
         options = {**AS_THEY_ARE, "images": str(searched.pages / "images")}
