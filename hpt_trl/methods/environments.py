@@ -1,6 +1,7 @@
 """The environment that a recipe names: made, and held against its settings and rows before weights are loaded."""
 
 import inspect
+import logging
 import os
 import sys
 from dataclasses import asdict, dataclass
@@ -26,6 +27,9 @@ from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.rewards.functions import REWARDS
 from hpt_trl.rewards.loading import scores_episodes
 from hpt_trl.settings.values import did_you_mean
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -154,6 +158,8 @@ def check_acted_rows(recipe: Recipe, splits: Splits, acting: Acting, column: str
         UserError: the first row that does not do.
     """
     for rows, source in splits.named:
+        cut: list[int] = []
+        invalid: list[int] = []
         for number, row in examples(_first(rows), tuple(rows.column_names)):
             try:
                 episode = acting.episode(row)
@@ -168,9 +174,19 @@ def check_acted_rows(recipe: Recipe, splits: Splits, acting: Acting, column: str
                         f"(`max_context_length` {acting.limits.context})."
                     )
                 if column is not None and row.get(column):
-                    acting.demonstration(row, column)
+                    played = acting.demonstration(row, column)
+                    cut += [number] * (played.ended == "context")
+                    invalid += [number] * bool(played.facts().get("invalid_actions"))
             except UserError as error:
                 raise UserError(f"{where(source, number)}: {_without_row(error)}") from error
+        for found, what in (
+            (cut, "have no room for all of their turns (`max_context_length`), and are cut"),
+            (invalid, "hold turns that are no valid actions, and are trained on"),
+        ):
+            if found:
+                logger.warning(
+                    "%s, row %d: %d of the first %d trajectories %s.", source, found[0], len(found), PROBED, what
+                )
 
 
 def _first(rows: Dataset) -> Dataset:

@@ -93,8 +93,7 @@ def read_tags(text: str) -> Action:
         return Invalid("a thought needs both <think> and </think>")
     opened, closed = _OPENING.findall(rest), _CLOSING.findall(rest)
     if not opened:
-        tags = ", ".join(f"<{tag}>" for tag in _TAGS)
-        return Invalid(f"</{closed[0]}> was never opened" if closed else f"there was none of {tags}")
+        return Invalid(f"</{closed[0]}> was never opened" if closed else "there was no action")
     if len(opened) > 1:
         return Invalid("there was more than one action")
     name = opened[0]
@@ -121,7 +120,7 @@ def read_calls(message: dict[str, Any]) -> Action:
     function = function if isinstance(function, dict) else {}
     name, arguments = function.get("name"), function.get("arguments")
     if not isinstance(name, str) or name not in _ARGUMENTS:
-        return Invalid(f"there is no tool {str(name)[:40]!r}; there are {', '.join(_ARGUMENTS)}")
+        return Invalid(f"there is no tool {str(name)[:40]!r}")
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments)

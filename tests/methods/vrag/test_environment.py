@@ -153,7 +153,7 @@ def test_observations_of_calls_are_of_the_tool(searched):
     ]
     # Tags are no actions there, and calls none elsewhere.
     assert "no tool call" in environment.act(said("<answer>12</answer>")).text
-    assert "there was none of" in searched.environment().act(called("answer", {"text": "12"})).text
+    assert "there was no action" in searched.environment().act(called("answer", {"text": "12"})).text
     assert environment.act(called("answer", {"text": "12"})) == "answer"
 
 
