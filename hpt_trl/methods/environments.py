@@ -28,7 +28,6 @@ from hpt_trl.rewards.functions import REWARDS
 from hpt_trl.rewards.loading import scores_episodes
 from hpt_trl.settings.values import did_you_mean
 
-
 logger = logging.getLogger(__name__)
 
 
