@@ -5,9 +5,10 @@ from typing import Any
 
 from torch import Tensor, tensor
 from torch.utils.data import DataLoader
-from trl import SFTTrainer
+from trl import SFTConfig, SFTTrainer
 
 from hpt_trl.methods.held_out import ROW_LENGTHS, HeldOutMeasures, share_of_rows
+from hpt_trl.methods.signatures import takes_arguments_of
 
 # Metrics that the base averages over the tokens that have a label.
 _OF_TOKENS = ("loss", "entropy", "mean_token_accuracy")
@@ -21,8 +22,9 @@ class MeasuredSFTTrainer(HeldOutMeasures, SFTTrainer):
     computes the loss itself, and can.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
+    @takes_arguments_of(SFTTrainer, SFTConfig)
+    def __init__(self, **kwargs: Any):
+        super().__init__(**kwargs)
         # Where a sequence is spread over processes the loss is the model's.
         if self.accelerator.parallelism_config is None:
             self.model_accepts_loss_kwargs = True
