@@ -8,6 +8,7 @@ from transformers import AutoTokenizer, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer, SFTTrainer
 
 from hpt_trl import HybridPostConfig, HybridPostTrainer, PPOConfig, PPOTrainer, Rho1Config, Rho1Trainer
+from hpt_trl.methods.sft.trainer import MeasuredSFTTrainer
 from hpt_trl.rollouts.trainer import RolloutTrainer
 
 ROWS = Dataset.from_list([{"prompt": f"What is {n}?", "completion": f"It is {n}."} for n in range(8)])
@@ -27,10 +28,18 @@ def length(completion_ids, **columns):
 
 
 @pytest.mark.parametrize(
-    ("trainer", "base"), [(HybridPostTrainer, GRPOTrainer), (PPOTrainer, GRPOTrainer), (Rho1Trainer, SFTTrainer)]
+    ("trainer", "base", "own"),
+    [
+        (HybridPostTrainer, GRPOTrainer, ["environment"]),
+        (PPOTrainer, GRPOTrainer, []),
+        (Rho1Trainer, SFTTrainer, []),
+        (MeasuredSFTTrainer, SFTTrainer, []),
+    ],
 )
-def test_the_signature_is_the_bases(trainer, base):
-    assert list(inspect.signature(trainer).parameters) == list(inspect.signature(base).parameters)
+def test_the_signature_is_the_bases(trainer, base, own):
+    parameters = inspect.signature(trainer).parameters
+    assert list(parameters) == [*inspect.signature(base).parameters, *own]
+    assert all(parameters[name].kind is inspect.Parameter.KEYWORD_ONLY for name in own)
     with pytest.raises(TypeError, match="'model'"):
         trainer()
     with pytest.raises(TypeError, match="'datasett'"):
