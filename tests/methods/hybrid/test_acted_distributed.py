@@ -1,6 +1,7 @@
 """Two processes in an environment train what one does: real launches over gloo, whatever each of them has to show."""
 
 import pytest
+import torch
 
 from tests.helpers.acted import start_of, train
 from tests.helpers.processes import launch
@@ -55,6 +56,18 @@ def test_hpt(vlm_path, qwen_path, tiny_model_path, tmp_path, model, settings):
     settings = {"shuffle_dataset": False, "gradient_accumulation_steps": 4} | settings
     names = METRICS if "soft_table" not in settings else ("hpt/demonstration_reward", "hpt/off_loss", "hpt/rl_loss")
     assert_two_are_one(path, tmp_path, "hpt", (*names, *MEASURES), 4, **settings)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["idefics", "qwen"])
+def test_one_process_draws_while_the_other_has_ended(vlm_path, qwen_path, tmp_path, model):
+    """Rollouts of the first have one turn and show images, those of the second three turns of texts."""
+    path = {"idefics": vlm_path, "qwen": qwen_path}[model]
+    settings = {"module": "tests.helpers.acted", "trainer": "drawing", "rows": BLIND, "shuffle_dataset": False}
+    settings |= {"gradient_accumulation_steps": 4, "per_device_train_batch_size": 4, "learning_rate": 0.1}
+    moved, log = launch(path, tmp_path / "two", **settings)
+    assert log["completions/max_length"] == 3 and log["doors/opened"] == 1.5 and log["environment/cut"] == 0
+    assert all(torch.isfinite(p).all() for p in moved.values()) and log["grad_norm"] > 0
 
 
 @pytest.mark.slow
