@@ -97,8 +97,8 @@ def main(words: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--sft_recipe", default="vrag/tiny-sft", help="of the start, or a path")
     parser.add_argument("--recipe", default="vrag/tiny", help="of both arms, or a path")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--sft_steps", type=int, default=150, help="of the start")
-    parser.add_argument("--steps", type=int, default=60, help="of each arm")
+    parser.add_argument("--sft_steps", type=int, default=220, help="of the start")
+    parser.add_argument("--steps", type=int, default=200, help="of each arm")
     parser.add_argument("--eval_samples", type=int, default=100, help="held-out questions")
     arguments = parser.parse_args(words)
     runs = [one for seed in arguments.seeds for one in figures(seed, arguments)]

@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-from trl.chat_template_utils import add_response_schema, supports_tool_calling
-
 from hpt_trl.data.rendering import Encoder, with_images
 from hpt_trl.data.turns import shown, turn_fault
+from hpt_trl.environments.calls import read_calls
 from hpt_trl.environments.features import TOKEN_TYPES, features_of
 from hpt_trl.environments.pieces import Piece
 from hpt_trl.environments.protocol import Messages, Observation, Picture
@@ -35,7 +34,7 @@ class PieceEncoder:
     def __init__(self, encoder: Encoder, tools: Sequence[dict[str, Any]] = ()):
         self.encoder, self.tools = encoder, list(tools)
         if self.tools:
-            _read_calls(encoder)
+            read_calls(encoder)
         self._texts: dict[tuple[str, str, str | None], Piece] = {}
 
     @cached_property
@@ -64,7 +63,8 @@ class PieceEncoder:
         """A turn of the assistant as the model would draw it, up to and with the token that ends it.
 
         Raises:
-            UserError: the chat template does not write it as it stands, or ends it before its last word.
+            UserError: the chat template does not write it as it stands, or ends it before its last word, or it holds a
+                token that stands for an image.
         """
         before = self._render([_user(self.encoder)], generation_prompt=True)
         whole = self._render([_user(self.encoder), _typed(message, self.encoder)])
@@ -74,6 +74,8 @@ class PieceEncoder:
         if fault := turn_fault(message, text):
             raise UserError(f"{fault}.\n  the turn: {shown(str(message.get('content')))}\n  as rendered: {shown(text)}")
         ids = self._ids(text)
+        if not self.image_ids.isdisjoint(ids):
+            raise UserError(f"a turn holds a token that stands for an image, and has none: {shown(text)}.")
         ends = self.encoder.end_ids
         end = next((place for place, token in enumerate(ids) if token in ends), None)
         if end is None:
@@ -146,7 +148,9 @@ class PieceEncoder:
     def _special(self) -> list[str]:
         tokenizer = self.encoder.tokenizer
         added = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
-        return sorted({*tokenizer.all_special_tokens, *added}, key=len, reverse=True)
+        # A tokenizer may hold those of images for words.
+        images = tokenizer.convert_ids_to_tokens(sorted(self.image_ids))
+        return sorted({*tokenizer.all_special_tokens, *added, *images}, key=len, reverse=True)
 
     def _render(self, messages: Messages, *, generation_prompt: bool = False) -> str:
         arguments = self.encoder.settings | {"tools": self.tools or None}
@@ -172,21 +176,6 @@ class PieceEncoder:
         """What the processor calls the types of tokens; None where it gives none."""
         names = self.encoder.processing_class.model_input_names if self.encoder.is_processor else []
         return next((name for name in TOKEN_TYPES if name in names), None)
-
-
-def _read_calls(encoder: Encoder) -> None:
-    """Has the tokenizer take calls of tools out of turns, as TRL does for the templates that it knows."""
-    other = "name another model, or let the environment have its actions in the text (of `vrag`: `vocabulary: tags`)."
-    if not supports_tool_calling(encoder.processing_class):
-        raise UserError(f"actions are calls of tools, which the model's chat template does not write; {other}")
-    if encoder.tokenizer.response_template is None:
-        try:
-            add_response_schema(encoder.processing_class)
-        except ValueError as error:
-            raise UserError(
-                "actions are calls of tools, but the tokenizer has no `response_template` that takes them out of a "
-                f"turn, and TRL knows none for its chat template; {other}"
-            ) from error
 
 
 def _user(encoder: Encoder) -> dict[str, Any]:

@@ -178,7 +178,7 @@ class Episode:
         """Adds an observation, with older pictures folded away; ends the rollout where there is no room for it."""
         pictures = observation.pictures
         added = _Held(self.encoder.observation(observation), observation=observation)
-        held = self._folded(len(pictures), [*self._held, added])
+        held = self._folded([*self._held, added])
         budget = self._budget([one.piece for one in held])
         if budget < self._least:
             room = self.limits.drawn - self.drawn
@@ -192,10 +192,10 @@ class Episode:
         self._held = held
         self.record.append({"role": "environment", "text": observation.text, "pictures": pictures})
 
-    def _folded(self, new: int, held: list[_Held]) -> list[_Held]:
-        """The context with its oldest pictures folded away, as far as the limit asks for."""
+    def _folded(self, held: list[_Held]) -> list[_Held]:
+        """The context with its oldest pictures folded away, as far as the limit asks for, and never its newest."""
         limit = self.limits.images
-        over = 0 if limit is None else sum(one.piece.images for one in held) - max(limit, new)
+        over = 0 if limit is None else sum(one.piece.images for one in held) - limit
         folded = []
         for one in held:
             observation = one.observation

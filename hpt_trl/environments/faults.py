@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Sequence
+from numbers import Real
 from typing import Any
 
 from hpt_trl.data.sources import ROW
@@ -24,11 +25,7 @@ def ask(environment: Environment, method: str, row: dict[str, Any], *arguments: 
         raise named(error, row) from error
     # What another's environment raises is another's choice.
     except Exception as error:
-        frames = inspect.getinnerframes(error.__traceback__) if error.__traceback__ else []
-        place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
-        told = (
-            f"`{method}` of the environment {type(environment).__name__} raised {type(error).__name__}: {error}{place}"
-        )
+        told = f"`{method}` of the environment {type(environment).__name__} {raised(error)}"
         raise named(UserError(told), row) from error
     if method in _ALLOWED and not _ALLOWED[method][0](answer):
         text = repr(answer)
@@ -47,6 +44,13 @@ def columns(found: Sequence[dict[str, Any]], method: str) -> dict[str, list[Any]
         if odd := sorted(one.keys() ^ found[0].keys()):
             raise UserError(f"`{method}` of the environment tells `{odd[0]}` of some rollouts alone; tell it of all.")
     return {name: [one[name] for one in found] for name in found[0]}
+
+
+def raised(error: Exception) -> str:
+    """What was raised, and in which line."""
+    frames = inspect.getinnerframes(error.__traceback__) if error.__traceback__ else []
+    place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+    return f"raised {type(error).__name__}: {error}{place}"
 
 
 def named(error: UserError, row: dict[str, Any]) -> UserError:
@@ -76,7 +80,7 @@ def _are_named(value: Any) -> bool:
 
 
 def _are_numbers(value: Any) -> bool:
-    return _are_named(value) and all(isinstance(number, int | float) for number in value.values())
+    return _are_named(value) and all(isinstance(number, Real) for number in value.values())
 
 
 # What methods may return, and how that is said.

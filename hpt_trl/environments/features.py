@@ -63,15 +63,13 @@ def join(sequences: Sequence[Sequence[Features]]) -> dict[str, Any]:
 
 def _stacked(sequences: list[list[Tensor]]) -> Tensor:
     """(1, images, ...) each, as (sequences, most images, ...), filled up with zeros, which the models leave out."""
-    sizes = [piece.shape[2:] for sequence in sequences for piece in sequence]
-    size = [max(lengths) for lengths in zip(*sizes, strict=True)]
-    most = max(sum(piece.shape[1] for piece in sequence) for sequence in sequences)
     like = next(piece for sequence in sequences for piece in sequence)
-    stacked = like.new_zeros((len(sequences), most, *size))
+    most = max(sum(piece.shape[1] for piece in sequence) for sequence in sequences)
+    # A processor makes all images as large as one another.
+    stacked = like.new_zeros((len(sequences), most, *like.shape[2:]))
     for row, sequence in enumerate(sequences):
         place = 0
         for piece in sequence:
-            region: tuple[int | slice, ...] = (row, slice(place, place + piece.shape[1]))
-            stacked[region + tuple(slice(length) for length in piece.shape[2:])] = piece[0]
+            stacked[row, place : place + piece.shape[1]] = piece[0]
             place += piece.shape[1]
     return stacked

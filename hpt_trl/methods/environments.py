@@ -16,6 +16,7 @@ from hpt_trl.data.sources import where
 from hpt_trl.environments.acting import Acting
 from hpt_trl.environments.arguments import OF_ENVIRONMENT, EnvironmentArguments
 from hpt_trl.environments.factory import TurnEnvironments
+from hpt_trl.environments.faults import raised
 from hpt_trl.environments.protocol import Environment
 from hpt_trl.errors import UserError
 from hpt_trl.methods.vrag.building import check_vrag, vrag_environments
@@ -57,11 +58,21 @@ def environments_of(arguments: EnvironmentArguments) -> TurnEnvironments | None:
     options = _options(arguments)
     if arguments.environment == VRAG:
         return vrag_environments(check_vrag(options, arguments.search_index), **limits)
+    make = _imported(arguments.environment)
     if arguments.search_index is not None:
         raise UserError(f"search_index: `environment: {VRAG}` alone reads it; drop it, or write it as an option.")
-    make = _imported(arguments.environment)
     _check_options(make, arguments.environment, options)
-    return TurnEnvironments(lambda: make(**options), **limits)
+
+    def made() -> Environment:
+        try:
+            return make(**options)
+        except UserError:
+            raise
+        # What another's environment raises is another's choice.
+        except Exception as error:
+            raise UserError(f"environment: {arguments.environment} {raised(error)}") from error
+
+    return TurnEnvironments(made, **limits)
 
 
 def _options(arguments: EnvironmentArguments) -> dict[str, Any]:
@@ -108,13 +119,14 @@ def acting_of(recipe: Recipe, encoder: Encoder, *, drawn: int, positions: int | 
     """How a recipe's rollouts are begun; None without an environment.
 
     Raises:
-        UserError: the environment cannot be made, as its index cannot be opened.
+        UserError: the environment cannot be made, as its index cannot be opened, or its actions are none that the
+            model's chat template writes.
     """
     try:
         environments = environments_of(acting_arguments(recipe))
+        return None if environments is None else Acting(environments, encoder, drawn=drawn, positions=positions)
     except UserError as error:
         raise _placed(recipe, error) from error
-    return None if environments is None else Acting(environments, encoder, drawn=drawn, positions=positions)
 
 
 def environment_conditions(recipe: Recipe, acting: Acting | None) -> dict[str, Any]:
@@ -181,7 +193,10 @@ def _check_made(environments: TurnEnvironments) -> None:
 
 
 def _check_options(make: Any, name: str, options: dict[str, Any]) -> None:
-    parameters = inspect.signature(make).parameters
+    try:
+        parameters = dict(inspect.signature(make).parameters)
+    except ValueError as error:
+        raise UserError(f"environment: {name} does not say what arguments it takes; name a class of Python.") from error
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
     for key in options:
@@ -191,7 +206,11 @@ def _check_options(make: Any, name: str, options: dict[str, Any]) -> None:
                 f"{', '.join(parameters) or 'nothing'}."
             )
     missing = [
-        key for key, parameter in parameters.items() if parameter.default is parameter.empty and key not in options
+        key
+        for key, parameter in parameters.items()
+        if parameter.default is parameter.empty
+        and parameter.kind is not parameter.VAR_POSITIONAL
+        and key not in options
     ]
     if missing:
         raise UserError(f"environment_options: {name} needs `{missing[0]}`.")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import trl
-from transformers import Idefics3ImageProcessorPil
+from transformers import CLIPImageProcessorPil, Idefics3ImageProcessorPil, LlavaProcessor
 
 from hpt_trl.data.rendering import Encoder
 from hpt_trl.environments.encoding import PieceEncoder
@@ -25,6 +25,7 @@ from tests.helpers.episodes import (
     whole,
     with_ends,
 )
+from tests.helpers.images import TEMPLATE
 from tests.helpers.qwen_vl import save_tiny_qwen_vl
 from tests.helpers.templates import ENDLESS
 
@@ -145,6 +146,22 @@ def test_words_beside_a_picture_stand_for_no_image(encoders, family):
     ]
     assert hostile.ids.count(encoder.end_ids[0]) == one.ids.count(encoder.end_ids[0])
     same_features(join([[hostile.features]]), one.features)
+
+
+def test_an_image_token_that_the_tokenizer_holds_for_a_word_is_none(encoders):
+    tokenizer = encoders["text"].tokenizer.__class__.from_pretrained(encoders["text"].tokenizer.name_or_path)
+    # As added by hand to a tokenizer of text: `special` is false.
+    tokenizer.add_tokens(["<image>"])
+    image_processor = CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
+    processor = LlavaProcessor(image_processor, tokenizer, patch_size=14, vision_feature_select_strategy="full")
+    processor.chat_template = TEMPLATE
+    pieces = PieceEncoder(with_ends(processor))
+    assert pieces.image_ids == {tokenizer.convert_tokens_to_ids("<image>")}
+    assert pieces.image_ids.isdisjoint(pieces.observation(Observation(("An <image> of <image>s.",))).ids)
+    shown = pieces.observation(Observation((picture(28, 28), "An <image>.")))
+    assert sum(token in pieces.image_ids for token in shown.ids) == 4
+    with pytest.raises(UserError, match="a turn holds a token that stands for an image"):
+        pieces.turn({"role": "assistant", "content": "An <image>."})
 
 
 def test_pictures_are_refused_by_a_model_of_text(encoders):

@@ -9,13 +9,10 @@ import pytest
 import torch
 
 from hpt_trl.data.rendering import Encoder
-from hpt_trl.data.sources import ROW
-from hpt_trl.environments.acting import Acting
 from hpt_trl.environments.episode import LEAST_TURN, Episode
 from hpt_trl.environments.factory import TurnEnvironments
 from hpt_trl.environments.pieces import Context
-from hpt_trl.environments.protocol import Observation, Picture
-from hpt_trl.errors import UserError
+from hpt_trl.environments.protocol import Observation
 from hpt_trl.rollouts.contexts import Contexts
 from tests.helpers.episodes import PROMPT, Scripted, encoder_of, episode_of, picture, turn_ids
 from tests.helpers.qwen_vl import save_tiny_qwen_vl
@@ -343,118 +340,3 @@ def test_rollouts_of_any_turns_keep_their_limits_and_what_was_read(encoders, fam
         several += len(episode.segments) > 1
     assert endings == {"answer", "turns", "tokens", "context"}
     assert family == "text" or several > 20
-
-
-# Faults of environments.
-
-
-class Broken(Scripted):
-    """Raises in one method, or returns something there."""
-
-    def __init__(self, method: str, returned: Any = None, raises: bool = True):
-        super().__init__([page(1)])
-        self.method, self.returned, self.raises = method, returned, raises
-
-    def _broken(self, name: str, otherwise: Any) -> Any:
-        if name != self.method:
-            return otherwise
-        if self.raises:
-            raise KeyError("shelf")
-        return self.returned
-
-    def prompt(self, messages):
-        return self._broken("prompt", super().prompt(messages))
-
-    def start(self, row):
-        return self._broken("start", super().start(row))
-
-    def act(self, turn):
-        return self._broken("act", super().act(turn))
-
-    def unseen(self):
-        return self._broken("unseen", super().unseen())
-
-    def facts(self):
-        return self._broken("facts", super().facts())
-
-    def measures(self):
-        return self._broken("measures", super().measures())
-
-
-def played(encoder: Encoder, environment: Scripted, **limits: Any) -> None:
-    acting = Acting(TurnEnvironments(lambda: environment, **limits), encoder, drawn=100)
-    episode = acting.episode({"prompt": PROMPT, ROW: 7})
-    episode.take(turn_ids(encoder, "go"))
-    episode.facts()
-    episode.measures()
-
-
-@pytest.mark.parametrize("method", ["prompt", "start", "act", "unseen", "facts", "measures"])
-def test_what_an_environment_raises_is_told_with_name_place_and_row(encoders, method):
-    limits = {"max_context_length": 45} if method == "unseen" else {}
-    with pytest.raises(UserError) as told:
-        played(encoders["idefics3"], Broken(method), **limits)
-    message = str(told.value)
-    assert f"`{method}` of the environment Broken raised KeyError: 'shelf'" in message
-    assert re.search(r"\(\S+test_episode\.py, line \d+\)", message)
-    assert message.startswith("row 7: ")
-
-
-def test_facts_and_measures_of_a_rollout_are_told_with_its_row(encoders):
-    for method in ("facts", "measures"):
-        environment = Broken("none")
-        episode = Acting(TurnEnvironments(lambda: environment), encoders["text"], drawn=100).episode(  # noqa: B023
-            {"prompt": PROMPT, ROW: 7}
-        )
-        environment.method = method
-        with pytest.raises(UserError, match=f"row 7: `{method}` of the environment Broken raised"):
-            getattr(episode, method)()
-
-
-def test_complaints_of_an_environment_are_its_own(encoders):
-    class Picky(Scripted):
-        def start(self, row):
-            raise UserError("the shelf is empty.")
-
-    with pytest.raises(UserError, match=r"^row 7: the shelf is empty\.$"):
-        played(encoders["text"], Picky([]))
-
-
-@pytest.mark.parametrize(
-    ("method", "returned", "reason"),
-    [
-        (
-            "act",
-            None,
-            "`act` of Broken returned None; allowed: an Observation of texts and Pictures of PIL images, or a word",
-        ),
-        ("act", "", "`act` of Broken returned ''; allowed"),
-        ("act", 3, "`act` of Broken returned 3; allowed"),
-        ("act", ["answer"], "`act` of Broken returned"),
-        ("act", Observation("a text"), "`act` of Broken returned Observation.*; allowed: an Observation of texts"),
-        ("act", Observation((3,)), "`act` of Broken returned Observation.*; allowed: an Observation of texts"),
-        ("act", Observation(("a", None)), "`act` of Broken returned Observation.*; allowed: an Observation of texts"),
-        (
-            "act",
-            Observation((Picture("page.png", "page"),)),
-            "`act` of Broken returned Observation.*; allowed: an Observation of texts",
-        ),
-        ("prompt", None, "`prompt` of Broken returned None; allowed: a list of messages"),
-        ("prompt", "Which?", "`prompt` of Broken returned 'Which\\?'; allowed: a list of messages"),
-        ("prompt", [], "`prompt` of Broken returned \\[\\]; allowed"),
-        ("prompt", ["Which?"], "`prompt` of Broken returned"),
-        ("facts", None, "`facts` of Broken returned None; allowed"),
-        ("facts", ["a"], "`facts` of Broken returned"),
-        ("measures", None, "`measures` of Broken returned None; allowed"),
-        ("measures", {"a": "many"}, "`measures` of Broken returned"),
-        ("measures", {"a": None}, "`measures` of Broken returned"),
-    ],
-)
-def test_wrong_values_of_an_environment_are_told(encoders, method, returned, reason):
-    with pytest.raises(UserError, match=reason):
-        played(encoders["idefics3"], Broken(method, returned, raises=False))
-
-
-def test_prompts_that_are_texts_are_refused(encoders):
-    with pytest.raises(UserError, match="an environment needs prompts that are messages"):
-        episode_of(encoders["text"], [], {"prompt": "Which?"})

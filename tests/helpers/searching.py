@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageChops
 
 from hpt_trl.data.pages.source import pages
 from hpt_trl.environments.protocol import Turn
@@ -72,3 +72,13 @@ def picture_of(observation: Any) -> Any:
     """The one picture of an observation."""
     [picture] = observation.pictures
     return picture
+
+
+def same_pixels(one: Image.Image, other: Image.Image) -> bool:
+    """Whether two images are of the same size and pixels."""
+    return one.size == other.size and ImageChops.difference(one, other).getbbox() is None
+
+
+def query_of(row: dict[str, Any]) -> str:
+    """What the expert searches for first."""
+    return row["completion"][0]["content"].split("<search>")[1].split("</search>")[0]

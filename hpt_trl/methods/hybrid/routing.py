@@ -250,6 +250,11 @@ def refuse_what_cannot_work(config: HybridPostConfig, arguments: dict[str, Any])
         )
     if config.remove_unused_columns:
         raise ValueError("`remove_unused_columns: true` removes the demonstrations. Set it to false.")
+    if arguments.get("environment") is not None and config.max_demonstration_length is not None:
+        raise ValueError(
+            f"`max_demonstration_length` is {config.max_demonstration_length}, which cuts demonstrations of one "
+            "completion; in an environment `max_context_length` bounds them. Drop it."
+        )
     for name in ("tools", "rollout_func", "environment_factory"):
         if arguments.get(name) is not None:
             raise ValueError(

@@ -24,7 +24,7 @@ def check(recipe: Recipe) -> None:
     """Refuse settings that the trainer would refuse, before anything is loaded."""
     check_environment(recipe)
     try:
-        refuse_what_cannot_work(recipe.config, {})
+        refuse_what_cannot_work(recipe.config, {"environment": acting_arguments(recipe).environment})
         check_sampling(recipe.config)
         refuse_lost_reference(recipe.config, spread=recipe.profile.spreads_weights)
     except ValueError as error:

@@ -95,11 +95,6 @@ class HybridPostTrainer(ActingTrainer):
             name = model if isinstance(model, str) else model.config._name_or_path
             args = HybridPostConfig(f"{name.split('/')[-1]}-HPT")
         refuse_what_cannot_work(args, kwargs)
-        if kwargs.get("environment") is not None and args.max_demonstration_length is not None:
-            raise ValueError(
-                "`max_demonstration_length` cuts demonstrations of one completion; in an environment "
-                "`max_context_length` bounds them. Drop it."
-            )
         if args.uses_demonstrations and isinstance(train_dataset, Dataset):
             validate_rows(
                 train_dataset,

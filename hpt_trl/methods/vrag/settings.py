@@ -1,5 +1,6 @@
 """Options of the environment `vrag` (`environment_options`)."""
 
+import math
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -78,8 +79,8 @@ def vrag_options(values: dict[str, Any]) -> VragOptions:
     for name in ("rerank_depth", "retries"):
         if getattr(options, name) < (1 if name == "rerank_depth" else 0):
             raise UserError(f"`{name}: {getattr(options, name)}` is too small.")
-    if options.timeout <= 0:
-        raise UserError(f"`timeout: {options.timeout}`; allowed: above 0.")
+    if not 0 < options.timeout < math.inf:
+        raise UserError(f"`timeout: {options.timeout}`; allowed: a number of seconds above 0.")
     return options
 
 

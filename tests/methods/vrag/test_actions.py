@@ -12,7 +12,7 @@ from hpt_trl.environments.factory import TurnEnvironments
 from hpt_trl.methods.vrag.actions import LONGEST_QUERY, Answer, Crop, Invalid, Search, read_calls, read_tags
 from hpt_trl.models.tiny_vlm.model import TinyVlm
 from tests.helpers.episodes import PROMPT, turn_ids, with_ends
-from tests.helpers.searching import called, said
+from tests.helpers.searching import called, query_of, said
 from tests.helpers.tiny import build_tokenizer
 
 LONG = "harvest " * (LONGEST_QUERY // 8 + 1)
@@ -340,7 +340,7 @@ def test_written_calls_are_taken_apart_or_told(searched, family):
         episode.take(turn_ids(encoder, text))
         assert episode.pending and episode.facts()["invalid_actions"] == 1, text
         assert "That was no valid action" in encoder.tokenizer.decode(episode.context().ids)
-        title = searched.rows[0]["completion"][0]["content"].split("<search>")[1].split("</search>")[0]
+        title = query_of(searched.rows[0])
         call = json.dumps({"name": "search", "arguments": {"query": title}})
         if family == "qwen2.5":
             # A model of text sees no pages.

@@ -1,0 +1,404 @@
+"""Environments that recipes name: every mistake in keys, rows, pages and services is told with its place."""
+
+import json
+import shutil
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from hpt_trl.errors import UserError
+from hpt_trl.retrieval.index import build_index, load_index
+from hpt_trl.retrieval.rankers import IndexSettings
+from hpt_trl.runs.preparation import prepare
+from tests.helpers.searching import AS_THEY_ARE
+from tests.helpers.servers import send, serve
+
+HERE = "tests.helpers.own_environments"
+
+
+@pytest.fixture
+def acted(tmp_path, vlm_path, searched):
+    """Prepares a recipe over questions about pages; None drops a key."""
+
+    def prepared(stage: str = "sft", rows: list[dict[str, Any]] | None = None, **changes: Any):
+        data = tmp_path / "questions.jsonl"
+        data.write_text("".join(json.dumps(row) + "\n" for row in (rows or searched.rows)))
+        values = {
+            "stage": stage,
+            "model_name_or_path": vlm_path,
+            "dtype": "float32",
+            "dataset_name": str(data),
+            "output_dir": str(tmp_path / "output"),
+            "environment": "vrag",
+            "search_index": str(searched.index),
+            "environment_options": dict(AS_THEY_ARE),
+            "use_cpu": True,
+            "bf16": False,
+            "report_to": "none",
+        }
+        if stage != "evaluate":
+            values |= {"eval_strategy": "no", "max_steps": 1, "per_device_train_batch_size": 2}
+        else:
+            values = {name: value for name, value in values.items() if name != "report_to"}
+        if stage != "sft":
+            values |= {"reward_funcs": ["answer_match", "page_ndcg"], "max_completion_length": 64}
+        if stage in ("grpo", "hpt"):
+            values |= {"num_generations": 2}
+        values |= changes
+        path = tmp_path / "recipe.yaml"
+        path.write_text(yaml.safe_dump({key: value for key, value in values.items() if value is not None}))
+        return prepare(str(path), [])
+
+    return prepared
+
+
+def refused(acted, *parts: str, **keys: Any) -> str:
+    with pytest.raises(UserError) as told:
+        acted(**keys)
+    message = str(told.value)
+    for part in parts:
+        assert part in message, message
+    return message
+
+
+@pytest.mark.parametrize("stage", ["sft", "grpo", "hpt", "evaluate"])
+def test_sound_recipes_are_prepared(acted, stage):
+    prepared = acted(stage, max_images=2, max_turns=5)
+    assert prepared.acting is not None
+    assert (prepared.acting.limits.turns, prepared.acting.limits.images) == (5, 2)
+
+
+# Keys.
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        ({"vocabular": "tags"}, ["`vocabular`: unknown", "Did you mean `vocabulary`"]),
+        ({"max_pixels": "many"}, ["`max_pixels: many`; allowed: a whole number"]),
+        ({"max_pixels": 400000.5}, ["`max_pixels: 400000.5`; allowed: a whole number"]),
+        ({"max_pixels": True}, ["`max_pixels: True`; allowed: a whole number"]),
+        ({"crops": 1}, ["`crops: 1`; allowed: true or false"]),
+        ({"crops": "false"}, ["`crops: false`; allowed: true or false"]),
+        ({"timeout": "soon"}, ["`timeout: soon`; allowed: a number"]),
+        ({"timeout": False}, ["`timeout: False`; allowed: a number"]),
+        ({"timeout": 0}, ["`timeout: 0`; allowed: a number of seconds above 0"]),
+        ({"timeout": float("nan")}, ["`timeout: nan`; allowed"]),
+        ({"timeout": float("inf")}, ["`timeout: inf`; allowed"]),
+        ({"retries": -1}, ["`retries: -1` is too small"]),
+        ({"rerank_depth": 0}, ["`rerank_depth: 0` is too small"]),
+        ({"reranker": 3}, ["`reranker: 3`; allowed: a text, or null"]),
+        ({"vocabulary": "tag"}, ["`vocabulary: tag`; allowed: tags, tools", "Did you mean `tags`"]),
+        ({"vocabulary": None}, ["`vocabulary: None`; allowed: a text"]),
+        ({"min_pixels": 100}, ["`min_pixels: 100` and `max_pixels", "at least 784"]),
+        ({"min_pixels": 500_000}, ["`min_pixels: 500000` and `max_pixels", "the first at most the second"]),
+        ({"index": "pages"}, ["`index`: write it as the key `search_index`"]),
+        ("crops", ["allowed: a mapping, or null"]),
+        ([1], ["allowed: a mapping"]),
+    ],
+)
+def test_options_of_the_environment(acted, options, parts):
+    refused(acted, "environment_options", *parts, environment_options=options)
+
+
+def test_an_index_that_is_none(acted, tmp_path, searched):
+    refused(acted, "search_index", "needs it", "hpt-trl index PAGES INDEX", search_index=None)
+    refused(acted, "search_index", "holds no index", search_index=str(tmp_path / "nowhere"))
+    (tmp_path / "empty").mkdir()
+    refused(acted, "search_index", "holds no index", search_index=str(tmp_path / "empty"))
+    refused(acted, "search_index", "holds no index", search_index=str(searched.pages))
+    refused(acted, "environment_options", "`index` is missing", search_index="  ")
+    refused(acted, "search_index", "http", search_index="http://")
+    damaged = tmp_path / "damaged"
+    shutil.copytree(searched.index, damaged)
+    lines = (damaged / "pages.jsonl").read_text().splitlines(keepends=True)
+    (damaged / "pages.jsonl").write_text("".join(lines[1:]))
+    refused(acted, "search_index", "is damaged", search_index=str(damaged))
+    (damaged / "pages.jsonl").write_text("")
+    refused(acted, "search_index", "it has no pages", search_index=str(damaged))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("environment_options", {"crops": False}),
+        ("search_index", "pages"),
+        ("max_turns", 3),
+        ("max_turn_length", 30),
+        ("max_context_length", 300),
+        ("max_images", 2),
+    ],
+)
+def test_keys_without_an_environment(acted, key, value):
+    keys = {"environment": None, "search_index": None, "environment_options": None, key: value}
+    refused(acted, key, "it says nothing without `environment`", **keys)
+
+
+@pytest.mark.parametrize("key", ["max_turns", "max_turn_length", "max_context_length", "max_images"])
+@pytest.mark.parametrize("value", [0, -3, "many"])
+def test_limits_out_of_range(acted, key, value):
+    refused(acted, key, **{key: value})
+
+
+def test_rewards_of_rollouts_need_an_environment(acted):
+    keys = {"environment": None, "search_index": None, "environment_options": None}
+    refused(acted, "reward_funcs", "`page_ndcg` scores rollouts", stage="grpo", reward_funcs=["page_ndcg"], **keys)
+
+
+def test_tools_need_a_template_with_their_calls(acted):
+    options = {**AS_THEY_ARE, "vocabulary": "tools"}
+    refused(acted, "environment", "`vocabulary: tags`", stage="grpo", environment_options=options)
+
+
+# Environments of one's own.
+
+OWN = {"search_index": None, "environment_options": None}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "parts"),
+    [
+        ("vragg", None, ["there is no environment `vragg`", "Did you mean `vrag`", "dotted path"]),
+        ("Shop", None, ["there is no environment `Shop`"]),
+        (f"{HERE}.Missing", None, [f"{HERE} has no class or function `Missing`"]),
+        (f"{HERE}.NO_ENVIRONMENT", None, ["has no class or function `NO_ENVIRONMENT`"]),
+        ("tests.helpers.nowhere.Shop", None, ["the module tests.helpers.nowhere cannot be imported"]),
+        ("broken_module_of_tests.Shop", None, ["cannot be imported: ZeroDivisionError"]),
+        ("broken_syntax_of_tests.Shop", None, ["cannot be imported: SyntaxError"]),
+        (f"{HERE}.WithoutUnseen", None, ["WithoutUnseen has no method `unseen`"]),
+        (f"{HERE}.WithoutTools", None, ["WithoutTools has no list `tools`"]),
+        ("builtins.str", None, ["environment"]),
+        ("builtins.dict", None, ["environment"]),
+        (f"{HERE}.NotMade", None, ["NotMade raised OSError: the shelf is locked (", "own_environments.py, line "]),
+        (f"{HERE}.NotMadeSaid", None, ["the shelf is locked; unlock it."]),
+        (f"{HERE}.Sound", {"word": "a"}, ["takes no `word`", "Did you mean `words`", "It takes: words, limit"]),
+        (f"{HERE}.Needy", None, ["Needy needs `shelf`"]),
+        (f"{HERE}.FailsToBegin", None, ["line 4: `start` of the environment FailsToBegin raised KeyError: 'shelf'"]),
+    ],
+)  # fmt: skip
+def test_environments_of_ones_own(acted, searched, tmp_path, monkeypatch, name, options, parts):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "broken_module_of_tests.py").write_text("1 / 0\n")
+    (tmp_path / "broken_syntax_of_tests.py").write_text("class Shop\n")
+    rows = [{**row, "answer": str(number)} for number, row in enumerate(searched.rows)]
+    refused(acted, *parts, stage="grpo", rows=rows, environment=name, **{**OWN, "environment_options": options})
+
+
+def test_sound_environments_of_ones_own(acted):
+    for name, options, fact in (
+        ("Sound", {"words": "so"}, "heard"),
+        ("Any_", {"anything": 1}, "heard"),
+        ("Needy", {"shelf": "A"}, "heard"),
+        ("NeedsItsStart", None, "place"),
+    ):
+        keys = {**OWN, "environment": f"{HERE}.{name}", "environment_options": options}
+        prepared = acted("grpo", reward_funcs=["tests.helpers.stage_runs.remainder"], **keys)
+        assert fact in prepared.acting.episode(prepared.splits.train[0]).facts()
+
+
+def test_an_index_is_for_vrag_alone(acted):
+    refused(
+        acted,
+        "search_index",
+        "`environment: vrag` alone reads it",
+        environment=f"{HERE}.Sound",
+        environment_options=None,
+    )
+
+
+# Rows.
+
+
+def changed(searched, **columns: Any) -> list[dict[str, Any]]:
+    """The rows with the third one changed."""
+    rows = [dict(row) for row in searched.rows]
+    rows[2] |= columns
+    return rows
+
+
+@pytest.mark.parametrize("name", ["searches", "final_answer", "turns", "ended", "crops"])
+def test_columns_with_the_name_of_a_fact(acted, searched, name):
+    rows = [{**row, name: "1"} for row in searched.rows]
+    refused(acted, "questions.jsonl", f"the column `{name}` has the name of something", "column_mapping", rows=rows)
+
+
+def test_prompts_that_are_text(acted, searched):
+    rows = [
+        {**row, "prompt": row["prompt"][0]["content"], "completion": "<answer>12</answer>"} for row in searched.rows
+    ]
+    for stage in ("grpo", "sft"):
+        message = refused(acted, "conversational: true", rows=rows, stage=stage, conversational=False)
+        assert "an environment needs prompts that are messages" in message
+
+
+def user(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
+
+
+def turn(text: str) -> dict[str, str]:
+    return {"role": "assistant", "content": text}
+
+
+@pytest.mark.parametrize(
+    ("completion", "parts"),
+    [
+        (
+            [turn("<search>harvest</search>"), user("a page"), turn("<answer>12</answer>")],
+            ["is no trajectory", "role `assistant` alone"],
+        ),
+        ([user("12")], ["message 1 has the role 'user'; a demonstration begins with 'assistant'"]),
+        ([{"role": "tool", "content": "12"}, turn("<answer>12</answer>")], ["message 1 has the role 'tool'"]),
+        ([turn("<search>zzz</search>")] * 5, ["has 5 turns, a rollout 4 (`max_turns`)"]),
+        (
+            [turn("<answer>12</answer>"), turn("<search>more</search>")],
+            ["goes on after turn 1, which ends the rollout (answer): '<search>more</search>'. Drop what follows it."],
+        ),
+        ([turn("<search>zzz</search>"), turn("<answer>12</answer>"), turn("And so on.")], ["goes on after turn 2"]),
+        ([turn("<think>open<answer>12</answer>")], ["never closed"]),
+        ([turn("<answer>12</answer><|im_end|> more")], ["goes on after an end-of-sequence token"]),
+        ([turn("<search>zzz</search>"), turn("I see <image> here.<answer>12</answer>")], ["stands for an image"]),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("stage", ["sft", "hpt"])
+def test_trajectories_that_are_none(acted, searched, stage, completion, parts):
+    rows = changed(searched, completion=completion)
+    refused(acted, "questions.jsonl, line 3", *parts, rows=rows, stage=stage)
+
+
+def test_trajectories_that_cannot_be_read(acted, searched):
+    for completion in (["<answer>12</answer>"], [3], [None], [{"content": "12"}], [{"role": "assistant"}]):
+        refused(acted, "questions.jsonl", rows=[{**row, "completion": completion} for row in searched.rows])
+
+
+def test_a_prompt_longer_than_the_context(acted, searched):
+    rows = changed(searched, prompt=[user("How many pears? " * 200)])
+    message = refused(
+        acted, "questions.jsonl, line 3", "the prompt has ", rows=rows, stage="grpo", max_context_length=600
+    )
+    assert "leaves no room for a turn (`max_context_length` 600)" in message
+    # What the model takes is a limit too.
+    rows = changed(searched, prompt=[user("How many pears? " * 2000)])
+    refused(acted, "questions.jsonl, line 3", rows=rows, stage="grpo")
+
+
+def test_a_trajectory_without_room_is_trained_as_far_as_it_goes(acted, searched):
+    prepared = acted()
+    row = prepared.splits.train[0]
+    whole = prepared.acting.demonstration(row, "completion")
+    [segment] = whole.segments
+    cut = acted(max_context_length=len(segment) - 1).acting.demonstration(row, "completion")
+    assert (whole.ended, whole.turns, cut.ended, cut.turns) == ("answer", 3, "context", 2)
+    [shorter] = cut.segments
+    assert torch.equal(shorter.ids, segment.ids[: len(shorter)]) and shorter.drawn[-1]
+
+
+# Pages.
+
+
+@pytest.fixture
+def broken_index(searched, tmp_path):
+    """A copy of the index, one page image of which is another."""
+
+    def broken(content: bytes | None) -> str:
+        folder = tmp_path / "broken-index"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(searched.index, folder)
+        name = searched.rows[2]["reference_pages"][0]
+        [file] = [folder / page.image for page in load_index(folder).pages if page.name == name]
+        if content is None:
+            file.unlink()
+        else:
+            file.write_bytes(content)
+        return str(folder)
+
+    return broken
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "there is no such image"),
+        (b"", "no image"),
+        (b"no image at all", "no image"),
+        ("half", "cannot be read as an image"),
+    ],
+)
+def test_page_images_that_are_missing_or_broken(acted, searched, broken_index, content, reason):
+    if content == "half":
+        whole = (searched.pages / "images" / f"{searched.rows[2]['reference_pages'][0]}.png").read_bytes()
+        content = whole[: len(whole) // 2]
+    message = refused(acted, "questions.jsonl, line 3", reason, search_index=broken_index(content))
+    assert f"page {searched.rows[2]['reference_pages'][0]}: " in message
+
+
+def test_a_page_with_extreme_sides(acted, searched, tmp_path):
+    (tmp_path / "pages").mkdir()
+    Image.new("RGB", (4040, 20)).save(tmp_path / "pages" / "strip.png")
+    (tmp_path / "pages" / "pages.jsonl").write_text('{"image": "strip.png", "text": "harvest"}\n')
+    build_index(tmp_path / "pages", tmp_path / "index", IndexSettings())
+    rows = changed(searched, completion=[turn("<search>harvest</search>"), turn("<answer>12</answer>")])
+    message = refused(acted, "questions.jsonl, line 3", rows=rows, search_index=str(tmp_path / "index"))
+    assert "page strip: an image of 4040 x 20 pixels cannot be shown" in message
+
+
+# Services.
+
+
+def rankings(images: Path, names: list[str]) -> list[dict[str, str]]:
+    return [{"image_file": f"img/{name}.png"} for name in names]
+
+
+def test_a_service_answers_as_an_index_does(acted, searched):
+    def answer(handler, asked):
+        hits = searched.engine.search(asked.params["queries"], 10)
+        send(handler, [rankings(searched.pages, [hit.name for hit in row]) for row in hits])
+
+    with serve(answer) as server:
+        options = {**AS_THEY_ARE, "images": str(searched.pages / "images")}
+        prepared = acted(search_index=server.address, environment_options=options)
+        own = acted()
+        for row in prepared.splits.train.select(range(4)):
+            ours, theirs = (one.acting.demonstration(row, "completion") for one in (prepared, own))
+            assert [segment.ids.tolist() for segment in ours.segments] == [
+                segment.ids.tolist() for segment in theirs.segments
+            ]
+    assert server.asked[0].path == "/search"
+
+
+def slow(handler, asked):
+    time.sleep(0.5)
+    # Who asked is gone.
+    with suppress(BrokenPipeError):
+        send(handler, [])
+
+
+@pytest.mark.parametrize(
+    ("answer", "parts"),
+    [
+        (slow, ["does not answer: asked 2 times", "time-out 0.2 s"]),
+        (lambda handler, asked: send(handler, {"error": "busy"}, 503), ["does not answer: asked 2 times", "503"]),
+        (lambda handler, asked: send(handler, {"error": "no"}, 404), ["404"]),
+        (lambda handler, asked: send(handler, b"<html>"), ["with no JSON"]),
+        (lambda handler, asked: send(handler, {"hits": []}), ["where a list of 1 rankings is due"]),
+        (lambda handler, asked: send(handler, [[{"file": "a.png"}]]), ["image_file"]),
+        (lambda handler, asked: send(handler, [[{"image_file": "nowhere/a.png"}]]), ["there is no such image"]),
+    ],
+)
+def test_services_that_are_slow_or_broken(acted, answer, parts):
+    with serve(answer) as server:
+        options = {**AS_THEY_ARE, "timeout": 0.2, "retries": 1}
+        refused(acted, "questions.jsonl, line 1", *parts, search_index=server.address, environment_options=options)
+
+
+def test_a_service_that_is_down(acted):
+    with serve(slow) as server:
+        address = server.address
+    options = {**AS_THEY_ARE, "timeout": 0.5, "retries": 0}
+    refused(acted, "questions.jsonl, line 1", "does not answer", search_index=address, environment_options=options)
