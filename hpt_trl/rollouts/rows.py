@@ -70,6 +70,11 @@ class Row:
     def __len__(self) -> int:
         return len(self.prompt_ids) + len(self.completion_ids)
 
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each sequence that a model reads for it."""
+        return [len(self)] if self.segments is None else [len(segment) for segment in self.segments]
+
     def with_completion(self, completion_ids: Tensor, **changes: Any) -> "Row":
         """The same prompt and images with another completion; per-token tensors of the old one are left behind.
 

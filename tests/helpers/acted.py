@@ -70,12 +70,13 @@ class Rooms(Doors):
     def start(self, row: dict[str, Any]) -> None:
         super().start(row)
         self.said = ""
+        self.short = "short" in row["prompt"][0]["content"]
         if row.get("pictures") is not None:
             self.pictures = row["pictures"]
 
     def act(self, turn: Turn) -> Observation | str:
         self.said += turn.text
-        return super().act(turn)
+        return "answer" if self.short and "out" not in turn.text else super().act(turn)
 
     def facts(self) -> dict[str, Any]:
         return {"opened": self.opened, "said": self.said}
@@ -171,7 +172,22 @@ DEFAULTS = {
     "seed": 7,
 }
 ROLLOUTS = {"num_generations": GROUP, "max_completion_length": 120, "loss_type": "grpo"}
-TRAINERS = {"hpt": FixedActedHPT, "grpo": FixedActing}
+
+
+class EndsAnywhere:
+    """Mixin for an `ActingTrainer` that draws its own turns: every token ends one."""
+
+    def _draw(self, episodes: list[Episode]) -> None:
+        ends = list(range(len(self._tokenizer)))
+        self.eos_token_ids = self._acting.encoder.encoder.end_ids = self.generation_config.eos_token_id = ends
+        super()._draw(episodes)
+
+
+class DrawingHPT(EndsAnywhere, HybridPostTrainer):
+    pass
+
+
+TRAINERS = {"hpt": FixedActedHPT, "grpo": FixedActing, "drawing": DrawingHPT}
 
 
 def sees(path: str) -> bool:

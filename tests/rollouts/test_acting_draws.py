@@ -6,7 +6,7 @@ from transformers import OPTConfig, OPTForCausalLM
 
 from hpt_trl import HybridPostTrainer
 from hpt_trl.rollouts.acting import ActingTrainer
-from tests.helpers.acted import train
+from tests.helpers.acted import EndsAnywhere, train
 from tests.helpers.gradients import Watched
 from tests.helpers.tiny import build_tokenizer
 
@@ -70,25 +70,30 @@ def test_the_model_draws_its_own_turns(run, paths, monkeypatch, trainer, model, 
     assert all(torch.isfinite(p).all() for p in ours.model.parameters())
 
 
-@pytest.mark.parametrize("model", ["idefics", "qwen"])
-def test_the_most_likely_token_is_the_most_likely_one_in_training(run, monkeypatch, model):
-    """What a turn is drawn on is what it is trained on: with `top_k: 1` each token is the first choice of both."""
-    ends = []
+class Scored(EndsAnywhere, MeasuredActing):
+    """Keeps the logits that turns were drawn from."""
 
-    class Greedy(MeasuredActing):
-        def _draw(self, episodes):
-            # Every token ends a turn, so that each rollout has several of one token.
-            self.eos_token_ids = self._acting.encoder.encoder.end_ids = list(range(len(self._tokenizer)))
-            self.generation_config.eos_token_id = self.eos_token_ids
+    def _draw(self, episodes):
+        seen = []
+        hook = self.model.register_forward_hook(lambda model, arguments, output: seen.append(output.logits[:, -1]))
+        try:
             super()._draw(episodes)
-            ends.extend(episode.ended for episode in episodes if episode.ended)
+        finally:
+            hook.remove()
+        self.scores = getattr(self, "scores", {})
+        assert len(seen) == 1
+        for episode, logits in zip(episodes, seen[0], strict=True):
+            self.scores.setdefault(id(episode), []).append(logits)
 
-    ours = run(Greedy, model=model, limits={"max_images": 1, "max_turns": 3}, top_k=1, learning_rate=0.0)
-    assert "turns" in ends
+
+@pytest.mark.parametrize("model", ["idefics", "qwen"])
+def test_a_turn_is_drawn_on_what_it_is_trained_on(run, model):
+    """The logits of each turn's token: in generation, among others, and in a plain pass over its context."""
+    ours = run(Scored, model=model, limits={"max_images": 2, "max_turns": 4}, learning_rate=0.0)
     model, checked = ours.model.eval(), 0
-    for episode in ours.kept[::4]:
+    for episode in ours.kept:
+        expected = []
         for segment in episode.segments:
-            places = segment.drawn.nonzero().flatten()
             inputs = {"input_ids": segment.ids[None], "attention_mask": torch.ones_like(segment.ids)[None]}
             for features in segment.features:
                 for name, value in features.items():
@@ -97,9 +102,11 @@ def test_the_most_likely_token_is_the_most_likely_one_in_training(run, monkeypat
             if segment.types is not None:
                 inputs["mm_token_type_ids"] = segment.types[None]
             with torch.no_grad():
-                choices = model(**inputs).logits[0].argmax(-1)
-            assert (choices[places - 1] == segment.ids[places]).all()
-            checked += len(places)
+                logits = model(**inputs).logits[0]
+            expected += [logits[place - 1] for place in segment.drawn.nonzero().flatten().tolist()]
+        drawn = ours.scores[id(episode)][: len(expected)]
+        torch.testing.assert_close(torch.stack(drawn), torch.stack(expected), atol=1e-5, rtol=1e-4)
+        checked += len(expected) == 4
     assert checked >= 8
 
 

@@ -6,6 +6,7 @@ import torch
 from hpt_trl.environments.factory import TurnEnvironments
 from hpt_trl.errors import UserError
 from tests.helpers.acted import FixedActing, Rooms, build, environments, room_rows, train
+from tests.helpers.gradients import Watched
 from tests.helpers.rollouts import weights
 
 FOLDED = {"max_images": 1}
@@ -36,6 +37,14 @@ def test_what_is_logged_at_the_first_step(run):
     for messages in trainer._logs["completion"]:
         assert {message["role"] for message in messages} <= {"assistant", "user"}
         assert all(isinstance(message["content"], str) for message in messages)
+
+
+def test_padding_is_that_of_the_contexts(run, monkeypatch):
+    watched = Watched(monkeypatch)
+    trainer = run("hpt", limits=FOLDED)
+    area = sum(ids.numel() for ids, _ in watched.passes)
+    live = sum(int((ids != trainer._tokenizer.pad_token_id).sum()) for ids, _ in watched.passes)
+    assert trainer.state.log_history[0]["hpt/padding"] == pytest.approx(area / live - 1, rel=1e-5)
 
 
 def test_rewards_get_the_columns_of_the_row_its_images_and_the_facts(run):

@@ -14,6 +14,7 @@ from hpt_trl.data.sources import ROW, where
 from hpt_trl.data.turns import shown
 from hpt_trl.environments.pieces import Segment
 from hpt_trl.errors import UserError
+from hpt_trl.methods.hybrid.grading import AsRollouts, Sampled, texts_as_rollouts
 
 # What was found of a data set: `check_rows` of the stage and the trainer ask the same, which takes minutes where
 # demonstrations are many and long.
@@ -94,6 +95,11 @@ class Demonstrations:
             except UserError as error:
                 raise UserError(f"the demonstration `{column}`: {error}\n{_shown(example)}") from error
         return self._known[row]
+
+    def as_rollouts(self, sampled: Sampled) -> AsRollouts:
+        """How these are handed to rewards."""
+        encoder = self._encoder
+        return texts_as_rollouts(sampled, lambda row: self[row].ids, encoder.end_ids[0], encoder.processing_class)
 
 
 def missing(example: dict[str, Any], column: str) -> UserError:

@@ -50,7 +50,7 @@ def log_routing(
         of all demonstrations.
     """
     demonstrations = [row for micro in micros for row in micro if row.is_demonstration]
-    lengths = [[len(row) for row in micro] for micro in micros]
+    lengths = [[length for row in micro for length in row.lengths] for micro in micros]
     steps = len(micros) // per_step
     counts = [
         sum(len(micro) for micro in micros),

@@ -9,7 +9,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from trl.trainer.utils import pad
 
+from hpt_trl.errors import UserError
 from hpt_trl.methods.hybrid.config import HybridPostConfig
+from hpt_trl.methods.hybrid.demonstrations import Demonstration
 from hpt_trl.methods.hybrid.estimator import chord_mu, union_advantages
 from hpt_trl.methods.hybrid.gate import no_contrast, prompt_coefficients
 from hpt_trl.rewards.success import THRESHOLD_SLACK
@@ -115,6 +117,31 @@ def make_plan(
         uses_union=uses_union,
         signed=torch.where(unscored, 0.0, torch.where(is_signed, on, 0.0).unsqueeze(1)),
         dead=((on == 0) | flat).unsqueeze(1) | unscored,
+    )
+
+
+def demonstration_row(demonstration: Demonstration, row: Row, plan: Plan) -> Row:
+    """The demonstration of a rollout's prompt, with the coefficients that the plan gives it.
+
+    Raises:
+        UserError: an environment gave it another prompt than the rollout.
+    """
+    # One that found no room for a turn stands behind no prompt.
+    acted = demonstration.segments is not None and any(demonstration.trained)
+    if acted and demonstration.context != len(row.prompt_ids):
+        raise UserError(
+            "`prompt` of the environment wrote another prompt for a trajectory than for the rollouts of its row; it "
+            "may depend on the row's messages alone."
+        )
+    device = row.completion_ids.device
+    return row.with_completion(
+        torch.tensor(demonstration.ids, device=device),
+        # As for the turns of tools in a rollout: seen, but without a loss.
+        tokens={"tool_mask": torch.tensor(demonstration.trained, device=device)},
+        segments=demonstration.segments,
+        sft_coefficient=plan.sft[row.prompt].item(),
+        off_advantage=plan.off_advantage[row.prompt].item(),
+        truncated=demonstration.truncated,
     )
 
 

@@ -25,19 +25,18 @@ from trl.models.utils import disable_gradient_checkpointing
 
 from hpt_trl.data.loading import validate_rows
 from hpt_trl.data.rendering import Encoder
-from hpt_trl.errors import UserError
 from hpt_trl.methods.hybrid.acted import ActedDemonstrations
 from hpt_trl.methods.hybrid.config import HybridPostConfig
 from hpt_trl.methods.hybrid.demonstrations import Demonstrations, check_demonstrations
-from hpt_trl.methods.hybrid.grading import Sampled, Scored, grade, log_grades, texts_as_rollouts, unpadded_prompts
+from hpt_trl.methods.hybrid.grading import Sampled, Scored, grade, log_grades, unpadded_prompts
 from hpt_trl.methods.hybrid.metrics import StepLosses, StepMetrics, lengths_of, log_routing, take_back
 from hpt_trl.methods.hybrid.routing import (
     Coefficients,
     MicroBatch,
-    Plan,
     Totals,
     coefficients_of,
     count_rows,
+    demonstration_row,
     make_plan,
     refuse_what_cannot_work,
     routed_advantages,
@@ -204,7 +203,7 @@ class HybridPostTrainer(ActingTrainer):
                 row.signed = float(plan.signed.view(-1)[i])
                 # The process that holds a group's first rollout brings the demonstration, once.
                 if i % group == 0 and plan.needs_demonstration[row.prompt]:
-                    demonstrations.append(self._demonstration(row, i - first_row, plan))
+                    demonstrations.append(demonstration_row(self._demonstrations[i - first_row], row, plan))
 
         filler = rollouts[0][0].filler()
         if self._drops_rows:
@@ -285,20 +284,13 @@ class HybridPostTrainer(ActingTrainer):
         if value != "graded":
             graded = torch.where(wanted, float(value), torch.nan)
         else:
-            demonstrations = self._demonstrations
-            if isinstance(demonstrations, ActedDemonstrations):
-                as_rollouts = demonstrations.as_rollouts(sampled)
-            else:
-                as_rollouts = texts_as_rollouts(
-                    sampled, lambda local: demonstrations[local].ids, self.eos_token_ids[0], self.processing_class
-                )
             graded = grade(
                 wanted.tolist(),
                 self.num_generations,
                 len(sampled.inputs),
                 self.accelerator.num_processes,
                 self.accelerator.process_index,
-                as_rollouts=as_rollouts,
+                as_rollouts=self._demonstrations.as_rollouts(sampled),
                 rewards_of=self._grades,
             )
         line = log_grades(self._metrics["train"], rewards, graded)
@@ -315,27 +307,6 @@ class HybridPostTrainer(ActingTrainer):
         self._pending_extra_logs.clear()
         self._pending_metrics.clear()
         return self._weighted_rewards(rewards)
-
-    def _demonstration(self, row: Row, local: int, plan: Plan) -> Row:
-        """The demonstration of `row`'s prompt, with the coefficients that the plan gives it."""
-        demonstration = self._demonstrations[local]
-        # One that found no room for a turn stands behind no prompt.
-        acted = demonstration.segments is not None and any(demonstration.trained)
-        if acted and demonstration.context != len(row.prompt_ids):
-            raise UserError(
-                "`prompt` of the environment wrote another prompt for a trajectory than for the rollouts of its row; "
-                "it may depend on the row's messages alone."
-            )
-        device = row.completion_ids.device
-        return row.with_completion(
-            torch.tensor(demonstration.ids, device=device),
-            # As for the turns of tools in a rollout: seen, but without a loss.
-            tokens={"tool_mask": torch.tensor(demonstration.trained, device=device)},
-            segments=demonstration.segments,
-            sft_coefficient=plan.sft[row.prompt].item(),
-            off_advantage=plan.off_advantage[row.prompt].item(),
-            truncated=demonstration.truncated,
-        )
 
     @torch.no_grad()
     def _old_logps(self, forward: Forward, shape: torch.Size) -> Tensor:

@@ -34,8 +34,7 @@ def run(paths, tmp_path):
     [
         ("idefics", {}, "grpo"),
         ("idefics", FOLDED, "dapo"),
-        ("qwen", FOLDED, "dr_grpo"),
-        ("qwen", {}, "cispo"),
+        ("qwen", FOLDED, "cispo"),
         ("text", {}, "luspo"),
     ],
 )

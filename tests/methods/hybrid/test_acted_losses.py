@@ -64,9 +64,11 @@ def test_grpo(compare, model, limits, loss_type, settings):
     compare(lambda prompts: grpo(prompts, loss_type), "grpo", model, limits=limits, loss_type=loss_type, **settings)
 
 
-@pytest.mark.parametrize("normalization", ["token", "prompt"])
-@pytest.mark.parametrize("model,limits,loss_type,settings", CASES)
-def test_hpt(compare, model, limits, loss_type, settings, normalization):
+@pytest.mark.parametrize(
+    "normalization,model,limits,loss_type,settings",
+    [("prompt" if place % 2 else "token", *case) for place, case in enumerate(CASES)],
+)
+def test_hpt(compare, normalization, model, limits, loss_type, settings):
     """A group that fails learns from its trajectory: cross-entropy on the assistant's turns as it was played."""
 
     def loss(prompts):
