@@ -9,7 +9,8 @@ from hpt_trl.methods.hybrid.demonstrations import demonstration_ids
 from hpt_trl.methods.sft.turns import encode
 from hpt_trl.planning.acted_rows import acted_rows
 from hpt_trl.planning.showing import SHOWN, cut, indented, marked
-from hpt_trl.runs.preparation import Prepared, trains_on_answers
+from hpt_trl.runs.acting import trains_on_answers
+from hpt_trl.runs.preparation import Prepared
 
 # Rows that are measured for the estimate of memory.
 _MEASURED = 1000

@@ -23,9 +23,7 @@ from hpt_trl.data.prompt_parts import prompt_parts
 from hpt_trl.data.rendering import Encoder
 from hpt_trl.data.unused import unused_columns
 from hpt_trl.environments.acting import Acting
-from hpt_trl.environments.arguments import EnvironmentArguments
 from hpt_trl.errors import UserError
-from hpt_trl.methods.environments import acting_of, check_acted_rows
 from hpt_trl.models.chat_template import take_chat_template
 from hpt_trl.models.end_tokens import end_token_ids
 from hpt_trl.models.folders import is_value_model
@@ -40,6 +38,7 @@ from hpt_trl.rewards.judge.reward import JudgedAnswer
 from hpt_trl.rewards.loading import check_columns, check_rows, columns_read, load_rewards
 from hpt_trl.rewards.names import distinct_names
 from hpt_trl.rewards.reward_model import RewardModel
+from hpt_trl.runs.acting import acting_for, trains_on_answers
 from hpt_trl.runs.lengths import check_lengths
 from hpt_trl.runs.model_files import shipped_by
 from hpt_trl.runs.output_folder import check_output_folder
@@ -173,7 +172,7 @@ def prepare_recipe(recipe: Recipe, trained: "Trained | None" = None) -> Prepared
     splits = stage.fit(recipe, splits, encoder)
     positions = (recipe.setting("model_init_kwargs") or {}).get("max_position_embeddings") or positions_of(model_config)
     stage.check_rows(recipe, splits, encoder, positions)
-    acting = _acting(recipe, splits, tokenizer, ends, positions)
+    acting = acting_for(recipe, splits, tokenizer, ends, positions)
     for reward_model in reward_models:
         # Messages need its chat template.
         reward_model.encode(splits.train[0]["prompt"], "")
@@ -262,11 +261,6 @@ def check_without_model(recipe: Recipe) -> None:
     check_steps(recipe, splits)
 
 
-def trains_on_answers(recipe: Recipe, splits: Splits) -> bool:
-    """Whether the stage reads what follows a prompt: rollouts alone do not."""
-    return splits.layout != "prompts" or recipe.stage.uses_demonstrations(recipe.config)
-
-
 def _functions(recipe: Recipe) -> list[Callable[..., Any]]:
     return load_rewards(recipe.arguments.reward_funcs, recipe.arguments) if recipe.arguments.reward_funcs else []
 
@@ -314,23 +308,6 @@ def _encoder(recipe: Recipe, splits: Splits, tokenizer: Any, end_ids: list[int] 
     if splits.layout == "prompts":
         return Encoder(tokenizer, settings, reads_rows=False, end_ids=end_ids)
     return Encoder(tokenizer, settings, comparisons=splits.layout == "comparisons")
-
-
-def _acting(
-    recipe: Recipe, splits: Splits, tokenizer: Any, end_ids: list[int] | None, positions: int | None
-) -> Acting | None:
-    """How rollouts are begun in the recipe's environment, tried on the first rows; None without one."""
-    if not isinstance(recipe.arguments, EnvironmentArguments):
-        return None
-    encoder = Encoder(tokenizer, recipe.setting("chat_template_kwargs"), reads_rows=False, end_ids=end_ids)
-    longest = recipe.setting("max_length")
-    limits = [length for length in (positions, longest) if length is not None]
-    drawn = recipe.stage.completion_length(recipe.config)
-    acting = acting_of(recipe, encoder, drawn=drawn, positions=min(limits, default=None))
-    if acting is not None:
-        reads = trains_on_answers(recipe, splits)
-        check_acted_rows(recipe, splits, acting, splits.demonstration_column if reads else None)
-    return acting
 
 
 def _reward_models(recipe: Recipe) -> list[RewardModel]:
