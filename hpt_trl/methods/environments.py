@@ -4,6 +4,7 @@ import inspect
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from typing import Any, cast
@@ -24,8 +25,8 @@ from hpt_trl.methods.vrag.building import check_vrag, vrag_environments
 from hpt_trl.methods.vrag.environment import PageSearch
 from hpt_trl.recipes.arguments import RecipeArguments
 from hpt_trl.recipes.recipe import Recipe
+from hpt_trl.rewards.columns import FACTS
 from hpt_trl.rewards.functions import REWARDS
-from hpt_trl.rewards.loading import scores_episodes
 from hpt_trl.settings.values import did_you_mean
 
 logger = logging.getLogger(__name__)
@@ -86,20 +87,16 @@ def _options(arguments: EnvironmentArguments) -> dict[str, Any]:
 
 
 def check_environment(recipe: Recipe) -> None:
-    """Refuse an environment that cannot be made, keys that say nothing without one, and rewards that need one.
+    """Refuse an environment that cannot be made, and keys that say nothing without one.
 
     Raises:
         UserError: the first such key.
     """
     arguments = acting_arguments(recipe)
-    named = arguments.reward_funcs or []
     if arguments.environment is None:
         for key in OF_ENVIRONMENT:
             if key in recipe.raw and recipe.raw[key] is not None:
                 raise recipe.error(key, "it says nothing without `environment`; name one, or drop the line.")
-        for name in named:
-            if name in REWARDS and scores_episodes(REWARDS[name]):
-                raise recipe.error("reward_funcs", f"`{name}` scores rollouts in an environment; name `environment`.")
         return
     try:
         if arguments.environment == VRAG:
@@ -145,6 +142,22 @@ def environment_conditions(recipe: Recipe, acting: Acting | None) -> dict[str, A
         "search_engine": engine,
         **{f"limit_{name}": value for name, value in asdict(acting.limits).items()},
     }
+
+
+def check_rewards(recipe: Recipe, columns: Sequence[str]) -> None:
+    """Refuse rewards that read what an environment tells, where there is none and the data does not tell it.
+
+    Raises:
+        UserError: the first such reward.
+    """
+    for name in recipe.arguments.reward_funcs or []:
+        read = inspect.signature(REWARDS[name]).parameters if name in REWARDS else ()
+        missing = [fact for fact in FACTS if fact in read and fact not in columns]
+        if missing:
+            raise recipe.error(
+                "reward_funcs",
+                f"`{name}` reads `{missing[0]}`, which an environment tells of its rollouts; name `environment`.",
+            )
 
 
 def check_acted_rows(recipe: Recipe, splits: Splits, acting: Acting, column: str | None) -> None:

@@ -12,7 +12,7 @@ from datasets import Dataset
 from hpt_trl.errors import UserError
 from hpt_trl.rewards.arguments import RewardArguments
 from hpt_trl.rewards.code.rewards import CodeReward
-from hpt_trl.rewards.columns import FACTS, missing_column
+from hpt_trl.rewards.columns import missing_column
 from hpt_trl.rewards.configured import ConfiguredReward
 from hpt_trl.rewards.functions import REQUIRED_COLUMNS, REWARDS, Reward
 
@@ -74,11 +74,6 @@ def columns_read(rewards: Sequence[Reward]) -> set[str] | None:
             return None
         read.update(parameter.name for parameter in parameters)
     return read
-
-
-def scores_episodes(reward: Reward) -> bool:
-    """Whether a reward, guarded or not, reads what an environment says of an episode (`columns.FACTS`)."""
-    return any(name in FACTS for name in inspect.signature(reward).parameters)
 
 
 def _import_reward(name: str) -> Reward:

@@ -6,7 +6,7 @@ from hpt_trl.data.layouts import Splits
 from hpt_trl.data.rendering import Encoder
 from hpt_trl.environments.acting import Acting
 from hpt_trl.environments.arguments import EnvironmentArguments
-from hpt_trl.methods.environments import acting_of, check_acted_rows
+from hpt_trl.methods.environments import acting_of, check_acted_rows, check_rewards
 from hpt_trl.recipes.recipe import Recipe
 
 
@@ -23,14 +23,15 @@ def acting_for(
     Raises:
         UserError: it cannot be made, or the first row that does not do.
     """
-    if not isinstance(recipe.arguments, EnvironmentArguments):
+    if not isinstance(recipe.arguments, EnvironmentArguments) or recipe.arguments.environment is None:
+        check_rewards(recipe, splits.train.column_names)
         return None
     encoder = Encoder(tokenizer, recipe.setting("chat_template_kwargs"), reads_rows=False, end_ids=end_ids)
     longest = recipe.setting("max_length")
     limits = [length for length in (positions, longest) if length is not None]
     drawn = recipe.stage.completion_length(recipe.config)
     acting = acting_of(recipe, encoder, drawn=drawn, positions=min(limits, default=None))
-    if acting is not None:
-        reads = trains_on_answers(recipe, splits)
-        check_acted_rows(recipe, splits, acting, splits.demonstration_column if reads else None)
+    assert acting is not None
+    reads = trains_on_answers(recipe, splits)
+    check_acted_rows(recipe, splits, acting, splits.demonstration_column if reads else None)
     return acting

@@ -81,7 +81,7 @@ def test_search_reads_titles_and_labels_without_the_answer(layout):
         assert drawn.answer not in named, (drawn.question, named)
         assert set(drawn.title.split()) <= set(named)
         assert drawn.title.lower() in drawn.question.lower() and drawn.answer not in drawn.question.split()
-        if layout != "swatch":
+        if layout not in ("swatch", "disc"):
             written = re.findall(r"\w+", drawn.sheet.text_layer(values=True))
             # Of all that is written it stands there once.
             assert written.count(drawn.answer) == 1, (drawn.answer, written)
