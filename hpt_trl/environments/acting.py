@@ -99,11 +99,6 @@ class Acting:
                 episode.ended = "context"
                 break
             episode.take(piece.ids)
-        if not episode.turns:
-            raise UserError(
-                f"`{column}` has no room for its first turn behind a prompt of {len(episode.prompt.ids)} tokens "
-                f"(`max_context_length` {self.limits.context}); raise the limit, or shorten it."
-            )
         return episode
 
     def _begun(self, row: dict[str, Any], limits: Limits) -> Episode:

@@ -187,6 +187,11 @@ def check_acted_rows(recipe: Recipe, splits: Splits, acting: Acting, column: str
                     )
                 if column is not None and row.get(column):
                     played = acting.demonstration(row, column)
+                    if not played.turns:
+                        raise UserError(
+                            f"`{column}` has no room for its first turn behind a prompt of {len(played.prompt.ids)} "
+                            f"tokens (`max_context_length` {acting.limits.context}); raise the limit, or shorten it."
+                        )
                     cut += [number] * (played.ended == "context")
                     invalid += [number] * bool(played.facts().get("invalid_actions"))
             except UserError as error:

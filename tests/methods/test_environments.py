@@ -147,7 +147,14 @@ def test_limits_out_of_range(acted, key, value):
 
 def test_rewards_of_rollouts_need_an_environment(acted):
     keys = {"environment": None, "search_index": None, "environment_options": None}
-    refused(acted, "reward_funcs", "`page_ndcg` scores rollouts", stage="grpo", reward_funcs=["page_ndcg"], **keys)
+    refused(
+        acted,
+        "reward_funcs",
+        "`page_ndcg` reads `retrieved_pages`, which an environment tells",
+        stage="grpo",
+        reward_funcs=["page_ndcg"],
+        **keys,
+    )
 
 
 def test_tools_need_a_template_with_their_calls(acted):
