@@ -10,11 +10,12 @@ page was never seen.
 
 For each seed a model from random weights (`tiny-vlm`) is given the form by a short SFT (`vrag/tiny-sft`); from it start
 
-    hpt     `vrag/tiny`: a question that no rollout solves is learnt from the expert's trajectory
-    grpo    the same without demonstrations (`switch_gate: -1`), the same rollouts, steps and learning rate
+    hpt     `vrag/tiny`: a question that at most one rollout solves is learnt from the expert's trajectory
+    grpo    the same without demonstrations (`switch_gate: -1`), as many rollouts and steps
 
-Each is judged by held-out questions, greedily. Runs are `hpt-trl run`; one that is finished in `--folder` is not run
-again.
+Each arm tries every learning rate on a seed of its own, takes the one with the best held-out reward, then trains on the
+others. Each is judged by held-out questions, greedily. Runs are `hpt-trl run`; one that is finished in `--folder` is
+not run again.
 """
 
 import argparse
@@ -33,6 +34,8 @@ from hpt_trl.files import lines_of
 ARMS: dict[str, dict[str, Any]] = {"hpt": {}, "grpo": {"switch_gate": -1}}
 # What is read of an evaluation.
 MEASURES = ("accuracy", "reward")
+# Of the search, none of the final runs.
+SEARCH_SEED = 1000
 
 
 def run(recipe: str, folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
@@ -59,34 +62,36 @@ def moved(before: Path, after: Path) -> dict[str, float]:
     return shares
 
 
-def figures(seed: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """The start of a seed, and what each arm made of it."""
-    folder = Path(arguments.folder)
-    common = {"seed": seed, "eval_samples": arguments.eval_samples, "search_index": arguments.index}
-    start = folder / f"start-{seed}"
-    first = run(arguments.sft_recipe, start, common | {"max_steps": arguments.sft_steps})
-    found = [{"seed": seed, "arm": "start", **{name: first["after"][name] for name in MEASURES}}]
-    for arm, settings in ARMS.items():
-        trained = folder / f"{arm}-{seed}"
-        given = common | settings | {"model_name_or_path": str(start), "max_steps": arguments.steps}
-        results = run(arguments.recipe, trained, given)
-        logged = [json.loads(line) for line in lines_of(trained / "metrics.jsonl")]
-        shares = [line["hpt/sft_fraction"] for line in logged if "hpt/sft_fraction" in line]
-        tenth = max(len(shares) // 10, 1)
-        found.append(
-            {
-                "seed": seed,
-                "arm": arm,
-                **{name: results["after"][name] for name in MEASURES},
-                "recall": results["after"]["environment"]["vrag/recall"],
-                "demonstrations_first_tenth": sum(shares[:tenth]) / tenth,
-                "demonstrations_last_tenth": sum(shares[-tenth:]) / tenth,
-                "moved": moved(start, trained),
-                "minutes": results["wall_time_s"]["train"] / 60,
-            }
-        )
-    for one in found:
-        print(json.dumps(one), flush=True)
+def start_of(seed: int, arguments: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
+    """The folder of a seed's start, and its figures."""
+    folder = Path(arguments.folder) / f"start-{seed}"
+    settings = {"seed": seed, "eval_samples": arguments.eval_samples, "search_index": arguments.index}
+    results = run(arguments.sft_recipe, folder, settings | {"max_steps": arguments.sft_steps})
+    return folder, {"seed": seed, "arm": "start", **{name: results["after"][name] for name in MEASURES}}
+
+
+def figures(arm: str, learning_rate: float, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    """What an arm made of a seed's start."""
+    start, _ = start_of(seed, arguments)
+    trained = Path(arguments.folder) / f"{arm}-{learning_rate:g}-{seed}"
+    settings = {"seed": seed, "eval_samples": arguments.eval_samples, "search_index": arguments.index}
+    settings |= ARMS[arm] | {"model_name_or_path": str(start), "max_steps": arguments.steps}
+    results = run(arguments.recipe, trained, settings | {"learning_rate": learning_rate})
+    logged = [json.loads(line) for line in lines_of(trained / "metrics.jsonl")]
+    shares = [line["hpt/sft_fraction"] for line in logged if "hpt/sft_fraction" in line]
+    tenth = max(len(shares) // 10, 1)
+    found = {
+        "seed": seed,
+        "arm": arm,
+        "learning_rate": learning_rate,
+        **{name: results["after"][name] for name in MEASURES},
+        "recall": results["after"]["environment"]["vrag/recall"],
+        "demonstrations_first_tenth": sum(shares[:tenth]) / tenth,
+        "demonstrations_last_tenth": sum(shares[-tenth:]) / tenth,
+        "moved": moved(start, trained),
+        "minutes": results["wall_time_s"]["train"] / 60,
+    }
+    print(json.dumps(found), flush=True)
     return found
 
 
@@ -97,11 +102,23 @@ def main(words: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--sft_recipe", default="vrag/tiny-sft", help="of the start, or a path")
     parser.add_argument("--recipe", default="vrag/tiny", help="of both arms, or a path")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--learning_rates", nargs="+", type=float, default=[2e-4, 6e-4, 2e-3])
     parser.add_argument("--sft_steps", type=int, default=220, help="of the start")
     parser.add_argument("--steps", type=int, default=150, help="of each arm")
     parser.add_argument("--eval_samples", type=int, default=100, help="held-out questions")
     arguments = parser.parse_args(words)
-    runs = [one for seed in arguments.seeds for one in figures(seed, arguments)]
+    search = {
+        arm: [figures(arm, rate, SEARCH_SEED, arguments) for rate in arguments.learning_rates]
+        for arm in (ARMS if len(arguments.learning_rates) > 1 else ())
+    }
+    best = {
+        arm: max(search[arm], key=lambda one: one["reward"])["learning_rate"] if search else arguments.learning_rates[0]
+        for arm in ARMS
+    }
+    # Seed by seed, so that what is cut short leaves whole comparisons.
+    runs = []
+    for seed in arguments.seeds:
+        runs += [start_of(seed, arguments)[1], *(figures(arm, best[arm], seed, arguments) for arm in ARMS)]
     summary = {
         arm: {name: spread([one[name] for one in runs if one["arm"] == arm]) for name in MEASURES}
         for arm in ("start", *ARMS)
@@ -109,6 +126,8 @@ def main(words: list[str] | None = None) -> dict[str, Any]:
     report = {
         "settings": {key: value for key, value in vars(arguments).items() if key not in ("output", "folder", "index")},
         "hardware": hardware(),
+        "search": search,
+        "learning_rates": best,
         "summary": summary,
         "runs": runs,
     }
