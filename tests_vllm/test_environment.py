@@ -9,8 +9,9 @@ pytestmark = pytest.mark.timeout(1800)
 
 @pytest.mark.parametrize("stage", ["grpo", "hpt"])
 def test_turns_that_vllm_draws_are_those_that_are_trained(stage, model_path, tmp_path):
-    environment = {"environment": "tests_vllm.runs.Counting", "max_turns": 3, "max_turn_length": 16}
-    keys = {"vllm": "colocate", "max_completion_length": 48, "max_steps": 2, **environment}
+    # A turn of random weights comes to its end by chance: it must be long to be followed by another.
+    environment = {"environment": "tests_vllm.runs.Counting", "max_turns": 3, "max_turn_length": 120}
+    keys = {"vllm": "colocate", "max_completion_length": 360, "max_steps": 2, **environment}
     if stage == "hpt":
         # Its demonstrations are no trajectories of several turns: the gate stays open.
         keys["switch_gate"] = -1

@@ -169,7 +169,7 @@ class PieceEncoder:
             raise UserError(f"the processor does not take these images: {error}") from error
         types = next((inputs[name][0].tolist() for name in TOKEN_TYPES if name in inputs), None)
         features = features_of(inputs, type(processor).__name__)
-        return Piece(inputs["input_ids"][0].tolist(), features, len(images), types)
+        return Piece(inputs["input_ids"][0].tolist(), features, tuple(images), types)
 
     @property
     def type_name(self) -> str | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,14 +17,19 @@ class Piece:
     Attributes:
         ids: token ids, image tokens included.
         features: of its images; empty without one.
-        images: how many.
+        pictures: the images themselves, which engines of their own processors are given.
         types: the processor's type of each token, where it gives types.
     """
 
     ids: list[int]
     features: Features
-    images: int = 0
+    pictures: tuple[Any, ...] = ()
     types: list[int] | None = None
+
+    @property
+    def images(self) -> int:
+        """How many images it holds."""
+        return len(self.pictures)
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,21 +39,26 @@ class Context:
     Attributes:
         ids: token ids.
         features: of its images, piece by piece.
-        images: how many.
+        pictures: the images themselves.
         types: type of each token, or None.
     """
 
     ids: list[int]
     features: tuple[Features, ...]
-    images: int
+    pictures: tuple[Any, ...]
     types: list[int] | None
+
+    @property
+    def images(self) -> int:
+        """How many images it holds."""
+        return len(self.pictures)
 
     @classmethod
     def of(cls, pieces: Sequence[Piece]) -> "Context":
         return cls(
             ids=[token for piece in pieces for token in piece.ids],
             features=tuple(piece.features for piece in pieces if piece.features),
-            images=sum(piece.images for piece in pieces),
+            pictures=tuple(picture for piece in pieces for picture in piece.pictures),
             types=_types(pieces),
         )
 

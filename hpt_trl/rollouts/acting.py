@@ -25,8 +25,8 @@ from hpt_trl.environments.episode import Episode
 from hpt_trl.environments.factory import TurnEnvironments
 from hpt_trl.environments.faults import columns, named
 from hpt_trl.environments.features import join
-from hpt_trl.environments.fillers import context_of, fillers_of
-from hpt_trl.environments.pieces import Segment
+from hpt_trl.environments.fillers import fillers_of, image_piece
+from hpt_trl.environments.pieces import Context, Segment
 from hpt_trl.errors import UserError
 from hpt_trl.models.loading import positions_of
 from hpt_trl.rollouts.contexts import Contexts
@@ -75,7 +75,10 @@ class ActingTrainer(RolloutTrainer):
             positions = min(self.args.vllm_max_model_length, positions or self.args.vllm_max_model_length)
         self._acting = Acting(environment, encoder, drawn=self.max_completion_length, positions=positions)
         self.rollout_func = self._rollouts
-        self._fillers = fillers_of(self._acting) if self.accelerator.num_processes > 1 else []
+        several = self.accelerator.num_processes > 1
+        self._fillers = fillers_of(self._acting) if several else []
+        piece = image_piece(self._acting) if several else None
+        self._image_context = None if piece is None else Context.of([piece])
 
     # Rollouts.
 
@@ -130,11 +133,7 @@ class ActingTrainer(RolloutTrainer):
     def _draw(self, episodes: list[Episode]) -> None:
         """Lets each of some pending rollouts draw its next turn."""
         assert self._acting is not None
-        contexts = [episode.context() for episode in episodes]
-        if self._fillers and not any(context.images for context in contexts):
-            contexts.append(context_of(self._fillers[0]))
-        elif not contexts:
-            contexts.append(self._acting.filler())
+        contexts = self._filled([episode.context() for episode in episodes])
         sequences = [context.features for context in contexts]
         fields: dict[str, Any] = dict(join(sequences))
         name = self._acting.encoder.type_name
@@ -142,9 +141,23 @@ class ActingTrainer(RolloutTrainer):
             fields[name] = [context.types or [0] * len(context.ids) for context in contexts]
         longest = max((episode.budget for episode in episodes), default=1)
         with self._limited(longest):
-            drawn, logps = self._generate_single_turn([context.ids for context in contexts], None, fields, 1)
+            # vLLM makes features of its own.
+            shown = self.use_vllm and any(context.images for context in contexts)
+            images = [list(context.pictures) or None for context in contexts] if shown else None
+            drawn, logps = self._generate_single_turn([context.ids for context in contexts], images, fields, 1)
         for place, episode in enumerate(episodes):
             episode.take(drawn[place], None if logps is None else logps[place])
+
+    def _filled(self, contexts: list[Context]) -> list[Context]:
+        """The contexts with those that other processes need this one to generate in."""
+        assert self._acting is not None
+        if self.use_vllm:
+            # Of the answers to all processes each takes its own by the number of its questions.
+            counts = self.accelerator.gather(torch.tensor([len(contexts)], device=self.accelerator.device))
+            return contexts + [self._acting.filler()] * (int(counts.max()) - len(contexts))
+        if self._image_context is not None and not any(context.images for context in contexts):
+            return [*contexts, self._image_context]
+        return contexts or [self._acting.filler()]
 
     @contextmanager
     def _limited(self, tokens: int) -> Iterator[None]:
