@@ -17,6 +17,7 @@ _EXPORTS = {
     "PPOTrainer": "hpt_trl.methods.ppo.trainer",
     "Rho1Config": "hpt_trl.methods.rho1.config",
     "Rho1Trainer": "hpt_trl.methods.rho1.trainer",
+    "ToolEnvironment": "hpt_trl.environments.tools",
     "TurnEnvironments": "hpt_trl.environments.factory",
     "UserError": "hpt_trl.errors",
     "ValueConfig": "hpt_trl.methods.critic.config",
@@ -35,6 +36,7 @@ __all__ = [
     "PPOTrainer",
     "Rho1Config",
     "Rho1Trainer",
+    "ToolEnvironment",
     "TurnEnvironments",
     "UserError",
     "ValueConfig",
@@ -48,6 +50,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from hpt_trl.environments.factory import TurnEnvironments
+    from hpt_trl.environments.tools import ToolEnvironment
     from hpt_trl.errors import UserError
     from hpt_trl.methods.critic.config import ValueConfig
     from hpt_trl.methods.critic.trainer import ValueTrainer

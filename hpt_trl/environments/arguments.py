@@ -23,8 +23,9 @@ class EnvironmentArguments:
     environment: str | None = field(
         default=None,
         metadata={
-            "help": "Environment of rollouts of several turns: `vrag` (search pages, look closer, answer), or the "
-            "dotted path of your own class (hpt_trl.environments.protocol.Environment)."
+            "help": "Environment of rollouts of several turns: `vrag` (search pages, look closer, answer), `tools` "
+            "(functions that the model calls), or the dotted path of your own class "
+            "(hpt_trl.environments.protocol.Environment)."
         },
     )
     environment_options: dict | str | None = field(

@@ -20,6 +20,7 @@ from hpt_trl.environments.arguments import OF_ENVIRONMENT, EnvironmentArguments
 from hpt_trl.environments.factory import TurnEnvironments
 from hpt_trl.environments.faults import raised
 from hpt_trl.environments.protocol import Environment
+from hpt_trl.environments.tools import ToolEnvironment
 from hpt_trl.errors import UserError
 from hpt_trl.methods.vrag.building import check_vrag, vrag_environments
 from hpt_trl.methods.vrag.environment import PageSearch
@@ -37,7 +38,7 @@ class ActingArguments(EnvironmentArguments, RecipeArguments):
     """The recipe's keys, and what the model acts in."""
 
 
-VRAG = "vrag"
+VRAG, TOOLS = "vrag", "tools"
 # Rows whose rollout is begun, and whose trajectory is played, before weights are loaded.
 PROBED = 16
 _METHODS = ("prompt", "start", "act", "unseen", "facts", "measures")
@@ -62,10 +63,12 @@ def environments_of(arguments: EnvironmentArguments) -> TurnEnvironments | None:
     options = _options(arguments)
     if arguments.environment == VRAG:
         return vrag_environments(check_vrag(options, arguments.search_index), **limits)
-    make = _imported(arguments.environment)
+    make: Any = ToolEnvironment if arguments.environment == TOOLS else _imported(arguments.environment)
     if arguments.search_index is not None:
         raise UserError(f"search_index: `environment: {VRAG}` alone reads it; drop it, or write it as an option.")
     _check_options(make, arguments.environment, options)
+    if arguments.environment == TOOLS:
+        options = {"functions": _functions(options["functions"])}
 
     def made() -> Environment:
         try:
@@ -77,6 +80,15 @@ def environments_of(arguments: EnvironmentArguments) -> TurnEnvironments | None:
             raise UserError(f"environment: {arguments.environment} {raised(error)}") from error
 
     return TurnEnvironments(made, **limits)
+
+
+def _functions(names: Any) -> list[Any]:
+    if not isinstance(names, list) or not all(isinstance(name, str) and "." in name for name in names) or not names:
+        raise UserError(
+            f"environment_options: `functions: {names}`; allowed: a list of dotted paths, e.g. "
+            "[my_package.tools.weather]."
+        )
+    return [_imported(name) for name in names]
 
 
 def _options(arguments: EnvironmentArguments) -> dict[str, Any]:
@@ -253,8 +265,8 @@ def _imported(name: str) -> type[Environment] | Any:
     module_name, _, attribute = name.rpartition(".")
     if not module_name:
         raise UserError(
-            f"environment: there is no environment `{name}`.{did_you_mean(name, (VRAG,))} Write `{VRAG}`, or "
-            "the dotted path of your own, e.g. my_package.environments.Shop."
+            f"environment: there is no environment `{name}`.{did_you_mean(name, (VRAG, TOOLS))} Write `{VRAG}`, "
+            f"`{TOOLS}`, or the dotted path of your own, e.g. my_package.environments.Shop."
         )
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.append(os.getcwd())

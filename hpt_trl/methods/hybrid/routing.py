@@ -286,8 +286,8 @@ def refuse_what_cannot_work(config: HybridPostConfig, arguments: dict[str, Any])
         if arguments.get(name) is not None:
             raise ValueError(
                 f"`{name}` changes the prompt or the turns of a rollout, which a demonstration of the dataset cannot "
-                "follow. Use `environment` instead, in which demonstrations are played as rollouts are, or "
-                "`unify_strategy: no`."
+                "follow. Use `environment` instead, in which demonstrations are played as rollouts are "
+                "(`ToolEnvironment` for functions), or `unify_strategy: no`."
             )
 
 
