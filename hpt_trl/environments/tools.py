@@ -42,6 +42,8 @@ class ToolEnvironment:
         self._calls = self._failures = 0
 
     def act(self, turn: Turn) -> Observation | str:
+        if turn.cut:
+            return "cut"
         calls = turn.message.get("tool_calls") or []
         if not calls:
             self._answer = turn.text.strip()

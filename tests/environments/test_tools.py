@@ -45,6 +45,8 @@ def test_what_a_function_returns_is_read():
     assert environment.facts() == {"final_answer": "It is 5.", "calls": 3, "failures": 0}
     assert environment.measures() == {"tools/calls": 3.0, "tools/failures": 0.0, "tools/answered": 1.0}
     environment.start({})
+    # A turn that was cut is no answer.
+    environment.act(Turn("It is", {"role": "assistant", "content": "It is"}, cut=True))
     assert environment.facts() == {"final_answer": None, "calls": 0, "failures": 0}
 
 
