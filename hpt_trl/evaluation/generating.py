@@ -106,28 +106,72 @@ def generate(
         done: Completions that are there already; a batch of nothing else is left out. The same for all processes.
         description: Of the progress bar.
     """
+    tokenizer = encoder.processing_class
+    stopping = {"tokenizer": text_tokenizer(tokenizer)} if decoding.stop else {}
+    for own in rounds(
+        model, tokenizer, rows, decoding, batch_size=batch_size, accelerator=accelerator, done=done, bar=description
+    ):
+        inputs = encode_prompts(encoder, [rows[index] for index, _ in own.items]).to(own.device)
+        output = own.model.generate(**inputs, generation_config=own.config, **stopping)
+        if own.wanted:
+            yield _samples(own.items, inputs, output, own.config, encoder, decoding)
+
+
+@dataclass(frozen=True)
+class Round:
+    """What a process has to answer while the others answer theirs.
+
+    Attributes:
+        items: The batch.
+        wanted: Whether it is the process's own; sharded models need every process in every forward pass, so that those
+            without a batch of their own answer the last one once more.
+        model: In evaluation mode, unwrapped for `generate`.
+        config: How it draws.
+        device: The model's.
+    """
+
+    items: list[Item]
+    wanted: bool
+    model: Any
+    config: GenerationConfig
+    device: torch.device
+
+
+def rounds(
+    model: torch.nn.Module,
+    tokenizer: PreTrainedTokenizerBase | ProcessorMixin,
+    rows: Dataset,
+    decoding: Decoding,
+    *,
+    batch_size: int,
+    accelerator: Accelerator | None,
+    done: Collection[Item],
+    bar: str,
+    unit: str = "completion",
+) -> Iterator[Round]:
+    """The batches of this process, each with its own seed set; see `generate`.
+
+    Args:
+        bar: Description of the progress bar.
+        unit: What it counts.
+    """
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
-    tokenizer, there = encoder.processing_class, frozenset(done)
+    there = frozenset(done)
     batches = batches_of(rows, decoding.n, batch_size)
     pending = [number for number, batch in enumerate(batches) if not there.issuperset(batch)]
     total = sum(len(batches[number]) for number in pending)
     with (
-        tqdm(total=total, desc=description, unit="completion", disable=rank != 0) as bar,
-        generating(model, accelerator) as (generator, device),
+        tqdm(total=total, desc=bar, unit=unit, disable=rank != 0) as progress,
+        _generating(model, accelerator) as (generator, device),
         neutral_decoding(generator),
         kept_random_state(device),
     ):
-        config = generation_config(generator, tokenizer, decoding)
-        stopping = {"tokenizer": text_tokenizer(tokenizer)} if decoding.stop else {}
+        config = _generation_config(generator, tokenizer, decoding)
         for first in range(0, len(pending), world):
-            # Sharded models need every process in every forward pass: the last round is filled up, not cut.
             number = pending[min(first + rank, len(pending) - 1)]
             torch.manual_seed(decoding.seed + number)
-            inputs = encode_prompts(encoder, [rows[index] for index, _ in batches[number]]).to(device)
-            output = generator.generate(**inputs, generation_config=config, **stopping)
-            if first + rank < len(pending):
-                yield _samples(batches[number], inputs, output, config, encoder, decoding)
-            bar.update(sum(len(batches[number]) for number in pending[first : first + world]))
+            yield Round(batches[number], first + rank < len(pending), generator, config, device)
+            progress.update(sum(len(batches[number]) for number in pending[first : first + world]))
 
 
 def batches_of(rows: Dataset, n: int, batch_size: int) -> list[list[Item]]:
@@ -210,7 +254,7 @@ def _is_truncated(ids: list[int], ends: list[int], encoder: Encoder, decoding: D
 
 
 @contextmanager
-def generating(model: torch.nn.Module, accelerator: Accelerator | None) -> Iterator[tuple[Any, torch.device]]:
+def _generating(model: torch.nn.Module, accelerator: Accelerator | None) -> Iterator[tuple[Any, torch.device]]:
     """The model in evaluation mode, unwrapped for `generate`, and its device; the former mode comes back after."""
     was_training = model.training
     model.eval()
@@ -232,7 +276,7 @@ def generating(model: torch.nn.Module, accelerator: Accelerator | None) -> Itera
         model.train(was_training)
 
 
-def generation_config(
+def _generation_config(
     model: Any, tokenizer: PreTrainedTokenizerBase | ProcessorMixin, decoding: Decoding
 ) -> GenerationConfig:
     text = text_tokenizer(tokenizer)

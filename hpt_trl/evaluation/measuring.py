@@ -139,34 +139,18 @@ def _answer(
     there: list[Sample] = broadcast_object_list([store.read() if state.is_main_process else []])[0]
     done, new = [(sample.index, sample.generation) for sample in there], list[Sample]()
     if len(done) < len(task.rows) * task.decoding.n:
+        common: dict[str, Any] = {"batch_size": task.batch_size, "accelerator": accelerator, "description": description}
         if engine is not None:
             batches = engine(done)
         elif task.acting is not None:
             assert model is not None
+            images = store.folder / FOLDER / IMAGES
             batches = act(
-                model,
-                task.acting,
-                task.rows,
-                task.decoding,
-                batch_size=task.batch_size,
-                accelerator=accelerator,
-                done=done,
-                description=description,
-                images=store.folder / FOLDER / IMAGES,
-                kept=KEPT_ROLLOUTS,
+                model, task.acting, task.rows, task.decoding, done=done, images=images, kept=KEPT_ROLLOUTS, **common
             )
         else:
             assert model is not None
-            batches = generate(
-                model,
-                task.encoder,
-                task.rows,
-                task.decoding,
-                batch_size=task.batch_size,
-                accelerator=accelerator,
-                done=done,
-                description=description,
-            )
+            batches = generate(model, task.encoder, task.rows, task.decoding, done=done, **common)
         for batch in batches:
             store.add(batch, state.process_index)
             new += batch
