@@ -2,11 +2,17 @@ r"""How well questions find their pages, with and without rerankers, and what an
 
     python -m benchmarks.retrieval PAGES --rerankers query_likelihood:smollm2-135m --made 10000 \
         --output benchmarks/results/retrieval-cpu.json
+    python -m benchmarks.retrieval --texts gsm8k_train.jsonl question answer --questions 200 \
+        --rerankers query_likelihood:smollm2-135m --rerank_depth 10 --rounds 1 --made
 
 PAGES is a folder as `hpt-trl index` reads it, with a questions.jsonl: {"query": ..., "reference_pages": [...]}. What is
 measured is recall among the first page and the first five, and NDCG of the first five, of the index by itself and with
 each reranker over its first pages; the 95 % interval is Wilson's, of recall@1. In each round every side answers all
 questions, in an order that moves on from round to round; of the rounds the median counts.
+
+`--texts` makes such a folder of a file of JSON lines: the second column of each is the text of a page, the first its
+question. Their images are one white pixel each, which an index of words does not look at. Where a question does not
+name its page, there is something to rank.
 
 The speed at `--made` pages is that of an index of words alone, without images. Its pages are made of the given ones: as
 long as these are, of words drawn at random from all of theirs, so that they share fewer rare words than real pages do.
@@ -22,8 +28,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from benchmarks.shared import parser_of, processors, write_report
 from hpt_trl.evaluation.intervals import wilson
+from hpt_trl.files import lines_of
 from hpt_trl.retrieval.engine import RerankedEngine, SearchEngine
 from hpt_trl.retrieval.index import build_index
 from hpt_trl.retrieval.lexical import Lexical
@@ -38,7 +47,10 @@ TOP_K = 5
 def main() -> None:
     """Runs the rounds, prints the tables, and writes the figures where a file is named."""
     parser = parser_of(__doc__)
-    parser.add_argument("pages", help="folder of the pages, with a questions.jsonl")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("pages", nargs="?", help="folder of the pages, with a questions.jsonl")
+    source.add_argument("--texts", nargs=3, metavar=("FILE", "QUESTION", "TEXT"), help="a file and two of its columns")
+    parser.add_argument("--questions", type=int, help="the first so many; all where it is left out")
     parser.add_argument("--kind", default="lexical", help="of the index")
     parser.add_argument("--model", help="of an index of vectors")
     parser.add_argument("--rerankers", nargs="*", default=[], help="as `hpt-trl search --reranker` takes them")
@@ -47,11 +59,12 @@ def main() -> None:
     parser.add_argument("--made", type=int, nargs="*", default=[10_000], help="pages of the indexes of words")
     options = parser.parse_args()
 
-    questions = read_questions(Path(options.pages) / "questions.jsonl")
     with tempfile.TemporaryDirectory() as folder:
+        source = Path(options.pages) if options.pages else pages_of(*options.texts, Path(folder) / "pages")
+        questions = read_questions(source / "questions.jsonl")[: options.questions]
         started = time.perf_counter()
         settings = IndexSettings(kind=options.kind, model=options.model)
-        index = build_index(options.pages, Path(folder) / "index", settings).index
+        index = build_index(source, Path(folder) / "index", settings).index
         seconds = time.perf_counter() - started
         refuse_unknown(questions, [page.name for page in index.pages], "the index")
         sides: dict[str, SearchEngine] = {PLAIN: index}
@@ -82,6 +95,20 @@ def main() -> None:
         print(table(["PAGES", *report["made"][0]], {row["pages"]: row for row in report["made"]}))
     print(json.dumps({key: value for key, value in report.items() if key not in ("found", "made")}))
     write_report(report, options.output)
+
+
+def pages_of(file: str, question: str, text: str, folder: Path) -> Path:
+    """Writes a page for each row of a file of JSON lines, and its question."""
+    folder.mkdir()
+    rows = [json.loads(line) for line in lines_of(file)]
+    pages, questions = [], []
+    for number, row in enumerate(rows, start=1):
+        Image.new("RGB", (1, 1), "white").save(folder / f"text_{number}.png")
+        pages.append({"image": f"text_{number}.png", "text": row[text]})
+        questions.append({"query": row[question], "reference_pages": [f"text_{number}"]})
+    for name, lines in (("pages.jsonl", pages), ("questions.jsonl", questions)):
+        (folder / name).write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return folder
 
 
 def found(sides: dict[str, SearchEngine], questions: Sequence[Question], rounds: int) -> dict[str, dict[str, Any]]:

@@ -2,11 +2,8 @@
 
 import inspect
 import logging
-import os
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib import import_module
 from typing import Any, cast
 
 from datasets import Dataset
@@ -28,6 +25,7 @@ from hpt_trl.recipes.arguments import RecipeArguments
 from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.rewards.columns import FACTS
 from hpt_trl.rewards.functions import REWARDS
+from hpt_trl.settings.imported import imported
 from hpt_trl.settings.values import did_you_mean
 
 logger = logging.getLogger(__name__)
@@ -63,7 +61,7 @@ def environments_of(arguments: EnvironmentArguments) -> TurnEnvironments | None:
     options = _options(arguments)
     if arguments.environment == VRAG:
         return vrag_environments(check_vrag(options, arguments.search_index), **limits)
-    make: Any = ToolEnvironment if arguments.environment == TOOLS else _imported(arguments.environment)
+    make: Any = ToolEnvironment if arguments.environment == TOOLS else _imported(arguments.environment, "environment")
     if arguments.search_index is not None:
         raise UserError(f"search_index: `environment: {VRAG}` alone reads it; drop it, or write it as an option.")
     _check_options(make, arguments.environment, options)
@@ -88,7 +86,7 @@ def _functions(names: Any) -> list[Any]:
             f"environment_options: `functions: {names}`; allowed: a list of dotted paths, e.g. "
             "[my_package.tools.weather]."
         )
-    return [_imported(name) for name in names]
+    return [_imported(name, "environment_options") for name in names]
 
 
 def _options(arguments: EnvironmentArguments) -> dict[str, Any]:
@@ -261,22 +259,13 @@ def _check_options(make: Any, name: str, options: dict[str, Any]) -> None:
         raise UserError(f"environment_options: {name} needs `{missing[0]}`.")
 
 
-def _imported(name: str) -> type[Environment] | Any:
-    module_name, _, attribute = name.rpartition(".")
-    if not module_name:
+def _imported(name: str, key: str) -> Any:
+    if "." not in name.strip("."):
         raise UserError(
             f"environment: there is no environment `{name}`.{did_you_mean(name, (VRAG, TOOLS))} Write `{VRAG}`, "
             f"`{TOOLS}`, or the dotted path of your own, e.g. my_package.environments.Shop."
         )
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.append(os.getcwd())
-    try:
-        found = getattr(import_module(module_name), attribute, None)
-    # The user's module may raise anything while it is imported.
-    except Exception as error:
-        raise UserError(
-            f"environment: `{name}`: the module {module_name} cannot be imported: {type(error).__name__}: {error}"
-        ) from error
+    found = imported(name, key)
     if not callable(found):
-        raise UserError(f"environment: `{name}`: {module_name} has no class or function `{attribute}`.")
+        raise UserError(f"{key}: `{name}` is no class or function.")
     return found

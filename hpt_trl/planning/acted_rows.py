@@ -8,7 +8,7 @@ from hpt_trl.data.rendering import Encoded
 from hpt_trl.methods.environments import PROBED
 from hpt_trl.planning.showing import cut, indented, marked
 from hpt_trl.runs.acting import trains_on_answers
-from hpt_trl.runs.preparation import Prepared
+from hpt_trl.runs.prepared import Prepared
 
 if TYPE_CHECKING:
     from hpt_trl.environments.acting import Acting

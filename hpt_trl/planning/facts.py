@@ -20,7 +20,7 @@ from hpt_trl.rewards.code.rewards import CodeReward
 from hpt_trl.rewards.judge.reward import JudgedAnswer
 from hpt_trl.runs.evaluating import task_of
 from hpt_trl.runs.model_files import shipped_by
-from hpt_trl.runs.preparation import Prepared
+from hpt_trl.runs.prepared import Prepared
 from hpt_trl.runs.steps import draws_rows_anew
 
 

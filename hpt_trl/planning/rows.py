@@ -10,7 +10,7 @@ from hpt_trl.methods.sft.turns import encode
 from hpt_trl.planning.acted_rows import acted_rows
 from hpt_trl.planning.showing import SHOWN, cut, indented, marked
 from hpt_trl.runs.acting import trains_on_answers
-from hpt_trl.runs.preparation import Prepared
+from hpt_trl.runs.prepared import Prepared
 
 # Rows that are measured for the estimate of memory.
 _MEASURED = 1000

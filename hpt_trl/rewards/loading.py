@@ -2,10 +2,7 @@
 
 import difflib
 import inspect
-import os
-import sys
 from collections.abc import Sequence
-from importlib import import_module
 
 from datasets import Dataset
 
@@ -15,6 +12,7 @@ from hpt_trl.rewards.code.rewards import CodeReward
 from hpt_trl.rewards.columns import missing_column
 from hpt_trl.rewards.configured import ConfiguredReward
 from hpt_trl.rewards.functions import REQUIRED_COLUMNS, REWARDS, Reward
+from hpt_trl.settings.imported import imported
 
 
 def load_rewards(names: Sequence[str], arguments: RewardArguments | None = None) -> list[Reward]:
@@ -77,33 +75,14 @@ def columns_read(rewards: Sequence[Reward]) -> set[str] | None:
 
 
 def _import_reward(name: str) -> Reward:
-    module_name, _, attribute = name.rpartition(".")
-    if not module_name:
+    if "." not in name.strip("."):
         near = difflib.get_close_matches(name, REWARDS, n=1)
         hint = f"Did you mean `{near[0]}`? " if near else ""
         raise UserError(
             f"reward_funcs: unknown reward `{name}`. {hint}Known: {', '.join(REWARDS)}; your own function goes by its "
             "dotted path, e.g. my_package.rewards.brevity"
         )
-    # A console script does not have the working directory on its path, `python -m` does.
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.append(os.getcwd())
-    try:
-        module = import_module(module_name)
-    # The user's module may raise anything while it is imported.
-    except Exception as error:
-        raise UserError(
-            f"reward_funcs: `{name}`: the module {module_name} cannot be imported: {type(error).__name__}: {error}"
-        ) from error
-    members = vars(module)
-    if attribute not in members:
-        functions = [key for key, value in members.items() if inspect.isfunction(value)]
-        near = difflib.get_close_matches(attribute, functions, n=1) or functions[:5]
-        raise UserError(
-            f"reward_funcs: `{name}`: {module_name} has no `{attribute}`"
-            + (f"; it has {', '.join(near)}." if near else ".")
-        )
-    reward = members[attribute]
+    reward = imported(name, "reward_funcs")
     if inspect.isclass(reward) or not callable(reward):
         kind = "a class; name a function or an instance" if inspect.isclass(reward) else "not callable; name a function"
         raise UserError(f"reward_funcs: `{name}` is {kind} with the signature (prompts, completions, **columns).")

@@ -35,7 +35,7 @@ from hpt_trl.models.folders import is_adapter
 from hpt_trl.models.loading import base_of, positions_of, resolve_model
 from hpt_trl.runs.checkpoints import full_disk_explained
 from hpt_trl.runs.output_folder import open_output_folder, write_recipe
-from hpt_trl.runs.preparation import Prepared
+from hpt_trl.runs.prepared import Prepared
 from hpt_trl.runs.record import hardware, short_name, versions
 from hpt_trl.runs.reporting import RESULTS_FILE, duration, write_results
 

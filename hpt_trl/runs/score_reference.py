@@ -16,7 +16,8 @@ from hpt_trl.methods.sft.rows import training_splits
 from hpt_trl.recipes.bundled import find_recipe
 from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.recipes.resolving import read_recipe
-from hpt_trl.runs.preparation import Prepared, prepare_recipe
+from hpt_trl.runs.preparation import prepare_recipe
+from hpt_trl.runs.prepared import Prepared
 from hpt_trl.runs.quiet import quiet
 from hpt_trl.runs.reporting import duration
 from hpt_trl.token_scores.cache import ScoreCache

@@ -172,8 +172,8 @@ OWN = {"search_index": None, "environment_options": None}
     [
         ("vragg", None, ["there is no environment `vragg`", "Did you mean `vrag`", "dotted path"]),
         ("Shop", None, ["there is no environment `Shop`"]),
-        (f"{HERE}.Missing", None, [f"{HERE} has no class or function `Missing`"]),
-        (f"{HERE}.NO_ENVIRONMENT", None, ["has no class or function `NO_ENVIRONMENT`"]),
+        (f"{HERE}.Missing", None, [f"{HERE} has no `Missing`"]),
+        (f"{HERE}.NO_ENVIRONMENT", None, [f"`{HERE}.NO_ENVIRONMENT` is no class or function"]),
         ("tests.helpers.nowhere.Shop", None, ["the module tests.helpers.nowhere cannot be imported"]),
         ("broken_module_of_tests.Shop", None, ["cannot be imported: ZeroDivisionError"]),
         ("broken_syntax_of_tests.Shop", None, ["cannot be imported: SyntaxError"]),

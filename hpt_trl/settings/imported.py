@@ -1,0 +1,43 @@
+"""What a dotted path in a recipe names."""
+
+import difflib
+import inspect
+import os
+import sys
+from importlib import import_module
+from typing import Any
+
+from hpt_trl.errors import UserError
+
+_NOTHING = object()
+
+
+def imported(path: str, key: str) -> Any:
+    """Imports what a dotted path names, from installed modules and from the working directory.
+
+    Args:
+        path: with a module before its last dot.
+        key: of the recipe, which messages begin with.
+
+    Raises:
+        UserError: the module cannot be imported, or has nothing of that name.
+    """
+    module_name, _, name = path.rpartition(".")
+    # A console script does not have the working directory on its path, `python -m` does.
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        module = import_module(module_name)
+        found = getattr(module, name, _NOTHING)
+    # The user's module may raise anything while it is imported.
+    except Exception as error:
+        raise UserError(
+            f"{key}: `{path}`: the module {module_name} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
+    if found is _NOTHING:
+        own = [one for one, value in vars(module).items() if inspect.isroutine(value) or inspect.isclass(value)]
+        near = difflib.get_close_matches(name, own, n=1) or own[:5]
+        raise UserError(
+            f"{key}: `{path}`: {module_name} has no `{name}`" + (f"; it has {', '.join(near)}." if near else ".")
+        )
+    return found
