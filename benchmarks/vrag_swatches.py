@@ -8,14 +8,15 @@ colours, which the model has to name. It is fair to a model from random weights:
 question says nothing of the colour, so that who does not look is right by chance (12.5 %), and a held-out question's
 page was never seen.
 
-For each seed a model from random weights (`tiny-vlm`) is given the form by a short SFT (`vrag/tiny-sft`); from it start
+For each seed a model from random weights (`tiny-vlm`) learns to act by SFT on trajectories (`vrag/tiny-sft`). It then
+gets a new vision tower of random weights: it finds the pages and cannot see them. From this start go
 
     hpt     `vrag/tiny`: a question that at most one rollout solves is learnt from the expert's trajectory
     grpo    the same without demonstrations (`switch_gate: -1`), as many rollouts and steps
 
-Each arm tries every learning rate on a seed of its own, takes the one with the best held-out reward, then trains on the
-others. Each is judged by held-out questions, greedily. Runs are `hpt-trl run`; one that is finished in `--folder` is
-not run again.
+so that what an arm gains in accuracy at the same recall of pages it gains by seeing. Each arm tries every learning rate
+on a seed of its own, takes the one with the best held-out reward, then trains on the others. Each is judged by held-out
+questions, greedily. Runs are `hpt-trl run`; one that is finished in `--folder` is not run again.
 """
 
 import argparse
@@ -27,13 +28,13 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from benchmarks.shared import ROOT, hardware, parser_of, spread, write_report
 from hpt_trl.files import lines_of
 
 ARMS: dict[str, dict[str, Any]] = {"hpt": {}, "grpo": {"switch_gate": -1}}
-# What is read of an evaluation.
-MEASURES = ("accuracy", "reward")
+MEASURES = ("accuracy", "reward", "recall")
 # Of the search, none of the final runs.
 SEARCH_SEED = 1000
 
@@ -62,18 +63,33 @@ def moved(before: Path, after: Path) -> dict[str, float]:
     return shares
 
 
-def start_of(seed: int, arguments: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
-    """The folder of a seed's start, and its figures."""
-    folder = Path(arguments.folder) / f"start-{seed}"
+def start_of(seed: int, arguments: argparse.Namespace) -> Path:
+    """The folder of a seed's start: what SFT made, with a new vision tower."""
+    trained, folder = (Path(arguments.folder) / f"{name}-{seed}" for name in ("sft", "start"))
     settings = {"seed": seed, "eval_samples": arguments.eval_samples, "search_index": arguments.index}
-    results = run(arguments.sft_recipe, folder, settings | {"max_steps": arguments.sft_steps})
-    # Its reward is another one: SFT's recipe weighs all alike.
-    return folder, {"seed": seed, "arm": "start", "accuracy": results["after"]["accuracy"]}
+    run(arguments.sft_recipe, trained, settings | {"max_steps": arguments.sft_steps})
+    if not (folder / "config.json").exists():
+        model = AutoModelForImageTextToText.from_pretrained(trained)
+        torch.manual_seed(seed)
+        blind = AutoModelForImageTextToText.from_config(model.config)
+        model.model.vision_model.load_state_dict(blind.model.vision_model.state_dict())
+        AutoProcessor.from_pretrained(trained).save_pretrained(folder)
+        model.save_pretrained(folder)
+    return folder
+
+
+def measured(results: dict[str, Any]) -> dict[str, float]:
+    """What is read of an evaluation."""
+    return {
+        "accuracy": results["accuracy"],
+        "reward": results["reward"],
+        "recall": results["environment"]["vrag/recall"],
+    }
 
 
 def figures(arm: str, learning_rate: float, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """What an arm made of a seed's start."""
-    start, _ = start_of(seed, arguments)
+    start = start_of(seed, arguments)
     trained = Path(arguments.folder) / f"{arm}-{learning_rate:g}-{seed}"
     settings = {"seed": seed, "eval_samples": arguments.eval_samples, "search_index": arguments.index}
     settings |= ARMS[arm] | {"model_name_or_path": str(start), "max_steps": arguments.steps}
@@ -85,8 +101,8 @@ def figures(arm: str, learning_rate: float, seed: int, arguments: argparse.Names
         "seed": seed,
         "arm": arm,
         "learning_rate": learning_rate,
-        **{name: results["after"][name] for name in MEASURES},
-        "recall": results["after"]["environment"]["vrag/recall"],
+        "start": measured(results["before"]),
+        **measured(results["after"]),
         "demonstrations_first_tenth": sum(shares[:tenth]) / tenth,
         "demonstrations_last_tenth": sum(shares[-tenth:]) / tenth,
         "moved": moved(start, trained),
@@ -100,11 +116,11 @@ def main(words: list[str] | None = None) -> dict[str, Any]:
     parser = parser_of(__doc__)
     parser.add_argument("--index", default="outputs/vrag-tiny-index", help="output folder of vrag/tiny-index")
     parser.add_argument("--folder", default="outputs/vrag_swatches", help="of the runs")
-    parser.add_argument("--sft_recipe", default="vrag/tiny-sft", help="of the start, or a path")
+    parser.add_argument("--sft_recipe", default="vrag/tiny-sft", help="before the start, or a path")
     parser.add_argument("--recipe", default="vrag/tiny", help="of both arms, or a path")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--learning_rates", nargs="+", type=float, default=[2e-4, 6e-4, 2e-3])
-    parser.add_argument("--sft_steps", type=int, default=220, help="of the start")
+    parser.add_argument("--learning_rates", nargs="+", type=float, default=[6e-5, 2e-4, 6e-4])
+    parser.add_argument("--sft_steps", type=int, default=400, help="before the start")
     parser.add_argument("--steps", type=int, default=150, help="of each arm")
     parser.add_argument("--eval_samples", type=int, default=100, help="held-out questions")
     arguments = parser.parse_args(words)
@@ -119,14 +135,11 @@ def main(words: list[str] | None = None) -> dict[str, Any]:
     # Seed by seed, so that what is cut short leaves whole comparisons.
     runs = []
     for seed in arguments.seeds:
-        runs += [start_of(seed, arguments)[1], *(figures(arm, best[arm], seed, arguments) for arm in ARMS)]
-    summary = {
-        arm: {
-            name: spread([one[name] for one in runs if one["arm"] == arm])
-            for name in (MEASURES if arm in ARMS else ("accuracy",))
-        }
-        for arm in ("start", *ARMS)
-    }
+        runs += [figures(arm, best[arm], seed, arguments) for arm in ARMS]
+    # The arms of a seed begin alike.
+    sides = {"start": [one["start"] for one in runs if one["arm"] == "hpt"]}
+    sides |= {arm: [one for one in runs if one["arm"] == arm] for arm in ARMS}
+    summary = {side: {name: spread([one[name] for one in ones]) for name in MEASURES} for side, ones in sides.items()}
     report = {
         "settings": {key: value for key, value in vars(arguments).items() if key not in ("output", "folder", "index")},
         "hardware": hardware(),

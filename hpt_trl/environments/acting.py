@@ -13,7 +13,6 @@ from hpt_trl.environments.encoding import PieceEncoder
 from hpt_trl.environments.episode import Episode, Limits
 from hpt_trl.environments.factory import TurnEnvironments
 from hpt_trl.environments.faults import ask
-from hpt_trl.environments.pieces import Context
 from hpt_trl.environments.protocol import Environment
 from hpt_trl.errors import UserError
 
@@ -55,9 +54,22 @@ class Acting:
     def _an_environment(self) -> Environment:
         return self.environments.make()
 
-    def filler(self) -> Context:
-        """A short context, for a process that generates only because others do."""
-        return Context.of([self.encoder.prompt([{"role": "user", "content": "?"}])])
+    def take(
+        self,
+        episodes: Sequence[Episode],
+        drawn: Sequence[Sequence[int]],
+        logps: Sequence[Sequence[float | None]] | None = None,
+    ) -> None:
+        """Lets rollouts go on with the turns that were drawn in a batch.
+
+        Args:
+            drawn: tokens, of each rollout; what follows is left alone.
+            logps: of each token when it was drawn.
+        """
+        if self.environments.ahead is not None:
+            self.environments.ahead([episode.turn(ids) for episode, ids in zip(episodes, drawn, strict=False)])
+        for place, episode in enumerate(episodes):
+            episode.take(drawn[place], None if logps is None else logps[place])
 
     def episode(self, row: dict[str, Any]) -> Episode:
         """A rollout of a row, at its first turn.

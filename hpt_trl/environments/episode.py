@@ -98,6 +98,10 @@ class Episode:
         """What the model reads before its next turn."""
         return Context.of([held.piece for held in self._held])
 
+    def turn(self, ids: Sequence[int]) -> Turn:
+        """What a turn says that was drawn, as the environment gets it."""
+        return self._read(ids)[1]
+
     def take(self, ids: Sequence[int], logps: Sequence[float | None] | None = None) -> None:
         """Goes on with a turn that was drawn: the environment acts, and what it shows is added.
 
@@ -105,23 +109,19 @@ class Episode:
             ids: tokens, with the one that ends the turn where it came to an end; cut here to the budget.
             logps: of each token when it was drawn.
         """
-        drawn = self._own(list(ids[: self.budget]))
+        drawn, turn = self._read(ids)
         if logps is not None:
             self._logps.append(list(logps[: len(drawn)]))
-        before = [token for held in self._held for token in held.piece.ids]
         self._held.append(_Held(Piece(drawn, {}), drawn=True))
         self.turns += 1
         self.drawn += len(drawn)
-        cut = not drawn or drawn[-1] not in self.encoder.encoder.end_ids
-        last = self.turns >= self.limits.turns
-        turn = self._turn(before, drawn, cut=cut, last=last)
         self.record.append({"role": "assistant", "text": turn.text})
         answer = ask(self.environment, "act", self.row, turn)
-        if cut:
+        if turn.cut:
             self.ended = "tokens"
         elif isinstance(answer, str):
             self.ended = answer
-        elif last:
+        elif turn.last:
             self.ended = "turns"
         else:
             self._show(answer)
@@ -162,17 +162,21 @@ class Episode:
         place = next((place for place, token in enumerate(ids) if token in self.encoder.image_ids), None)
         return ids if place is None else ids[:place]
 
-    def _turn(self, before: list[int], drawn: list[int], *, cut: bool, last: bool) -> Turn:
+    def _read(self, ids: Sequence[int]) -> tuple[list[int], Turn]:
+        """The tokens of a turn that are its own, and what they say."""
         from trl.chat_template_utils import parse_response
 
+        drawn = self._own(list(ids[: self.budget]))
+        cut = not drawn or drawn[-1] not in self.encoder.encoder.end_ids
         tokenizer = self.encoder.encoder.tokenizer
         text = tokenizer.decode(drawn, skip_special_tokens=True)
         message: dict[str, Any] = {"role": "assistant", "content": text}
         if tokenizer.response_template is not None:
             # Of a call that is no JSON TRL takes the text; brackets without an end are beyond the JSON parser's depth.
             with suppress(RecursionError):
+                before = [token for held in self._held for token in held.piece.ids]
                 message = parse_response(tokenizer, drawn, prefix=before, tools=[*self.encoder.tools])
-        return Turn(text, message, cut=cut, last=last)
+        return drawn, Turn(text, message, cut=cut, last=self.turns + 1 >= self.limits.turns)
 
     def _show(self, observation: Observation) -> None:
         """Adds an observation, with older pictures folded away; ends the rollout where there is no room for it."""

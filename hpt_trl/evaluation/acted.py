@@ -13,6 +13,7 @@ from trl.trainer.utils import pad
 from hpt_trl.environments.acting import Acting, play
 from hpt_trl.environments.episode import Episode
 from hpt_trl.environments.features import join
+from hpt_trl.environments.fillers import filled, image_context, text_context
 from hpt_trl.environments.pieces import Context
 from hpt_trl.environments.trajectories import recorded
 from hpt_trl.evaluation.generating import Decoding, Item, Round, Sample, cut_at_end, rounds
@@ -67,12 +68,14 @@ def act(
 
 
 def _play(episodes: list[Episode], acting: Acting, own: Round, accelerator: Accelerator | None) -> None:
+    several = accelerator is not None and accelerator.num_processes > 1
+    beside = (text_context(acting), image_context(acting) if several else None)
+
     def draw(pending: list[Episode]) -> None:
-        contexts = [episode.context() for episode in pending] or [acting.filler()]
+        contexts = filled([episode.context() for episode in pending], *beside)
         longest = max((episode.budget for episode in pending), default=1)
         turns = _turns(own, acting, contexts, longest)
-        for episode, ids in zip(pending, turns, strict=False):
-            episode.take(ids)
+        acting.take(pending, turns)
 
     def any_of(value: bool) -> bool:
         if accelerator is None:

@@ -21,6 +21,7 @@ from hpt_trl.environments.tools import ToolEnvironment
 from hpt_trl.errors import UserError
 from hpt_trl.methods.vrag.building import check_vrag, vrag_environments
 from hpt_trl.methods.vrag.environment import PageSearch
+from hpt_trl.methods.vrag.references import check_references
 from hpt_trl.recipes.arguments import RecipeArguments
 from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.rewards.columns import FACTS
@@ -180,8 +181,12 @@ def check_acted_rows(recipe: Recipe, splits: Splits, acting: Acting, column: str
         UserError: the first row that does not do.
     """
     for rows, source in splits.named:
+        if isinstance(environment := acting.environments.make(), PageSearch):
+            check_references(rows, source, environment.engine)
         cut: list[int] = []
         invalid: list[int] = []
+        endless: list[int] = []
+        astray: list[int] = []
         for number, row in examples(_first(rows), tuple(rows.column_names)):
             try:
                 episode = acting.episode(row)
@@ -195,6 +200,12 @@ def check_acted_rows(recipe: Recipe, splits: Splits, acting: Acting, column: str
                         f"the prompt has {len(episode.prompt.ids)} tokens, which leaves no room for a turn "
                         f"(`max_context_length` {acting.limits.context})."
                     )
+                if column is not None and any(message["role"] == "assistant" for message in row["prompt"]):
+                    raise UserError(
+                        f"the prompt holds a turn of the assistant, and `{column}` what follows it. The turns of a "
+                        f"trajectory stand in `{column}` together, without those of the user between them; write the "
+                        f"columns `prompt` and `{column}`."
+                    )
                 if column is not None and row.get(column):
                     played = acting.demonstration(row, column)
                     if not played.turns:
@@ -204,11 +215,15 @@ def check_acted_rows(recipe: Recipe, splits: Splits, acting: Acting, column: str
                         )
                     cut += [number] * (played.ended == "context")
                     invalid += [number] * bool(played.facts().get("invalid_actions"))
+                    endless += [number] * played.pending
+                    astray += [number] * (played.measures().get("vrag/recall", 1.0) < 1.0)
             except UserError as error:
                 raise UserError(f"{where(source, number)}: {_without_row(error)}") from error
         for found, what in (
             (cut, "have no room for all of their turns (`max_context_length`), and are cut"),
             (invalid, "hold turns that are no valid actions, and are trained on"),
+            (endless, "have no turn that ends the rollout, and are trained on"),
+            (astray, "do not find all of their `reference_pages` with this search, and are trained on"),
         ):
             if found:
                 logger.warning(

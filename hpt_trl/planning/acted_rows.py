@@ -24,15 +24,16 @@ def environment_line(acting: "Acting", name: str) -> str:
 
 
 def acted_rows(prepared: Prepared, acting: "Acting") -> tuple[list[tuple[str, str]], int]:
-    """The lines about the rows, and the tokens of the longest context that was looked at.
+    """The lines about the rows, and the tokens of the longest context.
 
-    Prompts and trajectories of the first rows are encoded; more would be searched for.
+    Prompts and trajectories of the first rows are encoded; more would be searched for. Of rollouts the tokens are those
+    of a context but for the ones that may be drawn in it: how much an environment shows is known by the trajectories,
+    or by the limit of the context alone.
     """
-
     splits, encoder = prepared.splits, acting.encoder.encoder
     rows = [splits.train[place] for place in range(min(PROBED, len(splits.train)))]
     prompts = [acting.episode(row).prompt for row in rows]
-    longest = max(len(prompt.ids) for prompt in prompts)
+    longest, seen = max(len(prompt.ids) for prompt in prompts), None
     lines = [
         ("data", f"{splits.source}, {len(splits.train):,} rows, first prompts of up to {longest} tokens"),
         ("first prompt", indented(cut(_short(encoder.tokenizer.decode(prompts[0].ids)), 1200))),
@@ -41,13 +42,17 @@ def acted_rows(prepared: Prepared, acting: "Acting") -> tuple[list[tuple[str, st
     if trains_on_answers(prepared.recipe, splits):
         played = [acting.demonstration(row, column) for row in rows if row.get(column)]
         if played:
-            longest = max(longest, max(len(segment) for episode in played for segment in episode.segments))
+            seen = max(len(segment) for episode in played for segment in episode.segments)
             flat = played[0].flat
             shown = _short(marked(Encoded(flat.completion_ids, flat.drawn), encoder, long=2400))
             lines += [("trajectories", _trajectories(played)), ("first one", indented(shown))]
     if rows[0].get("answer") is not None:
         lines.append(("answer", cut(str(rows[0]["answer"]))))
-    return lines, longest
+    if splits.layout != "prompts":
+        return lines, max(longest, seen or 0)
+    bounds = [acting.limits.context, None if seen is None else seen + acting.limits.drawn]
+    bound = min((bound for bound in bounds if bound is not None), default=0)
+    return lines, max(longest, bound - acting.limits.drawn)
 
 
 def _trajectories(played: "list[Episode]") -> str:

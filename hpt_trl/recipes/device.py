@@ -37,10 +37,10 @@ def settle_device(values: dict[str, Any], sources: Sources) -> None:
     """Chooses the CPU where there is nothing else and the recipe is silent; refuses what the device cannot do."""
     import torch
 
-    from hpt_trl.models.sharded_outputs import keep_float32_outputs
+    from hpt_trl.models.fsdp2 import mend_fsdp2
     from hpt_trl.recipes.sharding_on_cpu import launched_sharded, shard_on_cpu
 
-    keep_float32_outputs()
+    mend_fsdp2()
     accelerator = torch.accelerator.is_available()
     # The recipe decides on the precision; a launcher's word would stand in for a `bf16: false`.
     os.environ["ACCELERATE_MIXED_PRECISION"] = "no"

@@ -1,7 +1,7 @@
 """Search engines: what a rollout or a command asks, whatever answers it."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Protocol
@@ -15,6 +15,8 @@ from hpt_trl.retrieval.service import Service
 if TYPE_CHECKING:
     from PIL import Image
 
+# What the address of a service begins with.
+SCHEMES = ("http://", "https://")
 # Queries whose rankings are kept.
 CACHED_QUERIES = 4096
 
@@ -24,11 +26,11 @@ class SearchEngine(Protocol):
 
     Attributes:
         digest: what rankings depend on; other contents have another one.
-        size: how many pages there are; None where a service does not tell.
+        names: of all pages; None where a service does not tell.
     """
 
     digest: str
-    size: int | None
+    names: Collection[str] | None
 
     def search(self, queries: Sequence[str], top_k: int) -> list[list[Hit]]:
         """Ranks pages for each query, best first, at most `top_k`; none where nothing fits."""
@@ -62,7 +64,7 @@ def open_engine(
         UserError: there is no index, it is damaged, a model cannot be loaded or an extra is missing.
     """
     engine: SearchEngine
-    if str(spec).startswith(("http://", "https://")):
+    if str(spec).startswith(SCHEMES):
         engine = Service(str(spec), timeout=timeout, retries=retries, images=images)
     else:
         engine = load_index(spec)
@@ -85,7 +87,7 @@ class RerankedEngine:
         if depth < 1:
             raise UserError(f"`rerank_depth` is {depth}; allowed: 1 or more.")
         self._engine, self._reranker, self._depth = engine, reranker, depth
-        self.digest, self.size = f"{engine.digest} {reranker.name} {depth}", engine.size
+        self.digest, self.names = f"{engine.digest} {reranker.name} {depth}", engine.names
 
     def search(self, queries: Sequence[str], top_k: int) -> list[list[Hit]]:
         """Ranks pages for each query; of those that were looked at, `score` is the reranker's."""
@@ -122,7 +124,7 @@ class CachedEngine:
         # Query -> pages asked for, and its ranking; the last one asked at the end.
         self._kept: OrderedDict[str, tuple[int, list[Hit]]] = OrderedDict()
         self._lock = Lock()
-        self.digest, self.size = engine.digest, engine.size
+        self.digest, self.names = engine.digest, engine.names
 
     def search(self, queries: Sequence[str], top_k: int) -> list[list[Hit]]:
         """Ranks pages for each query; those that are not known yet are asked together.

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -65,14 +65,14 @@ class Index:
         settings: how it was built.
         pages: in their order.
         digest: of its contents and its settings.
-        size: how many pages it has.
+        names: of its pages.
     """
 
     def __init__(self, folder: Path, settings: IndexSettings, pages: list[Page], digest: str, ranker: Ranker):
         self.folder, self.settings, self.pages, self.digest = folder, settings, pages, digest
-        self.size: int | None = len(pages)
         self._ranker = ranker
         self._by_name = {page.name: page for page in pages}
+        self.names: Collection[str] | None = self._by_name.keys()
 
     def __len__(self) -> int:
         return len(self.pages)

@@ -9,7 +9,7 @@ import base64
 import binascii
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
@@ -31,7 +31,7 @@ class Service:
 
     Attributes:
         digest: its address, as nothing else is known of what it holds.
-        size: None, as it does not tell.
+        names: None, as it does not tell.
 
     Args:
         address: base URL, with or without /search.
@@ -46,7 +46,7 @@ class Service:
         self._images = None if images is None else Path(images)
         self._found: dict[str, dict[str, Any]] = {}
         self.digest = f"service {self._client.shown}"
-        self.size: int | None = None
+        self.names: Collection[str] | None = None
 
     def search(self, queries: Sequence[str], top_k: int) -> list[list[Hit]]:
         """Ranks pages for each query, best first, no more than the service gives.

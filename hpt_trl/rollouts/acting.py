@@ -25,7 +25,7 @@ from hpt_trl.environments.episode import Episode
 from hpt_trl.environments.factory import TurnEnvironments
 from hpt_trl.environments.faults import columns, named
 from hpt_trl.environments.features import join
-from hpt_trl.environments.fillers import fillers_of, image_piece
+from hpt_trl.environments.fillers import filled, fillers_of, image_context, text_context
 from hpt_trl.environments.pieces import Context, Segment
 from hpt_trl.errors import UserError
 from hpt_trl.models.loading import positions_of
@@ -75,10 +75,9 @@ class ActingTrainer(RolloutTrainer):
             positions = min(self.args.vllm_max_model_length, positions or self.args.vllm_max_model_length)
         self._acting = Acting(environment, encoder, drawn=self.max_completion_length, positions=positions)
         self.rollout_func = self._rollouts
+        self._fillers = fillers_of(self._acting)
         several = self.accelerator.num_processes > 1
-        self._fillers = fillers_of(self._acting) if several else []
-        piece = image_piece(self._acting) if several else None
-        self._image_context = None if piece is None else Context.of([piece])
+        self._beside = (text_context(self._acting), image_context(self._acting) if several else None)
 
     # Rollouts.
 
@@ -145,19 +144,15 @@ class ActingTrainer(RolloutTrainer):
             shown = self.use_vllm and any(context.images for context in contexts)
             images = [list(context.pictures) or None for context in contexts] if shown else None
             drawn, logps = self._generate_single_turn([context.ids for context in contexts], images, fields, 1)
-        for place, episode in enumerate(episodes):
-            episode.take(drawn[place], None if logps is None else logps[place])
+        self._acting.take(episodes, drawn, logps)
 
     def _filled(self, contexts: list[Context]) -> list[Context]:
         """The contexts with those that other processes need this one to generate in."""
-        assert self._acting is not None
         if self.use_vllm:
             # Of the answers to all processes each takes its own by the number of its questions.
             counts = self.accelerator.gather(torch.tensor([len(contexts)], device=self.accelerator.device))
-            return contexts + [self._acting.filler()] * (int(counts.max()) - len(contexts))
-        if self._image_context is not None and not any(context.images for context in contexts):
-            return [*contexts, self._image_context]
-        return contexts or [self._acting.filler()]
+            return contexts + [self._beside[0]] * (int(counts.max()) - len(contexts))
+        return filled(contexts, *self._beside)
 
     @contextmanager
     def _limited(self, tokens: int) -> Iterator[None]:

@@ -31,8 +31,8 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
 from hpt_trl.models.decoding import neutral_decoding
+from hpt_trl.models.fsdp2 import mend_fsdp2
 from hpt_trl.models.moving_reference import KeepsReference
-from hpt_trl.models.sharded_outputs import keep_float32_outputs
 from hpt_trl.models.trainable import refuse_untrainable
 from hpt_trl.rewards.guarding import guard
 from hpt_trl.rewards.names import distinct_names, numbered
@@ -123,7 +123,7 @@ class RolloutTrainer(KeepsReference, GRPOTrainer):
             check_sampling(config)
         if given.get("peft_config") is None:
             refuse_untrainable(model)
-        keep_float32_outputs()
+        mend_fsdp2()
         with mended(config, model), passed_as_reference(model, config):
             super().__init__(model, guarded, *args, **kwargs)
         refuse_untrainable(self.model)

@@ -27,7 +27,8 @@ def acting_for(
         check_rewards(recipe, splits.train.column_names)
         return None
     encoder = Encoder(tokenizer, recipe.setting("chat_template_kwargs"), reads_rows=False, end_ids=end_ids)
-    longest = recipe.setting("max_length")
+    # TRL's default is of rows without images.
+    longest = recipe.raw.get("max_length")
     limits = [length for length in (positions, longest) if length is not None]
     drawn = recipe.stage.completion_length(recipe.config)
     acting = acting_of(recipe, encoder, drawn=drawn, positions=min(limits, default=None))

@@ -23,7 +23,7 @@ TEMPLATE = (
 )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def vlm_path(tmp_path_factory) -> str:
     """A two-layer Idefics3 with two vision layers; 16 image tokens for an image of 32 x 32 pixels."""
     folder = str(tmp_path_factory.mktemp("models") / "tiny-idefics3")

@@ -20,7 +20,9 @@ from transformers import Trainer
 
 from hpt_trl.cli import main
 from hpt_trl.recipes.stages import STAGE_MODULES, load_stage
+from hpt_trl.rollouts.acting import ActingTrainer
 from hpt_trl.rollouts.trainer import RolloutTrainer
+from tests.helpers.acted import FixedWords
 from tests.helpers.rollouts import FixedRollouts
 
 
@@ -58,6 +60,7 @@ def watch(kind: str, processes: int, found: dict[str, float]) -> None:
 def run(recipe: Path, outcome: Path, kind: str, processes: int) -> None:
     if not recipe.stem.endswith("-sampled"):
         RolloutTrainer._generate_single_turn = FixedRollouts._generate_single_turn
+        ActingTrainer._draw = FixedWords._draw
     # A run that hangs says where, and leaves the others their time.
     faulthandler.dump_traceback_later(240, exit=True)
     said: object = None

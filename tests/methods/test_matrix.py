@@ -3,7 +3,8 @@
 What each cell shows, through `hpt-trl run` in real processes over gloo: the distributed type and the number of
 processes are what the profile says; the weights after 3 steps, clipped gradients and held-out rows included, are those
 of one process at the same global batch; the files that were saved load and generate. `-resumed` runs go on from the
-second step of another run, whose weights they must reach. `-sampled` is PPO on rollouts that it samples itself.
+second step of another run, whose weights they must reach. `-sampled` runs draw their rollouts themselves; those of
+`-acted` act in an environment that shows images.
 """
 
 import json
@@ -21,6 +22,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from hpt_trl.models.value_model import HeadSettings, load_value_model, new_value_model
 from hpt_trl.recipes.profiles import find_profile
+from tests.helpers.acted import KINDS, room_rows
 from tests.helpers.pretraining import MODEL
 from tests.helpers.processes import ROOT, free_port
 from tests.helpers.shipped import save_shipping_model
@@ -55,6 +57,14 @@ STAGES = {
     "ppo": RL,
 }
 ONLINE = {"reference_mode": "online", "selection_scope": "global"}
+ROOMS = {
+    "environment": "tests.helpers.acted.Rooms",
+    "environment_options": {"pictures": True},
+    "max_turns": 3,
+    "max_completion_length": 120,
+    "reward_funcs": ["tests.helpers.acted.said_reward"],
+    "success_threshold": 1.0,
+}
 # Settings that touch sharded weights in ways of their own.
 VARIANTS = {
     "ppo-lora": LORA,
@@ -69,6 +79,9 @@ VARIANTS = {
     # Layers of its checkpoint, which are spread and gathered with the model.
     "mtp-shipped": {"shipped_heads": "train", "n_future_tokens": 2, "weighting": "uniform"},
     "ppo-sampled": {"eval_samples": 2},
+    "hpt-acted": ROOMS,
+    # Rollouts of the two processes end at different turns.
+    "hpt-acted-sampled": ROOMS | {"eval_samples": 2},
 }
 RESUMED = ["sft", "critic", "hpt", "ppo", "mtp"]
 MEASURED = ["pretrain", "sft", "dpo", "reward", "critic", "rho1", "mtp"]  # on held-out rows
@@ -78,6 +91,7 @@ def recipes(folder: Path, names: list[str], models: dict[str, str]) -> list[Path
     """Writes the recipes of one launch; their outputs lie beside them, under their names."""
     rows = sums(30)
     (folder / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "rooms.jsonl").write_text("".join(json.dumps(row) + "\n" for row in room_rows(KINDS * 7).to_list()))
     texts = ({"text": f"{row['prompt']} {row['completion']}"} for row in rows)
     (folder / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in texts))
     # The device is the profile's business here; an epsilon that size lets no rounding decide on a step.
@@ -92,11 +106,13 @@ def recipes(folder: Path, names: list[str], models: dict[str, str]) -> list[Path
     paths = []
     for name in names:
         stage = name.partition("-")[0]
-        data = folder / ("texts.jsonl" if stage == "rho1" else "sums.jsonl")
+        data = folder / f"{'texts' if stage == 'rho1' else 'rooms' if 'acted' in name else 'sums'}.jsonl"
         values = shared | {"stage": stage, "dataset_name": str(data), "model_name_or_path": models["model"]}
         values |= {"output_dir": str(folder / name)} | STAGES[stage] | VARIANTS.get(name, {})
         if "rho1" in name:
             values |= {"reference_model_name_or_path": models["reference"]}
+        if "acted" in name:
+            values |= {"model_name_or_path": models["seeing"]}
         if name == "mtp-shipped":
             values |= {"model_name_or_path": models["shipping"]}
         if name == "ppo-value":
@@ -145,7 +161,7 @@ def launch(profile: str, folder: Path, names: list[str], models: dict[str, str])
 
 
 @pytest.fixture(scope="session")
-def one_process(tmp_path_factory, tiny_model_path, reference_model_path) -> tuple[Path, dict[str, str]]:
+def one_process(tmp_path_factory, tiny_model_path, reference_model_path, vlm_path) -> tuple[Path, dict[str, str]]:
     """The runs in one process, and the models they start from; made once for all workers of the test run."""
     shared = (
         tmp_path_factory.getbasetemp().parent if "PYTEST_XDIST_WORKER" in os.environ else tmp_path_factory.mktemp("m")
@@ -154,6 +170,7 @@ def one_process(tmp_path_factory, tiny_model_path, reference_model_path) -> tupl
     with FileLock(shared / "matrix.lock"):
         if not done.exists():
             models = {"model": tiny_model_path, "reference": reference_model_path}
+            models["seeing"] = vlm_path
             models["shipping"] = save_shipping_model(shared / "matrix-shipping", "mellum")
             models["value"] = save_value_model(reference_model_path, shared / "matrix-value", scale=0.5)
             launch("one", folder, [*STAGES, *VARIANTS], models)
@@ -167,7 +184,8 @@ def saved(folder: Path) -> dict[str, torch.Tensor]:
     names += ("future_heads/model.safetensors",)
     found = {key: value for name in names for file in folder.glob(name) for key, value in load_file(file).items()}
     head = found.get("lm_head.weight")
-    if head is not None and torch.equal(head, found["model.embed_tokens.weight"]):
+    embeddings = [value for key, value in found.items() if key.endswith("embed_tokens.weight")]
+    if head is not None and torch.equal(head, embeddings[0]):
         del found["lm_head.weight"]
     return found
 
@@ -220,11 +238,12 @@ def test_a_profile_trains_what_one_process_trains(tmp_path, one_process, profile
                 found,
             )
     start = load_file(Path(models["model"]) / "model.safetensors")
-    # DeepSpeed clips detached heads and trunk by one norm.
-    left_out = {"ppo-sampled", "mtp-detached"} if profile == "zero3" else {"ppo-sampled"}
-    compared = [name for name in names if name not in left_out]
+    compared = [name for name in names if not name.endswith("-sampled")]
+    if profile == "zero3":
+        # DeepSpeed clips detached heads and trunk by one norm.
+        compared.remove("mtp-detached")
     starts = {"pretrain": {}, "critic": critic_start(models["model"]), "critic-lora": critic_start(models["model"])}
-    starts["mtp-shipped"] = saved(Path(models["shipping"]))
+    starts |= {"mtp-shipped": saved(Path(models["shipping"])), "hpt-acted": saved(Path(models["seeing"]))}
     far = {name: distance(folder / name, one / name, starts.get(name, start)) for name in compared}
     assert not {name: value for name, value in far.items() if not value < TOLERANCE}, far
     for name in RESUMED:
@@ -260,8 +279,9 @@ def test_a_profile_trains_what_one_process_trains(tmp_path, one_process, profile
             assert model.generate(torch.arange(8)[None], max_new_tokens=4, min_new_tokens=4).shape == (1, 12)
     if not spreads:
         return
-    sampled = json.loads((folder / "ppo-sampled" / "results.json").read_text())
-    assert sampled["after"]["samples"] == 2 and sampled["tokens"]["training"] > 0
+    for name in ("ppo-sampled", "hpt-acted-sampled"):
+        sampled = json.loads((folder / name / "results.json").read_text())
+        assert sampled["after"]["samples"] == 2 and sampled["tokens"]["training"] > 0, name
 
 
 def test_fsdp1_is_refused_on_a_cpu(tmp_path, tiny_model_path):

@@ -50,7 +50,7 @@ def test_the_first_pages_are_put_in_a_new_order_and_the_others_follow():
     engine = RerankedEngine(Listed(), Backwards(), 4)
     assert found(engine, 6) == [3, 2, 1, 0, 4, 5]
     assert found(engine, 2) == [3, 2]
-    assert engine.digest == "listed backwards 4" and engine.size == 30
+    assert engine.digest == "listed backwards 4" and len(engine.names) == 30
     with pytest.raises(UserError, match="`rerank_depth` is 0"):
         RerankedEngine(Listed(), Backwards(), 0)
 
@@ -106,7 +106,7 @@ def test_an_index_is_opened_by_its_folder(tmp_path):
     build_index(write_corpus(tmp_path / "pages"), tmp_path / "index", IndexSettings())
     engine = open_engine(tmp_path / "index")
     assert [hit.name for hit in engine.search(["weather"], 3)[0]] == ["sub/doc_4"]
-    assert engine.image("sub/doc_4").size == (60, 40) and engine.size == 4
+    assert engine.image("sub/doc_4").size == (60, 40) and len(engine.names) == 4
     with pytest.raises(UserError, match="holds no index"):
         open_engine("nowhere")
     with pytest.raises(UserError, match="no address"):

@@ -30,7 +30,7 @@ def test_an_index_finds_and_shows_pages_without_their_folder(pages, tmp_path):
     built = build_index(pages, tmp_path / "index", IndexSettings())
     shutil.rmtree(pages)
     for index in (built.index, load_index(tmp_path / "index")):
-        assert len(index) == index.size == 4
+        assert len(index) == len(index.names) == 4
         assert names(index, "Norvik revenue") == ["sub/doc_1", "sub/doc_3"]
         assert index.search(["zebra", "weather"], 1)[0] == []
         assert index.image("sub/doc_2").getpixel((0, 0)) == (20, 0, 0)

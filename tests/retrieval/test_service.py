@@ -49,7 +49,7 @@ def test_rankings_come_back_in_the_order_of_the_queries(ending):
     assert (one[0].score, two[0].page.document, two[1].page.number) == (None, "slides", 10)
     assert [(asked.method, asked.path) for asked in server.asked] == [("GET", "/search")]
     assert server.asked[0].params == {"queries": ["a&b=c ü", "four"]}
-    assert (engine.size, engine.digest) == (None, f"service {server.address}")
+    assert (engine.names, engine.digest) == (None, f"service {server.address}")
 
 
 def test_many_and_long_queries_are_asked_in_parts():

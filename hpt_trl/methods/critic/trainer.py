@@ -28,9 +28,9 @@ from hpt_trl.methods.critic.objectives import diagnostics, lambda_at, regression
 from hpt_trl.methods.reward.trainer import ScoringRewardTrainer
 from hpt_trl.methods.signatures import takes_arguments_of
 from hpt_trl.models.adapters import keep_adapter_type
+from hpt_trl.models.fsdp2 import mend_fsdp2
 from hpt_trl.models.learning_rates import give_learning_rate, refuse_ready_optimizer
 from hpt_trl.models.loading import resolve_model
-from hpt_trl.models.sharded_outputs import keep_float32_outputs
 from hpt_trl.models.value_model import HeadSettings, ValueModel, new_value_model, split_state
 
 SIDES = ("chosen", "rejected")
@@ -124,7 +124,7 @@ class ValueTrainer(ScoringRewardTrainer, _Objective):
             model.trunk.enable_input_require_grads()
         # They were for the trunk; the base would warn that it does not use them.
         loading, args.model_init_kwargs = args.model_init_kwargs, None
-        keep_float32_outputs()
+        mend_fsdp2()
         super().__init__(model, args, **kwargs)
         args.model_init_kwargs = loading
         refuse_ready_optimizer(self, "head_learning_rate")

@@ -31,6 +31,7 @@ from hpt_trl.methods.mtp.own_heads import check_own_heads, check_same_heads
 from hpt_trl.methods.mtp.positions import longest_row, predicted
 from hpt_trl.methods.sft.trainer import MeasuredSFTTrainer
 from hpt_trl.methods.signatures import takes_arguments_of
+from hpt_trl.models.fsdp2 import mend_fsdp2
 from hpt_trl.models.future_heads.chained import SHIPPED, load_chained_heads
 from hpt_trl.models.future_heads.heads import FutureHeads, new_heads
 from hpt_trl.models.future_heads.model import attach
@@ -38,7 +39,6 @@ from hpt_trl.models.future_heads.storage import fill_heads, has_heads, heads_in,
 from hpt_trl.models.future_heads.trunk import check_architecture
 from hpt_trl.models.learning_rates import give_learning_rate, refuse_ready_optimizer
 from hpt_trl.models.loading import load_config
-from hpt_trl.models.sharded_outputs import keep_float32_outputs
 from hpt_trl.token_scores.samples import TokenSamples
 from hpt_trl.token_scores.weighting import WEIGHTS
 from hpt_trl.token_scores.weights_page import SAMPLES_FILE
@@ -91,7 +91,7 @@ class WeightedMTPTrainer(MeasuredSFTTrainer, LossAhead):
             raise ValueError("`compute_loss_func` would replace the loss of the heads; leave it out.")
         if args.looks_ahead:
             check_architecture(_config_of(model, args))
-        keep_float32_outputs()
+        mend_fsdp2()
         super().__init__(model, args, **kwargs)
         if args.looks_ahead:
             self._refuse_what_cannot_work()

@@ -33,8 +33,8 @@ from hpt_trl.methods.sft.trainer import MeasuredSFTTrainer
 from hpt_trl.methods.signatures import takes_arguments_of
 from hpt_trl.models.adapters import hidden_adapter, keep_four_bit_trainable
 from hpt_trl.models.folders import is_adapter
+from hpt_trl.models.fsdp2 import mend_fsdp2
 from hpt_trl.models.loading import load_tokenizer
-from hpt_trl.models.sharded_outputs import keep_float32_outputs
 from hpt_trl.models.trainable import refuse_untrainable
 from hpt_trl.token_scores.cache import WithScores, as_bits, scores_of
 from hpt_trl.token_scores.head import compacted_backward
@@ -100,7 +100,7 @@ class Rho1Trainer(MeasuredSFTTrainer):
             name = model if isinstance(model, str) else model.config._name_or_path
             tokenizer = kwargs.get("processing_class") or load_tokenizer(name, trust_remote_code=args.trust_remote_code)
             check_selection(args, tokenizer, model=name)
-        keep_float32_outputs()
+        mend_fsdp2()
         super().__init__(model, args, **kwargs)
         self._refuse_what_cannot_work()
         self._score_batch: Callable[[dict[str, Any]], Tensor] | None = None

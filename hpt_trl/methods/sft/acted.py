@@ -118,7 +118,7 @@ def build_acted(inputs: StageInputs) -> Trainer:
         inputs.splits.demonstration_column,
         acting.encoder.encoder.tokenizer.pad_token_id,
         config.pad_to_multiple_of if isinstance(config.pad_to_multiple_of, int) else None,
-        fillers_of(acting) if config.world_size > 1 else (),
+        fillers_of(acting),
     )
     return TrajectorySFTTrainer(
         train_dataset=inputs.splits.train,

@@ -10,6 +10,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from hpt_trl.environments.protocol import Turn
+
 # A query of more characters is none: models that repeat themselves write thousands.
 LONGEST_QUERY = 512
 
@@ -84,6 +86,11 @@ TOOLS: tuple[dict[str, Any], ...] = tuple(
     )
 )
 _ARGUMENTS = {tool["function"]["name"]: next(iter(tool["function"]["parameters"]["properties"])) for tool in TOOLS}
+
+
+def read_action(turn: Turn, vocabulary: str) -> Action:
+    """The action of a turn, in tags or in tool calls."""
+    return read_tags(turn.text) if vocabulary == "tags" else read_calls(turn.message)
 
 
 def read_tags(text: str) -> Action:

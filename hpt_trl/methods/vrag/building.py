@@ -1,10 +1,13 @@
 """The environments `vrag` of a run: one engine, asked by all rollouts."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from hpt_trl.environments.factory import TurnEnvironments
+from hpt_trl.environments.protocol import Turn
 from hpt_trl.errors import UserError
-from hpt_trl.methods.vrag.environment import PageSearch
+from hpt_trl.methods.vrag.actions import Search, read_action
+from hpt_trl.methods.vrag.environment import BEYOND, PageSearch
 from hpt_trl.methods.vrag.settings import VragOptions, vrag_options
 from hpt_trl.retrieval.engine import open_engine
 
@@ -53,4 +56,11 @@ def vrag_environments(options: VragOptions, **limits: Any) -> TurnEnvironments:
     except UserError as error:
         raise UserError(f"search_index: {error}") from error
     turns, images = limits.get("max_turns", TurnEnvironments.max_turns), limits.get("max_images")
-    return TurnEnvironments(lambda: PageSearch(engine, options, turns=turns, images=images), **limits)
+
+    def ask(taken: Sequence[Turn]) -> None:
+        """Asks for all that a batch searches; the engine keeps the rankings, which are as long as any that follows."""
+        actions = [read_action(turn, options.vocabulary) for turn in taken if not (turn.cut or turn.last)]
+        if queries := [action.query for action in actions if isinstance(action, Search)]:
+            engine.search(queries, turns + BEYOND)
+
+    return TurnEnvironments(lambda: PageSearch(engine, options, turns=turns, images=images), ahead=ask, **limits)

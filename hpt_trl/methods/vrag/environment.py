@@ -7,15 +7,16 @@ from typing import Any
 
 from hpt_trl.environments.protocol import Messages, Observation, Picture, Turn
 from hpt_trl.errors import UserError
-from hpt_trl.methods.vrag.actions import TOOLS, Action, Answer, Crop, Invalid, Search, read_calls, read_tags
+from hpt_trl.methods.vrag.actions import TOOLS, Action, Answer, Crop, Invalid, Search, read_action
 from hpt_trl.methods.vrag.prompt import FOLDED, instructions, with_instructions
+from hpt_trl.methods.vrag.references import references_of
 from hpt_trl.methods.vrag.settings import VragOptions
 from hpt_trl.retrieval.engine import SearchEngine
 from hpt_trl.retrieval.measures import recall_at
 from hpt_trl.retrieval.pages import fit_pixels, to_raw
 
 # Pages that are asked for beyond those that a rollout has seen.
-_AHEAD = 10
+BEYOND = 10
 # Why a rollout ends that has had its last turn without an answer.
 TURNS = "turns"
 
@@ -55,7 +56,7 @@ class PageSearch:
         return with_instructions(messages, text)
 
     def start(self, row: dict[str, Any]) -> None:
-        self._references: list[str] = list(row.get("reference_pages") or [])
+        self._references = references_of(row)
         self._answer: str | None = None
         self._retrieved: list[str] = []
         self._crops: list[dict[str, Any]] = []
@@ -66,7 +67,7 @@ class PageSearch:
     def act(self, turn: Turn) -> Observation | str:
         self._acted += 1
         self._newest = ""
-        action = read_tags(turn.text) if self.options.vocabulary == "tags" else read_calls(turn.message)
+        action = read_action(turn, self.options.vocabulary)
         if isinstance(action, Crop) and not self.options.crops:
             action = Invalid("pages are not cut here")
         if turn.cut:
@@ -121,7 +122,7 @@ class PageSearch:
         return action
 
     def _searched(self, action: Search) -> Observation:
-        [ranking] = self.engine.search([action.query], len(self._retrieved) + _AHEAD)
+        [ranking] = self.engine.search([action.query], len(self._retrieved) + BEYOND)
         name = next((hit.name for hit in ranking if hit.name not in self._retrieved), None)
         if name is None:
             more = "no other page" if ranking else "no page"

@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from hpt_trl.errors import UserError
+from hpt_trl.retrieval.engine import SCHEMES
 from hpt_trl.settings.values import did_you_mean
 
 VOCABULARIES = ("tags", "tools")
@@ -79,6 +80,12 @@ def vrag_options(values: dict[str, Any]) -> VragOptions:
     for name in ("rerank_depth", "retries"):
         if getattr(options, name) < (1 if name == "rerank_depth" else 0):
             raise UserError(f"`{name}: {getattr(options, name)}` is too small.")
+    service = options.index.startswith(SCHEMES)
+    for name in ("timeout", "retries", "images"):
+        if name in values and not service:
+            raise UserError(f"`{name}` is of a search service, and `{options.index}` is none; drop it.")
+    if "rerank_depth" in values and options.reranker is None:
+        raise UserError("`rerank_depth` says nothing without `reranker`; name one, or drop it.")
     if not 0 < options.timeout < math.inf:
         raise UserError(f"`timeout: {options.timeout}`; allowed: a number of seconds above 0.")
     return options
