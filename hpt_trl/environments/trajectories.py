@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +66,28 @@ def write_lines(folder: Path, name: str, lines: Iterable[dict[str, Any]]) -> Non
     if text:
         (folder / FOLDER).mkdir(parents=True, exist_ok=True)
         write_atomically(folder / FOLDER / f"{name}.jsonl", text)
+
+
+def leave_rollouts(
+    folder: Path, episodes: Sequence[Episode], rewards: Sequence[dict[str, float]], *, mode: str, step: int
+) -> None:
+    """Leaves rollouts of a training step in an output folder.
+
+    Args:
+        rewards: by their names, of each rollout; NaN where one has none.
+    """
+    lines = [
+        line_of(
+            recorded(episode, folder / FOLDER / IMAGES),
+            episode.row,
+            dict(values),
+            id=f"{mode}-{step}-{place}",
+            mode=mode,
+            step=step,
+        )
+        for place, (episode, values) in enumerate(zip(episodes, rewards, strict=False))
+    ]
+    write_lines(folder, f"{mode}-{step:06d}", lines)
 
 
 def _turn(turn: dict[str, Any], images: Path | None) -> dict[str, Any]:

@@ -109,6 +109,8 @@ def check_environment(recipe: Recipe) -> None:
             if key in recipe.raw and recipe.raw[key] is not None:
                 raise recipe.error(key, "it says nothing without `environment`; name one, or drop the line.")
         return
+    if recipe.raw.get("max_length") is not None:
+        raise recipe.error("max_length", "in an environment `max_context_length` bounds what is read; write that key.")
     try:
         if arguments.environment == VRAG:
             check_vrag(_options(arguments), arguments.search_index)

@@ -6,13 +6,14 @@ turns. Five of the base's methods are wrapped, none is copied:
 
     _generate_and_score_completions       keeps the rows for the environments, and the contexts with the batch
     _generate                             plays the rollouts, by TRL's own seam `rollout_func`
-    _calculate_rewards                    logs what the environments measured
+    _calculate_rewards                    logs what the environments measured, leaves rollouts for reading
     _get_per_token_logps_and_entropies    reads every context by itself, with its images
     _compute_loss                         says which contexts the batch at hand has
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -27,6 +28,7 @@ from hpt_trl.environments.faults import columns, named
 from hpt_trl.environments.features import join
 from hpt_trl.environments.fillers import filled, fillers_of, image_context, text_context
 from hpt_trl.environments.pieces import Context, Segment
+from hpt_trl.environments.trajectories import leave_rollouts
 from hpt_trl.errors import UserError
 from hpt_trl.models.loading import positions_of
 from hpt_trl.rollouts.contexts import Contexts
@@ -184,7 +186,14 @@ class ActingTrainer(RolloutTrainer):
             endings = [episode.ended for episode in self._episodes]
             cut = torch.tensor([end in ("tokens", "context") for end in endings], device=self.accelerator.device)
             metrics["environment/cut"].append(self.accelerator.gather(cut.float()).mean().item())
-        return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        if self._episodes and self.log_completions and self.accelerator.is_main_process:
+            names = self.reward_func_names
+            told = [dict(zip(names, values, strict=True)) for values in rewards.tolist()]
+            mode = "train" if cast(torch.nn.Module, self.model).training else "eval"
+            folder, group = Path(cast(str, self.args.output_dir)), self._episodes[: self.num_generations]
+            leave_rollouts(folder, group, told, mode=mode, step=self.state.global_step + 1)
+        return rewards
 
     def _drawn_tokens(self, completion_ids: list[list[int]]) -> int:
         """Tokens of all completions that the model drew itself."""

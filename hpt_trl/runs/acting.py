@@ -27,11 +27,8 @@ def acting_for(
         check_rewards(recipe, splits.train.column_names)
         return None
     encoder = Encoder(tokenizer, recipe.setting("chat_template_kwargs"), reads_rows=False, end_ids=end_ids)
-    # TRL's default is of rows without images.
-    longest = recipe.raw.get("max_length")
-    limits = [length for length in (positions, longest) if length is not None]
     drawn = recipe.stage.completion_length(recipe.config)
-    acting = acting_of(recipe, encoder, drawn=drawn, positions=min(limits, default=None))
+    acting = acting_of(recipe, encoder, drawn=drawn, positions=positions)
     assert acting is not None
     reads = trains_on_answers(recipe, splits)
     check_acted_rows(recipe, splits, acting, splits.demonstration_column if reads else None)

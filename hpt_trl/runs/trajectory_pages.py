@@ -22,7 +22,6 @@ _MODES = {
     "eval_before": "evaluation before",
     "eval_after": "evaluation after",
     "train": "training",
-    "demonstration": "demonstration",
 }
 _ACTION = re.compile(rf"(<(think|{'|'.join(ACTIONS)})>)(.*?)(</\2>)", re.DOTALL)
 # What a browser shows in an <img>, by its first bytes.

@@ -98,6 +98,10 @@ def test_sound_recipes_are_prepared(acted, stage):
         ({"min_pixels": 100}, ["`min_pixels: 100` and `max_pixels", "at least 784"]),
         ({"min_pixels": 500_000}, ["`min_pixels: 500000` and `max_pixels", "the first at most the second"]),
         ({"index": "pages"}, ["`index`: write it as the key `search_index`"]),
+        ({"images": "pages"}, ["`images` is of a search service"]),
+        ({"timeout": 3}, ["`timeout` is of a search service"]),
+        ({"retries": 0}, ["`retries` is of a search service"]),
+        ({"rerank_depth": 5}, ["`rerank_depth` says nothing without `reranker`"]),
         ("crops", ["allowed: a mapping, or null"]),
         ([1], ["allowed: a mapping"]),
     ],
@@ -306,6 +310,64 @@ def test_a_trajectory_without_room_is_trained_as_far_as_it_goes(acted, searched)
     assert torch.equal(shorter.ids, segment.ids[: len(shorter)]) and shorter.drawn[-1]
 
 
+def test_trajectories_that_look_odd_are_told(acted, searched, caplog):
+    rows = changed(searched, completion=[turn("<search>zzz</search>"), turn("<answer>12</answer>")])
+    rows[4]["completion"] = rows[4]["completion"][:1]
+    rows[5]["completion"] = [turn("12"), *rows[5]["completion"]]
+    acted(rows=rows)
+    said = [record.message for record in caplog.records if "trajectories" in record.message]
+    assert [message.partition(": ")[2] for message in said] == [
+        "1 of the first 16 trajectories hold turns that are no valid actions, and are trained on.",
+        "1 of the first 16 trajectories have no turn that ends the rollout, and are trained on.",
+        "1 of the first 16 trajectories do not find all of their `reference_pages` with this search, and are trained "
+        "on.",
+    ]
+    assert [message.partition(":")[0].rpartition("row ")[2] for message in said] == ["6", "5", "3"]
+
+
+def test_turns_of_the_assistant_in_a_prompt_are_no_trajectory(acted, searched):
+    # Rows of `messages` are split before their last turn.
+    rows = [
+        {"messages": [*row["prompt"], row["completion"][0], user("a page"), row["completion"][-1]]}
+        for row in searched.rows
+    ]
+    refused(acted, "questions.jsonl, line 1", "the prompt holds a turn of the assistant", "`prompt`", rows=rows)
+
+
+def test_lengths_of_rows_without_images_do_not_bound_trajectories(acted):
+    assert acted().acting.limits.context == acted("hpt").acting.limits.context
+    refused(acted, "line ", "`max_length`", "`max_context_length` bounds what is read", max_length=200)
+
+
+# Reference pages.
+
+
+@pytest.mark.parametrize("pages", ["table_1", [["table_1"]], [3], {"page": "table_1"}])
+def test_reference_pages_that_are_no_names(acted, searched, pages):
+    rows = [{**row, "reference_pages": pages} for row in searched.rows]
+    for stage in ("sft", "grpo", "evaluate"):
+        refused(acted, "questions.jsonl, line 1", "`reference_pages`", "is no list of names", rows=rows, stage=stage)
+
+
+def test_reference_pages_that_the_index_lacks(acted, searched, caplog):
+    rows = [{**row, "reference_pages": [f"{row['reference_pages'][0]}.png"]} for row in searched.rows]
+    first = rows[0]["reference_pages"][0]
+    for stage in ("sft", "hpt", "evaluate"):
+        refused(
+            acted,
+            f"questions.jsonl, line 1, `reference_pages`: the index has no page `{first}`",
+            "its pages are called like `",
+            f"It has none of the {len(rows)} pages",
+            rows=rows,
+            stage=stage,
+        )
+    rows = changed(searched, reference_pages=["nowhere", *searched.rows[2]["reference_pages"]])
+    acted(rows=rows, stage="grpo")
+    assert "line 3, `reference_pages`: the index has no page `nowhere`" in caplog.text
+    assert "It lacks 1 pages that rows name, which no rollout can find." in caplog.text
+    acted(rows=[{**row, "reference_pages": None} for row in searched.rows], stage="grpo")
+
+
 # Pages.
 
 
@@ -350,7 +412,8 @@ def test_a_page_with_extreme_sides(acted, searched, tmp_path):
     Image.new("RGB", (4040, 20)).save(tmp_path / "pages" / "strip.png")
     (tmp_path / "pages" / "pages.jsonl").write_text('{"image": "strip.png", "text": "harvest"}\n')
     build_index(tmp_path / "pages", tmp_path / "index", IndexSettings())
-    rows = changed(searched, completion=[turn("<search>harvest</search>"), turn("<answer>12</answer>")])
+    completion = [turn("<search>harvest</search>"), turn("<answer>12</answer>")]
+    rows = changed(searched, completion=completion, reference_pages=["strip"])
     message = refused(acted, "questions.jsonl, line 3", rows=rows, search_index=str(tmp_path / "index"))
     assert "page strip: an image of 4040 x 20 pixels cannot be shown" in message
 

@@ -13,7 +13,7 @@ from tests.helpers.pages import write_corpus
 class Listed:
     """An engine whose rankings are the pages 0, 1, 2, ... and that counts what it is asked."""
 
-    digest, size = "listed", 30
+    digest, names = "listed", [str(number) for number in range(30)]
 
     def __init__(self, without_text=()):
         self.asked, self.without_text = [], without_text
@@ -23,7 +23,7 @@ class Listed:
         return [
             [
                 Hit(Page(str(n), "", "" if n in self.without_text else f"{query} {n}", "d", n), 1 / (n + 1))
-                for n in range(min(top_k, self.size))
+                for n in range(min(top_k, len(self.names)))
             ]
             for query in queries
         ]

@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from PIL import Image
 
 from hpt_trl.environments.factory import TurnEnvironments
 from hpt_trl.errors import UserError
-from tests.helpers.acted import FixedActing, Rooms, build, environments, room_rows, train
+from hpt_trl.runs.trajectories import read_trajectories
+from tests.helpers.acted import FixedActing, Rooms, build, environments, reward_of, room_rows, train
 from tests.helpers.gradients import Watched
 from tests.helpers.rollouts import weights
 
@@ -37,6 +39,22 @@ def test_what_is_logged_at_the_first_step(run):
     for messages in trainer._logs["completion"]:
         assert {message["role"] for message in messages} <= {"assistant", "user"}
         assert all(isinstance(message["content"], str) for message in messages)
+
+
+def test_rollouts_of_a_group_are_left_for_reading(run, tmp_path):
+    trainer = run("hpt", rows={"kinds": ["mixed"] * 4}, log_completions=True)
+    left = list(read_trajectories(tmp_path))
+    assert [(one.id, one.mode, one.step) for one in left] == [(f"train-1-{place}", "train", 1) for place in range(4)]
+    for one, episode in zip(left, trainer.played[:4], strict=True):
+        assert [(turn.role, turn.text) for turn in one.turns] == [
+            (turn["role"], turn["text"]) for turn in episode.record
+        ]
+        assert one.facts["opened"] == episode.environment.opened
+        assert one.rewards == {"said_reward": reward_of("mixed", episode.environment.said, episode.environment.opened)}
+        for image in (image for turn in one.turns for image in turn.images):
+            assert Image.open(one.folder / image.file).size == (32, 32)
+    run("hpt", rows={"kinds": ["mixed"] * 4})
+    assert len(list(read_trajectories(tmp_path))) == 4
 
 
 def test_padding_is_that_of_the_contexts(run, monkeypatch):

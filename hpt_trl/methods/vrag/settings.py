@@ -80,14 +80,13 @@ def vrag_options(values: dict[str, Any]) -> VragOptions:
     for name in ("rerank_depth", "retries"):
         if getattr(options, name) < (1 if name == "rerank_depth" else 0):
             raise UserError(f"`{name}: {getattr(options, name)}` is too small.")
-    service = options.index.startswith(SCHEMES)
+    if not 0 < options.timeout < math.inf:
+        raise UserError(f"`timeout: {options.timeout}`; allowed: a number of seconds above 0.")
     for name in ("timeout", "retries", "images"):
-        if name in values and not service:
+        if name in values and not options.index.startswith(SCHEMES):
             raise UserError(f"`{name}` is of a search service, and `{options.index}` is none; drop it.")
     if "rerank_depth" in values and options.reranker is None:
         raise UserError("`rerank_depth` says nothing without `reranker`; name one, or drop it.")
-    if not 0 < options.timeout < math.inf:
-        raise UserError(f"`timeout: {options.timeout}`; allowed: a number of seconds above 0.")
     return options
 
 

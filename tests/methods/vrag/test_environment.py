@@ -7,9 +7,12 @@ import pytest
 
 from hpt_trl.environments.acting import Acting
 from hpt_trl.environments.factory import TurnEnvironments
+from hpt_trl.methods.vrag.building import vrag_environments
+from hpt_trl.methods.vrag.settings import VragOptions
 from hpt_trl.retrieval.index import load_index
 from tests.helpers.episodes import encoder_of, turn_ids
-from tests.helpers.searching import called, picture_of, query_of, said, same_pixels
+from tests.helpers.searching import AS_THEY_ARE, called, picture_of, query_of, said, same_pixels
+from tests.helpers.servers import send, serve
 
 # Searches.
 
@@ -183,3 +186,31 @@ def test_folded_pages_are_named_and_the_last_can_still_be_cut(searched, vlm_path
     episode.take(turn_ids(encoder, "<answer>12</answer>"))
     assert (episode.ended, episode.facts()["final_answer"]) == ("answer", "12")
     assert len(episode.segments) == 4
+
+
+def test_all_that_a_batch_searches_is_asked_at_once(searched, vlm_path):
+    def answer(handler, asked):
+        hits = searched.engine.search(asked.params["queries"], 10)
+        send(handler, [[{"image_file": f"img/{hit.name}.png"} for hit in row] for row in hits])
+
+    with serve(answer) as server:
+        options = VragOptions(server.address, **AS_THEY_ARE, images=str(searched.pages / "images"))
+        asking = vrag_environments(options, max_turns=3)
+        plain = TurnEnvironments(lambda: searched.environment(turns=3), max_turns=3)
+        ours, theirs = (Acting(one, encoder_of(vlm_path), drawn=400) for one in (asking, plain))
+        both = [[acting.episode(row) for row in searched.rows] for acting in (ours, theirs)]
+        queries = [query_of(row) for row in searched.rows]
+        texts = [f"<search>{query}</search>" for query in queries[:5]] + ["<answer>12</answer>", "nothing"]
+        encoder = encoder_of(vlm_path)
+        turns = [turn_ids(encoder, text) for text in texts]
+        for acting, episodes in zip((ours, theirs), both, strict=True):
+            acting.take(episodes[: len(turns)], turns)
+        assert [asked.params["queries"] for asked in server.asked] == [queries[:5]]
+        # The others are shown further pages of rankings that are known, and what comes last is shown to nobody.
+        for acting, episodes in zip((ours, theirs), both, strict=True):
+            acting.take(episodes[:3], turns[:3])
+            acting.take(episodes[:3], [turn_ids(encoder, "<search>something else</search>")] * 3)
+        assert len(server.asked) == 1
+        for mine, other in zip(*both, strict=True):
+            assert mine.facts() == other.facts()
+            assert [one.ids.tolist() for one in mine.segments] == [one.ids.tolist() for one in other.segments]
