@@ -5,6 +5,7 @@ template, and is loaded through `AutoModelForCausalLM` and `AutoTokenizer` as an
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -50,7 +51,9 @@ def build_tokenizer(vocab_size: int = 400) -> PreTrainedTokenizerFast:
     )
 
 
-def build_model(tokenizer: PreTrainedTokenizerFast, *, hidden_size: int = 32, seed: int = 0) -> LlamaForCausalLM:
+def build_model(
+    tokenizer: PreTrainedTokenizerFast, *, hidden_size: int = 32, seed: int = 0, tied: bool = True
+) -> LlamaForCausalLM:
     """Returns a randomly initialised Llama (2 layers, 4 heads, about 40 k parameters at width 32), float32."""
     torch.manual_seed(seed)
     config = LlamaConfig(
@@ -62,7 +65,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, *, hidden_size: int = 32, se
         num_key_value_heads=2,
         max_position_embeddings=512,
         # Tied as in SmolLM2; an initial spread wide enough that sampling does not collapse onto one token.
-        tie_word_embeddings=True,
+        tie_word_embeddings=tied,
         initializer_range=0.1,
         attention_dropout=0.0,
         bos_token_id=None,
@@ -72,10 +75,10 @@ def build_model(tokenizer: PreTrainedTokenizerFast, *, hidden_size: int = 32, se
     return LlamaForCausalLM(config).to(torch.float32)
 
 
-def save_tiny_model(folder: str | Path, *, hidden_size: int = 32, seed: int = 0) -> str:
+def save_tiny_model(folder: str | Path, **settings: Any) -> str:
     """Writes model and tokenizer to `folder` as a pretrained model; returns the folder as a string."""
     tokenizer = build_tokenizer()
-    build_model(tokenizer, hidden_size=hidden_size, seed=seed).save_pretrained(folder)
+    build_model(tokenizer, **settings).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
 

@@ -27,6 +27,7 @@ from tests.helpers.pretraining import MODEL
 from tests.helpers.processes import ROOT, free_port
 from tests.helpers.shipped import save_shipping_model
 from tests.helpers.stage_runs import KEYS, LORA, sums
+from tests.helpers.tiny import save_tiny_model
 from tests.helpers.value_models import save_value_model
 
 # Largest distance of two updates, as a share of the update. Measured: 2e-7 to 8e-7 (float32, other orders of adding).
@@ -79,6 +80,9 @@ VARIANTS = {
     # Layers of its checkpoint, which are spread and gathered with the model.
     "mtp-shipped": {"shipped_heads": "train", "n_future_tokens": 2, "weighting": "uniform"},
     "ppo-sampled": {"eval_samples": 2},
+    # A head of its own, which is gathered with the last norm.
+    "sft-untied": {},
+    "hpt-untied": RL | {"success_threshold": 3.0},
     "hpt-acted": ROOMS,
     # Rollouts of the two processes end at different turns.
     "hpt-acted-sampled": ROOMS | {"eval_samples": 2},
@@ -111,6 +115,8 @@ def recipes(folder: Path, names: list[str], models: dict[str, str]) -> list[Path
         values |= {"output_dir": str(folder / name)} | STAGES[stage] | VARIANTS.get(name, {})
         if "rho1" in name:
             values |= {"reference_model_name_or_path": models["reference"]}
+        if "untied" in name:
+            values |= {"model_name_or_path": models["untied"]}
         if "acted" in name:
             values |= {"model_name_or_path": models["seeing"]}
         if name == "mtp-shipped":
@@ -170,7 +176,7 @@ def one_process(tmp_path_factory, tiny_model_path, reference_model_path, vlm_pat
     with FileLock(shared / "matrix.lock"):
         if not done.exists():
             models = {"model": tiny_model_path, "reference": reference_model_path}
-            models["seeing"] = vlm_path
+            models["seeing"], models["untied"] = vlm_path, save_tiny_model(shared / "matrix-untied", tied=False)
             models["shipping"] = save_shipping_model(shared / "matrix-shipping", "mellum")
             models["value"] = save_value_model(reference_model_path, shared / "matrix-value", scale=0.5)
             launch("one", folder, [*STAGES, *VARIANTS], models)
@@ -244,6 +250,7 @@ def test_a_profile_trains_what_one_process_trains(tmp_path, one_process, profile
         compared.remove("mtp-detached")
     starts = {"pretrain": {}, "critic": critic_start(models["model"]), "critic-lora": critic_start(models["model"])}
     starts |= {"mtp-shipped": saved(Path(models["shipping"])), "hpt-acted": saved(Path(models["seeing"]))}
+    starts |= dict.fromkeys(("sft-untied", "hpt-untied"), saved(Path(models["untied"])))
     far = {name: distance(folder / name, one / name, starts.get(name, start)) for name in compared}
     assert not {name: value for name, value in far.items() if not value < TOLERANCE}, far
     for name in RESUMED:
