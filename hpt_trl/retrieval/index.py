@@ -54,6 +54,8 @@ class Built:
             told.append(f"No text: {reading.without_text} pages, which are found by no words (`--ocr` reads images)")
         if reading.skipped:
             told.append(f"Skipped: {len(reading.skipped)} that cannot be read. The first: {reading.skipped[0]}")
+        if reading.left_alone:
+            told.append(f"Others:  {reading.told_alone()}, which are no pages and were left alone")
         return told
 
 
@@ -129,6 +131,7 @@ def build_index(
             pages_folder,
             temporary / IMAGES_FOLDER,
             ocr=settings.ocr,
+            by_text=settings.by_text,
             on_bad_page=settings.on_bad_page,
             copy_images=settings.copy_images,
             pdf_dpi=settings.pdf_dpi,

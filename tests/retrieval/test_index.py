@@ -143,6 +143,8 @@ def test_index_and_pages_lie_apart(pages, tmp_path, place):
     [
         ({"kind": "lexcal"}, "no index of kind `lexcal`. Did you mean `lexical`"),
         ({"language": "klingon"}, "no language `klingon`"),
+        ({"pdf_dpi": 0}, "`pdf_dpi` is 0; allowed: 36 or more"),
+        ({"pdf_dpi": -1}, "`pdf_dpi` is -1; allowed: 36 or more"),
         ({"model": "some/model"}, "an index of words has no model"),
     ],
 )
