@@ -61,15 +61,10 @@ class Words:
 
 
 class Lexical:
-    """An index of words.
-
-    Attributes:
-        count: its pages.
-    """
+    """An index of words."""
 
     def __init__(self, retriever: Any, words: Words):
         self._retriever, self._words = retriever, words
-        self.count: int = retriever.scores["num_docs"]
 
     @classmethod
     def build(cls, texts: Sequence[str], language: str) -> "Lexical":

@@ -1,5 +1,6 @@
 """Pages, how their images are opened and resized, and boxes in the pixels of either size."""
 
+import hashlib
 import math
 import os
 import warnings
@@ -58,6 +59,11 @@ class Hit:
     def name(self) -> str:
         """The page's name."""
         return self.page.name
+
+
+def image_digest(content: bytes) -> str:
+    """What a page's image is told from others by."""
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def open_image(source: str | Path | bytes, *, name: str | None = None, max_pixels: int = MAX_PIXELS) -> "Image.Image":

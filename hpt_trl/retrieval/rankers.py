@@ -21,8 +21,6 @@ KINDS = (LEXICAL, "text_vectors", "image_vectors", "text_multi_vectors", "image_
 class Ranker(Protocol):
     """What ranks the pages of an index, by their places."""
 
-    count: int
-
     def save(self, folder: Path) -> None: ...
 
     def rank(self, queries: Sequence[str], top_k: int) -> list[list[tuple[int, float]]]: ...

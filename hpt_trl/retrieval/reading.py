@@ -1,6 +1,5 @@
 """Pages of a folder: images, PDFs, and the texts of `pages.jsonl`."""
 
-import hashlib
 import os
 import re
 import shutil
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from hpt_trl.errors import UserError
 from hpt_trl.retrieval.listed import LIST_FILE, Listed, read_list
 from hpt_trl.retrieval.ocr import TextReader
-from hpt_trl.retrieval.pages import Page, no_text, open_image, refuse_narrow
+from hpt_trl.retrieval.pages import Page, image_digest, no_text, open_image, refuse_narrow
 from hpt_trl.retrieval.pdf import pdf_pages, require_pdfium
 
 if TYPE_CHECKING:
@@ -225,6 +224,4 @@ def _stored(found: _Found, text: str, images: Path, place: int, copy: bool) -> P
         else:
             shutil.copyfile(found.path, file)
         image = file.relative_to(images.parent).as_posix()
-    with file.open("rb") as content:
-        digest = hashlib.file_digest(content, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-    return Page(found.name, image, text, found.document, found.number, digest)
+    return Page(found.name, image, text, found.document, found.number, image_digest(file.read_bytes()))
