@@ -92,7 +92,9 @@ class Client:
             return parsed_json(body)
         except ValueError as error:
             start = body[:80].decode("utf-8", errors="replace")
-            raise ServiceError(f"{self.shown} answers /{path.lstrip('/')} with no JSON ({error}): {start!r}.") from error
+            raise ServiceError(
+                f"{self.shown} answers /{path.lstrip('/')} with no JSON ({error}): {start!r}."
+            ) from error
 
     def _ask(self, method: str, url: str, **question: Any) -> bytes:
         import requests

@@ -102,9 +102,7 @@ class Index:
         except OSError as error:
             raise UserError(f"page {name}: {path} cannot be read: {error.strerror}. {_again(self.folder)}") from error
         if image_digest(content) != page.image_digest:
-            raise UserError(
-                f"page {name}: {path} is not the image that the index was built of. {_again(self.folder)}"
-            )
+            raise UserError(f"page {name}: {path} is not the image that the index was built of. {_again(self.folder)}")
         return open_image(content, name=f"page {name}, {path},")
 
 

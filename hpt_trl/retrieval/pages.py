@@ -144,6 +144,11 @@ def _too_large(called: str, size: str, max_pixels: int) -> UserError:
     return UserError(f"{called} has {size}; allowed are {max_pixels}. Save it with fewer pixels.")
 
 
+def without_halves(text: str) -> str:
+    """A text with question marks for half characters, as JSON or a damaged text layer leaves them: no encoder takes one."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def no_text(count: int) -> UserError:
     """What is said of pages that are to be found by their text and have none."""
     return UserError(

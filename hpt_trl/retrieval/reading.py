@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from hpt_trl.errors import UserError
 from hpt_trl.retrieval.listed import LIST_FILE, Listed, read_list
 from hpt_trl.retrieval.ocr import TextReader
-from hpt_trl.retrieval.pages import Page, image_digest, no_text, open_image, refuse_narrow
+from hpt_trl.retrieval.pages import Page, image_digest, no_text, open_image, refuse_narrow, without_halves
 from hpt_trl.retrieval.pdf import pdf_pages, require_pdfium
 
 if TYPE_CHECKING:
@@ -109,8 +109,7 @@ def read_pages(
                     f"{path} and {origins[found.name]} both give a page `{found.name}`; rename one of them."
                 )
             origins[found.name] = str(path)
-            # Half a character, as a damaged text layer or `\ud800` in JSON leaves it, can be written nowhere.
-            text = found.text.encode("utf-8", "replace").decode()
+            text = without_halves(found.text)
             if not text and reader is not None:
                 text = reader.read(found.image)
                 result.by_ocr += bool(text)

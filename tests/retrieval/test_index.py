@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from contextlib import contextmanager
 
 import pytest
 from PIL import Image
@@ -260,3 +261,26 @@ def test_names_that_a_disk_does_not_take_are_messages(pages, tmp_path):
         build_index(pages, tmp_path / name, IndexSettings())
     with pytest.raises(UserError, match="is no folder"):
         build_index(tmp_path / name, tmp_path / "index", IndexSettings())
+
+
+@contextmanager
+def without_rights(folder):
+    """Takes the right to read a folder away; root, whom that does not stop, becomes another user."""
+    folder.chmod(0)
+    os.seteuid(os.geteuid() or 65534)
+    try:
+        yield
+    finally:
+        os.seteuid(os.getuid())
+        folder.chmod(0o700)
+
+
+def test_a_folder_without_the_right_to_read_it_is_a_message(pages, tmp_path):
+    build_index(pages, tmp_path / "index", IndexSettings())
+    before = tree(tmp_path / "index")
+    with without_rights(tmp_path / "index"):
+        with pytest.raises(UserError, match=r"index.* cannot be read: Permission denied"):
+            load_index(tmp_path / "index")
+        with pytest.raises(UserError, match="index cannot be written: .*Permission denied"):
+            build_index(pages, tmp_path / "index", IndexSettings(), overwrite=True)
+    assert tree(tmp_path / "index") == before
