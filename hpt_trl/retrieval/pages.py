@@ -125,7 +125,7 @@ def refuse_special(path: str | Path, called: str) -> None:
 
 
 def _of_8_bits(image: "Image.Image", called: str) -> "Image.Image":
-    """The image with 8 bits a sample; Pillow opens grey ones of 16 and 32 as they are, and converts them by clipping."""
+    """The image with 8 bits a sample: Pillow opens grey ones with 16 and 32, which its `convert` would clip."""
     from PIL import Image
 
     if image.mode in ("I", "F"):
@@ -145,7 +145,7 @@ def _too_large(called: str, size: str, max_pixels: int) -> UserError:
 
 
 def without_halves(text: str) -> str:
-    """A text with question marks for half characters, as JSON or a damaged text layer leaves them: no encoder takes one."""
+    """A text with question marks for half characters, which JSON and text layers may hold and no file can."""
     return text.encode("utf-8", "replace").decode()
 
 
@@ -165,7 +165,7 @@ def refuse_narrow(width: int, height: int, called: str = "an image") -> None:
     """
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise UserError(
-            f"{called} of {width} x {height} pixels cannot be shown: one side is more than {MAX_ASPECT} times the "
+            f"{called} cannot be shown: it has {width} x {height} pixels, one side more than {MAX_ASPECT} times the "
             "other."
         )
 

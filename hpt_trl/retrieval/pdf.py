@@ -81,7 +81,7 @@ def _page(document: Any, index: int, dpi: int) -> "tuple[Image.Image, str]":
         width, height = page.get_size()
         scale = min(dpi / _POINTS_PER_INCH, math.sqrt(MAX_PIXELS / max(width * height, 1.0)))
         image = page.render(scale=scale).to_pil().convert("RGB")
-        refuse_narrow(*image.size, f"page {index + 1}")
+        refuse_narrow(image.width, image.height, f"page {index + 1}")
         layer = page.get_textpage()
         try:
             text = layer.get_text_bounded()

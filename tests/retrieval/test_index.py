@@ -257,7 +257,7 @@ def test_names_that_a_disk_does_not_take_are_messages(pages, tmp_path):
     name = "x" * 300
     with pytest.raises(UserError, match="File name too long"):
         load_index(tmp_path / name)
-    with pytest.raises(UserError, match="cannot be written: .*File name too long"):
+    with pytest.raises(UserError, match=r"cannot be written: .*File name too long"):
         build_index(pages, tmp_path / name, IndexSettings())
     with pytest.raises(UserError, match="is no folder"):
         build_index(tmp_path / name, tmp_path / "index", IndexSettings())
@@ -281,6 +281,6 @@ def test_a_folder_without_the_right_to_read_it_is_a_message(pages, tmp_path):
     with without_rights(tmp_path / "index"):
         with pytest.raises(UserError, match=r"index.* cannot be read: Permission denied"):
             load_index(tmp_path / "index")
-        with pytest.raises(UserError, match="index cannot be written: .*Permission denied"):
+        with pytest.raises(UserError, match=r"index cannot be written: .*Permission denied"):
             build_index(pages, tmp_path / "index", IndexSettings(), overwrite=True)
     assert tree(tmp_path / "index") == before

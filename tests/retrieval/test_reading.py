@@ -176,8 +176,8 @@ def bad_pages(folder):
     os.mkfifo(folder / "pipe.png")
     os.mkfifo(folder / "pipe.pdf")
     return {
-        "wide.png": "wide.png of 402 x 2 pixels cannot be shown: one side is more than 200 times the other",
-        "long.pdf": "long.pdf, page 1 of 4 x 1960 pixels cannot be shown",
+        "wide.png": "wide.png cannot be shown: it has 402 x 2 pixels, one side more than 200 times the other",
+        "long.pdf": "long.pdf, page 1 cannot be shown: it has 4 x 1960 pixels",
         "gone.pdf": "gone.pdf cannot be read: there is no such file",
         "pipe.png": "pipe.png is no file",
         "pipe.pdf": "pipe.pdf is no file",
