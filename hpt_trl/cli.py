@@ -6,6 +6,8 @@ Nothing heavy is imported before a command needs it, so that `hpt-trl --help` an
 import argparse
 import atexit
 import os
+import select
+import signal
 import sys
 import time
 from pathlib import Path
@@ -307,7 +309,10 @@ def main(words: list[str] | None = None) -> int:
 
 
 def command() -> NoReturn:
-    """Runs one command as the process that it is, and ends the process with the exit code."""
+    """Runs one command as the process that it is, and ends the process with the exit code.
+
+    Where what it prints has no reader any more, that is quiet and 141, as of a process that SIGPIPE ends.
+    """
     code = 1  # A traceback's.
 
     def leave() -> None:
@@ -324,8 +329,23 @@ def command() -> NoReturn:
         # Registered before those of a run, it is called after them, and after the threads that a process waits for.
         atexit.register(leave)
     try:
-        code = main()
-    except SystemExit as end:
-        # Of the parser: help, or words that are no command.
-        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        try:
+            code = main()
+        except SystemExit as end:
+            # Of the parser: help, or words that are no command.
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not _is_unread(sys.stdout.fileno()):
+            raise
+        # Python would tell of what is left when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 128 + signal.SIGPIPE
     sys.exit(code)
+
+
+def _is_unread(file: int) -> bool:
+    """Whether a file is a pipe that has no reader any more, as behind `| head`."""
+    poll = select.poll()
+    poll.register(file, 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))

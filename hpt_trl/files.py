@@ -1,5 +1,6 @@
 """Small files that a run leaves: written in one go, and JSON that any reader takes; and the cache of the package."""
 
+import json
 import math
 import os
 from pathlib import Path
@@ -26,15 +27,27 @@ def valid_json(value: Any) -> Any:
     return number if math.isfinite(number) else None
 
 
+def parsed_json(text: str | bytes) -> Any:
+    """What JSON from outside says.
+
+    Raises:
+        ValueError: it is no JSON, or nested deeper than the parser goes.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+
+
 def lines_of(path: str | Path, *, errors: str = "strict") -> list[str]:
-    """The lines of a file of JSON lines, cut at line feeds alone.
+    """The lines of a file of JSON lines, cut at line feeds alone, without the mark that some editors begin UTF-8 with.
 
     A text in JSON may hold other characters that end a line (U+2028, U+2029, U+0085), at which `str.splitlines` cuts.
 
     Args:
         errors: What becomes of bytes that are not UTF-8, as `bytes.decode` has it.
     """
-    lines = Path(path).read_text(encoding="utf-8", errors=errors).split("\n")
+    lines = Path(path).read_text(encoding="utf-8-sig", errors=errors).split("\n")
     return lines if lines[-1] else lines[:-1]
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
 from hpt_trl.errors import UserError
+from hpt_trl.files import parsed_json
 
 if TYPE_CHECKING:
     import requests
@@ -86,14 +87,14 @@ class Client:
         return self._ask("GET", target, headers=None if own else dict.fromkeys(self._headers))
 
     def _json(self, method: str, path: str, **question: Any) -> Any:
-        import json
-
         body = self._ask(method, f"{self.address}/{path.lstrip('/')}", **question)
         try:
-            return json.loads(body)
+            return parsed_json(body)
         except ValueError as error:
             start = body[:80].decode("utf-8", errors="replace")
-            raise ServiceError(f"{self.shown} answers /{path.lstrip('/')} with no JSON: {start!r}.") from error
+            raise ServiceError(
+                f"{self.shown} answers /{path.lstrip('/')} with no JSON ({error}): {start!r}."
+            ) from error
 
     def _ask(self, method: str, url: str, **question: Any) -> bytes:
         import requests

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from hpt_trl.files import lines_of
+from hpt_trl.files import lines_of, parsed_json
 from hpt_trl.methods.critic.results import read_curves
 from hpt_trl.methods.reward.shift import read_scores
 from hpt_trl.runs.reporting import read_metrics
@@ -21,6 +21,18 @@ def test_lines_end_at_line_feeds_alone(tmp_path):
     for text, lines in (("", []), ("\n", [""]), ("a\nb", ["a", "b"]), (f"{TEXT}\n\nb\n", [TEXT, "", "b"])):
         path.write_text(text, encoding="utf-8")
         assert lines_of(path) == lines
+
+
+def test_a_mark_before_the_first_line_is_none_of_its_characters(tmp_path):
+    (tmp_path / "lines.jsonl").write_text("a\nb\n", encoding="utf-8-sig")
+    assert lines_of(tmp_path / "lines.jsonl") == ["a", "b"]
+
+
+def test_json_that_is_nested_too_deep_is_an_error_of_its_value():
+    assert parsed_json('{"a": [1]}') == parsed_json(b'{"a": [1]}') == {"a": [1]}
+    for text in ("[" * 100_000, '{"a":' * 100_000, "{"):
+        with pytest.raises(ValueError):
+            parsed_json(text)
 
 
 SCORES = {"prompt": TEXT, "chosen": 1.0, "rejected": 0.0, "chosen_key": TEXT, "rejected_key": TEXT}

@@ -119,6 +119,14 @@ def test_what_is_no_json_is_said(body):
     assert len(server.asked) == 1
 
 
+def test_an_answer_that_is_nested_too_deep():
+    with (
+        serve(lambda handler, asked: send(handler, b"[" * 100_000)) as server,
+        pytest.raises(ServiceError, match="no JSON \\(it is nested too deep\\)"),
+    ):
+        Client(server.address, timeout=5, retries=0).get("x")
+
+
 def test_an_endless_answer_is_refused(monkeypatch):
     monkeypatch.setattr(http_requests, "LARGEST_ANSWER", 2**20)
     with (

@@ -9,7 +9,6 @@ The ids are those of TRL's own `_tokenize` of the whole text. Only where a token
 are the parts encoded by themselves: the prompt then is the one that the model sees when it answers.
 """
 
-import json
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,6 +23,7 @@ from trl.data_utils import prepare_multimodal_messages
 from hpt_trl.data.messages import images_of
 from hpt_trl.data.turns import open_mark, shown, turn_fault, unpaired_mark
 from hpt_trl.errors import UserError
+from hpt_trl.files import parsed_json
 
 # Of a row that came as one conversation (`messages`): the turns of its prompt are trained as well.
 WHOLE = "whole_conversation"
@@ -197,10 +197,10 @@ class Encoder:
         tools = row.get("tools")
         if isinstance(tools, str):
             try:
-                tools = json.loads(tools) if tools.strip() else None
-            except json.JSONDecodeError as error:
+                tools = parsed_json(tools) if tools.strip() else None
+            except ValueError as error:
                 raise UserError(
-                    f"`tools` is {shown(str(tools))}, no JSON ({error.msg}); write a list of schemas, or its JSON text."
+                    f"`tools` is {shown(str(tools))}, no JSON ({error}); write a list of schemas, or its JSON text."
                 ) from error
         # A table gives every row the keys of all: None stands for those that a row does not have. Templates of the
         # Llama family write a preamble for an empty list of tools.

@@ -19,6 +19,7 @@ from hpt_trl.data.generated import FILES, NAMES, generate, is_generated
 from hpt_trl.data.objects import arrow_column, warn_of_filled_objects
 from hpt_trl.data.splits import pick_measured, pick_splits
 from hpt_trl.errors import UserError
+from hpt_trl.files import parsed_json
 from hpt_trl.settings.values import did_you_mean
 
 # Files whose objects are read as they stand there.
@@ -224,7 +225,7 @@ def _json_array(name: str, path: Path) -> list[Any] | None:
     text = path.read_bytes()
     if text.lstrip()[:1] == b"{":
         try:
-            value = json.loads(text)
+            value = parsed_json(text)
         except ValueError:
             # More than one object, or a broken line, which its reader names.
             return None
@@ -233,7 +234,7 @@ def _json_array(name: str, path: Path) -> list[Any] | None:
     if text.lstrip()[:1] != b"[":
         return None
     try:
-        return json.loads(text)
+        return parsed_json(text)
     except ValueError as error:
         raise UserError(f"dataset_name: {name} is not valid JSON: {error}") from error
 
@@ -243,7 +244,7 @@ def _json_lines(name: str, file: BinaryIO | gzip.GzipFile) -> Iterator[tuple[int
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parsed_json(line)
         except UnicodeDecodeError as error:
             raise UserError(f"{name}, line {number}: not UTF-8 text ({error.reason} at byte {error.start}).") from error
         except json.JSONDecodeError as error:
@@ -252,6 +253,9 @@ def _json_lines(name: str, file: BinaryIO | gzip.GzipFile) -> Iterator[tuple[int
                 f"{name}, line {number}: not valid JSON ({error.msg}, character {error.pos + 1}): {shown}\n"
                 "Every line must be one JSON object."
             ) from error
+        # Nested too deep, or a whole number of more digits than Python reads.
+        except ValueError as error:
+            raise UserError(f"{name}, line {number}: {error}.") from error
         yield number, row
 
 

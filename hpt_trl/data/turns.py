@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from hpt_trl.files import parsed_json
+
 # <think> </think>, [THINK] [/THINK], ◁think▷ ◁/think▷ and their like. Templates may write a message's marks in another
 # form, so what stands between them is looked for piece by piece.
 _MARK = re.compile(r"[<\[◁](/?)(think|thinking|thoughts?|reason|reasoning|reflection|scratchpad)[>\]▷]", re.IGNORECASE)
@@ -80,8 +82,8 @@ def _call_values(message: dict[str, Any]) -> Iterator[tuple[str, ...]]:
         arguments = function.get("arguments")
         if isinstance(arguments, str):
             try:
-                arguments = json.loads(arguments)
-            except json.JSONDecodeError:
+                arguments = parsed_json(arguments)
+            except ValueError:
                 arguments = [arguments]
         for text in [function.get("name") or "", *_texts(arguments)]:
             yield (text, json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1])

@@ -12,10 +12,11 @@ from typing import Any
 
 from hpt_trl.errors import UserError
 from hpt_trl.launching.options import LaunchOptions
-from hpt_trl.launching.processes import call, ending_on_signals
+from hpt_trl.launching.processes import call
 from hpt_trl.recipes.bundled import find_recipe
 from hpt_trl.recipes.profiles import LAUNCH_OPTIONS, Profile, find_profile, read_profile
 from hpt_trl.settings.file import read_recipe_file, split_overrides
+from hpt_trl.signals import ending_on_signals
 
 _INTERRUPTED = 130
 

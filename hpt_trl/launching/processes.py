@@ -5,8 +5,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 
 # Seconds that a process has to end by itself.
 PATIENCE = 10.0
@@ -51,21 +51,6 @@ def call(
     finally:
         if process.poll() is None:
             _end(process)
-
-
-@contextmanager
-def ending_on_signals() -> Iterator[None]:
-    """Turns SIGTERM and SIGHUP into an exception, so that a command that is told to end leaves no process behind."""
-
-    def leave(number: int, frame: object) -> None:
-        raise SystemExit(128 + number)
-
-    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def end_with_parent() -> None:

@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any
 from hpt_trl.errors import UserError
 from hpt_trl.launching.accelerate import check_file, check_installed, chosen_profile, launch_words
 from hpt_trl.launching.options import LaunchOptions
-from hpt_trl.launching.processes import ending_on_signals
 from hpt_trl.recipes.bundled import find_recipe
 from hpt_trl.recipes.profiles import LAUNCH_OPTIONS, Profile
 from hpt_trl.settings.file import Sources, read_recipe_file, split_overrides
+from hpt_trl.signals import ending_on_signals
 
 if TYPE_CHECKING:
     from ray.train.v2.torch.torch_trainer import TorchTrainer

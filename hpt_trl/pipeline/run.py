@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from hpt_trl.errors import UserError
 from hpt_trl.launching.accelerate import check_startable, launch_words, start
 from hpt_trl.launching.options import LaunchOptions
-from hpt_trl.launching.processes import call, ending_on_signals, hpt_trl_command
+from hpt_trl.launching.processes import call, hpt_trl_command
 from hpt_trl.models.folders import is_adapter
 from hpt_trl.pipeline.checks import headline
 from hpt_trl.pipeline.plan import RECIPES_FOLDER, Plan, PlannedStage
@@ -35,6 +35,7 @@ from hpt_trl.pipeline.record import (
 )
 from hpt_trl.recipes.profiles import LAUNCH_OPTIONS, profiles_folder
 from hpt_trl.settings.file import parse_yaml_text, shown
+from hpt_trl.signals import ending_on_signals
 
 
 def run(path: Path, overrides: list[str]) -> None:

@@ -45,9 +45,9 @@ def add_commands(commands: Any) -> None:
     search.add_argument("query", metavar="QUERY", help="what is searched, in quotes")
     search.add_argument("--top_k", type=int, default=5, help="pages at most (5)")
     search.add_argument("--reranker", help="query_likelihood:MODEL, or a cross-encoder of sentence-transformers")
-    search.add_argument("--rerank_depth", type=int, default=20, help="pages that the reranker looks at (20)")
-    search.add_argument("--timeout", type=float, default=10.0, help="seconds for a service's answer (10)")
-    search.add_argument("--retries", type=int, default=3, help="questions again to a service that fails (3)")
+    search.add_argument("--rerank_depth", type=int, help="pages that the reranker looks at (20)")
+    search.add_argument("--timeout", type=float, help="seconds for a service's answer (10)")
+    search.add_argument("--retries", type=int, help="questions again to a service that fails (3)")
 
 
 def index(options: argparse.Namespace) -> None:
@@ -79,20 +79,19 @@ def search(options: argparse.Namespace) -> None:
     """Prints rank, score, name and first words of the pages that are found.
 
     Raises:
-        UserError: as for `open_engine` and `SearchEngine.search`.
+        UserError: as for `refuse_unused`, `open_engine` and `SearchEngine.search`.
     """
-    from hpt_trl.retrieval.engine import open_engine
+    from hpt_trl.retrieval.engine import SCHEMES, open_engine, refuse_unused
 
-    engine = open_engine(
-        options.index,
-        reranker=options.reranker,
-        rerank_depth=options.rerank_depth,
-        timeout=options.timeout,
-        retries=options.retries,
-    )
+    settings = {name: getattr(options, name) for name in ("rerank_depth", "timeout", "retries")}
+    given = {name: value for name, value in settings.items() if value is not None}
+    refuse_unused(options.index, given, options.reranker)
+    engine = open_engine(options.index, reranker=options.reranker, **given)
     (hits,) = engine.search([options.query], options.top_k)
     if not hits:
-        print("No page is found: none has a word of the query.")
+        # By vectors every page is found.
+        reason = "" if options.index.startswith(SCHEMES) else ": none has a word of the query"
+        print(f"No page is found{reason}.")
     width = max((len(hit.name) for hit in hits), default=0)
     for rank, hit in enumerate(hits, start=1):
         score = "-" if hit.score is None else f"{hit.score:.4g}"

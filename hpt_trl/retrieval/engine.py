@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from hpt_trl.errors import UserError
 from hpt_trl.retrieval.index import load_index
-from hpt_trl.retrieval.pages import Hit
+from hpt_trl.retrieval.pages import Hit, without_halves
 from hpt_trl.retrieval.reranking import Reranker, open_reranker
 from hpt_trl.retrieval.service import Service
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # What the address of a service begins with.
 SCHEMES = ("http://", "https://")
+# Seconds that an answer of a service may be waited for at most: a day.
+LONGEST_TIMEOUT = 86_400
 # Queries whose rankings are kept.
 CACHED_QUERIES = 4096
 
@@ -33,7 +35,7 @@ class SearchEngine(Protocol):
     names: Collection[str] | None
 
     def search(self, queries: Sequence[str], top_k: int) -> list[list[Hit]]:
-        """Ranks pages for each query, best first, at most `top_k`; none where nothing fits."""
+        """Ranks pages for each query, best first, at most `top_k` (1 or more); none where nothing fits."""
         ...
 
     def image(self, name: str) -> "Image.Image":
@@ -61,8 +63,10 @@ def open_engine(
         images: folder of a service's page images on this machine; see `Service`.
 
     Raises:
-        UserError: there is no index, it is damaged, a model cannot be loaded or an extra is missing.
+        UserError: a number is out of range, there is no index, it is damaged, a model cannot be loaded or an extra is
+            missing.
     """
+    check_ranges(rerank_depth=rerank_depth, timeout=timeout, retries=retries)
     engine: SearchEngine
     if str(spec).startswith(SCHEMES):
         engine = Service(str(spec), timeout=timeout, retries=retries, images=images)
@@ -73,19 +77,47 @@ def open_engine(
     return CachedEngine(engine, CACHED_QUERIES)
 
 
+def check_ranges(*, rerank_depth: int, timeout: float, retries: int) -> None:
+    """Looks whether numbers of `open_engine` are in their ranges.
+
+    Raises:
+        UserError: the first that is not.
+    """
+    for name, value, least in (("rerank_depth", rerank_depth, 1), ("retries", retries, 0)):
+        if value < least:
+            raise UserError(f"`{name}: {value}` is too small; allowed: {least} or more.")
+    if not 0 < timeout <= LONGEST_TIMEOUT:
+        raise UserError(
+            f"`timeout: {timeout}`; allowed: a number of seconds above 0, and at most {LONGEST_TIMEOUT} (a day)."
+        )
+
+
+def refuse_unused(spec: str | Path, given: Collection[str], reranker: str | None) -> None:
+    """Looks whether what is written of an engine is read.
+
+    Args:
+        spec: see `open_engine`.
+        given: names of its other arguments, as far as they are written.
+        reranker: None where there is none.
+
+    Raises:
+        UserError: the first that is not.
+    """
+    for name in ("timeout", "retries", "images"):
+        if name in given and not str(spec).startswith(SCHEMES):
+            raise UserError(f"`{name}` is of a search service, and `{spec}` is none; drop it.")
+    if "rerank_depth" in given and reranker is None:
+        raise UserError("`rerank_depth` says nothing without `reranker`; name one, or drop it.")
+
+
 class RerankedEngine:
     """An engine with a second look at the first pages of its rankings.
 
     Pages without text cannot be looked at: they follow those that are, and the pages below `depth` follow them, both in
     the order of the first ranking and with its scores.
-
-    Raises:
-        UserError: the depth is below 1.
     """
 
     def __init__(self, engine: SearchEngine, reranker: Reranker, depth: int):
-        if depth < 1:
-            raise UserError(f"`rerank_depth` is {depth}; allowed: 1 or more.")
         self._engine, self._reranker, self._depth = engine, reranker, depth
         self.digest, self.names = f"{engine.digest} {reranker.name} {depth}", engine.names
 
@@ -130,8 +162,13 @@ class CachedEngine:
         """Ranks pages for each query; those that are not known yet are asked together.
 
         Half a character in a query, as JSON that a model writes may hold it, becomes a question mark.
+
+        Raises:
+            UserError: `top_k` is below 1.
         """
-        queries = [query.encode("utf-8", "replace").decode() for query in queries]
+        if top_k < 1:
+            raise UserError(f"`top_k` is {top_k}; allowed: 1 or more.")
+        queries = [without_halves(query) for query in queries]
         with self._lock:
             known = {query: self._kept[query] for query in queries if query in self._kept}
         known = {query: kept for query, kept in known.items() if top_k <= kept[0] or len(kept[1]) < kept[0]}

@@ -1,6 +1,6 @@
 """An index on disk: the pages, their images, and what ranks them.
 
-index.json    kind, settings, number of pages, digest of the contents, version
+index.json    kind, settings, number of pages, digests of the contents and of the ranking's files, version
 pages.jsonl   one page a line, in their order
 images/       page images: copies, and the rendered pages of PDFs
 ranking/      of words as bm25s saves it, or of vectors as faiss does
@@ -9,7 +9,6 @@ ranking/      of words as bm25s saves it, or of vectors as faiss does
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
@@ -17,9 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpt_trl.errors import UserError
-from hpt_trl.files import lines_of
-from hpt_trl.retrieval.pages import Hit, Page, open_image
-from hpt_trl.retrieval.rankers import LEXICAL, IndexSettings, Ranker, build_ranker, check_settings, load_ranker
+from hpt_trl.files import lines_of, parsed_json
+from hpt_trl.retrieval.pages import Hit, Page, image_digest, open_image
+from hpt_trl.retrieval.placing import clear_left, put_in_place, written_aside
+from hpt_trl.retrieval.rankers import IndexSettings, Ranker, build_ranker, check_settings, load_ranker
 from hpt_trl.retrieval.reading import Reading, read_pages
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ INDEX_FILE, PAGES_FILE, IMAGES_FOLDER, RANKING_FOLDER = "index.json", "pages.jso
 # In the output folder of a recipe of `stage: index`.
 INDEX_FOLDER = "index"
 # Raised where files of another version are not read any more.
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,8 @@ class Built:
             told.append(f"No text: {reading.without_text} pages, which are found by no words (`--ocr` reads images)")
         if reading.skipped:
             told.append(f"Skipped: {len(reading.skipped)} that cannot be read. The first: {reading.skipped[0]}")
+        if reading.left_alone:
+            told.append(f"Others:  {reading.told_alone()}, which are no pages and were left alone")
         return told
 
 
@@ -78,13 +80,7 @@ class Index:
         return len(self.pages)
 
     def search(self, queries: Sequence[str], top_k: int) -> list[list[Hit]]:
-        """Ranks pages for each query, best first.
-
-        Raises:
-            UserError: `top_k` is below 1.
-        """
-        if top_k < 1:
-            raise UserError(f"`top_k` is {top_k}; allowed: 1 or more.")
+        """Ranks pages for each query, best first."""
         if not queries:
             return []
         ranked = self._ranker.rank(queries, min(top_k, len(self.pages)))
@@ -94,12 +90,20 @@ class Index:
         """The image of a page.
 
         Raises:
-            UserError: there is no such page, or its image is missing or broken.
+            UserError: there is no such page, or its image is missing or is not the one that the index was built of.
         """
         if name not in self._by_name:
             raise UserError(f"{self.folder} has no page `{name}`.")
+        page = self._by_name[name]
         # An absolute path stays as it is.
-        return open_image(self.folder / self._by_name[name].image)
+        path = self.folder / page.image
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise UserError(f"page {name}: {path} cannot be read: {error.strerror}. {_again(self.folder)}") from error
+        if image_digest(content) != page.image_digest:
+            raise UserError(f"page {name}: {path} is not the image that the index was built of. {_again(self.folder)}")
+        return open_image(content, name=f"page {name}, {path},")
 
 
 def build_index(
@@ -120,38 +124,40 @@ def build_index(
     """
     pages_folder, index_folder = Path(pages_folder), Path(index_folder)
     check_settings(settings)
-    _check_folder(pages_folder, index_folder, overwrite)
     target = index_folder.resolve()
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        temporary.mkdir(parents=True)
-        reading = read_pages(
-            pages_folder,
-            temporary / IMAGES_FOLDER,
-            ocr=settings.ocr,
-            on_bad_page=settings.on_bad_page,
-            copy_images=settings.copy_images,
-            pdf_dpi=settings.pdf_dpi,
-        )
-        build_ranker(settings, reading.pages, temporary).save(temporary / RANKING_FOLDER)
-        lines = [json.dumps(asdict(page)) + "\n" for page in reading.pages]
-        (temporary / PAGES_FILE).write_text("".join(lines), encoding="utf-8")
-        facts = {
-            "format": FORMAT,
-            "version": version("hpt-trl"),
-            "count": len(reading.pages),
-            "digest": _digest(settings, reading.pages),
-            **asdict(settings),
-        }
-        (temporary / INDEX_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-        # Before it replaces another one: a model may turn out to embed otherwise each time it is loaded.
-        index = load_index(temporary)
-        _put_in_place(temporary, target)
+        clear_left(target)
+        _check_folder(pages_folder, index_folder, overwrite)
+        with written_aside(target) as new:
+            reading = read_pages(
+                pages_folder,
+                new / IMAGES_FOLDER,
+                ocr=settings.ocr,
+                by_text=settings.by_text,
+                on_bad_page=settings.on_bad_page,
+                copy_images=settings.copy_images,
+                pdf_dpi=settings.pdf_dpi,
+            )
+            build_ranker(settings, reading.pages, new).save(new / RANKING_FOLDER)
+            lines = [json.dumps(asdict(page)) + "\n" for page in reading.pages]
+            (new / PAGES_FILE).write_text("".join(lines), encoding="utf-8")
+            facts = {
+                "format": FORMAT,
+                "version": version("hpt-trl"),
+                "count": len(reading.pages),
+                "digest": _digest(settings, reading.pages),
+                "ranking": _ranking_digest(new / RANKING_FOLDER),
+                **asdict(settings),
+            }
+            (new / INDEX_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+            # Before it replaces another one: a model may turn out to embed otherwise each time it is loaded.
+            index = load_index(new)
+            # Another command may have put one there meanwhile.
+            _check_folder(pages_folder, index_folder, overwrite)
+            put_in_place(new, target)
         index.folder = index_folder
     except OSError as error:
         raise UserError(f"{index_folder} cannot be written: {error}.") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return Built(index, reading)
 
 
@@ -165,35 +171,42 @@ def load_index(folder: str | Path) -> Index:
         UserError: there is none, it is damaged, empty or of another version, or an extra is not installed.
     """
     folder = Path(folder)
-    if (folder / INDEX_FOLDER / INDEX_FILE).is_file():
-        folder = folder / INDEX_FOLDER
-    if not (folder / INDEX_FILE).is_file():
-        raise UserError(f"{folder} holds no index (no {INDEX_FILE}). Build one: hpt-trl index PAGES {folder}")
     try:
-        facts = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
+        if (folder / INDEX_FOLDER / INDEX_FILE).is_file():
+            folder = folder / INDEX_FOLDER
+        if not (folder / INDEX_FILE).is_file():
+            raise UserError(f"{folder} holds no index (no {INDEX_FILE}). Build one: hpt-trl index PAGES {folder}")
+        facts = parsed_json((folder / INDEX_FILE).read_text(encoding="utf-8"))
         if facts["format"] != FORMAT:
             raise UserError(
                 f"{folder} was built by hpt-trl {facts['version']} and is of format {facts['format']}; this version "
-                f"reads {FORMAT}. Build it again: hpt-trl index PAGES {folder} --overwrite"
+                f"reads {FORMAT}. {_again(folder)}"
             )
         settings = IndexSettings(**{item.name: facts[item.name] for item in fields(IndexSettings)})
-        pages = [Page(**json.loads(line)) for line in lines_of(folder / PAGES_FILE)]
+        pages = [Page(**parsed_json(line)) for line in lines_of(folder / PAGES_FILE)]
         if not pages:
             raise ValueError("it has no pages")
         if len(pages) != facts["count"] or _digest(settings, pages) != facts["digest"]:
             raise ValueError(f"{PAGES_FILE} is not the one that it was built with")
+        missing = [page.image for page in pages if not os.path.isfile(folder / page.image)]
+        if missing:
+            raise ValueError(f"{len(missing)} of {len(pages)} images are missing, the first {missing[0]}")
+        if _ranking_digest(folder / RANKING_FOLDER) != facts["ranking"]:
+            raise ValueError(f"the files in {RANKING_FOLDER} are not those that it was built with")
         ranker = load_ranker(settings, folder / RANKING_FOLDER)
-        if ranker.count > len(pages) or (settings.kind == LEXICAL and ranker.count != len(pages)):
-            raise ValueError(f"it ranks {ranker.count} pages and holds {len(pages)}")
     except UserError:
         raise
-    # Of other JSON than an index's, and of files that are cut, the readers of bm25s, NumPy and faiss raise these.
+    except PermissionError as error:
+        raise UserError(f"{error.filename} cannot be read: {error.strerror}.") from error
+    # Of other JSON than an index's; and of files of its ranking that another version of bm25s, NumPy or faiss wrote.
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, EOFError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise UserError(
-            f"the index {folder} is damaged: {reason}. Build it again: hpt-trl index PAGES {folder} --overwrite"
-        ) from error
+        raise UserError(f"the index {folder} is damaged: {reason}. {_again(folder)}") from error
     return Index(folder, settings, pages, facts["digest"], ranker)
+
+
+def _again(folder: Path) -> str:
+    return f"Build it again: hpt-trl index PAGES {folder} --overwrite"
 
 
 def _check_folder(pages_folder: Path, index_folder: Path, overwrite: bool) -> None:
@@ -213,19 +226,20 @@ def _check_folder(pages_folder: Path, index_folder: Path, overwrite: bool) -> No
         raise UserError(f"{index_folder} holds something else than an index; name a new folder.")
 
 
-def _put_in_place(new: Path, folder: Path) -> None:
-    """Renames a finished index to its name; the one before it is removed after."""
-    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(new, folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
 def _digest(settings: IndexSettings, pages: Sequence[Page]) -> str:
     """Of all that a ranking and its images depend on; not of where the images lie."""
     total = hashlib.blake2b(digest_size=16)
     total.update(json.dumps([settings.kind, settings.model, settings.language]).encode())
     for page in pages:
         total.update(json.dumps([page.name, page.text, page.document, page.number, page.image_digest]).encode() + b"\n")
+    return total.hexdigest()
+
+
+def _ranking_digest(folder: Path) -> str:
+    """Of the names and contents of the files that rank."""
+    total = hashlib.blake2b(digest_size=16)
+    for path in sorted(folder.iterdir()):
+        with path.open("rb") as content:
+            digest = hashlib.file_digest(content, lambda: hashlib.blake2b(digest_size=16))
+        total.update(f"{path.name} {digest.hexdigest()}\n".encode())
     return total.hexdigest()

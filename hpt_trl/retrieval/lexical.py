@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hpt_trl.errors import UserError
+from hpt_trl.retrieval.pages import no_text
 from hpt_trl.settings.values import did_you_mean
 
 NO_LANGUAGE = "none"
@@ -60,15 +61,10 @@ class Words:
 
 
 class Lexical:
-    """An index of words.
-
-    Attributes:
-        count: its pages.
-    """
+    """An index of words."""
 
     def __init__(self, retriever: Any, words: Words):
         self._retriever, self._words = retriever, words
-        self.count: int = retriever.scores["num_docs"]
 
     @classmethod
     def build(cls, texts: Sequence[str], language: str) -> "Lexical":
@@ -82,10 +78,7 @@ class Lexical:
         # In the order of the alphabet: bm25s would number them by a set's order, another one in each process.
         vocabulary = {word: number for number, word in enumerate(sorted({word for text in documents for word in text}))}
         if not vocabulary:
-            raise UserError(
-                f"none of the {len(texts)} pages has text to search by. Read it from the images with `--ocr`, write it "
-                "into pages.jsonl, or search the images: `--kind image_vectors`."
-            )
+            raise no_text(len(texts))
         import bm25s
 
         retriever = bm25s.BM25(method="lucene")

@@ -1,12 +1,14 @@
 """`pages.jsonl`: what is known of page images that lie beside it."""
 
-import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hpt_trl.errors import UserError
-from hpt_trl.files import lines_of
+from hpt_trl.files import lines_of, parsed_json
+from hpt_trl.retrieval.pages import refuse_special
+from hpt_trl.settings.values import did_you_mean
 
 LIST_FILE = "pages.jsonl"
 _KINDS = {"image": str, "text": str, "document": str, "number": int, "name": str}
@@ -33,8 +35,10 @@ def read_list(file: Path) -> list[Listed]:
     """Reads a `pages.jsonl`.
 
     Raises:
-        UserError: a line is no JSON object, lacks `image`, or holds a value of another type.
+        UserError: a line is no JSON object, lacks `image`, or holds an unknown key, a value of another type or an image
+            that is no file.
     """
+    refuse_special(file, str(file))
     try:
         lines = lines_of(file)
     except (OSError, UnicodeDecodeError) as error:
@@ -44,11 +48,14 @@ def read_list(file: Path) -> list[Listed]:
 
 def _listed(line: str, file: Path, where: str) -> Listed:
     try:
-        row: Any = json.loads(line)
+        row: Any = parsed_json(line)
     except ValueError as error:
         raise UserError(f"{where} is no JSON: {error}.") from error
     if not isinstance(row, dict):
         raise UserError(f'{where} holds {type(row).__name__}; allowed: an object, e.g. {{"image": "a_1.png"}}.')
+    for key in row:
+        if key not in _KINDS:
+            raise UserError(f"{where}, `{key}`: unknown.{did_you_mean(key, _KINDS)} Known: {', '.join(_KINDS)}.")
     for key, kind in _KINDS.items():
         value = row.get(key)
         if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
@@ -60,4 +67,6 @@ def _listed(line: str, file: Path, where: str) -> Listed:
     if row.get("name") == "":
         raise UserError(f"{where}, `name` is empty; leave it out, or write the page's name.")
     known = {key: row.get(key) for key in _KINDS if key != "image"}
-    return Listed(path=file.parent / row["image"], where=where, **known)
+    path = Path(os.path.normpath(file.parent / row["image"]))
+    refuse_special(path, f"{where}, `image`: {path}")
+    return Listed(path=path, where=where, **known)

@@ -1,6 +1,9 @@
 """Pages, how their images are opened and resized, and boxes in the pixels of either size."""
 
+import hashlib
 import math
+import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -58,6 +61,11 @@ class Hit:
         return self.page.name
 
 
+def image_digest(content: bytes) -> str:
+    """What a page's image is told from others by."""
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
 def open_image(source: str | Path | bytes, *, name: str | None = None, max_pixels: int = MAX_PIXELS) -> "Image.Image":
     """Opens a page image: RGB, upright (EXIF), transparency on white, decoded to the last pixel.
 
@@ -67,19 +75,26 @@ def open_image(source: str | Path | bytes, *, name: str | None = None, max_pixel
         max_pixels: width x height above which it is refused, before it is decoded.
 
     Raises:
-        UserError: it is missing, no image, broken off, holds more than one image or is too large.
+        UserError: it is missing, no image, broken off, holds more than one image, is too large or has samples of 32
+            bits.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     called = name or (str(source) if isinstance(source, str | Path) else "the image")
     try:
-        with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
+        if not isinstance(source, bytes):
+            refuse_special(source, called)
+        with warnings.catch_warnings():
+            # Of what is refused below.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            opened = Image.open(BytesIO(source) if isinstance(source, bytes) else source)
+        with opened as image:
             if image.width * image.height > max_pixels:
                 raise _too_large(called, f"{image.width} x {image.height} pixels", max_pixels)
             if (frames := getattr(image, "n_frames", 1)) > 1:
                 raise UserError(f"{called} holds {frames} images; save each as a file of its own, or all as one PDF.")
             # An image that is transposed or converted is decoded before.
-            upright = ImageOps.exif_transpose(image)
+            upright = _of_8_bits(ImageOps.exif_transpose(image), called)
             if "A" in upright.getbands() or "transparency" in upright.info:
                 layer = upright.convert("RGBA")
                 upright = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
@@ -99,8 +114,60 @@ def open_image(source: str | Path | bytes, *, name: str | None = None, max_pixel
         ) from error
 
 
+def refuse_special(path: str | Path, called: str) -> None:
+    """Looks whether a path leads to what cannot be read as a file: a folder, a device, or a pipe that keeps waiting.
+
+    Raises:
+        UserError: it does; what is missing is told by its reader.
+    """
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise UserError(f"{called} is no file.")
+
+
+def _of_8_bits(image: "Image.Image", called: str) -> "Image.Image":
+    """The image with 8 bits a sample: Pillow opens grey ones with 16 and 32, which its `convert` would clip."""
+    from PIL import Image
+
+    if image.mode in ("I", "F"):
+        raise UserError(f"{called} has samples of 32 bits; save it with 8.")
+    if not image.mode.startswith("I;16"):
+        return image
+    import numpy
+
+    samples = numpy.array(image)
+    if (clear := image.info.get("transparency")) is not None:
+        samples[samples == clear] = 0xFFFF
+    return Image.fromarray((samples >> 8).astype(numpy.uint8))
+
+
 def _too_large(called: str, size: str, max_pixels: int) -> UserError:
     return UserError(f"{called} has {size}; allowed are {max_pixels}. Save it with fewer pixels.")
+
+
+def without_halves(text: str) -> str:
+    """A text with question marks for half characters, which JSON and text layers may hold and no file can."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def no_text(count: int) -> UserError:
+    """What is said of pages that are to be found by their text and have none."""
+    return UserError(
+        f"none of the {count} pages has text to search by. Read it from the images with `--ocr` (in a recipe "
+        "`ocr: true`), write it into pages.jsonl, or search the images by a kind of vectors (`image_vectors`)."
+    )
+
+
+def refuse_narrow(width: int, height: int, called: str = "an image") -> None:
+    """Looks whether a model's processor takes an image of this shape.
+
+    Raises:
+        UserError: one side is more than `MAX_ASPECT` times the other.
+    """
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise UserError(
+            f"{called} cannot be shown: it has {width} x {height} pixels, one side more than {MAX_ASPECT} times the "
+            "other."
+        )
 
 
 def fitted_size(width: int, height: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
@@ -120,11 +187,7 @@ def fitted_size(width: int, height: int, min_pixels: int, max_pixels: int) -> tu
             f"the limits of pixels are {min_pixels} and {max_pixels}; allowed: the first at most the second, and the "
             f"second at least {SHORTEST_SIDE**2}."
         )
-    if max(width, height) > MAX_ASPECT * min(width, height):
-        raise UserError(
-            f"an image of {width} x {height} pixels cannot be shown: one side is more than {MAX_ASPECT} times the "
-            "other."
-        )
+    refuse_narrow(width, height)
     shown_width, shown_height = width, height
     if width * height > max_pixels:
         factor = math.sqrt(max_pixels / (width * height))

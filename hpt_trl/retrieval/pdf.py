@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpt_trl.errors import UserError
-from hpt_trl.retrieval.pages import MAX_PIXELS
+from hpt_trl.retrieval.pages import MAX_PIXELS, refuse_narrow, refuse_special
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -39,17 +39,18 @@ def pdf_pages(path: Path, dpi: int) -> "Iterator[tuple[Image.Image, str] | UserE
         Image and text of a page, or what is wrong with it; the pages after it are read all the same.
 
     Raises:
-        UserError: the file is broken, protected by a password or without pages.
+        UserError: the file cannot be read, is broken, protected by a password or without pages.
     """
     import pypdfium2
 
+    refuse_special(path, str(path))
     try:
         document = pypdfium2.PdfDocument(path)
     except pypdfium2.PdfiumError as error:
         # PDFium's own reason may be that of the file before.
-        if b"/Encrypt" in path.read_bytes():
-            raise UserError(f"{path} is protected by a password; save it without one.") from error
-        raise UserError(f"{path} cannot be read as a PDF: it is broken, or has no pages.") from error
+        raise UserError(_unread(path)) from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or 'there is no such file'}.") from error
     try:
         if not len(document):
             raise UserError(f"{path} has no pages.")
@@ -58,8 +59,20 @@ def pdf_pages(path: Path, dpi: int) -> "Iterator[tuple[Image.Image, str] | UserE
                 yield _page(document, index, dpi)
             except pypdfium2.PdfiumError as error:
                 yield UserError(f"{path}, page {index + 1}: cannot be rendered: {error}.")
+            except UserError as error:
+                yield UserError(f"{path}, {error}")
     finally:
         document.close()
+
+
+def _unread(path: Path) -> str:
+    try:
+        locked = b"/Encrypt" in path.read_bytes()
+    except OSError as error:
+        return f"{path} cannot be read: {error.strerror}."
+    if locked:
+        return f"{path} is protected by a password; save it without one."
+    return f"{path} cannot be read as a PDF: it is broken, or has no pages."
 
 
 def _page(document: Any, index: int, dpi: int) -> "tuple[Image.Image, str]":
@@ -68,6 +81,7 @@ def _page(document: Any, index: int, dpi: int) -> "tuple[Image.Image, str]":
         width, height = page.get_size()
         scale = min(dpi / _POINTS_PER_INCH, math.sqrt(MAX_PIXELS / max(width * height, 1.0)))
         image = page.render(scale=scale).to_pil().convert("RGB")
+        refuse_narrow(image.width, image.height, f"page {index + 1}")
         layer = page.get_textpage()
         try:
             text = layer.get_text_bounded()

@@ -1,13 +1,12 @@
 """Questions with their reference pages, and how well an engine finds these."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hpt_trl.errors import UserError
-from hpt_trl.files import lines_of
+from hpt_trl.files import lines_of, parsed_json
 from hpt_trl.retrieval.engine import SearchEngine
 from hpt_trl.retrieval.measures import ndcg, recall_at
 
@@ -41,7 +40,7 @@ def read_questions(path: str | Path) -> list[Question]:
 
 def _question(line: str, where: str) -> Question:
     try:
-        row: Any = json.loads(line)
+        row: Any = parsed_json(line)
     except ValueError as error:
         raise UserError(f"{where} is no JSON: {error}.") from error
     row = row if isinstance(row, dict) else {}

@@ -8,18 +8,18 @@ from typing import Any, Literal, Protocol
 from hpt_trl.errors import UserError
 from hpt_trl.retrieval.lexical import Lexical, Words
 from hpt_trl.retrieval.multi_vectors import MultiVectors
-from hpt_trl.retrieval.pages import Page, open_image
+from hpt_trl.retrieval.pages import Page, no_text, open_image
 from hpt_trl.retrieval.vectors import Vectors, require_embeddings
 from hpt_trl.settings.values import did_you_mean
 
+# Pixels per inch of rendered PDFs at least: below, no text can be read.
+LEAST_DPI = 36
 LEXICAL = "lexical"
 KINDS = (LEXICAL, "text_vectors", "image_vectors", "text_multi_vectors", "image_multi_vectors")
 
 
 class Ranker(Protocol):
     """What ranks the pages of an index, by their places."""
-
-    count: int
 
     def save(self, folder: Path) -> None: ...
 
@@ -48,6 +48,11 @@ class IndexSettings:
     copy_images: bool = True
     pdf_dpi: int = 144
 
+    @property
+    def by_text(self) -> bool:
+        """Whether pages are found by their texts, and not by their images."""
+        return not self.kind.startswith("image")
+
 
 def check_settings(settings: IndexSettings) -> None:
     """Refuses settings that do not belong together, before a page is read.
@@ -60,6 +65,8 @@ def check_settings(settings: IndexSettings) -> None:
             f"there is no index of kind `{settings.kind}`.{did_you_mean(settings.kind, KINDS)} Allowed: "
             f"{', '.join(KINDS)}."
         )
+    if settings.pdf_dpi < LEAST_DPI:
+        raise UserError(f"`pdf_dpi` is {settings.pdf_dpi}; allowed: {LEAST_DPI} or more.")
     if settings.kind == LEXICAL:
         if settings.model is not None:
             raise UserError(f"an index of words has no model; drop {settings.model}, or name a kind of vectors.")
@@ -83,13 +90,12 @@ def build_ranker(settings: IndexSettings, pages: Sequence[Page], folder: Path) -
     """
     if settings.kind == LEXICAL:
         return Lexical.build([page.text for page in pages], settings.language)
-    by_text = settings.kind.startswith("text")
-    places = [place for place, page in enumerate(pages) if page.text or not by_text]
+    places = [place for place, page in enumerate(pages) if page.text or not settings.by_text]
     if not places:
-        raise UserError(f"none of the {len(pages)} pages has text to embed; read it with `--ocr`, or embed images.")
+        raise no_text(len(pages))
 
     def content(place: int) -> Any:
-        return pages[place].text if by_text else open_image(folder / pages[place].image)
+        return pages[place].text if settings.by_text else open_image(folder / pages[place].image)
 
     return _vectors_of(settings).build(str(settings.model), places, content)
 

@@ -1,9 +1,9 @@
 """Pages of a folder: images, PDFs, and the texts of `pages.jsonl`."""
 
-import hashlib
 import os
 import re
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from hpt_trl.errors import UserError
 from hpt_trl.retrieval.listed import LIST_FILE, Listed, read_list
 from hpt_trl.retrieval.ocr import TextReader
-from hpt_trl.retrieval.pages import Page, open_image
+from hpt_trl.retrieval.pages import Page, image_digest, no_text, open_image, refuse_narrow, without_halves
 from hpt_trl.retrieval.pdf import pdf_pages, require_pdfium
 
 if TYPE_CHECKING:
@@ -34,12 +34,18 @@ class Reading:
         skipped: what is wrong with each page or file that was left out.
         without_text: how many pages have no text.
         by_ocr: how many have the text that OCR found.
+        left_alone: how many files are no pages, by their endings, and linked folders.
     """
 
     pages: list[Page] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     without_text: int = 0
     by_ocr: int = 0
+    left_alone: Counter[str] = field(default_factory=Counter)
+
+    def told_alone(self) -> str:
+        """What was left alone in words, e.g. "3 .gif, 1 .txt"."""
+        return ", ".join(f"{count} {ending}" for ending, count in sorted(self.left_alone.items()))
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,7 @@ def read_pages(
     images: Path,
     *,
     ocr: bool = False,
+    by_text: bool = False,
     on_bad_page: Literal["error", "skip"] = "error",
     copy_images: bool = True,
     pdf_dpi: int = 144,
@@ -69,6 +76,7 @@ def read_pages(
         folder: of the pages.
         images: new folder for the page images; a page's `image` is relative to its parent folder.
         ocr: reads the images of pages that have no text.
+        by_text: whether pages without any text are of no use; where that shows before they are read, it is told then.
         on_bad_page: what an image or PDF that cannot be read leads to.
         copy_images: whether images that are files are copied; if not, a page's `image` is the file's absolute path.
             Pages of PDFs are written in either case.
@@ -76,18 +84,24 @@ def read_pages(
 
     Raises:
         UserError: the folder is missing or holds no page, two pages have one name, a line of `pages.jsonl` is wrong, an
-            extra is not installed, or a page cannot be read and is not to be skipped.
+            extra is not installed, no page can have a text and one is needed, or a page cannot be read and is not to be
+            skipped.
     """
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise UserError(f"{folder} is no folder; name one with page images ({', '.join(IMAGES)}) or PDFs.")
     reader = TextReader() if ocr else None
-    images.mkdir(parents=True)
     result, origins = Reading(), dict[str, str]()
-    for path, listed in _sources(folder):
+    sources = _sources(folder, result.left_alone)
+    if by_text and not ocr and sources and not any(_may_have_text(*source) for source in sources):
+        raise no_text(len(sources))
+    images.mkdir(parents=True)
+    for path, listed in sources:
         for found in _pages_of(path, listed, folder, pdf_dpi):
             if isinstance(found, UserError):
                 if on_bad_page == "error":
-                    raise UserError(f"{found} To leave such pages out, write `on_bad_page: skip`.") from found
+                    raise UserError(
+                        f"{found} To leave such pages out, write `--on_bad_page skip`, in a recipe `on_bad_page: skip`."
+                    ) from found
                 result.skipped.append(str(found))
                 continue
             if found.name in origins:
@@ -95,40 +109,51 @@ def read_pages(
                     f"{path} and {origins[found.name]} both give a page `{found.name}`; rename one of them."
                 )
             origins[found.name] = str(path)
-            # Half a character, as a damaged text layer or `\ud800` in JSON leaves it, can be written nowhere.
-            text = found.text.encode("utf-8", "replace").decode()
+            text = without_halves(found.text)
             if not text and reader is not None:
                 text = reader.read(found.image)
                 result.by_ocr += bool(text)
             result.without_text += not text
             result.pages.append(_stored(found, text, images, len(result.pages), copy_images))
     if not result.pages:
-        raise UserError(_nothing(folder, result.skipped))
+        raise UserError(_nothing(folder, result))
     return result
 
 
-def _nothing(folder: Path, skipped: list[str]) -> str:
-    if skipped:
-        return f"{folder}: none of its {len(skipped)} files can be read. The first: {skipped[0]}"
-    return f"{folder} holds no pages; allowed: images ({', '.join(IMAGES)}) and PDFs, also in subfolders."
+def _nothing(folder: Path, result: Reading) -> str:
+    if result.skipped:
+        return f"{folder}: none of its {len(result.skipped)} files can be read. The first: {result.skipped[0]}"
+    other = f" but {result.told_alone()}" if result.left_alone else ""
+    return f"{folder} holds no pages{other}; allowed: images ({', '.join(IMAGES)}) and PDFs, also in subfolders."
 
 
-def _sources(folder: Path) -> list[tuple[Path, Listed | None]]:
-    """Images and PDFs with what is listed of them; an image that is listed in another place comes as well."""
+def _may_have_text(path: Path, listed: Listed | None) -> bool:
+    return path.suffix.lower() == PDF or bool(((listed and listed.text) or "").strip())
+
+
+def _sources(folder: Path, left_alone: Counter[str]) -> list[tuple[Path, Listed | None]]:
+    """Images and PDFs with what is listed of them; an image that is listed in another place comes as well.
+
+    Args:
+        left_alone: counts the others.
+    """
 
     def fail(error: OSError) -> None:
         raise UserError(f"{error.filename} cannot be read: {error.strerror}.") from error
 
-    files, listed = set[Path](), dict[Path, Listed]()
+    files, others, listed = set[Path](), set[Path](), dict[Path, Listed]()
     for parent, folders, names in os.walk(folder, onerror=fail):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        seen = [Path(parent, name) for name in names if not name.startswith(".")]
-        files.update(path for path in seen if path.suffix.lower() in (*IMAGES, PDF))
+        left_alone.update("linked folders" for name in folders if Path(parent, name).is_symlink())
+        for path in (Path(parent, name) for name in names if not name.startswith(".") and name != LIST_FILE):
+            (files if path.suffix.lower() in (*IMAGES, PDF) else others).add(path)
         for line in read_list(Path(parent, LIST_FILE)) if LIST_FILE in names else ():
-            path = Path(os.path.normpath(line.path))
-            if path in listed:
-                raise UserError(f"{line.where}: {path} stands in {listed[path].where} already; drop one of them.")
-            listed[path] = line
+            if line.path in listed:
+                raise UserError(
+                    f"{line.where}: {line.path} stands in {listed[line.path].where} already; drop one of them."
+                )
+            listed[line.path] = line
+    left_alone.update(path.suffix.lower() or "without an ending" for path in others - set(listed))
     if any(path.suffix.lower() == PDF for path in files):
         require_pdfium()
     paths = files | set(listed)
@@ -146,7 +171,9 @@ def _pages_of(path: Path, listed: Listed | None, folder: Path, dpi: int) -> "Ite
     name = _name_of(path, listed, folder)
     if path.suffix.lower() != PDF:
         try:
-            image = open_image(path, name=str(path) if listed is None else f"{listed.where}: {path}")
+            called = str(path) if listed is None else f"{listed.where}: {path}"
+            image = open_image(path, name=called)
+            refuse_narrow(*image.size, called)
         except UserError as error:
             yield error
             return
@@ -196,6 +223,4 @@ def _stored(found: _Found, text: str, images: Path, place: int, copy: bool) -> P
         else:
             shutil.copyfile(found.path, file)
         image = file.relative_to(images.parent).as_posix()
-    with file.open("rb") as content:
-        digest = hashlib.file_digest(content, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-    return Page(found.name, image, text, found.document, found.number, digest)
+    return Page(found.name, image, text, found.document, found.number, image_digest(file.read_bytes()))

@@ -7,15 +7,15 @@ and at most ten pages a query.
 
 import base64
 import binascii
-import math
 import re
+import sys
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 from hpt_trl.http_requests import Client, ServiceError
-from hpt_trl.retrieval.pages import Hit, Page, open_image
+from hpt_trl.retrieval.pages import Hit, Page, open_image, without_halves
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -81,11 +81,10 @@ class Service:
         called = f"page {name} of {self._client.shown}"
         if item.get("image_base64"):
             try:
-                return open_image(base64.b64decode(item["image_base64"], validate=True), name=called)
+                content = base64.b64decode(item["image_base64"], validate=True)
             except (binascii.Error, ValueError, TypeError) as error:
-                if isinstance(error, ServiceError):
-                    raise
                 raise ServiceError(f"{called} has no base64 in `image_base64`: {error}.") from error
+            return open_image(content, name=called)
         file: str = item["image_file"]
         if self._images is not None:
             return open_image(self._images / PurePosixPath(_path_of(file)).name)
@@ -98,22 +97,27 @@ class Service:
         if not isinstance(file, str) or not PurePosixPath(_path_of(file)).stem:
             raise self._unlike('objects like {"image_file": "img/norvik_3.jpg"}', item)
         score, text = item.get("score"), item.get("text")
-        if score is not None and (isinstance(score, bool) or not isinstance(score, int | float) or math.isnan(score)):
-            raise self._unlike("a number as `score`", score)
+        # A whole number may be larger than any other.
+        if score is not None and not (_is_number(score) and abs(score) <= sys.float_info.max):
+            raise self._unlike("a finite number as `score`", score)
         # As VRAG's reward names pages.
-        name = PurePosixPath(_path_of(file)).stem
+        name = without_halves(PurePosixPath(_path_of(file)).stem)
         known = self._found.setdefault(name, item)
         if known["image_file"] != file:
             raise self._unlike("page images with names of their own", [known["image_file"], file])
         numbered = _NUMBERED.fullmatch(name)
         document, number = (numbered[1], int(numbered[2])) if numbered else (name, 1)
-        page = Page(name, file, text if isinstance(text, str) else "", document, number)
+        page = Page(name, file, without_halves(text) if isinstance(text, str) else "", document, number)
         return Hit(page, None if score is None else float(score))
 
     def _unlike(self, wanted: str, given: Any) -> ServiceError:
         text = repr(given)
         shown = text if len(text) <= 100 else text[:97] + "..."
         return ServiceError(f"{self._client.shown} answers {SEARCH_PATH} with {shown}, where {wanted} is due.")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _path_of(file: str) -> str:

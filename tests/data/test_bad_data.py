@@ -132,6 +132,8 @@ def test_prompts_are_held_out_with_all_their_comparisons(tmp_path):
     ("text", "message"),
     [
         ('{"prompt": "a"}\n{"prompt": "b"\n', "line 2: not valid JSON"),
+        ('{"prompt": "a"}\n{"prompt": ' + "[" * 100_000 + "\n", "line 2: it is nested too deep"),
+        ('{"prompt": "a"}\n{"prompt": ' + "9" * 5000 + "}\n", "line 2: Exceeds the limit"),
         ('{"prompt": "a"}\n["b"]\n', "line 2: ['b'] is not an object"),
         ('{"prompt": "a"}\n{"prompt": 5}\n', "line 2: `prompt` is 5, but the rows before it hold string"),
         ("", "has no rows"),
@@ -150,6 +152,8 @@ def test_files_that_cannot_be_read(tmp_path):
     assert "line 1: not UTF-8" in refused(tmp_path / "latin.jsonl")
     (tmp_path / "data.json").write_text('[{"prompt": "a"},]')
     assert "is not valid JSON" in refused(tmp_path / "data.json")
+    (tmp_path / "data.json").write_text("[" * 100_000)
+    assert "is not valid JSON: it is nested too deep" in refused(tmp_path / "data.json")
     (tmp_path / "data.jsonl.gz").write_bytes(b"plain")
     assert "data.jsonl.gz cannot be read" in refused(tmp_path / "data.jsonl.gz")
     (tmp_path / "data.csv").write_text("prompt\n")

@@ -14,12 +14,13 @@ import yaml
 
 from hpt_trl.cli import main
 from hpt_trl.errors import UserError
-from hpt_trl.launching.processes import call, ending_on_signals
+from hpt_trl.launching.processes import call
 from hpt_trl.pipeline.checks import check
 from hpt_trl.pipeline.reading import is_pipeline, read_plan
 from hpt_trl.pipeline.record import plan_steps, read_record
 from hpt_trl.pipeline.run import run
 from hpt_trl.recipes.bundled import bundled_recipes
+from hpt_trl.signals import ending_on_signals
 from tests.helpers import stage_runs
 from tests.helpers.processes import ROOT
 
@@ -244,7 +245,7 @@ def test_a_stage_ends_with_its_pipeline(tmp_path):
         f"open({str(note)!r}, 'w').write(f'{{os.getpid()}} {{p.pid}}\\n'); time.sleep(60)"
     )
     code = (
-        "import sys; from hpt_trl.launching.processes import call, ending_on_signals\n"
+        "import sys; from hpt_trl.launching.processes import call; from hpt_trl.signals import ending_on_signals\n"
         f"with ending_on_signals(): call([sys.executable, '-c', {child!r}])"
     )
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)

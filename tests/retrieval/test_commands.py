@@ -1,5 +1,6 @@
 """`hpt-trl index` and `hpt-trl search` as processes."""
 
+import signal
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ from tests.helpers.servers import send, serve
 def test_pages_are_indexed_and_found(tmp_path):
     pages, index = write_corpus(tmp_path / "pages"), str(tmp_path / "index")
     (pages / "more.pdf").write_bytes(pdf_of(["Harbour fees of the coast", ""]))
+    (pages / "logo.gif").write_bytes(b"GIF89a")
     with_password(pdf_of(["x"]), pages / "locked.pdf")
     refused = hpt_trl("index", str(pages), index)
     assert refused.returncode == 2 and "locked.pdf is protected by a password" in refused.stderr
@@ -22,6 +24,7 @@ def test_pages_are_indexed_and_found(tmp_path):
         "Pages:   6 of 2 documents",
         "No text: 1 pages, which are found by no words (`--ocr` reads images)",
     ]
+    assert "Others:  1 .gif, which are no pages and were left alone" in built.stdout
     assert "Skipped: 1 that cannot be read. The first: " in built.stdout and f"Index:   {index}" in built.stdout
     found = hpt_trl("search", index, "the northern coast", "--top_k", "2")
     assert found.returncode == 0, found.stderr
@@ -54,9 +57,32 @@ def test_a_service_is_asked():
     assert found.returncode == 0 and found.stdout == "  1          -  a_1\n"
 
 
+def test_a_service_that_finds_nothing():
+    with serve(lambda handler, asked: send(handler, [[]])) as server:
+        found = hpt_trl("search", server.address, "anything")
+    assert found.returncode == 0 and found.stdout == "No page is found.\n"
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("pages", [40, 4000])
+def test_a_reader_that_goes_away_is_no_error(pages, unbuffered):
+    """Less than a pipe holds, and more."""
+    environment = ENVIRONMENT | {"PYTHONUNBUFFERED": unbuffered}
+    answer = [{"image_file": f"page_{number}.png", "text": "words " * 10} for number in range(pages)]
+    with serve(lambda handler, asked: send(handler, [answer])) as server:
+        words = [sys.executable, "-m", "hpt_trl", "search", server.address, "x", "--top_k", str(pages)]
+        with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            process.stdout.close()
+            errors = process.stderr.read()
+    assert errors == b"" and process.returncode == 128 + signal.SIGPIPE
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (["index", "nowhere", "index", "--pdf_dpi", "0"], "`pdf_dpi` is 0; allowed: 36 or more"),
+        (["search", "nowhere", "query", "--timeout", "3"], "`timeout` is of a search service, and `nowhere` is none"),
+        (["search", "http://127.0.0.1:9", "query", "--timeout", "nan"], "`timeout: nan`; allowed: a number of seconds"),
         (["index", "nowhere", "index"], "error: nowhere is no folder"),
         (["index", ".", "index", "--kind", "lexcal"], "Did you mean `lexical`?"),
         (["search", "nowhere", "query"], "error: nowhere holds no index"),

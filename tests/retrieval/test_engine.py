@@ -3,11 +3,12 @@
 import pytest
 
 from hpt_trl.errors import UserError
-from hpt_trl.retrieval.engine import CachedEngine, RerankedEngine, open_engine
+from hpt_trl.retrieval.engine import CachedEngine, RerankedEngine, open_engine, refuse_unused
 from hpt_trl.retrieval.index import build_index
 from hpt_trl.retrieval.pages import Hit, Page
 from hpt_trl.retrieval.rankers import IndexSettings
 from tests.helpers.pages import write_corpus
+from tests.helpers.servers import send, serve
 
 
 class Listed:
@@ -51,8 +52,6 @@ def test_the_first_pages_are_put_in_a_new_order_and_the_others_follow():
     assert found(engine, 6) == [3, 2, 1, 0, 4, 5]
     assert found(engine, 2) == [3, 2]
     assert engine.digest == "listed backwards 4" and len(engine.names) == 30
-    with pytest.raises(UserError, match="`rerank_depth` is 0"):
-        RerankedEngine(Listed(), Backwards(), 0)
 
 
 def test_pages_without_text_keep_their_order_behind():
@@ -111,3 +110,42 @@ def test_an_index_is_opened_by_its_folder(tmp_path):
         open_engine("nowhere")
     with pytest.raises(UserError, match="no address"):
         open_engine("http://")
+
+
+@pytest.mark.parametrize("top_k", [0, -1])
+def test_no_engine_is_asked_for_no_pages(tmp_path, top_k):
+    build_index(write_corpus(tmp_path / "pages"), tmp_path / "index", IndexSettings())
+    with serve(lambda handler, asked: send(handler, [[{"image_file": "a.png"}]])) as server:
+        for spec in (tmp_path / "index", server.address):
+            engine = open_engine(spec)
+            assert len(engine.search(["weather"], 1)[0]) == 1
+            with pytest.raises(UserError, match=f"`top_k` is {top_k}; allowed: 1 or more"):
+                engine.search(["weather"], top_k)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"timeout": 0}, "`timeout: 0`; allowed: a number of seconds above 0"),
+        ({"timeout": -1.5}, "`timeout: -1.5`"),
+        ({"timeout": float("nan")}, "`timeout: nan`"),
+        ({"timeout": float("inf")}, "`timeout: inf`"),
+        ({"timeout": 1e300}, "`timeout: 1e.300`; .* at most 86400"),
+        ({"retries": -1}, "`retries: -1` is too small; allowed: 0 or more"),
+        ({"rerank_depth": 0}, "`rerank_depth: 0` is too small; allowed: 1 or more"),
+    ],
+)
+@pytest.mark.parametrize("spec", ["nowhere", "http://127.0.0.1:9"])
+def test_numbers_out_of_their_range_are_refused_whatever_is_opened(spec, settings, said):
+    with pytest.raises(UserError, match=said):
+        open_engine(spec, **settings)
+
+
+def test_what_an_engine_does_not_read_is_refused():
+    for name in ("timeout", "retries", "images"):
+        with pytest.raises(UserError, match=f"`{name}` is of a search service, and `my/index` is none"):
+            refuse_unused("my/index", {name: 1}, None)
+        refuse_unused("https://host", {name: 1}, None)
+    with pytest.raises(UserError, match="`rerank_depth` says nothing without `reranker`"):
+        refuse_unused("https://host", {"rerank_depth": 3}, None)
+    refuse_unused("my/index", {"rerank_depth": 3}, "a/model")

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from contextlib import contextmanager
 
 import pytest
 from PIL import Image
@@ -37,10 +38,8 @@ def test_an_index_finds_and_shows_pages_without_their_folder(pages, tmp_path):
         assert index.search([], 3) == []
         with pytest.raises(UserError, match="has no page `sub/doc_9`"):
             index.image("sub/doc_9")
-        with pytest.raises(UserError, match="`top_k` is 0"):
-            index.search(["x"], 0)
     facts = json.loads((tmp_path / "index" / "index.json").read_text())
-    assert (facts["kind"], facts["count"], facts["format"]) == ("lexical", 4, 1) and facts["version"]
+    assert (facts["kind"], facts["count"], facts["format"]) == ("lexical", 4, 2) and facts["version"]
 
 
 def test_a_pdf_becomes_images_in_the_index(tmp_path):
@@ -57,8 +56,10 @@ def test_an_index_may_refer_to_the_images_where_they_lie(pages, tmp_path):
     moved = shutil.move(tmp_path / "index", tmp_path / "moved")
     assert load_index(moved).image("sub/doc_1").size == (60, 40)
     shutil.rmtree(pages)
-    with pytest.raises(UserError, match=r"doc_1\.png: there is no such image"):
+    with pytest.raises(UserError, match=r"page sub/doc_1: .*doc_1\.png cannot be read.*Build it again: hpt-trl index"):
         index.image("sub/doc_1")
+    with pytest.raises(UserError, match=r"4 of 4 images are missing, the first .*doc_1\.png.*--overwrite"):
+        load_index(moved)
 
 
 def test_texts_with_half_characters_and_an_index_in_the_working_folder(pages, tmp_path, monkeypatch):
@@ -143,6 +144,8 @@ def test_index_and_pages_lie_apart(pages, tmp_path, place):
     [
         ({"kind": "lexcal"}, "no index of kind `lexcal`. Did you mean `lexical`"),
         ({"language": "klingon"}, "no language `klingon`"),
+        ({"pdf_dpi": 0}, "`pdf_dpi` is 0; allowed: 36 or more"),
+        ({"pdf_dpi": -1}, "`pdf_dpi` is -1; allowed: 36 or more"),
         ({"model": "some/model"}, "an index of words has no model"),
     ],
 )
@@ -187,7 +190,7 @@ DATA, VOCABULARY, PARAMETERS = "ranking/data.csc.index.npy", "ranking/vocab.inde
         (with_text("index.json", "[1]"), "is damaged"),
         (with_text("index.json", "{}"), "is damaged: 'format' is missing"),
         (halved("index.json"), "is damaged"),
-        (changed(format=2), r"is of format 2; this version reads 1.*--overwrite"),
+        (changed(format=1), r"is of format 1; this version reads 2.*--overwrite"),
         (changed(count=3), "is not the one that it was built with"),
         (changed(kind="nonsense"), "is not the one|is damaged"),
         (changed(digest="00"), "is not the one that it was built with"),
@@ -195,6 +198,8 @@ DATA, VOCABULARY, PARAMETERS = "ranking/data.csc.index.npy", "ranking/vocab.inde
         (with_text("pages.jsonl", ""), "it has no pages"),
         (halved("pages.jsonl"), "is damaged"),
         (with_text("pages.jsonl", '{"name": "a"}\n'), "is damaged"),
+        (with_text("pages.jsonl", "[" * 100_000), "is damaged: it is nested too deep"),
+        (without("images/000001.png"), r"is damaged: 1 of 4 images are missing, the first images/000001\.png"),
         (without(DATA), "is damaged"),
         (halved(DATA), "is damaged"),
         (with_text(DATA, ""), "is damaged"),
@@ -220,12 +225,62 @@ def test_a_ranking_of_other_pages(pages, tmp_path):
     build_index(write_corpus(tmp_path / "more", ["a b", "c d"]), tmp_path / "other", IndexSettings())
     shutil.rmtree(tmp_path / "index" / "ranking")
     shutil.copytree(tmp_path / "other" / "ranking", tmp_path / "index" / "ranking")
-    with pytest.raises(UserError, match="it ranks 2 pages and holds 4"):
+    with pytest.raises(UserError, match="files in ranking are not those that it was built with"):
         load_index(tmp_path / "index")
 
 
-def test_a_page_image_that_is_gone(pages, tmp_path):
-    index = build_index(pages, tmp_path / "index", IndexSettings()).index
-    (tmp_path / "index" / "images" / "000000.png").unlink()
-    with pytest.raises(UserError, match=r"000000\.png: there is no such image"):
+def test_a_flipped_byte_of_a_ranking_is_told(pages, tmp_path):
+    build_index(pages, tmp_path / "index", IndexSettings())
+    files = sorted((tmp_path / "index" / "ranking").iterdir())
+    assert len(files) >= 5
+    for file in files:
+        content = file.read_bytes()
+        file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        with pytest.raises(UserError, match="files in ranking are not those that it was built with"):
+            load_index(tmp_path / "index")
+        file.write_bytes(content)
+    assert names(load_index(tmp_path / "index"), "weather") == ["sub/doc_4"]
+
+
+def test_a_page_image_that_is_gone_or_another_one(pages, tmp_path):
+    index = build_index(pages, tmp_path / "index", IndexSettings(copy_images=False)).index
+    assert index.image("sub/doc_2").size == (60, 40)
+    Image.new("RGB", (60, 40), "white").save(pages / "sub" / "doc_2.png")
+    (pages / "sub" / "doc_1.png").unlink()
+    with pytest.raises(UserError, match=r"page sub/doc_1: .*doc_1\.png cannot be read: No such file.*--overwrite"):
         index.image("sub/doc_1")
+    with pytest.raises(UserError, match=r"page sub/doc_2: .*doc_2\.png is not the image .* built of.*--overwrite"):
+        index.image("sub/doc_2")
+
+
+def test_names_that_a_disk_does_not_take_are_messages(pages, tmp_path):
+    name = "x" * 300
+    with pytest.raises(UserError, match="File name too long"):
+        load_index(tmp_path / name)
+    with pytest.raises(UserError, match=r"cannot be written: .*File name too long"):
+        build_index(pages, tmp_path / name, IndexSettings())
+    with pytest.raises(UserError, match="is no folder"):
+        build_index(tmp_path / name, tmp_path / "index", IndexSettings())
+
+
+@contextmanager
+def without_rights(folder):
+    """Takes the right to read a folder away; root, whom that does not stop, becomes another user."""
+    folder.chmod(0)
+    os.seteuid(os.geteuid() or 65534)
+    try:
+        yield
+    finally:
+        os.seteuid(os.getuid())
+        folder.chmod(0o700)
+
+
+def test_a_folder_without_the_right_to_read_it_is_a_message(pages, tmp_path):
+    build_index(pages, tmp_path / "index", IndexSettings())
+    before = tree(tmp_path / "index")
+    with without_rights(tmp_path / "index"):
+        with pytest.raises(UserError, match=r"index.* cannot be read: Permission denied"):
+            load_index(tmp_path / "index")
+        with pytest.raises(UserError, match=r"index cannot be written: .*Permission denied"):
+            build_index(pages, tmp_path / "index", IndexSettings(), overwrite=True)
+    assert tree(tmp_path / "index") == before

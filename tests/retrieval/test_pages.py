@@ -1,9 +1,11 @@
 """Opening and resizing page images, and boxes between the two sizes, with oracles in exact fractions."""
 
 import math
+import os
 import random
 from fractions import Fraction
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -32,6 +34,35 @@ def test_colours_orientation_and_transparency(tmp_path):
         Image.new(mode, (5, 6)).save(tmp_path / name)
         assert open_image(tmp_path / name).mode == "RGB"
     assert open_image((tmp_path / "a.png").read_bytes()).size == (5, 6)
+
+
+@pytest.mark.parametrize("name", ["grey.png", "grey.tif", "big-endian.tif"])
+def test_grey_of_16_bits_keeps_its_shades(tmp_path, name):
+    shades = np.arange(0, 65536, 257, dtype=np.uint16).reshape(16, 16)
+    image = Image.fromarray(shades)
+    if name == "big-endian.tif":
+        image = Image.frombytes("I;16B", (16, 16), shades.astype(">u2").tobytes())
+    image.save(tmp_path / name)
+    assert np.array_equal(np.asarray(open_image(tmp_path / name))[..., 0].ravel(), np.arange(256))
+
+
+def test_a_clear_shade_of_16_bits_is_white(tmp_path):
+    Image.fromarray(np.array([[0, 256, 65535]], dtype=np.uint16)).save(tmp_path / "a.png", transparency=256)
+    opened = open_image(tmp_path / "a.png")
+    assert [opened.getpixel((x, 0)) for x in range(3)] == [(0, 0, 0), (255, 255, 255), (255, 255, 255)]
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.float32])
+def test_samples_of_32_bits_are_refused(tmp_path, kind):
+    Image.fromarray(np.ones((4, 4), dtype=kind)).save(tmp_path / "a.tif")
+    with pytest.raises(UserError, match=r"a\.tif has samples of 32 bits; save it with 8"):
+        open_image(tmp_path / "a.tif")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(UserError, match=r"a\.png is no file"):
+        open_image(tmp_path / "a.png")
 
 
 def broken_files(folder):
@@ -84,7 +115,7 @@ def test_a_flipped_byte_never_leaves_another_error(tmp_path):
         assert refused, suffix
 
 
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.filterwarnings("error")
 def test_decompression_bombs_are_refused_before_they_are_decoded(tmp_path):
     import struct
     import zlib

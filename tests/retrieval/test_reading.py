@@ -1,6 +1,7 @@
 """Folders of pages: images, PDFs, listed texts, OCR, and everything in them that cannot be read."""
 
 import json
+import os
 import re
 
 import pytest
@@ -72,14 +73,15 @@ def test_listed_pages_have_texts_numbers_and_names_of_their_own(read, tmp_path):
         draw(pages / name)
     draw(tmp_path / "elsewhere" / "d.png")
     lines = [
-        {"image": "a_1.png", "text": "  line\u2028one ", "document": "A", "number": 7, "more": [1]},
+        {"image": "a_1.png", "text": "  line\u2028one ", "document": "A", "number": 7},
         {"image": "b.png", "name": "special", "text": None},
         {"image": "../../elsewhere/d.png", "name": "outside", "text": "out"},
     ]
     listed = "\n".join(json.dumps(line, ensure_ascii=False) for line in lines) + "\n\n"
     (pages / "deep" / "pages.jsonl").write_text(listed, encoding="utf-8")
-    found = {page.name: page for page in read().pages}
-    assert set(found) == {"deep/a_1", "special", "outside", "c"}
+    result = read()
+    found = {page.name: page for page in result.pages}
+    assert not result.left_alone and set(found) == {"deep/a_1", "special", "outside", "c"}
     assert (found["deep/a_1"].text, found["deep/a_1"].document, found["deep/a_1"].number) == ("line\u2028one", "A", 7)
     assert found["outside"].text == "out" and found["c"].text == ""
 
@@ -98,6 +100,11 @@ def test_listed_pages_have_texts_numbers_and_names_of_their_own(read, tmp_path):
         ('{"image": "a.png", "number": true}', "`number`: True is not allowed"),
         ('{"image": "a.png", "name": ""}', "`name` is empty"),
         ('{"image": "b.png", "text": "again"}', "stands in .*line 1 already"),
+        ('{"image": "a.png", "txt": "x"}', "`txt`: unknown. Did you mean `text`"),
+        ('{"image": ".", "text": "x"}', "line 2, `image`: .*pages is no file"),
+        ('{"image": "nowhere/..", "text": "x"}', "line 2, `image`: .*pages is no file"),
+        ("[" * 100_000, "line 2 is no JSON: it is nested too deep"),
+        ('{"image": "a.png", "number": ' + "9" * 5000 + "}", "line 2 is no JSON"),
         ('{"image": "../a.png"}', "lies outside"),
         ('{"image": "r.pdf"}', "names a PDF"),
     ],
@@ -121,6 +128,38 @@ def test_a_list_that_is_no_text(read, tmp_path):
         read()
 
 
+def test_a_list_with_the_mark_of_some_editors(read, tmp_path):
+    draw(tmp_path / "pages" / "a.png")
+    (tmp_path / "pages" / "pages.jsonl").write_text('{"image": "a.png", "text": "x"}\n', encoding="utf-8-sig")
+    assert [page.text for page in read().pages] == ["x"]
+
+
+def test_what_is_left_alone_is_counted_by_its_ending(read, tmp_path):
+    draw(tmp_path / "pages" / "a.png")
+    draw(tmp_path / "pages" / "sub" / "listed.gif")
+    for name in ("b.gif", "sub/c.GIF", "notes.txt", "README", ".hidden.gif"):
+        (tmp_path / "pages" / name).write_text("x")
+    (tmp_path / "pages" / "sub" / "pages.jsonl").write_text('{"image": "listed.gif"}\n')
+    (tmp_path / "pages" / "link").symlink_to(tmp_path / "pages" / "sub", target_is_directory=True)
+    found = read()
+    assert [page.name for page in found.pages] == ["a", "sub/listed"]
+    assert found.told_alone() == "2 .gif, 1 .txt, 1 linked folders, 1 without an ending"
+
+
+def test_pages_that_can_have_no_text_are_told_before_they_are_read(read, tmp_path):
+    pages = tmp_path / "pages"
+    (pages / "a.png").write_text("no image")
+    (pages / "pages.jsonl").write_text('{"image": "a.png", "text": " "}\n')
+    with pytest.raises(UserError, match="none of the 1 pages has text"):
+        read(by_text=True)
+    assert not (tmp_path / "index").exists()
+    for settings in ({}, {"by_text": True, "ocr": True}):
+        with pytest.raises(UserError, match="no image that Pillow reads"):
+            read(**settings)
+    (pages / "b.pdf").write_bytes(pdf_of(["text"]))
+    assert [page.name for page in read(by_text=True, on_bad_page="skip").pages] == ["b_1"]
+
+
 def bad_pages(folder):
     """Files that cannot be read -> what is said of each."""
     draw(folder / "good.png", "red")
@@ -131,7 +170,17 @@ def bad_pages(folder):
     (folder / "none.pdf").write_bytes(pdf_of([]))
     with_password(pdf_of(["secret"]), folder / "locked.pdf")
     (folder / "pages.jsonl").write_text('{"image": "missing.png", "text": "gone"}\n')
+    draw(folder / "wide.png", size=(402, 2))
+    (folder / "long.pdf").write_bytes(pdf_of(["tall"]).replace(b"[0 0 200 100]", b"[0 0 2 980]  "))
+    (folder / "gone.pdf").symlink_to("nowhere.pdf")
+    os.mkfifo(folder / "pipe.png")
+    os.mkfifo(folder / "pipe.pdf")
     return {
+        "wide.png": "wide.png cannot be shown: it has 402 x 2 pixels, one side more than 200 times the other",
+        "long.pdf": "long.pdf, page 1 cannot be shown: it has 4 x 1960 pixels",
+        "gone.pdf": "gone.pdf cannot be read: there is no such file",
+        "pipe.png": "pipe.png is no file",
+        "pipe.pdf": "pipe.pdf is no file",
         "cut.png": "cannot be read as an image|is broken",
         "text.jpg": "no image that Pillow reads",
         "broken.pdf": "cannot be read as a PDF",
@@ -150,10 +199,10 @@ def test_pages_that_cannot_be_read_are_counted_or_an_error(read, tmp_path):
     for name, said in wrong.items():
         (message,) = [message for message in found.skipped if name in message]
         assert re.search(said, message), message
-    with pytest.raises(UserError, match="`on_bad_page: skip`"):
+    with pytest.raises(UserError, match="write `--on_bad_page skip`, in a recipe `on_bad_page: skip`"):
         read()
     (tmp_path / "pages" / "good.png").unlink()
-    with pytest.raises(UserError, match=r"none of its 7 files can be read. The first"):
+    with pytest.raises(UserError, match=r"none of its 12 files can be read. The first"):
         read(on_bad_page="skip")
 
 

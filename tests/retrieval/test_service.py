@@ -94,7 +94,7 @@ def test_images_by_path_folder_address_and_content(tmp_path, monkeypatch):
         for name, said in (
             ("windows_4", "windows_4.png: there is no such image"),
             ("bad_5", "no base64"),
-            ("bad_6", "no image that Pillow reads"),
+            ("bad_6", "^page bad_6 of http.* is no image that Pillow reads"),
             ("never", "has ranked no page `never`"),
         ):
             with pytest.raises(UserError, match=said):
@@ -115,8 +115,11 @@ def test_images_by_path_folder_address_and_content(tmp_path, monkeypatch):
         ([[{"file": "a.png"}]], "where objects like"),
         ([[{"image_file": ""}]], "where objects like"),
         ([[{"image_file": 5}]], "where objects like"),
-        ([[{"image_file": "a.png", "score": "high"}]], "where a number as `score` is due"),
-        ([[{"image_file": "a.png", "score": float("nan")}]], "where a number as `score` is due"),
+        ([[{"image_file": "a.png", "score": "high"}]], "where a finite number as `score` is due"),
+        ([[{"image_file": "a.png", "score": float("nan")}]], "where a finite number as `score` is due"),
+        ([[{"image_file": "a.png", "score": float("inf")}]], "where a finite number as `score` is due"),
+        ([[{"image_file": "a.png", "score": -(10**400)}]], "where a finite number as `score` is due"),
+        ([[{"image_file": "a.png", "score": True}]], "where a finite number as `score` is due"),
         ([[{"image_file": "x/a.png"}, {"image_file": "y/a.png"}]], "names of their own"),
         ("text", "where a list of 1 rankings is due"),
         (None, "where a list of 1 rankings is due"),
@@ -129,6 +132,12 @@ def test_answers_of_another_kind_are_told(answer, said):
     ):
         Service(server.address, timeout=5, retries=2).search(["x"], 5)
     assert server.address in str(raised.value) and len(server.asked) == 1
+
+
+def test_half_characters_of_an_answer_become_question_marks():
+    with serve(lambda handler, asked: send(handler, [[{"image_file": "a\ud800.png", "text": "\ud800b"}]])) as server:
+        ((hit,),) = Service(server.address, timeout=5, retries=0).search(["x"], 5)
+    assert (hit.name, hit.page.text) == ("a?", "?b")
 
 
 def test_a_service_that_fails_and_comes_back_or_not():

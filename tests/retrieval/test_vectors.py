@@ -80,7 +80,7 @@ def test_pages_without_text_are_not_ranked_by_texts(kind, models, tmp_path):
     index = build_index(tmp_path / "pages", tmp_path / "index", IndexSettings(kind=kind, model=models[kind])).index
     assert sorted(hit.name for hit in index.search(["x"], 5)[0]) == ["sub/doc_1", "sub/doc_3"] and len(index) == 3
     write_corpus(tmp_path / "empty", ["", ""])
-    with pytest.raises(UserError, match="none of the 2 pages has text to embed"):
+    with pytest.raises(UserError, match="none of the 2 pages has text to search by"):
         build_index(tmp_path / "empty", tmp_path / "other", IndexSettings(kind=kind, model=models[kind]))
 
 

@@ -14,7 +14,7 @@ from hpt_trl.recipes.arguments import RecipeArguments
 from hpt_trl.recipes.recipe import Recipe, Stage
 from hpt_trl.retrieval.index import INDEX_FOLDER, build_index
 from hpt_trl.retrieval.questions import measure, read_questions, refuse_unknown
-from hpt_trl.retrieval.rankers import KINDS, LEXICAL, IndexSettings, check_settings
+from hpt_trl.retrieval.rankers import KINDS, LEAST_DPI, LEXICAL, IndexSettings, check_settings
 from hpt_trl.settings.ranges import at_least
 from hpt_trl.settings.values import did_you_mean
 
@@ -154,5 +154,5 @@ STAGE = Stage(
     ),
     check=check,
     work=build,
-    rules=(at_least(36, "pdf_dpi"),),
+    rules=(at_least(LEAST_DPI, "pdf_dpi"),),
 )

@@ -127,8 +127,8 @@ class PageSearch:
         if name is None:
             more = "no other page" if ranking else "no page"
             return self._told(action, f"The search found {more} for {action.query!r}. Try other words. {self._how()}")
+        raw = self.engine.image(name)
         try:
-            raw = self.engine.image(name)
             shown = fit_pixels(raw, self.options.min_pixels, self.options.max_pixels)
         except UserError as error:
             raise UserError(f"page {name}: {error}") from error

@@ -1,11 +1,10 @@
 """Options of the environment `vrag` (`environment_options`)."""
 
-import math
 from dataclasses import dataclass, fields
 from typing import Any
 
 from hpt_trl.errors import UserError
-from hpt_trl.retrieval.engine import SCHEMES
+from hpt_trl.retrieval.engine import check_ranges, refuse_unused
 from hpt_trl.settings.values import did_you_mean
 
 VOCABULARIES = ("tags", "tools")
@@ -77,16 +76,8 @@ def vrag_options(values: dict[str, Any]) -> VragOptions:
             f"`min_pixels: {options.min_pixels}` and `max_pixels: {options.max_pixels}`; allowed: at least {28 * 28}, "
             "and the first at most the second."
         )
-    for name in ("rerank_depth", "retries"):
-        if getattr(options, name) < (1 if name == "rerank_depth" else 0):
-            raise UserError(f"`{name}: {getattr(options, name)}` is too small.")
-    if not 0 < options.timeout < math.inf:
-        raise UserError(f"`timeout: {options.timeout}`; allowed: a number of seconds above 0.")
-    for name in ("timeout", "retries", "images"):
-        if name in values and not options.index.startswith(SCHEMES):
-            raise UserError(f"`{name}` is of a search service, and `{options.index}` is none; drop it.")
-    if "rerank_depth" in values and options.reranker is None:
-        raise UserError("`rerank_depth` says nothing without `reranker`; name one, or drop it.")
+    check_ranges(rerank_depth=options.rerank_depth, timeout=options.timeout, retries=options.retries)
+    refuse_unused(options.index, values, options.reranker)
     return options
 
 
