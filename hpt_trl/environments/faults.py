@@ -112,7 +112,11 @@ def _is_picture(value: Any) -> bool:
 
     if not isinstance(value, Picture) or not isinstance(value.image, Image):
         return False
-    if value.image.mode != "RGB" or 0 in value.image.size or not (value.raw_size is None or _are_sides(value.raw_size, 2)):
+    if (
+        value.image.mode != "RGB"
+        or 0 in value.image.size
+        or not (value.raw_size is None or _are_sides(value.raw_size, 2))
+    ):
         return False
     named = isinstance(value.name, str) and isinstance(value.kind, str) and bool(value.kind)
     return named and (value.box is None or _are_sides(value.box, 4))

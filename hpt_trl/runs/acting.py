@@ -6,7 +6,8 @@ from hpt_trl.data.layouts import Splits
 from hpt_trl.data.rendering import Encoder
 from hpt_trl.environments.acting import Acting
 from hpt_trl.environments.arguments import EnvironmentArguments
-from hpt_trl.methods.environments import acting_of, check_acted_rows, check_rewards
+from hpt_trl.methods.acted_rows import check_acted_rows
+from hpt_trl.methods.environments import acting_of, check_rewards
 from hpt_trl.recipes.recipe import Recipe
 
 
@@ -31,5 +32,5 @@ def acting_for(
     acting = acting_of(recipe, encoder, drawn=drawn, positions=positions)
     assert acting is not None
     reads = trains_on_answers(recipe, splits)
-    check_acted_rows(recipe, splits, acting, splits.demonstration_column if reads else None)
+    check_acted_rows(splits, acting, splits.demonstration_column if reads else None)
     return acting

@@ -69,6 +69,7 @@ def test_names_and_dotted_paths(tmp_path, monkeypatch):
         "LIMIT = 3\ndef brevity(completions, **_):\n    return [float(len(c) < LIMIT) for c in completions]\n"
     )
     (tmp_path / "broken_rewards.py").write_text("raise RuntimeError('not today')\n")
+    (tmp_path / "leaving_rewards.py").write_text("raise SystemExit(0)\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
     loaded = load_rewards(["math_answer", "own_rewards.brevity"])
@@ -80,6 +81,7 @@ def test_names_and_dotted_paths(tmp_path, monkeypatch):
         ("own_rewards.LIMIT", "not callable"),
         ("no_such_module.reward", "cannot be imported"),
         ("broken_rewards.reward", "RuntimeError: not today"),
+        ("leaving_rewards.reward", "cannot be imported: SystemExit: 0"),
         ("fractions.Fraction", "is a class"),
     ]:
         with pytest.raises(UserError, match=message):
