@@ -98,6 +98,8 @@ def test_sound_recipes_are_prepared(acted, stage):
         ({"vocabulary": None}, ["`vocabulary: None`; allowed: a text"]),
         ({"min_pixels": 100}, ["`min_pixels: 100` and `max_pixels", "at least 784"]),
         ({"min_pixels": 500_000}, ["`min_pixels: 500000` and `max_pixels", "the first at most the second"]),
+        ({"max_pixels": 2_000_000_000}, ["`max_pixels: 2000000000`; allowed: at least 784 and at most 80000000"]),
+        ({"min_pixels": 2_000_000_000, "max_pixels": 2_000_000_000}, ["allowed: at least 784 and at most 80000000"]),
         ({"index": "pages"}, ["`index`: write it as the key `search_index`"]),
         ({"images": "pages"}, ["`images` is of a search service"]),
         ({"timeout": 3}, ["`timeout` is of a search service"]),
@@ -111,13 +113,34 @@ def test_options_of_the_environment(acted, options, parts):
     refused(acted, "environment_options", *parts, environment_options=options)
 
 
+def test_options_that_are_known(acted):
+    message = refused(acted, "environment_options", environment_options={"zzz": 1})
+    assert message.endswith(
+        "Known: vocabulary, min_pixels, max_pixels, crops, instructions, reranker, rerank_depth, timeout, retries, "
+        "images."
+    )
+
+
+def test_rerankers_that_cannot_be_loaded(acted, vlm_path, tmp_path):
+    for name, parts in (
+        (f"query_likelihood:{vlm_path}", ["cannot be loaded as a causal language model", "Idefics3Config"]),
+        ("query_likelihood:", ["names no model"]),
+        (f"query_likelihood:{tmp_path / 'nowhere'}", ["nowhere"]),
+        (str(tmp_path / "nowhere"), ["nowhere", "CrossEncoder"]),
+    ):
+        options = {**AS_THEY_ARE, "reranker": name}
+        message = refused(acted, "`environment_options`: ", *parts, environment_options=options)
+        assert len(message) < 800 and "search_index" not in message
+
+
 def test_an_index_that_is_none(acted, tmp_path, searched):
     refused(acted, "search_index", "needs it", "hpt-trl index PAGES INDEX", search_index=None)
     refused(acted, "search_index", "holds no index", search_index=str(tmp_path / "nowhere"))
     (tmp_path / "empty").mkdir()
     refused(acted, "search_index", "holds no index", search_index=str(tmp_path / "empty"))
     refused(acted, "search_index", "holds no index", search_index=str(searched.pages))
-    refused(acted, "environment_options", "`index` is missing", search_index="  ")
+    for nothing in ("", "  "):
+        refused(acted, "`search_index`: `environment: vrag` needs it", search_index=nothing)
     refused(acted, "search_index", "http", search_index="http://")
     damaged = tmp_path / "damaged"
     shutil.copytree(searched.index, damaged)
