@@ -12,7 +12,7 @@ from hpt_trl.data.turns import shown
 from hpt_trl.environments.encoding import PieceEncoder
 from hpt_trl.environments.episode import Episode, Limits
 from hpt_trl.environments.factory import TurnEnvironments
-from hpt_trl.environments.faults import ask
+from hpt_trl.environments.faults import ask, named
 from hpt_trl.environments.pieces import Piece
 from hpt_trl.environments.protocol import Environment, Messages
 from hpt_trl.errors import UserError
@@ -123,7 +123,10 @@ class Acting:
         environment = self.environments.make()
         messages = ask(environment, "prompt", row, prompt_of(row))
         ask(environment, "start", row, row)
-        prompt = self.encoder.prompt(messages, images_of(row) or [])
+        try:
+            prompt = self.encoder.prompt(messages, images_of(row) or [])
+        except UserError as error:
+            raise named(error, row) from error
         return Episode(environment, self.encoder, limits, row, messages, prompt)
 
 

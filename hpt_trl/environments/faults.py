@@ -24,6 +24,8 @@ TAKEN = (
     "log_metric",
 )
 
+_OF_ROW = re.compile(r"row (\d+): ")
+
 
 def ask(environment: Environment, method: str, row: dict[str, Any], *arguments: Any) -> Any:
     """Calls a method of an environment.
@@ -69,8 +71,8 @@ def raised(error: BaseException) -> str:
 
 
 def named(error: UserError, row: dict[str, Any]) -> UserError:
-    """A complaint with the row that it is about."""
-    return UserError(f"row {row[ROW]}: {error}") if ROW in row else error
+    """A complaint with the row that it is about, once."""
+    return error if ROW not in row or _OF_ROW.match(str(error)) else UserError(f"row {row[ROW]}: {error}")
 
 
 def placed(error: UserError, sources: Sequence[str]) -> UserError:
@@ -79,7 +81,7 @@ def placed(error: UserError, sources: Sequence[str]) -> UserError:
     Args:
         sources: names of the data; of several the row may be of any.
     """
-    found = re.match(r"row (\d+): ", str(error))
+    found = _OF_ROW.match(str(error))
     if found is None:
         return error
     places = [where(source, int(found[1])) for source in dict.fromkeys(sources)]

@@ -17,7 +17,7 @@ from hpt_trl.data.row_lengths import examples
 from hpt_trl.data.sources import where
 from hpt_trl.environments.acting import Acting, goes_on, prompt_of
 from hpt_trl.environments.episode import Episode
-from hpt_trl.environments.faults import columns
+from hpt_trl.environments.faults import columns, named, placed
 from hpt_trl.environments.protocol import Turn
 from hpt_trl.errors import UserError
 from hpt_trl.methods.vrag.environment import PageSearch
@@ -121,7 +121,7 @@ def _play(rows: Dataset, source: str, acting: Acting, column: str | None, search
             if column is not None and row[column]:
                 played.append((number, _played(row, acting, column)))
         except UserError as error:
-            raise UserError(f"{where(source, number)}: {_without_row(error)}") from error
+            raise placed(named(error, row), [source]) from error
     episodes = [*begun, *(episode for _, episode in played)]
     try:
         columns([episode.facts() for episode in episodes], "facts")
@@ -167,8 +167,3 @@ def _played(row: dict[str, Any], acting: Acting, column: str) -> Episode:
             f"(`max_context_length` {acting.limits.context}); raise the limit, or shorten it."
         )
     return episode
-
-
-def _without_row(error: UserError) -> str:
-    text = str(error)
-    return text.split(": ", 1)[1] if text.startswith("row ") else text

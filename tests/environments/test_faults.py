@@ -11,7 +11,7 @@ from hpt_trl.data.rendering import Encoder
 from hpt_trl.data.sources import ROW
 from hpt_trl.environments.acting import Acting
 from hpt_trl.environments.factory import TurnEnvironments
-from hpt_trl.environments.faults import columns, placed
+from hpt_trl.environments.faults import columns, named, placed
 from hpt_trl.environments.protocol import Observation, Picture
 from hpt_trl.errors import UserError
 from tests.helpers.episodes import PROMPT, Scripted, encoder_of, episode_of, picture, turn_ids
@@ -93,6 +93,13 @@ def test_an_environment_cannot_leave_the_process(encoders, method):
 
     with pytest.raises(UserError, match=f"row 7: `{method}` of the environment Leaves raised SystemExit: 0"):
         played(encoders["idefics3"], Leaves(method))
+
+
+def test_a_row_is_named_once(encoders):
+    assert str(named(named(UserError("no."), {ROW: 3}), {ROW: 3})) == "row 3: no."
+    assert str(named(UserError("no."), {})) == "no."
+    with pytest.raises(UserError, match="^row 7: .* name a vision-language model"):
+        played(encoders["text"], Scripted([Observation((picture(32, 32),))]))
 
 
 def test_a_complaint_gets_the_name_of_its_data():

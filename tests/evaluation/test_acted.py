@@ -194,7 +194,7 @@ def test_an_evaluation_whose_service_goes_down_goes_on_and_draws_nothing_twice(a
         assert main(["eval", acted("stopped", **keys)]) == 2
         told = capsys.readouterr().err
         assert "does not answer" in told and "503" in told and "Traceback" not in told
-        assert "row " in told
+        assert "/questions.jsonl, line " in told
         folder = tmp_path / "stopped"
         [part] = folder.glob("samples.*.part")
         kept = [json.loads(line) for line in part.read_text().splitlines()]
@@ -259,7 +259,11 @@ def test_a_fault_in_the_midst_is_told_with_its_row(acted, capsys):
     }
     assert main(["eval", acted(**keys, reward_funcs=["tests.helpers.evaluations.remainder"], success_reward=None)]) == 2
     told = capsys.readouterr().err
-    assert "row " in told and "`act` of the environment FailsLater raised RuntimeError: the shelf fell down (" in told
+    assert (
+        "/questions.jsonl, line " in told
+        and "row " not in told
+        and "`act` of the environment FailsLater raised RuntimeError: the shelf fell down (" in told
+    )
     assert "Traceback" not in told
 
 

@@ -46,9 +46,7 @@ def vrag_environments(options: VragOptions, **limits: Any) -> TurnEnvironments:
         UserError: the index cannot be opened; with the key of the recipe.
     """
     try:
-        engine = open_engine(
-            options.index, timeout=options.timeout, retries=options.retries, images=options.images
-        )
+        engine = open_engine(options.index, timeout=options.timeout, retries=options.retries, images=options.images)
     except UserError as error:
         raise UserError(f"search_index: {error}") from error
     if options.reranker is not None:
