@@ -98,7 +98,7 @@ def test_an_environment_cannot_leave_the_process(encoders, method):
 def test_a_row_is_named_once(encoders):
     assert str(named(named(UserError("no."), {ROW: 3}), {ROW: 3})) == "row 3: no."
     assert str(named(UserError("no."), {})) == "no."
-    with pytest.raises(UserError, match="^row 7: .* name a vision-language model"):
+    with pytest.raises(UserError, match=r"^row 7: .* name a vision-language model"):
         played(encoders["text"], Scripted([Observation((picture(32, 32),))]))
 
 
