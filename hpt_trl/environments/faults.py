@@ -146,8 +146,8 @@ _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "prompt": (_are_messages, f"a list of messages, each with `role` ({', '.join(ROLES)}) and `content`"),
     "act": (
         _is_answer,
-        "an Observation of texts and Pictures of PIL images (RGB, of a pixel at least), or a word; see "
-        "hpt_trl.environments.protocol",
+        "an Observation of texts and Pictures of PIL images (RGB, of a pixel at least), of the role user "
+        "or tool, or a word; see hpt_trl.environments.protocol",
     ),
     "facts": (_are_facts, f"values by their names, none of which is {', '.join(TAKEN)}"),
     "measures": (_are_numbers, "numbers by their names, each with a group before a slash, e.g. `shop/bought`"),

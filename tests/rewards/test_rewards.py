@@ -107,6 +107,14 @@ def _call(reward, count=3, **columns):
     )
 
 
+def test_a_reward_cannot_leave_the_process():
+    def leaving(prompts, completions, **_):
+        return sys.exit(0) if "prompt 1" in prompts else [1.0] * len(prompts)
+
+    with pytest.raises(UserError, match=r"the reward `leaving` raised SystemExit: 0 \(.*\nat position 2 of the batch"):
+        _call(leaving)
+
+
 def test_guard_keeps_the_name_and_the_values():
     def own(prompts, completions, **_):
         return [1, None, 0.5]
