@@ -52,7 +52,10 @@ def lines_of(path: str | Path, *, errors: str = "strict") -> list[str]:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Writes a text file in one go: a run that is killed leaves the old file or the new one, never half of one."""
+    """Writes a text file in one go: a run that is killed leaves the old file or the new one, never half of one.
+
+    Half a character, as JSON may hold it and UTF-8 may not, becomes a question mark.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8", errors="replace")
     os.replace(temporary, path)

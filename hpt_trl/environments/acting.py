@@ -12,8 +12,9 @@ from hpt_trl.data.turns import shown
 from hpt_trl.environments.encoding import PieceEncoder
 from hpt_trl.environments.episode import Episode, Limits
 from hpt_trl.environments.factory import TurnEnvironments
-from hpt_trl.environments.faults import ask
-from hpt_trl.environments.protocol import Environment
+from hpt_trl.environments.faults import ask, named
+from hpt_trl.environments.pieces import Piece
+from hpt_trl.environments.protocol import Environment, Messages
 from hpt_trl.errors import UserError
 
 # More tokens than any trajectory has: a written one is bounded by its turns and by the context alone.
@@ -79,12 +80,12 @@ class Acting:
         """
         return self._begun(row, self.limits)
 
-    def demonstration(self, row: dict[str, Any], column: str) -> Episode:
-        """A row's trajectory, played: the environment acts on its turns as it does on a model's.
+    def written(self, row: dict[str, Any], column: str) -> list[Piece]:
+        """The turns of a row's trajectory, encoded; nothing is played.
 
         Raises:
-            UserError: it is no list of the assistant's turns, has too many, goes on after its end, or has a turn that
-                the chat template does not write as it stands.
+            UserError: it is no list of the assistant's turns, has too many, or has a turn that the chat template does
+                not write as it stands.
         """
         turns = row[column]
         if isinstance(turns, str) or any(message.get("role") != "assistant" for message in turns):
@@ -97,16 +98,21 @@ class Acting:
                 f"`{column}` has {len(turns)} turns, a rollout {self.limits.turns} (`max_turns`); raise `max_turns` or "
                 "shorten it."
             )
+        return [self.encoder.turn(message) for message in turns]
+
+    def demonstration(self, row: dict[str, Any], column: str) -> Episode:
+        """A row's trajectory, played: the environment acts on its turns as it does on a model's.
+
+        Raises:
+            UserError: it cannot be `written`, or goes on after its end.
+        """
+        pieces = self.written(row, column)
         episode = self._begun(row, replace(self.limits, drawn=_UNBOUNDED, turn=_UNBOUNDED))
-        for number, message in enumerate(turns, start=1):
+        for number, piece in enumerate(pieces):
             if not episode.pending:
                 if episode.ended == "context":
                     break
-                raise UserError(
-                    f"`{column}` goes on after turn {number - 1}, which ends the rollout ({episode.ended}): "
-                    f"{shown(str(message.get('content')))}. Drop what follows it."
-                )
-            piece = self.encoder.turn(message)
+                raise goes_on(column, number, episode.ended, row[column][number])
             if len(piece.ids) > episode.budget:
                 episode.ended = "context"
                 break
@@ -114,16 +120,42 @@ class Acting:
         return episode
 
     def _begun(self, row: dict[str, Any], limits: Limits) -> Episode:
-        if isinstance(row["prompt"], str):
-            raise UserError(
-                "an environment needs prompts that are messages: set `conversational: true`, or use a tokenizer with a "
-                "chat template."
-            )
         environment = self.environments.make()
-        messages = ask(environment, "prompt", row, row["prompt"])
+        messages = ask(environment, "prompt", row, prompt_of(row))
         ask(environment, "start", row, row)
-        prompt = self.encoder.prompt(messages, images_of(row) or [])
+        try:
+            prompt = self.encoder.prompt(messages, images_of(row) or [])
+        except UserError as error:
+            raise named(error, row) from error
         return Episode(environment, self.encoder, limits, row, messages, prompt)
+
+
+def prompt_of(row: dict[str, Any]) -> Messages:
+    """A row's prompt.
+
+    Raises:
+        UserError: it is no list of messages.
+    """
+    if isinstance(row["prompt"], str):
+        raise UserError(
+            "an environment needs prompts that are messages: set `conversational: true`, or use a tokenizer with a "
+            "chat template."
+        )
+    return row["prompt"]
+
+
+def goes_on(column: str, turn: int, ended: str, following: dict[str, Any]) -> UserError:
+    """A complaint about a trajectory that does not stop where its rollout does.
+
+    Args:
+        turn: number of the one that ends it, from 1.
+        ended: see `Episode`.
+        following: the message after it.
+    """
+    return UserError(
+        f"`{column}` goes on after turn {turn}, which ends the rollout ({ended}): "
+        f"{shown(str(following.get('content')))}. Drop what follows it."
+    )
 
 
 def play(episodes: Sequence[Episode], draw: Callable[[list[Episode]], None], any_of: Callable[[bool], bool]) -> None:

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hpt_trl.environments.encoding import PieceEncoder
-from hpt_trl.environments.faults import ask
+from hpt_trl.environments.faults import ask, named
 from hpt_trl.environments.pieces import Context, Flat, Piece, Segment
 from hpt_trl.environments.protocol import Environment, Messages, Observation, Turn
+from hpt_trl.errors import UserError
 
 # A turn is not begun with fewer tokens than these, where its own limit allows more: it could not come to an end.
 LEAST_TURN = 16
@@ -181,7 +182,10 @@ class Episode:
     def _show(self, observation: Observation) -> None:
         """Adds an observation, with older pictures folded away; ends the rollout where there is no room for it."""
         pictures = observation.pictures
-        added = _Held(self.encoder.observation(observation), observation=observation)
+        try:
+            added = _Held(self.encoder.observation(observation), observation=observation)
+        except UserError as error:
+            raise named(error, self.row) from error
         held = self._folded([*self._held, added])
         budget = self._budget([one.piece for one in held])
         if budget < self._least:

@@ -99,9 +99,12 @@ class Environment(Protocol):
         ...
 
     def facts(self) -> dict[str, Any]:
-        """What rewards get beside the columns of the row; the same names for every rollout."""
+        """What rewards get beside the columns of the row; the same names for every rollout, none of rewards' own."""
         ...
 
     def measures(self) -> dict[str, float]:
-        """Numbers of the rollout whose means are logged; the same names for every rollout, NaN where it has none."""
+        """Numbers of the rollout whose means are logged, NaN where it has none.
+
+        The same names for every rollout, each with a slash: those without are the trainers' own.
+        """
         ...

@@ -78,7 +78,7 @@ class ToolEnvironment:
             inspect.signature(self._functions[name]).bind(**given)
             return name, str(self._functions[name](**given))[:LONGEST_RESULT]
         # What a function raises, on whatever a model writes, is the model's to read.
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self._failures += 1
             return name, f"error: {error}"[:LONGEST_RESULT]
 

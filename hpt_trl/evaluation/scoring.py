@@ -9,6 +9,7 @@ from transformers import TrainerState
 
 from hpt_trl.data.messages import as_text
 from hpt_trl.data.rendering import Encoder
+from hpt_trl.environments.faults import columns
 from hpt_trl.evaluation.generating import Sample, cut_at_stop
 from hpt_trl.rewards.completions import score_completions, shape_completions, text_tokenizer, weighted_reward
 from hpt_trl.rewards.names import distinct_names
@@ -98,7 +99,8 @@ def score(
     prompts, read = [row["prompt"] for row in batch], [sample.prompt_ids for sample in samples]
     if samples[0].played is not None:
         played = [sample.played or {} for sample in samples]
-        batch = [row | one["facts"] for row, one in zip(batch, played, strict=True)]
+        told = columns([one["facts"] for one in played], "facts")
+        batch = [row | {name: values[place] for name, values in told.items()} for place, row in enumerate(batch)]
         shaped = [one["completion"] for one in played]
         texts = [as_text(completion) for completion in shaped]
     else:

@@ -8,6 +8,7 @@ from typing import Any
 
 from hpt_trl.data.messages import as_text
 from hpt_trl.data.sources import ROW
+from hpt_trl.environments.faults import columns
 from hpt_trl.evaluation.intervals import clustered
 from hpt_trl.evaluation.scoring import Judge, Scored
 
@@ -40,9 +41,9 @@ def _of_environments(scored: Sequence[Scored]) -> dict[str, Any]:
     played = [one.sample.played for one in scored if one.sample.played is not None]
     if not played:
         return {}
-    names = played[0]["measures"]
+    measured = columns([one["measures"] for one in played], "measures")
     return {
-        "environment": {name: mean([one["measures"][name] for one in played]) for name in names},
+        "environment": {name: mean(values) for name, values in measured.items()},
         "ended": dict(sorted(Counter(one["facts"]["ended"] for one in played).items())),
     }
 

@@ -1,17 +1,11 @@
-"""The environment that a recipe names: made, and held against its settings and rows before weights are loaded."""
+"""The environment that a recipe names: made, and held against its settings before weights are loaded."""
 
 import inspect
-import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
-from datasets import Dataset
-
-from hpt_trl.data.layouts import Splits
 from hpt_trl.data.rendering import Encoder
-from hpt_trl.data.row_lengths import examples
-from hpt_trl.data.sources import where
 from hpt_trl.environments.acting import Acting
 from hpt_trl.environments.arguments import OF_ENVIRONMENT, EnvironmentArguments
 from hpt_trl.environments.factory import TurnEnvironments
@@ -21,15 +15,12 @@ from hpt_trl.environments.tools import ToolEnvironment
 from hpt_trl.errors import UserError
 from hpt_trl.methods.vrag.building import check_vrag, vrag_environments
 from hpt_trl.methods.vrag.environment import PageSearch
-from hpt_trl.methods.vrag.references import check_references
 from hpt_trl.recipes.arguments import RecipeArguments
 from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.rewards.columns import FACTS
 from hpt_trl.rewards.functions import REWARDS
 from hpt_trl.settings.imported import imported
 from hpt_trl.settings.values import did_you_mean
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -38,8 +29,6 @@ class ActingArguments(EnvironmentArguments, RecipeArguments):
 
 
 VRAG, TOOLS = "vrag", "tools"
-# Rows whose rollout is begun, and whose trajectory is played, before weights are loaded.
-PROBED = 16
 _METHODS = ("prompt", "start", "act", "unseen", "facts", "measures")
 
 
@@ -75,7 +64,7 @@ def environments_of(arguments: EnvironmentArguments) -> TurnEnvironments | None:
         except UserError:
             raise
         # What another's environment raises is another's choice.
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise UserError(f"environment: {arguments.environment} {raised(error)}") from error
 
     return TurnEnvironments(made, **limits)
@@ -171,75 +160,6 @@ def check_rewards(recipe: Recipe, columns: Sequence[str]) -> None:
                 "reward_funcs",
                 f"`{name}` reads `{missing[0]}`, which an environment tells of its rollouts; name `environment`.",
             )
-
-
-def check_acted_rows(recipe: Recipe, splits: Splits, acting: Acting, column: str | None) -> None:
-    """Begin a rollout of some rows, and play the trajectory of each.
-
-    Args:
-        column: of the trajectories; None where nothing reads them.
-
-    Raises:
-        UserError: the first row that does not do.
-    """
-    for rows, source in splits.named:
-        if isinstance(environment := acting.environments.make(), PageSearch):
-            check_references(rows, source, environment.engine)
-        cut: list[int] = []
-        invalid: list[int] = []
-        endless: list[int] = []
-        astray: list[int] = []
-        for number, row in examples(_first(rows), tuple(rows.column_names)):
-            try:
-                episode = acting.episode(row)
-                if names := sorted(episode.facts().keys() & row.keys()):
-                    raise UserError(
-                        f"the column `{names[0]}` has the name of something that the environment tells rewards; rename "
-                        "it with `column_mapping`."
-                    )
-                if not episode.pending:
-                    raise UserError(
-                        f"the prompt has {len(episode.prompt.ids)} tokens, which leaves no room for a turn "
-                        f"(`max_context_length` {acting.limits.context})."
-                    )
-                if column is not None and any(message["role"] == "assistant" for message in row["prompt"]):
-                    raise UserError(
-                        f"the prompt holds a turn of the assistant, and `{column}` what follows it. The turns of a "
-                        f"trajectory stand in `{column}` together, without those of the user between them; write the "
-                        f"columns `prompt` and `{column}`."
-                    )
-                if column is not None and row.get(column):
-                    played = acting.demonstration(row, column)
-                    if not played.turns:
-                        raise UserError(
-                            f"`{column}` has no room for its first turn behind a prompt of {len(played.prompt.ids)} "
-                            f"tokens (`max_context_length` {acting.limits.context}); raise the limit, or shorten it."
-                        )
-                    cut += [number] * (played.ended == "context")
-                    invalid += [number] * bool(played.facts().get("invalid_actions"))
-                    endless += [number] * played.pending
-                    astray += [number] * (played.measures().get("vrag/recall", 1.0) < 1.0)
-            except UserError as error:
-                raise UserError(f"{where(source, number)}: {_without_row(error)}") from error
-        for found, what in (
-            (cut, "have no room for all of their turns (`max_context_length`), and are cut"),
-            (invalid, "hold turns that are no valid actions, and are trained on"),
-            (endless, "have no turn that ends the rollout, and are trained on"),
-            (astray, "do not find all of their `reference_pages` with this search, and are trained on"),
-        ):
-            if found:
-                logger.warning(
-                    "%s, row %d: %d of the first %d trajectories %s.", source, found[0], len(found), PROBED, what
-                )
-
-
-def _first(rows: Dataset) -> Dataset:
-    return rows.select(range(min(PROBED, len(rows))))
-
-
-def _without_row(error: UserError) -> str:
-    text = str(error)
-    return text.split(": ", 1)[1] if text.startswith("row ") else text
 
 
 def _check_made(environments: TurnEnvironments) -> None:

@@ -5,7 +5,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from hpt_trl.data.rendering import Encoded
-from hpt_trl.methods.environments import PROBED
+from hpt_trl.methods.acted_rows import PROBED
 from hpt_trl.planning.showing import cut, indented, marked
 from hpt_trl.runs.acting import trains_on_answers
 from hpt_trl.runs.prepared import Prepared

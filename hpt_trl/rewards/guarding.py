@@ -41,12 +41,12 @@ def guard(reward: Reward, name: str | None = None) -> Reward:
                 values = await reward(prompts=prompts, completions=completions, **columns)
             except UserError:
                 raise
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 index, cause = 0, error
                 for row in range(len(prompts)):
                     try:
                         await reward(**_one_row(row, prompts, completions, columns))
-                    except Exception as single:
+                    except (Exception, SystemExit) as single:
                         index, cause = row, single
                         break
                 raise _raised(name, index, prompts, completions, columns, cause) from cause
@@ -60,12 +60,12 @@ def guard(reward: Reward, name: str | None = None) -> Reward:
                 values = reward(prompts=prompts, completions=completions, **columns)
             except UserError:
                 raise
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 index, cause = 0, error
                 for row in range(len(prompts)):
                     try:
                         reward(**_one_row(row, prompts, completions, columns))
-                    except Exception as single:
+                    except (Exception, SystemExit) as single:
                         index, cause = row, single
                         break
                 raise _raised(name, index, prompts, completions, columns, cause) from cause
@@ -97,7 +97,7 @@ def _short(text: str) -> str:
 
 
 def _raised(
-    name: str, index: int, prompts: list, completions: list, columns: dict[str, Any], cause: Exception
+    name: str, index: int, prompts: list, completions: list, columns: dict[str, Any], cause: BaseException
 ) -> UserError:
     frames = inspect.getinnerframes(cause.__traceback__) if cause.__traceback__ else []
     place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""

@@ -4,17 +4,15 @@ They read what the environment says of an episode (`columns.FACTS`) beside colum
 (Wang et al. 2025, arXiv 2505.22019) trains with are the answer, the form and NDCG, weighted 0.7, 0.1 and 0.2.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 from hpt_trl.errors import UserError
 from hpt_trl.retrieval.measures import ndcg, recall_at
 from hpt_trl.rewards.answer_texts import accepted, same_answer, similarity
+from hpt_trl.rewards.boxes import boxes_of, overlap
 from hpt_trl.rewards.columns import required, required_fact
 from hpt_trl.rewards.turn_forms import well_formed
-
-Box = tuple[float, float, float, float]
 
 
 def answer_match(
@@ -115,38 +113,16 @@ def crop_overlap(
     made = required_fact("crop_overlap", "crops", crops)
     values: list[float | None] = []
     for place, (boxes, cuts) in enumerate(zip(wanted, made, strict=True)):
-        where = f"row {row[place]}" if row is not None else f"position {place + 1} of the batch"
-        found = [(entry["page"], _box(entry, where)) for entry in boxes or []]
+        try:
+            found = boxes_of(boxes)
+        except UserError as error:
+            where = f"row {row[place]}" if row is not None else f"position {place + 1} of the batch"
+            raise UserError(f"{where}: {error}") from error
         best = [
             max((overlap(cut["box"], box) for cut in cuts if cut["page"] == page), default=0.0) for page, box in found
         ]
         values.append(sum(best) / len(best) if best else None)
     return values
-
-
-def overlap(one: Sequence[float], two: Sequence[float]) -> float:
-    """Returns the intersection over union of two boxes [x1, y1, x2, y2], from 0 to 1; 0 for one without an area."""
-    width = min(one[2], two[2]) - max(one[0], two[0])
-    height = min(one[3], two[3]) - max(one[1], two[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    both = width * height
-    return both / (_area(one) + _area(two) - both)
-
-
-def _area(box: Sequence[float]) -> float:
-    return (box[2] - box[0]) * (box[3] - box[1])
-
-
-def _box(entry: dict[str, Any], where: str) -> Box:
-    box = entry["box"]
-    if len(box) != 4 or not all(math.isfinite(side) for side in box) or box[0] >= box[2] or box[1] >= box[3]:
-        raise UserError(
-            f"{where}: `reference_boxes` holds {list(box)}, which is no box; write [x1, y1, x2, y2] in pixels of the "
-            "page, with x1 below x2 and y1 below y2."
-        )
-    x1, y1, x2, y2 = box
-    return x1, y1, x2, y2
 
 
 def _answers(

@@ -1,12 +1,17 @@
-"""The environment of a run: made, and tried on the first rows."""
+"""The environment of a run: made, and held against the rows; and where a row is whose rollout fails later."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from hpt_trl.data.layouts import Splits
 from hpt_trl.data.rendering import Encoder
 from hpt_trl.environments.acting import Acting
 from hpt_trl.environments.arguments import EnvironmentArguments
-from hpt_trl.methods.environments import acting_of, check_acted_rows, check_rewards
+from hpt_trl.environments.faults import placed
+from hpt_trl.errors import UserError
+from hpt_trl.methods.acted_rows import check_acted_rows
+from hpt_trl.methods.environments import acting_of, check_rewards
 from hpt_trl.recipes.recipe import Recipe
 
 
@@ -31,5 +36,17 @@ def acting_for(
     acting = acting_of(recipe, encoder, drawn=drawn, positions=positions)
     assert acting is not None
     reads = trains_on_answers(recipe, splits)
-    check_acted_rows(recipe, splits, acting, splits.demonstration_column if reads else None)
+    check_acted_rows(splits, acting, splits.demonstration_column if reads else None)
     return acting
+
+
+@contextmanager
+def rows_placed(splits: Splits) -> Iterator[None]:
+    """Names the data in a complaint about a row, of which trainers know the number alone."""
+    try:
+        yield
+    except UserError as error:
+        told = placed(error, [source for _, source in splits.named])
+        if told is error:
+            raise
+        raise told from error

@@ -33,6 +33,7 @@ from hpt_trl.methods.evaluate.stage import measures_of
 from hpt_trl.models.digests import adapter_digest, model_digest
 from hpt_trl.models.folders import is_adapter
 from hpt_trl.models.loading import base_of, positions_of, resolve_model
+from hpt_trl.runs.acting import rows_placed
 from hpt_trl.runs.checkpoints import full_disk_explained
 from hpt_trl.runs.output_folder import open_output_folder, write_recipe
 from hpt_trl.runs.prepared import Prepared
@@ -52,7 +53,7 @@ def run_evaluation(prepared: Prepared, started: float, command: list[str]) -> No
     recipe, state = prepared.recipe, PartialState()
     task = task_of(prepared)
     store = SampleStore(recipe.config.output_dir)
-    with full_disk_explained(recipe.config.output_dir):
+    with full_disk_explained(recipe.config.output_dir), rows_placed(prepared.splits):
         if state.is_main_process:
             _open(prepared, store)
         state.wait_for_everyone()

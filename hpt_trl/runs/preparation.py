@@ -37,7 +37,7 @@ from hpt_trl.rewards.judge.reward import JudgedAnswer
 from hpt_trl.rewards.loading import check_columns, check_rows, columns_read, load_rewards
 from hpt_trl.rewards.names import distinct_names
 from hpt_trl.rewards.reward_model import RewardModel
-from hpt_trl.runs.acting import acting_for, trains_on_answers
+from hpt_trl.runs.acting import acting_for, rows_placed, trains_on_answers
 from hpt_trl.runs.lengths import check_lengths
 from hpt_trl.runs.model_files import shipped_by
 from hpt_trl.runs.output_folder import check_output_folder
@@ -139,7 +139,8 @@ def prepare_recipe(recipe: Recipe, trained: "Trained | None" = None) -> Prepared
     # A judge costs money.
     if functions and not any(isinstance(reward, JudgedAnswer) for reward in functions):
         weights = prepared.judge_weights[: len(functions)]
-        Probe(recipe, splits, encoder, rewards[: len(functions)], names, weights, success, acting).check()
+        with rows_placed(splits):
+            Probe(recipe, splits, encoder, rewards[: len(functions)], names, weights, success, acting).check()
     if rewards:
         check_thresholds(recipe, rewards[success], names[success])
     return prepared

@@ -35,6 +35,7 @@ from hpt_trl.recipes.profiles import LAUNCH_OPTIONS
 from hpt_trl.recipes.recipe import StageInputs
 from hpt_trl.recipes.resolving import read_recipe
 from hpt_trl.rollouts.vllm import open_engine
+from hpt_trl.runs.acting import rows_placed
 from hpt_trl.runs.checkpoints import PROCESSES_FILE, full_disk_explained
 from hpt_trl.runs.evaluating import answered_conditions, run_evaluation, task_of, write_scored
 from hpt_trl.runs.evaluation import evaluate
@@ -94,7 +95,7 @@ def run(name: str, overrides: list[str]) -> None:
             if prepared.unused:
                 print(f"Columns that nothing reads: {describe_unused(prepared.unused)}", flush=True)
         state.wait_for_everyone()
-        with full_disk_explained(prepared.recipe.config.output_dir):
+        with full_disk_explained(prepared.recipe.config.output_dir), rows_placed(prepared.splits):
             _train(prepared, started, command)
 
 
@@ -215,14 +216,15 @@ class _Evaluations:
         if state.is_main_process:
             store.begin({"model": "of the training", **answered_conditions(evaluation)})
         state.wait_for_everyone()
-        result, lines = measure(
-            task_of(evaluation),
-            self.trainer.model_wrapped,
-            store,
-            accelerator=self.trainer.accelerator,
-            trainer_state=self.trainer.state,
-            description=f"{description}: {name}",
-        )
+        with rows_placed(evaluation.splits):
+            result, lines = measure(
+                task_of(evaluation),
+                self.trainer.model_wrapped,
+                store,
+                accelerator=self.trainer.accelerator,
+                trainer_state=self.trainer.state,
+                description=f"{description}: {name}",
+            )
         if state.is_main_process:
             write_scored(store.folder, lines)
         return result

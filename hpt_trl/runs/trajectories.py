@@ -4,7 +4,6 @@ They stand in `OUTPUT_DIR/trajectories/*.jsonl`; docs/vrag.md has the form of a 
 """
 
 import json
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +12,29 @@ from typing import Any
 from hpt_trl.data.messages import text_of
 from hpt_trl.errors import UserError
 from hpt_trl.files import lines_of
+from hpt_trl.rewards.boxes import Box, boxes_of
 
 FOLDER = "trajectories"
 
-Box = tuple[float, float, float, float]
+# Of an image, in pixels: no number that a page could not write.
+_LONGEST_SIDE = 1e9
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What a value may be, and how that is said."""
+
+    types: tuple[type, ...]
+    said: str
+
+
+_TEXT = _Kind((str,), "a text")
+_TEXT_OR_NONE = _Kind((str, type(None)), "a text, or null")
+_LIST = _Kind((list,), "a list")
+_LIST_OR_NONE = _Kind((list, type(None)), "a list, or null")
+_OBJECT = _Kind((dict,), "an object")
+_WHOLE = _Kind((int, type(None)), "a whole number, or null")
+_NUMBER = _Kind((int, float, type(None)), "a number, or null")
 
 
 @dataclass(frozen=True)
@@ -26,7 +44,7 @@ class Picture:
     Attributes:
         file: Relative to the trajectory's file; None where it was not kept.
         name: Of the page that it shows, or a part of.
-        kind: `page` or `crop`.
+        kind: `page`, `crop`, or another word of the environment's.
         raw_size: Width and height in pixels before it was resized.
         shown_size: Width and height in pixels as the model saw it.
         box: Of a crop, in pixels of the raw page.
@@ -60,6 +78,8 @@ class Trajectory:
         prompt: Role and text of each message.
         facts: What the environment says of it.
         columns: What the data says of its row.
+        reference_pages: Those of `columns`.
+        reference_boxes: The page and the box of each, in pixels of the raw page.
     """
 
     place: str
@@ -72,11 +92,8 @@ class Trajectory:
     rewards: dict[str, float | None]
     facts: dict[str, Any]
     columns: dict[str, Any]
-
-    @property
-    def reference_boxes(self) -> list[tuple[str, Box]]:
-        """The page and the box of each, in pixels of the raw page."""
-        return [(str(entry["page"]), _box(entry["box"])) for entry in self.columns.get("reference_boxes") or []]
+    reference_pages: tuple[str, ...]
+    reference_boxes: tuple[tuple[str, Box], ...]
 
     @property
     def crops(self) -> list[Picture]:
@@ -88,64 +105,116 @@ def read_trajectories(output_dir: str | Path) -> Iterator[Trajectory]:
     """Yields the trajectories of a run, file by file in the order of their names.
 
     Raises:
-        UserError: a line is not a trajectory.
+        UserError: a line is not a trajectory, or a file cannot be read.
     """
     for path in sorted((Path(output_dir) / FOLDER).glob("*.jsonl")):
-        for number, text in enumerate(lines_of(path, errors="replace"), start=1):
+        try:
+            lines = lines_of(path, errors="replace")
+        except OSError as error:
+            raise UserError(
+                f"{path} cannot be read: {error.strerror}; move it to see the other trajectories."
+            ) from error
+        for number, text in enumerate(lines, start=1):
             place = f"{path}, line {number}"
             try:
-                yield _trajectory(json.loads(text), path.parent, place)
-            # What is missing, of another kind or of another length.
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                problem = f"no `{error.args[0]}`" if isinstance(error, KeyError) else str(error)
-                raise UserError(f"{place}: not a trajectory ({problem}); remove the line to see the rest.") from None
+                yield _trajectory(_parsed(text), path.parent, place)
+            except (UserError, ValueError) as error:
+                said = str(error).removesuffix(".")
+                raise UserError(f"{place}: not a trajectory ({said}); remove the line to see the rest.") from None
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+    except ValueError as error:
+        raise ValueError(f"no JSON: {error}") from None
 
 
 def _trajectory(line: Any, folder: Path, place: str) -> Trajectory:
-    trajectory = Trajectory(
+    if not isinstance(line, dict):
+        raise ValueError(f"it is {_short(line)}; write an object")
+    columns = _field(line, "columns", _OBJECT)
+    boxes = boxes_of(columns.get("reference_boxes"))
+    pages = columns.get("reference_pages")
+    if pages is not None:
+        pages = [_item(page, "reference_pages", _TEXT) for page in _field(columns, "reference_pages", _LIST)]
+    rewards = _field(line, "rewards", _OBJECT)
+    return Trajectory(
         place=place,
         folder=folder,
-        id=str(line["id"]),
-        step=None if line["step"] is None else int(line["step"]),
-        mode=str(line["mode"]),
-        prompt=tuple((str(message["role"]), text_of([message])) for message in line["prompt"]),
-        turns=tuple(_turn(turn) for turn in line["turns"]),
-        rewards={str(name): None if value is None else float(value) for name, value in line["rewards"].items()},
-        facts=dict(line["facts"]),
-        columns=dict(line["columns"]),
+        id=_field(line, "id", _TEXT),
+        step=_field(line, "step", _WHOLE),
+        mode=_field(line, "mode", _TEXT),
+        prompt=tuple(_message(_item(message, "prompt", _OBJECT)) for message in _field(line, "prompt", _LIST)),
+        turns=tuple(_turn(_item(turn, "turns", _OBJECT)) for turn in _field(line, "turns", _LIST)),
+        rewards={name: _field(rewards, name, _NUMBER) for name in rewards},
+        facts=_field(line, "facts", _OBJECT),
+        columns=columns,
+        reference_pages=tuple(pages or ()),
+        reference_boxes=tuple(boxes),
     )
-    trajectory.reference_boxes  # noqa: B018
-    return trajectory
+
+
+def _message(message: dict[str, Any]) -> tuple[str, str]:
+    return _field(message, "role", _TEXT), text_of([message])
 
 
 def _turn(turn: dict[str, Any]) -> Turn:
-    if turn["role"] not in ("assistant", "environment"):
-        raise ValueError(f"a turn of `{turn['role']}`; allowed: assistant, environment")
-    return Turn(turn["role"], str(turn["text"]), tuple(_picture(image) for image in turn.get("images", ())))
+    role = _field(turn, "role", _TEXT)
+    if role not in ("assistant", "environment"):
+        raise ValueError(f"a turn of `{role}`; allowed: assistant, environment")
+    images = _field(turn, "images", _LIST) if "images" in turn else []
+    return Turn(role, _field(turn, "text", _TEXT), tuple(_picture(_item(image, "images", _OBJECT)) for image in images))
 
 
 def _picture(image: dict[str, Any]) -> Picture:
-    if image["kind"] not in ("page", "crop"):
-        raise ValueError(f"an image of the kind `{image['kind']}`; allowed: page, crop")
     return Picture(
-        file=None if image["file"] is None else str(image["file"]),
-        name=str(image["name"]),
-        kind=image["kind"],
-        raw_size=_size(image["raw_size"]),
-        shown_size=_size(image["shown_size"]),
-        box=None if image["box"] is None else _box(image["box"]),
+        file=_field(image, "file", _TEXT_OR_NONE),
+        name=_field(image, "name", _TEXT),
+        kind=_field(image, "kind", _TEXT),
+        raw_size=_size(image, "raw_size"),
+        shown_size=_size(image, "shown_size"),
+        box=_box(image),
     )
 
 
-def _size(size: Any) -> tuple[float, float]:
-    width, height = (float(side) for side in size)
-    if not (0 < width < math.inf and 0 < height < math.inf):
-        raise ValueError(f"{size} is no size in pixels")
+def _box(image: dict[str, Any]) -> Box | None:
+    if _field(image, "box", _LIST_OR_NONE) is None:
+        return None
+    x1, y1, x2, y2 = _sides(image, "box", 4, "a box in pixels")
+    return x1, y1, x2, y2
+
+
+def _size(image: dict[str, Any], name: str) -> tuple[float, float]:
+    width, height = _sides(image, name, 2, "a size in pixels")
+    if width <= 0 or height <= 0:
+        raise ValueError(f"`{name}` is {_short(image[name])}; write a size in pixels")
     return width, height
 
 
-def _box(box: Any) -> Box:
-    x1, y1, x2, y2 = (float(side) for side in box)
-    if not all(math.isfinite(side) for side in (x1, y1, x2, y2)):
-        raise ValueError(f"{box} is no box in pixels")
-    return x1, y1, x2, y2
+def _sides(image: dict[str, Any], name: str, count: int, what: str) -> tuple[float, ...]:
+    sides = _field(image, name, _LIST)
+    if len(sides) != count or not all(type(side) in (int, float) and abs(side) < _LONGEST_SIDE for side in sides):
+        raise ValueError(f"`{name}` is {_short(sides)}; write {what}, {count} numbers")
+    return tuple(float(side) for side in sides)
+
+
+def _field(holder: dict[str, Any], name: str, kind: _Kind) -> Any:
+    if name not in holder:
+        raise ValueError(f"no `{name}`")
+    if type(holder[name]) not in kind.types:
+        raise ValueError(f"`{name}` is {_short(holder[name])}; write {kind.said}")
+    return holder[name]
+
+
+def _item(value: Any, name: str, kind: _Kind) -> Any:
+    if type(value) not in kind.types:
+        raise ValueError(f"`{name}` holds {_short(value)}; write {kind.said}")
+    return value
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text[:60] + "…" * (len(text) > 60)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hpt_trl.errors import UserError
 from hpt_trl.files import write_atomically
 from hpt_trl.rewards.turn_forms import ACTIONS
 from hpt_trl.runs.trajectories import FOLDER, Box, Picture, Trajectory, Turn, read_trajectories
@@ -31,6 +32,9 @@ _TYPES = {
     "gif": re.compile(rb"GIF8"),
     "webp": re.compile(rb"RIFF....WEBP", re.DOTALL),
 }
+
+# Levels of lists and objects in each other that are written out.
+_DEEPEST = 8
 
 
 @dataclass(frozen=True)
@@ -79,12 +83,22 @@ def draw_trajectories(output_dir: str | Path) -> Path | None:
         The list's path; None where the run left no trajectories.
 
     Raises:
-        UserError: a line is not a trajectory.
+        UserError: a line is not a trajectory, or something else lies where the pages go.
     """
     trajectories = list(read_trajectories(output_dir))
     if not trajectories:
         return None
-    folder = Path(output_dir) / FOLDER
+    try:
+        return _drawn(Path(output_dir), trajectories)
+    except (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+        raise UserError(
+            f"{error.filename2 or error.filename} cannot be written: {error.strerror}; the pages of trajectories go "
+            "there."
+        ) from error
+
+
+def _drawn(output_dir: Path, trajectories: list[Trajectory]) -> Path:
+    folder = output_dir / FOLDER
     pages = folder / PAGES
     pages.mkdir(exist_ok=True)
     names = [_file_name(number, trajectory) for number, trajectory in enumerate(trajectories, start=1)]
@@ -105,7 +119,7 @@ def draw_trajectories(output_dir: str | Path) -> Path | None:
             stale.unlink()
     rewards = list(dict.fromkeys(name for trajectory in trajectories for name in trajectory.rewards))
     text = environment.get_template("trajectories.html.jinja").render(
-        run=Path(output_dir).resolve().name,
+        run=output_dir.resolve().name,
         entries=list(zip(trajectories, names, strict=True)),
         folder=PAGES,
         modes=_MODES,
@@ -139,7 +153,7 @@ def _turns(trajectory: Trajectory) -> list[dict[str, Any]]:
             "figures": [
                 _figure(trajectory, image, f"{crops.get(id(image), 'page')} of {image.name}", crops)
                 if image.kind == "crop"
-                else _figure(trajectory, image, f"page {image.name}", crops)
+                else _figure(trajectory, image, f"{image.kind} {image.name}", crops)
                 for image in turn.images
             ],
         }
@@ -200,24 +214,25 @@ def _source(folder: Path, image: Picture) -> tuple[str | None, str]:
 
 def _facts(trajectory: Trajectory) -> list[tuple[str, list[str]]]:
     """Names and lines of what the environment and the data say."""
-    wanted = set(trajectory.columns.get("reference_pages") or [])
     facts: list[tuple[str, list[str]]] = []
     for name, value in [*trajectory.facts.items(), *trajectory.columns.items()]:
         many = value if isinstance(value, list) else [value]
         lines = [_said(one) for one in many] or ["none"]
         if name == "retrieved_pages":
-            lines = [f"{line} (reference)" if line in wanted else line for line in lines]
+            lines = [f"{line} (reference)" if line in trajectory.reference_pages else line for line in lines]
         facts.append((name.replace("_", " "), lines))
     return facts
 
 
-def _said(value: Any) -> str:
+def _said(value: Any, deeper: int = _DEEPEST) -> str:
     if value is None:
         return "none"
+    if isinstance(value, dict | list) and not deeper:
+        return "…"
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_said(one)}" for key, one in value.items())
+        return ", ".join(f"{key} {_said(one, deeper - 1)}" for key, one in value.items())
     if isinstance(value, list):
-        return f"[{', '.join(_said(one) for one in value)}]"
+        return f"[{', '.join(_said(one, deeper - 1) for one in value)}]"
     if isinstance(value, float):
         return f"{value:.7g}"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

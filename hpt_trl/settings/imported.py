@@ -29,8 +29,8 @@ def imported(path: str, key: str) -> Any:
     try:
         module = import_module(module_name)
         found = getattr(module, name, _NOTHING)
-    # The user's module may raise anything while it is imported.
-    except Exception as error:
+    # The user's module may raise anything while it is imported; if it left the process, nothing would be said.
+    except (Exception, SystemExit) as error:
         raise UserError(
             f"{key}: `{path}`: the module {module_name} cannot be imported: {type(error).__name__}: {error}"
         ) from error

@@ -1,14 +1,17 @@
 """Faults of environments: what they raise, and what they return that they may not, with name, place and row."""
 
 import re
+import sys
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from hpt_trl.data.rendering import Encoder
 from hpt_trl.data.sources import ROW
 from hpt_trl.environments.acting import Acting
 from hpt_trl.environments.factory import TurnEnvironments
+from hpt_trl.environments.faults import columns, named, placed
 from hpt_trl.environments.protocol import Observation, Picture
 from hpt_trl.errors import UserError
 from tests.helpers.episodes import PROMPT, Scripted, encoder_of, episode_of, picture, turn_ids
@@ -82,6 +85,39 @@ def test_facts_and_measures_of_a_rollout_are_told_with_its_row(encoders):
             getattr(episode, method)()
 
 
+@pytest.mark.parametrize("method", ["start", "act", "measures"])
+def test_an_environment_cannot_leave_the_process(encoders, method):
+    class Leaves(Broken):
+        def _broken(self, name, otherwise):
+            return sys.exit(0) if name == self.method else otherwise
+
+    with pytest.raises(UserError, match=f"row 7: `{method}` of the environment Leaves raised SystemExit: 0"):
+        played(encoders["idefics3"], Leaves(method))
+
+
+def test_a_row_is_named_once(encoders):
+    assert str(named(named(UserError("no."), {ROW: 3}), {ROW: 3})) == "row 3: no."
+    assert str(named(UserError("no."), {})) == "no."
+    with pytest.raises(UserError, match=r"^row 7: .* name a vision-language model"):
+        played(encoders["text"], Scripted([Observation((picture(32, 32),))]))
+
+
+def test_a_complaint_gets_the_name_of_its_data():
+    said = UserError("row 7: the shelf is empty.")
+    assert str(placed(said, ["shop.jsonl"])) == "shop.jsonl, line 7: the shelf is empty."
+    assert str(placed(said, ["shop.jsonl", "shop.jsonl"])) == "shop.jsonl, line 7: the shelf is empty."
+    both = placed(said, ["pages", "pages (test)"])
+    assert str(both) == "pages, row 7 or pages (test), row 7: the shelf is empty."
+    other = UserError("search_index: row 7: no.")
+    assert placed(other, ["shop.jsonl"]) is other
+
+
+def test_all_rollouts_tell_the_same():
+    assert columns([{"a/b": 1.0}, {"a/b": 2.0}], "measures") == {"a/b": [1.0, 2.0]}
+    with pytest.raises(UserError, match="`measures` of the environment tells `c/d` of some rollouts alone"):
+        columns([{"a/b": 1.0}, {"a/b": 1.0, "c/d": 2.0}], "measures")
+
+
 def test_complaints_of_an_environment_are_its_own(encoders):
     class Picky(Scripted):
         def start(self, row):
@@ -97,7 +133,7 @@ def test_complaints_of_an_environment_are_its_own(encoders):
         (
             "act",
             None,
-            "`act` of Broken returned None; allowed: an Observation of texts and Pictures of PIL images, or a word",
+            "`act` of Broken returned None; allowed: an Observation of texts and Pictures of PIL images \\(RGB",
         ),
         ("act", "", "`act` of Broken returned ''; allowed"),
         ("act", 3, "`act` of Broken returned 3; allowed"),
@@ -114,11 +150,38 @@ def test_complaints_of_an_environment_are_its_own(encoders):
         ("prompt", "Which?", "`prompt` of Broken returned 'Which\\?'; allowed: a list of messages"),
         ("prompt", [], "`prompt` of Broken returned \\[\\]; allowed"),
         ("prompt", ["Which?"], "`prompt` of Broken returned"),
+        ("prompt", [{"content": "Which?"}], "`prompt` of Broken returned .*each with `role` \\(system, "),
+        ("prompt", [{"role": "banana", "content": "Which?"}], "`prompt` of Broken returned"),
+        ("prompt", [{"role": "user", "content": 5}], "`prompt` of Broken returned"),
+        ("prompt", [{"role": "user"}], "`prompt` of Broken returned"),
+        *(
+            ("act", Observation((Picture(Image.new(mode, size), "page"),)), "allowed: .*RGB, of a pixel at least")
+            for mode, size in (("CMYK", (9, 9)), ("F", (9, 9)), ("L", (9, 9)), ("RGB", (0, 0)), ("RGB", (9, 0)))
+        ),
+        *(
+            ("act", Observation((Picture(Image.new("RGB", (9, 9)), **fields),)), "allowed: an Observation")
+            for fields in (
+                {"name": 3},
+                {"name": "a", "kind": ""},
+                {"name": "a", "raw_size": 9},
+                {"name": "a", "raw_size": (9, None)},
+                {"name": "a", "box": (1, 2, 3)},
+            )
+        ),
+        ("act", Observation(("a",), folded=5), "`act` of Broken returned Observation"),
+        ("act", Observation(("a",), role="banana"), "`act` of Broken returned Observation"),
+        ("act", Observation(("a",), role="tool", name=5), "`act` of Broken returned Observation"),
+        *(
+            ("facts", {name: 1}, f"`facts` of Broken returned .*none of which is .*{name}")
+            for name in ("prompts", "completions", "completion_ids", "trainer_state", "log_metric", "log_extra")
+        ),
+        ("measures", {"loss": 1.0}, "`measures` of Broken returned .*e.g. `shop/bought`"),
+        ("measures", {"shop/bought": 1.0, "reward": 5.0}, "`measures` of Broken returned"),
         ("facts", None, "`facts` of Broken returned None; allowed"),
         ("facts", ["a"], "`facts` of Broken returned"),
         ("measures", None, "`measures` of Broken returned None; allowed"),
-        ("measures", {"a": "many"}, "`measures` of Broken returned"),
-        ("measures", {"a": None}, "`measures` of Broken returned"),
+        ("measures", {"shop/a": "many"}, "`measures` of Broken returned"),
+        ("measures", {"shop/a": None}, "`measures` of Broken returned"),
     ],
 )
 def test_wrong_values_of_an_environment_are_told(encoders, method, returned, reason):

@@ -69,6 +69,16 @@ def test_what_goes_wrong_is_read_too(name, arguments, said):
     assert environment.facts()["failures"] == 1
 
 
+def test_a_function_cannot_leave_the_process():
+    def leave() -> str:
+        """Leaves."""
+        raise SystemExit("bye")
+
+    environment = ToolEnvironment([leave])
+    assert environment.act(called(("leave", {}))).text == "error: bye"
+    assert environment.facts()["failures"] == 1
+
+
 def test_functions_that_are_no_tools():
     def bare(value):
         return value

@@ -16,8 +16,11 @@ from transformers import AutoModelForImageTextToText
 from hpt_trl.cli import main
 from hpt_trl.environments.acting import Acting
 from hpt_trl.environments.factory import TurnEnvironments
+from hpt_trl.errors import UserError
 from hpt_trl.evaluation.acted import act
-from hpt_trl.evaluation.generating import Decoding, generate
+from hpt_trl.evaluation.generating import Decoding, Sample, generate
+from hpt_trl.evaluation.scoring import Judge, score
+from hpt_trl.evaluation.summary import summarised
 from hpt_trl.retrieval.index import build_index
 from hpt_trl.retrieval.rankers import IndexSettings
 from tests.helpers import own_environments
@@ -191,7 +194,7 @@ def test_an_evaluation_whose_service_goes_down_goes_on_and_draws_nothing_twice(a
         assert main(["eval", acted("stopped", **keys)]) == 2
         told = capsys.readouterr().err
         assert "does not answer" in told and "503" in told and "Traceback" not in told
-        assert "row " in told
+        assert "/questions.jsonl, line " in told
         folder = tmp_path / "stopped"
         [part] = folder.glob("samples.*.part")
         kept = [json.loads(line) for line in part.read_text().splitlines()]
@@ -256,5 +259,22 @@ def test_a_fault_in_the_midst_is_told_with_its_row(acted, capsys):
     }
     assert main(["eval", acted(**keys, reward_funcs=["tests.helpers.evaluations.remainder"], success_reward=None)]) == 2
     told = capsys.readouterr().err
-    assert "row " in told and "`act` of the environment FailsLater raised RuntimeError: the shelf fell down (" in told
+    assert (
+        "/questions.jsonl, line " in told
+        and "row " not in told
+        and "`act` of the environment FailsLater raised RuntimeError: the shelf fell down (" in told
+    )
     assert "Traceback" not in told
+
+
+@pytest.mark.parametrize("what", ["measures", "facts"])
+def test_rollouts_that_tell_other_things_than_the_first(what, vlm_path):
+    def right(completions: list[Any], **_: Any) -> list[float]:
+        return [1.0] * len(completions)
+
+    told = [{"measures": {"a/a": 1.0}, "facts": {"ended": "answer"}, "drawn": 1, "completion": []} for _ in range(2)]
+    told[1][what] = {"b/b": 1.0} | told[1][what]
+    drawn = [Sample(place, 0, [1], [2], False, one) for place, one in enumerate(told)]
+    rows = Dataset.from_list([{"prompt": [{"role": "user", "content": "Which?"}]}] * 2)
+    with pytest.raises(UserError, match=f"`{what}` of the environment tells `b/b` of some rollouts alone"):
+        summarised(score(drawn, rows, encoder_of(vlm_path), Judge.of([right])), Judge.of([right]))

@@ -1,5 +1,6 @@
 """Environments that recipes name by their dotted paths: sound ones, and broken in many ways."""
 
+import sys
 from typing import Any
 
 from hpt_trl.environments.protocol import Observation, Turn
@@ -90,6 +91,30 @@ class NeedsItsStart(Sound):
 class FailsLater(Sound):
     def act(self, turn):
         raise RuntimeError("the shelf fell down")
+
+
+class LeavesAtOnce(Sound):
+    def __init__(self):
+        sys.exit(0)
+
+
+class MeasuresWords(Sound):
+    def measures(self):
+        return {"sound/word": "loud"}
+
+
+class Moody(Sound):
+    """Each other one measures something else."""
+
+    made = 0
+
+    def __init__(self):
+        super().__init__()
+        type(self).made += 1
+        self.mood = "good" if self.made % 2 else "bad"
+
+    def measures(self):
+        return {f"moody/{self.mood}": 1.0}
 
 
 NO_ENVIRONMENT = 3

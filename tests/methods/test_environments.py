@@ -98,6 +98,8 @@ def test_sound_recipes_are_prepared(acted, stage):
         ({"vocabulary": None}, ["`vocabulary: None`; allowed: a text"]),
         ({"min_pixels": 100}, ["`min_pixels: 100` and `max_pixels", "at least 784"]),
         ({"min_pixels": 500_000}, ["`min_pixels: 500000` and `max_pixels", "the first at most the second"]),
+        ({"max_pixels": 2_000_000_000}, ["`max_pixels: 2000000000`; allowed: at least 784 and at most 80000000"]),
+        ({"min_pixels": 2_000_000_000, "max_pixels": 2_000_000_000}, ["allowed: at least 784 and at most 80000000"]),
         ({"index": "pages"}, ["`index`: write it as the key `search_index`"]),
         ({"images": "pages"}, ["`images` is of a search service"]),
         ({"timeout": 3}, ["`timeout` is of a search service"]),
@@ -111,13 +113,34 @@ def test_options_of_the_environment(acted, options, parts):
     refused(acted, "environment_options", *parts, environment_options=options)
 
 
+def test_options_that_are_known(acted):
+    message = refused(acted, "environment_options", environment_options={"zzz": 1})
+    assert message.endswith(
+        "Known: vocabulary, min_pixels, max_pixels, crops, instructions, reranker, rerank_depth, timeout, retries, "
+        "images."
+    )
+
+
+def test_rerankers_that_cannot_be_loaded(acted, vlm_path, tmp_path):
+    for name, parts in (
+        (f"query_likelihood:{vlm_path}", ["cannot be loaded as a causal language model", "Idefics3Config"]),
+        ("query_likelihood:", ["names no model"]),
+        (f"query_likelihood:{tmp_path / 'nowhere'}", ["nowhere"]),
+        (str(tmp_path / "nowhere"), ["nowhere", "CrossEncoder"]),
+    ):
+        options = {**AS_THEY_ARE, "reranker": name}
+        message = refused(acted, "`environment_options`: ", *parts, environment_options=options)
+        assert len(message) < 800 and "search_index" not in message
+
+
 def test_an_index_that_is_none(acted, tmp_path, searched):
     refused(acted, "search_index", "needs it", "hpt-trl index PAGES INDEX", search_index=None)
     refused(acted, "search_index", "holds no index", search_index=str(tmp_path / "nowhere"))
     (tmp_path / "empty").mkdir()
     refused(acted, "search_index", "holds no index", search_index=str(tmp_path / "empty"))
     refused(acted, "search_index", "holds no index", search_index=str(searched.pages))
-    refused(acted, "environment_options", "`index` is missing", search_index="  ")
+    for nothing in ("", "  "):
+        refused(acted, "`search_index`: `environment: vrag` needs it", search_index=nothing)
     refused(acted, "search_index", "http", search_index="http://")
     damaged = tmp_path / "damaged"
     shutil.copytree(searched.index, damaged)
@@ -187,6 +210,10 @@ OWN = {"search_index": None, "environment_options": None}
         ("builtins.str", None, ["environment"]),
         ("builtins.dict", None, ["environment"]),
         (f"{HERE}.NotMade", None, ["NotMade raised OSError: the shelf is locked (", "own_environments.py, line "]),
+        ("leaving_module_of_tests.Shop", None, ["cannot be imported: SystemExit: 0"]),
+        (f"{HERE}.LeavesAtOnce", None, ["LeavesAtOnce raised SystemExit: 0 (", "own_environments.py, line "]),
+        (f"{HERE}.MeasuresWords", None, ["line 1: `measures` of MeasuresWords returned {'sound/word': 'loud'}"]),
+        (f"{HERE}.Moody", None, ["questions.jsonl: `measures` of the environment tells `moody/", "of some rollouts"]),
         (f"{HERE}.NotMadeSaid", None, ["the shelf is locked; unlock it."]),
         (f"{HERE}.Sound", {"word": "a"}, ["takes no `word`", "Did you mean `words`", "It takes: words, limit"]),
         (f"{HERE}.Needy", None, ["Needy needs `shelf`"]),
@@ -197,6 +224,7 @@ def test_environments_of_ones_own(acted, searched, tmp_path, monkeypatch, name, 
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "broken_module_of_tests.py").write_text("1 / 0\n")
+    (tmp_path / "leaving_module_of_tests.py").write_text("import sys\nsys.exit(0)\n")
     (tmp_path / "broken_syntax_of_tests.py").write_text("class Shop\n")
     rows = [{**row, "answer": str(number)} for number, row in enumerate(searched.rows)]
     refused(acted, *parts, stage="grpo", rows=rows, environment=name, **{**OWN, "environment_options": options})
@@ -340,7 +368,56 @@ def test_lengths_of_rows_without_images_do_not_bound_trajectories(acted):
     refused(acted, "line ", "`max_length`", "`max_context_length` bounds what is read", max_length=200)
 
 
-# Reference pages.
+def late(searched, **columns: Any) -> list[dict[str, Any]]:
+    """More rows than are played, with the twentieth changed."""
+    rows = [dict(row) for row in [*searched.rows, *searched.rows]]
+    rows[19] |= columns
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("columns", "parts"),
+    [
+        ({"completion": [turn("<search>a</search>"), user("b"), turn("<answer>1</answer>")]}, ["is no trajectory"]),
+        ({"completion": [turn("<search>a</search>")] * 5}, ["has 5 turns, a rollout 4 (`max_turns`)"]),
+        (
+            {"completion": [turn("<think>a</think><answer>1</answer>"), turn("<search>more</search>")]},
+            ["goes on after turn 1, which ends the rollout (answer): '<search>more</search>'. Drop what follows it."],
+        ),
+        ({"completion": [turn("<search>a<image></search>")]}, ["stands for an image"]),
+        ({"completion": [turn("<answer>1</answer><|im_end|> more")]}, ["after an end-of-sequence token"]),
+        ({"prompt": [user("a"), turn("b"), user("c")]}, ["the prompt holds a turn of the assistant"]),
+    ],
+)
+@pytest.mark.parametrize("stage", ["sft", "hpt"])
+def test_trajectories_behind_those_that_are_played(acted, searched, stage, columns, parts):
+    refused(acted, "questions.jsonl, line 20", *parts, rows=late(searched, **columns), stage=stage)
+
+
+def test_images_of_prompts_behind_those_that_are_begun(acted, searched, tmp_path):
+    Image.new("RGB", (32, 32)).save(tmp_path / "there.png")
+    there = base64.b64encode((tmp_path / "there.png").read_bytes()).decode()
+    prompt = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Which?"}]}]
+    rows = [{**row, "prompt": prompt, "images": [str(tmp_path / "there.png")]} for row in late(searched)]
+    rows[17]["images"] = [there]
+    assert acted("grpo", rows) is not None
+    rows[19]["images"] = ["nowhere.png"]
+    for stage in ("grpo", "hpt"):
+        refused(acted, "questions.jsonl, line 20: the image nowhere.png is no file", rows=rows, stage=stage)
+    rows[19]["images"] = []
+    refused(acted, "questions.jsonl, line 20", "Give `images` one for each part", rows=rows, stage="grpo")
+
+
+def test_turns_that_no_rollout_may_draw_are_told(acted, caplog):
+    acted("hpt", max_completion_length=5, reward_funcs=["page_ndcg"])
+    assert "no turn of a trajectory is as short as a rollout's must be: the shortest has " in caplog.text
+    assert "a rollout's at most 5 (`max_turn_length`, `max_completion_length`)" in caplog.text
+    caplog.clear()
+    acted("hpt", max_completion_length=200, max_turn_length=100)
+    assert "as short as" not in caplog.text
+
+
+# Reference pages and boxes.
 
 
 @pytest.mark.parametrize("pages", ["table_1", [["table_1"]], [3], {"page": "table_1"}])
@@ -367,6 +444,57 @@ def test_reference_pages_that_the_index_lacks(acted, searched, caplog):
     assert "line 3, `reference_pages`: the index has no page `nowhere`" in caplog.text
     assert "It lacks 1 pages that rows name, which no rollout can find." in caplog.text
     acted(rows=[{**row, "reference_pages": None} for row in searched.rows], stage="grpo")
+
+
+def boxed(searched, page: str | None = None, box: Any = (0, 0, 30, 30)) -> list[dict[str, Any]]:
+    """Rows with a box each, the twentieth another."""
+    rows = late(searched)
+    rows = [{**row, "reference_boxes": [{"page": row["reference_pages"][0], "box": [0, 0, 30, 30]}]} for row in rows]
+    rows[19]["reference_boxes"] = [{"page": page or rows[19]["reference_pages"][0], "box": box}]
+    return rows
+
+
+def test_reference_boxes_of_use(acted, searched):
+    for stage in ("grpo", "sft"):
+        assert acted(stage, boxed(searched)) is not None
+
+
+@pytest.mark.parametrize("box", [[-9, -9, -1, -1], [5, 0, 5, 10], [0, 0, 10], None])
+def test_reference_boxes_that_are_none(acted, searched, box):
+    rows = boxed(searched, box=box)
+    for stage in ("sft", "grpo", "evaluate"):
+        refused(acted, "questions.jsonl, line 20: `reference_boxes` holds", "write a list of", rows=rows, stage=stage)
+
+
+@pytest.mark.parametrize("boxes", ["0, 0, 5, 5", [[0, 0, 5, 5]], [{"box": [0, 0, 5, 5]}], [{"page": "table_1"}]])
+def test_reference_boxes_of_another_form(acted, searched, boxes):
+    rows = [{**row, "reference_boxes": boxes} for row in searched.rows]
+    refused(
+        acted,
+        "questions.jsonl, line 1: `reference_boxes` holds",
+        rows=rows,
+        reward_funcs=["crop_overlap"],
+        stage="grpo",
+    )
+
+
+def test_reference_boxes_on_pages_that_the_index_lacks(acted, searched, caplog):
+    acted("grpo", boxed(searched, page="nowhere"))
+    assert "line 20, `reference_boxes`: the index has no page `nowhere`" in caplog.text
+    rows = [{**row, "reference_boxes": [{"page": "nowhere", "box": [0, 0, 5, 5]}]} for row in searched.rows]
+    refused(
+        acted, "`reference_boxes`: the index has no page `nowhere`", "has none of the 1 pages", rows=rows, stage="grpo"
+    )
+
+
+def test_reference_boxes_outside_of_their_pages(acted, searched):
+    page = searched.rows[2]["reference_pages"][0]
+    rows = changed(searched, reference_boxes=[{"page": page, "box": [4000, 10, 4100, 20]}])
+    message = refused(
+        acted, "questions.jsonl, line 3: `reference_boxes` holds [4000, 10, 4100, 20]", rows=rows, stage="grpo"
+    )
+    width, height = searched.raw(page).size
+    assert f"outside of the page {page} of {width} x {height} pixels" in message
 
 
 # Pages.
@@ -413,6 +541,7 @@ def test_a_page_with_extreme_sides(acted, searched):
 
     completion = [turn("<search>the strip</search>"), turn("<answer>12</answer>")]
     rows = changed(searched, completion=completion, reference_pages=["strip"])
+    rows = [{**row, "reference_boxes": None} for row in rows]
     with serve(answer) as server:
         options = {**AS_THEY_ARE, "images": str(searched.pages / "images")}
         settings = {"search_index": server.address, "environment_options": options}

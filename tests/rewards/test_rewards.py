@@ -69,6 +69,7 @@ def test_names_and_dotted_paths(tmp_path, monkeypatch):
         "LIMIT = 3\ndef brevity(completions, **_):\n    return [float(len(c) < LIMIT) for c in completions]\n"
     )
     (tmp_path / "broken_rewards.py").write_text("raise RuntimeError('not today')\n")
+    (tmp_path / "leaving_rewards.py").write_text("raise SystemExit(0)\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
     loaded = load_rewards(["math_answer", "own_rewards.brevity"])
@@ -80,6 +81,7 @@ def test_names_and_dotted_paths(tmp_path, monkeypatch):
         ("own_rewards.LIMIT", "not callable"),
         ("no_such_module.reward", "cannot be imported"),
         ("broken_rewards.reward", "RuntimeError: not today"),
+        ("leaving_rewards.reward", "cannot be imported: SystemExit: 0"),
         ("fractions.Fraction", "is a class"),
     ]:
         with pytest.raises(UserError, match=message):
@@ -103,6 +105,14 @@ def _call(reward, count=3, **columns):
         trainer_state=None,
         **columns,
     )
+
+
+def test_a_reward_cannot_leave_the_process():
+    def leaving(prompts, completions, **_):
+        return sys.exit(0) if "prompt 1" in prompts else [1.0] * len(prompts)
+
+    with pytest.raises(UserError, match=r"the reward `leaving` raised SystemExit: 0 \(.*\nat position 2 of the batch"):
+        _call(leaving)
 
 
 def test_guard_keeps_the_name_and_the_values():

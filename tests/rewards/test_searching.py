@@ -6,6 +6,7 @@ import time
 import pytest
 
 from hpt_trl.errors import UserError
+from hpt_trl.rewards.boxes import boxes_of, overlap
 from hpt_trl.rewards.columns import FACTS
 from hpt_trl.rewards.functions import REQUIRED_COLUMNS, REWARDS
 from hpt_trl.rewards.guarding import guard
@@ -15,7 +16,6 @@ from hpt_trl.rewards.searching import (
     answer_exact,
     answer_match,
     crop_overlap,
-    overlap,
     page_ndcg,
     page_recall,
 )
@@ -81,10 +81,47 @@ def test_crops_are_held_against_boxes_of_their_own_page():
     assert values == [pytest.approx((0.5 + 0) / 2), 0.0, None, None]
 
 
-@pytest.mark.parametrize("box", [[0, 0, 10], [5, 0, 5, 10], [0, 9, 10, 1], [0, 0, float("nan"), 1]])
-def test_a_reference_box_that_is_none_is_named_with_its_row(box):
-    with pytest.raises(UserError, match=r"row 7: `reference_boxes` holds .* write \[x1, y1, x2, y2\]"):
-        crop_overlap(completions=[""], reference_boxes=[[{"page": "a", "box": box}]], crops=[[]], row=[7])
+NO_BOXES = [
+    [0, 0, 10],
+    [5, 0, 5, 10],
+    [0, 9, 10, 1],
+    [0, 0, float("nan"), 1],
+    [-9, -9, -1, 5],
+    [-9, 0, 0, 5],
+    [0, -9, 5, 0],
+]
+NO_BOXES += [["a", "b", "c", "d"], [True, 0, 5, 5], None, "0, 0, 5, 5", [[0, 0, 5, 5]]]
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        *([{"page": "a", "box": box}] for box in NO_BOXES),
+        [{"box": [0, 0, 5, 5]}],
+        [{"page": None, "box": [0, 0, 5, 5]}],
+        [{"page": 3, "box": [0, 0, 5, 5]}],
+        [{"page": "a"}],
+        [[0, 0, 5, 5]],
+        [0, 0, 5, 5],
+        ["a"],
+        [None],
+        "a",
+        {"page": "a", "box": [0, 0, 5, 5]},
+        5,
+    ],
+)
+def test_a_reference_box_that_is_none_is_named_with_its_row_and_the_form(entries):
+    with pytest.raises(
+        UserError, match=r'row 7: `reference_boxes` holds .* write a list of {"page": "report_1", "box"'
+    ):
+        guard(crop_overlap)(
+            prompts=["?"], completions=[""], reference_boxes=[entries], crops=[[]], row=[7], completion_ids=[[]]
+        )
+
+
+def test_reference_boxes_may_begin_outside_of_their_page():
+    assert boxes_of([{"page": "a", "box": [-5, -0.5, 3, 2.5]}]) == [("a", (-5, -0.5, 3, 2.5))]
+    assert boxes_of(None) == boxes_of([]) == []
 
 
 FINE = [

@@ -230,25 +230,48 @@ def broken(**changes):
     return json.dumps(trajectory(**changes))
 
 
+def shown(image):
+    return broken(turns=[{"role": "environment", "text": "", "images": [image]}])
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("nonsense", "Expecting value"),
-        ("", "Expecting value"),
-        ("[]", "not a trajectory"),
+        ("nonsense", "no JSON: Expecting value"),
+        ("", "no JSON: Expecting value"),
+        ("[" * 100_000, "nested too deep"),
+        (broken(facts={"deep": "DEEP"}).replace('"DEEP"', "[" * 100_000), "nested too deep"),
+        ('{"step": ' + "9" * 6000 + "}", "no JSON: Exceeds the limit"),
+        ("[]", "it is []; write an object"),
+        ("null", "it is null; write an object"),
         (json.dumps({key: value for key, value in trajectory().items() if key != "turns"}), "no `turns`"),
+        (broken(turns=None), "`turns` is null; write a list"),
+        (broken(turns="said"), '`turns` is "said"; write a list'),
+        (broken(turns=[3]), "`turns` holds 3; write an object"),
         (broken(turns=[{"role": "tool", "text": "a"}]), "a turn of `tool`; allowed: assistant, environment"),
         (broken(turns=[{"role": "assistant"}]), "no `text`"),
-        (broken(turns=[{"role": "environment", "text": "", "images": [picture("a") | {"kind": "map"}]}]), "kind `map`"),
-        (
-            broken(turns=[{"role": "environment", "text": "", "images": [picture("a") | {"raw_size": [0, 5]}]}]),
-            "no size",
-        ),
-        (broken(turns=[{"role": "environment", "text": "", "images": [picture("a") | {"box": [1, 2]}]}]), "unpack"),
-        (broken(rewards={"answer_match": "good"}), "could not convert"),
-        (broken(rewards=None), "not a trajectory"),
-        (broken(columns={"reference_boxes": [{"box": [0, 0, 1, 1]}]}), "no `page`"),
-        (broken(step="late"), "invalid literal"),
+        (broken(turns=[{"role": "assistant", "text": 5}]), "`text` is 5; write a text"),
+        (shown(3), "`images` holds 3; write an object"),
+        (shown(picture("a") | {"kind": None}), "`kind` is null; write a text"),
+        (shown(picture("a") | {"raw_size": [0, 5]}), "`raw_size` is [0, 5]; write a size in pixels"),
+        (shown(picture("a") | {"raw_size": [1e400, 5]}), "`raw_size` is [Infinity, 5]; write a size in pixels"),
+        (shown(picture("a") | {"shown_size": None}), "`shown_size` is null; write a list"),
+        (shown(picture("a") | {"box": [1, 2]}), "`box` is [1, 2]; write a box in pixels, 4 numbers"),
+        (shown(picture("a") | {"box": [1, 2, 3, None]}), "`box` is [1, 2, 3, null]; write a box"),
+        (broken(prompt="Which?"), '`prompt` is "Which?"; write a list'),
+        (broken(prompt=[{"content": "Which?"}]), "no `role`"),
+        (broken(rewards={"answer_match": "good"}), '`answer_match` is "good"; write a number, or null'),
+        (broken(rewards=None), "`rewards` is null; write an object"),
+        (broken(facts=[1]), "`facts` is [1]; write an object"),
+        (broken(facts=None), "`facts` is null; write an object"),
+        (broken(columns={"reference_boxes": [{"box": [0, 0, 1, 1]}]}), "which is no box; write a list of"),
+        (broken(columns={"reference_boxes": 5}), "`reference_boxes` holds 5, which is no box"),
+        (broken(columns={"reference_pages": 5}), "`reference_pages` is 5; write a list"),
+        (broken(columns={"reference_pages": [[1]]}), "`reference_pages` holds [1]; write a text"),
+        (broken(columns={"reference_pages": [{"a": 1}]}), '`reference_pages` holds {"a": 1}; write a text'),
+        (broken(step="late"), '`step` is "late"; write a whole number, or null'),
+        (broken(step="BIG").replace('"BIG"', "1e400"), "`step` is Infinity; write a whole number, or null"),
+        (broken(id=None), "`id` is null; write a text"),
         (json.dumps(trajectory())[:-30], "line 2"),
     ],
 )
@@ -259,6 +282,39 @@ def test_a_broken_line_is_named(tmp_path, line, message):
     assert message in str(caught.value)
     # Nothing is written by halves.
     assert not (tmp_path / "trajectories" / "index.html").exists()
+
+
+def test_halves_of_characters_and_deep_facts_are_shown_as_far_as_they_go(tmp_path):
+    deep: list = []
+    for _ in range(400):
+        deep = [deep]
+    (page,) = draw(tmp_path, trajectory(id="half \ud800", facts={"deep": deep, "word": "\ud800"}))
+    assert page.all("h1")[0][2] == "half ?"
+    rows = {row[2] for row in page.all("tr")}
+    assert "word?" in rows and "deep" + "[" * 8 + "…" + "]" * 8 in rows
+
+
+def test_images_of_kinds_of_the_environments_own(tmp_path):
+    line = trajectory()
+    line["turns"][1]["images"] = [picture("floor", "map")]
+    (page,) = draw(tmp_path, line)
+    assert page.all("figcaption")[0][2].startswith("map floor; ")
+
+
+def test_what_lies_where_files_go_is_named(tmp_path, capsys):
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 1, "loss": 1.0}) + "\n")
+    folder = write_trajectories(tmp_path, trajectory())
+    for place, made in (("zz.jsonl", "folder"), ("pages", "file"), ("index.html", "folder")):
+        path = folder / place
+        if made == "folder":
+            path.mkdir()
+        else:
+            path.write_text("mine")
+        assert main(["report", str(tmp_path)]) == 2
+        told = capsys.readouterr().err
+        assert f"{path} cannot be " in told and "Traceback" not in told
+        assert path.is_dir() or path.read_text() == "mine"
+        path.rmdir() if made == "folder" else path.unlink()
 
 
 def test_the_report_writes_and_names_them(tmp_path, capsys):
@@ -320,7 +376,7 @@ def test_the_line_in_the_docs_is_read(tmp_path):
     (line,) = re.findall(r"```\n(\{\"id\".*?)```", text, re.DOTALL)
     write_trajectories(tmp_path, json.dumps(json.loads(line)))
     (found,) = read_trajectories(tmp_path)
-    assert found.reference_boxes == [("report_1", TABLE)] and found.turns[1].images[0].raw_size == RAW
+    assert found.reference_boxes == (("report_1", TABLE),) and found.turns[1].images[0].raw_size == RAW
 
 
 def test_the_report_of_an_evaluation_writes_and_names_them(tmp_path, capsys):

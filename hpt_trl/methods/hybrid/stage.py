@@ -37,7 +37,7 @@ def check_rows(recipe: Recipe, splits: Splits, encoder: Encoder, positions: int 
     Raises:
         UserError: the first such row.
     """
-    # In an environment they are played (`hpt_trl.methods.environments.check_acted_rows`).
+    # In an environment they are played (`hpt_trl.methods.acted_rows`).
     if recipe.config.uses_demonstrations and acting_arguments(recipe).environment is None:
         longest = recipe.config.max_demonstration_length
         cut = check_demonstrations(

@@ -9,7 +9,8 @@ from hpt_trl.errors import UserError
 from hpt_trl.methods.vrag.actions import Search, read_action
 from hpt_trl.methods.vrag.environment import BEYOND, PageSearch
 from hpt_trl.methods.vrag.settings import VragOptions, vrag_options
-from hpt_trl.retrieval.engine import open_engine
+from hpt_trl.retrieval.engine import CACHED_QUERIES, CachedEngine, RerankedEngine, open_engine
+from hpt_trl.retrieval.reranking import open_reranker
 
 
 def check_vrag(values: dict[str, Any], index: str | None) -> VragOptions:
@@ -22,7 +23,7 @@ def check_vrag(values: dict[str, Any], index: str | None) -> VragOptions:
     Raises:
         UserError: the first that is not allowed, with the key of the recipe.
     """
-    if index is None:
+    if index is None or not index.strip():
         raise UserError(
             "search_index: `environment: vrag` needs it; write the folder of an index (`hpt-trl index PAGES INDEX`) or "
             "the address of a search service."
@@ -30,7 +31,7 @@ def check_vrag(values: dict[str, Any], index: str | None) -> VragOptions:
     if "index" in values:
         raise UserError("environment_options: `index`: write it as the key `search_index` of the recipe.")
     try:
-        return vrag_options({**values, "index": index})
+        return vrag_options(values, index)
     except UserError as error:
         raise UserError(f"environment_options: {error}") from error
 
@@ -45,16 +46,16 @@ def vrag_environments(options: VragOptions, **limits: Any) -> TurnEnvironments:
         UserError: the index cannot be opened; with the key of the recipe.
     """
     try:
-        engine = open_engine(
-            options.index,
-            reranker=options.reranker,
-            rerank_depth=options.rerank_depth,
-            timeout=options.timeout,
-            retries=options.retries,
-            images=options.images,
-        )
+        engine = open_engine(options.index, timeout=options.timeout, retries=options.retries, images=options.images)
     except UserError as error:
         raise UserError(f"search_index: {error}") from error
+    if options.reranker is not None:
+        try:
+            reranker = open_reranker(options.reranker)
+        except UserError as error:
+            # Of another kind of model transformers lists every class that it has.
+            raise UserError(f"environment_options: {str(error).splitlines()[0]}") from error
+        engine = CachedEngine(RerankedEngine(engine, reranker, options.rerank_depth), CACHED_QUERIES)
     turns, images = limits.get("max_turns", TurnEnvironments.max_turns), limits.get("max_images")
 
     def ask(taken: Sequence[Turn]) -> None:

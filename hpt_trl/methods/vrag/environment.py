@@ -83,6 +83,10 @@ class PageSearch:
             done = self._told(action, f"That was no valid action: {done.why}. {self._how()}")
         return TURNS if turn.last else done
 
+    def ends_on(self, turn: Turn) -> bool:
+        """Whether a rollout ends on a turn, whatever was shown before it."""
+        return isinstance(read_action(turn, self.options.vocabulary), Answer)
+
     def unseen(self) -> None:
         if self._newest == "page":
             self._retrieved.pop()

@@ -5,6 +5,7 @@ from typing import Any
 
 from hpt_trl.errors import UserError
 from hpt_trl.retrieval.engine import check_ranges, refuse_unused
+from hpt_trl.retrieval.pages import MAX_PIXELS as MOST_PIXELS
 from hpt_trl.settings.values import did_you_mean
 
 VOCABULARIES = ("tags", "tools")
@@ -51,30 +52,30 @@ class VragOptions:
     images: str | None = None
 
 
-def vrag_options(values: dict[str, Any]) -> VragOptions:
+def vrag_options(values: dict[str, Any], index: str) -> VragOptions:
     """Checks options.
 
+    Args:
+        values: fields of `VragOptions` but for `index`.
+        index: that field.
+
     Raises:
-        UserError: one is unknown, missing, of another type or out of range.
+        UserError: one is unknown, of another type or out of range.
     """
-    known = {field.name: field for field in fields(VragOptions)}
+    known = {field.name: field for field in fields(VragOptions) if field.name != "index"}
     for name, value in values.items():
         if name not in known:
             raise UserError(f"`{name}`: unknown.{did_you_mean(name, known)} Known: {', '.join(known)}.")
         if not _fits(value, known[name].type):
             raise UserError(f"`{name}: {value}`; allowed: {_NAMES[known[name].type]}.")
-    if not str(values.get("index", "")).strip():
-        raise UserError(
-            "`index` is missing: write the folder of an index (`hpt-trl index PAGES INDEX`), or an address."
-        )
-    options = VragOptions(**values)
+    options = VragOptions(index, **values)
     if options.vocabulary not in VOCABULARIES:
         meant = did_you_mean(options.vocabulary, VOCABULARIES)
         raise UserError(f"`vocabulary: {options.vocabulary}`; allowed: {', '.join(VOCABULARIES)}.{meant}")
-    if not 28 * 28 <= options.min_pixels <= options.max_pixels:
+    if not 28 * 28 <= options.min_pixels <= options.max_pixels <= MOST_PIXELS:
         raise UserError(
-            f"`min_pixels: {options.min_pixels}` and `max_pixels: {options.max_pixels}`; allowed: at least {28 * 28}, "
-            "and the first at most the second."
+            f"`min_pixels: {options.min_pixels}` and `max_pixels: {options.max_pixels}`; allowed: at least {28 * 28} "
+            f"and at most {MOST_PIXELS}, and the first at most the second."
         )
     check_ranges(rerank_depth=options.rerank_depth, timeout=options.timeout, retries=options.retries)
     refuse_unused(options.index, values, options.reranker)

@@ -125,7 +125,8 @@ class JudgedAnswer(ConfiguredReward):
             raise UserError(
                 f"judged_answer: the judge at {self.settings.url} answered no question {batches}, the last "
                 f"{count}: {said}. Look at `judge_url`, `judge_model`, the key and the service; a longer "
-                "`judge_timeout` and more `judge_retries` bridge a slow one. Checkpoints stay: the run can be resumed."
+                "`judge_timeout` and more `judge_retries` bridge a slow one. A run that has saved checkpoints can be "
+                "resumed."
             )
         if not self._warned:
             self._warned = True

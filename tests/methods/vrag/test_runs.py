@@ -69,7 +69,7 @@ def test_a_service_that_goes_down_ends_a_training_with_its_row(training, searche
         capsys.readouterr()
         assert main(["run", training("stopped", **options)]) == 2
         told = capsys.readouterr()
-        assert "does not answer" in told.err and "503" in told.err and "error: row " in told.err
+        assert "does not answer" in told.err and "503" in told.err and "/questions.jsonl, line " in told.err
         assert "Traceback" not in told.err and "Traceback" not in told.out
     logged = json.loads((tmp_path / "whole" / "results.json").read_text())
     assert logged["stage"] == "grpo"
