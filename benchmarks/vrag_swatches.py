@@ -118,12 +118,14 @@ def main(words: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--folder", default="outputs/vrag_swatches", help="of the runs")
     parser.add_argument("--sft_recipe", default="vrag/tiny-sft", help="before the start, or a path")
     parser.add_argument("--recipe", default="vrag/tiny", help="of both arms, or a path")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="of the runs; not 0")
     parser.add_argument("--learning_rates", nargs="+", type=float, default=[6e-5, 2e-4, 6e-4])
     parser.add_argument("--sft_steps", type=int, default=400, help="before the start")
     parser.add_argument("--steps", type=int, default=150, help="of each arm")
     parser.add_argument("--eval_samples", type=int, default=100, help="held-out questions")
     arguments = parser.parse_args(words)
+    if 0 in arguments.seeds:
+        parser.error("--seeds: 0 draws the vision tower that `tiny-vlm` begins with, and so takes no sight away")
     search = {
         arm: [figures(arm, rate, SEARCH_SEED, arguments) for rate in arguments.learning_rates]
         for arm in (ARMS if len(arguments.learning_rates) > 1 else ())
