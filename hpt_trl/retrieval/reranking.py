@@ -87,11 +87,15 @@ class QueryLikelihood:
         from hpt_trl.models.loading import load_tokenizer, positions_of, resolve_model
 
         self.name = f"{QUERY_LIKELIHOOD}:{model}"
-        self._tokenizer: Any = load_tokenizer(model)
         try:
+            self._tokenizer: Any = load_tokenizer(model)
             loaded: Any = AutoModelForCausalLM.from_pretrained(resolve_model(model), dtype=torch.float32)
+        except UserError as error:
+            raise UserError(f"reranker: {str(error).removeprefix('model_name_or_path: ')}") from error
         except (OSError, ValueError) as error:
-            raise UserError(f"reranker: {model} cannot be loaded as a causal language model: {error}") from error
+            # Of another kind of model transformers lists every class that it has.
+            why = str(error).partition("\n")[0]
+            raise UserError(f"reranker: {model} cannot be loaded as a causal language model: {why}") from error
         self._model = loaded.eval().to("cuda" if torch.cuda.is_available() else "cpu")
         self._longest = min(positions_of(loaded.config) or _LONGEST, _LONGEST)
 

@@ -53,8 +53,7 @@ def vrag_environments(options: VragOptions, **limits: Any) -> TurnEnvironments:
         try:
             reranker = open_reranker(options.reranker)
         except UserError as error:
-            # Of another kind of model transformers lists every class that it has.
-            raise UserError(f"environment_options: {str(error).splitlines()[0]}") from error
+            raise UserError(f"environment_options: {error}") from error
         engine = CachedEngine(RerankedEngine(engine, reranker, options.rerank_depth), CACHED_QUERIES)
     turns, images = limits.get("max_turns", TurnEnvironments.max_turns), limits.get("max_images")
 
