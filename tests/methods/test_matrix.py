@@ -153,7 +153,7 @@ def launch(profile: str, folder: Path, names: list[str], models: dict[str, str])
             env=environment,
             stdout=output,
             stderr=output,
-            timeout=500,
+            timeout=900,
         )
     said = (folder / "output.txt").read_text()[-3000:]
     held: dict[str, list[dict[str, float]]] = {}
@@ -221,7 +221,7 @@ def critic_start(path: str) -> dict[str, torch.Tensor]:
     return {**model.trunk.state_dict(), **model.head.state_dict()}
 
 
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(2000)
 @pytest.mark.parametrize("profile", [name for name in PROFILES if name != "one"])
 def test_a_profile_trains_what_one_process_trains(tmp_path, one_process, profile):
     one, models = one_process
