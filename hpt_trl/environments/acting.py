@@ -67,10 +67,11 @@ class Acting:
             drawn: tokens, of each rollout; what follows is left alone.
             logps: of each token when it was drawn.
         """
+        turns = [episode.turn(ids) for episode, ids in zip(episodes, drawn, strict=False)]
         if self.environments.ahead is not None:
-            self.environments.ahead([episode.turn(ids) for episode, ids in zip(episodes, drawn, strict=False)])
-        for place, episode in enumerate(episodes):
-            episode.take(drawn[place], None if logps is None else logps[place])
+            self.environments.ahead(turns)
+        for place, (episode, turn) in enumerate(zip(episodes, turns, strict=True)):
+            episode.take(drawn[place], None if logps is None else logps[place], turn)
 
     def episode(self, row: dict[str, Any]) -> Episode:
         """A rollout of a row, at its first turn.

@@ -101,16 +101,29 @@ class Episode:
 
     def turn(self, ids: Sequence[int]) -> Turn:
         """What a turn says that was drawn, as the environment gets it."""
-        return self._read(ids)[1]
+        from trl.chat_template_utils import parse_response
 
-    def take(self, ids: Sequence[int], logps: Sequence[float | None] | None = None) -> None:
+        drawn = self._own(ids)
+        cut = not drawn or drawn[-1] not in self.encoder.encoder.end_ids
+        tokenizer = self.encoder.encoder.tokenizer
+        text = tokenizer.decode(drawn, skip_special_tokens=True)
+        message: dict[str, Any] = {"role": "assistant", "content": text}
+        if tokenizer.response_template is not None:
+            # Of a call that is no JSON TRL takes the text; brackets without an end are beyond the JSON parser's depth.
+            with suppress(RecursionError):
+                before = [token for held in self._held for token in held.piece.ids]
+                message = parse_response(tokenizer, drawn, prefix=before, tools=[*self.encoder.tools])
+        return Turn(text, message, cut=cut, last=self.turns + 1 >= self.limits.turns)
+
+    def take(self, ids: Sequence[int], logps: Sequence[float | None] | None = None, turn: Turn | None = None) -> None:
         """Goes on with a turn that was drawn: the environment acts, and what it shows is added.
 
         Args:
             ids: tokens, with the one that ends the turn where it came to an end; cut here to the budget.
             logps: of each token when it was drawn.
+            turn: what `turn` says of them, where it was asked before.
         """
-        drawn, turn = self._read(ids)
+        drawn, turn = self._own(ids), turn or self.turn(ids)
         if logps is not None:
             self._logps.append(list(logps[: len(drawn)]))
         self._held.append(_Held(Piece(drawn, {}), drawn=True))
@@ -158,26 +171,11 @@ class Episode:
         roles = {"assistant": "assistant", "environment": "user"}
         return [{"role": roles[turn["role"]], "content": turn["text"]} for turn in self.record]
 
-    def _own(self, ids: list[int]) -> list[int]:
-        """A turn up to a token that stands for an image: none belongs to it, and what follows was drawn on nothing."""
+    def _own(self, ids: Sequence[int]) -> list[int]:
+        """A turn within its budget, up to a token that stands for an image: what follows was drawn on nothing."""
+        ids = list(ids[: self.budget])
         place = next((place for place, token in enumerate(ids) if token in self.encoder.image_ids), None)
         return ids if place is None else ids[:place]
-
-    def _read(self, ids: Sequence[int]) -> tuple[list[int], Turn]:
-        """The tokens of a turn that are its own, and what they say."""
-        from trl.chat_template_utils import parse_response
-
-        drawn = self._own(list(ids[: self.budget]))
-        cut = not drawn or drawn[-1] not in self.encoder.encoder.end_ids
-        tokenizer = self.encoder.encoder.tokenizer
-        text = tokenizer.decode(drawn, skip_special_tokens=True)
-        message: dict[str, Any] = {"role": "assistant", "content": text}
-        if tokenizer.response_template is not None:
-            # Of a call that is no JSON TRL takes the text; brackets without an end are beyond the JSON parser's depth.
-            with suppress(RecursionError):
-                before = [token for held in self._held for token in held.piece.ids]
-                message = parse_response(tokenizer, drawn, prefix=before, tools=[*self.encoder.tools])
-        return drawn, Turn(text, message, cut=cut, last=self.turns + 1 >= self.limits.turns)
 
     def _show(self, observation: Observation) -> None:
         """Adds an observation, with older pictures folded away; ends the rollout where there is no room for it."""

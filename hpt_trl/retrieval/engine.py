@@ -72,9 +72,21 @@ def open_engine(
         engine = Service(str(spec), timeout=timeout, retries=retries, images=images)
     else:
         engine = load_index(spec)
-    if reranker is not None:
-        engine = RerankedEngine(engine, open_reranker(reranker), rerank_depth)
-    return CachedEngine(engine, CACHED_QUERIES)
+    engine = CachedEngine(engine, CACHED_QUERIES)
+    return engine if reranker is None else reranked(engine, reranker, rerank_depth)
+
+
+def reranked(engine: SearchEngine, name: str, depth: int) -> SearchEngine:
+    """The engine with a second look at the first pages of its rankings.
+
+    Args:
+        name: see `open_reranker`.
+        depth: how many pages it looks at.
+
+    Raises:
+        UserError: the reranker cannot be loaded, or an extra is missing.
+    """
+    return CachedEngine(RerankedEngine(engine, open_reranker(name), depth), CACHED_QUERIES)
 
 
 def check_ranges(*, rerank_depth: int, timeout: float, retries: int) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import yaml
 
+from hpt_trl.environments.trajectories import FOLDER as TRAJECTORIES
 from hpt_trl.evaluation.samples import CONDITIONS_FILE, PARTS, SAMPLES_FILE, SCORED_FILE
 from hpt_trl.files import write_atomically
 from hpt_trl.methods.critic.results import CURVES_FILE as CURVES_OF_VALUES
@@ -19,7 +20,6 @@ from hpt_trl.models.future_heads.storage import HEADS_FOLDER
 from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.runs.checkpoints import RECIPE_FILE, complete_checkpoints, is_complete
 from hpt_trl.runs.reporting import CURVES_FILE, METRICS_FILE, RESULTS_FILE
-from hpt_trl.runs.trajectories import FOLDER as TRAJECTORIES
 from hpt_trl.token_scores.weights_page import PAGE_FILE as WEIGHTS_PAGE
 from hpt_trl.token_scores.weights_page import SAMPLES_FILE as WEIGHTS_FILE
 

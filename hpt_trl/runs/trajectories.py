@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from hpt_trl.data.messages import text_of
+from hpt_trl.environments.trajectories import FOLDER
 from hpt_trl.errors import UserError
-from hpt_trl.files import lines_of
+from hpt_trl.files import lines_of, parsed_json
 from hpt_trl.rewards.boxes import Box, boxes_of
-
-FOLDER = "trajectories"
 
 # Of an image, in pixels: no number that a page could not write.
 _LONGEST_SIDE = 1e9
@@ -125,9 +124,7 @@ def read_trajectories(output_dir: str | Path) -> Iterator[Trajectory]:
 
 def _parsed(text: str) -> Any:
     try:
-        return json.loads(text)
-    except RecursionError:
-        raise ValueError("it is nested too deep") from None
+        return parsed_json(text)
     except ValueError as error:
         raise ValueError(f"no JSON: {error}") from None
 

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hpt_trl.environments.trajectories import FOLDER
 from hpt_trl.errors import UserError
 from hpt_trl.files import write_atomically
 from hpt_trl.rewards.turn_forms import ACTIONS
-from hpt_trl.runs.trajectories import FOLDER, Box, Picture, Trajectory, Turn, read_trajectories
+from hpt_trl.runs.trajectories import Box, Picture, Trajectory, Turn, read_trajectories
 
 INDEX_FILE = "index.html"
 PAGES = "pages"

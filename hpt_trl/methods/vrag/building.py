@@ -9,8 +9,7 @@ from hpt_trl.errors import UserError
 from hpt_trl.methods.vrag.actions import Search, read_action
 from hpt_trl.methods.vrag.environment import BEYOND, PageSearch
 from hpt_trl.methods.vrag.settings import VragOptions, vrag_options
-from hpt_trl.retrieval.engine import CACHED_QUERIES, CachedEngine, RerankedEngine, open_engine
-from hpt_trl.retrieval.reranking import open_reranker
+from hpt_trl.retrieval.engine import open_engine, reranked
 
 
 def check_vrag(values: dict[str, Any], index: str | None) -> VragOptions:
@@ -51,10 +50,9 @@ def vrag_environments(options: VragOptions, **limits: Any) -> TurnEnvironments:
         raise UserError(f"search_index: {error}") from error
     if options.reranker is not None:
         try:
-            reranker = open_reranker(options.reranker)
+            engine = reranked(engine, options.reranker, options.rerank_depth)
         except UserError as error:
             raise UserError(f"environment_options: {error}") from error
-        engine = CachedEngine(RerankedEngine(engine, reranker, options.rerank_depth), CACHED_QUERIES)
     turns, images = limits.get("max_turns", TurnEnvironments.max_turns), limits.get("max_images")
 
     def ask(taken: Sequence[Turn]) -> None:
