@@ -426,6 +426,7 @@ def main(words: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--rounds", type=int, default=5, help="at most, after the one that warms up")
     parser.add_argument("--minutes", type=float, default=10.0, help="of the whole run")
     parser.add_argument("--rows", type=int, help="of a step on whole rows; by default the shape's")
+    parser.add_argument("--micro_rows", type=int, help="rollouts of a micro-batch; by default the shape's")
     arguments = parser.parse_args(words)
     started = time.perf_counter()
     gpu, shape = torch.cuda.is_available(), SHAPES[arguments.shape]
@@ -435,6 +436,8 @@ def main(words: list[str] | None = None) -> dict[str, Any]:
         parser.error("one process sees several GPUs; show it one: CUDA_VISIBLE_DEVICES=0 python -m benchmarks.gpu")
     if arguments.rows:
         shape = replace(shape, rows=arguments.rows)
+    if arguments.micro_rows:
+        shape = replace(shape, micro_rows=arguments.micro_rows)
     device = torch.cuda.get_device_name() if gpu else "cpu"
     peak = peak_flops_of(device) if gpu else None
     report: dict[str, Any] = {
