@@ -8,7 +8,7 @@ from hpt_trl.pipeline.record import Record
 from hpt_trl.pipeline.references import references_of
 
 # Heights of a stage's row, distance of two lanes and the radius of a corner, in the picture's units.
-ROW, LANE, CORNER = 100, 18, 9
+ROW, LANE, CORNER = 108, 18, 9
 _NODE = 8
 
 _SHORT = {long: short.replace("_", " ") for short, long in ALIASES.items()}

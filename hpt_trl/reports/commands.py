@@ -80,7 +80,8 @@ def _runs(folders: Sequence[Path], page: Path) -> None:
 
     for run in runs:
         reporting.report(run.folder)
-        print()
+        for name in run.cut:
+            print(f"{run.folder / name} ends in half a line, as a run that was killed leaves it; it is left out.")
     # Behind the summaries, which draw the pages that it refers to.
     write_runs(runs, page)
 

@@ -68,7 +68,7 @@ class Row:
 def groups_of(runs: Sequence[Run]) -> dict[str, list[Row]]:
     """Title -> rows of every group of measures that the runs have."""
     sides = [(_named(run.before), _named(run.measures if run.measures is not None else run.after)) for run in runs]
-    keys = dict.fromkeys(key for pair in sides for side in (pair[1], pair[0]) for key in side)
+    keys = sorted(dict.fromkeys(key for pair in sides for side in (pair[1], pair[0]) for key in side), key=_rank)
     groups: dict[str, list[Row]] = {}
     for key in keys:
         values = [side.get(key) for pair in sides for side in pair]
@@ -101,9 +101,7 @@ def _named(evaluation: dict[str, Any] | None) -> dict[_Key, Figure]:
     for name, value in values.items():
         if name in ("rewards", "environment") and isinstance(value, dict):
             found |= {(ANSWERS, f"{name}.{key}"): Figure(item) for key, item in _numbers(value)}
-    top = {(ANSWERS, name): _with_interval(name, value, values) for name, value in _numbers(values)}
-    # The solved share and the rewards come first, then what else there is.
-    found = {key: top[key] for key in ((ANSWERS, "accuracy"), (ANSWERS, "reward")) if key in top} | found | top
+    found |= {(ANSWERS, name): _with_interval(name, value, values) for name, value in _numbers(values)}
     held_out = values.get("held_out")
     if isinstance(held_out, dict):
         found |= {(HELD_OUT, name): _held_out(name, value, values) for name, value in _numbers(held_out)}
@@ -115,7 +113,9 @@ def _named(evaluation: dict[str, Any] | None) -> dict[_Key, Figure]:
 def _numbers(values: dict[str, Any]) -> Iterable[tuple[str, float]]:
     for name, value in values.items():
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if is_number and name not in _NO_MEASURES and not name.endswith(("_error", "_rows")):
+        is_measure = name not in _NO_MEASURES and not name.endswith(("_error", "_rows"))
+        # What could not be judged is said where there was such a thing.
+        if is_number and is_measure and (value or name not in ("unscored", "undecided")):
             yield name, value
 
 
@@ -156,6 +156,21 @@ def _judged(run: Run, key: _Key) -> str:
 def _full(key: _Key) -> str:
     group, name = key
     return f"held_out.{name}" if group == HELD_OUT else name if group == ANSWERS else f"{group}.{name}"
+
+
+def _rank(key: _Key) -> tuple[int, int]:
+    """Answers before held-out rows before named evaluations; the solved share first, then the rewards."""
+    group, name = key
+    of_group = (ANSWERS, HELD_OUT).index(group) if group in (ANSWERS, HELD_OUT) else 2
+    of_name = (
+        0 if name == "accuracy" or name.startswith(_SHARES) else ("reward", "rewards", "").index(_of_reward(name)) + 1
+    )
+    return of_group, of_name
+
+
+def _of_reward(name: str) -> str:
+    first = name.partition(".")[0]
+    return first if first in ("reward", "rewards") else ""
 
 
 def _title(group: str, runs: Sequence[Run]) -> str:

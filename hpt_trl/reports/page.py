@@ -4,6 +4,7 @@ jinja2 is imported on use only.
 """
 
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,13 @@ def _links(run: Run, page_folder: Path) -> list[tuple[str, str]]:
     ]
 
 
+def _breakable(text: str) -> Any:
+    """A long name that may go on in the next line behind each of its parts."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"([_./:,])(?=[^\s_./:,])", r"\1<wbr>", str(escape(text))))
+
+
 def _write(path: Path, template: str, **values: Any) -> None:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -196,7 +204,7 @@ def _write(path: Path, template: str, **values: Any) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["number"] = number
+    environment.filters |= {"number": number, "breakable": _breakable}
     environment.globals |= {"marker": marker_path, "width": WIDTH}
     text = environment.get_template(template).render(mark=MARK, version=__version__, **values)
     try:

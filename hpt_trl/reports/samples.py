@@ -10,6 +10,8 @@ from hpt_trl.reports.run import Run
 _MOST = 8
 _LONGEST = 3000
 _LONGEST_PROMPT = 1200
+# Characters that no browser shows, as signs for them; a random model writes them.
+_SIGNS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {0x7F: 0x2421}
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def samples_of(runs: Sequence[Run]) -> list[Sample]:
     found: dict[tuple[str, str | None], list[Answer]] = {}
     for place, run in enumerate(runs):
         for side, entry in _entries(run):
-            answer = None if entry.get("answer") is None else str(entry["answer"])
+            answer = None if entry.get("answer") is None else str(entry["answer"]).translate(_SIGNS)
             found.setdefault((entry["prompt"], answer), []).append(_answer(place, side, entry))
     ordered = sorted(found.items(), key=lambda item: -len({answer.runs for answer in item[1]}))[:_MOST]
     return [
@@ -104,9 +106,9 @@ def _merged(answers: Iterable[Answer]) -> Iterator[Answer]:
 
 
 def _beginning(text: str, most: int) -> Text:
-    return Text(text[:most], behind=max(0, len(text) - most))
+    return Text(text[:most].translate(_SIGNS), behind=max(0, len(text) - most))
 
 
 def _end(text: str, most: int) -> Text:
     # The end of a prompt is the question; what comes first is often the same for every row.
-    return Text(text[-most:], before=max(0, len(text) - most))
+    return Text(text[-most:].translate(_SIGNS), before=max(0, len(text) - most))

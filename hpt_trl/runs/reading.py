@@ -44,10 +44,10 @@ def read_results(output_dir: str | Path) -> dict[str, Any] | None:
 
 
 def read_metrics(output_dir: str | Path, *, tolerant: bool = False) -> list[dict[str, Any]]:
-    """Lines of metrics.jsonl.
+    """Lines of metrics.jsonl, without half a line at the end, as a run that was killed leaves it.
 
     Args:
-        tolerant: Leave out a broken last line, as a killed run leaves it.
+        tolerant: Take a file without lines as it is.
 
     Raises:
         UserError: no such folder or file, no lines, or a line that is not a JSON object with a `step`.
@@ -55,9 +55,7 @@ def read_metrics(output_dir: str | Path, *, tolerant: bool = False) -> list[dict
     path = Path(output_dir) / METRICS_FILE
     if not path.exists():
         raise UserError(f"{path} does not exist: `{output_dir}` is not the output folder of a run that has started.")
-    lines, is_cut = read_steps(path)
-    if is_cut and not tolerant:
-        raise _broken(path, len(lines) + 1)
+    lines, _ = read_steps(path)
     if not lines and not tolerant:
         raise UserError(f"{path} is empty: the run has not logged a step yet.")
     return lines
@@ -67,13 +65,14 @@ def read_steps(path: Path) -> tuple[list[dict[str, Any]], bool]:
     """Lines of a file to which a run adds while it goes on, each a JSON object with a `step`.
 
     Returns:
-        The lines, and whether half a line at the end was left out, as a run that was killed leaves it.
+        The lines, and whether half a line at the end was left out.
 
     Raises:
-        UserError: the file cannot be read, or a line before the last one is not such an object.
+        UserError: the file cannot be read, or a line is not such an object.
     """
     try:
         texts = lines_of(path, errors="replace")
+        is_whole = path.read_bytes().endswith(b"\n")
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from None
     lines: list[dict[str, Any]] = []
@@ -84,8 +83,10 @@ def read_steps(path: Path) -> tuple[list[dict[str, Any]], bool]:
             line = None
         if isinstance(line, dict) and isinstance(line.get("step"), int):
             lines.append(line)
-        elif number < len(texts):
-            raise _broken(path, number)
+        elif is_whole or number < len(texts):
+            raise UserError(
+                f"{path}, line {number}: not a JSON object with a `step`; remove the line to read the rest."
+            )
     return lines, len(lines) < len(texts)
 
 
@@ -97,7 +98,3 @@ def duration(seconds: float) -> str:
     if seconds < 3600:
         return f"{seconds // 60} min {seconds % 60:02} s"
     return f"{seconds // 3600} h {seconds % 3600 // 60:02} min"
-
-
-def _broken(path: Path, number: int) -> UserError:
-    return UserError(f"{path}, line {number}: not a JSON object with a `step`; remove the line to read the rest.")

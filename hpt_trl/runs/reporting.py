@@ -165,7 +165,9 @@ def report(output_dir: str | Path) -> None:
         for line in [*lines, *_page_lines({"Trajectories": draw_trajectories(output_dir)})]:
             print(line)
         return
-    draw_curves(output_dir)
+    # Of fewer steps than `logging_steps` a finished run has no curve.
+    if results is None or logged_series(read_metrics(output_dir)):
+        draw_curves(output_dir)
     for line in [summary(output_dir), *report_stage(output_dir)]:
         print(line)
 
