@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from hpt_trl import __version__
 from hpt_trl.errors import UserError
+from hpt_trl.reports import commands as reports
 from hpt_trl.retrieval import commands as retrieval
 from hpt_trl.runs.quiet import quiet_libraries
 
@@ -35,6 +36,7 @@ examples:
   hpt-trl run my_recipe.yaml --accelerate zero3 --num_processes 8
   hpt-trl eval evaluate/humaneval --model_name_or_path outputs/my-model
   hpt-trl report outputs/quickstart
+  hpt-trl report outputs/short outputs/longer --output compared.html
   hpt-trl merge outputs/with-lora outputs/merged
   hpt-trl index my_pages indexes/mine
   hpt-trl search indexes/mine "What was sold most?"
@@ -102,12 +104,7 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the name of a bundled recipe")
         command.add_argument("overrides", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     commands.add_parser("list", help="list the bundled recipes", description="List the bundled recipes.")
-    report = commands.add_parser(
-        "report",
-        help="summarise a run and redraw its curves",
-        description="Print the summary of a finished or running run, or of a pipeline, and redraw its picture.",
-    )
-    report.add_argument("output_dir", metavar="OUTPUT_DIR", help="output folder of the run")
+    reports.add_commands(commands)
     merge = commands.add_parser(
         "merge",
         help="merge a LoRA adapter into its base model",
@@ -162,7 +159,7 @@ def run_command(words: list[str]) -> int:
     if options.command == "list":
         print(recipe_table())
     elif options.command == "report":
-        _report(options.output_dir)
+        reports.report(options)
     elif options.command == "merge":
         from hpt_trl.models.merging import merge_adapter
 
@@ -265,19 +262,6 @@ def _pages(options: argparse.Namespace) -> None:
     settings = page_settings({key: value for key, value in given.items() if value is not None}, "hpt-trl pages")
     folder = write_pages(options.folder, settings)
     print(f"{settings.size} training and {settings.test_size} held-out pages in {folder}")
-
-
-def _report(output_dir: str) -> None:
-    from hpt_trl.pipeline.record import PIPELINE_FILE
-
-    if (Path(output_dir) / PIPELINE_FILE).exists():
-        from hpt_trl.pipeline import summary
-
-        summary.report(output_dir)
-    else:
-        from hpt_trl.runs import reporting
-
-        reporting.report(output_dir)
 
 
 def main(words: list[str] | None = None) -> int:

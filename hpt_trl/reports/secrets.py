@@ -1,0 +1,61 @@
+"""What must not stand on a page that is handed on: keys and passwords in a recipe or a command."""
+
+import re
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+MASK = "••••"
+
+# Keys whose value is one; a tokenizer's `eos_token` is none, nor is the name of a variable that holds one.
+_KEY = re.compile(
+    r"(^|[_.-])(token|(hub|access|auth|api|refresh|bearer)_?token|secret(_key)?|password|passwd|api_?key|credentials?"
+    r"|authorization)$",
+    re.IGNORECASE,
+)
+_HARMLESS = re.compile(r"(bos|eos|pad|unk|sep|cls|mask|image|video|audio|stop|start|end|special)_token$", re.IGNORECASE)
+# What looks like one wherever it stands: tokens of the Hub, GitHub, OpenAI and AWS.
+_VALUE = re.compile(
+    r"\b(hf_[A-Za-z0-9]{8,}|gh[opsu]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|sk-[A-Za-z0-9_-]{16,}|AKIA[A-Z0-9]{12,})"
+)
+# Name and password of an address.
+_LOGIN = re.compile(r"(?<=://)[^/\s@]+(?=@)")
+
+
+def is_secret(key: str) -> bool:
+    """Whether a key of a recipe names a secret."""
+    return bool(_KEY.search(key)) and not _HARMLESS.search(key)
+
+
+def masked_text(text: str) -> str:
+    """The text without what looks like a token, or a login inside of an address."""
+    return _LOGIN.sub(MASK, _VALUE.sub(MASK, text))
+
+
+def masked(value: Any) -> Any:
+    """A recipe's value, or all of a recipe, without secrets."""
+    if isinstance(value, Mapping):
+        hidden = {key: is_secret(str(key)) and item not in (None, "", True, False) for key, item in value.items()}
+        return {key: MASK if hidden[key] else masked(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [masked(item) for item in value]
+    return masked_text(value) if isinstance(value, str) else value
+
+
+def masked_command(command: str) -> str:
+    """A command line without the values of secret keys, as `--hub_token hf_...` or `--hub_token=hf_...`."""
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        # No command that a shell would take; what looks like a token is hidden all the same.
+        return masked_text(command)
+    shown: list[str] = []
+    hiding = False
+    for word in words:
+        key, equals, _ = word.partition("=")
+        if word.startswith("--"):
+            hiding = is_secret(key) and not equals
+            shown.append(f"{key}={MASK}" if equals and is_secret(key) else masked_text(word))
+        else:
+            shown.append(MASK if hiding else masked_text(word))
+    return " ".join(word if word == MASK or word.endswith(f"={MASK}") else shlex.quote(word) for word in shown)
