@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpt_trl.data.messages import as_text
-from hpt_trl.environments.episode import Episode
-from hpt_trl.environments.protocol import Picture
 from hpt_trl.files import valid_json, write_atomically
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from hpt_trl.environments.episode import Episode
+    from hpt_trl.environments.protocol import Picture
 
 # Where they lie in an output folder; docs/vrag.md has the form of a line.
 FOLDER, IMAGES = "trajectories", "images"
@@ -20,7 +21,7 @@ FOLDER, IMAGES = "trajectories", "images"
 _COLUMNS = ("answer", "reference_pages", "reference_boxes")
 
 
-def recorded(episode: Episode, images: Path | None = None) -> dict[str, Any]:
+def recorded(episode: "Episode", images: Path | None = None) -> dict[str, Any]:
     """A rollout as it goes through files.
 
     Args:
@@ -69,7 +70,7 @@ def write_lines(folder: Path, name: str, lines: Iterable[dict[str, Any]]) -> Non
 
 
 def leave_rollouts(
-    folder: Path, episodes: Sequence[Episode], rewards: Sequence[dict[str, float]], *, mode: str, step: int
+    folder: Path, episodes: Sequence["Episode"], rewards: Sequence[dict[str, float]], *, mode: str, step: int
 ) -> None:
     """Leaves rollouts of a training step in an output folder.
 
@@ -96,7 +97,7 @@ def _turn(turn: dict[str, Any], images: Path | None) -> dict[str, Any]:
     return line | ({"images": [_image(picture, images) for picture in shown]} if turn["role"] == "environment" else {})
 
 
-def _image(picture: Picture, images: Path | None) -> dict[str, Any]:
+def _image(picture: "Picture", images: Path | None) -> dict[str, Any]:
     return {
         "file": None if images is None else f"{IMAGES}/{_saved(picture.image, images)}",
         "name": picture.name,

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from hpt_trl.evaluation.summary import undecided_line
-
 # What an evaluation measures -> how it is shown.
 _SHARES = ("pass@", "avg@", "maj@", "win_rate", "recall@", "ndcg@")
 _NUMBERS = ("perplexity", "loss", "bits_per_byte")
@@ -36,6 +34,14 @@ def measure_lines(measured: dict[str, Any]) -> list[str]:
     elif "rows" in measured:
         lines.append(f"{'rows:':<14} {measured['rows']:,}, {measured['scored_tokens']:,} tokens scored")
     return lines
+
+
+def undecided_line(measured: dict[str, Any]) -> str | None:
+    """Says how many completions count as not solved without having been judged; None where there are none."""
+    count = measured.get("undecided")
+    if not count:
+        return None
+    return f"{count:,} completions have no value of {measured['success_reward']}, and count as not solved"
 
 
 def environment_lines(measured: dict[str, Any]) -> list[str]:

@@ -53,14 +53,6 @@ def with_interval(name: str, shares: Sequence[float], size: int) -> dict[str, An
     return {name: fmean(shares), f"{name}_interval": list(clustered(shares, size))}
 
 
-def undecided_line(measured: dict[str, Any]) -> str | None:
-    """Says how many completions count as not solved without having been judged; None where there are none."""
-    count = measured.get("undecided")
-    if not count:
-        return None
-    return f"{count:,} completions have no value of {measured['success_reward']}, and count as not solved"
-
-
 def line_of(one: Scored, row: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
     """A scored completion of a row for reading.
 

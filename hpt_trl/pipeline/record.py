@@ -15,11 +15,10 @@ from hpt_trl.errors import UserError
 from hpt_trl.files import valid_json, write_atomically
 from hpt_trl.pipeline.fingerprint import changes, contents_of, fingerprint
 from hpt_trl.pipeline.plan import Plan, PlannedStage
+from hpt_trl.runs.checkpoints import RECIPE_FILE, complete_checkpoints
+from hpt_trl.runs.reading import RESULTS_FILE
 
 PIPELINE_FILE = "pipeline.json"
-# As in `hpt_trl.runs.reporting` and `hpt_trl.runs.output_folder`, which import transformers.
-RESULTS_FILE = "results.json"
-RECIPE_FILE = "recipe.yaml"
 # As in `hpt_trl.evaluation.samples`.
 CONDITIONS_FILE = "samples.json"
 
@@ -162,8 +161,6 @@ def _step(plan: Plan, stage: PlannedStage, contents: dict[str, Any], known: Stag
         return Step(stage, contents, Action.RESUME, "from the completions that are there")
     if known.finished:
         return Step(stage, contents, Action.AGAIN, f"its output in {folder} is no longer complete")
-    from hpt_trl.runs.checkpoints import complete_checkpoints
-
     checkpoints = complete_checkpoints(folder) if opened else []
     if checkpoints:
         return Step(stage, contents, Action.RESUME, f"from {checkpoints[-1].name}", checkpoints[-1])

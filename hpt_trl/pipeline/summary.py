@@ -12,7 +12,7 @@ from hpt_trl.errors import UserError
 from hpt_trl.pictures import STYLE, write_picture
 from hpt_trl.pipeline.record import Record, read_record
 from hpt_trl.runs.curves import Points, logged_series
-from hpt_trl.runs.reporting import duration, read_metrics, read_results
+from hpt_trl.runs.reading import duration, read_metrics, read_results
 from hpt_trl.runs.verdicts import verdict
 
 PICTURE_FILE = "pipeline.png"

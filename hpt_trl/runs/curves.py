@@ -274,13 +274,21 @@ def _draw_panel(axis: Any, panel: Panel, curves: dict[str, Points], results: dic
 def draw_series(axis: Any, series: Series, steps: Sequence[int], values: Sequence[float]) -> list[Any]:
     """Draws one curve, noisy ones with their centred mean; returns the handles of the legend."""
     line = {"color": series.color, "linestyle": "--" if series.dashed else "-", "label": series.label}
+    means = centred_means(values)
+    if means is None:
+        return axis.plot(steps, values, linewidth=1.8, marker="o", markersize=3, **line)
+    # Many noisy points: the values pale, and on top their means.
+    axis.plot(steps, values, color=series.color, alpha=0.22, linewidth=0.8)
+    return axis.plot(steps, means, linewidth=1.8, **line)
+
+
+def centred_means(values: Sequence[float]) -> list[float] | None:
+    """The centred mean of each value over about 4 % of the run; None of so few that they stand for themselves."""
     half = len(values) // 50
     if half == 0:
-        return axis.plot(steps, values, linewidth=1.8, marker="o", markersize=3, **line)
-    # Many noisy points: the values pale, and on top their centred mean over about 4 % of the run.
-    axis.plot(steps, values, color=series.color, alpha=0.22, linewidth=0.8)
+        return None
     windows = [values[max(0, i - half) : i + half + 1] for i in range(len(values))]
-    return axis.plot(steps, [sum(window) / len(window) for window in windows], linewidth=1.8, **line)
+    return [sum(window) / len(window) for window in windows]
 
 
 def _mark_accuracy(axis: Any, results: dict[str, Any] | None) -> list[Any]:

@@ -37,8 +37,8 @@ from hpt_trl.runs.acting import rows_placed
 from hpt_trl.runs.checkpoints import full_disk_explained
 from hpt_trl.runs.output_folder import open_output_folder, write_recipe
 from hpt_trl.runs.prepared import Prepared
+from hpt_trl.runs.reading import RESULTS_FILE, duration, write_results
 from hpt_trl.runs.record import hardware, short_name, versions
-from hpt_trl.runs.reporting import RESULTS_FILE, duration, write_results
 
 # Completions that stand in results.json, for reading.
 _KEPT = 8

@@ -13,19 +13,15 @@ from transformers import ProgressCallback, TrainerCallback
 
 from hpt_trl.errors import UserError
 from hpt_trl.evaluation.intervals import wilson
-from hpt_trl.evaluation.lines import measure_lines
-from hpt_trl.evaluation.summary import undecided_line
-from hpt_trl.files import lines_of, valid_json, write_atomically
+from hpt_trl.evaluation.lines import measure_lines, undecided_line
+from hpt_trl.files import valid_json, write_atomically
 from hpt_trl.methods.critic.results import report_critic
 from hpt_trl.methods.reward.shift import report_shift
 from hpt_trl.methods.rho1.page import draw_selections
 from hpt_trl.runs.curves import draw, logged_series
+from hpt_trl.runs.reading import CURVES_FILE, METRICS_FILE, RESULTS_FILE, duration, read_metrics, read_results
 from hpt_trl.runs.trajectory_pages import draw_trajectories
 from hpt_trl.token_scores.weights_page import draw_weights
-
-METRICS_FILE = "metrics.jsonl"
-RESULTS_FILE = "results.json"
-CURVES_FILE = "curves.png"
 
 # Metric -> its name on the progress lines; only those that a run logs are shown.
 _PROGRESS = {
@@ -108,61 +104,6 @@ class ProgressLines(ProgressCallback):
             return
         shown = [f"{name} {logs[key]:.3g}" for key, name in _PROGRESS.items() if isinstance(logs.get(key), int | float)]
         self.training_bar.write(f"step {state.global_step}/{state.max_steps}  " + "  ".join(shown))
-
-
-def write_results(output_dir: str | Path, results: dict[str, Any]) -> Path:
-    """Writes results.json; its presence marks a finished run."""
-    path = Path(output_dir) / RESULTS_FILE
-    write_atomically(path, json.dumps(valid_json(results), indent=2, ensure_ascii=False) + "\n")
-    return path
-
-
-def read_results(output_dir: str | Path) -> dict[str, Any] | None:
-    """Results of a finished run, None if it did not finish.
-
-    Raises:
-        UserError: the file is not valid JSON.
-    """
-    path = Path(output_dir) / RESULTS_FILE
-    if not path.exists():
-        return None
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON: {error}. Remove it and run the recipe again.") from None
-    if not isinstance(results, dict):
-        raise UserError(f"{path} holds {type(results).__name__}, not results of a run.")
-    return results
-
-
-def read_metrics(output_dir: str | Path, *, tolerant: bool = False) -> list[dict[str, Any]]:
-    """Lines of metrics.jsonl.
-
-    Args:
-        tolerant: Leave out a broken last line, as a killed run leaves it.
-
-    Raises:
-        UserError: no such folder or file, no lines, or a line that is not a JSON object with a `step`.
-    """
-    path = Path(output_dir) / METRICS_FILE
-    if not path.exists():
-        raise UserError(f"{path} does not exist: `{output_dir}` is not the output folder of a run that has started.")
-    lines = []
-    texts = lines_of(path)
-    for number, text in enumerate(texts, start=1):
-        try:
-            line = json.loads(text)
-        except ValueError:
-            line = None
-        if isinstance(line, dict) and isinstance(line.get("step"), int):
-            lines.append(line)
-        elif not (tolerant and number == len(texts)):
-            raise UserError(
-                f"{path}, line {number}: not a JSON object with a `step`; remove the line to read the rest."
-            )
-    if not lines and not tolerant:
-        raise UserError(f"{path} is empty: the run has not logged a step yet.")
-    return lines
 
 
 def draw_curves(output_dir: str | Path) -> Path:
@@ -344,16 +285,6 @@ def side_by_side(before: dict[str, Any], after: dict[str, Any], *, count: int = 
             f"{prompt}{answer}\n" + "\n".join(f"{a:<{column}} | {b}".rstrip() for a, b in zip(left, right, strict=True))
         )
     return "\n\n".join(blocks)
-
-
-def duration(seconds: float) -> str:
-    """Seconds for reading: `42 s`, `5 min 03 s`, `2 h 05 min`."""
-    seconds = round(seconds)
-    if seconds < 60:
-        return f"{seconds} s"
-    if seconds < 3600:
-        return f"{seconds // 60} min {seconds % 60:02} s"
-    return f"{seconds // 3600} h {seconds % 3600 // 60:02} min"
 
 
 def _column(name: str, entry: dict[str, Any], width: int, most_lines: int = 8) -> list[str]:

@@ -45,17 +45,15 @@ from hpt_trl.runs.output_folder import BEFORE_FILE, EVALUATIONS, open_output_fol
 from hpt_trl.runs.preparation import prepare_recipe
 from hpt_trl.runs.prepared import Prepared
 from hpt_trl.runs.quiet import quiet
+from hpt_trl.runs.reading import RESULTS_FILE, duration, write_results
 from hpt_trl.runs.record import hardware, short_name, versions
 from hpt_trl.runs.reporting import (
-    RESULTS_FILE,
     MetricsWriter,
     ProgressLines,
     draw_curves,
-    duration,
     evaluation_lines,
     report_stage,
     side_by_side,
-    write_results,
 )
 from hpt_trl.runs.totals import RunTotals
 from hpt_trl.runs.working import run_work

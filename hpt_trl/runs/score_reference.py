@@ -19,7 +19,7 @@ from hpt_trl.recipes.resolving import read_recipe
 from hpt_trl.runs.preparation import prepare_recipe
 from hpt_trl.runs.prepared import Prepared
 from hpt_trl.runs.quiet import quiet
-from hpt_trl.runs.reporting import duration
+from hpt_trl.runs.reading import duration
 from hpt_trl.token_scores.cache import ScoreCache
 from hpt_trl.token_scores.config import ReferenceConfig, ValueScoresConfig
 from hpt_trl.token_scores.reference_scores import reference_cache

@@ -12,7 +12,7 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from hpt_trl.errors import UserError
 from hpt_trl.evaluation.intervals import wilson
-from hpt_trl.runs import curves, reporting
+from hpt_trl.runs import curves, reading, reporting
 
 
 def lines(count: int) -> list[dict]:
@@ -60,7 +60,7 @@ def results(steps: int) -> dict:
 @pytest.fixture
 def folder(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines(20)))
-    reporting.write_results(tmp_path, results(20))
+    reading.write_results(tmp_path, results(20))
     return tmp_path
 
 

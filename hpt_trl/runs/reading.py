@@ -1,0 +1,103 @@
+"""The files that a run leaves beside its model, written and read back: metrics.jsonl, warnings.jsonl, results.json.
+
+No training library is imported: what is asked of a folder is answered at once.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from hpt_trl.errors import UserError
+from hpt_trl.files import lines_of, parsed_json, valid_json, write_atomically
+
+METRICS_FILE = "metrics.jsonl"
+WARNINGS_FILE = "warnings.jsonl"
+RESULTS_FILE = "results.json"
+CURVES_FILE = "curves.png"
+# The page of `hpt-trl report`.
+REPORT_FILE = "report.html"
+
+
+def write_results(output_dir: str | Path, results: dict[str, Any]) -> Path:
+    """Writes results.json; its presence marks a finished run."""
+    path = Path(output_dir) / RESULTS_FILE
+    write_atomically(path, json.dumps(valid_json(results), indent=2, ensure_ascii=False) + "\n")
+    return path
+
+
+def read_results(output_dir: str | Path) -> dict[str, Any] | None:
+    """Results of a finished run, None if it did not finish.
+
+    Raises:
+        UserError: the file is not valid JSON.
+    """
+    path = Path(output_dir) / RESULTS_FILE
+    if not path.exists():
+        return None
+    try:
+        results = parsed_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is not valid JSON: {error}. Remove it and run the recipe again.") from None
+    if not isinstance(results, dict):
+        raise UserError(f"{path} holds {type(results).__name__}, not results of a run.")
+    return results
+
+
+def read_metrics(output_dir: str | Path, *, tolerant: bool = False) -> list[dict[str, Any]]:
+    """Lines of metrics.jsonl.
+
+    Args:
+        tolerant: Leave out a broken last line, as a killed run leaves it.
+
+    Raises:
+        UserError: no such folder or file, no lines, or a line that is not a JSON object with a `step`.
+    """
+    path = Path(output_dir) / METRICS_FILE
+    if not path.exists():
+        raise UserError(f"{path} does not exist: `{output_dir}` is not the output folder of a run that has started.")
+    lines, is_cut = read_steps(path)
+    if is_cut and not tolerant:
+        raise _broken(path, len(lines) + 1)
+    if not lines and not tolerant:
+        raise UserError(f"{path} is empty: the run has not logged a step yet.")
+    return lines
+
+
+def read_steps(path: Path) -> tuple[list[dict[str, Any]], bool]:
+    """Lines of a file to which a run adds while it goes on, each a JSON object with a `step`.
+
+    Returns:
+        The lines, and whether half a line at the end was left out, as a run that was killed leaves it.
+
+    Raises:
+        UserError: the file cannot be read, or a line before the last one is not such an object.
+    """
+    try:
+        texts = lines_of(path, errors="replace")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+    lines: list[dict[str, Any]] = []
+    for number, text in enumerate(texts, start=1):
+        try:
+            line = parsed_json(text)
+        except ValueError:
+            line = None
+        if isinstance(line, dict) and isinstance(line.get("step"), int):
+            lines.append(line)
+        elif number < len(texts):
+            raise _broken(path, number)
+    return lines, len(lines) < len(texts)
+
+
+def duration(seconds: float) -> str:
+    """Seconds for reading: `42 s`, `5 min 03 s`, `2 h 05 min`."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60:02} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60:02} min"
+
+
+def _broken(path: Path, number: int) -> UserError:
+    return UserError(f"{path}, line {number}: not a JSON object with a `step`; remove the line to read the rest.")
