@@ -7,6 +7,7 @@ from hpt_trl.pipeline.plan import Plan, PlannedStage
 from hpt_trl.pipeline.reading import read_plan
 from hpt_trl.pipeline.record import Action, Step, plan_steps, read_record
 from hpt_trl.settings.file import shown
+from hpt_trl.terminal import flow
 
 
 def check(path: Path, overrides: list[str]) -> None:
@@ -23,7 +24,7 @@ def check(path: Path, overrides: list[str]) -> None:
     finished: set[str] = set()
     for number, step in enumerate(steps, 1):
         lines.append(f"[{number}/{len(steps)}] {_check_step(plan, step, finished)}")
-    print("\n".join(lines))
+    print(flow(lines))
 
 
 def headline(stage: PlannedStage) -> str:

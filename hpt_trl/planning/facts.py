@@ -22,6 +22,7 @@ from hpt_trl.runs.evaluating import task_of
 from hpt_trl.runs.model_files import shipped_by
 from hpt_trl.runs.prepared import Prepared
 from hpt_trl.runs.steps import draws_rows_anew
+from hpt_trl.terminal import pairs, printable
 
 
 def facts(prepared: Prepared) -> str:
@@ -77,7 +78,7 @@ def facts_of_work(recipe: Recipe) -> str:
 
 
 def _shown(lines: list[tuple[str, str]]) -> str:
-    return "\n".join(f"{name + ':':<15} {text}" for name, text in lines)
+    return pairs([(name, printable(text)) for name, text in lines])
 
 
 def _measured(prepared: Prepared) -> list[tuple[str, str]]:

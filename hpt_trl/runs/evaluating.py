@@ -39,6 +39,7 @@ from hpt_trl.runs.output_folder import open_output_folder, write_recipe
 from hpt_trl.runs.prepared import Prepared
 from hpt_trl.runs.reading import RESULTS_FILE, duration, write_results
 from hpt_trl.runs.record import hardware, short_name, versions
+from hpt_trl.terminal import flow
 
 # Completions that stand in results.json, for reading.
 _KEPT = 8
@@ -246,8 +247,5 @@ def _write(
     write_recipe(recipe)
     write_results(folder, results)
     print()
-    for line in measure_lines(result):
-        print(line)
-    print(f"Measured in {duration(seconds)}\nResults: {folder / 'results.json'}")
-    if lines:
-        print(f"Samples: {folder / SCORED_FILE}")
+    said = [*measure_lines(result), f"Measured in {duration(seconds)}", f"Results: {folder / RESULTS_FILE}"]
+    print(flow([*said, *([f"Samples: {folder / SCORED_FILE}"] if lines else [])]))
