@@ -222,9 +222,7 @@ def _widths(columns: list[list[str]], whole: list[bool], limit: int) -> list[int
     return widths
 
 
-def _drawn(
-    cells: list[str], heads: list[Column], places: list[int], widths: list[int], style: str = ""
-) -> list[str]:
+def _drawn(cells: list[str], heads: list[Column], places: list[int], widths: list[int], style: str = "") -> list[str]:
     """The lines of one row."""
     from rich.table import Table
     from rich.text import Text
@@ -232,9 +230,7 @@ def _drawn(
     row = Table(box=None, show_header=False, pad_edge=False, padding=(0, _GAP, 0, 0))
     for place, wide in zip(places, widths, strict=True):
         row.add_column(width=wide, justify="right" if heads[place].right else "left", no_wrap=True, overflow="crop")
-    row.add_row(
-        *(Text("\n".join(wrapped(cell, wide)), style=style) for cell, wide in zip(cells, widths, strict=True))
-    )
+    row.add_row(*(Text("\n".join(wrapped(cell, wide)), style=style) for cell, wide in zip(cells, widths, strict=True)))
     return _rendered(row, sum(widths) + _GAP * (len(widths) - 1))
 
 
@@ -270,5 +266,3 @@ def side_by_side(left: Sequence[str], right: Sequence[str], columns: int) -> lis
     height = max(len(left), len(right))
     rows = zip([*left, *[""] * (height - len(left))], [*right, *[""] * (height - len(right))], strict=True)
     return [f"{one}{' ' * (half - _size(one))} | {other}".rstrip() for one, other in rows]
-
-

@@ -166,7 +166,7 @@ def rounds(
         neutral_decoding(generator),
         kept_random_state(device),
     ):
-        config = _generation_config(generator, tokenizer, decoding)
+        config = generation_config(generator, tokenizer, decoding)
         for first in range(0, len(pending), world):
             number = pending[min(first + rank, len(pending) - 1)]
             torch.manual_seed(decoding.seed + number)
@@ -276,9 +276,14 @@ def _generating(model: torch.nn.Module, accelerator: Accelerator | None) -> Iter
         model.train(was_training)
 
 
-def _generation_config(
+def generation_config(
     model: Any, tokenizer: PreTrainedTokenizerBase | ProcessorMixin, decoding: Decoding
 ) -> GenerationConfig:
+    """How `model.generate` draws a completion: by these settings alone, and up to the model's end tokens.
+
+    Args:
+        model: Has a `config` and a `generation_config`.
+    """
     text = text_tokenizer(tokenizer)
     settings: dict[str, Any] = {}
     if decoding.temperature > 0:

@@ -51,11 +51,3 @@ def environment_lines(measured: dict[str, Any]) -> list[str]:
     means = [f"{name} {value:.3g}" for name, value in measured["environment"].items() if value is not None]
     ends = [f"{name} {count:,}" for name, count in measured["ended"].items()]
     return [f"{'environment:':<14} {', '.join(means)}", f"{'ended by:':<14} {', '.join(ends)}"]
-
-
-def undecided_line(measured: dict[str, Any]) -> str | None:
-    """Says how many completions count as not solved without having been judged; None where there are none."""
-    count = measured.get("undecided")
-    if not count:
-        return None
-    return f"{count:,} completions have no value of {measured['success_reward']}, and count as not solved"

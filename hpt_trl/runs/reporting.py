@@ -4,7 +4,6 @@ Everything is read back from the files, so `hpt-trl report` shows the same as th
 was stopped half-way. Nothing here imports torch.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +32,6 @@ _HELD_OUT = {
     "margin": "margin",
     "rewards/margins": "margin",
 }
-
-
 
 
 def draw_curves(output_dir: str | Path) -> Path:
@@ -200,9 +197,7 @@ def _reward_lines(results: list[dict[str, Any]]) -> list[str]:
     ]
 
 
-def side_by_side(
-    before: dict[str, Any], after: dict[str, Any], *, count: int = 3, width: int | None = None
-) -> str:
+def side_by_side(before: dict[str, Any], after: dict[str, Any], *, count: int = 3, width: int | None = None) -> str:
     """Completions of the same held-out prompts before and after the training: in two columns, or below each other.
 
     Args:

@@ -6,6 +6,7 @@ which value_curves.png is drawn. matplotlib is imported on use.
 
 import json
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from hpt_trl.errors import UserError
