@@ -10,10 +10,13 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from hpt_trl import __version__
+from hpt_trl.chat import commands as chat
+from hpt_trl.data.pages import commands as pages
 from hpt_trl.errors import UserError
 from hpt_trl.reports import commands as reports
 from hpt_trl.retrieval import commands as retrieval
@@ -55,9 +58,23 @@ processes (how many, and what they share out; `check` shows what that comes to):
   --accelerate NAME     a profile of accelerate_configs/, or a file of `accelerate config`
   --num_processes N     of all machines together; else the profile's number
   --num_machines N --machine_rank I --main_process_ip ADDRESS --main_process_port PORT
-  --launcher ray --num_workers N --max_failures N       Ray instead of accelerate"""
+  --launcher ray --num_workers N --max_failures N       Ray instead of accelerate
+
+  --json                print the outcome as JSON on stdout, all else on stderr (not score-reference)"""
 
 RECIPE_COMMANDS = ("run", "eval", "check", "score-reference")
+# Those whose output is data, which `--json` prints as such.
+JSON_COMMANDS = ("run", "eval", "check", "list", "report", "search", "doctor")
+
+COMPLETION = """\
+once, in this shell:
+  eval "$(hpt-trl completion bash)"
+for all shells that begin later:
+  hpt-trl completion bash > ~/.local/share/bash-completion/completions/hpt-trl
+  hpt-trl completion zsh > ~/.zfunc/_hpt-trl        with `fpath+=~/.zfunc` before compinit in ~/.zshrc
+  hpt-trl completion fish > ~/.config/fish/completions/hpt-trl.fish
+
+The names of the bundled recipes stand in the script: write it again after an update."""
 
 # Seconds that a process other than the first waits before it prints an error. Where the error is everyone's, the
 # launcher ends the process within that time; where it is its own (a reward failed on its row), it must be heard.
@@ -103,7 +120,8 @@ def build_parser() -> argparse.ArgumentParser:
         )
         command.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the name of a bundled recipe")
         command.add_argument("overrides", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
-    commands.add_parser("list", help="list the bundled recipes", description="List the bundled recipes.")
+    listed = commands.add_parser("list", help="list the bundled recipes", description="List the bundled recipes.")
+    listed.add_argument("--json", action="store_true", help="print them as JSON")
     reports.add_commands(commands)
     merge = commands.add_parser(
         "merge",
@@ -113,19 +131,7 @@ def build_parser() -> argparse.ArgumentParser:
     merge.add_argument("folder", metavar="FOLDER", help="output folder of the run")
     merge.add_argument("output_dir", metavar="OUTPUT_DIR", help="new or empty folder for the whole model")
     retrieval.add_commands(commands)
-    pages = commands.add_parser(
-        "pages",
-        help="draw pages with questions about them",
-        description="Draw a folder of pages to search (images, text layers, questions and where the answers stand); "
-        "`dataset_name: pages` with the same options and folder trains on them.",
-    )
-    pages.add_argument("folder", metavar="FOLDER", help="new or empty folder")
-    pages.add_argument("--size", type=int, help="training pages, one question each (200)")
-    pages.add_argument("--test_size", type=int, help="held-out pages, one question each (50)")
-    pages.add_argument("--layouts", nargs="+", metavar="LAYOUT", help="table, chart, text, form, swatch, disc (all)")
-    pages.add_argument("--test_layouts", nargs="+", metavar="LAYOUT", help="of the held-out pages (the same)")
-    pages.add_argument("--text_layer", help="what can be searched: titles (and labels), or full (titles)")
-    pages.add_argument("--seed", type=int, help="draws everything (0)")
+    pages.add_commands(commands)
     doctor = commands.add_parser(
         "doctor",
         help="show what is installed, and what recipes need",
@@ -133,30 +139,33 @@ def build_parser() -> argparse.ArgumentParser:
         "Exit code 1 when one of them cannot run here.",
     )
     doctor.add_argument("recipes", nargs="*", metavar="RECIPE", help="a YAML file, or the name of a bundled recipe")
-    return parser
-
-
-def recipe_table() -> str:
-    """Returns the bundled recipes as a table: name, stage, model, data, hardware."""
-    from hpt_trl.recipes.bundled import RecipeSummary, bundled_recipes, recipes_folder, summarize
-
-    rows = [summarize(path) for path in bundled_recipes()]
-    if not rows:
-        raise UserError(f"there are no recipes in {recipes_folder()}; the installation is incomplete.")
-    lines = [tuple(name.upper() for name in RecipeSummary._fields), *rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(RecipeSummary._fields))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
+    chat.add_commands(commands)
+    completion = commands.add_parser(
+        "completion",
+        help="complete commands and recipes in a shell",
+        description="Print the script by which a shell completes commands, flags, bundled recipes and folders.",
+        epilog=COMPLETION,
+        formatter_class=plain,
+        allow_abbrev=False,
     )
+    completion.add_argument("shell", metavar="SHELL", choices=("bash", "zsh", "fish"), help="bash, zsh or fish")
+    return parser
 
 
 def run_command(words: list[str]) -> int:
     """Parses the words, runs the command they name and returns its exit code."""
     parser = build_parser()
+    as_json = "--json" in words and words[0] in JSON_COMMANDS and not {"--help", "-h"} & set(words)
+    words = [word for word in words if not (as_json and word == "--json")]
     if len(words) > 1 and words[0] in RECIPE_COMMANDS and words[1].startswith("--") and words[1] != "--help":
         raise UserError(f"the recipe comes before its overrides: hpt-trl {words[0]} RECIPE {words[1]} ...")
     options = parser.parse_args(words)
+    if as_json:
+        return _as_json(options)
     if options.command == "list":
+        from hpt_trl.recipes.listing import recipe_table
+
         print(recipe_table())
     elif options.command == "report":
         reports.report(options)
@@ -169,7 +178,13 @@ def run_command(words: list[str]) -> int:
     elif options.command == "search":
         retrieval.search(options)
     elif options.command == "pages":
-        _pages(options)
+        pages.pages(options)
+    elif options.command == "chat":
+        chat.chat(options)
+    elif options.command == "completion":
+        from hpt_trl.completion import script
+
+        print(script(parser, options.shell, RECIPE_COMMANDS))
     elif options.command == "doctor":
         from hpt_trl.planning.doctor import doctor
 
@@ -181,7 +196,42 @@ def run_command(words: list[str]) -> int:
     return 0
 
 
-def _with_recipe(command: str, recipe: str, words: list[str]) -> int:
+def _as_json(options: argparse.Namespace) -> int:
+    """Runs a command and prints what came out as JSON; whatever else it prints goes to stderr."""
+    from hpt_trl import as_json
+
+    code = 0
+    value: Any = None
+    with as_json.stdout_on_stderr():
+        if options.command == "list":
+            from hpt_trl.recipes.listing import recipe_records
+
+            value = recipe_records()
+        elif options.command == "report":
+            value = as_json.reported(options.folders)
+        elif options.command == "search":
+            value = retrieval.search_data(options)
+        elif options.command == "doctor":
+            from hpt_trl.planning.doctor_data import doctor_data
+
+            value = doctor_data(options.recipes)
+            code = int(bool(options.recipes) and not all(recipe["can_run"] for recipe in value["recipes"]))
+        elif options.command == "check":
+            found: list[Any] = []
+            code = _with_recipe(options.command, options.recipe, options.overrides, found.append)
+            value = as_json.checked(options.recipe, found[0])
+        else:
+            code = _with_recipe(options.command, options.recipe, options.overrides)
+            value = as_json.results_of(options.recipe, options.overrides) if code == 0 else None
+    if value is not None:
+        print(as_json.text(value))
+    return code
+
+
+def _with_recipe(
+    command: str, recipe: str, words: list[str], told: Callable[[Any], object] = lambda found: None
+) -> int:
+    """Runs a command on a recipe or a pipeline; `told` gets what a check has found."""
     from hpt_trl.launching.options import pipeline_words, refuse_inside_a_launcher, split_launch_options
     from hpt_trl.pipeline.reading import is_pipeline
     from hpt_trl.recipes.bundled import find_recipe
@@ -192,7 +242,7 @@ def _with_recipe(command: str, recipe: str, words: list[str]) -> int:
         command = "run"
     path = find_recipe(recipe)
     if is_pipeline(path):
-        _with_pipeline(command, path, pipeline_words(words))
+        _with_pipeline(command, path, pipeline_words(words), told)
         return 0
     options, overrides = split_launch_options(words)
     refuse_inside_a_launcher(options)
@@ -200,7 +250,7 @@ def _with_recipe(command: str, recipe: str, words: list[str]) -> int:
         from hpt_trl.launching.accelerate import planned_profile
         from hpt_trl.planning.check import check
 
-        check(recipe, overrides, planned_profile(options))
+        told(check(recipe, overrides, planned_profile(options)))
     elif options.launcher == "ray":
         if command != "run":
             raise UserError(f"--launcher: {command} is started by accelerate alone; allowed here: accelerate.")
@@ -241,7 +291,7 @@ def _evaluation(recipe: str, words: list[str]) -> tuple[str, list[str]]:
     return recipe, words
 
 
-def _with_pipeline(command: str, path: Path, words: list[str]) -> None:
+def _with_pipeline(command: str, path: Path, words: list[str], told: Callable[[Any], object]) -> None:
     if command == "score-reference":
         raise UserError(f"{path} is a pipeline; name the recipe of its stage `rho1`.")
     if command == "run":
@@ -251,17 +301,7 @@ def _with_pipeline(command: str, path: Path, words: list[str]) -> None:
     else:
         from hpt_trl.pipeline.checks import check
 
-        check(path, words)
-
-
-def _pages(options: argparse.Namespace) -> None:
-    from hpt_trl.data.pages.settings import page_settings
-    from hpt_trl.data.pages.writing import write_pages
-
-    given = {key: value for key, value in vars(options).items() if key not in ("command", "folder")}
-    settings = page_settings({key: value for key, value in given.items() if value is not None}, "hpt-trl pages")
-    folder = write_pages(options.folder, settings)
-    print(f"{settings.size} training and {settings.test_size} held-out pages in {folder}")
+        told(check(path, words))
 
 
 def main(words: list[str] | None = None) -> int:
@@ -284,7 +324,9 @@ def main(words: list[str] | None = None) -> int:
         if rank > 0:
             time.sleep(GRACE)
         sys.stdout.flush()
-        print(f"error: {error}" if rank == 0 else f"error in process {rank}: {error}", file=sys.stderr, flush=True)
+        # A reader of JSON gets one line.
+        said = " ".join(str(error).split()) if "--json" in (sys.argv if words is None else words) else error
+        print(f"error: {said}" if rank == 0 else f"error in process {rank}: {said}", file=sys.stderr, flush=True)
         return 2
     except KeyboardInterrupt:
         if rank == 0:

@@ -6,6 +6,8 @@ import signal
 # One thread each: the models are tiny, and `make test` runs one worker per core.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# What is printed is compared as it is written, not as a narrow terminal would wrap it.
+os.environ["COLUMNS"] = "1000"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 

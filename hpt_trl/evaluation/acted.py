@@ -56,7 +56,7 @@ def act(
         accelerator=accelerator,
         done=done,
         bar=description,
-        unit="rollout",
+        unit="rollouts",
     ):
         episodes = [acting.episode(rows[index]) for index, _ in own.items]
         _play(episodes, acting, own, accelerator)

@@ -13,7 +13,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from datasets import Dataset
-from tqdm.auto import tqdm
 from transformers import BatchEncoding, GenerationConfig, PreTrainedTokenizerBase, ProcessorMixin
 from trl.data_utils import is_conversational
 from trl.distributed import DistributedBackend
@@ -23,6 +22,7 @@ from hpt_trl.data.messages import as_text, images_of
 from hpt_trl.data.rendering import Encoder, with_images
 from hpt_trl.models.decoding import neutral_decoding
 from hpt_trl.models.random_state import kept_random_state
+from hpt_trl.progress import Bar
 from hpt_trl.rewards.completions import text_tokenizer
 
 
@@ -147,7 +147,7 @@ def rounds(
     accelerator: Accelerator | None,
     done: Collection[Item],
     bar: str,
-    unit: str = "completion",
+    unit: str = "completions",
 ) -> Iterator[Round]:
     """The batches of this process, each with its own seed set; see `generate`.
 
@@ -161,12 +161,12 @@ def rounds(
     pending = [number for number, batch in enumerate(batches) if not there.issuperset(batch)]
     total = sum(len(batches[number]) for number in pending)
     with (
-        tqdm(total=total, desc=bar, unit=unit, disable=rank != 0) as progress,
+        Bar(total, bar, unit, shown=rank == 0) as progress,
         _generating(model, accelerator) as (generator, device),
         neutral_decoding(generator),
         kept_random_state(device),
     ):
-        config = _generation_config(generator, tokenizer, decoding)
+        config = generation_config(generator, tokenizer, decoding)
         for first in range(0, len(pending), world):
             number = pending[min(first + rank, len(pending) - 1)]
             torch.manual_seed(decoding.seed + number)
@@ -276,9 +276,14 @@ def _generating(model: torch.nn.Module, accelerator: Accelerator | None) -> Iter
         model.train(was_training)
 
 
-def _generation_config(
+def generation_config(
     model: Any, tokenizer: PreTrainedTokenizerBase | ProcessorMixin, decoding: Decoding
 ) -> GenerationConfig:
+    """How `model.generate` draws a completion: by these settings alone, and up to the model's end tokens.
+
+    Args:
+        model: Has a `config` and a `generation_config`.
+    """
     text = text_tokenizer(tokenizer)
     settings: dict[str, Any] = {}
     if decoding.temperature > 0:

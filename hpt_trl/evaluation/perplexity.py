@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, gather_object
-from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 from trl.trainer.utils import selective_log_softmax
 
 from hpt_trl.data.rendering import Encoded
 from hpt_trl.evaluation.intervals import bootstrap
+from hpt_trl.progress import Bar
 
 # Tokens that are read at once where a model takes any number of them, or very many.
 LONGEST = 2048
@@ -84,7 +84,7 @@ def measure_perplexity(
     with (
         torch.no_grad(),
         _autocast(accelerator),
-        tqdm(total=len(parts), desc=description, unit="piece", disable=rank != 0) as bar,
+        Bar(len(parts), description, "pieces", shown=rank == 0) as bar,
     ):
         device = accelerator.device if accelerator else next(model.parameters()).device
         for first in range(0, len(batches), world):

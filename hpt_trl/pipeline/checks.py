@@ -7,12 +7,16 @@ from hpt_trl.pipeline.plan import Plan, PlannedStage
 from hpt_trl.pipeline.reading import read_plan
 from hpt_trl.pipeline.record import Action, Step, plan_steps, read_record
 from hpt_trl.settings.file import shown
+from hpt_trl.terminal import flow
 
 
-def check(path: Path, overrides: list[str]) -> None:
+def check(path: Path, overrides: list[str]) -> tuple[Plan, list[Step]]:
     """Checks a pipeline and prints what it would do: `hpt-trl check PIPELINE [--<stage>.<key> value ...]`.
 
     A stage whose model comes from a stage that is still to run is checked as far as that goes without the model.
+
+    Returns:
+        The pipeline, and what is to be done with each stage.
 
     Raises:
         UserError: the first mistake found.
@@ -23,7 +27,8 @@ def check(path: Path, overrides: list[str]) -> None:
     finished: set[str] = set()
     for number, step in enumerate(steps, 1):
         lines.append(f"[{number}/{len(steps)}] {_check_step(plan, step, finished)}")
-    print("\n".join(lines))
+    print(flow(lines))
+    return plan, steps
 
 
 def headline(stage: PlannedStage) -> str:

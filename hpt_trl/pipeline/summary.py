@@ -14,6 +14,8 @@ from hpt_trl.pipeline.record import Record, read_record
 from hpt_trl.runs.curves import Points, logged_series
 from hpt_trl.runs.reading import duration, read_metrics, read_results
 from hpt_trl.runs.verdicts import verdict
+from hpt_trl.terminal import Column, flow
+from hpt_trl.terminal import table as laid_out
 
 PICTURE_FILE = "pipeline.png"
 
@@ -34,8 +36,17 @@ _MEASURED = ("pass@", "avg@", "maj@", "win_rate", "perplexity")
 _MOST = 3
 
 _BEFORE, _AFTER, _LINE = "#b8b8b8", "#2166ac", "#2166ac"
-_COLUMNS = ("STAGE", "KIND", "FROM", "STEPS", "TIME", "MEASURE", "BEFORE", "AFTER", "")
-_RIGHT = ("STEPS", "BEFORE", "AFTER")
+_COLUMNS = (
+    Column("STAGE", whole=True),
+    Column("KIND", below=True),
+    Column("FROM", below=True),
+    Column("STEPS", right=True),
+    Column("TIME", whole=True),
+    Column("MEASURE"),
+    Column("BEFORE", right=True),
+    Column("AFTER", right=True),
+    Column("VERDICT"),
+)
 
 
 def report(folder: str | Path) -> None:
@@ -67,7 +78,7 @@ def closing_line(record: Record, name: str) -> str:
 
 def table(record: Record) -> str:
     """All stages: what they are, where they come from, how long they took, and what they are better at."""
-    rows: list[tuple[str, ...]] = [_COLUMNS]
+    rows: list[tuple[str, ...]] = []
     notes = []
     for name in record.order:
         known = record.stages.get(name)
@@ -88,16 +99,9 @@ def table(record: Record) -> str:
             for measure, values in found.items()
         ] or [("-", "", "", "")]
         rows += [(*(first if number == 0 else ("",) * len(first)), *line) for number, line in enumerate(lines)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
-    text = [
-        "  ".join(
-            cell.rjust(width) if title in _RIGHT else cell.ljust(width)
-            for cell, width, title in zip(row, widths, _COLUMNS, strict=True)
-        ).rstrip()
-        for row in rows
-    ]
     picture = record.folder / PICTURE_FILE
-    return "\n".join([*text, *notes, *([f"Picture: {picture}"] if picture.exists() else [])])
+    said = [*notes, *([f"Picture: {picture}"] if picture.exists() else [])]
+    return "\n".join([laid_out(_COLUMNS, rows), *([flow(said)] if said else [])])
 
 
 def draw(record: Record) -> Path | None:

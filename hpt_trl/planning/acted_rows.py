@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from hpt_trl.data.rendering import Encoded
 from hpt_trl.methods.acted_rows import PROBED
-from hpt_trl.planning.showing import cut, indented, marked
+from hpt_trl.planning.showing import cut, marked
 from hpt_trl.runs.acting import trains_on_answers
 from hpt_trl.runs.prepared import Prepared
 
@@ -36,7 +36,7 @@ def acted_rows(prepared: Prepared, acting: "Acting") -> tuple[list[tuple[str, st
     longest, seen = max(len(prompt.ids) for prompt in prompts), None
     lines = [
         ("data", f"{splits.source}, {len(splits.train):,} rows, first prompts of up to {longest} tokens"),
-        ("first prompt", indented(cut(_short(encoder.tokenizer.decode(prompts[0].ids)), 1200))),
+        ("first prompt", cut(_short(encoder.tokenizer.decode(prompts[0].ids)), 1200).rstrip()),
     ]
     column = splits.demonstration_column
     if trains_on_answers(prepared.recipe, splits):
@@ -45,7 +45,7 @@ def acted_rows(prepared: Prepared, acting: "Acting") -> tuple[list[tuple[str, st
             seen = max(len(segment) for episode in played for segment in episode.segments)
             flat = played[0].flat
             shown = _short(marked(Encoded(flat.completion_ids, flat.drawn), encoder, long=2400))
-            lines += [("trajectories", _trajectories(played)), ("first one", indented(shown))]
+            lines += [("trajectories", _trajectories(played)), ("first one", shown.rstrip())]
     if rows[0].get("answer") is not None:
         lines.append(("answer", cut(str(rows[0]["answer"]))))
     if splits.layout != "prompts":

@@ -18,10 +18,12 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from hpt_trl import __version__
+from hpt_trl.progress import Bar
 from hpt_trl.recipes.packages import installed
+from hpt_trl.terminal import Column, flow, table
 
 if TYPE_CHECKING:
-    from hpt_trl.planning.needs import Machine
+    from hpt_trl.planning.needs import Machine, Need
 
 # Extras that serve the work on this package, not its use.
 _OWN_EXTRAS = ("dev",)
@@ -50,16 +52,17 @@ def doctor(recipes: list[str]) -> int:
 
         paths = [find_recipe(name) for name in recipes] or bundled_recipes()
     print(f"hpt-trl {__version__}, Python {platform.python_version()} on {platform.system()} {platform.machine()}\n")
-    print("\n".join(_package_table(ranges)))
+    print(_package_table(ranges))
     print("\nDo they fit together?")
-    for line in [*misfits(ranges), *_driver_misfits(ranges)] or ["yes"]:
-        print(f"  {line}")
+    print(flow(f"  {line}" for line in [*misfits(ranges), *driver_misfits(ranges)] or ["yes"]))
     if missing:
-        print(f"\nNothing runs without the packages above that are missing:\n  {_install(missing)}", flush=True)
+        print(
+            flow(["\nNothing runs without the packages above that are missing:", f"  {_install(missing)}"]), flush=True
+        )
         return 1 if recipes else 0
     print("\nDevices", flush=True)
     machine = find_devices()
-    print("\n".join(_device_lines(machine)), flush=True)
+    print(flow(_device_lines(machine)), flush=True)
     return _report_recipes(paths, machine, ranges, named=bool(recipes))
 
 
@@ -89,21 +92,22 @@ def _shown_range(requirement: Requirement) -> str:
     return ",".join(sorted((str(part) for part in requirement.specifier), reverse=True))
 
 
-def _package_table(ranges: dict[str, list[Requirement]]) -> list[str]:
-    lines = [("", "PACKAGE", "INSTALLED", "ALLOWED", "")]
+def package_rows(ranges: dict[str, list[Requirement]]) -> list[tuple[str, str, str, str, str]]:
+    """Extra, package, installed version, allowed versions and what is wrong with it, of each package."""
+    rows = []
     for extra, requirements in ranges.items():
         for requirement in requirements:
             version = _version_of(requirement)
             note = "" if version else f"missing: {_install([requirement])}"
             if version and not requirement.specifier.contains(version, prereleases=True):
                 note = f"outside of the allowed range: {_install([requirement])}"
-            name = f"[{extra}]" if extra else ""
-            lines.append((name, requirement.name, version or "-", _shown_range(requirement), note))
-    widths = [max(len(line[column]) for line in lines) for column in range(4)]
-    return [
-        "  ".join([*(cell.ljust(width) for cell, width in zip(line[:4], widths, strict=True)), line[4]]).rstrip()
-        for line in lines
-    ]
+            rows.append((extra, requirement.name, version or "-", _shown_range(requirement), note))
+    return rows
+
+
+def _package_table(ranges: dict[str, list[Requirement]]) -> str:
+    rows = [(f"[{extra}]" if extra else "", *others) for extra, *others in package_rows(ranges)]
+    return table(("", Column("PACKAGE", whole=True), "INSTALLED", "ALLOWED", Column("", below=True)), rows)
 
 
 def _install(requirements: list[Requirement]) -> str:
@@ -166,7 +170,7 @@ def _unmet(distribution: metadata.Distribution, extras: set[str]) -> Iterator[st
         yield f"{this} requires {', '.join(sorted(absent))}: missing"
 
 
-def _driver_misfits(ranges: dict[str, list[Requirement]]) -> Iterator[str]:
+def driver_misfits(ranges: dict[str, list[Requirement]]) -> Iterator[str]:
     """What shows without torch of packages and drivers."""
     torch = installed("torch")
     if torch and "+cpu" in torch and _has_nvidia():
@@ -225,29 +229,45 @@ def _device_lines(machine: "Machine") -> Iterator[str]:
 def _report_recipes(paths: list[Path], machine: "Machine", ranges: dict[str, list[Requirement]], *, named: bool) -> int:
     """Print what the recipes need: of the named ones everything, of the bundled ones what is missing."""
     from hpt_trl.planning.needs import Hub, needs_of
-    from hpt_trl.recipes.bundled import recipe_name, recipes_folder
-    from hpt_trl.settings.file import shown
 
     known = {requirement.name: requirement for requirements in ranges.values() for requirement in requirements}
     hub, lacking, stuck = Hub(), set(), 0
     print("\nRecipes")
-    names = [recipe_name(path) if path.resolve().is_relative_to(recipes_folder()) else shown(path) for path in paths]
-    for name, path in zip(names, paths, strict=True):
-        needs = needs_of(path, machine, hub)
-        unmet = [need for need in needs if not need.met]
-        lacking |= {need.package for need in unmet if need.package}
-        stuck += bool(unmet)
-        if named:
-            print(f"  {name}: {'cannot run here' if unmet else 'can run here'}")
-            for need in needs:
-                remedy = f"\n      {need.remedy}" if need.remedy else ""
-                print(f"    {'    ok' if need.met else 'not ok'}  {need.what}: {need.said}{remedy}")
-        else:
-            missing = "lacks " + ", ".join(need.what for need in unmet)
-            print(f"  {name.ljust(max(map(len, names)))}  {missing if unmet else f'ready, on {needs[0].said}'}")
+    names = [named_as(path) for path in paths]
+    rows = []
+    with Bar(len(paths), "Recipes", "looked at", shown=not named) as bar:
+        for name, path in zip(names, paths, strict=True):
+            needs = needs_of(path, machine, hub)
+            unmet = [need for need in needs if not need.met]
+            lacking |= {need.package for need in unmet if need.package}
+            stuck += bool(unmet)
+            bar.update()
+            if named:
+                print(flow(_need_lines(name, needs)))
+            else:
+                missing = "lacks " + ", ".join(need.what for need in unmet)
+                rows.append((f"  {name}", missing if unmet else f"ready, on {needs[0].said}"))
+    if rows:
+        print(table((Column("", whole=True), ""), rows))
     requirements = [known.get(name) or Requirement(name) for name in sorted(lacking)]
     if requirements:
-        print(f"\nTo install what they lack:\n  {_install(requirements)}")
+        print(flow(["\nTo install what they lack:", f"  {_install(requirements)}"]))
     if named and not stuck:
         print("\n`hpt-trl check RECIPE` looks at its keys and rows, and estimates its memory.")
     return 1 if named and stuck else 0
+
+
+def named_as(path: Path) -> str:
+    """A recipe's name: of a bundled one that of `hpt-trl list`, else its path."""
+    from hpt_trl.recipes.bundled import recipe_name, recipes_folder
+    from hpt_trl.settings.file import shown
+
+    return recipe_name(path) if path.resolve().is_relative_to(recipes_folder()) else shown(path)
+
+
+def _need_lines(name: str, needs: "list[Need]") -> Iterator[str]:
+    yield f"  {name}: {'can run here' if all(need.met for need in needs) else 'cannot run here'}"
+    for need in needs:
+        yield f"    {'    ok' if need.met else 'not ok'}  {need.what}: {need.said}"
+        if need.remedy:
+            yield f"      {need.remedy}"

@@ -22,6 +22,7 @@ from hpt_trl.runs.evaluating import task_of
 from hpt_trl.runs.model_files import shipped_by
 from hpt_trl.runs.prepared import Prepared
 from hpt_trl.runs.steps import draws_rows_anew
+from hpt_trl.terminal import pairs, printable
 
 
 def facts(prepared: Prepared) -> str:
@@ -77,7 +78,7 @@ def facts_of_work(recipe: Recipe) -> str:
 
 
 def _shown(lines: list[tuple[str, str]]) -> str:
-    return "\n".join(f"{name + ':':<15} {text}" for name, text in lines)
+    return pairs([(name, printable(text)) for name, text in lines])
 
 
 def _measured(prepared: Prepared) -> list[tuple[str, str]]:
@@ -85,12 +86,7 @@ def _measured(prepared: Prepared) -> list[tuple[str, str]]:
     recipe, config, task = prepared.recipe, prepared.recipe.config, task_of(prepared)
     rows, longest = describe_rows(prepared)
     model, decoding = prepared.model_config, task.decoding
-    reads = task.longest if PERPLEXITY in task.measures else 0
-    judges = [reward_model.config for reward_model in prepared.reward_models]
-    sizes = memory_settings.measuring_sizes(
-        recipe, model, longest, reads=reads, generates=task.answers and not config.use_vllm, reward_models=judges
-    )
-    estimate = memory.estimate_measuring(model, sizes)
+    estimate = _estimate_measuring(prepared, longest)
     of_k = f" (k {', '.join(map(str, task.k))})"
     named = [name + (of_k if name in (PASS, MAJORITY) else "") for name in task.measures]
     lines = [
@@ -159,6 +155,22 @@ def _judge(prepared: Prepared) -> list[tuple[str, str]]:
 def estimate_of(prepared: Prepared) -> memory.MemoryEstimate:
     """Returns the estimate of one process's peak memory that `facts` shows."""
     return _estimate(prepared, describe_rows(prepared)[1])
+
+
+def estimate_of_measuring(prepared: Prepared) -> memory.MemoryEstimate:
+    """Returns the same of a recipe that only measures."""
+    return _estimate_measuring(prepared, describe_rows(prepared)[1])
+
+
+def _estimate_measuring(prepared: Prepared, longest: int) -> memory.MemoryEstimate:
+    recipe, model, task = prepared.recipe, prepared.model_config, task_of(prepared)
+    reads = task.longest if PERPLEXITY in task.measures else 0
+    judges = [reward_model.config for reward_model in prepared.reward_models]
+    generates = task.answers and not recipe.config.use_vllm
+    sizes = memory_settings.measuring_sizes(
+        recipe, model, longest, reads=reads, generates=generates, reward_models=judges
+    )
+    return memory.estimate_measuring(model, sizes)
 
 
 def _estimate(prepared: Prepared, longest: int) -> memory.MemoryEstimate:

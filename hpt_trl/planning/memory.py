@@ -119,6 +119,10 @@ class MemoryEstimate:
     def peak_phase(self) -> str:
         return max(self.phases, key=lambda name: self.phases[name])
 
+    def parts(self) -> dict[str, int]:
+        """Returns the bytes of each part."""
+        return {name: getattr(self, name) for name in _NOTES}
+
     def table(self) -> str:
         """Returns the parts and the peak in GiB, a line each; what a run has not is left out."""
         always: tuple[str, ...] = ("weights", "optimizer", "gradients", "activations", "head", "kv_cache")

@@ -8,7 +8,7 @@ from hpt_trl.evaluation.generating import encode_prompts
 from hpt_trl.methods.hybrid.demonstrations import demonstration_ids
 from hpt_trl.methods.sft.turns import encode
 from hpt_trl.planning.acted_rows import acted_rows
-from hpt_trl.planning.showing import SHOWN, cut, indented, marked
+from hpt_trl.planning.showing import SHOWN, cut, marked
 from hpt_trl.runs.acting import trains_on_answers
 from hpt_trl.runs.prepared import Prepared
 
@@ -28,12 +28,12 @@ def describe_rows(prepared: Prepared) -> tuple[list[tuple[str, str]], int]:
         longest = max(tokens for _, tokens in count_tokens(some, splits.source, encoder, ("text",)))
         shown = marked(encoder.document(first["text"]), encoder)
         limit = recipe.setting("max_length") or longest
-        return [("data", f"{source}, documents of up to {longest} tokens"), ("first document", indented(shown))], limit
+        return [("data", f"{source}, documents of up to {longest} tokens"), ("first document", shown.rstrip())], limit
     encoded = encode_prompts(encoder, [some[index] for index in range(len(some))], return_tensors=None)
     longest = max(len(ids) for ids in encoded["input_ids"])
     lines = [
         ("data", f"{source}, prompts of up to {longest} tokens"),
-        ("first prompt", indented(cut(str(encoder.tokenizer.decode(encoded["input_ids"][0])), 2 * SHOWN))),
+        ("first prompt", cut(str(encoder.tokenizer.decode(encoded["input_ids"][0])), 2 * SHOWN).rstrip()),
         *_answers(prepared, first),
     ]
     if first.get("answer") is not None:
@@ -67,7 +67,7 @@ def _answers(prepared: Prepared, first: dict[str, Any]) -> list[tuple[str, str]]
         if splits.layout != "prompts" and not first.get(WHOLE):
             start = min(len(encoder.prompt(first)), encoded.context)
             encoded = Encoded(encoded.ids[start:], encoded.trained[start:])
-        lines.append((name, indented(marked(encoded, encoder))))
+        lines.append((name, marked(encoded, encoder).rstrip()))
     return lines
 
 

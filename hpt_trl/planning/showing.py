@@ -1,4 +1,4 @@
-"""Token ids and texts for reading, on a line or below a name."""
+"""Token ids and texts for reading."""
 
 from hpt_trl.data.rendering import Encoded, Encoder
 
@@ -20,8 +20,3 @@ def marked(encoded: Encoded, encoder: Encoder, long: int = SHOWN) -> str:
 def cut(text: str, length: int = SHOWN) -> str:
     """A text with its middle left out where it is long."""
     return text if len(text) <= length else f"{text[: length // 2]} […] {text[-length // 2 :]}"
-
-
-def indented(text: str) -> str:
-    """A text below its name."""
-    return text.rstrip().replace("\n", "\n" + 16 * " ")

@@ -21,6 +21,9 @@ def add_commands(commands: Any) -> None:
     )
     report.add_argument("folders", metavar="OUTPUT_DIR", nargs="+", help="output folder of a run or pipeline")
     report.add_argument(
+        "--json", action="store_true", help="print results and metrics as JSON (of several runs a list), draw nothing"
+    )
+    report.add_argument(
         "--output",
         metavar="FILE",
         help=f"the page (OUTPUT_DIR/{REPORT_FILE}; of several runs ./{REPORT_FILE})",

@@ -5,7 +5,12 @@ Nothing heavy is imported before a command is given.
 
 import argparse
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from hpt_trl.terminal import Column, flow, table
+
+if TYPE_CHECKING:
+    from hpt_trl.retrieval.pages import Hit
 
 # Characters of a page's text in a line of `search`.
 _SHOWN = 70
@@ -47,6 +52,7 @@ def add_commands(commands: Any) -> None:
     search.add_argument("--reranker", help="query_likelihood:MODEL, or a cross-encoder of sentence-transformers")
     search.add_argument("--rerank_depth", type=int, help="pages that the reranker looks at (20)")
     search.add_argument("--timeout", type=float, help="seconds for a service's answer (10)")
+    search.add_argument("--json", action="store_true", help="print the pages as JSON")
     search.add_argument("--retries", type=int, help="questions again to a service that fails (3)")
 
 
@@ -70,9 +76,8 @@ def index(options: argparse.Namespace) -> None:
     )
     started = time.perf_counter()
     built = build_index(options.pages, options.index, settings, overwrite=options.overwrite)
-    for line in built.lines():
-        print(line)
-    print(f"Index:   {options.index} ({settings.kind}, {time.perf_counter() - started:.1f} s)")
+    said = f"Index:   {options.index} ({settings.kind}, {time.perf_counter() - started:.1f} s)"
+    print(flow([*built.lines(), said]))
 
 
 def search(options: argparse.Namespace) -> None:
@@ -81,20 +86,40 @@ def search(options: argparse.Namespace) -> None:
     Raises:
         UserError: as for `refuse_unused`, `open_engine` and `SearchEngine.search`.
     """
-    from hpt_trl.retrieval.engine import SCHEMES, open_engine, refuse_unused
+    hits = _hits(options)
+    if not hits:
+        # By vectors every page is found.
+        reason = "" if options.index.startswith(("http://", "https://")) else ": none has a word of the query"
+        print(f"No page is found{reason}.")
+        return
+    rows = []
+    for rank, hit in enumerate(hits, start=1):
+        text = " ".join(hit.page.text.split())
+        shown = text if len(text) <= _SHOWN else text[: _SHOWN - 3].rpartition(" ")[0] + " ..."
+        rows.append((str(rank), "-" if hit.score is None else f"{hit.score:.4g}", hit.name, shown))
+    columns = (Column("", right=True), Column("", right=True), Column("", whole=True), Column("", below=True))
+    print(table(columns, rows))
+
+
+def search_data(options: argparse.Namespace) -> dict[str, Any]:
+    """Returns what is found as values: of each page its whole text.
+
+    Raises:
+        UserError: as for `search`.
+    """
+    hits = [
+        {"rank": rank, "score": hit.score, "page": hit.name, "text": hit.page.text}
+        for rank, hit in enumerate(_hits(options), start=1)
+    ]
+    return {"query": options.query, "index": options.index, "hits": hits}
+
+
+def _hits(options: argparse.Namespace) -> "list[Hit]":
+    from hpt_trl.retrieval.engine import open_engine, refuse_unused
 
     settings = {name: getattr(options, name) for name in ("rerank_depth", "timeout", "retries")}
     given = {name: value for name, value in settings.items() if value is not None}
     refuse_unused(options.index, given, options.reranker)
     engine = open_engine(options.index, reranker=options.reranker, **given)
     (hits,) = engine.search([options.query], options.top_k)
-    if not hits:
-        # By vectors every page is found.
-        reason = "" if options.index.startswith(SCHEMES) else ": none has a word of the query"
-        print(f"No page is found{reason}.")
-    width = max((len(hit.name) for hit in hits), default=0)
-    for rank, hit in enumerate(hits, start=1):
-        score = "-" if hit.score is None else f"{hit.score:.4g}"
-        text = " ".join(hit.page.text.split())
-        shown = text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
-        print(f"{rank:>3}  {score:>9}  {hit.name.ljust(width)}  {shown}".rstrip())
+    return hits

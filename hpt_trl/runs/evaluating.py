@@ -39,6 +39,7 @@ from hpt_trl.runs.output_folder import open_output_folder, write_recipe
 from hpt_trl.runs.prepared import Prepared
 from hpt_trl.runs.reading import RESULTS_FILE, duration, write_results
 from hpt_trl.runs.record import hardware, short_name, versions
+from hpt_trl.terminal import flow
 
 # Completions that stand in results.json, for reading.
 _KEPT = 8
@@ -110,6 +111,15 @@ def load_model(prepared: Prepared, device: torch.device) -> torch.nn.Module:
     }
     if quantization is not None:
         settings["quantization_config"] = quantization
+    return load_named(name, device, **settings)
+
+
+def load_named(name: str, device: torch.device, **settings: Any) -> torch.nn.Module:
+    """A model by its name, of an adapter with its base, in evaluation mode.
+
+    Args:
+        settings: of `from_pretrained`.
+    """
     model: Any = create_model_from_path(resolve_model(base_of(name)), device_map={"": device}, **settings)
     if is_adapter(name):
         model = PeftModel.from_pretrained(model, name)
@@ -246,8 +256,5 @@ def _write(
     write_recipe(recipe)
     write_results(folder, results)
     print()
-    for line in measure_lines(result):
-        print(line)
-    print(f"Measured in {duration(seconds)}\nResults: {folder / 'results.json'}")
-    if lines:
-        print(f"Samples: {folder / SCORED_FILE}")
+    said = [*measure_lines(result), f"Measured in {duration(seconds)}", f"Results: {folder / RESULTS_FILE}"]
+    print(flow([*said, *([f"Samples: {folder / SCORED_FILE}"] if lines else [])]))

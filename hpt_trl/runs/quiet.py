@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,10 @@ def quiet_libraries() -> None:
     """Settings of each process that runs a recipe, before it imports the libraries."""
     # Usage data goes to the Hub only where the user asks for it.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    # Bars of libraries that are over at once are not shown; where there is no terminal, others are seldom drawn anew.
+    delay, interval = ("1", "0.1") if sys.stderr.isatty() else ("10", "30")
+    os.environ.setdefault("TQDM_DELAY", delay)
+    os.environ.setdefault("TQDM_MININTERVAL", interval)
     # It warns of an optional CPU kernel whenever it is imported, also where nothing is quantized.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     # It is imported wherever it is installed, and says in each process that there is no GPU.

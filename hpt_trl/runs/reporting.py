@@ -1,54 +1,28 @@
-"""What a run leaves for reading: metrics.jsonl line by line, results.json, the curves and the closing summary.
+"""What a run leaves, for reading: metrics.jsonl, results.json, the curves and the closing summary.
 
 Everything is read back from the files, so `hpt-trl report` shows the same as the end of the run, also for a run that
-was stopped half-way.
+was stopped half-way. Nothing here imports torch.
 """
 
-import json
-import textwrap
 from pathlib import Path
 from typing import Any
-
-from transformers import ProgressCallback, TrainerCallback
 
 from hpt_trl.errors import UserError
 from hpt_trl.evaluation.intervals import wilson
 from hpt_trl.evaluation.lines import measure_lines, undecided_line
-from hpt_trl.files import valid_json, write_atomically
 from hpt_trl.methods.critic.results import report_critic
 from hpt_trl.methods.reward.shift import report_shift
 from hpt_trl.methods.rho1.page import draw_selections
 from hpt_trl.runs.curves import draw, logged_series
 from hpt_trl.runs.reading import CURVES_FILE, METRICS_FILE, RESULTS_FILE, duration, read_metrics, read_results
 from hpt_trl.runs.trajectory_pages import draw_trajectories
+from hpt_trl.terminal import Column, flow, printable, table, wrapped
+from hpt_trl.terminal import side_by_side as beside
+from hpt_trl.terminal import width as terminal_width
 from hpt_trl.token_scores.weights_page import draw_weights
 
-# Metric -> its name on the progress lines; only those that a run logs are shown.
-_PROGRESS = {
-    "reward": "reward",
-    "hpt/solved_mean": "solved",
-    "hpt/sft_fraction": "demonstrations",
-    "hpt/demo_nll": "demo nll",
-    "rho1/selected_loss": "selected loss",
-    "rho1/unselected_loss": "unselected loss",
-    "rho1/mean_excess": "excess",
-    "ppo/kl": "KL",
-    "ppo/value_loss": "value loss",
-    "vrag/searches": "searches",
-    "vrag/answered": "answered",
-    "vrag/invalid_actions": "invalid",
-    "vrag/recall": "recall",
-    "completions/mean_length": "length",
-    "accuracy": "accuracy",
-    "rewards/accuracies": "accuracy",
-    "margin": "margin",
-    "rewards/margins": "margin",
-    "mean_token_accuracy": "token accuracy",
-    "loss": "loss",
-    "eval_loss": "held-out loss",
-    "eval_accuracy": "held-out accuracy",
-    "eval_rewards/accuracies": "held-out accuracy",
-}
+# Columns from which on two completions have room beside each other, and more than which are hard to read.
+_LEAST_BESIDE, _MOST_BESIDE = 60, 140
 
 # What the trainer measured on the held-out rows -> its name in the closing lines, in this order.
 _HELD_OUT = {
@@ -58,52 +32,6 @@ _HELD_OUT = {
     "margin": "margin",
     "rewards/margins": "margin",
 }
-
-
-# The trainer's closing figures count the evaluation before training as training time; results.json has them apart.
-_SPEEDS = tuple(
-    f"{mode}_{name}"
-    for mode in ("train", "eval")
-    for name in ("runtime", "samples_per_second", "steps_per_second", "num_tokens", "model_preparation_time")
-)
-
-
-class MetricsWriter(TrainerCallback):
-    """Appends one JSON line per log to `output_dir`/metrics.jsonl: step, epoch and every metric, NaN and inf as null.
-
-    A resumed run keeps the lines up to the step it resumes from; a new run starts an empty file.
-    """
-
-    def __init__(self, output_dir: str | Path):
-        self.path = Path(output_dir) / METRICS_FILE
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        if not state.is_world_process_zero:
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        kept = []
-        if state.global_step > 0 and self.path.exists():
-            # A run that was killed may have left half a line; whatever comes after the checkpoint is done again.
-            kept = [line for line in read_metrics(self.path.parent, tolerant=True) if line["step"] <= state.global_step]
-        write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in kept))
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if not state.is_world_process_zero or not logs:
-            return
-        metrics = {key: value for key, value in logs.items() if key != "epoch" and key not in _SPEEDS}
-        line = {"step": state.global_step, "epoch": state.epoch} | metrics
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(valid_json(line), allow_nan=False) + "\n")
-
-
-class ProgressLines(ProgressCallback):
-    """The progress bar of transformers with one short line per log in place of the whole dictionary."""
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if not state.is_world_process_zero or self.training_bar is None or not logs or "train_runtime" in logs:
-            return
-        shown = [f"{name} {logs[key]:.3g}" for key, name in _PROGRESS.items() if isinstance(logs.get(key), int | float)]
-        self.training_bar.write(f"step {state.global_step}/{state.max_steps}  " + "  ".join(shown))
 
 
 def draw_curves(output_dir: str | Path) -> Path:
@@ -122,7 +50,7 @@ def draw_curves(output_dir: str | Path) -> Path:
 
 
 def summary(output_dir: str | Path) -> str:
-    """The closing text of a run: accuracies, times, the last metrics and where the files are.
+    """The text of a run, as wide as the terminal: accuracies, times, first and last metrics and where the files are.
 
     Raises:
         UserError: the files are missing or broken.
@@ -141,13 +69,18 @@ def summary(output_dir: str | Path) -> str:
         if not results.get("trained", True):
             text.append(f"Nothing was trained: {results['why_untrained']}.")
         text += evaluation_lines(results["before"], results["after"])
+    text = [flow(text)]
+    rows = []
     for key, points in logged_series(lines).items():
         (first_step, first), (last_step, last) = points[0], points[-1]
-        text.append(f"  {key:<26} {first:>9.4g} (step {first_step})  -> {last:>9.4g} (step {last_step})")
+        rows.append((key, f"{first:.4g}", f"{first_step}", f"{last:.4g}", f"{last_step}"))
+    if rows:
+        numbers = [Column(title, right=True) for title in ("FIRST", "STEP", "LAST", "STEP")]
+        text.append(table((Column("METRIC", whole=True), *numbers), rows))
     if results is not None:
-        text.append(f"Model: {folder}")
+        text.append(flow([f"Model: {folder}"]))
     if (folder / CURVES_FILE).exists():
-        text.append(f"Curves: {folder / CURVES_FILE}")
+        text.append(flow([f"Curves: {folder / CURVES_FILE}"]))
     return "\n".join(text)
 
 
@@ -162,8 +95,7 @@ def report(output_dir: str | Path) -> None:
         # A search index has neither model nor data.
         data = f", {results['data']}" if "data" in results else ""
         lines = [f"{_headline(output_dir, results)}{data}", *measure_lines(results["measures"])]
-        for line in [*lines, *_page_lines({"Trajectories": draw_trajectories(output_dir)})]:
-            print(line)
+        print(flow([*lines, *_page_lines({"Trajectories": draw_trajectories(output_dir)})]))
         return
     # Of fewer steps than `logging_steps` a finished run has no curve.
     if results is None or logged_series(read_metrics(output_dir)):
@@ -173,8 +105,8 @@ def report(output_dir: str | Path) -> None:
 
 
 def report_stage(output_dir: str | Path) -> list[str]:
-    """Draws what only some stages leave and returns lines about it: a reward model's shift, a critic's pairs, tokens,
-    trajectories.
+    """Draws what only some stages leave and returns texts about it, as wide as the terminal: a reward model's shift, a
+    critic's pairs, tokens, trajectories.
 
     Raises:
         UserError: the files are broken.
@@ -184,7 +116,8 @@ def report_stage(output_dir: str | Path) -> list[str]:
         "Weights of tokens": draw_weights(output_dir),
         "Trajectories": draw_trajectories(output_dir),
     }
-    return [*report_shift(output_dir), *report_critic(output_dir, read_results(output_dir)), *_page_lines(pages)]
+    found = [*report_shift(output_dir), *report_critic(output_dir, read_results(output_dir))]
+    return found + [flow([line]) for line in _page_lines(pages)]
 
 
 def _page_lines(pages: dict[str, Path | None]) -> list[str]:
@@ -266,26 +199,27 @@ def _reward_lines(results: list[dict[str, Any]]) -> list[str]:
     ]
 
 
-def side_by_side(before: dict[str, Any], after: dict[str, Any], *, count: int = 3, width: int = 110) -> str:
-    """Completions of the same held-out prompts before and after the training, in two columns.
+def side_by_side(before: dict[str, Any], after: dict[str, Any], *, count: int = 3, width: int | None = None) -> str:
+    """Completions of the same held-out prompts before and after the training: in two columns, or below each other.
 
     Args:
         count: Prompts shown.
-        width: Of the text, in characters.
+        width: Of the text, in characters; the terminal's by default.
     """
-    column = (width - 3) // 2
+    room = min(terminal_width(), _MOST_BESIDE) if width is None else width
+    column = (room - 3) // 2
     blocks = []
     for old, new in list(zip(before["completions"], after["completions"], strict=True))[:count]:
         answer = "" if new["answer"] is None else f"   (answer: {new['answer']})"
         # The end of a prompt is the question; what comes first is often the same for every row.
-        prompt = " ".join(new["prompt"].split())
-        prompt = prompt if len(prompt) <= width - 30 else "… " + prompt[-(width - 32) :]
-        left, right = _column("before", old, column), _column("after", new, column)
-        height = max(len(left), len(right))
-        left, right = left + [""] * (height - len(left)), right + [""] * (height - len(right))
-        blocks.append(
-            f"{prompt}{answer}\n" + "\n".join(f"{a:<{column}} | {b}".rstrip() for a, b in zip(left, right, strict=True))
-        )
+        prompt = printable(" ".join(new["prompt"].split()))
+        prompt = prompt if len(prompt) <= room - 30 else "… " + prompt[-max(room - 32, 40) :].partition(" ")[2]
+        head = flow([f"{prompt}{answer}"], room)
+        if room < _LEAST_BESIDE:
+            lines = [*_column("before", old, room), *_column("after", new, room)]
+        else:
+            lines = beside(_column("before", old, column), _column("after", new, column), room)
+        blocks.append("\n".join([head, *lines]))
     return "\n\n".join(blocks)
 
 
@@ -294,14 +228,10 @@ def _column(name: str, entry: dict[str, Any], width: int, most_lines: int = 8) -
     each = {key: value for key, value in entry.get("rewards", {}).items() if value is not None}
     if len(each) > 1:
         reward += ": " + ", ".join(f"{key} {value:g}" for key, value in each.items())
-    lines = [
-        part
-        for line in entry["completion"].strip().splitlines() or ["(empty)"]
-        for part in textwrap.wrap(line, width) or [""]
-    ]
+    lines = wrapped(printable(entry["completion"].strip()) or "(empty)", width)
     if len(lines) > most_lines:
         lines = [*lines[: most_lines - 1], "…"]
-    return [*textwrap.wrap(f"[{name}, {reward}]", width), *lines]
+    return [*wrapped(f"[{name}, {reward}]", width), *lines]
 
 
 def _headline(output_dir: str | Path, results: dict[str, Any] | None) -> str:

@@ -30,6 +30,7 @@ from hpt_trl.methods.held_out import RowMeasures, errors_of, measure_held_out, s
 from hpt_trl.models.adapters import keep_adapter_type, keep_four_bit_trainable
 from hpt_trl.models.loading import resolve_model
 from hpt_trl.models.trainable import refuse_untrainable
+from hpt_trl.progress import lines_above_bars
 from hpt_trl.recipes.bundled import find_recipe
 from hpt_trl.recipes.profiles import LAUNCH_OPTIONS
 from hpt_trl.recipes.recipe import StageInputs
@@ -41,15 +42,15 @@ from hpt_trl.runs.evaluating import answered_conditions, run_evaluation, task_of
 from hpt_trl.runs.evaluation import evaluate
 from hpt_trl.runs.health import Health, refuse_untrained
 from hpt_trl.runs.model_files import complete_model_files
+from hpt_trl.runs.next_commands import next_commands
 from hpt_trl.runs.output_folder import BEFORE_FILE, EVALUATIONS, open_output_folder
 from hpt_trl.runs.preparation import prepare_recipe
 from hpt_trl.runs.prepared import Prepared
+from hpt_trl.runs.progress import MetricsWriter, ProgressLines, without_library_bars
 from hpt_trl.runs.quiet import quiet
 from hpt_trl.runs.reading import RESULTS_FILE, duration, write_results
 from hpt_trl.runs.record import hardware, short_name, versions
 from hpt_trl.runs.reporting import (
-    MetricsWriter,
-    ProgressLines,
     draw_curves,
     evaluation_lines,
     report_stage,
@@ -57,6 +58,7 @@ from hpt_trl.runs.reporting import (
 )
 from hpt_trl.runs.totals import RunTotals
 from hpt_trl.runs.working import run_work
+from hpt_trl.terminal import flow
 
 # In before.json alone: what was measured of each held-out row.
 _ROWS = "measured_rows"
@@ -73,7 +75,7 @@ def run(name: str, overrides: list[str]) -> None:
         UserError: a mistake in the recipe, its data, model or rewards; before the training nothing is written.
     """
     started = time.perf_counter()
-    with quiet():
+    with quiet(), lines_above_bars():
         recipe = read_recipe(find_recipe(name), overrides)
         command = ["hpt-trl", "run", name, *overrides, *shlex.split(os.environ.get(LAUNCH_OPTIONS, ""))]
         if recipe.stage.work is not None:
@@ -106,7 +108,7 @@ def _train(prepared: Prepared, started: float, command: list[str]) -> None:
     evaluations.trainer = trainer
     totals.training_begins(trainer)
     try:
-        with suppress(_NothingLeft):
+        with suppress(_NothingLeft), without_library_bars():
             trainer.train(resume_from_checkpoint=None if prepared.checkpoint is None else str(prepared.checkpoint))
     except RuntimeError as error:
         if (explained := health.explained(error)) is None:
@@ -367,13 +369,16 @@ def _finish(
     print()
     if before and after and "completions" in before and "completions" in after:
         print(side_by_side(before, after) + "\n")
-    for line in [*evaluation_lines(before, after), *report_stage(folder)]:
-        print(line)
-    print(
+    for text in [flow(evaluation_lines(before, after)), *report_stage(folder)]:
+        print(text)
+    lines = [
         f"{results['steps']} steps in {duration(wall['total'])} (training {duration(wall['train'])}, evaluation "
-        f"{duration(wall['evaluation'])})\n"
-        f"Model:   {folder}\nResults: {folder / 'results.json'}\nCurves:  {curves}"
-    )
+        f"{duration(wall['evaluation'])})",
+        f"Model:   {folder}",
+        f"Results: {folder / RESULTS_FILE}",
+        f"Curves:  {curves}",
+    ]
+    print(flow([*lines, *next_commands(folder, recipe.stage.name)]))
 
 
 def _tokens(evaluation: dict[str, Any] | None) -> int:

@@ -12,6 +12,7 @@ from hpt_trl.runs.checkpoints import full_disk_explained
 from hpt_trl.runs.output_folder import check_output_folder, write_recipe
 from hpt_trl.runs.reading import RESULTS_FILE, duration, write_results
 from hpt_trl.runs.record import hardware, short_name, versions
+from hpt_trl.terminal import flow
 
 
 def check_work(recipe: Recipe) -> None:
@@ -55,7 +56,5 @@ def run_work(recipe: Recipe, started: float, command: list[str]) -> None:
                 "command": shlex.join(command),
             }
             write_results(folder, results)
-        for line in measure_lines(measures):
-            print(line)
-        print(f"Done in {duration(seconds)}\nResults: {folder / RESULTS_FILE}")
+        print(flow([*measure_lines(measures), f"Done in {duration(seconds)}", f"Results: {folder / RESULTS_FILE}"]))
     state.wait_for_everyone()

@@ -15,12 +15,12 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
-from tqdm.auto import tqdm
 from trl import SFTConfig
 
 from hpt_trl.errors import UserError
 from hpt_trl.files import cache_folder
 from hpt_trl.models.random_state import kept_random_state
+from hpt_trl.progress import Bar
 from hpt_trl.token_scores.cache import ScoreCache, example_key
 from hpt_trl.token_scores.kinds import ScoreKind
 
@@ -183,12 +183,12 @@ def fill(
     batches = _batches(missing, table.lengths, batch_size, state.num_processes)
     own = batches[state.process_index :: state.num_processes]
     with (
-        tqdm(
-            total=int(table.lengths[missing].sum()),
-            desc=f"{kind.owner.capitalize()}: {kind.plural}",
-            unit="tok",
-            unit_scale=True,
-            disable=not state.is_main_process,
+        Bar(
+            int(table.lengths[missing].sum()),
+            f"{kind.owner.capitalize()}: {kind.plural}",
+            "tokens",
+            shown=state.is_main_process,
+            scaled=True,
         ) as bar,
         _Segments(cache) as segments,
     ):

@@ -12,7 +12,7 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from hpt_trl.errors import UserError
 from hpt_trl.evaluation.intervals import wilson
-from hpt_trl.runs import curves, reading, reporting
+from hpt_trl.runs import curves, progress, reading, reporting
 
 
 def lines(count: int) -> list[dict]:
@@ -67,7 +67,7 @@ def folder(tmp_path):
 def writer(folder, *, step: int) -> tuple:
     arguments = TrainingArguments(str(folder), use_cpu=True, report_to="none")
     state = TrainerState(global_step=step, epoch=step / 10, is_world_process_zero=True)
-    callback = reporting.MetricsWriter(folder)
+    callback = progress.MetricsWriter(folder)
     callback.on_train_begin(arguments, state, TrainerControl())
     return callback, arguments, state
 
@@ -94,7 +94,7 @@ def test_a_resumed_run_keeps_the_lines_up_to_its_step(folder):
 
 
 def test_another_process_writes_nothing(tmp_path):
-    callback, arguments, state = reporting.MetricsWriter(tmp_path / "new"), None, TrainerState()
+    callback, arguments, state = progress.MetricsWriter(tmp_path / "new"), None, TrainerState()
     state.is_world_process_zero = False
     callback.on_train_begin(arguments, state, TrainerControl())
     callback.on_log(arguments, state, TrainerControl(), logs={"loss": 1.0})

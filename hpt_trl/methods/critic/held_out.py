@@ -10,7 +10,8 @@ import torch
 from hpt_trl.data.messages import as_text
 from hpt_trl.files import valid_json, write_atomically
 from hpt_trl.methods.critic.baselines import is_language_model, language_model, measured_pairs
-from hpt_trl.methods.critic.results import CURVES_FILE, SHOWN_PAIRS, pair_figures
+from hpt_trl.methods.critic.figures import pair_figures
+from hpt_trl.methods.critic.results import CURVES_FILE, SHOWN_PAIRS
 from hpt_trl.methods.critic.trainer import SIDES, ValueTrainer
 from hpt_trl.models.loading import load_config
 

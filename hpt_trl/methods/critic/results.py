@@ -11,8 +11,8 @@ from typing import Any
 
 from hpt_trl.errors import UserError
 from hpt_trl.files import lines_of
-from hpt_trl.methods.critic.baselines import PairMeasures, baseline_verdicts, difference, preferred, share
 from hpt_trl.pictures import STYLE, write_picture
+from hpt_trl.terminal import Column, flow, table
 
 CURVES_FILE = "value_curves.jsonl"
 PICTURE_FILE = "value_curves.png"
@@ -22,58 +22,30 @@ _KEYS = ("prompt", "right", "wrong")
 _RIGHT, _WRONG = "#1b7837", "#b2182b"
 
 
-def pair_figures(
-    scores: list[tuple[float, float]], held_out: list[PairMeasures], train: list[PairMeasures]
-) -> dict[str, Any]:
-    """The accuracies on the held-out pairs, of the critic and of each baseline.
-
-    Args:
-        scores: mean values of the right and the wrong solution of each held-out pair.
-        held_out, train: what else is known of the pairs; of no training pairs there are no baselines.
-    """
-    verdicts = preferred([right - wrong for right, wrong in scores])
-    figures: dict[str, Any] = {
-        "pairs": len(verdicts),
-        "critic": share(verdicts),
-        "mean_tokens": [fmean(pair.tokens[side] for pair in held_out) for side in (0, 1)],
-    }
-    same = [verdict for verdict, pair in zip(verdicts, held_out, strict=True) if pair.same_bin]
-    if same:
-        figures["same_length_bin"] = {"pairs": len(same), **share(same)}
-    if train:
-        figures["baselines"] = {"chance": {"accuracy": 0.5}}
-        for name, (rule, others) in baseline_verdicts(train, held_out).items():
-            found = {"rule": rule, **share(others), "critic_less_this": difference(verdicts, others)}
-            figures["baselines"][name] = found
-    return figures
-
-
 def figure_lines(figures: dict[str, Any]) -> list[str]:
     """The figures as a table."""
-    head = f"Right above wrong on {figures['pairs']} held-out pairs"
-    lines = [f"{head:<64} {'share':>7}   95 % interval"]
-
-    def line(name: str, found: dict[str, Any], more: str = "") -> None:
-        shown = f"  {name:<62} {found['accuracy']:7.1%}"
-        if "interval" in found:
-            low, high = found["interval"]
-            shown += f"   {low:.1%} to {high:.1%}{more}"
-        lines.append(shown)
-
-    line("critic", figures["critic"])
+    rows = [("critic", *_shares(figures["critic"]), "")]
     for name, found in figures.get("baselines", {}).items():
         if "rule" not in found:
-            line(name, found)
+            rows.append((name, *_shares(found), ""))
             continue
         gap = found["critic_less_this"]
         error = "" if gap["standard_error"] is None else f" ± {gap['standard_error']:.1%}"
-        line(f"{name} ({found['rule']})", found, f"; critic {gap['difference']:+.1%}{error}")
+        rows.append((f"{name} ({found['rule']})", *_shares(found), f"{gap['difference']:+.1%}{error}"))
     if "same_length_bin" in figures:
         found = figures["same_length_bin"]
-        line(f"critic, {found['pairs']} pairs in one bin of lengths", found)
+        rows.append((f"critic, {found['pairs']} pairs in one bin of lengths", *_shares(found), ""))
+    head = f"Right above wrong on {figures['pairs']} held-out pairs"
     right, wrong = figures["mean_tokens"]
-    lines.append(f"  Right solutions have {right:.1f} tokens on average, wrong ones {wrong:.1f}.")
-    return lines
+    return [
+        table((head, Column("share", right=True), "95 % interval", Column("critic less this")), rows),
+        flow([f"Right solutions have {right:.1f} tokens on average, wrong ones {wrong:.1f}."]),
+    ]
+
+
+def _shares(found: dict[str, Any]) -> tuple[str, str]:
+    interval = found.get("interval")
+    return f"{found['accuracy']:.1%}", "" if interval is None else f"{interval[0]:.1%} to {interval[1]:.1%}"
 
 
 def read_curves(folder: str | Path) -> list[dict[str, Any]]:
@@ -153,13 +125,14 @@ def report_critic(folder: str | Path, results: dict[str, Any] | None) -> list[st
     lines = [] if not figures else figure_lines(figures)
     measured = ((results or {}).get("after") or {}).get("held_out", {})
     if "critic/spikiness" in measured:
-        lines.append(
-            f"  Values inside of a solution: variance {measured['critic/variance']:.3g}, spikiness "
+        said = (
+            f"Values inside of a solution: variance {measured['critic/variance']:.3g}, spikiness "
             f"{measured['critic/spikiness']:.3g} (above 3 single tokens decide), correlation with the position "
             f"{measured['critic/position_correlation']:+.2f} (above 0.7 it may be the length alone)."
         )
+        lines.append(flow([said]))
     picture = draw_value_curves(folder)
-    return lines + ([] if picture is None else [f"Value curves: {picture}"])
+    return lines + ([] if picture is None else [flow([f"Value curves: {picture}"])])
 
 
 def _shortened(prompt: str, width: int = 56) -> str:

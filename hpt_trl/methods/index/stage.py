@@ -17,6 +17,7 @@ from hpt_trl.retrieval.questions import measure, read_questions, refuse_unknown
 from hpt_trl.retrieval.rankers import KINDS, LEAST_DPI, LEXICAL, IndexSettings, check_settings
 from hpt_trl.settings.ranges import at_least
 from hpt_trl.settings.values import did_you_mean
+from hpt_trl.terminal import flow
 
 # Of the keys of every stage, those that mean something where there is neither model nor rows.
 _KEPT = ("output_dir", "use_cpu", "ddp_timeout", "ddp_backend", "log_level", "stage", "overwrite")
@@ -115,8 +116,7 @@ def build(recipe: Recipe) -> dict[str, Any]:
     built = build_index(
         str(arguments.pages), Path(recipe.config.output_dir) / INDEX_FOLDER, _settings(arguments), overwrite=True
     )
-    for line in built.lines():
-        print(line)
+    print(flow(built.lines()))
     reading = built.reading
     counts = {"pages": len(built.index), "without_text": reading.without_text, "skipped": len(reading.skipped)}
     if arguments.questions is None:

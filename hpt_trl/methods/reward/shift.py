@@ -19,6 +19,7 @@ from typing import Any
 from hpt_trl.errors import UserError
 from hpt_trl.files import lines_of
 from hpt_trl.pictures import STYLE, write_picture
+from hpt_trl.terminal import Column, flow, table
 
 SCORES_FILE = "scores.jsonl"
 PICTURE_FILE = "reward_shift.png"
@@ -151,10 +152,10 @@ def report_shift(folder: str | Path) -> list[str]:
     try:
         shift = measure_shift(comparisons)
     except ValueError as error:
-        return [f"Reward shift: cannot be measured on {error}."]
+        return [flow([f"Reward shift: cannot be measured on {error}."])]
     path = Path(folder) / PICTURE_FILE
     draw(list(_by_prompt(comparisons).values()), shift, path)
-    return [*shift_lines(shift), f"Reward shift: {path}"]
+    return [*shift_lines(shift), flow([f"Reward shift: {path}"])]
 
 
 def shift_lines(shift: Shift) -> list[str]:
@@ -162,24 +163,23 @@ def shift_lines(shift: Shift) -> list[str]:
     raw, flat = shift.raw, shift.centred
     rows = (
         ("spread of the prompts' means", f"{raw.means:.3g}", f"{flat.means:.3g}"),
-        ("  without sampling noise", f"{raw.between:.3g}", f"{flat.between:.3g}"),
+        ("spread of them without sampling noise", f"{raw.between:.3g}", f"{flat.between:.3g}"),
         ("spread inside a prompt", f"{raw.within:.3g}", f"{flat.within:.3g}"),
         ("share of variance between prompts", f"{raw.share:.0%}", f"{flat.share:.0%}"),
         ("chosen above rejected, same prompt", f"{shift.inside:.1%}", f"{shift.inside:.1%}"),
         ("chosen above rejected, other prompt", f"{shift.across:.1%}", f"{shift.across_centred:.1%}"),
     )
     head = f"Scores of {shift.completions} held-out completions of {shift.prompts} prompts"
-    lines = [f"{head:<52} {'as they are':>12} {'centred per prompt':>19}"]
-    lines += [f"  {name:<50} {one:>12} {two:>19}" for name, one, two in rows]
     if raw.share < NOTABLE_SHARE:
-        lines.append("  Little shift from prompt to prompt: RL can take the scores as they are.")
+        said = "Little shift from prompt to prompt: RL can take the scores as they are."
     else:
-        lines.append(
-            "  That share of what RL would see is the prompt's, not the answer's. In PPO write `score_centering:\n"
-            "  prompt` with `num_generations: 4` or so (GRPO centres by itself), or train the reward model with a\n"
-            "  `center_rewards_coefficient`, e.g. 0.01."
+        said = (
+            "That share of what RL would see is the prompt's, not the answer's. In PPO write `score_centering: prompt` "
+            "with `num_generations: 4` or so (GRPO centres by itself), or train the reward model with a "
+            "`center_rewards_coefficient`, e.g. 0.01."
         )
-    return lines
+    columns = (head, Column("as they are", right=True), Column("centred per prompt", right=True))
+    return [table(columns, rows), flow([said])]
 
 
 def draw(groups: Sequence[dict[str, float]], shift: Shift, path: Path) -> None:

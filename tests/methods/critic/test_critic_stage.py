@@ -21,7 +21,8 @@ from hpt_trl.methods.critic.baselines import (
     language_model,
     measured_pairs,
 )
-from hpt_trl.methods.critic.results import pair_figures, read_curves
+from hpt_trl.methods.critic.figures import pair_figures
+from hpt_trl.methods.critic.results import read_curves
 from hpt_trl.methods.ppo.critic import Critic
 from hpt_trl.models.folders import is_value_model
 from hpt_trl.models.value_model import load_value_model
