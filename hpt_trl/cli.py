@@ -11,12 +11,15 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from hpt_trl import __version__
 from hpt_trl.errors import UserError
 from hpt_trl.retrieval import commands as retrieval
 from hpt_trl.runs.quiet import quiet_libraries
+
+if TYPE_CHECKING:
+    from hpt_trl.launching.options import LaunchOptions
 
 DESCRIPTION = """\
 Post-training recipes for language models on Hugging Face's trainers.
@@ -189,7 +192,6 @@ def _with_recipe(command: str, recipe: str, words: list[str]) -> int:
     from hpt_trl.pipeline.reading import is_pipeline
     from hpt_trl.recipes.bundled import find_recipe
 
-    # A wrong name is answered before the seconds that the runner's imports take.
     if command == "eval":
         recipe, words = _evaluation(recipe, words)
         command = "run"
@@ -199,6 +201,7 @@ def _with_recipe(command: str, recipe: str, words: list[str]) -> int:
         return 0
     options, overrides = split_launch_options(words)
     refuse_inside_a_launcher(options)
+    _check_early(recipe, overrides, options)
     if command == "check":
         from hpt_trl.launching.accelerate import planned_profile
         from hpt_trl.planning.check import check
@@ -223,6 +226,15 @@ def _with_recipe(command: str, recipe: str, words: list[str]) -> int:
 
         score_reference(recipe, overrides)
     return 0
+
+
+def _check_early(recipe: str, overrides: list[str], options: "LaunchOptions") -> None:
+    """Tells mistakes that show without torch before the seconds in which it is imported."""
+    from hpt_trl.launching.accelerate import chosen_profile
+    from hpt_trl.recipes.early import check_early
+
+    processes = options.num_workers if options.accelerate is None else chosen_profile(options).num_processes
+    check_early(recipe, overrides, processes)
 
 
 def _evaluation(recipe: str, words: list[str]) -> tuple[str, list[str]]:

@@ -31,7 +31,7 @@ from hpt_trl.data.row_checks import (
     validate_solutions,
 )
 from hpt_trl.data.solutions import ProblemArguments
-from hpt_trl.data.sources import ROW, as_dict, column_values, read_measured, read_source, where
+from hpt_trl.data.sources import ROW, column_values, read_measured, read_source, where
 from hpt_trl.errors import UserError
 
 if TYPE_CHECKING:
