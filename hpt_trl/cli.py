@@ -167,6 +167,10 @@ def run_command(words: list[str]) -> int:
     elif options.command == "report":
         _report(options.output_dir)
     elif options.command == "merge":
+        from hpt_trl.models.folders import check_merge
+
+        # Before torch is imported.
+        check_merge(Path(options.folder), Path(options.output_dir))
         from hpt_trl.models.merging import merge_adapter
 
         merge_adapter(options.folder, options.output_dir)
@@ -201,7 +205,7 @@ def _with_recipe(command: str, recipe: str, words: list[str]) -> int:
         return 0
     options, overrides = split_launch_options(words)
     refuse_inside_a_launcher(options)
-    _check_early(recipe, overrides, options)
+    _check_early(command, recipe, overrides, options)
     if command == "check":
         from hpt_trl.launching.accelerate import planned_profile
         from hpt_trl.planning.check import check
@@ -228,13 +232,18 @@ def _with_recipe(command: str, recipe: str, words: list[str]) -> int:
     return 0
 
 
-def _check_early(recipe: str, overrides: list[str], options: "LaunchOptions") -> None:
+def _check_early(command: str, recipe: str, overrides: list[str], options: "LaunchOptions") -> None:
     """Tells mistakes that show without torch before the seconds in which it is imported."""
     from hpt_trl.launching.accelerate import chosen_profile
     from hpt_trl.recipes.early import check_early
+    from hpt_trl.runs.early import check_run
 
     processes = options.num_workers if options.accelerate is None else chosen_profile(options).num_processes
-    check_early(recipe, overrides, processes)
+    if command == "score-reference":
+        # It leaves nothing in the output folder.
+        check_early(recipe, overrides, processes)
+    else:
+        check_run(recipe, overrides, processes)
 
 
 def _evaluation(recipe: str, words: list[str]) -> tuple[str, list[str]]:
@@ -281,12 +290,15 @@ def _pages(options: argparse.Namespace) -> None:
 
 def _report(output_dir: str) -> None:
     from hpt_trl.pipeline.record import PIPELINE_FILE
+    from hpt_trl.runs.files import RESULTS_FILE, check_started
 
     if (Path(output_dir) / PIPELINE_FILE).exists():
         from hpt_trl.pipeline import summary
 
         summary.report(output_dir)
     else:
+        if not (Path(output_dir) / RESULTS_FILE).exists():
+            check_started(output_dir)
         from hpt_trl.runs import reporting
 
         reporting.report(output_dir)

@@ -70,6 +70,18 @@ def check_model_folder(name: str, *, key: str = "model_name_or_path", adapters: 
         )
 
 
+def check_merge(source: Path, target: Path) -> None:
+    """Check that a folder holds an adapter to merge, and that the whole model can be written to another.
+
+    Raises:
+        UserError: it does not, or the other one is not empty.
+    """
+    if not is_adapter(str(source)):
+        raise UserError(f"{source} holds no adapter (adapter_config.json); name the folder of a run with `use_peft`.")
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(f"{target} is not empty, and nothing is written over; name a folder that is new or empty.")
+
+
 def is_local(name: str) -> bool:
     """A folder that exists, or a name that no Hub id can have (`./x`, `~/x`, `/x`, `a/b/c`, `x/`).
 

@@ -15,11 +15,9 @@ from hpt_trl.errors import UserError
 from hpt_trl.files import valid_json, write_atomically
 from hpt_trl.pipeline.fingerprint import changes, contents_of, fingerprint
 from hpt_trl.pipeline.plan import Plan, PlannedStage
+from hpt_trl.runs.files import RECIPE_FILE, RESULTS_FILE
 
 PIPELINE_FILE = "pipeline.json"
-# As in `hpt_trl.runs.reporting` and `hpt_trl.runs.output_folder`, which import transformers.
-RESULTS_FILE = "results.json"
-RECIPE_FILE = "recipe.yaml"
 # As in `hpt_trl.evaluation.samples`.
 CONDITIONS_FILE = "samples.json"
 

@@ -18,7 +18,7 @@ from hpt_trl.launching.accelerate import check_startable, launch_words, start
 from hpt_trl.launching.options import LaunchOptions
 from hpt_trl.launching.processes import call, hpt_trl_command
 from hpt_trl.models.folders import is_adapter
-from hpt_trl.pipeline.checks import headline
+from hpt_trl.pipeline.checks import check_early, headline
 from hpt_trl.pipeline.plan import RECIPES_FOLDER, Plan, PlannedStage
 from hpt_trl.pipeline.reading import read_plan
 from hpt_trl.pipeline.record import (
@@ -58,6 +58,7 @@ def run(path: Path, overrides: list[str]) -> None:
         steps = plan_steps(plan, read_record(plan.output_dir))
         if any(step.action is not Action.KEEP for step in steps):
             print(f"{shown(path)}: checking {len(steps)} stages ...", flush=True)
+            check_early(plan, steps)
             _check_apart(path, overrides)
         plan.output_dir.mkdir(parents=True, exist_ok=True)
         try:

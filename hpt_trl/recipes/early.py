@@ -5,7 +5,7 @@ Each check is the one that the run itself makes later, by the same function.
 
 import os
 from collections.abc import Collection
-from typing import Any
+from typing import Any, NamedTuple
 
 from hpt_trl.data.names import check_name
 from hpt_trl.errors import UserError
@@ -19,25 +19,35 @@ from hpt_trl.settings.file import Sources, read_recipe_file, split_overrides
 from hpt_trl.settings.imported import check_found
 
 
-def check_early(name: str, overrides: list[str], world_size: int | None = None) -> None:
-    """Checks what shows of a recipe without torch: keys, values, ranges, batches, and the files that it names.
+class Checked(NamedTuple):
+    """A recipe that has been checked: its values by key, what its stage declares, and where the values come from."""
 
-    Where keys.json is of other versions than those installed nothing is checked: the run itself checks everything.
+    values: dict[str, Any]
+    declared: Declared
+    sources: Sources
+
+
+def check_early(name: str, overrides: list[str], world_size: int | None = None) -> Checked | None:
+    """Checks what shows of a recipe without torch: keys, values, ranges, batches, and the files that it names.
 
     Args:
         name: a file, or the name of a bundled recipe.
         overrides: words of the command line.
         world_size: processes of the run; by default what the launcher says, else 1.
 
+    Returns:
+        What was checked; None where keys.json is of other versions than those installed, so that nothing was: the run
+        itself checks everything.
+
     Raises:
         UserError: the first mistake.
     """
     sources = Sources(read_recipe_file(find_recipe(name)), split_overrides(overrides))
-    check_sources(sources, int(os.environ.get("WORLD_SIZE", "1")) if world_size is None else world_size)
+    return check_sources(sources, int(os.environ.get("WORLD_SIZE", "1")) if world_size is None else world_size)
 
 
-def check_sources(sources: Sources, world_size: int, made: Collection[str] = (), *, has_model: bool = True) -> None:
-    """The same for a recipe that has been read.
+def check_sources(sources: Sources, world_size: int, made: Collection[str] = (), *, has_model: bool = True) -> Checked | None:
+    """Checks a recipe that has been read; see `check_early`.
 
     Args:
         made: folders that will be there when the recipe runs.
@@ -47,7 +57,7 @@ def check_sources(sources: Sources, world_size: int, made: Collection[str] = (),
         UserError: the first mistake.
     """
     if declared_in_file(stage_of(sources)) is None:
-        return
+        return None
     values, declared = checked_values(sources)
     if declared.trains:
         settle_batch(dict(values), declared.keys, world_size, sources)
@@ -57,12 +67,15 @@ def check_sources(sources: Sources, world_size: int, made: Collection[str] = (),
     if not declared.works and str(values["dataset_name"]) not in made:
         given = {name: values.get(f"dataset_{name}") for name in ("options", "config")}
         check_name(values["dataset_name"], streaming=bool(values.get("dataset_streaming")), **given)
-    for name in anchored(values.get("evaluations") or [], sources.file.path.parent):
+    if values.get("evaluations"):
+        values["evaluations"] = anchored(values["evaluations"], sources.file.path.parent)
+    for name in values.get("evaluations") or []:
         try:
             inner = Sources(read_recipe_file(find_recipe(name)), {"model_name_or_path": ["-"], "output_dir": ["-"]})
             check_sources(inner, world_size, made, has_model=False)
         except UserError as error:
             raise sources.error("evaluations", f"{name}: {error}") from error
+    return Checked(values, declared, sources)
 
 
 def _check_model(name: str, declared: Declared, made: Collection[str]) -> None:

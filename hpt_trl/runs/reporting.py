@@ -20,12 +20,9 @@ from hpt_trl.methods.critic.results import report_critic
 from hpt_trl.methods.reward.shift import report_shift
 from hpt_trl.methods.rho1.page import draw_selections
 from hpt_trl.runs.curves import draw, logged_series
+from hpt_trl.runs.files import CURVES_FILE, METRICS_FILE, RESULTS_FILE, check_started
 from hpt_trl.runs.trajectory_pages import draw_trajectories
 from hpt_trl.token_scores.weights_page import draw_weights
-
-METRICS_FILE = "metrics.jsonl"
-RESULTS_FILE = "results.json"
-CURVES_FILE = "curves.png"
 
 # Metric -> its name on the progress lines; only those that a run logs are shown.
 _PROGRESS = {
@@ -144,10 +141,8 @@ def read_metrics(output_dir: str | Path, *, tolerant: bool = False) -> list[dict
     Raises:
         UserError: no such folder or file, no lines, or a line that is not a JSON object with a `step`.
     """
-    path = Path(output_dir) / METRICS_FILE
-    if not path.exists():
-        raise UserError(f"{path} does not exist: `{output_dir}` is not the output folder of a run that has started.")
-    lines = []
+    check_started(output_dir)
+    path, lines = Path(output_dir) / METRICS_FILE, []
     texts = lines_of(path)
     for number, text in enumerate(texts, start=1):
         try:

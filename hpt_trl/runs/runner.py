@@ -39,15 +39,15 @@ from hpt_trl.runs.acting import rows_placed
 from hpt_trl.runs.checkpoints import PROCESSES_FILE, full_disk_explained
 from hpt_trl.runs.evaluating import answered_conditions, run_evaluation, task_of, write_scored
 from hpt_trl.runs.evaluation import evaluate
+from hpt_trl.runs.files import BEFORE_FILE, EVALUATIONS, RESULTS_FILE
 from hpt_trl.runs.health import Health, refuse_untrained
 from hpt_trl.runs.model_files import complete_model_files
-from hpt_trl.runs.output_folder import BEFORE_FILE, EVALUATIONS, open_output_folder
+from hpt_trl.runs.output_folder import open_output_folder
 from hpt_trl.runs.preparation import prepare_recipe
 from hpt_trl.runs.prepared import Prepared
 from hpt_trl.runs.quiet import quiet
 from hpt_trl.runs.record import hardware, short_name, versions
 from hpt_trl.runs.reporting import (
-    RESULTS_FILE,
     MetricsWriter,
     ProgressLines,
     draw_curves,
