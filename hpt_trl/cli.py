@@ -17,6 +17,7 @@ from hpt_trl import __version__
 from hpt_trl.errors import UserError
 from hpt_trl.retrieval import commands as retrieval
 from hpt_trl.runs.quiet import quiet_libraries
+from hpt_trl.signals import INTERRUPTED, Interrupted
 
 if TYPE_CHECKING:
     from hpt_trl.launching.options import LaunchOptions
@@ -326,10 +327,13 @@ def main(words: list[str] | None = None) -> int:
         sys.stdout.flush()
         print(f"error: {error}" if rank == 0 else f"error in process {rank}: {error}", file=sys.stderr, flush=True)
         return 2
-    except KeyboardInterrupt:
-        if rank == 0:
-            print("\ninterrupted", file=sys.stderr, flush=True)
-        return 130
+    except KeyboardInterrupt as end:
+        # Another one would interrupt Python while it takes itself apart.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        said = f". {end}" if str(end) else ""
+        if rank == 0 and (said or not isinstance(end, Interrupted)):
+            print(f"\ninterrupted{said}", file=sys.stderr, flush=True)
+        return INTERRUPTED
 
 
 def command() -> NoReturn:

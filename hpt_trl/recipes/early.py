@@ -46,7 +46,9 @@ def check_early(name: str, overrides: list[str], world_size: int | None = None) 
     return check_sources(sources, int(os.environ.get("WORLD_SIZE", "1")) if world_size is None else world_size)
 
 
-def check_sources(sources: Sources, world_size: int, made: Collection[str] = (), *, has_model: bool = True) -> Checked | None:
+def check_sources(
+    sources: Sources, world_size: int, made: Collection[str] = (), *, has_model: bool = True
+) -> Checked | None:
     """Checks a recipe that has been read; see `check_early`.
 
     Args:

@@ -1,8 +1,9 @@
 """`make keys`: writes keys.json, what the stages declare, for `hpt_trl.recipes.declared` to read.
 
-Its parts: the versions and sources that it is of; the stages; the bundled rewards' names; and each key with its variants, since stages may declare
-a key of one name differently. A variant has the stages' names, a type (`hpt_trl.settings.hints`), a default, the only
-texts that are allowed where there are such, and a range (`hpt_trl.settings.ranges`) where it has one.
+Its parts: the versions and sources that it is of; the stages; the bundled rewards' names; and each key with its
+variants, since stages may declare a key of one name differently. A variant has the stages' names, a type
+(`hpt_trl.settings.hints`), a default, the only texts that are allowed where there are such, and a range
+(`hpt_trl.settings.ranges`) where it has one.
 """
 
 import dataclasses

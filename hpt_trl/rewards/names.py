@@ -23,8 +23,8 @@ def unknown_reward(name: str, known: Iterable[str]) -> UserError:
     """
     known = list(known)
     return UserError(
-        f"reward_funcs: unknown reward `{name}`.{did_you_mean(name, known)} Known: {', '.join(known)}; your own function "
-        "goes by its dotted path, e.g. my_package.rewards.brevity"
+        f"reward_funcs: unknown reward `{name}`.{did_you_mean(name, known)} Known: {', '.join(known)}; your own "
+        "function goes by its dotted path, e.g. my_package.rewards.brevity"
     )
 
 

@@ -30,6 +30,7 @@ _RUN_FILES = (
     *("checkpoint-*", "checkpoints", "completions", "runs", "value_head", HEADS_FOLDER),
 )
 
+
 def resolved_recipe(recipe: Recipe) -> str:
     """The recipe with its overrides as YAML; it can be run again with another `output_dir`."""
     values = {key: value for key, value in recipe.raw.items() if key not in STARTING_KEYS[:2]}

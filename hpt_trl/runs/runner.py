@@ -41,6 +41,7 @@ from hpt_trl.runs.evaluating import answered_conditions, run_evaluation, task_of
 from hpt_trl.runs.evaluation import evaluate
 from hpt_trl.runs.files import BEFORE_FILE, EVALUATIONS, RESULTS_FILE
 from hpt_trl.runs.health import Health, refuse_untrained
+from hpt_trl.runs.interrupting import SaveOnInterrupt, holding_interrupts, interrupts_explained
 from hpt_trl.runs.model_files import complete_model_files
 from hpt_trl.runs.output_folder import open_output_folder
 from hpt_trl.runs.preparation import prepare_recipe
@@ -78,12 +79,15 @@ def run(name: str, overrides: list[str]) -> None:
     with quiet():
         recipe = read_recipe(find_recipe(name), overrides)
         command = ["hpt-trl", "run", name, *overrides, *shlex.split(os.environ.get(LAUNCH_OPTIONS, ""))]
+        folder = recipe.config.output_dir
         if recipe.stage.work is not None:
-            run_work(recipe, started, command)
+            with interrupts_explained(folder, command):
+                run_work(recipe, started, command)
             return
         prepared = prepare_recipe(recipe)
         if not prepared.recipe.stage.trains:
-            run_evaluation(prepared, started, command)
+            with interrupts_explained(folder, command, goes_on=True):
+                run_evaluation(prepared, started, command)
             return
         state = PartialState()
         if state.is_main_process:
@@ -95,7 +99,8 @@ def run(name: str, overrides: list[str]) -> None:
             if prepared.unused:
                 print(f"Columns that nothing reads: {describe_unused(prepared.unused)}", flush=True)
         state.wait_for_everyone()
-        with full_disk_explained(prepared.recipe.config.output_dir), rows_placed(prepared.splits):
+        explained = (full_disk_explained(folder), interrupts_explained(folder, command))
+        with explained[0], explained[1], rows_placed(prepared.splits):
             _train(prepared, started, command)
 
 
@@ -117,7 +122,8 @@ def _train(prepared: Prepared, started: float, command: list[str]) -> None:
     totals.training_ends()
     health.check_weights()
     # Saved before it is evaluated: whatever fails there, the model stays.
-    trainer.save_model(prepared.recipe.config.output_dir)
+    with holding_interrupts():
+        trainer.save_model(prepared.recipe.config.output_dir)
     after = evaluations.evaluate("After training")
     loss = (after or {}).get("held_out", {}).get("loss", 0.0)
     if not math.isfinite(loss):
@@ -318,6 +324,7 @@ def _build_trainer(
     if not config.disable_tqdm:
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(ProgressLines())
+    trainer.add_callback(SaveOnInterrupt())
     return trainer
 
 

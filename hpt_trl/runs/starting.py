@@ -147,9 +147,7 @@ def _checkpoint(start: Start, resume: str) -> Path:
         return checkpoints[-1]
     path = Path(resume)
     if not path.is_dir():
-        raise start.error(
-            "resume_from_checkpoint", f"there is no folder {resume}; write true, or a checkpoint folder."
-        )
+        raise start.error("resume_from_checkpoint", f"there is no folder {resume}; write true, or a checkpoint folder.")
     if not is_complete(path):
         raise start.error(
             "resume_from_checkpoint",
