@@ -13,7 +13,7 @@ VLLM_INSTALLED := $(VLLM_VENV)/.installed
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow test-vllm lint format clean
+.PHONY: help install quickstart test test-slow test-vllm lint format keys clean
 
 help:  ## show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ lint: $(INSTALLED)  ## check style, types and the arrows between the wings
 format: $(INSTALLED)  ## rewrite the code in the project's format
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+keys: $(INSTALLED)  ## write hpt_trl/recipes/keys.json anew, after a change of keys or of TRL's version
+	$(BIN)/python -m hpt_trl.recipes.write_keys
 
 clean:  ## remove the virtual environment and caches (outputs stay)
 	rm -rf $(VENV) $(VLLM_VENV) .pytest_cache .ruff_cache .mypy_cache build dist *.egg-info

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from hpt_trl import __version__
 from hpt_trl.chat import commands as chat
@@ -21,6 +21,10 @@ from hpt_trl.errors import UserError
 from hpt_trl.reports import commands as reports
 from hpt_trl.retrieval import commands as retrieval
 from hpt_trl.runs.quiet import quiet_libraries
+from hpt_trl.signals import INTERRUPTED, Interrupted
+
+if TYPE_CHECKING:
+    from hpt_trl.launching.options import LaunchOptions
 
 DESCRIPTION = """\
 Post-training recipes for language models on Hugging Face's trainers.
@@ -170,6 +174,10 @@ def run_command(words: list[str]) -> int:
     elif options.command == "report":
         reports.report(options)
     elif options.command == "merge":
+        from hpt_trl.models.folders import check_merge
+
+        # Before torch is imported.
+        check_merge(Path(options.folder), Path(options.output_dir))
         from hpt_trl.models.merging import merge_adapter
 
         merge_adapter(options.folder, options.output_dir)
@@ -236,7 +244,6 @@ def _with_recipe(
     from hpt_trl.pipeline.reading import is_pipeline
     from hpt_trl.recipes.bundled import find_recipe
 
-    # A wrong name is answered before the seconds that the runner's imports take.
     if command == "eval":
         recipe, words = _evaluation(recipe, words)
         command = "run"
@@ -246,6 +253,7 @@ def _with_recipe(
         return 0
     options, overrides = split_launch_options(words)
     refuse_inside_a_launcher(options)
+    _check_early(command, recipe, overrides, options)
     if command == "check":
         from hpt_trl.launching.accelerate import planned_profile
         from hpt_trl.planning.check import check
@@ -270,6 +278,20 @@ def _with_recipe(
 
         score_reference(recipe, overrides)
     return 0
+
+
+def _check_early(command: str, recipe: str, overrides: list[str], options: "LaunchOptions") -> None:
+    """Tells mistakes that show without torch before the seconds in which it is imported."""
+    from hpt_trl.launching.accelerate import chosen_profile
+    from hpt_trl.recipes.early import check_early
+    from hpt_trl.runs.early import check_run
+
+    processes = options.num_workers if options.accelerate is None else chosen_profile(options).num_processes
+    if command == "score-reference":
+        # It leaves nothing in the output folder.
+        check_early(recipe, overrides, processes)
+    else:
+        check_run(recipe, overrides, processes)
 
 
 def _evaluation(recipe: str, words: list[str]) -> tuple[str, list[str]]:
@@ -328,10 +350,13 @@ def main(words: list[str] | None = None) -> int:
         said = " ".join(str(error).split()) if "--json" in (sys.argv if words is None else words) else error
         print(f"error: {said}" if rank == 0 else f"error in process {rank}: {said}", file=sys.stderr, flush=True)
         return 2
-    except KeyboardInterrupt:
-        if rank == 0:
-            print("\ninterrupted", file=sys.stderr, flush=True)
-        return 130
+    except KeyboardInterrupt as end:
+        # Another one would interrupt Python while it takes itself apart.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        said = f". {end}" if str(end) else ""
+        if rank == 0 and (said or not isinstance(end, Interrupted)):
+            print(f"\ninterrupted{said}", file=sys.stderr, flush=True)
+        return INTERRUPTED
 
 
 def command() -> NoReturn:

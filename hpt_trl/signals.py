@@ -5,6 +5,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+# Exit code of a command that Ctrl-C ended.
+INTERRUPTED = 130
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, with what to say: what is left and how to go on; nothing where that is said already."""
+
 
 @contextmanager
 def ending_on_signals() -> Iterator[None]:

@@ -18,6 +18,7 @@ from hpt_trl.data.column_mapping import map_columns, missing_column, short_answe
 from hpt_trl.data.holding_out import hold_out
 from hpt_trl.data.layouts import Layout, Splits, answer_columns
 from hpt_trl.data.model_solutions import one_row_per_model
+from hpt_trl.data.names import as_dict
 from hpt_trl.data.objects import with_column
 from hpt_trl.data.page_questions import page_questions
 from hpt_trl.data.prompt_parts import complete_prompts, filled_templates, refuse_marked_rows
@@ -31,7 +32,7 @@ from hpt_trl.data.row_checks import (
     validate_solutions,
 )
 from hpt_trl.data.solutions import ProblemArguments
-from hpt_trl.data.sources import ROW, as_dict, column_values, read_measured, read_source, where
+from hpt_trl.data.sources import ROW, column_values, read_measured, read_source, where
 from hpt_trl.errors import UserError
 
 if TYPE_CHECKING:

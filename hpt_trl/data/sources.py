@@ -4,7 +4,6 @@ Local JSON is read line by line here rather than by a builder: a broken line mus
 the whole file, and no string may turn into a date because it looks like one.
 """
 
-import difflib
 import gzip
 import json
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from datasets import Dataset, DatasetDict
 
 from hpt_trl.data.arguments import DataArguments
 from hpt_trl.data.generated import FILES, NAMES, generate, is_generated
+from hpt_trl.data.names import as_dict, check_name, is_saved, looks_local
 from hpt_trl.data.objects import arrow_column, warn_of_filled_objects
 from hpt_trl.data.splits import pick_measured, pick_splits
 from hpt_trl.errors import UserError
@@ -27,24 +27,6 @@ _JSON = tuple(ending for ending in FILES if ending != ".parquet")
 
 # Column with the 1-based row of the source (the line of a .jsonl file), by which messages name a row.
 ROW = "row"
-
-
-def as_dict(value: dict | str | None, key: str) -> dict[str, Any]:
-    """Return a recipe's dictionary, which comes as JSON text from the command line.
-
-    Raises:
-        UserError: the text is not a JSON object.
-    """
-    if value is None:
-        return {}
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except json.JSONDecodeError as error:
-            raise UserError(f'{key}: {value!r} is not JSON ({error.msg}); write e.g. \'{{"key": "value"}}\'') from error
-    if not isinstance(value, dict):
-        raise UserError(f"{key}: {value!r} must be a mapping of names to values.")
-    return value
 
 
 def where(source: str, row: int) -> str:
@@ -104,49 +86,18 @@ def _warn(name: str, rows: Dataset, shown: str) -> None:
 
 def _read_splits(arguments: DataArguments, *, seed: int) -> tuple[dict[str, Dataset], bool]:
     """All splits of a source, their rows numbered, and whether it gives them names itself."""
-    name = arguments.dataset_name
-    if not name:
-        raise UserError(
-            "dataset_name is missing: write arithmetic, prompts, pages, reasoning_gym:<task>, stories:<part>, "
-            "functions:<part>, a local .jsonl, .jsonl.gz, .json or .parquet file, a folder written by save_to_disk, or "
-            "a Hub id."
-        )
-    if arguments.dataset_streaming:
-        raise UserError(
-            "dataset_streaming: every row is checked before training, so the data is not streamed; drop it."
-        )
-    options = as_dict(arguments.dataset_options, "dataset_options")
-    generated = is_generated(name)
-    if options and not generated:
-        known = ", ".join(NAMES)
-        raise UserError(f"dataset_options: only generated datasets ({known}…) have options; drop it.")
-    if arguments.dataset_config is not None and (generated or not _may_be_hub(name)):
-        raise UserError(
-            f"dataset_config: {arguments.dataset_config} names a part of a Hub dataset, and {name} is none; "
-            "write `dataset_config: null`."
-        )
+    name = str(arguments.dataset_name or "")
+    options, generated = arguments.dataset_options, is_generated(name)
+    check_name(name, options=options, config=arguments.dataset_config, streaming=arguments.dataset_streaming)
     if generated:
-        splits = generate(name, options, seed=seed)
+        splits = generate(name, as_dict(options, "dataset_options"), seed=seed)
     elif Path(name).is_dir():
         splits = _read_folder(name, arguments.dataset_config)
-    elif Path(name).exists() or name.endswith(FILES) or name.startswith((".", "/", "~")):
+    elif looks_local(name):
         splits = {"train": _read_file(name)}
     else:
         splits = _read_hub(name, arguments.dataset_config)
     return {split: _numbered(rows) for split, rows in splits.items()}, isinstance(splits, DatasetDict)
-
-
-def _may_be_hub(name: str) -> bool:
-    """Whether a name is a Hub dataset's, or that of a folder which may be the copy of one."""
-    folder = Path(name)
-    if folder.is_dir():
-        return not _is_saved(folder)
-    return not (folder.exists() or name.endswith(FILES) or name.startswith((".", "/", "~")))
-
-
-def _is_saved(folder: Path) -> bool:
-    """Whether `save_to_disk` wrote a folder."""
-    return (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file()
 
 
 def _numbered(dataset: Dataset) -> Dataset:
@@ -179,7 +130,7 @@ def _read_folder(name: str, config: str | None) -> dict[str, Dataset]:
 
     try:
         # Without the marks of save_to_disk the folder may be a copy of a Hub repository.
-        loaded = load_from_disk(name) if _is_saved(Path(name)) else load_dataset(name, config)
+        loaded = load_from_disk(name) if is_saved(Path(name)) else load_dataset(name, config)
     except (OSError, ValueError, KeyError, DatasetsError, pa.ArrowInvalid) as error:
         raise UserError(
             f"dataset_name: the folder {name} cannot be read: {error}\nWrite a folder that save_to_disk wrote, or a "
@@ -190,12 +141,6 @@ def _read_folder(name: str, config: str | None) -> dict[str, Dataset]:
 
 def _read_file(name: str) -> Dataset:
     path = Path(name).expanduser()
-    if not path.exists():
-        near = difflib.get_close_matches(path.name, [file.name for file in path.parent.glob("*.*")], n=1)
-        hint = f" Did you mean {path.parent / near[0]}?" if near else ""
-        raise UserError(f"dataset_name: there is no file {name} (looked in {path.parent.resolve()}).{hint}")
-    if not path.name.endswith(FILES):
-        raise UserError(f"dataset_name: {name} is of an unknown kind; write one of {', '.join(FILES)}.")
     try:
         if path.suffix == ".parquet":
             return _read_parquet(path)

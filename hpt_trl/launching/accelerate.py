@@ -16,9 +16,7 @@ from hpt_trl.launching.processes import call
 from hpt_trl.recipes.bundled import find_recipe
 from hpt_trl.recipes.profiles import LAUNCH_OPTIONS, Profile, find_profile, read_profile
 from hpt_trl.settings.file import read_recipe_file, split_overrides
-from hpt_trl.signals import ending_on_signals
-
-_INTERRUPTED = 130
+from hpt_trl.signals import INTERRUPTED, ending_on_signals
 
 
 def launch(command: str, recipe: str, overrides: list[str], options: LaunchOptions) -> int:
@@ -42,7 +40,7 @@ def launch(command: str, recipe: str, overrides: list[str], options: LaunchOptio
     os.environ[LAUNCH_OPTIONS] = shlex.join(options.words())
     with ending_on_signals():
         code = start(words)
-    if code not in (0, 2, _INTERRUPTED):
+    if code not in (0, 2, INTERRUPTED):
         again = [command, recipe, *overrides, *options.words()]
         print(f"error: the run ended with exit code {code}. {_how_to_go_on(recipe, overrides, again)}", file=sys.stderr)
     return code
@@ -198,6 +196,7 @@ def _binding(port: int) -> int:
 
 def _how_to_go_on(recipe: str, overrides: list[str], words: list[str]) -> str:
     from hpt_trl.runs.checkpoints import complete_checkpoints
+    from hpt_trl.runs.going_on import resuming
 
     if words[0] != "run":
         return "What was scored is kept: the same command goes on from there."
@@ -206,7 +205,5 @@ def _how_to_go_on(recipe: str, overrides: list[str], words: list[str]) -> str:
     checkpoints = complete_checkpoints(Path(given.get("output_dir", [str(stated)])[0]))
     if not checkpoints:
         return "It left no complete checkpoint: the same command starts it anew."
-    starting = ("overwrite", "resume_from_checkpoint")
-    kept = [word for key, values in given.items() if key not in starting for word in (f"--{key}", *values)]
-    again = [*words[:2], *kept, *words[2 + len(overrides) :], "--resume_from_checkpoint", "true"]
-    return f"Go on from its last complete checkpoint, {checkpoints[-1]}, with:\n  {shlex.join(['hpt-trl', *again])}"
+    again = ["hpt-trl", *resuming(words)]
+    return f"Go on from its last complete checkpoint, {checkpoints[-1]}, with:\n  {shlex.join(again)}"

@@ -9,12 +9,16 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 from hpt_trl.errors import UserError
 from hpt_trl.launching.accelerate import check_devices, check_file
 from hpt_trl.recipes.profiles import read_profile
 from hpt_trl.runs.quiet import quiet_libraries
+from hpt_trl.signals import INTERRUPTED
 
 _USER_ERROR = 2
 
@@ -27,7 +31,15 @@ def main(words: list[str]) -> int:
         a process or this one; else the exit code of the process that failed first.
     """
     quiet_libraries()
+    try:
+        return _launch(words)
+    except KeyboardInterrupt:
+        # Before there were processes to pass it on to.
+        print("\ninterrupted", file=sys.stderr, flush=True)
+        return INTERRUPTED
 
+
+def _launch(words: list[str]) -> int:
     import torch
     from accelerate.commands.launch import launch_command, launch_command_parser
     from torch.distributed.elastic.agent.server.api import logger as agent_logger
@@ -38,6 +50,9 @@ def main(words: list[str]) -> int:
     arguments = launch_command_parser().parse_args(words)
     for logger in (agent_logger, process_logger):
         logger.setLevel(logging.CRITICAL)
+    # Torchrun would kill the processes half a minute after Ctrl-C, in the middle of a step.
+    arguments.signals_to_handle = "SIGTERM,SIGHUP,SIGQUIT"
+    signal.signal(signal.SIGINT, _pass_on)
     try:
         profile = read_profile(Path(arguments.config_file), arguments.num_processes, arguments.num_machines)
         check_file(profile)
@@ -61,17 +76,24 @@ def main(words: list[str]) -> int:
     return 0
 
 
+def _pass_on(number: int, frame: object) -> None:
+    """Passes Ctrl-C on to the processes of the run, which know what to save."""
+    for process in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
+
+
 def _after(failures: dict) -> int:
     """Says which process failed first, and how; what followed from it (lost connections, SIGTERM) is left out."""
     by_time = sorted(failures.items(), key=lambda item: item[1].timestamp)
     killed = [item for item in by_time if item[1].exitcode < 0 and -item[1].exitcode != signal.SIGTERM]
-    told = [item for item in by_time if item[1].exitcode == _USER_ERROR]
+    told = [item for item in by_time if item[1].exitcode in (_USER_ERROR, INTERRUPTED)]
     rank, failure = (killed or told or by_time)[0]
     return _ended(f"process {rank} (pid {failure.pid})", failure.exitcode)
 
 
 def _ended(which: str, code: int) -> int:
-    if code == _USER_ERROR:
+    if code in (_USER_ERROR, INTERRUPTED):
         return code
     if code > 0:
         return _say(f"{which} failed with exit code {code}; its own message stands above.", code)

@@ -10,6 +10,8 @@ from contextlib import suppress
 
 # Seconds that a process has to end by itself.
 PATIENCE = 10.0
+# How often Ctrl-C is passed on.
+_INTERRUPTS = 2
 _PR_SET_PDEATHSIG = 1
 
 
@@ -21,7 +23,10 @@ def hpt_trl_command(*words: str) -> list[str]:
 def call(
     command: list[str], *, capture: bool = False, meanwhile: Callable[[], object] | None = None
 ) -> tuple[int, str]:
-    """Runs a command to its end; whatever ends the waiting (Ctrl-C, a kill) ends all its processes as well.
+    """Runs a command to its end; whatever ends the waiting (a kill) ends all its processes as well.
+
+    Ctrl-C is passed on: a training saves a checkpoint first, and ends at once at the second one. The third one ends the
+    waiting.
 
     Args:
         capture: keep what it prints; otherwise that goes straight to the terminal, progress bars included.
@@ -39,18 +44,28 @@ def call(
         stdout=subprocess.DEVNULL if capture else None,
         stderr=pipe,
         text=True,
-        # A group of its own: Ctrl-C reaches this process alone, which then ends the whole group.
+        # A group of its own: Ctrl-C reaches this process alone, which passes it on, or ends the whole group.
         start_new_session=True,
         preexec_fn=end_with_parent if sys.platform == "linux" else None,
     )
     try:
         if meanwhile is not None:
             meanwhile()
-        _, errors = process.communicate()
+        errors = _wait(process)
         return process.returncode, errors or ""
     finally:
         if process.poll() is None:
             _end(process)
+
+
+def _wait(process: "subprocess.Popen[str]") -> str | None:
+    """Waits for the end of a process, which Ctrl-C does not reach by itself; returns what it printed on stderr."""
+    for _ in range(_INTERRUPTS):
+        try:
+            return process.communicate()[1]
+        except KeyboardInterrupt:
+            process.send_signal(signal.SIGINT)
+    return process.communicate()[1]
 
 
 def end_with_parent() -> None:

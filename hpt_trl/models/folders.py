@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from hpt_trl.errors import UserError
-from hpt_trl.models.built_in import BUILT_IN
+from hpt_trl.models.built_in import BUILT_IN, is_unpacked
 
 # Where a value head lies beside its trunk, also PPO's on a policy; the second file makes a folder a value model's.
 VALUE_HEAD_FILE = "value_head/value_head.safetensors"
@@ -20,6 +20,18 @@ def is_adapter(name: str) -> bool:
 def is_value_model(name: str) -> bool:
     """Whether a name leads to a local folder that holds a value model, a whole one or an adapter."""
     return (Path(name) / VALUE_CONFIG_FILE).is_file()
+
+
+def check_model_name(name: str) -> None:
+    """Check that a name leads to a model, as far as that shows without a library; a Hub id passes unseen.
+
+    Raises:
+        UserError: the folder holds no config or no weights, or the package of a built-in model is missing.
+    """
+    if name not in BUILT_IN:
+        check_model_folder(name)
+    elif not is_unpacked(name):
+        BUILT_IN[name].check()
 
 
 def check_model_folder(name: str, *, key: str = "model_name_or_path", adapters: bool = False) -> None:
@@ -56,6 +68,18 @@ def check_model_folder(name: str, *, key: str = "model_name_or_path", adapters: 
         raise UserError(
             f"{key}: {name} holds no weights (*.safetensors or *.bin). Name the folder that save_pretrained wrote."
         )
+
+
+def check_merge(source: Path, target: Path) -> None:
+    """Check that a folder holds an adapter to merge, and that the whole model can be written to another.
+
+    Raises:
+        UserError: it does not, or the other one is not empty.
+    """
+    if not is_adapter(str(source)):
+        raise UserError(f"{source} holds no adapter (adapter_config.json); name the folder of a run with `use_peft`.")
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(f"{target} is not empty, and nothing is written over; name a folder that is new or empty.")
 
 
 def is_local(name: str) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpt_trl.errors import UserError
 from hpt_trl.models.built_in import BUILT_IN, is_unpacked, unpacked
-from hpt_trl.models.folders import check_model_folder, is_adapter, is_local
+from hpt_trl.models.folders import check_model_folder, check_model_name, is_adapter, is_local
 from hpt_trl.models.merging import load_merged
 from hpt_trl.models.sharded_weights import whole_weights
 
@@ -40,12 +40,9 @@ def model_exists(name: str, *, revision: str | None = None, trust_remote_code: b
         UserError: the folder holds no config or no weights, the config cannot be read, the package of a built-in
             model is missing, or the Hub id is neither cached nor reachable.
     """
-    if name in BUILT_IN:
-        if not is_unpacked(name):
-            BUILT_IN[name].check()
-        return
-    check_model_folder(name)
-    load_config(name, revision=revision, trust_remote_code=trust_remote_code)
+    check_model_name(name)
+    if name not in BUILT_IN:
+        load_config(name, revision=revision, trust_remote_code=trust_remote_code)
 
 
 def base_of(name: str) -> str:

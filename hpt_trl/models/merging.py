@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpt_trl.errors import UserError
-from hpt_trl.models.folders import VALUE_TASK, check_model_folder, is_adapter
+from hpt_trl.models.folders import VALUE_TASK, check_merge, check_model_folder
 from hpt_trl.models.future_heads.shipped import announce_nothing, find_shipped_heads, keep_heads
 from hpt_trl.models.future_heads.storage import HEADS_FOLDER
 
@@ -40,10 +40,7 @@ def merge_adapter(folder: str | Path, destination: str | Path) -> None:
             that does not compute what base and adapter compute.
     """
     source, target = Path(folder), Path(destination)
-    if not is_adapter(str(source)):
-        raise UserError(f"{source} holds no adapter (adapter_config.json); name the folder of a run with `use_peft`.")
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError(f"{target} is not empty, and nothing is written over; name a folder that is new or empty.")
+    check_merge(source, target)
     tokenizer, processor = _tokenizer_of(source)
     merged = load_merged(str(source), pad_token_id=tokenizer.pad_token_id, dtype="auto")
     partial = target.with_name(f".{target.name}.partial")

@@ -6,6 +6,7 @@ from hpt_trl.models.folders import is_adapter
 from hpt_trl.pipeline.plan import Plan, PlannedStage
 from hpt_trl.pipeline.reading import read_plan
 from hpt_trl.pipeline.record import Action, Step, plan_steps, read_record
+from hpt_trl.recipes.early import check_sources
 from hpt_trl.settings.file import shown
 from hpt_trl.terminal import flow
 
@@ -23,12 +24,27 @@ def check(path: Path, overrides: list[str]) -> tuple[Plan, list[Step]]:
     """
     plan = read_plan(path, overrides)
     steps = plan_steps(plan, read_record(plan.output_dir))
+    check_early(plan, steps)
     lines = [f"pipeline: {shown(plan.file.path)}, {len(steps)} stages, in {plan.output_dir}"]
     finished: set[str] = set()
     for number, step in enumerate(steps, 1):
         lines.append(f"[{number}/{len(steps)}] {_check_step(plan, step, finished)}")
     print(flow(lines))
     return plan, steps
+
+
+def check_early(plan: Plan, steps: list[Step]) -> None:
+    """Checks what shows of the stages that are to run without torch.
+
+    Raises:
+        UserError: the first mistake found.
+    """
+    world_size = 1 if plan.profile is None else plan.profile.num_processes
+    names = [stage.name for stage in plan.stages]
+    made = {str(folder(name)) for name in names for folder in (plan.folder, plan.merged_folder)}
+    for step in steps:
+        if step.action is not Action.KEEP:
+            check_sources(plan.sources(step.stage, step.words), world_size, made)
 
 
 def headline(stage: PlannedStage) -> str:

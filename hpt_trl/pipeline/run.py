@@ -18,7 +18,7 @@ from hpt_trl.launching.accelerate import check_startable, launch_words, start
 from hpt_trl.launching.options import LaunchOptions
 from hpt_trl.launching.processes import call, hpt_trl_command
 from hpt_trl.models.folders import is_adapter
-from hpt_trl.pipeline.checks import headline
+from hpt_trl.pipeline.checks import check_early, headline
 from hpt_trl.pipeline.plan import RECIPES_FOLDER, Plan, PlannedStage
 from hpt_trl.pipeline.reading import read_plan
 from hpt_trl.pipeline.record import (
@@ -34,8 +34,9 @@ from hpt_trl.pipeline.record import (
     stamp_of,
 )
 from hpt_trl.recipes.profiles import LAUNCH_OPTIONS, profiles_folder
+from hpt_trl.runs.going_on import COMMAND as GOES_ON_BY
 from hpt_trl.settings.file import parse_yaml_text, shown
-from hpt_trl.signals import ending_on_signals
+from hpt_trl.signals import INTERRUPTED, Interrupted, ending_on_signals
 
 
 def run(path: Path, overrides: list[str]) -> None:
@@ -54,10 +55,12 @@ def run(path: Path, overrides: list[str]) -> None:
     plan = read_plan(path, overrides)
     if plan.profile is not None:
         check_startable(plan.profile)
+    os.environ[GOES_ON_BY] = shlex.join(["hpt-trl", "run", shown(path), *overrides])
     with ending_on_signals():
         steps = plan_steps(plan, read_record(plan.output_dir))
         if any(step.action is not Action.KEEP for step in steps):
             print(f"{shown(path)}: checking {len(steps)} stages ...", flush=True)
+            check_early(plan, steps)
             _check_apart(path, overrides)
         plan.output_dir.mkdir(parents=True, exist_ok=True)
         try:
@@ -75,6 +78,8 @@ def _check_apart(path: Path, overrides: list[str]) -> None:
         # Takes seconds, and is needed as soon as the check is done.
         meanwhile=lambda: import_module("hpt_trl.runs.reporting"),
     )
+    if code == INTERRUPTED:
+        raise KeyboardInterrupt
     if code != 0:
         _, mark, message = f"\n{errors}".rpartition("\nerror: ")
         raise UserError(message.strip() if mark and code == 2 else f"the check of the stages failed:\n{errors.strip()}")
@@ -130,6 +135,9 @@ def _run_step(plan: Plan, step: Step, record: Record, mark: str) -> None:
     finally:
         known.seconds = before + time.perf_counter() - started
         record.write()
+    if code == INTERRUPTED:
+        # Its own message stands above.
+        raise Interrupted
     if code != 0:
         for used in stage.uses:
             _require_output(plan, stage, used)
@@ -191,6 +199,8 @@ def _merge(plan: Plan, used: str, record: Record, mark: str) -> None:
         shutil.rmtree(merged)
     print(f"{mark} {used}: its adapter is merged into {merged}", flush=True)
     code, _ = call(hpt_trl_command("merge", str(folder), str(merged)))
+    if code == INTERRUPTED:
+        raise Interrupted
     if code != 0 or not has_weights(merged):
         raise UserError(f"the adapter of stage `{used}` could not be merged into {merged}; the message stands above.")
     known.merged = known.output

@@ -2,24 +2,22 @@
 
 import os
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hpt_trl.errors import UserError
+from hpt_trl.recipes.declared import Declared
 from hpt_trl.recipes.profiles import Profile
 from hpt_trl.settings.file import Sources
-
-if TYPE_CHECKING:
-    from hpt_trl.recipes.recipe import Stage
 
 # Beginnings of the names that Transformers gives to the optimizers of bitsandbytes.
 BITSANDBYTES_OPTIMIZERS = ("adamw_bnb", "adamw_8bit", "paged_", "lion", "ademamix", "rmsprop_bnb")
 
 
-def check_quantization(values: dict[str, Any], stage: "Stage", sources: Sources) -> None:
+def check_quantization(values: dict[str, Any], declared: Declared, sources: Sources) -> None:
     """Refuses quantized weights without an adapter, which nothing would train, and keys that need bitsandbytes."""
     asked = [key for key in ("load_in_4bit", "load_in_8bit") if values.get(key)]
     # A stage that makes its own model refuses quantization altogether.
-    if asked and not values.get("use_peft") and stage.make_config is None and stage.trains:
+    if asked and not values.get("use_peft") and not declared.makes_model and declared.trains:
         raise sources.error(
             asked[0], "true: quantized weights are frozen, so that an adapter has to be trained; add `use_peft: true`."
         )

@@ -26,8 +26,8 @@ COMMON_RULES = (
     at_least(0, "dataloader_num_workers", "router_aux_loss_coef", "neftune_noise_alpha"),
     above(0, "learning_rate", "num_train_epochs", "adam_epsilon"),
     share("adam_beta1", "adam_beta2", "label_smoothing_factor", one=False),
-    Rule(("max_steps",), lambda value: value == -1 or value >= 1, "1 or more, or -1 to count by `num_train_epochs`"),
-    Rule(("seed", "data_seed"), lambda value: 0 <= value < 2**32, "0 to 4294967295"),
+    Rule(("max_steps",), "1 or more, or -1 to count by `num_train_epochs`", least=1, also=(-1,)),
+    Rule(("seed", "data_seed"), "0 to 4294967295", least=0, below=2**32),
     count_or_share("logging_steps", "save_steps", "eval_steps"),
 )
 

@@ -28,13 +28,22 @@ STAGE_MODULES = {
 }
 
 
-def load_stage(name: str) -> Stage:
-    """Imports a stage.
+def check_stage(name: str) -> None:
+    """Refuses a name that is no stage's.
 
     Raises:
-        UserError: there is no stage of that name; the message gives the nearest and all names.
+        UserError: the message gives the nearest name and all names.
     """
     if name not in STAGE_MODULES:
         meant = did_you_mean(name, STAGE_MODULES)
         raise UserError(f"there is no stage `{name}`.{meant} Stages: {', '.join(sorted(STAGE_MODULES))}.")
+
+
+def load_stage(name: str) -> Stage:
+    """Imports a stage.
+
+    Raises:
+        UserError: there is no stage of that name.
+    """
+    check_stage(name)
     return import_module(STAGE_MODULES[name]).STAGE

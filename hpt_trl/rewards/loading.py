@@ -1,6 +1,5 @@
 """Rewards by name or dotted path, and the check that the data has their columns."""
 
-import difflib
 import inspect
 from collections.abc import Sequence
 
@@ -12,6 +11,7 @@ from hpt_trl.rewards.code.rewards import CodeReward
 from hpt_trl.rewards.columns import missing_column
 from hpt_trl.rewards.configured import ConfiguredReward
 from hpt_trl.rewards.functions import REQUIRED_COLUMNS, REWARDS, Reward
+from hpt_trl.rewards.names import is_path, unknown_reward
 from hpt_trl.settings.imported import imported
 
 
@@ -75,13 +75,8 @@ def columns_read(rewards: Sequence[Reward]) -> set[str] | None:
 
 
 def _import_reward(name: str) -> Reward:
-    if "." not in name.strip("."):
-        near = difflib.get_close_matches(name, REWARDS, n=1)
-        hint = f"Did you mean `{near[0]}`? " if near else ""
-        raise UserError(
-            f"reward_funcs: unknown reward `{name}`. {hint}Known: {', '.join(REWARDS)}; your own function goes by its "
-            "dotted path, e.g. my_package.rewards.brevity"
-        )
+    if not is_path(name):
+        raise unknown_reward(name, REWARDS)
     reward = imported(name, "reward_funcs")
     if inspect.isclass(reward) or not callable(reward):
         kind = "a class; name a function or an instance" if inspect.isclass(reward) else "not callable; name a function"

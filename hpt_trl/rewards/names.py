@@ -3,8 +3,29 @@
 import functools
 import inspect
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
+
+from hpt_trl.errors import UserError
+from hpt_trl.settings.values import did_you_mean
+
+
+def is_path(name: str) -> bool:
+    """Whether a recipe's name of a reward is the dotted path of a function of the user's."""
+    return "." in name.strip(".")
+
+
+def unknown_reward(name: str, known: Iterable[str]) -> UserError:
+    """Return (do not raise) the error about a name that no reward has.
+
+    Args:
+        known: names of the bundled rewards.
+    """
+    known = list(known)
+    return UserError(
+        f"reward_funcs: unknown reward `{name}`.{did_you_mean(name, known)} Known: {', '.join(known)}; your own "
+        "function goes by its dotted path, e.g. my_package.rewards.brevity"
+    )
 
 
 def distinct_names(rewards: Sequence[Any], paths: Sequence[str | None] | None = None) -> list[str]:

@@ -29,6 +29,6 @@ ROLLOUT_RULES = (
     above(0, "vllm_importance_sampling_clip_max", "vllm_importance_sampling_clip_min", "vllm_server_timeout"),
     share("top_p", "vllm_gpu_memory_utilization", zero=False),
     share("min_p", "top_entropy_quantile", "ref_model_mixup_alpha"),
-    Rule(("vllm_server_port", "vllm_group_port"), lambda value: 1 <= value <= 65535, "1 to 65535"),
-    Rule(("pad_to_multiple_of",), lambda value: value == "auto" or value >= 1, "1 or more, or auto"),
+    Rule(("vllm_server_port", "vllm_group_port"), "1 to 65535", least=1, most=65535),
+    Rule(("pad_to_multiple_of",), "1 or more, or auto", least=1, also=("auto",)),
 )

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hpt_trl.errors import UserError
+from hpt_trl.runs.files import RECIPE_FILE
 
-RECIPE_FILE = "recipe.yaml"
 PROCESSES_FILE = "processes.txt"
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

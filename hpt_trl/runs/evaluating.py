@@ -35,9 +35,10 @@ from hpt_trl.models.folders import is_adapter
 from hpt_trl.models.loading import base_of, positions_of, resolve_model
 from hpt_trl.runs.acting import rows_placed
 from hpt_trl.runs.checkpoints import full_disk_explained
+from hpt_trl.runs.files import RESULTS_FILE
 from hpt_trl.runs.output_folder import open_output_folder, write_recipe
 from hpt_trl.runs.prepared import Prepared
-from hpt_trl.runs.reading import RESULTS_FILE, duration, write_results
+from hpt_trl.runs.reading import duration, write_results
 from hpt_trl.runs.record import hardware, short_name, versions
 from hpt_trl.terminal import flow
 

@@ -9,13 +9,7 @@ from typing import Any
 
 from hpt_trl.errors import UserError
 from hpt_trl.files import lines_of, parsed_json, valid_json, write_atomically
-
-METRICS_FILE = "metrics.jsonl"
-WARNINGS_FILE = "warnings.jsonl"
-RESULTS_FILE = "results.json"
-CURVES_FILE = "curves.png"
-# The page of `hpt-trl report`.
-REPORT_FILE = "report.html"
+from hpt_trl.runs.files import METRICS_FILE, RESULTS_FILE
 
 
 def write_results(output_dir: str | Path, results: dict[str, Any]) -> Path:

@@ -40,15 +40,17 @@ from hpt_trl.runs.acting import rows_placed
 from hpt_trl.runs.checkpoints import PROCESSES_FILE, full_disk_explained
 from hpt_trl.runs.evaluating import answered_conditions, run_evaluation, task_of, write_scored
 from hpt_trl.runs.evaluation import evaluate
+from hpt_trl.runs.files import BEFORE_FILE, EVALUATIONS, RESULTS_FILE
 from hpt_trl.runs.health import Health, refuse_untrained
+from hpt_trl.runs.interrupting import SaveOnInterrupt, holding_interrupts, interrupts_explained
 from hpt_trl.runs.model_files import complete_model_files
 from hpt_trl.runs.next_commands import next_commands
-from hpt_trl.runs.output_folder import BEFORE_FILE, EVALUATIONS, open_output_folder
+from hpt_trl.runs.output_folder import open_output_folder
 from hpt_trl.runs.preparation import prepare_recipe
 from hpt_trl.runs.prepared import Prepared
 from hpt_trl.runs.progress import MetricsWriter, ProgressLines, without_library_bars
 from hpt_trl.runs.quiet import quiet
-from hpt_trl.runs.reading import RESULTS_FILE, duration, write_results
+from hpt_trl.runs.reading import duration, write_results
 from hpt_trl.runs.record import hardware, short_name, versions
 from hpt_trl.runs.reporting import (
     draw_curves,
@@ -78,12 +80,15 @@ def run(name: str, overrides: list[str]) -> None:
     with quiet(), lines_above_bars():
         recipe = read_recipe(find_recipe(name), overrides)
         command = ["hpt-trl", "run", name, *overrides, *shlex.split(os.environ.get(LAUNCH_OPTIONS, ""))]
+        folder = recipe.config.output_dir
         if recipe.stage.work is not None:
-            run_work(recipe, started, command)
+            with interrupts_explained(folder, command):
+                run_work(recipe, started, command)
             return
         prepared = prepare_recipe(recipe)
         if not prepared.recipe.stage.trains:
-            run_evaluation(prepared, started, command)
+            with interrupts_explained(folder, command, goes_on=True):
+                run_evaluation(prepared, started, command)
             return
         state = PartialState()
         if state.is_main_process:
@@ -95,7 +100,8 @@ def run(name: str, overrides: list[str]) -> None:
             if prepared.unused:
                 print(f"Columns that nothing reads: {describe_unused(prepared.unused)}", flush=True)
         state.wait_for_everyone()
-        with full_disk_explained(prepared.recipe.config.output_dir), rows_placed(prepared.splits):
+        explained = (full_disk_explained(folder), interrupts_explained(folder, command))
+        with explained[0], explained[1], rows_placed(prepared.splits):
             _train(prepared, started, command)
 
 
@@ -117,7 +123,8 @@ def _train(prepared: Prepared, started: float, command: list[str]) -> None:
     totals.training_ends()
     health.check_weights()
     # Saved before it is evaluated: whatever fails there, the model stays.
-    trainer.save_model(prepared.recipe.config.output_dir)
+    with holding_interrupts():
+        trainer.save_model(prepared.recipe.config.output_dir)
     after = evaluations.evaluate("After training")
     loss = (after or {}).get("held_out", {}).get("loss", 0.0)
     if not math.isfinite(loss):
@@ -318,6 +325,7 @@ def _build_trainer(
     if not config.disable_tqdm:
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(ProgressLines())
+    trainer.add_callback(SaveOnInterrupt())
     return trainer
 
 

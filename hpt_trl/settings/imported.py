@@ -5,11 +5,23 @@ import inspect
 import os
 import sys
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from hpt_trl.errors import UserError
 
 _NOTHING = object()
+
+
+def check_found(path: str, key: str) -> None:
+    """Refuses a dotted path whose module is nowhere; modules that are there are not imported, their packages neither.
+
+    Raises:
+        UserError: as `imported` does.
+    """
+    _see_working_directory()
+    if find_spec(path.partition(".")[0]) is None:
+        imported(path, key)
 
 
 def imported(path: str, key: str) -> Any:
@@ -23,9 +35,7 @@ def imported(path: str, key: str) -> Any:
         UserError: the module cannot be imported, or has nothing of that name.
     """
     module_name, _, name = path.rpartition(".")
-    # A console script does not have the working directory on its path, `python -m` does.
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.append(os.getcwd())
+    _see_working_directory()
     try:
         module = import_module(module_name)
         found = getattr(module, name, _NOTHING)
@@ -41,3 +51,9 @@ def imported(path: str, key: str) -> Any:
             f"{key}: `{path}`: {module_name} has no `{name}`" + (f"; it has {', '.join(near)}." if near else ".")
         )
     return found
+
+
+def _see_working_directory() -> None:
+    # A console script does not have the working directory on its path, `python -m` does.
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.append(os.getcwd())

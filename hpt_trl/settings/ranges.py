@@ -1,6 +1,5 @@
-"""Ranges that the values of keys must keep to."""
+"""Ranges that the values of keys must keep to, as plain data: they can be written to a file and read again."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,39 +8,71 @@ from hpt_trl.settings.values import did_you_mean
 
 @dataclass(frozen=True)
 class Rule:
-    """What the values of some keys must satisfy; a value of None (the default) is never asked."""
+    """What the values of some keys must satisfy; a value of None (the default) is never asked.
+
+    Attributes:
+        keys: the keys.
+        allowed: what is allowed, in words.
+        least: least number that is allowed.
+        above: a number that is not allowed itself, all above it are.
+        most: greatest number that is allowed.
+        below: a number that is not allowed itself, all below it are.
+        whole: from 1 on only whole numbers are allowed.
+        also: values that are allowed beside those in range.
+        names: the only texts that are allowed; of a list one or more of them.
+    """
 
     keys: tuple[str, ...]
-    holds: Callable[[Any], bool]
     allowed: str
+    least: float | None = None
+    above: float | None = None
+    most: float | None = None
+    below: float | None = None
+    whole: bool = False
+    also: tuple[Any, ...] = ()
     names: tuple[str, ...] = ()
+
+    def holds(self, value: Any) -> bool:
+        """Whether a value is in range."""
+        if value in self.also:
+            return True
+        if self.names:
+            return bool(value) and set(value) <= set(self.names) if isinstance(value, list) else value in self.names
+        # A field may take a number or a text; only `also` has texts in range.
+        return not isinstance(value, str) and (
+            (self.least is None or value >= self.least)
+            and (self.above is None or value > self.above)
+            and (self.most is None or value <= self.most)
+            and (self.below is None or value < self.below)
+            and (not self.whole or value < 1 or value == int(value))
+        )
 
 
 def at_least(least: float, *keys: str) -> Rule:
-    return Rule(keys, lambda value: value >= least, f"{least} or more")
+    return Rule(keys, f"{least} or more", least=least)
 
 
 def above(bound: float, *keys: str) -> Rule:
-    return Rule(keys, lambda value: value > bound, f"above {bound}")
+    return Rule(keys, f"above {bound}", above=bound)
 
 
 def share(*keys: str, zero: bool = True, one: bool = True) -> Rule:
-    def holds(value: float) -> bool:
-        return (value >= 0 if zero else value > 0) and (value <= 1 if one else value < 1)
-
-    return Rule(keys, holds, f"{'from' if zero else 'above'} 0 {'to' if one else 'to below'} 1")
-
-
-def count_or_share(*keys: str) -> Rule:
     return Rule(
         keys,
-        lambda value: 0 < value < 1 or (value >= 1 and value == int(value)),
-        "a whole number of 1 or more, or a share between 0 and 1",
+        f"{'from' if zero else 'above'} 0 {'to' if one else 'to below'} 1",
+        least=0 if zero else None,
+        above=None if zero else 0,
+        most=1 if one else None,
+        below=None if one else 1,
     )
 
 
+def count_or_share(*keys: str) -> Rule:
+    return Rule(keys, "a whole number of 1 or more, or a share between 0 and 1", above=0, whole=True)
+
+
 def one_of(key: str, *names: str) -> Rule:
-    return Rule((key,), lambda value: value in names, ", ".join(names), names)
+    return Rule((key,), ", ".join(names), names=names)
 
 
 def problem(rule: Rule, value: Any) -> str | None:

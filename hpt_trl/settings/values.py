@@ -37,11 +37,13 @@ def members(hint: Any) -> tuple[Any, ...]:
     return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
 
 
-def _is_enum(kind: Any) -> bool:
+def is_enum(kind: Any) -> bool:
+    """Whether a type is an enumeration."""
     return isinstance(kind, type) and issubclass(kind, enum.Enum)
 
 
-def _is_kind(kind: Any, container: type) -> bool:
+def is_kind(kind: Any, container: type) -> bool:
+    """Whether a type is a container, with or without the type of its items."""
     return kind is container or get_origin(kind) is container
 
 
@@ -52,7 +54,7 @@ def describe(hint: Any, choices: tuple[str, ...] = ()) -> str:
     else:
         words = []
         for kind in members(hint):
-            if _is_enum(kind):
+            if is_enum(kind):
                 return f"one of {', '.join(member.value for member in kind)}"
             if kind is bool:
                 words.append("true or false")
@@ -62,10 +64,10 @@ def describe(hint: Any, choices: tuple[str, ...] = ()) -> str:
                 words.append("a number")
             elif kind is str:
                 words.append("text")
-            elif _is_kind(kind, list):
+            elif is_kind(kind, list):
                 item = describe(get_args(kind)[0]) if get_args(kind) else "values"
                 words.append(f"a list ({item})")
-            elif _is_kind(kind, dict):
+            elif is_kind(kind, dict):
                 words.append("a mapping")
     if not words:
         return "nothing: this key cannot be set in a recipe"
@@ -108,10 +110,10 @@ def convert(hint: Any, value: Any, text: str, choices: tuple[str, ...] = ()) -> 
             return None
         raise NotAllowed(f"{describe(hint, choices)} (leave the key out for its default)")
     if isinstance(value, dict):
-        if any(_is_kind(kind, dict) for kind in kinds):
+        if any(is_kind(kind, dict) for kind in kinds):
             return value
         raise NotAllowed(describe(hint, choices))
-    lists = [kind for kind in kinds if _is_kind(kind, list)]
+    lists = [kind for kind in kinds if is_kind(kind, list)]
     if isinstance(value, list):
         if not lists:
             raise NotAllowed(describe(hint, choices))
@@ -135,7 +137,7 @@ def convert(hint: Any, value: Any, text: str, choices: tuple[str, ...] = ()) -> 
     for kind in kinds:
         if get_origin(kind) is Literal and value in get_args(kind):
             return value
-        if _is_enum(kind):
+        if is_enum(kind):
             names = [member.value for member in kind]
             if text in names:
                 return text
@@ -161,8 +163,8 @@ def read_words(hint: Any, words: list[str]) -> tuple[Any, str]:
         NotAllowed: no word, or more than one where the field takes one.
     """
     kinds = members(hint)
-    takes_list = any(_is_kind(kind, list) for kind in kinds)
-    takes_mapping = any(_is_kind(kind, dict) for kind in kinds)
+    takes_list = any(is_kind(kind, list) for kind in kinds)
+    takes_mapping = any(is_kind(kind, dict) for kind in kinds)
     if not words:
         if bool in kinds:
             return True, "true"
@@ -178,6 +180,6 @@ def read_words(hint: Any, words: list[str]) -> tuple[Any, str]:
         return parse_yaml_text(text), text
     if text in ("null", "~"):
         return None, text
-    if str in kinds or any(_is_enum(kind) for kind in kinds):
+    if str in kinds or any(is_enum(kind) for kind in kinds):
         return text, text
     return parse_yaml_text(text), text

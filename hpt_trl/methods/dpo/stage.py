@@ -16,7 +16,7 @@ from hpt_trl.errors import UserError
 from hpt_trl.methods.dpo.trainer import MeasuredDPOTrainer
 from hpt_trl.models.moving_reference import refuse_lost_reference
 from hpt_trl.recipes.recipe import Recipe, Stage, StageInputs
-from hpt_trl.settings.ranges import Rule, at_least, one_of, share
+from hpt_trl.settings.ranges import at_least, one_of, share
 
 # What DPOTrainer reads of a row.
 COLUMNS = ("prompt", "chosen", "rejected", "tools", "chat_template_kwargs", "image", "images")
@@ -77,7 +77,7 @@ STAGE = Stage(
         at_least(1, "precompute_ref_batch_size", "ref_model_sync_steps"),
         share("ref_model_mixup_alpha"),
         one_of("truncation_mode", "keep_start", "keep_end"),
-        Rule(("loss_type",), lambda names: bool(names) and set(names) <= set(LOSSES), ", ".join(LOSSES), LOSSES),
+        one_of("loss_type", *LOSSES),
     ),
     layout=lambda arguments: "comparisons",
     rewards="optional",

@@ -6,7 +6,7 @@ import torch
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from hpt_trl.data.sources import as_dict
+from hpt_trl.data.names import as_dict
 from hpt_trl.errors import UserError
 from hpt_trl.methods.pretrain.config import PretrainArguments
 from hpt_trl.models.loading import load_config

@@ -72,7 +72,7 @@ STAGE = Stage(
     finish=finish,
     rules=(
         *SAMPLING_RULES,
-        Rule(("checkpoint_fraction",), lambda value: 0 < value < 1, "above 0 to below 1, or null"),
+        Rule(("checkpoint_fraction",), "above 0 to below 1, or null", above=0, below=1),
         one_of("loss_type", "nll", "dft"),
         one_of("truncation_mode", "keep_start", "keep_end"),
     ),

@@ -1,0 +1,13 @@
+"""Names of the files that a run leaves in its output folder, for whoever looks there without loading a library."""
+
+RECIPE_FILE = "recipe.yaml"
+METRICS_FILE = "metrics.jsonl"
+WARNINGS_FILE = "warnings.jsonl"
+RESULTS_FILE = "results.json"
+CURVES_FILE = "curves.png"
+# The page of `hpt-trl report`.
+REPORT_FILE = "report.html"
+# The evaluation before the training, until the results have it.
+BEFORE_FILE = "before.json"
+# Completions of the evaluations that a training names, before and after it.
+EVALUATIONS = "evaluations"
