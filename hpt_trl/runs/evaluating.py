@@ -39,6 +39,7 @@ from hpt_trl.runs.output_folder import open_output_folder, write_recipe
 from hpt_trl.runs.prepared import Prepared
 from hpt_trl.runs.record import hardware, short_name, versions
 from hpt_trl.runs.reporting import RESULTS_FILE, duration, write_results
+from hpt_trl.runs.trackers.tracking import Tracking
 
 # Completions that stand in results.json, for reading.
 _KEPT = 8
@@ -245,6 +246,9 @@ def _write(
     }
     write_recipe(recipe)
     write_results(folder, results)
+    tracking = Tracking(recipe, prepared)
+    with tracking.running():
+        tracking.measured(results, lines)
     print()
     for line in measure_lines(result):
         print(line)

@@ -58,6 +58,7 @@ from hpt_trl.runs.reporting import (
     write_results,
 )
 from hpt_trl.runs.totals import RunTotals
+from hpt_trl.runs.trackers.tracking import Tracking
 from hpt_trl.runs.working import run_work
 
 # In before.json alone: what was measured of each held-out row.
@@ -96,15 +97,18 @@ def run(name: str, overrides: list[str]) -> None:
                 print(f"Columns that nothing reads: {describe_unused(prepared.unused)}", flush=True)
         state.wait_for_everyone()
         with full_disk_explained(prepared.recipe.config.output_dir), rows_placed(prepared.splits):
-            _train(prepared, started, command)
+            tracking = Tracking(prepared.recipe, prepared)
+            with tracking.running():
+                _train(prepared, started, command, tracking)
 
 
-def _train(prepared: Prepared, started: float, command: list[str]) -> None:
+def _train(prepared: Prepared, started: float, command: list[str], tracking: Tracking) -> None:
     totals, health = RunTotals(started), Health()
     evaluations = _Evaluations(prepared, totals)
     # The totals come before all that logs and evaluates, the health before the evaluation that costs minutes.
-    trainer = _build_trainer(prepared, [_AtTrainBegin(evaluations.before_training)], [totals, health])
+    trainer = _build_trainer(prepared, [_AtTrainBegin(evaluations.before_training)], [totals, health, *tracking.callbacks])
     health.watch(trainer)
+    tracking.watch(trainer)
     evaluations.trainer = trainer
     totals.training_begins(trainer)
     try:
@@ -125,7 +129,7 @@ def _train(prepared: Prepared, started: float, command: list[str]) -> None:
     found = prepared.recipe.stage.finish(trainer)
     why = health.why_untrained()
     if trainer.is_world_process_zero():
-        _finish(prepared, trainer, evaluations, after, totals, why, command, found)
+        tracking.trained(_finish(prepared, trainer, evaluations, after, totals, why, command, found))
     # As Trainer.end does, which transformers 5.17 lacks.
     trainer.accelerator.end_training()
     refuse_untrained(why, trainer)
@@ -330,11 +334,14 @@ def _finish(
     why_untrained: str | None,
     command: list[str],
     found: dict[str, Any] | None,
-) -> None:
+) -> dict[str, Any]:
     """Writes results.json and the curves, and prints what came out.
 
     Args:
         found: results of the stage's own.
+
+    Returns:
+        What results.json says.
     """
     recipe, before, spent = prepared.recipe, evaluations.before, totals.now()
     folder = Path(recipe.config.output_dir)
@@ -376,6 +383,7 @@ def _finish(
         f"{duration(wall['evaluation'])})\n"
         f"Model:   {folder}\nResults: {folder / 'results.json'}\nCurves:  {curves}"
     )
+    return results
 
 
 def _tokens(evaluation: dict[str, Any] | None) -> int:

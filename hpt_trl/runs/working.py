@@ -12,6 +12,8 @@ from hpt_trl.runs.checkpoints import full_disk_explained
 from hpt_trl.runs.output_folder import check_output_folder, write_recipe
 from hpt_trl.runs.record import hardware, short_name, versions
 from hpt_trl.runs.reporting import RESULTS_FILE, duration, write_results
+from hpt_trl.runs.trackers.choosing import settle_trackers
+from hpt_trl.runs.trackers.tracking import Tracking
 
 
 def check_work(recipe: Recipe) -> None:
@@ -21,6 +23,7 @@ def check_work(recipe: Recipe) -> None:
         UserError: the first mistake found, in the recipe or the output folder.
     """
     recipe.stage.check(recipe)
+    settle_trackers(recipe)
     check_output_folder(recipe)
 
 
@@ -55,6 +58,9 @@ def run_work(recipe: Recipe, started: float, command: list[str]) -> None:
                 "command": shlex.join(command),
             }
             write_results(folder, results)
+            tracking = Tracking(recipe)
+            with tracking.running():
+                tracking.measured(results, [])
         for line in measure_lines(measures):
             print(line)
         print(f"Done in {duration(seconds)}\nResults: {folder / RESULTS_FILE}")
