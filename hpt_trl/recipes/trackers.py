@@ -42,7 +42,9 @@ def named_trackers(value: Any) -> list[str]:
             meant = did_you_mean(name, [*TRACKERS, *OTHERS, NONE, ALL])
             raise NotATracker(f"there is no tracker `{name}`; {_allowed()}{meant}")
     if NONE in names and len(set(names)) > 1:
-        raise NotATracker(f"`none` stands beside {', '.join(name for name in names if name != NONE)}; drop one of them.")
+        raise NotATracker(
+            f"`none` stands beside {', '.join(name for name in names if name != NONE)}; drop one of them."
+        )
     every = [name for name, package in TRACKERS.items() if installed(package)] if ALL in names else []
     return list(dict.fromkeys([*every, *(name for name in names if name not in (ALL, NONE))]))
 

@@ -200,7 +200,7 @@ class RolloutTrainer(KeepsReference, GRPOTrainer):
             `mode` (what it is used as: `RL`, or what a trainer says of its own), `prompt`, `completion`, the value of
             each reward, what rewards log beside it, and `advantage`, of each.
         """
-        logged = self._logs
+        logged: dict[str, Any] = self._logs
         columns = {**logged["rewards"], **logged["extra"], "advantage": logged["advantages"]}
         return [
             {"mode": "RL", "prompt": prompt, "completion": completion}

@@ -21,6 +21,7 @@ from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.runs.checkpoints import RECIPE_FILE, complete_checkpoints, is_complete
 from hpt_trl.runs.reporting import CURVES_FILE, METRICS_FILE, RESULTS_FILE
 from hpt_trl.runs.trackers.run import TRACKERS_FILE
+from hpt_trl.runs.warnings_file import WARNINGS_FILE
 from hpt_trl.token_scores.weights_page import PAGE_FILE as WEIGHTS_PAGE
 from hpt_trl.token_scores.weights_page import SAMPLES_FILE as WEIGHTS_FILE
 
@@ -37,7 +38,7 @@ _RUN_FILES = (
     *("*.safetensors", "model.safetensors.index.json", "config.json", "generation_config.json", "training_args.bin"),
     *("adapter_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "*.jinja"),
     *("vocab.json", "merges.txt", "added_tokens.json", "tokenizer.model", "*processor_config.json", "README.md"),
-    *("checkpoint-*", "checkpoints", "completions", "runs", "value_head", HEADS_FOLDER, TRACKERS_FILE),
+    *("checkpoint-*", "checkpoints", "completions", "runs", "value_head", HEADS_FOLDER, TRACKERS_FILE, WARNINGS_FILE),
 )
 # Keys that say how a run is started, not what it does.
 _STARTING_KEYS = ("overwrite", "resume_from_checkpoint", "output_dir")

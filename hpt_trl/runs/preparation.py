@@ -45,6 +45,7 @@ from hpt_trl.runs.prepared import Prepared
 from hpt_trl.runs.probe import Probe, check_thresholds, success_of
 from hpt_trl.runs.steps import check_steps
 from hpt_trl.runs.trackers.choosing import settle_trackers
+from hpt_trl.runs.warned import check_warnings
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ def prepare_recipe(recipe: Recipe, trained: "Trained | None" = None) -> Prepared
     stage.check(recipe)
     if trained is None:
         settle_trackers(recipe)
+        check_warnings(recipe)
     checkpoint = None if trained else check_output_folder(recipe)
     functions = _functions(recipe)
     settings: dict[str, Any] = {
@@ -191,6 +193,7 @@ def check_without_model(recipe: Recipe) -> None:
     """
     recipe.stage.check(recipe)
     settle_trackers(recipe)
+    check_warnings(recipe)
     check_output_folder(recipe)
     functions = _functions(recipe)
     models = [Path(name).name for name in recipe.arguments.reward_model_name_or_path or []]

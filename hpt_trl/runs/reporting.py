@@ -21,6 +21,7 @@ from hpt_trl.methods.reward.shift import report_shift
 from hpt_trl.methods.rho1.page import draw_selections
 from hpt_trl.runs.curves import draw, logged_series
 from hpt_trl.runs.trajectory_pages import draw_trajectories
+from hpt_trl.runs.warnings_file import read_warnings
 from hpt_trl.token_scores.weights_page import draw_weights
 
 METRICS_FILE = "metrics.jsonl"
@@ -200,6 +201,7 @@ def summary(output_dir: str | Path) -> str:
         if not results.get("trained", True):
             text.append(f"Nothing was trained: {results['why_untrained']}.")
         text += evaluation_lines(results["before"], results["after"])
+    text += [f"Warning (step {line['step']}, {line['kind']}): {line['message']}" for line in read_warnings(folder)]
     for key, points in logged_series(lines).items():
         (first_step, first), (last_step, last) = points[0], points[-1]
         text.append(f"  {key:<26} {first:>9.4g} (step {first_step})  -> {last:>9.4g} (step {last_step})")

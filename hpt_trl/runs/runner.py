@@ -59,6 +59,8 @@ from hpt_trl.runs.reporting import (
 )
 from hpt_trl.runs.totals import RunTotals
 from hpt_trl.runs.trackers.tracking import Tracking
+from hpt_trl.runs.warned import Warnings
+from hpt_trl.runs.warnings_file import WARNINGS_FILE
 from hpt_trl.runs.working import run_work
 
 # In before.json alone: what was measured of each held-out row.
@@ -104,11 +106,16 @@ def run(name: str, overrides: list[str]) -> None:
 
 def _train(prepared: Prepared, started: float, command: list[str], tracking: Tracking) -> None:
     totals, health = RunTotals(started), Health()
+    warnings = Warnings(prepared.recipe, tracking.warn)
     evaluations = _Evaluations(prepared, totals)
-    # The totals come before all that logs and evaluates, the health before the evaluation that costs minutes.
-    trainer = _build_trainer(prepared, [_AtTrainBegin(evaluations.before_training)], [totals, health, *tracking.callbacks])
+    # Who ends a training comes before those who note what a checkpoint has. The totals come before all that logs and
+    # evaluates, the health before the evaluation that costs minutes.
+    trainer = _build_trainer(
+        prepared, [_AtTrainBegin(evaluations.before_training)], [warnings, totals, health, *tracking.callbacks]
+    )
     health.watch(trainer)
     tracking.watch(trainer)
+    warnings.watch(trainer)
     evaluations.trainer = trainer
     totals.training_begins(trainer)
     try:
@@ -119,6 +126,7 @@ def _train(prepared: Prepared, started: float, command: list[str], tracking: Tra
             raise
         raise explained from error
     totals.training_ends()
+    warnings.refuse_ended()
     health.check_weights()
     # Saved before it is evaluated: whatever fails there, the model stays.
     trainer.save_model(prepared.recipe.config.output_dir)
@@ -129,10 +137,11 @@ def _train(prepared: Prepared, started: float, command: list[str], tracking: Tra
     found = prepared.recipe.stage.finish(trainer)
     why = health.why_untrained()
     if trainer.is_world_process_zero():
-        tracking.trained(_finish(prepared, trainer, evaluations, after, totals, why, command, found))
+        tracking.trained(_finish(prepared, trainer, evaluations, after, totals, why, command, found, warnings.kept))
     # As Trainer.end does, which transformers 5.17 lacks.
     trainer.accelerator.end_training()
     refuse_untrained(why, trainer)
+    warnings.refuse_seen()
 
 
 class _AtTrainBegin(TrainerCallback):
@@ -334,11 +343,13 @@ def _finish(
     why_untrained: str | None,
     command: list[str],
     found: dict[str, Any] | None,
+    warnings: list[dict[str, Any]],
 ) -> dict[str, Any]:
     """Writes results.json and the curves, and prints what came out.
 
     Args:
         found: results of the stage's own.
+        warnings: what the run was warned of.
 
     Returns:
         What results.json says.
@@ -358,6 +369,7 @@ def _finish(
         "trained": why_untrained is None,
         **({} if why_untrained is None else {"why_untrained": why_untrained}),
         "train_loss": totals.train_loss(),
+        "warnings": warnings,
         "wall_time_s": wall,
         "tokens": {
             "training": spent.tokens,
@@ -378,6 +390,8 @@ def _finish(
         print(side_by_side(before, after) + "\n")
     for line in [*evaluation_lines(before, after), *report_stage(folder)]:
         print(line)
+    for warning in warnings:
+        print(f"Warned at step {warning['step']} of {warning['kind']}: see {folder / WARNINGS_FILE}")
     print(
         f"{results['steps']} steps in {duration(wall['total'])} (training {duration(wall['train'])}, evaluation "
         f"{duration(wall['evaluation'])})\n"

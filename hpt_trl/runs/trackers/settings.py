@@ -66,8 +66,7 @@ def settings_of(recipe: Recipe, prepared: Prepared | None = None) -> dict[str, A
     if prepared is not None:
         groups["data"] = _data(prepared)
         groups["rewards"] = {
-            reward.__name__: weight
-            for reward, weight in zip(prepared.rewards, prepared.reward_weights, strict=True)
+            reward.__name__: weight for reward, weight in zip(prepared.rewards, prepared.reward_weights, strict=True)
         }
         if recipe.stage.trains:
             groups["batch"] = _batch(recipe)

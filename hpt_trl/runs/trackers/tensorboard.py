@@ -49,10 +49,12 @@ class TensorBoardTracker(TensorBoardCallback):
         for name, value in figures.items():
             side, _, figure = name.partition("/")
             place = {"before": 0, "after": step}.get(side)
-            if place is not None:
+            if place is not None and not _of_uncertainty(figure):
                 # Two points of one curve.
-                self.tb_writer.add_scalar(f"held_out/{figure}", value, place)
-        plain = {name: value for name, value in self.run.settings.items() if isinstance(value, bool | int | float | str)}
+                self.tb_writer.add_scalar(f"held_out/{figure.removeprefix('held_out/')}", value, place)
+        plain = {
+            name: value for name, value in self.run.settings.items() if isinstance(value, bool | int | float | str)
+        }
         # Into the run's own folder: by default the values of a run become another run.
         self.tb_writer.add_hparams(plain, figures, run_name=".", global_step=step)
 
@@ -63,3 +65,8 @@ class TensorBoardTracker(TensorBoardCallback):
         if self.tb_writer is not None:
             self.tb_writer.close()
             self.tb_writer = None
+
+
+def _of_uncertainty(figure: str) -> bool:
+    """Whether a figure says how exactly others are known: it stands with the other values of the run alone."""
+    return "error" in figure or "interval" in figure or figure.endswith("_rows")

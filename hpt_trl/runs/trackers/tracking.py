@@ -1,11 +1,12 @@
 """What a run tells its trackers: its settings, samples of its rollouts, its held-out figures and its warnings."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from transformers import Trainer, TrainerCallback
+from transformers.integrations import TensorBoardCallback, TrackioCallback, WandbCallback
 
 from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.rollouts.trainer import RolloutTrainer
@@ -26,7 +27,12 @@ from hpt_trl.runs.trackers.tensorboard import TensorBoardTracker
 from hpt_trl.runs.trackers.trackio import TrackioTracker
 from hpt_trl.runs.trackers.wandb import WandbTracker
 
-_KINDS: dict[str, type] = {"wandb": WandbTracker, "trackio": TrackioTracker, "tensorboard": TensorBoardTracker}
+# Name -> ours, and the callback of transformers that it is made of.
+_KINDS: dict[str, tuple[Callable[[TrackedRun], Tracker], type[TrainerCallback]]] = {
+    "wandb": (WandbTracker, WandbCallback),
+    "trackio": (TrackioTracker, TrackioCallback),
+    "tensorboard": (TensorBoardTracker, TensorBoardCallback),
+}
 # Where TRL's own `log_completions` leaves its table.
 _HAVE_COMPLETIONS = ("wandb", "trackio")
 
@@ -54,7 +60,7 @@ class Tracking(TrainerCallback):
             step=step,
             space=recipe.setting("trackio_space_id"),
         )
-        self.trackers: dict[str, Any] = {name: _KINDS[name](run) for name in names}
+        self.trackers: dict[str, Tracker] = {name: _KINDS[name][0](run) for name in names}
         self.prepared = prepared
         self.trainer: Any = None
         self._last_samples: int | None = None
@@ -63,14 +69,14 @@ class Tracking(TrainerCallback):
     @property
     def callbacks(self) -> list[TrainerCallback]:
         """What a training is to call: the trackers, then this."""
-        return [*self.trackers.values(), self] if self.trackers else []
+        return [*cast(list[TrainerCallback], list(self.trackers.values())), self] if self.trackers else []
 
     def watch(self, trainer: Trainer) -> None:
         """Stands for the callbacks of transformers that the trainer made itself by `report_to`."""
         self.trainer = trainer
         for name in self.trackers:
             # The first of a kind is the trainer's own.
-            trainer.remove_callback(_KINDS[name].__base__)
+            trainer.remove_callback(_KINDS[name][1])
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -126,5 +132,3 @@ class Tracking(TrainerCallback):
     def _summarise(self, results: Mapping[str, Any], step: int) -> None:
         for tracker in self.trackers.values():
             tracker.summarise(figures_of(results), step)
-
-
