@@ -36,7 +36,7 @@ def named_trackers(value: Any) -> list[str]:
     """
     names = [value] if isinstance(value, str) else [] if value is None else value
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise NotATracker(f"{value} is not a name; {_allowed()}")
+        raise NotATracker(f"not a name; {_allowed()}")
     for name in names:
         if name not in (*TRACKERS, *OTHERS, NONE, ALL):
             meant = did_you_mean(name, [*TRACKERS, *OTHERS, NONE, ALL])

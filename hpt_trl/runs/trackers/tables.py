@@ -20,6 +20,8 @@ ROWS, COMPLETIONS = 8, 64
 LONGEST = 2000
 
 _TRAINED_COLUMNS = ("prompt", "completion", "chosen", "rejected", "text", "messages", "answer", "solution")
+# Unicode's pictures of the control characters.
+_PICTURES = {code: 0x2400 + code for code in range(32)} | {0x7F: 0x2421}
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,10 @@ def _shown(cell: Any) -> str:
     if cell is None:
         return ""
     text = f"{cell:.4g}" if isinstance(cell, float) else str(cell)
-    # A line of its own would end the table, which Markdown takes for one block.
-    return html.escape(text).replace("\r\n", "\n").replace("\n", "<br>")
+    # A line of its own would end the table, which Markdown takes for one block; and it has marks of its own among the
+    # control characters, which a model may well draw.
+    lines = text.replace("\r\n", "\n").split("\n")
+    return "<br>".join(html.escape(line.translate(_PICTURES)) for line in lines)
 
 
 def cell(value: Any) -> Any:
