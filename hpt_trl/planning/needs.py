@@ -22,6 +22,7 @@ from hpt_trl.recipes.bundled import bundled_recipes, hardware_of, recipe_name
 from hpt_trl.recipes.device import BITSANDBYTES_OPTIMIZERS
 from hpt_trl.recipes.packages import installed
 from hpt_trl.recipes.stages import STAGE_MODULES
+from hpt_trl.recipes.trackers import TRACKERS, NotATracker, named_trackers, not_logged_in
 from hpt_trl.retrieval.rankers import LEXICAL
 from hpt_trl.rewards.code.rewards import CodeReward
 from hpt_trl.rewards.functions import REWARDS
@@ -31,9 +32,6 @@ from hpt_trl.settings.values import did_you_mean
 
 # Seconds that the Hub, or a vLLM server, has to answer.
 TIMEOUT = 3.0
-
-# Values of `report_to` -> the packages of which one is needed.
-TRACKERS = {"wandb": ("wandb",), "trackio": ("trackio",), "tensorboard": ("tensorboard", "tensorboardX")}
 
 MODEL_KEYS = (
     *("model_name_or_path", "reward_model_name_or_path", "reference_model_name_or_path"),
@@ -299,14 +297,21 @@ def _packages(values: dict[str, Any]) -> list[Need]:
     if str(values.get("attn_implementation")).startswith("flash_attention"):
         needs.append(_package(f"attn_implementation {values['attn_implementation']}", "flash-attn"))
     needs += _index(values)
-    trackers = values.get("report_to") or []
-    for tracker in trackers if isinstance(trackers, list) else [trackers]:
-        if not isinstance(tracker, str):
-            needs.append(
-                Need(f"report_to {tracker}", False, "not a name", f"write one of: {', '.join(TRACKERS)}, none")
-            )
-        elif tracker in TRACKERS:
-            needs.append(_package(f"report_to {tracker}", *TRACKERS[tracker]))
+    return [*needs, *_trackers(values)]
+
+
+def _trackers(values: dict[str, Any]) -> list[Need]:
+    """The packages of the trackers that a recipe reports to, and their logins."""
+    try:
+        names = [name for name in named_trackers(values.get("report_to")) if name in TRACKERS]
+    except NotATracker as error:
+        said, _, remedy = str(error).partition("; ")
+        return [Need(f"report_to {values['report_to']}", False, said, remedy)]
+    needs = []
+    for name in names:
+        need = _package(f"report_to {name}", TRACKERS[name])
+        why = not_logged_in(name, space=values.get("trackio_space_id")) if need.met else None
+        needs.append(need if why is None else Need(need.what, False, why))
     return needs
 
 

@@ -69,6 +69,13 @@ class RecipeArguments(RewardArguments, DataArguments):
             "mtp`), `drop` leaves them out.",
         },
     )
+    stop_on_warnings: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Kinds of warnings (docs/trackers.md) at which a training ends with a checkpoint, or `[all]`; by "
+            "default it is only warned."
+        },
+    )
     overwrite: bool = field(
         default=False,
         metadata={

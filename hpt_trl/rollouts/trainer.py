@@ -189,3 +189,22 @@ class RolloutTrainer(KeepsReference, GRPOTrainer):
         rewards = (rewards_per_func * self.reward_weights.to(rewards_per_func.device)).nansum(dim=1)
         rewards[rewards_per_func.isnan().all(dim=1)] = torch.nan
         return rewards
+
+    def samples(self, count: int) -> list[dict[str, Any]]:
+        """The first rollouts of the last generation batch over all processes, for reading.
+
+        Args:
+            count: How many at most.
+
+        Returns:
+            `mode` (what it is used as: `RL`, or what a trainer says of its own), `prompt`, `completion`, the value of
+            each reward, what rewards log beside it, and `advantage`, of each.
+        """
+        logged: dict[str, Any] = self._logs
+        columns = {**logged["rewards"], **logged["extra"], "advantage": logged["advantages"]}
+        return [
+            {"mode": "RL", "prompt": prompt, "completion": completion}
+            | {name: values[row] for name, values in columns.items() if row < len(values)}
+            for row, (prompt, completion) in enumerate(zip(logged["prompt"], logged["completion"], strict=True))
+            if row < count
+        ]

@@ -40,6 +40,7 @@ from hpt_trl.runs.output_folder import open_output_folder, write_recipe
 from hpt_trl.runs.prepared import Prepared
 from hpt_trl.runs.reading import duration, write_results
 from hpt_trl.runs.record import hardware, short_name, versions
+from hpt_trl.runs.trackers.tracking import Tracking
 from hpt_trl.terminal import flow
 
 # Completions that stand in results.json, for reading.
@@ -256,6 +257,9 @@ def _write(
     }
     write_recipe(recipe)
     write_results(folder, results)
+    tracking = Tracking(recipe, prepared)
+    with tracking.running():
+        tracking.measured(results, lines)
     print()
     said = [*measure_lines(result), f"Measured in {duration(seconds)}", f"Results: {folder / RESULTS_FILE}"]
     print(flow([*said, *([f"Samples: {folder / SCORED_FILE}"] if lines else [])]))

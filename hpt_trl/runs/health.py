@@ -1,6 +1,5 @@
-"""Whether a training trains: gradients that are numbers, rewards that differ, and weights that move."""
+"""Whether a training trains: gradients that are numbers, and weights that move. `signs` has what is only warned of."""
 
-import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,8 @@ from transformers import Trainer, TrainerCallback
 
 from hpt_trl.errors import UserError
 from hpt_trl.runs.checkpoints import complete_checkpoints
+from hpt_trl.runs.signs import has_no_contrast
 
-logger = logging.getLogger(__name__)
-
-# Logs in a row without contrast after which it is said.
-PATIENCE = 10
 # In float16 a gradient that overflows lowers the loss scale; from the highest scale it takes so many steps to 1.
 _OVERFLOWS = 40
 _STATE = "hpt_trl.health"
@@ -26,7 +22,7 @@ _NO_PROBABILITIES = "probability tensor contains either"
 
 
 class Health(TrainerCallback):
-    """Watches a training: ends it where gradients are NaN, warns where rewards have no contrast, judges its end."""
+    """Watches a training: ends it where gradients are NaN, and judges its end."""
 
     def __init__(self) -> None:
         self.trainer: Any = None
@@ -35,7 +31,7 @@ class Health(TrainerCallback):
         self.changed_before = False
         self._start: list[int] = []
         self._overflows = 0
-        self._logs = self._flat_logs = self._flat_in_a_row = 0
+        self._logs = self._flat_logs = 0
 
     def watch(self, trainer: Any) -> None:
         """Look at every step's gradient norm, which the trainer computes for its log.
@@ -101,23 +97,8 @@ class Health(TrainerCallback):
         self.on_step_end(args, state, control)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        if "frac_reward_zero_std" not in logs or "ppo/score" in logs:
-            return
-        # A group without contrast has no advantage, but its demonstration or, by SRFT, its rollouts may be trained on.
-        taught = any(logs.get(f"hpt/{name}_loss") for name in ("sft", "off", "rl"))
-        flat = logs["frac_reward_zero_std"] >= 1 and not taught
-        self._logs, self._flat_logs = self._logs + 1, self._flat_logs + flat
-        self._flat_in_a_row = self._flat_in_a_row + 1 if flat else 0
-        if self._flat_in_a_row == PATIENCE and state.is_world_process_zero:
-            logger.warning(
-                "step %d: in each of the last %d logs all completions of every prompt had the same reward "
-                "(frac_reward_zero_std 1, reward %.3g): without contrast there is no advantage, and nothing is learnt. "
-                "Take easier or harder prompts, more `num_generations`, a higher `temperature`, or a reward that tells "
-                "completions apart.",
-                state.global_step,
-                PATIENCE,
-                logs.get("reward", math.nan),
-            )
+        if "frac_reward_zero_std" in logs and "ppo/score" not in logs:
+            self._logs, self._flat_logs = self._logs + 1, self._flat_logs + has_no_contrast(logs)
 
     def why_untrained(self) -> str | None:
         """Why the weights are those of the start; None where the run has trained them. All processes ask together."""

@@ -44,6 +44,8 @@ from hpt_trl.runs.output_folder import check_output_folder
 from hpt_trl.runs.prepared import Prepared
 from hpt_trl.runs.probe import Probe, check_thresholds, success_of
 from hpt_trl.runs.steps import check_steps
+from hpt_trl.runs.trackers.choosing import settle_trackers
+from hpt_trl.runs.warned import check_warnings
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +67,9 @@ def prepare_recipe(recipe: Recipe, trained: "Trained | None" = None) -> Prepared
     """
     arguments, config, stage = recipe.arguments, recipe.config, recipe.stage
     stage.check(recipe)
+    if trained is None:
+        settle_trackers(recipe)
+        check_warnings(recipe)
     checkpoint = None if trained else check_output_folder(recipe)
     functions = _functions(recipe)
     settings: dict[str, Any] = {
@@ -187,6 +192,8 @@ def check_without_model(recipe: Recipe) -> None:
         UserError: the first mistake found.
     """
     recipe.stage.check(recipe)
+    settle_trackers(recipe)
+    check_warnings(recipe)
     check_output_folder(recipe)
     functions = _functions(recipe)
     models = [Path(name).name for name in recipe.arguments.reward_model_name_or_path or []]

@@ -17,6 +17,7 @@ from hpt_trl.runs.curves import draw, logged_series
 from hpt_trl.runs.files import CURVES_FILE, METRICS_FILE, RESULTS_FILE
 from hpt_trl.runs.reading import duration, read_metrics, read_results
 from hpt_trl.runs.trajectory_pages import draw_trajectories
+from hpt_trl.runs.warnings_file import read_warnings
 from hpt_trl.terminal import Column, flow, printable, table, wrapped
 from hpt_trl.terminal import side_by_side as beside
 from hpt_trl.terminal import width as terminal_width
@@ -70,6 +71,7 @@ def summary(output_dir: str | Path) -> str:
         if not results.get("trained", True):
             text.append(f"Nothing was trained: {results['why_untrained']}.")
         text += evaluation_lines(results["before"], results["after"])
+    text += [f"Warning (step {line['step']}, {line['kind']}): {line['message']}" for line in read_warnings(folder)]
     text = [flow(text)]
     rows = []
     for key, points in logged_series(lines).items():

@@ -40,7 +40,7 @@ from hpt_trl.runs.acting import rows_placed
 from hpt_trl.runs.checkpoints import PROCESSES_FILE, full_disk_explained
 from hpt_trl.runs.evaluating import answered_conditions, run_evaluation, task_of, write_scored
 from hpt_trl.runs.evaluation import evaluate
-from hpt_trl.runs.files import BEFORE_FILE, EVALUATIONS, RESULTS_FILE
+from hpt_trl.runs.files import BEFORE_FILE, EVALUATIONS, RESULTS_FILE, WARNINGS_FILE
 from hpt_trl.runs.health import Health, refuse_untrained
 from hpt_trl.runs.interrupting import SaveOnInterrupt, holding_interrupts, interrupts_explained
 from hpt_trl.runs.model_files import complete_model_files
@@ -59,6 +59,8 @@ from hpt_trl.runs.reporting import (
     side_by_side,
 )
 from hpt_trl.runs.totals import RunTotals
+from hpt_trl.runs.trackers.tracking import Tracking
+from hpt_trl.runs.warned import Warnings
 from hpt_trl.runs.working import run_work
 from hpt_trl.terminal import flow
 
@@ -102,15 +104,23 @@ def run(name: str, overrides: list[str]) -> None:
         state.wait_for_everyone()
         explained = (full_disk_explained(folder), interrupts_explained(folder, command))
         with explained[0], explained[1], rows_placed(prepared.splits):
-            _train(prepared, started, command)
+            tracking = Tracking(prepared.recipe, prepared)
+            with tracking.running():
+                _train(prepared, started, command, tracking)
 
 
-def _train(prepared: Prepared, started: float, command: list[str]) -> None:
+def _train(prepared: Prepared, started: float, command: list[str], tracking: Tracking) -> None:
     totals, health = RunTotals(started), Health()
+    warnings = Warnings(prepared.recipe, tracking.warn)
     evaluations = _Evaluations(prepared, totals)
-    # The totals come before all that logs and evaluates, the health before the evaluation that costs minutes.
-    trainer = _build_trainer(prepared, [_AtTrainBegin(evaluations.before_training)], [totals, health])
+    # Who ends a training comes before those who note what a checkpoint has. The totals come before all that logs and
+    # evaluates, the health before the evaluation that costs minutes.
+    trainer = _build_trainer(
+        prepared, [_AtTrainBegin(evaluations.before_training)], [warnings, totals, health, *tracking.callbacks]
+    )
     health.watch(trainer)
+    tracking.watch(trainer)
+    warnings.watch(trainer)
     evaluations.trainer = trainer
     totals.training_begins(trainer)
     try:
@@ -121,6 +131,7 @@ def _train(prepared: Prepared, started: float, command: list[str]) -> None:
             raise
         raise explained from error
     totals.training_ends()
+    warnings.refuse_ended()
     health.check_weights()
     # Saved before it is evaluated: whatever fails there, the model stays.
     with holding_interrupts():
@@ -132,10 +143,11 @@ def _train(prepared: Prepared, started: float, command: list[str]) -> None:
     found = prepared.recipe.stage.finish(trainer)
     why = health.why_untrained()
     if trainer.is_world_process_zero():
-        _finish(prepared, trainer, evaluations, after, totals, why, command, found)
+        tracking.trained(_finish(prepared, trainer, evaluations, after, totals, why, command, found, warnings.kept))
     # As Trainer.end does, which transformers 5.17 lacks.
     trainer.accelerator.end_training()
     refuse_untrained(why, trainer)
+    warnings.refuse_seen()
 
 
 class _AtTrainBegin(TrainerCallback):
@@ -338,11 +350,16 @@ def _finish(
     why_untrained: str | None,
     command: list[str],
     found: dict[str, Any] | None,
-) -> None:
+    warnings: list[dict[str, Any]],
+) -> dict[str, Any]:
     """Writes results.json and the curves, and prints what came out.
 
     Args:
         found: results of the stage's own.
+        warnings: what the run was warned of.
+
+    Returns:
+        What results.json says.
     """
     recipe, before, spent = prepared.recipe, evaluations.before, totals.now()
     folder = Path(recipe.config.output_dir)
@@ -359,6 +376,7 @@ def _finish(
         "trained": why_untrained is None,
         **({} if why_untrained is None else {"why_untrained": why_untrained}),
         "train_loss": totals.train_loss(),
+        "warnings": warnings,
         "wall_time_s": wall,
         "tokens": {
             "training": spent.tokens,
@@ -380,6 +398,10 @@ def _finish(
     for text in [flow(evaluation_lines(before, after)), *report_stage(folder)]:
         print(text)
     lines = [
+        *[
+            f"Warned at step {warning['step']} of {warning['kind']}: see {folder / WARNINGS_FILE}"
+            for warning in warnings
+        ],
         f"{results['steps']} steps in {duration(wall['total'])} (training {duration(wall['train'])}, evaluation "
         f"{duration(wall['evaluation'])})",
         f"Model:   {folder}",
@@ -387,6 +409,7 @@ def _finish(
         f"Curves:  {curves}",
     ]
     print(flow([*lines, *next_commands(folder, recipe.stage.name)]))
+    return results
 
 
 def _tokens(evaluation: dict[str, Any] | None) -> int:

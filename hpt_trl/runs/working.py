@@ -13,6 +13,8 @@ from hpt_trl.runs.files import RESULTS_FILE
 from hpt_trl.runs.output_folder import check_output_folder, write_recipe
 from hpt_trl.runs.reading import duration, write_results
 from hpt_trl.runs.record import hardware, short_name, versions
+from hpt_trl.runs.trackers.choosing import settle_trackers
+from hpt_trl.runs.trackers.tracking import Tracking
 from hpt_trl.terminal import flow
 
 
@@ -23,6 +25,7 @@ def check_work(recipe: Recipe) -> None:
         UserError: the first mistake found, in the recipe or the output folder.
     """
     recipe.stage.check(recipe)
+    settle_trackers(recipe)
     check_output_folder(recipe)
 
 
@@ -57,5 +60,8 @@ def run_work(recipe: Recipe, started: float, command: list[str]) -> None:
                 "command": shlex.join(command),
             }
             write_results(folder, results)
+            tracking = Tracking(recipe)
+            with tracking.running():
+                tracking.measured(results, [])
         print(flow([*measure_lines(measures), f"Done in {duration(seconds)}", f"Results: {folder / RESULTS_FILE}"]))
     state.wait_for_everyone()

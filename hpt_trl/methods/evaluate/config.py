@@ -11,6 +11,7 @@ from hpt_trl.evaluation.measuring import MEASURES, WIN_RATE
 _KEPT = (
     *("output_dir", "per_device_eval_batch_size", "seed", "bf16", "fp16", "tf32", "use_cpu", "disable_tqdm"),
     *("ddp_timeout", "ddp_backend", "log_level"),
+    *("report_to", "run_name", "project", "trackio_space_id"),
 )
 
 

@@ -31,6 +31,7 @@ _OF_TRAINING = (
     "use_dora",
     "eval_",
     "evaluations",
+    "stop_on_warnings",
     "global_batch_size",
     "shipped_heads",
 )

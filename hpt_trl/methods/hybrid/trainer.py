@@ -42,6 +42,7 @@ from hpt_trl.methods.hybrid.routing import (
     routed_advantages,
     rows_that_must_stay,
 )
+from hpt_trl.methods.hybrid.samples import EVALUATION, note_rollouts, uses_of
 from hpt_trl.methods.hybrid.terms import ROW_NORMALIZED, Scores, demonstration_terms, loggable, signed_rollouts, sum_of
 from hpt_trl.methods.signatures import takes_arguments_of
 from hpt_trl.models.loading import positions_of
@@ -139,6 +140,7 @@ class HybridPostTrainer(ActingTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         if not self.model.training:
+            self._note_rollouts(EVALUATION, inputs)
             return super()._generate_and_score_completions(inputs)
         self._defer_old_logps = self._drops_rows and not self._old_logps_are_known
         try:
@@ -167,6 +169,10 @@ class HybridPostTrainer(ActingTrainer):
             inputs = self._buffered_inputs[self._step % len(self._buffered_inputs)]
         return inputs
 
+    def _note_rollouts(self, modes: list[str] | str, rows: list[dict[str, Any]]) -> None:
+        if self.log_completions or self.args.report_to:
+            note_rollouts(self._logs["extra"], modes, rows, self.args.demonstration_column)
+
     # Routing: from shuffled rollouts to micro-batches.
 
     def _route(self, generation: Scored, buffers: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -186,6 +192,7 @@ class HybridPostTrainer(ActingTrainer):
             self._demonstrations = ActedDemonstrations(examples, args.demonstration_column, self._acting)
         demonstration_rewards = self._demonstration_rewards(sampled, rewards, coefficients)
         plan = make_plan(rewards, success, demonstration_rewards, coefficients, args)
+        self._note_rollouts(uses_of(plan), examples)
 
         # Rows stay in the optimizer step in which the base would train them.
         aligned = len(buffers) % args.gradient_accumulation_steps == 0

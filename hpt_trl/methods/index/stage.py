@@ -20,7 +20,10 @@ from hpt_trl.settings.values import did_you_mean
 from hpt_trl.terminal import flow
 
 # Of the keys of every stage, those that mean something where there is neither model nor rows.
-_KEPT = ("output_dir", "use_cpu", "ddp_timeout", "ddp_backend", "log_level", "stage", "overwrite")
+_KEPT = (
+    *("output_dir", "use_cpu", "ddp_timeout", "ddp_backend", "log_level", "stage", "overwrite"),
+    *("report_to", "run_name", "project", "trackio_space_id"),
+)
 
 
 @dataclass

@@ -269,6 +269,10 @@ class PPOTrainer(RolloutTrainer):
             metrics["ppo/non_score_reward"].append(-self._kl_controller.coefficient * kl)
             self._kl_controller.update(kl, int(completions))
 
+    def samples(self, count: int) -> list[dict[str, Any]]:
+        # The base's advantage is over a group; here each token has its own.
+        return [{name: value for name, value in row.items() if name != "advantage"} for row in super().samples(count)]
+
     def _prepare_inputs(self, generation_batch: Any) -> Any:
         before = self._buffered_inputs
         inputs = super()._prepare_inputs(generation_batch)

@@ -1,0 +1,69 @@
+"""What every tracker needs to know of a run, and where in it a stopped run goes on."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from hpt_trl.files import parsed_json, write_atomically
+from hpt_trl.runs.trackers.tables import Table
+
+# In the output folder: tracker -> what it calls the run, for a run that goes on.
+TRACKERS_FILE = "trackers.json"
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """A run as trackers know it.
+
+    Attributes:
+        name: of the run.
+        project: that it belongs to.
+        named: whether the recipe gives the name itself.
+        placed: whether the recipe gives the project itself.
+        folder: the run's output folder.
+        settings: flat, without secrets.
+        step: optimizer steps that an earlier attempt did; None for a new run.
+        space: `trackio_space_id`.
+    """
+
+    name: str
+    project: str
+    named: bool
+    placed: bool
+    folder: Path
+    settings: dict[str, Any] = field(repr=False)
+    step: int | None = None
+    space: str | None = None
+
+    def earlier(self, tracker: str) -> dict[str, str]:
+        """What a tracker called the run that this one goes on; empty for a new run."""
+        path = self.folder / TRACKERS_FILE
+        if self.step is None or not path.exists():
+            return {}
+        return parsed_json(path.read_text(encoding="utf-8")).get(tracker, {})
+
+    def keep(self, tracker: str, **names: str) -> None:
+        """Notes what a tracker calls the run."""
+        path = self.folder / TRACKERS_FILE
+        kept = parsed_json(path.read_text(encoding="utf-8")) if path.exists() else {}
+        write_atomically(path, json.dumps(kept | {tracker: names}, indent=2) + "\n")
+
+
+class Tracker(Protocol):
+    """A tracker with an open run, in the first process alone."""
+
+    def open(self) -> None:
+        """Begins the run there, or goes on with the one of an earlier attempt; once."""
+
+    def table(self, name: str, table: Table, step: int) -> None:
+        """Leaves a table of samples."""
+
+    def summarise(self, figures: dict[str, float], step: int) -> None:
+        """Leaves the figures of the whole run."""
+
+    def warn(self, kind: str, message: str, step: int) -> None:
+        """Leaves a warning."""
+
+    def close(self, *, failed: bool) -> None:
+        """Ends the run there, so that the next one of this process begins anew."""
