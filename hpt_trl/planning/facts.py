@@ -19,6 +19,7 @@ from hpt_trl.recipes.vllm import describe
 from hpt_trl.rewards.code.rewards import CodeReward
 from hpt_trl.rewards.judge.reward import JudgedAnswer
 from hpt_trl.runs.evaluating import task_of
+from hpt_trl.runs.hub import destination_line
 from hpt_trl.runs.model_files import shipped_by
 from hpt_trl.runs.prepared import Prepared
 from hpt_trl.runs.steps import draws_rows_anew
@@ -65,6 +66,7 @@ def facts(prepared: Prepared) -> str:
         ("peak memory", _memory(recipe, estimate)),
         ("device", "CPU" if config.use_cpu else str(config.device)),
         ("output", config.output_dir + (f", resuming from {prepared.checkpoint}" if prepared.checkpoint else "")),
+        *([("hub", line)] if (line := destination_line(recipe)) else []),
     ]
     return _shown(lines)
 

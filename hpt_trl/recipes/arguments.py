@@ -69,6 +69,13 @@ class RecipeArguments(RewardArguments, DataArguments):
             "mtp`), `drop` leaves them out.",
         },
     )
+    hub_overwrite: bool = field(
+        default=False,
+        metadata={
+            "help": "With `push_to_hub`: put the model in the place of what the repository holds, also where that is "
+            "no run of this package; its history stays."
+        },
+    )
     overwrite: bool = field(
         default=False,
         metadata={

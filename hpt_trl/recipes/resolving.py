@@ -18,6 +18,7 @@ from hpt_trl.recipes.profiles import Profile, launched_profile
 from hpt_trl.recipes.recipe import Recipe, place_of
 from hpt_trl.recipes.vllm import settle_vllm
 from hpt_trl.settings.file import RecipeFile, Sources, read_recipe_file, shown, split_overrides
+from hpt_trl.settings.secrets import TOKEN_KEY, take_token, take_token_of
 
 if TYPE_CHECKING:
     from hpt_trl.recipes.recipe import Stage
@@ -175,7 +176,9 @@ def read_recipe(
     Raises:
         UserError: the first mistake, with file and line (or the command line), key, value and what is allowed.
     """
-    return resolve_recipe(Sources(read_recipe_file(path), split_overrides(overrides or [])), world_size, profile)
+    return resolve_recipe(
+        Sources(read_recipe_file(path), split_overrides(take_token(overrides or []))), world_size, profile
+    )
 
 
 def resolve_recipe(sources: Sources, world_size: int | None = None, profile: Profile | None = None) -> Recipe:
@@ -186,6 +189,8 @@ def resolve_recipe(sources: Sources, world_size: int | None = None, profile: Pro
     """
     file = sources.file
     _set_environment(file)
+    if not take_token_of(file.values, file.texts):
+        raise sources.error(TOKEN_KEY, "what is written there is no text; allowed: a token of the Hub.")
     stage = _stage_of(sources)
 
     from trl import ModelConfig, TrlParser

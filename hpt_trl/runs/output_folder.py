@@ -12,6 +12,8 @@ import yaml
 from hpt_trl.environments.trajectories import FOLDER as TRAJECTORIES
 from hpt_trl.evaluation.samples import CONDITIONS_FILE, PARTS, SAMPLES_FILE, SCORED_FILE
 from hpt_trl.files import write_atomically
+from hpt_trl.hub.origin import PUSHED_FILE
+from hpt_trl.hub.run_folder import MARK
 from hpt_trl.methods.critic.results import CURVES_FILE as CURVES_OF_VALUES
 from hpt_trl.methods.critic.results import PICTURE_FILE as PICTURE_OF_VALUES
 from hpt_trl.methods.reward.shift import PICTURE_FILE, SCORES_FILE
@@ -27,7 +29,6 @@ BEFORE_FILE = "before.json"
 # Completions of the evaluations that a training names, before and after it.
 EVALUATIONS = "evaluations"
 
-_MARK = "# Resolved recipe of a run of hpt-trl."
 # Everything that a run, TRL and `save_pretrained` write; `overwrite` removes these and nothing else.
 _RUN_FILES = (
     *(RECIPE_FILE, BEFORE_FILE, METRICS_FILE, RESULTS_FILE, CURVES_FILE, SCORES_FILE, PICTURE_FILE),
@@ -36,7 +37,7 @@ _RUN_FILES = (
     *("*.safetensors", "model.safetensors.index.json", "config.json", "generation_config.json", "training_args.bin"),
     *("adapter_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "*.jinja"),
     *("vocab.json", "merges.txt", "added_tokens.json", "tokenizer.model", "*processor_config.json", "README.md"),
-    *("checkpoint-*", "checkpoints", "completions", "runs", "value_head", HEADS_FOLDER),
+    *("checkpoint-*", "checkpoints", "completions", "runs", "value_head", HEADS_FOLDER, PUSHED_FILE),
 )
 # Keys that say how a run is started, not what it does.
 _STARTING_KEYS = ("overwrite", "resume_from_checkpoint", "output_dir")
@@ -45,7 +46,7 @@ _STARTING_KEYS = ("overwrite", "resume_from_checkpoint", "output_dir")
 def resolved_recipe(recipe: Recipe) -> str:
     """The recipe with its overrides as YAML; it can be run again with another `output_dir`."""
     values = {key: value for key, value in recipe.raw.items() if key not in _STARTING_KEYS[:2]}
-    return f"{_MARK}\n" + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    return f"{MARK}\n" + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
 def check_output_folder(recipe: Recipe) -> Path | None:
@@ -73,7 +74,7 @@ def check_output_folder(recipe: Recipe) -> Path | None:
     if not folder.exists() or not any(folder.iterdir()):
         return checkpoint
     stored = folder / RECIPE_FILE
-    if not stored.is_file() or not stored.read_text(encoding="utf-8").startswith(_MARK):
+    if not stored.is_file() or not stored.read_text(encoding="utf-8").startswith(MARK):
         raise recipe.error(
             "output_dir",
             f"{folder} is not empty and holds no run of hpt-trl, so nothing is written there. Name a folder that is "

@@ -38,6 +38,7 @@ from hpt_trl.rewards.loading import check_columns, check_rows, columns_read, loa
 from hpt_trl.rewards.names import distinct_names
 from hpt_trl.rewards.reward_model import RewardModel
 from hpt_trl.runs.acting import acting_for, rows_placed, trains_on_answers
+from hpt_trl.runs.hub import settle_hub
 from hpt_trl.runs.lengths import check_lengths
 from hpt_trl.runs.model_files import shipped_by
 from hpt_trl.runs.output_folder import check_output_folder
@@ -66,6 +67,7 @@ def prepare_recipe(recipe: Recipe, trained: "Trained | None" = None) -> Prepared
     arguments, config, stage = recipe.arguments, recipe.config, recipe.stage
     stage.check(recipe)
     checkpoint = None if trained else check_output_folder(recipe)
+    settle_hub(recipe)
     functions = _functions(recipe)
     settings: dict[str, Any] = {
         "revision": recipe.model_args.model_revision,
@@ -188,6 +190,7 @@ def check_without_model(recipe: Recipe) -> None:
     """
     recipe.stage.check(recipe)
     check_output_folder(recipe)
+    settle_hub(recipe, model_is_there=False)
     functions = _functions(recipe)
     models = [Path(name).name for name in recipe.arguments.reward_model_name_or_path or []]
     names = [*distinct_names(functions, recipe.arguments.reward_funcs), *models]

@@ -40,6 +40,7 @@ from hpt_trl.runs.checkpoints import PROCESSES_FILE, full_disk_explained
 from hpt_trl.runs.evaluating import answered_conditions, run_evaluation, task_of, write_scored
 from hpt_trl.runs.evaluation import evaluate
 from hpt_trl.runs.health import Health, refuse_untrained
+from hpt_trl.runs.hub import finish_on_hub, write_no_card, write_run_card
 from hpt_trl.runs.model_files import complete_model_files
 from hpt_trl.runs.output_folder import BEFORE_FILE, EVALUATIONS, open_output_folder
 from hpt_trl.runs.preparation import prepare_recipe
@@ -59,6 +60,7 @@ from hpt_trl.runs.reporting import (
 )
 from hpt_trl.runs.totals import RunTotals
 from hpt_trl.runs.working import run_work
+from hpt_trl.settings.secrets import take_token
 
 # In before.json alone: what was measured of each held-out row.
 _ROWS = "measured_rows"
@@ -77,7 +79,7 @@ def run(name: str, overrides: list[str]) -> None:
     started = time.perf_counter()
     with quiet():
         recipe = read_recipe(find_recipe(name), overrides)
-        command = ["hpt-trl", "run", name, *overrides, *shlex.split(os.environ.get(LAUNCH_OPTIONS, ""))]
+        command = ["hpt-trl", "run", name, *take_token(overrides), *shlex.split(os.environ.get(LAUNCH_OPTIONS, ""))]
         if recipe.stage.work is not None:
             run_work(recipe, started, command)
             return
@@ -129,6 +131,7 @@ def _train(prepared: Prepared, started: float, command: list[str]) -> None:
     # As Trainer.end does, which transformers 5.17 lacks.
     trainer.accelerator.end_training()
     refuse_untrained(why, trainer)
+    finish_on_hub(prepared.recipe, trainer)
 
 
 class _AtTrainBegin(TrainerCallback):
@@ -315,6 +318,7 @@ def _build_trainer(
     keep_four_bit_trainable(trainer.model)
     keep_adapter_type(trainer.model)
     complete_model_files(trainer, recipe, prepared.model_config)
+    write_no_card(trainer)
     if not config.disable_tqdm:
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(ProgressLines())
@@ -346,6 +350,10 @@ def _finish(
         "before": before,
         "after": after,
         **({} if found is None else {recipe.stage.name: found}),
+        "rows": {
+            "training": len(prepared.splits.train),
+            "held_out": 0 if prepared.splits.test is None else len(prepared.splits.test),
+        },
         "overlap": _overlap(prepared),
         "steps": trainer.state.global_step,
         "trained": why_untrained is None,
@@ -362,6 +370,7 @@ def _finish(
     }
     write_results(folder, results)
     (folder / BEFORE_FILE).unlink(missing_ok=True)
+    write_run_card(recipe)
     try:
         curves = str(draw_curves(folder))
     except UserError as error:  # of fewer steps than `logging_steps`
