@@ -167,9 +167,11 @@ def run_command(words: list[str]) -> int:
     elif options.command == "report":
         _report(options.output_dir)
     elif options.command == "merge":
+        from hpt_trl.hub.merged import keep_record
         from hpt_trl.models.merging import merge_adapter
 
         merge_adapter(options.folder, options.output_dir)
+        keep_record(options.folder, options.output_dir)
     elif options.command == "push":
         hub.push(options)
     elif options.command == "index":

@@ -55,6 +55,9 @@ def _of_http(error: Exception) -> str:
     from huggingface_hub import constants
     from huggingface_hub.errors import HfHubHTTPError
 
+    # What went wrong with a file stands behind the sentence that names the file.
+    while not isinstance(error, HfHubHTTPError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__
     if not isinstance(error, HfHubHTTPError):
         return f"{constants.ENDPOINT} did not answer as it should: {type(error).__name__}: {_line(error)}"
     status, said = error.response.status_code, hidden(error.server_message or "") or _line(error)

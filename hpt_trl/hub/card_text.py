@@ -58,6 +58,8 @@ def _what_it_is(run: RunFolder, licence: dict[str, Any]) -> str:
 
 def _base(run: RunFolder) -> str:
     adapter = "An adapter" if run.adapter is not None else "A whole model"
+    if run.is_merged:
+        adapter = "A whole model, an adapter merged into its base"
     if run.recipe.get("model_name_or_path") is None:
         return f"A whole model, made from random weights ({model_name(run)})."
     if run.base is not None:

@@ -13,6 +13,8 @@ HUB_KEYS = (
     "hub_overwrite",
 )
 _MAIN = "main"
+# As in `hpt_trl.pipeline`, which stands above.
+PIPELINE_FILE = "pipeline.json"
 
 
 @dataclass(frozen=True)
@@ -48,11 +50,17 @@ def destination(recipe: Mapping[str, Any], folder: str | Path) -> Destination:
         recipe: key -> value.
     """
     return Destination(
-        name=recipe.get("hub_model_id") or Path(folder).resolve().name,
+        name=recipe.get("hub_model_id") or _name_of(Path(folder).resolve()),
         private=recipe.get("hub_private_repo"),
         revision=branch(recipe.get("hub_revision")),
         overwrite=bool(recipe.get("hub_overwrite", False)),
     )
+
+
+def _name_of(folder: Path) -> str:
+    # A stage's name alone would say little on the Hub, and be that of other pipelines' stages.
+    of_pipeline = (folder.parent / PIPELINE_FILE).is_file()
+    return f"{folder.parent.name}-{folder.name}" if of_pipeline else folder.name
 
 
 def branch(name: str | None) -> str | None:

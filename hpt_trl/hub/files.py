@@ -12,7 +12,7 @@ from hpt_trl.errors import UserError
 from hpt_trl.hub.public import public_recipe, public_results
 from hpt_trl.hub.run_folder import METRICS_FILE, RECIPE_FILE, RESULTS_FILE, RunFolder
 from hpt_trl.models.folders import VALUE_CONFIG_FILE, VALUE_HEAD_FILE
-from hpt_trl.models.future_heads.storage import HEADS_FOLDER
+from hpt_trl.models.future_heads.storage import HEAD_FILES
 
 CARD_FILE = "README.md"
 ADAPTER_FILE = "adapter_config.json"
@@ -26,14 +26,14 @@ _MODEL = (
     *("chat_template.jinja", "additional_chat_templates/*.jinja"),
     *("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json"),
 )
-_HEADS = (VALUE_HEAD_FILE, VALUE_CONFIG_FILE, f"{HEADS_FOLDER}/config.json", f"{HEADS_FOLDER}/model.safetensors")
-_RECORD = (METRICS_FILE, "curves.png", "reward_shift.png", "value_curves.png")
+_HEADS = (VALUE_HEAD_FILE, VALUE_CONFIG_FILE, *HEAD_FILES)
+RECORD = (METRICS_FILE, "curves.png", "reward_shift.png", "value_curves.png")
 # Code that comes with a model, which its config then names.
 _CODE, _NAMES_CODE = "*.py", "auto_map"
 # Written anew for others.
 _WRITTEN = (CARD_FILE, RECIPE_FILE, RESULTS_FILE)
 # What a former push, or another tool, may have left of another model.
-_STALE = (*_MODEL, *_HEADS, *_RECORD, *_WRITTEN, "*.safetensors", "pytorch_model*.bin", "adapter_model.bin")
+_STALE = (*_MODEL, *_HEADS, *RECORD, *_WRITTEN, "*.safetensors", "pytorch_model*.bin", "adapter_model.bin")
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def bundle_of(run: RunFolder, name: str, card: str) -> Bundle:
     Raises:
         UserError: an adapter whose base model is on this machine alone.
     """
-    patterns = [*_MODEL, *_HEADS, *_RECORD]
+    patterns = [*_MODEL, *_HEADS, *RECORD]
     if run.model is not None and _NAMES_CODE in run.model:
         patterns.append(_CODE)
     found = {path for pattern in patterns for path in run.folder.glob(pattern) if path.is_file()}

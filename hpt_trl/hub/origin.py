@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hpt_trl.files import write_atomically
 from hpt_trl.models.built_in import BUILT_IN
@@ -49,19 +50,35 @@ def origin_of(name: str, revision: str | None = None) -> Origin | None:
     return _pushed(folder)
 
 
-def note_push(folder: Path, name: str, revision: str | None) -> None:
+def note_push(folder: Path, name: str, branch: str | None, commit: str) -> None:
     """Leave a note in a folder of where its model was pushed."""
-    note = {"name": name, "revision": revision, "weights": _stamps(folder)}
+    note = {"name": name, "branch": branch, "commit": commit, "weights": _stamps(folder)}
     write_atomically(folder / PUSHED_FILE, json.dumps(note, indent=2) + "\n")
 
 
+def is_pushed(folder: Path, name: str, branch: str | None) -> bool:
+    """Whether the model that a folder holds was pushed to a repository.
+
+    Args:
+        name: `owner/name`, or a name alone, of whichever owner.
+    """
+    note = _note(folder)
+    return note is not None and note["branch"] == branch and name in (note["name"], note["name"].rpartition("/")[2])
+
+
 def _pushed(folder: Path) -> Origin | None:
+    note = _note(folder)
+    return None if note is None else Origin(note["name"], note["commit"])
+
+
+def _note(folder: Path) -> dict[str, Any] | None:
+    """The note of a push in a folder; None where there is none, or the model is another one by now."""
     try:
         note = json.loads((folder / PUSHED_FILE).read_text(encoding="utf-8"))
-        same = note["weights"] == _stamps(folder)
-        return Origin(note["name"], note["revision"]) if same else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError):
         return None
+    whole = isinstance(note, dict) and {"name", "branch", "commit", "weights"} <= note.keys()
+    return note if whole and note["weights"] == _stamps(folder) else None
 
 
 def _stamps(folder: Path) -> dict[str, list[int]]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hpt_trl.errors import UserError
 from hpt_trl.hub.asking import said_in_a_line
 from hpt_trl.hub.card import card_for
 from hpt_trl.hub.checks import check_destination
@@ -61,7 +62,7 @@ def push(folder: str | Path, wanted: Destination, message: str | None = None) ->
             commit_message=message or f"{run.stage} by hpt-trl",
             revision=wanted.revision,
         )
-    note_push(run.folder, target.name, commit.oid)
+    note_push(run.folder, target.name, wanted.revision, commit.oid)
     url = f"{api.endpoint}/{target.name}" + ("" if wanted.revision is None else f"/tree/{wanted.revision}")
     return Pushed(target.name, url, commit.oid, len(bundle.names), bundle.size, old)
 
@@ -70,6 +71,15 @@ def told(pushed: Pushed) -> str:
     """A push for reading."""
     gone = f"; {len(pushed.removed)} files of a former model are gone there" if pushed.removed else ""
     return f"Pushed: {pushed.url} ({pushed.files} files, {pushed.size / 2**20:.1f} MiB{gone})"
+
+
+def not_pushed(folder: str | Path, wanted: Destination, error: UserError) -> str:
+    """What to say of a push that failed."""
+    why = str(error).removeprefix("push_to_hub: ")
+    return (
+        f"the run is finished and nothing of it is lost, but it was not pushed: {why} Then push it: "
+        f"{push_command(folder, wanted)}"
+    )
 
 
 def push_command(folder: str | Path, wanted: Destination) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from hpt_trl.errors import UserError
+from hpt_trl.hub.destination import PIPELINE_FILE
 from hpt_trl.hub.origin import Origin, origin_of
 from hpt_trl.models.folders import VALUE_CONFIG_FILE, VALUE_HEAD_FILE
 from hpt_trl.models.future_heads.storage import has_heads
@@ -48,6 +49,11 @@ class RunFolder:
         return str(self.recipe["stage"])
 
     @property
+    def is_merged(self) -> bool:
+        """Whether it holds the adapter of its run merged into the base model."""
+        return self.adapter is None and bool(self.recipe.get("use_peft"))
+
+    @property
     def is_value_model(self) -> bool:
         return (self.folder / VALUE_CONFIG_FILE).is_file()
 
@@ -81,6 +87,9 @@ def read_run(folder: str | Path) -> RunFolder:
     if not place.is_dir():
         raise UserError(f"there is no folder {place}; name the output folder of a run.")
     recipe = _recipe(place)
+    if recipe is None and (place / PIPELINE_FILE).is_file():
+        stages = sorted(path.parent.name for path in place.glob(f"*/{RECIPE_FILE}"))
+        raise UserError(f"{place} holds a pipeline; name the folder of one of its stages: {', '.join(stages)}.")
     if recipe is None:
         raise UserError(f"{place} holds no run of hpt-trl ({RECIPE_FILE}); name the output folder of a run.")
     adapter, model = _json(place / "adapter_config.json") or None, _json(place / "config.json") or None
@@ -104,6 +113,11 @@ def read_run(folder: str | Path) -> RunFolder:
         root=root,
         chain=chain,
     )
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is the output folder of a run."""
+    return _recipe(folder) is not None
 
 
 def without_results_refused(run: RunFolder) -> RunFolder:

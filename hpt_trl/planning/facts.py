@@ -9,6 +9,7 @@ from hpt_trl.data.unused import describe_unused
 from hpt_trl.evaluation.measuring import MAJORITY, PASS, PERPLEXITY
 from hpt_trl.methods.environments import acting_arguments
 from hpt_trl.models.folders import is_adapter
+from hpt_trl.models.hub_parts import value_model_folder
 from hpt_trl.models.loading import load_config
 from hpt_trl.planning import memory, memory_settings
 from hpt_trl.planning.acted_rows import environment_line
@@ -192,6 +193,7 @@ def _config(recipe: Recipe, key: str) -> PretrainedConfig | None:
     name = recipe.setting(key)
     if name is None:
         return None
+    name = value_model_folder(name) if key == "value_model_name_or_path" else name
     if is_adapter(name):
         name = str(PeftConfig.from_pretrained(name).base_model_name_or_path)
     return load_config(name, trust_remote_code=recipe.setting("trust_remote_code", False))

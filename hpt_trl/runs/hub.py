@@ -12,7 +12,7 @@ from hpt_trl.hub.checks import check_destination
 from hpt_trl.hub.destination import Destination, destination, refuse_pushing_midway
 from hpt_trl.hub.files import check_base
 from hpt_trl.hub.origin import origin_of
-from hpt_trl.hub.pushing import push, push_command, told
+from hpt_trl.hub.pushing import not_pushed, push, told
 from hpt_trl.hub.run_folder import read_run
 from hpt_trl.recipes.recipe import Recipe
 
@@ -73,15 +73,6 @@ def finish_on_hub(recipe: Recipe, trainer: Trainer) -> None:
         print(told(push(folder, wanted)), flush=True)
     except UserError as error:
         raise UserError(not_pushed(folder, wanted, error)) from None
-
-
-def not_pushed(folder: str | Path, wanted: Destination, error: UserError) -> str:
-    """What to say of a push that failed."""
-    why = str(error).removeprefix("push_to_hub: ")
-    return (
-        f"the run is finished and nothing of it is lost, but it was not pushed: {why} Then push it: "
-        f"{push_command(folder, wanted)}"
-    )
 
 
 def write_run_card(recipe: Recipe) -> None:

@@ -26,6 +26,7 @@ from hpt_trl.errors import UserError
 from hpt_trl.models.chat_template import take_chat_template
 from hpt_trl.models.end_tokens import end_token_ids
 from hpt_trl.models.folders import is_value_model
+from hpt_trl.models.hub_parts import value_model_folder
 from hpt_trl.models.loading import base_of, load_config, load_tokenizer, model_exists, positions_of
 from hpt_trl.recipes.adapter_targets import check_adapter_targets
 from hpt_trl.recipes.bundled import find_recipe
@@ -294,7 +295,11 @@ def _take_eos_token(recipe: Recipe, tokenizer: Any) -> None:
 def _refuse_reward_model(recipe: Recipe, model_config: PretrainedConfig) -> None:
     """Loaded as a language model, a reward model or a value model would get a head of random weights."""
     kinds = model_config.architectures or []
-    if is_value_model(str(recipe.model_args.model_name_or_path)):
+    name = str(recipe.model_args.model_name_or_path)
+    # A trunk without a head is the only kind of model that a value model's config may name.
+    if not any("For" in kind for kind in kinds):
+        name = value_model_folder(name, revision=recipe.model_args.model_revision)
+    if is_value_model(name):
         raise recipe.error(
             "model_name_or_path",
             f"{recipe.model_args.model_name_or_path} is a value model, which writes no text; name it as "

@@ -229,7 +229,9 @@ class _Handler(BaseHTTPRequestHandler):
             revision, _, folder = tail.partition("/")
             return self._tree(repo, revision, folder)
         if kind == "refs":
-            refs = [{"name": one, "ref": f"refs/heads/{one}", "targetCommit": repo.commit(one).oid} for one in repo.branches]
+            refs = [
+                {"name": one, "ref": f"refs/heads/{one}", "targetCommit": repo.commit(one).oid} for one in repo.branches
+            ]
             return self._json({"branches": refs, "tags": [], "converts": []})
         if kind == "branch":
             if tail in repo.branches:
