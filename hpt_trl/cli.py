@@ -1,4 +1,4 @@
-"""The command line: `hpt-trl run | eval | check | score-reference | list | report | merge | pages | index | …`.
+"""The command line: `hpt-trl run | eval | check | score-reference | list | report | merge | push | pages | index | …`.
 
 Nothing heavy is imported before a command needs it, so that `hpt-trl --help` answers at once.
 """
@@ -18,9 +18,11 @@ from hpt_trl import __version__
 from hpt_trl.chat import commands as chat
 from hpt_trl.data.pages import commands as pages
 from hpt_trl.errors import UserError
+from hpt_trl.hub import commands as hub
 from hpt_trl.reports import commands as reports
 from hpt_trl.retrieval import commands as retrieval
 from hpt_trl.runs.quiet import quiet_libraries
+from hpt_trl.settings.secrets import take_token
 from hpt_trl.signals import INTERRUPTED, Interrupted
 
 if TYPE_CHECKING:
@@ -134,6 +136,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     merge.add_argument("folder", metavar="FOLDER", help="output folder of the run")
     merge.add_argument("output_dir", metavar="OUTPUT_DIR", help="new or empty folder for the whole model")
+    hub.add_commands(commands)
     retrieval.add_commands(commands)
     pages.add_commands(commands)
     doctor = commands.add_parser(
@@ -178,9 +181,13 @@ def run_command(words: list[str]) -> int:
 
         # Before torch is imported.
         check_merge(Path(options.folder), Path(options.output_dir))
+        from hpt_trl.hub.merged import keep_record
         from hpt_trl.models.merging import merge_adapter
 
         merge_adapter(options.folder, options.output_dir)
+        keep_record(options.folder, options.output_dir)
+    elif options.command == "push":
+        hub.push(options)
     elif options.command == "index":
         retrieval.index(options)
     elif options.command == "search":
@@ -200,7 +207,7 @@ def run_command(words: list[str]) -> int:
     elif {"--help", "-h"} & set(options.overrides):
         parser.parse_args([options.command, "--help"])
     else:
-        return _with_recipe(options.command, options.recipe, options.overrides)
+        return _with_recipe(options.command, options.recipe, take_token(options.overrides))
     return 0
 
 

@@ -14,13 +14,14 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 import pytest
 
 # Fixtures that several wings' tests share: `vlm_path`, `qwen_path`, `evaluation`, `searched`, and `recipe` of
-# `stage_runs`, which a module may replace.
+# `stage_runs`, which a module may replace, and `hub`.
 pytest_plugins = [
     "tests.helpers.images",
     "tests.helpers.qwen_vl",
     "tests.helpers.stage_runs",
     "tests.helpers.evaluations",
     "tests.helpers.searching",
+    "tests.helpers.hub",
 ]
 
 # A shell's background jobs ignore Ctrl-C, and so would what the tests start and interrupt.

@@ -29,6 +29,7 @@ from transformers.utils import ModelOutput
 from hpt_trl.errors import UserError
 from hpt_trl.files import write_atomically
 from hpt_trl.models.folders import VALUE_CONFIG_FILE, VALUE_HEAD_FILE, VALUE_TASK, is_adapter, is_value_model
+from hpt_trl.models.hub_parts import value_model_folder
 from hpt_trl.models.loading import load_config, resolve_model
 from hpt_trl.models.sharded_weights import whole
 
@@ -291,7 +292,8 @@ def load_value_model(name: str, *, trainable: bool, **loading: Any) -> ValueMode
     head. A language model gives its trunk, under a linear head of zeros.
 
     Args:
-        name: Hub id, model folder, adapter folder of `stage: critic`, or built-in name.
+        name: Hub id, model folder, adapter folder of `stage: critic`, or built-in name; of a value model on the Hub
+            all files are downloaded.
         trainable: whether it is trained on: the adapter then is, else nothing. Dropout is left out in any case: the
             values of a position are to be the same each time they are asked for.
         loading: of `from_pretrained`, e.g. `dtype`.
@@ -299,12 +301,14 @@ def load_value_model(name: str, *, trainable: bool, **loading: Any) -> ValueMode
     Raises:
         UserError: a head that is missing or damaged, or a classifier whose score is no value.
     """
+    name = value_model_folder(name, revision=loading.get("revision"))
     if not is_value_model(name):
         return _borrowed(name, **loading)
     settings = read_head_settings(name)
     if is_adapter(name):
-        base = str(PeftConfig.from_pretrained(name).base_model_name_or_path)
-        trunk: Any = AutoModel.from_pretrained(resolve_model(base), **loading)
+        adapter = PeftConfig.from_pretrained(name)
+        base = resolve_model(str(adapter.base_model_name_or_path))
+        trunk: Any = AutoModel.from_pretrained(base, **{**loading, "revision": adapter.revision})
         trunk = PeftModel.from_pretrained(trunk, name, is_trainable=trainable)
     else:
         trunk = AutoModel.from_pretrained(name, **loading)

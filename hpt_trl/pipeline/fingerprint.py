@@ -8,6 +8,7 @@ from typing import Any
 
 from hpt_trl import __version__
 from hpt_trl.errors import UserError
+from hpt_trl.hub.destination import HUB_KEYS
 from hpt_trl.pipeline.plan import PlannedStage
 from hpt_trl.pipeline.references import references_of
 from hpt_trl.recipes.bundled import find_recipe
@@ -27,7 +28,7 @@ def contents_of(stage: PlannedStage, inputs: dict[str, str]) -> dict[str, Any]:
     """
     return {
         "hpt_trl": __version__,
-        **{f"`{key}`": value for key, value in sorted(stage.values.items())},
+        **{f"`{key}`": value for key, value in sorted(stage.values.items()) if key not in HUB_KEYS},
         **{f"stage `{used}`": inputs[used] for used in stage.uses},
         **{f"the files of {path}": digest for path, digest in sorted(_local_data(stage.values).items())},
     }

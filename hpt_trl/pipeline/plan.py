@@ -9,6 +9,7 @@ from hpt_trl.models.folders import is_adapter, is_value_model
 from hpt_trl.pipeline.references import references_of
 from hpt_trl.recipes.profiles import Profile
 from hpt_trl.settings.file import RecipeFile, Sources, shown
+from hpt_trl.settings.values import WORDS_FOR_TRUE
 
 # Where the stages' recipes are written, beside the stages' own folders.
 RECIPES_FOLDER = "recipes"
@@ -47,6 +48,11 @@ class PlannedStage:
     places: dict[str, str]
     uses: list[str]
     measure: str | None
+
+    @property
+    def is_pushed(self) -> bool:
+        """Whether it is to be pushed to the Hub."""
+        return str(self.values.get("push_to_hub", False)).lower() in WORDS_FOR_TRUE
 
     @property
     def leaves_model(self) -> bool:
@@ -96,6 +102,8 @@ class Plan:
 
         return {
             "output_dir": str(self.folder(stage.name)),
+            # As it is called where a finished stage is pushed by hand; the folder's name alone would say little.
+            **({"hub_model_id": f"{self.output_dir.resolve().name}-{stage.name}"} if stage.is_pushed else {}),
             **{
                 key: [resolve(key, item) for item in value] if isinstance(value, list) else resolve(key, value)
                 for key, value in stage.values.items()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hpt_trl.errors import UserError
+from hpt_trl.pipeline.hub import check_repositories
 from hpt_trl.pipeline.ordering import check_references, ordered
 from hpt_trl.pipeline.plan import ALIASES, RECIPES_FOLDER, Plan, PlannedStage
 from hpt_trl.pipeline.references import references_of
@@ -18,6 +19,7 @@ from hpt_trl.recipes.profiles import Profile, find_profile, read_profile
 from hpt_trl.recipes.stages import STAGE_MODULES
 from hpt_trl.settings.file import RecipeFile, RecipeLoader, Sources, parse_yaml_text, read_recipe_file, shown
 from hpt_trl.settings.file import split_overrides as split_words
+from hpt_trl.settings.secrets import TOKEN_KEY, take_secret_variables, take_token, take_token_of
 from hpt_trl.settings.values import did_you_mean
 
 PIPELINE = "pipeline"
@@ -72,7 +74,7 @@ def read_plan(path: Path, overrides: list[str]) -> Plan:
             write to the same folder.
     """
     file = read_recipe_file(path)
-    words = split_words(overrides)
+    words = split_words(take_token(overrides))
     top = Sources(file, {key: value for key, value in words.items() if "." not in key})
     settings = _settings(top)
     inner = _stage_keys(file)
@@ -80,13 +82,15 @@ def read_plan(path: Path, overrides: list[str]) -> Plan:
     stages = [_plan_stage(name, keys, file, given.get(name, {})) for name, keys in inner.items()]
     _check_folders(stages, file)
     check_references(stages)
-    return Plan(
+    plan = Plan(
         file=file,
         output_dir=Path(settings["output_dir"]),
         stages=ordered(stages),
         profile=_profile(settings, top),
         overwrite=bool(settings.get("overwrite", False)),
     )
+    check_repositories(plan)
+    return plan
 
 
 def _settings(top: Sources) -> dict[str, Any]:
@@ -248,6 +252,10 @@ def _plan_stage(name: str, keys: _Keys, file: RecipeFile, words: dict[str, list[
                 passed[long] = value if key == EVALUATIONS and isinstance(value, list) else words[key]
         elif key in keys.texts:
             texts[long] = keys.texts[key]
+    # What is left is written down: into the stage's recipe, and into the record of the pipeline.
+    take_secret_variables(values)
+    if not take_token_of(values, texts):
+        raise UserError(f"{places[TOKEN_KEY]}: what is written there is no text; allowed: a token of the Hub.")
     kind = values.get("stage")
     if kind is None:
         raise UserError(

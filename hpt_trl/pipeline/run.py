@@ -19,6 +19,7 @@ from hpt_trl.launching.options import LaunchOptions
 from hpt_trl.launching.processes import call, hpt_trl_command
 from hpt_trl.models.folders import is_adapter
 from hpt_trl.pipeline.checks import check_early, headline
+from hpt_trl.pipeline.hub import NOT_BY_ITSELF, push_stage, refuse_unpushed
 from hpt_trl.pipeline.plan import RECIPES_FOLDER, Plan, PlannedStage
 from hpt_trl.pipeline.reading import read_plan
 from hpt_trl.pipeline.record import (
@@ -92,19 +93,23 @@ def _run_steps(plan: Plan) -> None:
     # Once more under the lock: another pipeline may have ended in the meantime.
     steps = plan_steps(plan, record)
     record.pipeline, record.order = shown(plan.file.path), [step.stage.name for step in steps]
+    unpushed: list[str] = []
     for number, step in enumerate(steps, 1):
         mark = f"[{number}/{len(steps)}]"
         if step.action is Action.KEEP:
             _keep(plan, step, record)
             print(f"{mark} {headline(step.stage)}: finished before, not run again", flush=True)
+            unpushed += push_stage(plan, step.stage, mark)
             continue
         why = f" ({step.reason})" if step.reason else ""
         print(f"\n{mark} {headline(step.stage)}: {step.action.value}{why}", flush=True)
         _run_step(plan, step, record, mark)
         print(f"{mark} {summary.closing_line(record, step.stage.name)}", flush=True)
+        unpushed += push_stage(plan, step.stage, mark)
     record.write(measures=summary.measures(record))
     summary.draw(record)
     print(f"\n{summary.table(record)}")
+    refuse_unpushed(unpushed)
 
 
 def _keep(plan: Plan, step: Step, record: Record) -> None:
@@ -127,7 +132,8 @@ def _run_step(plan: Plan, step: Step, record: Record, mark: str) -> None:
         known = record.stages[stage.name] = fresh
     record.write()
     recipe = _write_recipe(plan, stage)
-    extra = [word for key, words in (stage.words | step.words).items() for word in (f"--{key}", *words)]
+    own = NOT_BY_ITSELF if stage.is_pushed else {}
+    extra = [word for key, words in (stage.words | step.words | own).items() for word in (f"--{key}", *words)]
     words = ["run", str(recipe), *extra]
     started, before = time.perf_counter(), known.seconds
     try:

@@ -9,6 +9,7 @@ from hpt_trl.data.unused import describe_unused
 from hpt_trl.evaluation.measuring import MAJORITY, PASS, PERPLEXITY
 from hpt_trl.methods.environments import acting_arguments
 from hpt_trl.models.folders import is_adapter
+from hpt_trl.models.hub_parts import value_model_folder
 from hpt_trl.models.loading import load_config
 from hpt_trl.planning import memory, memory_settings
 from hpt_trl.planning.acted_rows import environment_line
@@ -19,6 +20,7 @@ from hpt_trl.recipes.vllm import describe
 from hpt_trl.rewards.code.rewards import CodeReward
 from hpt_trl.rewards.judge.reward import JudgedAnswer
 from hpt_trl.runs.evaluating import task_of
+from hpt_trl.runs.hub import destination_line
 from hpt_trl.runs.model_files import shipped_by
 from hpt_trl.runs.prepared import Prepared
 from hpt_trl.runs.steps import draws_rows_anew
@@ -66,6 +68,7 @@ def facts(prepared: Prepared) -> str:
         ("peak memory", _memory(recipe, estimate)),
         ("device", "CPU" if config.use_cpu else str(config.device)),
         ("output", config.output_dir + (f", resuming from {prepared.checkpoint}" if prepared.checkpoint else "")),
+        *([("hub", line)] if (line := destination_line(recipe)) else []),
     ]
     return _shown(lines)
 
@@ -202,6 +205,7 @@ def _config(recipe: Recipe, key: str) -> PretrainedConfig | None:
     name = recipe.setting(key)
     if name is None:
         return None
+    name = value_model_folder(name) if key == "value_model_name_or_path" else name
     if is_adapter(name):
         name = str(PeftConfig.from_pretrained(name).base_model_name_or_path)
     return load_config(name, trust_remote_code=recipe.setting("trust_remote_code", False))

@@ -76,6 +76,13 @@ class RecipeArguments(RewardArguments, DataArguments):
             "default it is only warned."
         },
     )
+    hub_overwrite: bool = field(
+        default=False,
+        metadata={
+            "help": "With `push_to_hub`: put the model in the place of what the repository holds, also where that is "
+            "no run of this package; its history stays."
+        },
+    )
     overwrite: bool = field(
         default=False,
         metadata={

@@ -19,6 +19,7 @@ from hpt_trl.recipes.stages import load_stage
 from hpt_trl.recipes.values import checked_values
 from hpt_trl.recipes.vllm import settle_vllm
 from hpt_trl.settings.file import Sources, read_recipe_file, split_overrides
+from hpt_trl.settings.secrets import take_token
 
 
 def _check_schedule(config: Any, sources: Sources) -> None:
@@ -55,7 +56,9 @@ def read_recipe(
     Raises:
         UserError: the first mistake, with file and line (or the command line), key, value and what is allowed.
     """
-    return resolve_recipe(Sources(read_recipe_file(path), split_overrides(overrides or [])), world_size, profile)
+    return resolve_recipe(
+        Sources(read_recipe_file(path), split_overrides(take_token(overrides or []))), world_size, profile
+    )
 
 
 def resolve_recipe(sources: Sources, world_size: int | None = None, profile: Profile | None = None) -> Recipe:

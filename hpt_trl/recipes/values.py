@@ -13,6 +13,7 @@ from hpt_trl.recipes.stages import STAGE_MODULES, check_stage, load_stage
 from hpt_trl.settings.file import RecipeFile, Sources, shown
 from hpt_trl.settings.keys import unknown_key
 from hpt_trl.settings.ranges import problem
+from hpt_trl.settings.secrets import TOKEN_KEY, take_token_of
 from hpt_trl.settings.values import NotAllowed, convert, did_you_mean, members, read_words
 
 # Fields of `dict | str` whose text is the path of a file; everywhere else text must be a mapping.
@@ -28,6 +29,8 @@ def checked_values(sources: Sources) -> tuple[dict[str, Any], Declared]:
         UserError: the first mistake, with the place that `sources` gives it.
     """
     _set_environment(sources.file)
+    if not take_token_of(sources.file.values, sources.file.texts):
+        raise sources.error(TOKEN_KEY, "what is written there is no text; allowed: a token of the Hub.")
     name = stage_of(sources)
     declared = declared_in_file(name) or declared_by(load_stage(name))
     values = _read_values(sources, declared)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hpt_trl.errors import UserError
-from hpt_trl.runs.files import REPORT_FILE
+from hpt_trl.run_files import REPORT_FILE
 
 
 def add_commands(commands: Any) -> None:

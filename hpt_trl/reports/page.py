@@ -27,7 +27,7 @@ from hpt_trl.reports.run import Run, is_run, read_run
 from hpt_trl.reports.samples import samples_of
 from hpt_trl.reports.secrets import masked_command, masked_text
 from hpt_trl.reports.settings import differences, recipe_text
-from hpt_trl.runs.files import CURVES_FILE
+from hpt_trl.run_files import CURVES_FILE
 from hpt_trl.runs.reading import duration
 from hpt_trl.runs.trajectory_pages import INDEX_FILE
 from hpt_trl.token_scores.weights_page import PAGE_FILE as WEIGHTS

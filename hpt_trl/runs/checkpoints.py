@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hpt_trl.errors import UserError
-from hpt_trl.runs.files import RECIPE_FILE
+from hpt_trl.run_files import RECIPE_FILE
 
 PROCESSES_FILE = "processes.txt"
 

@@ -8,23 +8,25 @@ import yaml
 from hpt_trl.environments.trajectories import FOLDER as TRAJECTORIES
 from hpt_trl.evaluation.samples import CONDITIONS_FILE, PARTS, SAMPLES_FILE, SCORED_FILE
 from hpt_trl.files import write_atomically
+from hpt_trl.hub.origin import PUSHED_FILE
 from hpt_trl.methods.critic.results import CURVES_FILE as CURVES_OF_VALUES
 from hpt_trl.methods.critic.results import PICTURE_FILE as PICTURE_OF_VALUES
 from hpt_trl.methods.reward.shift import PICTURE_FILE, SCORES_FILE
 from hpt_trl.methods.rho1.page import PAGE_FILE, SELECTIONS_FILE
 from hpt_trl.models.future_heads.storage import HEADS_FOLDER
 from hpt_trl.recipes.recipe import Recipe
-from hpt_trl.runs.files import (
+from hpt_trl.run_files import (
     BEFORE_FILE,
     CURVES_FILE,
     EVALUATIONS,
+    MARK,
     METRICS_FILE,
     RECIPE_FILE,
     REPORT_FILE,
     RESULTS_FILE,
     WARNINGS_FILE,
 )
-from hpt_trl.runs.starting import MARK, STARTING_KEYS, Start, check_start
+from hpt_trl.runs.starting import STARTING_KEYS, Start, check_start
 from hpt_trl.runs.trackers.run import TRACKERS_FILE
 from hpt_trl.token_scores.weights_page import PAGE_FILE as WEIGHTS_PAGE
 from hpt_trl.token_scores.weights_page import SAMPLES_FILE as WEIGHTS_FILE
@@ -38,7 +40,8 @@ _RUN_FILES = (
     *("*.safetensors", "model.safetensors.index.json", "config.json", "generation_config.json", "training_args.bin"),
     *("adapter_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "*.jinja"),
     *("vocab.json", "merges.txt", "added_tokens.json", "tokenizer.model", "*processor_config.json", "README.md"),
-    *("checkpoint-*", "checkpoints", "completions", "runs", "value_head", HEADS_FOLDER, TRACKERS_FILE, WARNINGS_FILE),
+    *("checkpoint-*", "checkpoints", "completions", "runs", "value_head", HEADS_FOLDER),
+    *(TRACKERS_FILE, WARNINGS_FILE, PUSHED_FILE),
 )
 
 

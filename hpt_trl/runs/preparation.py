@@ -26,6 +26,7 @@ from hpt_trl.errors import UserError
 from hpt_trl.models.chat_template import take_chat_template
 from hpt_trl.models.end_tokens import end_token_ids
 from hpt_trl.models.folders import is_value_model
+from hpt_trl.models.hub_parts import value_model_folder
 from hpt_trl.models.loading import base_of, load_config, load_tokenizer, model_exists, positions_of
 from hpt_trl.recipes.adapter_targets import check_adapter_targets
 from hpt_trl.recipes.bundled import find_recipe
@@ -38,6 +39,7 @@ from hpt_trl.rewards.loading import check_columns, check_rows, columns_read, loa
 from hpt_trl.rewards.names import distinct_names
 from hpt_trl.rewards.reward_model import RewardModel
 from hpt_trl.runs.acting import acting_for, rows_placed, trains_on_answers
+from hpt_trl.runs.hub import settle_hub
 from hpt_trl.runs.lengths import check_lengths
 from hpt_trl.runs.model_files import shipped_by
 from hpt_trl.runs.output_folder import check_output_folder
@@ -71,6 +73,7 @@ def prepare_recipe(recipe: Recipe, trained: "Trained | None" = None) -> Prepared
         settle_trackers(recipe)
         check_warnings(recipe)
     checkpoint = None if trained else check_output_folder(recipe)
+    settle_hub(recipe)
     functions = _functions(recipe)
     settings: dict[str, Any] = {
         "revision": recipe.model_args.model_revision,
@@ -195,6 +198,7 @@ def check_without_model(recipe: Recipe) -> None:
     settle_trackers(recipe)
     check_warnings(recipe)
     check_output_folder(recipe)
+    settle_hub(recipe, model_is_there=False)
     functions = _functions(recipe)
     models = [Path(name).name for name in recipe.arguments.reward_model_name_or_path or []]
     names = [*distinct_names(functions, recipe.arguments.reward_funcs), *models]
@@ -298,7 +302,11 @@ def _take_eos_token(recipe: Recipe, tokenizer: Any) -> None:
 def _refuse_reward_model(recipe: Recipe, model_config: PretrainedConfig) -> None:
     """Loaded as a language model, a reward model or a value model would get a head of random weights."""
     kinds = model_config.architectures or []
-    if is_value_model(str(recipe.model_args.model_name_or_path)):
+    name = str(recipe.model_args.model_name_or_path)
+    # A trunk without a head is the only kind of model that a value model's config may name.
+    if not any("For" in kind for kind in kinds):
+        name = value_model_folder(name, revision=recipe.model_args.model_revision)
+    if is_value_model(name):
         raise recipe.error(
             "model_name_or_path",
             f"{recipe.model_args.model_name_or_path} is a value model, which writes no text; name it as "

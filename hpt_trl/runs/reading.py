@@ -9,7 +9,7 @@ from typing import Any
 
 from hpt_trl.errors import UserError
 from hpt_trl.files import lines_of, parsed_json, valid_json, write_atomically
-from hpt_trl.runs.files import METRICS_FILE, RESULTS_FILE
+from hpt_trl.run_files import METRICS_FILE, RESULTS_FILE
 
 
 def write_results(output_dir: str | Path, results: dict[str, Any]) -> Path:

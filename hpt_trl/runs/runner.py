@@ -36,12 +36,13 @@ from hpt_trl.recipes.profiles import LAUNCH_OPTIONS
 from hpt_trl.recipes.recipe import StageInputs
 from hpt_trl.recipes.resolving import read_recipe
 from hpt_trl.rollouts.vllm import open_engine
+from hpt_trl.run_files import BEFORE_FILE, EVALUATIONS, RESULTS_FILE, WARNINGS_FILE
 from hpt_trl.runs.acting import rows_placed
 from hpt_trl.runs.checkpoints import PROCESSES_FILE, full_disk_explained
 from hpt_trl.runs.evaluating import answered_conditions, run_evaluation, task_of, write_scored
 from hpt_trl.runs.evaluation import evaluate
-from hpt_trl.runs.files import BEFORE_FILE, EVALUATIONS, RESULTS_FILE, WARNINGS_FILE
 from hpt_trl.runs.health import Health, refuse_untrained
+from hpt_trl.runs.hub import finish_on_hub, write_no_card, write_run_card
 from hpt_trl.runs.interrupting import SaveOnInterrupt, holding_interrupts, interrupts_explained
 from hpt_trl.runs.model_files import complete_model_files
 from hpt_trl.runs.next_commands import next_commands
@@ -62,6 +63,7 @@ from hpt_trl.runs.totals import RunTotals
 from hpt_trl.runs.trackers.tracking import Tracking
 from hpt_trl.runs.warned import Warnings
 from hpt_trl.runs.working import run_work
+from hpt_trl.settings.secrets import take_token
 from hpt_trl.terminal import flow
 
 # In before.json alone: what was measured of each held-out row.
@@ -81,7 +83,7 @@ def run(name: str, overrides: list[str]) -> None:
     started = time.perf_counter()
     with quiet(), lines_above_bars():
         recipe = read_recipe(find_recipe(name), overrides)
-        command = ["hpt-trl", "run", name, *overrides, *shlex.split(os.environ.get(LAUNCH_OPTIONS, ""))]
+        command = ["hpt-trl", "run", name, *take_token(overrides), *shlex.split(os.environ.get(LAUNCH_OPTIONS, ""))]
         folder = recipe.config.output_dir
         if recipe.stage.work is not None:
             with interrupts_explained(folder, command):
@@ -147,6 +149,7 @@ def _train(prepared: Prepared, started: float, command: list[str], tracking: Tra
     # As Trainer.end does, which transformers 5.17 lacks.
     trainer.accelerator.end_training()
     refuse_untrained(why, trainer)
+    finish_on_hub(prepared.recipe, trainer)
     warnings.refuse_seen()
 
 
@@ -334,6 +337,7 @@ def _build_trainer(
     keep_four_bit_trainable(trainer.model)
     keep_adapter_type(trainer.model)
     complete_model_files(trainer, recipe, prepared.model_config)
+    write_no_card(trainer)
     if not config.disable_tqdm:
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(ProgressLines())
@@ -371,6 +375,10 @@ def _finish(
         "before": before,
         "after": after,
         **({} if found is None else {recipe.stage.name: found}),
+        "rows": {
+            "training": len(prepared.splits.train),
+            "held_out": 0 if prepared.splits.test is None else len(prepared.splits.test),
+        },
         "overlap": _overlap(prepared),
         "steps": trainer.state.global_step,
         "trained": why_untrained is None,
@@ -388,6 +396,7 @@ def _finish(
     }
     write_results(folder, results)
     (folder / BEFORE_FILE).unlink(missing_ok=True)
+    write_run_card(recipe)
     try:
         curves = str(draw_curves(folder))
     except UserError as error:  # of fewer steps than `logging_steps`

@@ -14,10 +14,9 @@ import yaml
 
 from hpt_trl.errors import UserError
 from hpt_trl.files import lines_of
+from hpt_trl.run_files import BEFORE_FILE, EVALUATIONS, MARK, METRICS_FILE, RECIPE_FILE, RESULTS_FILE
 from hpt_trl.runs.checkpoints import complete_checkpoints, is_complete
-from hpt_trl.runs.files import BEFORE_FILE, EVALUATIONS, METRICS_FILE, RECIPE_FILE, RESULTS_FILE
 
-MARK = "# Resolved recipe of a run of hpt-trl."
 # Keys that say how a run is started, not what it does.
 STARTING_KEYS = ("overwrite", "resume_from_checkpoint", "output_dir")
 # What a run leaves before its first step. `trajectories` are those of the evaluation before the training, as in

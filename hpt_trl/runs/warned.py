@@ -11,7 +11,7 @@ from transformers import Trainer, TrainerCallback
 
 from hpt_trl.errors import UserError
 from hpt_trl.recipes.recipe import Recipe
-from hpt_trl.runs.files import METRICS_FILE
+from hpt_trl.run_files import METRICS_FILE
 from hpt_trl.runs.reading import read_metrics
 from hpt_trl.runs.signs import KINDS, NO_TOKENS, Warned, Watch
 from hpt_trl.runs.warnings_file import read_warnings, write_warnings

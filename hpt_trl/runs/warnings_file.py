@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from hpt_trl.files import lines_of, parsed_json, write_atomically
-from hpt_trl.runs.files import WARNINGS_FILE
+from hpt_trl.run_files import WARNINGS_FILE
 
 
 def write_warnings(folder: Path, warnings: list[dict[str, Any]]) -> None:

@@ -11,6 +11,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase, ProcessorMix
 from hpt_trl.errors import UserError
 from hpt_trl.models.digests import digest_of_files
 from hpt_trl.models.folders import VALUE_CONFIG_FILE, is_value_model
+from hpt_trl.models.hub_parts import value_model_folder
 from hpt_trl.models.sharded_weights import whole_weights
 from hpt_trl.models.value_model import ValueModel, load_value_model, why_no_value
 from hpt_trl.token_scores.cache import ScoreCache
@@ -74,7 +75,7 @@ def value_source(name: str | None, *, trust_remote_code: bool = False) -> Source
     Raises:
         UserError: it is a folder that is not there or holds no model, or the adapter of another kind of model.
     """
-    source = source_of(str(name), MODEL_KEY, trust_remote_code=trust_remote_code)
+    source = source_of(value_model_folder(str(name)), MODEL_KEY, trust_remote_code=trust_remote_code)
     if source.adapter is not None and not is_value_model(source.name):
         raise source.error(
             "is the adapter of a model that is no value model; name the output of `stage: critic`, or merge a reward "

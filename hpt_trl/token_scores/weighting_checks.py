@@ -5,6 +5,7 @@ import logging
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 from hpt_trl.models.folders import is_value_model
+from hpt_trl.models.hub_parts import value_model_folder
 from hpt_trl.models.value_model import read_head_settings
 from hpt_trl.token_scores.values import check_value_model
 from hpt_trl.token_scores.weighting_config import TokenWeightingConfig
@@ -25,7 +26,7 @@ def check_weighting(
     if not config.needs_values:
         return
     check_value_model(config, tokenizer, model=model)
-    name = str(config.value_model_name_or_path)
+    name = value_model_folder(str(config.value_model_name_or_path))
     compared = {
         "td_terminal": config.td_terminal == "reward",
         "td_first_baseline": config.td_first_baseline is not None,

@@ -34,6 +34,7 @@ _OF_TRAINING = (
     "stop_on_warnings",
     "global_batch_size",
     "shipped_heads",
+    "hub_",
 )
 _LEFT_OUT = TRAINING_KEYS | {
     item.name for kind in (ModelConfig, RecipeArguments) for item in fields(kind) if item.name.startswith(_OF_TRAINING)

@@ -9,7 +9,7 @@ def check_own_heads(config: WeightedMTPConfig, folder: str) -> None:
     """Refuse the heads beside a model where they are others than the settings ask for; no weights are loaded.
 
     Args:
-        folder: of the model; a Hub id passes.
+        folder: of the model; of a Hub id see `folder_with_heads`.
 
     Raises:
         UserError: what differs, or a damaged config; the message starts with the key.

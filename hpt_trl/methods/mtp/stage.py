@@ -20,7 +20,7 @@ from hpt_trl.methods.solution_rows import check_sampling, drawn_demonstrations, 
 from hpt_trl.methods.text_models import refuse_processor
 from hpt_trl.models.future_heads.chained import SHIPPED
 from hpt_trl.models.future_heads.shipped import DROP, TRAIN
-from hpt_trl.models.future_heads.storage import HEADS_FOLDER, has_heads
+from hpt_trl.models.future_heads.storage import HEADS_FOLDER, folder_with_heads, has_heads
 from hpt_trl.models.future_heads.trunk import check_architecture
 from hpt_trl.models.loading import load_config
 from hpt_trl.recipes.arguments import RecipeArguments
@@ -94,14 +94,15 @@ def check_tokenizer(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
     if not recipe.config.looks_ahead:
         return
     name = str(recipe.model_args.model_name_or_path)
-    if recipe.arguments.shipped_heads == TRAIN and has_heads(name):
+    folder = folder_with_heads(name, revision=recipe.model_args.model_revision)
+    if recipe.arguments.shipped_heads == TRAIN and has_heads(folder):
         raise recipe.error(
             "shipped_heads",
             f"train, but {name} has heads of its own (`{HEADS_FOLDER}`), "
             "which are trained on without the key; drop it.",
         )
     try:
-        check_own_heads(recipe.config, name)
+        check_own_heads(recipe.config, folder)
     except UserError as error:
         key, _, message = str(error).partition(": ")
         raise recipe.error(key, message) from error

@@ -35,7 +35,14 @@ from hpt_trl.models.fsdp2 import mend_fsdp2
 from hpt_trl.models.future_heads.chained import SHIPPED, load_chained_heads
 from hpt_trl.models.future_heads.heads import FutureHeads, new_heads
 from hpt_trl.models.future_heads.model import attach
-from hpt_trl.models.future_heads.storage import fill_heads, has_heads, heads_in, load_heads, save_heads
+from hpt_trl.models.future_heads.storage import (
+    fill_heads,
+    folder_with_heads,
+    has_heads,
+    heads_in,
+    load_heads,
+    save_heads,
+)
 from hpt_trl.models.future_heads.trunk import check_architecture
 from hpt_trl.models.learning_rates import give_learning_rate, refuse_ready_optimizer
 from hpt_trl.models.loading import load_config
@@ -147,7 +154,7 @@ class WeightedMTPTrainer(MeasuredSFTTrainer, LossAhead):
     def _put_heads_on(self) -> None:
         base, args = self._base, self.args
         heads = self._heads
-        folder = str(base.config._name_or_path)
+        folder = folder_with_heads(str(base.config._name_or_path), revision=getattr(base.config, "_commit_hash", None))
         if heads is None and not args.begins_anew and has_heads(folder):
             check_own_heads(args, folder)
             heads = load_heads(base, folder)

@@ -22,6 +22,7 @@ from trl.trainer.utils import get_config_model_id
 
 from hpt_trl.errors import UserError
 from hpt_trl.models.folders import VALUE_HEAD_FILE
+from hpt_trl.models.hub_parts import folder_with
 from hpt_trl.models.value_model import LinearValueHead, ValueModel, load_value_model
 
 _NAME = "value_head"
@@ -38,7 +39,7 @@ def _base(policy: nn.Module) -> PreTrainedModel:
 class Critic:
     """The value head (or model) of a policy: attached to it, asked along with it, kept out of its files.
 
-    A head that lies beside the weights that the policy was loaded from is taken up.
+    A head that lies beside the weights that the policy was loaded from is taken up, on the Hub as in a folder.
 
     Args:
         policy: the model that is trained, before it is wrapped for distributed training.
@@ -59,7 +60,10 @@ class Critic:
             self.module = load_value_model(value_model, trainable=True, dtype=torch.float32, **settings)
         policy.add_module(_NAME, self.module.to(device))
         source = get_config_model_id(base.config)
-        if value_model is None and source and (Path(source) / VALUE_HEAD_FILE).is_file():
+        if value_model is not None or not source:
+            return
+        source = folder_with(source, (VALUE_HEAD_FILE,), revision=getattr(base.config, "_commit_hash", None))
+        if (Path(source) / VALUE_HEAD_FILE).is_file():
             try:
                 self.load(source)
             except UserError as error:

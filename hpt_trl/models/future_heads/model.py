@@ -8,7 +8,7 @@ from hpt_trl.models.folders import check_model_folder, is_adapter
 from hpt_trl.models.future_heads.chained import SHIPPED, save_chained_heads
 from hpt_trl.models.future_heads.decoding import HeadCandidates, Speculation
 from hpt_trl.models.future_heads.heads import FutureHeads
-from hpt_trl.models.future_heads.storage import heads_in, load_heads, read_config, save_heads
+from hpt_trl.models.future_heads.storage import folder_with_heads, heads_in, load_heads, read_config, save_heads
 from hpt_trl.models.future_heads.trunk import parts_of, watched
 
 if TYPE_CHECKING:
@@ -72,12 +72,13 @@ def attach(model: "PreTrainedModel", heads: FutureHeads) -> None:
         model.__class__ = _class_with_heads(plain)
 
 
-def load_with_future_heads(folder: str | Path, **kwargs: Any) -> Any:
+def load_with_future_heads(folder: str | Path, *, revision: str | None = None, **kwargs: Any) -> Any:
     """Load a model and the heads beside it.
 
     Args:
         folder: what a run of `stage: mtp` wrote: the plain model with the heads in `future_heads`, or an adapter with
-            them.
+            them. Of a Hub id all files are downloaded.
+        revision: of a Hub id.
         kwargs: of `AutoModelForCausalLM.from_pretrained`.
 
     Returns:
@@ -86,14 +87,20 @@ def load_with_future_heads(folder: str | Path, **kwargs: Any) -> Any:
     Raises:
         UserError: no model or no heads there, or heads of another model.
     """
+    from huggingface_hub import snapshot_download
     from peft import PeftConfig, PeftModel
     from transformers import AutoModelForCausalLM
 
+    if folder_with_heads(str(folder), revision=revision) != str(folder):
+        folder = snapshot_download(str(folder), revision=revision)
     check_model_folder(str(folder), adapters=True)
     read_config(folder)
     if is_adapter(str(folder)):
-        base = str(PeftConfig.from_pretrained(str(folder)).base_model_name_or_path)
-        adapted: Any = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, **kwargs), str(folder))
+        adapter = PeftConfig.from_pretrained(str(folder))
+        base = AutoModelForCausalLM.from_pretrained(
+            str(adapter.base_model_name_or_path), revision=adapter.revision, **kwargs
+        )
+        adapted: Any = PeftModel.from_pretrained(base, str(folder))
         # After the adapter, which would be put into the heads as well.
         attach(adapted.get_base_model(), load_heads(adapted.get_base_model(), folder))
         return adapted

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from hpt_trl.errors import UserError
 from hpt_trl.files import write_atomically
 from hpt_trl.models.built_in import BUILT_IN
-from hpt_trl.models.future_heads.storage import HEADS_FOLDER, has_heads
+from hpt_trl.models.future_heads.storage import HEADS_FOLDER, folder_with_heads, has_heads
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,7 +75,8 @@ def find_shipped_heads(name: str, config: "PretrainedConfig", *, revision: str |
     if name in BUILT_IN:
         return ShippedHeads()
     layers = getattr(config.get_text_config(), "num_hidden_layers", None)
-    own = Path(name) / HEADS_FOLDER if has_heads(name) else None
+    place = folder_with_heads(name, revision=revision, told=False)
+    own = Path(place) / HEADS_FOLDER if has_heads(place) else None
     found = {}
     for key, file in _tensors(name, revision).items():
         numbered = _LAYER.match(key)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hpt_trl.errors import UserError
 from hpt_trl.models.future_heads.heads import FutureHeads, check_heads, new_heads
 from hpt_trl.models.future_heads.trunk import parts_of
+from hpt_trl.models.hub_parts import folder_with
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,9 +20,15 @@ if TYPE_CHECKING:
 HEADS_FOLDER = "future_heads"
 _CONFIG = "config.json"
 _WEIGHTS = "model.safetensors"
+HEAD_FILES = (f"{HEADS_FOLDER}/{_CONFIG}", f"{HEADS_FOLDER}/{_WEIGHTS}")
 _FORMAT = 1
 # Name of the heads among a model's own modules, and so in the names of its weights.
 ATTRIBUTE = "future_heads"
+
+
+def folder_with_heads(name: str, *, revision: str | None = None, told: bool = True) -> str:
+    """Return a folder in which a model's heads for future tokens lie, if it has some; see `folder_with`."""
+    return folder_with(name, HEAD_FILES, revision=revision, told=told)
 
 
 def has_heads(folder: str | Path) -> bool:

@@ -11,3 +11,6 @@ REPORT_FILE = "report.html"
 BEFORE_FILE = "before.json"
 # Completions of the evaluations that a training names, before and after it.
 EVALUATIONS = "evaluations"
+
+# First line of the resolved recipe, by which a folder is known as a run's.
+MARK = "# Resolved recipe of a run of hpt-trl."

@@ -1,0 +1,57 @@
+"""Parts of a model that `from_pretrained` does not know, such as a value head: of a local folder, or of the Hub."""
+
+import logging
+from pathlib import Path
+
+from hpt_trl.models.built_in import BUILT_IN
+from hpt_trl.models.folders import VALUE_CONFIG_FILE, is_local
+
+logger = logging.getLogger(__name__)
+
+
+def value_model_folder(name: str, *, revision: str | None = None) -> str:
+    """Return the folder of a value model; of one on the Hub that of its files, which are downloaded. Others pass."""
+    if folder_with(name, (VALUE_CONFIG_FILE,), revision=revision) == name:
+        return name
+    from huggingface_hub import snapshot_download
+
+    return snapshot_download(name, revision=revision)
+
+
+def folder_with(name: str, files: tuple[str, ...], *, revision: str | None = None, told: bool = True) -> str:
+    """Return a folder in which a part of a model lies, if it has it.
+
+    Args:
+        name: local folder, built-in name or Hub id.
+        files: of the part.
+        revision: of a Hub id.
+        told: whether it is said where the Hub cannot be asked.
+
+    Returns:
+        A local folder or a built-in name as it is; of a Hub id the folder that the files were downloaded into, or the
+        id where it has them not.
+    """
+    if not name or name in BUILT_IN or is_local(name):
+        return name
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HFValidationError, HTTPError, LocalEntryNotFoundError
+
+    found = Path()
+    for file in files:
+        try:
+            found = Path(hf_hub_download(name, file, revision=revision))
+        except (LocalEntryNotFoundError, ConnectionError):
+            level = logging.WARNING if told else logging.DEBUG
+            logger.log(
+                level,
+                "The Hub could not be asked whether %s has a file %s, and none is in the cache: it goes on without. "
+                "`hf download %s` brings all files of the model.",
+                name,
+                file,
+                name,
+            )
+            return name
+        except (EntryNotFoundError, HTTPError, HFValidationError):
+            return name
+    depth = len(Path(files[-1]).parts)
+    return str(found.parents[depth - 1])

@@ -1,0 +1,76 @@
+"""Secrets of a recipe: taken out of it before anything is written, shown or handed on.
+
+`hub_token` means what the variable HF_TOKEN means. It is put there, where the Hub's client and the processes that a run
+starts find it, so that no config, recipe, checkpoint or command that is written later ever holds it.
+"""
+
+import os
+from collections.abc import MutableMapping
+from typing import Any
+
+TOKEN_KEY = "hub_token"
+_VARIABLE = "HF_TOKEN"
+# Endings of the names of variables that hold a secret.
+_SECRET = ("TOKEN", "KEY", "SECRET", "PASSWORD")
+
+
+def take_token(words: list[str]) -> list[str]:
+    """Take `--hub_token TOKEN` out of a command line, also of a pipeline's stage; returns the other words."""
+    kept: list[str] = []
+    place = 0
+    while place < len(words):
+        key, equals, value = words[place].partition("=")
+        if not key.startswith("--") or key.replace("-", "_").rpartition(".")[2].lstrip("_") != TOKEN_KEY:
+            kept.append(words[place])
+        elif equals:
+            _keep(value)
+        elif place + 1 < len(words) and not words[place + 1].startswith("--"):
+            place += 1
+            _keep(words[place])
+        else:
+            # Without a value there is nothing to hide; whoever reads the keys says what is missing.
+            kept.append(words[place])
+        place += 1
+    return kept
+
+
+def take_token_of(values: MutableMapping[str, Any], texts: MutableMapping[str, str]) -> bool:
+    """Take the token out of a recipe's keys.
+
+    Args:
+        values: key -> value as YAML reads it. texts: key -> the value as it is written.
+
+    Returns:
+        False where what stands there is no text; it is taken out all the same.
+    """
+    value = values.pop(TOKEN_KEY, None)
+    texts.pop(TOKEN_KEY, None)
+    if isinstance(value, str):
+        _keep(value)
+    return value is None or isinstance(value, str)
+
+
+def take_secret_variables(values: MutableMapping[str, Any]) -> None:
+    """Set the variables of a recipe's `env` block that hold a secret, and take them out of the block."""
+    variables = values.get("env")
+    if not isinstance(variables, dict):
+        return
+    secret = {name: value for name, value in variables.items() if str(name).upper().endswith(_SECRET)}
+    os.environ.update({str(name): str(value) for name, value in secret.items()})
+    values["env"] = {name: value for name, value in variables.items() if name not in secret}
+    if not values["env"]:
+        del values["env"]
+
+
+def hidden(text: str) -> str:
+    """The text without the Hub's token, which an error of a library may quote."""
+    from huggingface_hub import get_token
+
+    for token in {os.environ.get(_VARIABLE, "").strip(), (get_token() or "").strip()} - {""}:
+        text = text.replace(token, "<hidden>")
+    return text
+
+
+def _keep(token: str) -> None:
+    if token and token != "null":
+        os.environ[_VARIABLE] = token

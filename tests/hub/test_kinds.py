@@ -1,0 +1,195 @@
+"""Models of every kind on the Hub: what lies there, that the card's own block of Python loads it, and who goes on."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from safetensors.torch import load, load_file
+from transformers import AutoModelForCausalLM
+
+from hpt_trl import cli
+from hpt_trl.errors import UserError
+from hpt_trl.hub.destination import Destination
+from hpt_trl.hub.pushing import push
+from hpt_trl.methods.ppo.critic import Critic
+from hpt_trl.models.future_heads.model import load_with_future_heads
+from hpt_trl.models.future_heads.shipped import find_shipped_heads
+from hpt_trl.models.value_model import load_value_model
+from hpt_trl.runs import runner
+from tests.helpers.stage_runs import LORA
+
+SHORT = {"max_steps": 1, "test_split_size": 6}
+
+
+@pytest.fixture
+def base(hub, tiny_model_path) -> str:
+    """The tiny model on the Hub, with a card that names a licence."""
+    hub.take("me/base", tiny_model_path)
+    hub.repos["me/base"].files()["README.md"] = b"---\nlicense: apache-2.0\n---\n# Base\n"
+    return "me/base"
+
+
+def card_of(hub, name: str) -> ModelCard:
+    """The card, by huggingface_hub's own reading; it has to be whole."""
+    card = ModelCard(hub.repos[name].files()["README.md"].decode())
+    assert card.data.to_dict()["tags"][0] == "hpt-trl"
+    return card
+
+
+def run_block(hub, name: str, capsys) -> dict:
+    """Runs the card's block of Python and returns what it defines."""
+    text = card_of(hub, name).text
+    block = text.split("```python\n")[1].split("\n```")[0]
+    defined: dict = {}
+    capsys.readouterr()
+    exec(compile(block, f"{name}/README.md", "exec"), defined)
+    assert capsys.readouterr().out.strip() or "generate" in block
+    return defined
+
+
+def test_a_whole_model(recipe, hub, base, capsys):
+    runner.run(recipe("dpo", model_name_or_path=base, push_to_hub=True, hub_model_id="me/dpo", **SHORT), [])
+    card = card_of(hub, "me/dpo")
+    assert card.data.base_model == base and card.data.license == "apache-2.0"
+    assert card.data.library_name == "transformers" and card.data.pipeline_tag == "text-generation"
+    assert "arxiv:2305.18290" in card.data.tags and "rafailov2023direct" in card.text
+    found = {(one.metric_type, one.metric_name.split()[-2]) for one in card.data.eval_results}
+    assert {("loss", "before"), ("loss", "after")} <= found
+    run_block(hub, "me/dpo", capsys)
+
+
+def test_an_adapter_names_its_base_by_its_hub_id(recipe, hub, base, capsys, tmp_path):
+    keys = {"model_name_or_path": base, "push_to_hub": True, "hub_model_id": "me/lora", **LORA, **SHORT}
+    runner.run(recipe("sft", **keys), [])
+    files = hub.repos["me/lora"].files()
+    config = json.loads(files["adapter_config.json"])
+    assert config["base_model_name_or_path"] == base
+    assert "config.json" not in files and "adapter_model.safetensors" in files
+    card = card_of(hub, "me/lora")
+    assert card.data.base_model_relation == "adapter" and card.data.library_name == "peft"
+    defined = run_block(hub, "me/lora", capsys)
+    trained = load_file(tmp_path / "sft" / "adapter_model.safetensors")
+    loaded = {name.replace(".default", ""): value for name, value in defined["model"].state_dict().items()}
+    assert trained and all(torch.equal(loaded[name], value) for name, value in trained.items())
+
+    # Merged, it is a model of its own, with the same record.
+    assert cli.main(["merge", str(tmp_path / "sft"), str(tmp_path / "merged")]) == 0
+    assert cli.main(["push", str(tmp_path / "merged"), "--hub_model_id", "me/merged"]) == 0
+    card = card_of(hub, "me/merged")
+    assert card.data.base_model_relation == "finetune" and "an adapter merged into its base" in card.text
+    run_block(hub, "me/merged", capsys)
+
+
+def test_an_adapter_over_a_local_base_needs_the_base_on_the_hub(recipe, hub, tmp_path, capsys):
+    runner.run(recipe("sft", **SHORT), [])
+    local, out = str(tmp_path / "sft"), tmp_path / "lora"
+    path = recipe("dpo", model_name_or_path=local, output_dir=str(out), **LORA, **SHORT)
+    runner.run(path, [])
+    with pytest.raises(UserError, match=f"hpt-trl push {local}.*hpt-trl merge {out} {out}-merged"):
+        push(out, Destination("me/lora"))
+    push(local, Destination("me/first"))
+    push(out, Destination("me/lora"))
+    config = json.loads(hub.repos["me/lora"].files()["adapter_config.json"])
+    assert config["base_model_name_or_path"] == "me/first"
+    assert config["revision"] == hub.repos["me/first"].commit("main").oid
+    assert json.loads((out / "adapter_config.json").read_text())["base_model_name_or_path"] == local
+    run_block(hub, "me/lora", capsys)
+    # Trained on, the folder no longer holds what was pushed.
+    runner.run(recipe("sft", seed=5, overwrite=True, **SHORT), [])
+    with pytest.raises(UserError, match="is on this machine"):
+        push(out, Destination("me/lora"))
+
+
+def test_an_adapter_over_a_base_of_four_bits(recipe, hub, base, capsys):
+    keys = {"model_name_or_path": base, "push_to_hub": True, "hub_model_id": "me/q", "load_in_4bit": True}
+    runner.run(recipe("sft", **keys, **LORA, **SHORT), [])
+    card = card_of(hub, "me/q")
+    assert "arxiv:2305.14314" in card.data.tags and "load_in_4bit=True" in card.text
+    assert run_block(hub, "me/q", capsys)["model"].is_loaded_in_4bit
+
+
+def test_ppo_takes_its_value_head_up_from_the_hub(recipe, hub, base, capsys, tmp_path):
+    keys = {"model_name_or_path": base, "learning_rate": 0.05, "max_steps": 1}
+    runner.run(recipe("ppo", push_to_hub=True, hub_model_id="me/ppo", **keys), [])
+    head = load(hub.repos["me/ppo"].files()["value_head/value_head.safetensors"])
+    assert any(tensor.abs().max() > 0 for tensor in head.values())
+    defined = run_block(hub, "me/ppo", capsys)
+    assert all(torch.equal(defined["head"][name], value) for name, value in head.items())
+    assert "value-head" in card_of(hub, "me/ppo").data.tags
+
+    critic = Critic(AutoModelForCausalLM.from_pretrained("me/ppo"))
+    assert all(torch.equal(critic.module.state_dict()[name], value) for name, value in head.items())
+    assert all(
+        not value.any() for value in Critic(AutoModelForCausalLM.from_pretrained(base)).module.state_dict().values()
+    )
+    on = {"model_name_or_path": "me/ppo", "output_dir": str(tmp_path / "on"), "learning_rate": 1e-12, "max_steps": 1}
+    runner.run(recipe("ppo", **on), [])
+    kept = load_file(tmp_path / "on" / "value_head" / "value_head.safetensors")
+    assert all(torch.allclose(kept[name], value, atol=1e-6) for name, value in head.items())
+
+
+def test_heads_for_future_tokens(recipe, hub, base, capsys, tmp_path):
+    keys = {"model_name_or_path": base, "n_future_tokens": 2, "max_length": 64, **SHORT}
+    runner.run(recipe("mtp", push_to_hub=True, hub_model_id="me/mtp", **keys), [])
+    files = hub.repos["me/mtp"].files()
+    assert {"future_heads/config.json", "future_heads/model.safetensors", "model.safetensors"} <= set(files)
+    run_block(hub, "me/mtp", capsys)
+    heads = load(files["future_heads/model.safetensors"])
+    model = load_with_future_heads("me/mtp")
+    assert all(torch.equal(model.future_heads.state_dict()[name], value) for name, value in heads.items())
+    assert find_shipped_heads("me/mtp", model.config).folder is not None
+
+    # They are trained on, so that another number of them is refused.
+    with pytest.raises(UserError, match="`n_future_tokens`: 3, but the model has heads of its own, with 2"):
+        runner.run(recipe("mtp", **keys | {"model_name_or_path": "me/mtp", "n_future_tokens": 3}), ["--overwrite"])
+    on = keys | {"model_name_or_path": "me/mtp", "learning_rate": 1e-12, "output_dir": str(tmp_path / "on")}
+    runner.run(recipe("mtp", **on), [])
+    kept = load_file(tmp_path / "on" / "future_heads" / "model.safetensors")
+    assert all(torch.allclose(kept[name], value, atol=1e-6) for name, value in heads.items())
+    # A training without a loss for them keeps them.
+    sft = {"model_name_or_path": "me/mtp", "output_dir": str(tmp_path / "sft-on")}
+    runner.run(recipe("sft", **sft, **SHORT), [])
+    assert (tmp_path / "sft-on" / "future_heads" / "model.safetensors").is_file()
+
+
+def test_a_reward_model(recipe, hub, base, capsys):
+    runner.run(recipe("reward", model_name_or_path=base, push_to_hub=True, hub_model_id="me/rm", **SHORT), [])
+    assert card_of(hub, "me/rm").data.pipeline_tag == "text-classification"
+    run_block(hub, "me/rm", capsys)
+
+
+@pytest.fixture
+def critic(recipe, hub, base, tmp_path) -> Path:
+    rows = [
+        {
+            "instruction": "Add.",
+            "input": f"{i}",
+            "output": f"{i}" * 3,
+            "problem_id": str(i // 4),
+            "is_correct": i % 2 == 0,
+        }
+        for i in range(32)
+    ]
+    data = tmp_path / "solutions.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    keys = {"model_name_or_path": base, "dataset_name": str(data), "max_length": 64}
+    runner.run(recipe("critic", **keys, test_split_size=8, max_steps=1), [])
+    return tmp_path / "critic"
+
+
+def test_a_value_model(recipe, hub, critic, capsys):
+    push(critic, Destination("me/critic"))
+    run_block(hub, "me/critic", capsys)
+    ids = torch.arange(3, 12)[None]
+    local, remote = (load_value_model(name, trainable=False).eval() for name in (str(critic), "me/critic"))
+    assert torch.equal(local(ids).token_values, remote(ids).token_values)
+    with pytest.raises(UserError, match="me/critic is a value model, which writes no text"):
+        runner.run(recipe("sft", model_name_or_path="me/critic"), [])
+
+
+def test_a_vision_language_model(hub, vlm_path, tmp_path, capsys, vlm_recipe):
+    runner.run(vlm_recipe, ["--push_to_hub", "--hub_model_id", "me/vlm"])
+    assert card_of(hub, "me/vlm").data.pipeline_tag == "image-text-to-text"
+    run_block(hub, "me/vlm", capsys)
