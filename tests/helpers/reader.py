@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import yaml
-from PIL import Image
 from transformers import AutoModelForCausalLM
 
+from hpt_trl.retrieval.index import build_index
+from hpt_trl.retrieval.rankers import IndexSettings
 from tests.helpers.pages import write_corpus
 from tests.helpers.stage_runs import KEYS, sums
 
@@ -53,6 +54,9 @@ def build(folder: Path, tiny_model: str, reference: str) -> None:
     shutil.copytree(reference, folder / "reference")
     for name in ("path/or/hub-id", "outputs/my-model", "outputs/reference"):
         shutil.copytree(tiny_model, folder / name)
+    config = folder / "path/or/hub-id/config.json"
+    # Room for the default length of completions; a Llama has no weights of positions.
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"max_position_embeddings": 2048}))
     adapter = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_model), LoraConfig(target_modules=["q_proj"]))
     adapter.peft_config["default"].base_model_name_or_path = str(folder / "tiny")
     for name in ("outputs/with-lora", "outputs/qlora"):
@@ -81,10 +85,15 @@ def build(folder: Path, tiny_model: str, reference: str) -> None:
         for extra in range(2)
     ]
     write_rows(folder / "solutions.jsonl", solutions)
-    problem = {"prompt": 'def one():\n    """1"""\n', "canonical_solution": "    return 1\n", "entry_point": "one"}
-    write_rows(folder / "problems.jsonl", [problem | {"test": "def check(f):\n    assert f() == 1"}] * QUESTIONS)
+    problems = [
+        {"prompt": f'def f():\n    """{number}"""\n', "canonical_solution": f"    return {number}\n", "entry_point": "f"}
+        | {"test": f"def check(f):\n    assert f() == {number}"}
+        for number in range(QUESTIONS)
+    ]
+    write_rows(folder / "problems.jsonl", problems)
 
     write_corpus(folder / "my_pages")
+    build_index(folder / "my_pages", folder / "indexes" / "mine", IndexSettings())
     pages = ["sub/doc_1", "sub/doc_2", "sub/doc_3", "sub/doc_4"]
     questions = [
         {"query": f"What is on page {page}?", "prompt": f"What is on page {page}?", "answer": "12"}
@@ -92,7 +101,6 @@ def build(folder: Path, tiny_model: str, reference: str) -> None:
         for page in pages * 4
     ]
     write_rows(folder / "my_questions.jsonl", questions)
-    Image.new("RGB", (60, 40)).save(folder / "page.png")
 
     package = folder / "my_package"
     package.mkdir()
