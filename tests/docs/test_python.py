@@ -16,7 +16,6 @@ from hpt_trl.retrieval.index import build_index
 from hpt_trl.retrieval.rankers import IndexSettings
 from tests.helpers.documents import Block, blocks
 from tests.helpers.environments import Doors
-from tests.helpers.evaluations import save_reward_model
 from tests.helpers.rho1 import TEXTS
 from tests.helpers.stage_runs import sums
 
@@ -38,7 +37,6 @@ def hybrid(folder: Path) -> Namespace:
 
 
 def ppo(folder: Path) -> Namespace:
-    save_reward_model(str(folder / "tiny"), folder / "outputs" / "reward")
     return {"brevity": length, "prompts": rows("prompt")}
 
 
@@ -94,6 +92,11 @@ def solves(names: Namespace) -> None:
     assert names["solve"]([1, 2, 4]) == (2 + 3) + (4 + 3)
 
 
+def rewards_brevity(names: Namespace) -> None:
+    long, short = names["brevity"](completions=["abcd", "a"], answer=["1", "2"])
+    assert 0 < long < short
+
+
 def made(names: Namespace) -> None:
     names["trainer"].train()
     trained(names)
@@ -121,6 +124,7 @@ SETUPS = {
     "vrag.md": (vrag, {}, made),
     "retrieval.md": (retrieval, {}, found),
     "code.md": (code, {}, told_apart),
+    "rewards.md": (lambda folder: {}, {}, rewards_brevity),
     "data.md": (lambda folder: {}, {}, solves),
 }
 

@@ -31,6 +31,8 @@ BASES = {
     "hpt on programs": recipe_of("hpt", dataset_name="problems.jsonl", test_split_size=2),
     "sft on pages": recipe_of("sft", model_name_or_path="tiny-vlm", test_split_size=None),
     "hpt in vrag": recipe_of("hpt", **EPISODES, **SEARCH),
+    "hpt with own rewards": recipe_of("hpt"),
+    "grpo with a reward model": recipe_of("grpo"),
     "grpo with vLLM": recipe_of("grpo"),
 }
 LARGEST = 8

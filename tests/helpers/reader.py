@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from hpt_trl.retrieval.index import build_index
 from hpt_trl.retrieval.rankers import IndexSettings
+from tests.helpers.evaluations import save_reward_model
 from tests.helpers.pages import write_corpus
 from tests.helpers.stage_runs import KEYS, sums
 
@@ -63,6 +64,8 @@ def build(folder: Path, tiny_model: str, reference: str) -> None:
         adapter.save_pretrained(folder / name)
         for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
             shutil.copy(folder / "tiny" / file, folder / name)
+
+    save_reward_model(tiny_model, folder / "outputs" / "reward")
 
     rows = [row | {"completion": f"{row['completion']}\n#### {row['answer']}"} for row in sums()]
     write_rows(folder / "sums.jsonl", rows)
