@@ -13,7 +13,7 @@ VLLM_INSTALLED := $(VLLM_VENV)/.installed
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow test-vllm lint format keys clean
+.PHONY: help install quickstart test test-slow test-vllm lint docs format keys clean
 
 help:  ## show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ lint: $(INSTALLED)  ## check style, types and the arrows between the wings
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(INSTALLED)  ## write the documentation as a site to build/docs; a warning is an error
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs build/docs
 
 format: $(INSTALLED)  ## rewrite the code in the project's format
 	$(BIN)/ruff check --fix

@@ -4,6 +4,7 @@ A byte-level BPE, so that any text encodes, of 1,024 tokens, learnt from what th
 their experts answer. Every digit is a token, and so is every tag of VRAG's actions.
 """
 
+import argparse
 import json
 import tempfile
 from pathlib import Path
@@ -70,6 +71,7 @@ def texts(folder: str) -> list[str]:
 
 def main() -> None:
     """Write the file of the package."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     with tempfile.TemporaryDirectory() as folder:
         tokenizer = train(texts(f"{folder}/pages"))
     file = Path(hpt_trl.models.tiny_vlm.__file__).parent / "tokenizer.json"
