@@ -110,6 +110,15 @@ def load_model(prepared: Prepared, device: torch.device) -> torch.nn.Module:
     }
     if quantization is not None:
         settings["quantization_config"] = quantization
+    return load_named(name, device, **settings)
+
+
+def load_named(name: str, device: torch.device, **settings: Any) -> torch.nn.Module:
+    """A model by its name, of an adapter with its base, in evaluation mode.
+
+    Args:
+        settings: of `from_pretrained`.
+    """
     model: Any = create_model_from_path(resolve_model(base_of(name)), device_map={"": device}, **settings)
     if is_adapter(name):
         model = PeftModel.from_pretrained(model, name)

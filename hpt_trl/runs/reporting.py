@@ -9,7 +9,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from transformers import ProgressCallback, TrainerCallback
+from transformers import ProgressCallback, TrainerCallback, TrainerState
 
 from hpt_trl.errors import UserError
 from hpt_trl.evaluation.intervals import wilson
@@ -94,10 +94,21 @@ class MetricsWriter(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **kwargs):
         if not state.is_world_process_zero or not logs:
             return
-        metrics = {key: value for key, value in logs.items() if key != "epoch" and key not in _SPEEDS}
-        line = {"step": state.global_step, "epoch": state.epoch} | metrics
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(valid_json(line), allow_nan=False) + "\n")
+            file.write(json.dumps(metrics_line(state, logs), allow_nan=False) + "\n")
+
+
+def metrics_line(state: TrainerState, logs: dict[str, Any]) -> dict[str, Any]:
+    """A line of metrics.jsonl."""
+    metrics = {key: value for key, value in logs.items() if key != "epoch" and key not in _SPEEDS}
+    return valid_json({"step": state.global_step, "epoch": state.epoch} | metrics)
+
+
+def progress_text(logs: dict[str, Any]) -> str:
+    """What a progress line says of a log: the few metrics that are followed while a run trains."""
+    return "  ".join(
+        f"{name} {logs[key]:.3g}" for key, name in _PROGRESS.items() if isinstance(logs.get(key), int | float)
+    )
 
 
 class ProgressLines(ProgressCallback):
@@ -106,8 +117,7 @@ class ProgressLines(ProgressCallback):
     def on_log(self, args, state, control, logs=None, **kwargs):
         if not state.is_world_process_zero or self.training_bar is None or not logs or "train_runtime" in logs:
             return
-        shown = [f"{name} {logs[key]:.3g}" for key, name in _PROGRESS.items() if isinstance(logs.get(key), int | float)]
-        self.training_bar.write(f"step {state.global_step}/{state.max_steps}  " + "  ".join(shown))
+        self.training_bar.write(f"step {state.global_step}/{state.max_steps}  {progress_text(logs)}")
 
 
 def write_results(output_dir: str | Path, results: dict[str, Any]) -> Path:

@@ -18,7 +18,8 @@ from typing import Any
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
-from transformers import ProgressCallback, Trainer, TrainerCallback, set_seed
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, set_seed
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
 from hpt_trl.data.unused import describe_unused
 from hpt_trl.errors import UserError
@@ -64,12 +65,13 @@ from hpt_trl.runs.working import run_work
 _ROWS = "measured_rows"
 
 
-def run(name: str, overrides: list[str]) -> None:
+def run(name: str, overrides: list[str], live: TrainerCallback | None = None) -> None:
     """Runs a recipe: `hpt-trl run NAME [--key value ...]`.
 
     Args:
         name: Path of a recipe, or the name of a bundled one.
         overrides: Words of the command line.
+        live: Shows a training in place of the progress bar, its lines and what is printed at the end.
 
     Raises:
         UserError: a mistake in the recipe, its data, model or rewards; before the training nothing is written.
@@ -96,14 +98,14 @@ def run(name: str, overrides: list[str]) -> None:
                 print(f"Columns that nothing reads: {describe_unused(prepared.unused)}", flush=True)
         state.wait_for_everyone()
         with full_disk_explained(prepared.recipe.config.output_dir), rows_placed(prepared.splits):
-            _train(prepared, started, command)
+            _train(prepared, started, command, live)
 
 
-def _train(prepared: Prepared, started: float, command: list[str]) -> None:
+def _train(prepared: Prepared, started: float, command: list[str], live: TrainerCallback | None) -> None:
     totals, health = RunTotals(started), Health()
     evaluations = _Evaluations(prepared, totals)
     # The totals come before all that logs and evaluates, the health before the evaluation that costs minutes.
-    trainer = _build_trainer(prepared, [_AtTrainBegin(evaluations.before_training)], [totals, health])
+    trainer = _build_trainer(prepared, [_AtTrainBegin(evaluations.before_training)], [totals, health], live)
     health.watch(trainer)
     evaluations.trainer = trainer
     totals.training_begins(trainer)
@@ -125,7 +127,7 @@ def _train(prepared: Prepared, started: float, command: list[str]) -> None:
     found = prepared.recipe.stage.finish(trainer)
     why = health.why_untrained()
     if trainer.is_world_process_zero():
-        _finish(prepared, trainer, evaluations, after, totals, why, command, found)
+        _finish(prepared, trainer, evaluations, after, totals, why, command, found, closing=live is None)
     # As Trainer.end does, which transformers 5.17 lacks.
     trainer.accelerator.end_training()
     refuse_untrained(why, trainer)
@@ -279,7 +281,10 @@ def _stored_before(folder: Path) -> tuple[dict[str, Any] | None, list[dict[str, 
 
 
 def _build_trainer(
-    prepared: Prepared, callbacks: list[TrainerCallback], first: Sequence[TrainerCallback] = ()
+    prepared: Prepared,
+    callbacks: list[TrainerCallback],
+    first: Sequence[TrainerCallback] = (),
+    live: TrainerCallback | None = None,
 ) -> Trainer:
     recipe = prepared.recipe
     config, model_args = recipe.config, recipe.model_args
@@ -315,9 +320,11 @@ def _build_trainer(
     keep_four_bit_trainable(trainer.model)
     keep_adapter_type(trainer.model)
     complete_model_files(trainer, recipe, prepared.model_config)
-    if not config.disable_tqdm:
-        trainer.remove_callback(ProgressCallback)
-        trainer.add_callback(ProgressLines())
+    if live is not None or not config.disable_tqdm:
+        # Another one in a notebook, and with `disable_tqdm`.
+        for stock in (DEFAULT_PROGRESS_CALLBACK, ProgressCallback, PrinterCallback):
+            trainer.remove_callback(stock)
+        trainer.add_callback(ProgressLines() if live is None else live)
     return trainer
 
 
@@ -330,11 +337,13 @@ def _finish(
     why_untrained: str | None,
     command: list[str],
     found: dict[str, Any] | None,
+    closing: bool,
 ) -> None:
-    """Writes results.json and the curves, and prints what came out.
+    """Writes results.json, the curves and the pages, and prints what came out.
 
     Args:
         found: results of the stage's own.
+        closing: whether it is printed.
     """
     recipe, before, spent = prepared.recipe, evaluations.before, totals.now()
     folder = Path(recipe.config.output_dir)
@@ -366,10 +375,13 @@ def _finish(
         curves = str(draw_curves(folder))
     except UserError as error:  # of fewer steps than `logging_steps`
         curves = f"none, {error}"
+    of_stage = report_stage(folder)
+    if not closing:
+        return
     print()
     if before and after and "completions" in before and "completions" in after:
         print(side_by_side(before, after) + "\n")
-    for line in [*evaluation_lines(before, after), *report_stage(folder)]:
+    for line in [*evaluation_lines(before, after), *of_stage]:
         print(line)
     print(
         f"{results['steps']} steps in {duration(wall['total'])} (training {duration(wall['train'])}, evaluation "
