@@ -1,8 +1,12 @@
 """What goes to standard error while a run is shown live: progress bars become a line of the display."""
 
 import io
+import re
 from collections.abc import Callable
 from typing import TextIO
+
+# tqdm's: description, share, bar, count and times.
+_BAR = re.compile(r"(.*?)\s*\d+%\|.*\|\s*(\d\S*/\d\S*)")
 
 
 class Bars(io.TextIOBase):
@@ -25,7 +29,8 @@ class Bars(io.TextIOBase):
             before, _, bar = text.rpartition("\r")
             self._after_bar = True
             if bar.strip():
-                self.show(bar.strip())
+                found = _BAR.match(bar.strip())
+                self.show(f"{found[1]} {found[2]}".strip() if found else bar.strip())
             rest = before.partition("\r")[0]
             if rest.strip():
                 self.stream.write(rest)

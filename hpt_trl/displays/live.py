@@ -55,6 +55,15 @@ class LiveCurves(TrainerCallback):
         self.say(self._said())
         self.draw()
 
+    def finish(self, results: dict[str, Any] | None) -> None:
+        """Shows the last state of a run, with its evaluations.
+
+        Args:
+            results: results.json of a run that has finished.
+        """
+        self.say(self._said())
+        self.draw(results)
+
     def say(self, text: str) -> None:
         """Shows a line of text beside the bar; nothing outside of a notebook."""
         if not self._in_notebook:

@@ -15,7 +15,7 @@ from hpt_trl.planning.showing import pieces
 from hpt_trl.runs.acting import trains_on_answers
 from hpt_trl.runs.preparation import prepare
 from hpt_trl.runs.prepared import Prepared
-from hpt_trl.runs.quiet import quiet, quiet_libraries
+from hpt_trl.runs.quiet import quiet
 
 # Characters that are shown of a stretch of text.
 _LONG = 1200
@@ -124,7 +124,6 @@ def look(recipe: str | Path, count: int = 3, **settings: Any) -> Look:
     Raises:
         UserError: the first mistake found, in the recipe, the data or the rewards.
     """
-    quiet_libraries()
     # What the folder holds does not matter: nothing is written there.
     settings = with_trial(str(recipe), settings | {"overwrite": True})
     with quiet():

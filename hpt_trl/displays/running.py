@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from hpt_trl.displays.console import Bars
 from hpt_trl.displays.words import with_trial, words_of
 from hpt_trl.recipes.bundled import find_recipe
-from hpt_trl.runs.quiet import quiet_libraries
 from hpt_trl.settings.file import read_recipe_file
 
 if TYPE_CHECKING:
@@ -31,7 +30,6 @@ def run(recipe: str | Path, **settings: Any) -> "Run | Chain":
     Raises:
         UserError: a mistake in the recipe, its data, model or rewards.
     """
-    quiet_libraries()
     path = find_recipe(str(recipe))
     settings = with_trial(str(recipe), settings)
     words, values = words_of(settings), read_recipe_file(path).values | settings
@@ -49,7 +47,7 @@ def run(recipe: str | Path, **settings: Any) -> "Run | Chain":
             run_recipe(str(recipe), words, live)
         found = Run(values["output_dir"])
         if live is not None:
-            live.draw(found.results)
+            live.finish(found.results)
     finally:
         # The trainer lies in circles of references, with its optimizer.
         gc.collect()
