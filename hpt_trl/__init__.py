@@ -7,16 +7,19 @@ line can answer `--help` at once.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from hpt_trl.version import __version__
 
 _EXPORTS = {
     "ActingTrainer": "hpt_trl.rollouts.acting",
+    "Chain": "hpt_trl.displays.chain",
     "HybridPostConfig": "hpt_trl.methods.hybrid.config",
     "HybridPostTrainer": "hpt_trl.methods.hybrid.trainer",
+    "LiveCurves": "hpt_trl.displays.live",
     "PPOConfig": "hpt_trl.methods.ppo.config",
     "PPOTrainer": "hpt_trl.methods.ppo.trainer",
     "Rho1Config": "hpt_trl.methods.rho1.config",
     "Rho1Trainer": "hpt_trl.methods.rho1.trainer",
+    "Run": "hpt_trl.displays.output",
     "ToolEnvironment": "hpt_trl.environments.tools",
     "TurnEnvironments": "hpt_trl.environments.factory",
     "UserError": "hpt_trl.errors",
@@ -25,17 +28,23 @@ _EXPORTS = {
     "ValueTrainer": "hpt_trl.methods.critic.trainer",
     "WeightedMTPConfig": "hpt_trl.methods.mtp.config",
     "WeightedMTPTrainer": "hpt_trl.methods.mtp.trainer",
+    "complete": "hpt_trl.displays.completing",
     "load_with_future_heads": "hpt_trl.models.future_heads.model",
+    "look": "hpt_trl.displays.looking",
+    "run": "hpt_trl.displays.running",
 }
 
 __all__ = [
     "ActingTrainer",
+    "Chain",
     "HybridPostConfig",
     "HybridPostTrainer",
+    "LiveCurves",
     "PPOConfig",
     "PPOTrainer",
     "Rho1Config",
     "Rho1Trainer",
+    "Run",
     "ToolEnvironment",
     "TurnEnvironments",
     "UserError",
@@ -45,10 +54,19 @@ __all__ = [
     "WeightedMTPConfig",
     "WeightedMTPTrainer",
     "__version__",
+    "complete",
     "load_with_future_heads",
+    "look",
+    "run",
 ]
 
 if TYPE_CHECKING:
+    from hpt_trl.displays.chain import Chain
+    from hpt_trl.displays.completing import complete
+    from hpt_trl.displays.live import LiveCurves
+    from hpt_trl.displays.looking import look
+    from hpt_trl.displays.output import Run
+    from hpt_trl.displays.running import run
     from hpt_trl.environments.factory import TurnEnvironments
     from hpt_trl.environments.tools import ToolEnvironment
     from hpt_trl.errors import UserError

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from hpt_trl import __version__
 from hpt_trl.chat import commands as chat
 from hpt_trl.data.pages import commands as pages
 from hpt_trl.errors import UserError
@@ -24,6 +23,7 @@ from hpt_trl.retrieval import commands as retrieval
 from hpt_trl.runs.quiet import quiet_libraries
 from hpt_trl.settings.secrets import take_token
 from hpt_trl.signals import INTERRUPTED, Interrupted
+from hpt_trl.version import __version__
 
 if TYPE_CHECKING:
     from hpt_trl.launching.options import LaunchOptions

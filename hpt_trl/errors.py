@@ -8,3 +8,7 @@ class UserError(ValueError):
     prints it without a traceback and exits with code 2. Raise it before anything is loaded or written wherever
     that is possible.
     """
+
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows of it, by IPython's convention."""
+        return [f"{type(self).__name__}: {self}"]

@@ -6,13 +6,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from hpt_trl import __version__
 from hpt_trl.errors import UserError
 from hpt_trl.hub.destination import HUB_KEYS
 from hpt_trl.pipeline.plan import PlannedStage
 from hpt_trl.pipeline.references import references_of
 from hpt_trl.recipes.bundled import find_recipe
 from hpt_trl.settings.file import read_recipe_file
+from hpt_trl.version import __version__
 
 # Larger files count by size and time of change: reading gigabytes of weights would delay every start.
 _READ_WHOLE = 64 * 2**20

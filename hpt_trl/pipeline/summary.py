@@ -9,31 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from hpt_trl.errors import UserError
-from hpt_trl.pictures import STYLE, write_picture
+from hpt_trl.pictures import STYLE, new_figure, write_picture
 from hpt_trl.pipeline.record import Record, read_record
 from hpt_trl.runs.curves import Points, logged_series
+from hpt_trl.runs.measures import telling_measures, values_of
 from hpt_trl.runs.reading import duration, read_metrics, read_results
-from hpt_trl.runs.verdicts import verdict
 from hpt_trl.terminal import Column, flow
 from hpt_trl.terminal import table as laid_out
 
 PICTURE_FILE = "pipeline.png"
 
-# Measures in the order in which they are preferred where a stage names none.
-_USUAL = {
-    "pretrain": ("held_out.loss",),
-    "sft": ("held_out.loss",),
-    "reward": ("held_out.accuracy",),
-    "critic": ("held_out.accuracy",),
-    "dpo": ("held_out.rewards/accuracies",),
-}
-_COMMON = ("reward", "accuracy", "held_out.loss")
 # Measures that mean the same in every stage and may stand side by side; each stage's loss is one of its own.
 _SHARED = ("reward", "accuracy")
-# Of a stage that only measures.
-_MEASURED = ("pass@", "avg@", "maj@", "win_rate", "perplexity")
-# Rows of the table per stage.
-_MOST = 3
 
 _BEFORE, _AFTER, _LINE = "#b8b8b8", "#2166ac", "#2166ac"
 _COLUMNS = (
@@ -110,10 +97,7 @@ def draw(record: Record) -> Path | None:
     Returns:
         The picture's path, None where no stage has logged anything.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from matplotlib import rc_context
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     curves = {name: curve for name in record.order if (curve := _main_curve(record, name)) is not None}
@@ -123,14 +107,9 @@ def draw(record: Record) -> Path | None:
     count = len(curves) + bool(bars)
     columns = min(3, count)
     rows = math.ceil(count / columns)
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            rows,
-            columns,
-            figsize=(4.0 * columns, 2.7 * rows + 0.4),
-            squeeze=False,
-            layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1),
-        )
+    with rc_context(STYLE):
+        layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)
+        figure, axes = new_figure(rows, columns, (4.0 * columns, 2.7 * rows + 0.4), layout=layout)
         for axis, (name, (metric, points)) in zip(axes.flat, curves.items(), strict=False):
             kind = record.stages[name].stage
             _draw_curve(axis, name if name == kind else f"{name} ({kind})", metric, points)
@@ -150,47 +129,13 @@ def _finished(record: Record, name: str) -> bool:
 
 
 def _values_of(record: Record, name: str) -> dict[str, tuple[float, float]]:
-    """Measure -> before and after, of every number that a stage's results have on both sides.
-
-    A stage that only measures has one side, which stands for both.
-    """
-    results = read_results(record.folder / name) or {}
-    if "measures" in results:
-        return {key: (value, value) for key, value in _flat(results["measures"]).items()}
-    before, after = _flat(results.get("before")), _flat(results.get("after"))
-    return {key: (before[key], after[key]) for key in before if key in after}
-
-
-def _flat(values: dict[str, Any] | None, prefix: str = "") -> dict[str, float]:
-    found: dict[str, float] = {}
-    for key, value in (values or {}).items():
-        if key.endswith(("_error", "_errors", "_rows")):
-            continue  # of the measures, none themselves
-        if isinstance(value, dict):
-            found |= _flat(value, f"{prefix}{key}.")
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            found[prefix + key] = float(value)
-    return found
+    return values_of(read_results(record.folder / name) or {})
 
 
 def _measures(record: Record, name: str) -> dict[str, dict[str, Any]]:
     """The measures that the table shows of a stage, the most telling first."""
-    known, values = record.stages[name], _values_of(record, name)
-    results = read_results(record.folder / name) or {}
-    measured = [key for key in values if key.startswith(_MEASURED)] if "measures" in results else []
-    wanted = [*([known.measure] if known.measure else []), *measured, *_USUAL.get(known.stage, ()), *_COMMON]
-    found: dict[str, dict[str, Any]] = {}
-    for measure in wanted:
-        # A reward of 0 or 1 is the accuracy under another name.
-        is_new = measure == known.measure or values.get(measure) not in [values[other] for other in found]
-        if measure in values and is_new and len(found) < _MOST:
-            before, after = values[measure]
-            if "measures" in results:
-                found[measure] = {"before": None, "after": after, "verdict": ""}
-            else:
-                said = verdict(measure, results["before"], results["after"])
-                found[measure] = {"before": before, "after": after, "verdict": said}
-    return found
+    known, results = record.stages[name], read_results(record.folder / name) or {}
+    return telling_measures(results, known.stage, [known.measure] if known.measure else [])
 
 
 def _number(value: float | None) -> str:

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from hpt_trl import __version__
 from hpt_trl.progress import Bar
 from hpt_trl.recipes.packages import installed
 from hpt_trl.terminal import Column, flow, table
+from hpt_trl.version import __version__
 
 if TYPE_CHECKING:
     from hpt_trl.planning.needs import Machine, Need

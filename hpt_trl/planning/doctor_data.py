@@ -4,9 +4,9 @@ import platform
 from dataclasses import asdict
 from typing import Any
 
-from hpt_trl import __version__
 from hpt_trl.errors import UserError
 from hpt_trl.planning.doctor import allowed_ranges, driver_misfits, find_devices, misfits, named_as, package_rows
+from hpt_trl.version import __version__
 
 
 def doctor_data(recipes: list[str]) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def _answers(prepared: Prepared, first: dict[str, Any]) -> list[tuple[str, str]]
         if not first.get(column):
             continue
         name = column if splits.layout == "comparisons" else "demonstration"
-        encoded = _encoded(prepared, first, column)
+        encoded = encoded_row(prepared, first, column)
         # Of a conversation the prompt's turns are trained as well.
         if splits.layout != "prompts" and not first.get(WHOLE):
             start = min(len(encoder.prompt(first)), encoded.context)
@@ -71,7 +71,7 @@ def _answers(prepared: Prepared, first: dict[str, Any]) -> list[tuple[str, str]]
     return lines
 
 
-def _encoded(prepared: Prepared, row: dict[str, Any], column: str) -> Encoded:
+def encoded_row(prepared: Prepared, row: dict[str, Any], column: str) -> Encoded:
     """A row as the stage's trainer gets it; of a rollout's demonstration what follows the prompt."""
     layout, recipe, encoder = prepared.splits.layout, prepared.recipe, prepared.encoder
     if layout == "prompts":
@@ -83,7 +83,7 @@ def _encoded(prepared: Prepared, row: dict[str, Any], column: str) -> Encoded:
 
 
 def _turns(prepared: Prepared, rows: Any) -> str:
-    every = [_encoded(prepared, row, "completion") for _, row in examples(rows, ("prompt", "completion"))]
+    every = [encoded_row(prepared, row, "completion") for _, row in examples(rows, ("prompt", "completion"))]
     turns = sum(encoded.turns for encoded in every) / len(every)
     trained = sum(encoded.trained_turns for encoded in every) / len(every)
     return f"{turns:.3g} of the assistant in a row on average, {trained:.3g} of them trained"

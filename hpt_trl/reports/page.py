@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from hpt_trl import __version__
 from hpt_trl.environments.trajectories import FOLDER as TRAJECTORIES
 from hpt_trl.errors import UserError
 from hpt_trl.files import write_atomically
@@ -31,6 +30,7 @@ from hpt_trl.run_files import CURVES_FILE
 from hpt_trl.runs.reading import duration
 from hpt_trl.runs.trajectory_pages import INDEX_FILE
 from hpt_trl.token_scores.weights_page import PAGE_FILE as WEIGHTS
+from hpt_trl.version import __version__
 
 # In the head of every page; by it a page is known that may be written over.
 MARK = '<meta name="generator" content="hpt-trl report'

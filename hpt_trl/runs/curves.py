@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpt_trl.pictures import STYLE, write_picture
+from hpt_trl.pictures import STYLE, new_figure, write_picture
 
 _BLUE, _ORANGE, _GREEN, _RED, _VIOLET, _GREY = "#2166ac", "#e08214", "#1b7837", "#b2182b", "#762a83", "#7f7f7f"
 Points = list[tuple[int, float]]
@@ -188,7 +188,12 @@ def logged_series(lines: list[dict[str, Any]]) -> dict[str, Points]:
 
 
 def draw(lines: list[dict[str, Any]], results: dict[str, Any] | None, title: str, path: Path) -> None:
-    """Writes the picture to `path` (PNG).
+    """Writes the picture to `path` (PNG); see `figure_of`."""
+    write_picture(figure_of(lines, results, title), path)
+
+
+def figure_of(lines: list[dict[str, Any]], results: dict[str, Any] | None, title: str) -> Any:
+    """Draws the picture.
 
     Args:
         lines: Lines of metrics.jsonl.
@@ -197,10 +202,7 @@ def draw(lines: list[dict[str, Any]], results: dict[str, Any] | None, title: str
     Raises:
         ValueError: none of the metrics of `PANELS` was logged.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from matplotlib import rc_context
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     curves = logged_series(lines)
@@ -209,20 +211,42 @@ def draw(lines: list[dict[str, Any]], results: dict[str, Any] | None, title: str
         raise ValueError("no metric that can be drawn")
     columns = min(2, len(panels))
     rows = math.ceil(len(panels) / columns)
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            rows,
-            columns,
-            figsize=(5.6 * columns, 3.4 * rows + 0.4),
-            squeeze=False,
-            layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1),
-        )
+    with rc_context(STYLE):
+        layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)
+        figure, axes = new_figure(rows, columns, (5.6 * columns, 3.4 * rows + 0.4), layout=layout)
         for axis, panel in zip(axes.flat, panels, strict=False):
             _draw_panel(axis, panel, curves, results)
         for axis in axes.flat[len(panels) :]:
             axis.set_visible(False)
         figure.suptitle(title, fontsize=12.5, x=0.015, ha="left")
-        write_picture(figure, path)
+    return figure
+
+
+def figure_of_metrics(lines: list[dict[str, Any]], keys: Sequence[str]) -> Any:
+    """Draws some metrics on one axis, by their names in metrics.jsonl.
+
+    Raises:
+        ValueError: none of them was logged.
+    """
+    from matplotlib import rc_context
+    from matplotlib.ticker import MaxNLocator
+
+    found = {key: points for key in keys if (points := _points(lines, key))}
+    if not found:
+        raise ValueError(f"none of {', '.join(keys)} was logged")
+    with rc_context(STYLE):
+        figure, axes = new_figure(1, 1, (7.2, 3.2))
+        axis, colors = axes[0, 0], (_BLUE, _RED, _GREEN, _ORANGE, _VIOLET, _GREY)
+        for place, (key, points) in enumerate(found.items()):
+            steps, values = zip(*points, strict=True)
+            # Told apart without colours as well.
+            draw_series(axis, Series(key, key, colors[place % 6], dashed=place % 2 == 1), steps, values)
+        axis.set_xlabel("step")
+        axis.grid(True, color="#e6e6e6", linewidth=0.8)
+        axis.set_axisbelow(True)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.legend(loc="best")
+    return figure
 
 
 def _points(lines: list[dict[str, Any]], key: str) -> Points:

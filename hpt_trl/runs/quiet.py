@@ -18,6 +18,8 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TQDM_MININTERVAL", interval)
     # It warns of an optional CPU kernel whenever it is imported, also where nothing is quantized.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    # tqdm draws plain bars in a notebook without ipywidgets.
+    warnings.filterwarnings("ignore", message="IProgress not found")
     # It is imported wherever it is installed, and says in each process that there is no GPU.
     logging.getLogger("DeepSpeed").addFilter(lambda record: "Setting accelerator to CPU" not in record.getMessage())
 

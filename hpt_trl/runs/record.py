@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from hpt_trl import __version__
 from hpt_trl.recipes.bundled import recipe_name, recipes_folder
+from hpt_trl.version import __version__
 
 _PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets")
 

@@ -18,10 +18,10 @@ from typing import Any
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
-from transformers import ProgressCallback, Trainer, TrainerCallback, set_seed
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, set_seed
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
 from hpt_trl.data.unused import describe_unused
-from hpt_trl.errors import UserError
 from hpt_trl.evaluation.intervals import wilson
 from hpt_trl.evaluation.measuring import measure
 from hpt_trl.evaluation.samples import SampleStore
@@ -36,46 +36,40 @@ from hpt_trl.recipes.profiles import LAUNCH_OPTIONS
 from hpt_trl.recipes.recipe import StageInputs
 from hpt_trl.recipes.resolving import read_recipe
 from hpt_trl.rollouts.vllm import open_engine
-from hpt_trl.run_files import BEFORE_FILE, EVALUATIONS, RESULTS_FILE, WARNINGS_FILE
+from hpt_trl.run_files import BEFORE_FILE, EVALUATIONS, RESULTS_FILE
 from hpt_trl.runs.acting import rows_placed
 from hpt_trl.runs.checkpoints import PROCESSES_FILE, full_disk_explained
+from hpt_trl.runs.closing import draw_and_close
 from hpt_trl.runs.evaluating import answered_conditions, run_evaluation, task_of, write_scored
 from hpt_trl.runs.evaluation import evaluate
 from hpt_trl.runs.health import Health, refuse_untrained
 from hpt_trl.runs.hub import finish_on_hub, write_no_card, write_run_card
 from hpt_trl.runs.interrupting import SaveOnInterrupt, holding_interrupts, interrupts_explained
 from hpt_trl.runs.model_files import complete_model_files
-from hpt_trl.runs.next_commands import next_commands
 from hpt_trl.runs.output_folder import open_output_folder
 from hpt_trl.runs.preparation import prepare_recipe
 from hpt_trl.runs.prepared import Prepared
 from hpt_trl.runs.progress import MetricsWriter, ProgressLines, without_library_bars
 from hpt_trl.runs.quiet import quiet
-from hpt_trl.runs.reading import duration, write_results
+from hpt_trl.runs.reading import write_results
 from hpt_trl.runs.record import hardware, short_name, versions
-from hpt_trl.runs.reporting import (
-    draw_curves,
-    evaluation_lines,
-    report_stage,
-    side_by_side,
-)
 from hpt_trl.runs.totals import RunTotals
 from hpt_trl.runs.trackers.tracking import Tracking
 from hpt_trl.runs.warned import Warnings
 from hpt_trl.runs.working import run_work
 from hpt_trl.settings.secrets import take_token
-from hpt_trl.terminal import flow
 
 # In before.json alone: what was measured of each held-out row.
 _ROWS = "measured_rows"
 
 
-def run(name: str, overrides: list[str]) -> None:
+def run(name: str, overrides: list[str], live: TrainerCallback | None = None) -> None:
     """Runs a recipe: `hpt-trl run NAME [--key value ...]`.
 
     Args:
         name: Path of a recipe, or the name of a bundled one.
         overrides: Words of the command line.
+        live: Shows a training in place of the progress bar, its lines and what is printed at the end.
 
     Raises:
         UserError: a mistake in the recipe, its data, model or rewards; before the training nothing is written.
@@ -108,17 +102,19 @@ def run(name: str, overrides: list[str]) -> None:
         with explained[0], explained[1], rows_placed(prepared.splits):
             tracking = Tracking(prepared.recipe, prepared)
             with tracking.running():
-                _train(prepared, started, command, tracking)
+                _train(prepared, started, command, tracking, live)
 
 
-def _train(prepared: Prepared, started: float, command: list[str], tracking: Tracking) -> None:
+def _train(
+    prepared: Prepared, started: float, command: list[str], tracking: Tracking, live: TrainerCallback | None
+) -> None:
     totals, health = RunTotals(started), Health()
     warnings = Warnings(prepared.recipe, tracking.warn)
     evaluations = _Evaluations(prepared, totals)
     # Who ends a training comes before those who note what a checkpoint has. The totals come before all that logs and
     # evaluates, the health before the evaluation that costs minutes.
     trainer = _build_trainer(
-        prepared, [_AtTrainBegin(evaluations.before_training)], [warnings, totals, health, *tracking.callbacks]
+        prepared, [_AtTrainBegin(evaluations.before_training)], [warnings, totals, health, *tracking.callbacks], live
     )
     health.watch(trainer)
     tracking.watch(trainer)
@@ -145,7 +141,9 @@ def _train(prepared: Prepared, started: float, command: list[str], tracking: Tra
     found = prepared.recipe.stage.finish(trainer)
     why = health.why_untrained()
     if trainer.is_world_process_zero():
-        tracking.trained(_finish(prepared, trainer, evaluations, after, totals, why, command, found, warnings.kept))
+        results = _finish(prepared, trainer, evaluations, after, totals, why, command, found, warnings.kept)
+        tracking.trained(results)
+        draw_and_close(Path(prepared.recipe.config.output_dir), results, printed=live is None)
     # As Trainer.end does, which transformers 5.17 lacks.
     trainer.accelerator.end_training()
     refuse_untrained(why, trainer)
@@ -301,7 +299,10 @@ def _stored_before(folder: Path) -> tuple[dict[str, Any] | None, list[dict[str, 
 
 
 def _build_trainer(
-    prepared: Prepared, callbacks: list[TrainerCallback], first: Sequence[TrainerCallback] = ()
+    prepared: Prepared,
+    callbacks: list[TrainerCallback],
+    first: Sequence[TrainerCallback] = (),
+    live: TrainerCallback | None = None,
 ) -> Trainer:
     recipe = prepared.recipe
     config, model_args = recipe.config, recipe.model_args
@@ -338,9 +339,11 @@ def _build_trainer(
     keep_adapter_type(trainer.model)
     complete_model_files(trainer, recipe, prepared.model_config)
     write_no_card(trainer)
-    if not config.disable_tqdm:
-        trainer.remove_callback(ProgressCallback)
-        trainer.add_callback(ProgressLines())
+    if live is not None or not config.disable_tqdm:
+        # Another one in a notebook, and with `disable_tqdm`.
+        for stock in (DEFAULT_PROGRESS_CALLBACK, ProgressCallback, PrinterCallback):
+            trainer.remove_callback(stock)
+        trainer.add_callback(ProgressLines() if live is None else live)
     trainer.add_callback(SaveOnInterrupt())
     return trainer
 
@@ -356,7 +359,7 @@ def _finish(
     found: dict[str, Any] | None,
     warnings: list[dict[str, Any]],
 ) -> dict[str, Any]:
-    """Writes results.json and the curves, and prints what came out.
+    """Writes results.json and the card.
 
     Args:
         found: results of the stage's own.
@@ -397,27 +400,6 @@ def _finish(
     write_results(folder, results)
     (folder / BEFORE_FILE).unlink(missing_ok=True)
     write_run_card(recipe)
-    try:
-        curves = str(draw_curves(folder))
-    except UserError as error:  # of fewer steps than `logging_steps`
-        curves = f"none, {error}"
-    print()
-    if before and after and "completions" in before and "completions" in after:
-        print(side_by_side(before, after) + "\n")
-    for text in [flow(evaluation_lines(before, after)), *report_stage(folder)]:
-        print(text)
-    lines = [
-        *[
-            f"Warned at step {warning['step']} of {warning['kind']}: see {folder / WARNINGS_FILE}"
-            for warning in warnings
-        ],
-        f"{results['steps']} steps in {duration(wall['total'])} (training {duration(wall['train'])}, evaluation "
-        f"{duration(wall['evaluation'])})",
-        f"Model:   {folder}",
-        f"Results: {folder / RESULTS_FILE}",
-        f"Curves:  {curves}",
-    ]
-    print(flow([*lines, *next_commands(folder, recipe.stage.name)]))
     return results
 
 

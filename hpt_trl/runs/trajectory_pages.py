@@ -103,13 +103,9 @@ def _drawn(output_dir: Path, trajectories: list[Trajectory]) -> Path:
     pages = folder / PAGES
     pages.mkdir(exist_ok=True)
     names = [_file_name(number, trajectory) for number, trajectory in enumerate(trajectories, start=1)]
-    environment = _environment()
     for number, trajectory in enumerate(trajectories):
-        text = environment.get_template("trajectory.html.jinja").render(
-            trajectory=trajectory,
-            mode=_MODES.get(trajectory.mode, trajectory.mode),
-            turns=_turns(trajectory),
-            facts=_facts(trajectory),
+        text = trajectory_page(
+            trajectory,
             previous=names[number - 1] if number else None,
             following=names[number + 1] if number + 1 < len(names) else None,
             index=f"../{INDEX_FILE}",
@@ -119,15 +115,47 @@ def _drawn(output_dir: Path, trajectories: list[Trajectory]) -> Path:
         if stale.name not in names:
             stale.unlink()
     rewards = list(dict.fromkeys(name for trajectory in trajectories for name in trajectory.rewards))
-    text = environment.get_template("trajectories.html.jinja").render(
-        run=output_dir.resolve().name,
-        entries=list(zip(trajectories, names, strict=True)),
-        folder=PAGES,
-        modes=_MODES,
-        rewards=rewards,
+    text = (
+        _environment()
+        .get_template("trajectories.html.jinja")
+        .render(
+            run=output_dir.resolve().name,
+            entries=list(zip(trajectories, names, strict=True)),
+            folder=PAGES,
+            modes=_MODES,
+            rewards=rewards,
+        )
     )
     write_atomically(folder / INDEX_FILE, text)
     return folder / INDEX_FILE
+
+
+def trajectory_page(
+    trajectory: Trajectory, *, index: str | None = None, previous: str | None = None, following: str | None = None
+) -> str:
+    """Returns the page of a trajectory.
+
+    Args:
+        index, previous, following: Where the list and its neighbours lie; None for a page by itself.
+    """
+    return (
+        _environment()
+        .get_template("trajectory.html.jinja")
+        .render(
+            trajectory=trajectory,
+            mode=mode_of(trajectory),
+            turns=_turns(trajectory),
+            facts=_facts(trajectory),
+            previous=previous,
+            following=following,
+            index=index,
+        )
+    )
+
+
+def mode_of(trajectory: Trajectory) -> str:
+    """Returns when a trajectory was played, in words."""
+    return _MODES.get(trajectory.mode, trajectory.mode)
 
 
 def _environment() -> Any:

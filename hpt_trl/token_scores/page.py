@@ -73,16 +73,22 @@ def shown_number(value: float | None, sign: bool = False) -> str:
     return "\N{EN DASH}" if value is None else f"{value:+.2f}" if sign else f"{value:.2f}"
 
 
-def write_page(path: Path, template: Path, samples: list[dict[str, Any]], **values: Any) -> Path:
-    """Write a page in one go.
+def write_page(path: Path, text: str) -> Path:
+    """Write a page in one go; return its path."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+    return path
+
+
+def page_text(run: str, template: Path, samples: list[dict[str, Any]], **values: Any) -> str:
+    """Return a page.
 
     Args:
+        run: the run's name.
         template: extends `tokens.html.jinja`.
         samples: what it shows of each: `step`, `spans` and more of its own.
         values: what else it reads.
-
-    Returns:
-        The page's path.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -93,13 +99,7 @@ def write_page(path: Path, template: Path, samples: list[dict[str, Any]], **valu
         trim_blocks=True,
     )
     environment.filters["figure"] = shown_number
-    text = environment.get_template(template.name).render(
-        run=path.parent.resolve().name, samples=samples, shades=SHADES, **values
-    )
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-    return path
+    return environment.get_template(template.name).render(run=run, samples=samples, shades=SHADES, **values)
 
 
 def read_samples(path: Path, keys: Sequence[str], lists: Sequence[str]) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from hpt_trl.token_scores.page import mean, read_samples, scale_of, shade_of, shown_number, span, write_page
+from hpt_trl.token_scores.page import mean, page_text, read_samples, scale_of, shade_of, shown_number, span, write_page
 
 SAMPLES_FILE = "token_weights.jsonl"
 PAGE_FILE = "token_weights.html"
@@ -23,14 +23,28 @@ def draw_weights(folder: str | Path) -> Path | None:
     Raises:
         UserError: token_weights.jsonl is broken.
     """
-    samples = read_samples(Path(folder) / SAMPLES_FILE, _KEYS, _LISTS)
+    samples = read_weights(folder)
     if not samples:
         return None
+    return write_page(Path(folder) / PAGE_FILE, weights_page(samples, Path(folder).resolve().name))
+
+
+def read_weights(folder: str | Path) -> list[dict[str, Any]]:
+    """Returns the samples that a run left; none of other runs.
+
+    Raises:
+        UserError: token_weights.jsonl is broken.
+    """
+    return read_samples(Path(folder) / SAMPLES_FILE, _KEYS, _LISTS)
+
+
+def weights_page(samples: list[dict[str, Any]], run: str) -> str:
+    """Returns the page that shows samples of `read_weights`; `run` is its name."""
     # Twice the weight is as far from 1 as half of it.
     sizes = [math.log(weight) for sample in samples for weight in sample["weight"] if weight]
     scale = scale_of(sizes or [0.0], least=0.01)
     shown = [_shown(sample, scale) for sample in samples]
-    return write_page(Path(folder) / PAGE_FILE, _TEMPLATE, shown, scale=math.exp(scale))
+    return page_text(run, _TEMPLATE, shown, scale=math.exp(scale))
 
 
 def _shown(sample: dict[str, Any], scale: float) -> dict[str, Any]:

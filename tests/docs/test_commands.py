@@ -103,9 +103,7 @@ def is_here(path: Path, overrides: list[str]) -> bool:
     """Whether a recipe's model and data need no Hub, no other run and no download."""
     recipe = read_recipe(path, overrides)
     model, data = (str(recipe.raw.get(key, "")) for key in ("model_name_or_path", "dataset_name"))
-    return all(
-        not name or name in BUILT_IN or is_generated(name) or Path(name).exists() for name in (model, data)
-    )
+    return all(not name or name in BUILT_IN or is_generated(name) or Path(name).exists() for name in (model, data))
 
 
 def check_extras(words: tuple[str, ...]) -> None:

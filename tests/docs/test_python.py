@@ -66,7 +66,11 @@ def retrieval(folder: Path) -> Namespace:
 
 
 def code(folder: Path) -> Namespace:
-    problem = {"prompt": 'def one():\n    """1"""\n', "entry_point": "one", "test": "def check(f):\n    assert f() == 1"}
+    problem = {
+        "prompt": 'def one():\n    """1"""\n',
+        "entry_point": "one",
+        "test": "def check(f):\n    assert f() == 1",
+    }
     return {"rows": [problem, problem], "completions": ["    return 1\n", "    return 2\n"]}
 
 

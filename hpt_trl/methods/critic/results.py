@@ -11,7 +11,7 @@ from typing import Any
 
 from hpt_trl.errors import UserError
 from hpt_trl.files import lines_of
-from hpt_trl.pictures import STYLE, write_picture
+from hpt_trl.pictures import STYLE, new_figure, write_picture
 from hpt_trl.terminal import Column, flow, table
 
 CURVES_FILE = "value_curves.jsonl"
@@ -81,17 +81,18 @@ def draw_value_curves(folder: str | Path) -> Path | None:
     pairs = read_curves(folder)
     if not pairs:
         return None
-    import matplotlib
+    path = Path(folder) / PICTURE_FILE
+    write_picture(figure_of(pairs), path)
+    return path
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
 
-    path, rows = Path(folder) / PICTURE_FILE, (len(pairs) + 1) // 2
-    columns = min(2, len(pairs))
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            rows, columns, figsize=(5.6 * columns, 3.2 * rows + 0.3), squeeze=False, layout="constrained"
-        )
+def figure_of(pairs: list[dict[str, Any]]) -> Any:
+    """Draws V along the right and the wrong solution of each pair, of which there is one or more."""
+    from matplotlib import rc_context
+
+    rows, columns = (len(pairs) + 1) // 2, min(2, len(pairs))
+    with rc_context(STYLE):
+        figure, axes = new_figure(rows, columns, (5.6 * columns, 3.2 * rows + 0.3))
         for axis, pair in zip(axes.flat, pairs, strict=False):
             for side, color in (("right", _RIGHT), ("wrong", _WRONG)):
                 values = [value for value in pair[side]["values"] if value is not None]
@@ -108,8 +109,7 @@ def draw_value_curves(folder: str | Path) -> Path | None:
         for axis in axes.flat[len(pairs) :]:
             axis.set_visible(False)
         axes.flat[0].legend(loc="best")
-        write_picture(figure, path)
-    return path
+    return figure
 
 
 def report_critic(folder: str | Path, results: dict[str, Any] | None) -> list[str]:

@@ -18,7 +18,7 @@ from typing import Any
 
 from hpt_trl.errors import UserError
 from hpt_trl.files import lines_of
-from hpt_trl.pictures import STYLE, write_picture
+from hpt_trl.pictures import STYLE, new_figure, write_picture
 from hpt_trl.terminal import Column, flow, table
 
 SCORES_FILE = "scores.jsonl"
@@ -154,7 +154,7 @@ def report_shift(folder: str | Path) -> list[str]:
     except ValueError as error:
         return [flow([f"Reward shift: cannot be measured on {error}."])]
     path = Path(folder) / PICTURE_FILE
-    draw(list(_by_prompt(comparisons).values()), shift, path)
+    write_picture(figure_of(comparisons, shift), path)
     return [*shift_lines(shift), flow([f"Reward shift: {path}"])]
 
 
@@ -182,20 +182,20 @@ def shift_lines(shift: Shift) -> list[str]:
     return [table(columns, rows), flow([said])]
 
 
-def draw(groups: Sequence[dict[str, float]], shift: Shift, path: Path) -> None:
-    """Writes the picture: the prompts in the order of their means, each with the spread of its completions."""
-    import matplotlib
+def figure_of(comparisons: Sequence[dict[str, Any]], shift: Shift) -> Any:
+    """Draws the prompts in the order of their means, each with the spread of its completions."""
+    from matplotlib import rc_context
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    scores = sorted((list(found.values()) for found in groups), key=lambda group: sum(group) / len(group))
+    scores = sorted(
+        (list(found.values()) for found in _by_prompt(comparisons).values()), key=lambda group: sum(group) / len(group)
+    )
     panels = (
         ("As they are", scores, shift.raw),
         ("Centred per prompt", [centred(group) for group in scores], shift.centred),
     )
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, 2, figsize=(11.2, 4.0), sharey=True, layout="constrained")
+    with rc_context(STYLE):
+        figure, axes = new_figure(1, 2, (11.2, 4.0), sharey=True)
+        axes = axes[0]
         places = range(1, len(scores) + 1)
         width = max(0.4, min(3.0, 300 / len(scores)))
         for axis, (title, shown, found) in zip(axes, panels, strict=True):
@@ -209,7 +209,7 @@ def draw(groups: Sequence[dict[str, float]], shift: Shift, path: Path) -> None:
             axis.set_axisbelow(True)
         axes[0].set_ylabel("score")
         axes[0].legend(loc="upper left")
-        write_picture(figure, path)
+    return figure
 
 
 def _by_prompt(comparisons: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:

@@ -4,7 +4,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpt_trl.token_scores.page import Span, mean, read_samples, scale_of, shade_of, shown_number, span, write_page
+from hpt_trl.token_scores.page import (
+    Span,
+    mean,
+    page_text,
+    read_samples,
+    scale_of,
+    shade_of,
+    shown_number,
+    span,
+    write_page,
+)
 
 SELECTIONS_FILE = "selections.jsonl"
 PAGE_FILE = "selections.html"
@@ -56,15 +66,29 @@ def draw_selections(folder: str | Path) -> Path | None:
     Raises:
         UserError: selections.jsonl is broken.
     """
-    samples = read_samples(Path(folder) / SELECTIONS_FILE, _KEYS, _LISTS)
+    samples = read_selections(folder)
     if not samples:
         return None
+    return write_page(Path(folder) / PAGE_FILE, selections_page(samples, Path(folder).resolve().name))
+
+
+def read_selections(folder: str | Path) -> list[dict[str, Any]]:
+    """Returns the samples that a run left; none of other runs.
+
+    Raises:
+        UserError: selections.jsonl is broken.
+    """
+    return read_samples(Path(folder) / SELECTIONS_FILE, _KEYS, _LISTS)
+
+
+def selections_page(samples: list[dict[str, Any]], run: str) -> str:
+    """Returns the page that shows samples of `read_selections`; `run` is its name."""
     tokens = [_tokens(sample) for sample in samples]
     sizes = [token.excess for found in tokens for token in found if token.excess is not None]
     # In nats; None without a reference.
     scale = scale_of(sizes, least=0.01) if sizes else None
     shown = [_shown(*pair, scale) for pair in zip(samples, tokens, strict=True)]
-    return write_page(Path(folder) / PAGE_FILE, _TEMPLATE, shown, scale=scale)
+    return page_text(run, _TEMPLATE, shown, scale=scale)
 
 
 def _tokens(sample: dict[str, Any]) -> list[Token]:
