@@ -6,8 +6,6 @@ import signal
 # One thread each: the models are tiny, and `make test` runs one worker per core.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-# What is printed is compared as it is written, not as a narrow terminal would wrap it.
-os.environ["COLUMNS"] = "1000"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
@@ -27,6 +25,12 @@ pytest_plugins = [
 # A shell's background jobs ignore Ctrl-C, and so would what the tests start and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def wide_terminal(monkeypatch) -> None:
+    """What is printed is compared as it is written, not as a narrow terminal would wrap it."""
+    monkeypatch.setenv("COLUMNS", "1000")
 
 
 @pytest.fixture(scope="session")

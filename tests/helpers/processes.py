@@ -17,7 +17,8 @@ import torch
 from tests.helpers import rollouts
 
 ROOT = Path(__file__).parents[2]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+# As wide as no line is: what is printed is compared as it is written.
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "1000"}
 
 
 def hpt_trl(*words: str, **variables: str) -> subprocess.CompletedProcess:

@@ -54,7 +54,7 @@ def test_a_reranker_puts_pages_in_another_order(tmp_path, tiny_model_path):
 def test_a_service_is_asked():
     with serve(lambda handler, asked: send(handler, [[{"image_file": "img/a_1.jpg"}]])) as server:
         found = hpt_trl("search", server.address, "anything")
-    assert found.returncode == 0 and found.stdout == "  1          -  a_1\n"
+    assert found.returncode == 0 and found.stdout == "1  -  a_1\n"
 
 
 def test_a_service_that_finds_nothing():
