@@ -141,7 +141,10 @@ def test_random_tables_lose_nothing_at_any_width():
 
 @pytest.mark.parametrize("room", [4, 10, 23, 39])
 def test_narrow_terminals_lose_no_character(room):
-    rows = [["a/long/path/of/a/recipe-file.yaml", "12", "several words in a cell"], ["https://" + "x" * 90, "", "日本語" * 9]]
+    rows = [
+        ["a/long/path/of/a/recipe-file.yaml", "12", "several words in a cell"],
+        ["https://" + "x" * 90, "", "日本語" * 9],
+    ]
     text = table(["PATH", Column("N", right=True), Column("TEXT", below=True)], rows, room=room)
     check_width(text, room)
     squeezed = re.sub(r"\s", "", text)
@@ -159,7 +162,10 @@ def test_what_goes_on_stands_below_its_text():
     )
     assert flow(["Samples: /tmp/folder/file.jsonl"], 24) == "Samples:\n  /tmp/folder/file.jsonl"
     assert flow(["Samples: /tmp/folder/file.jsonl"], 28) == "Samples: /tmp/folder/\n         file.jsonl"
-    assert pairs([("a", "one two three"), ("long", "x\n  y")], 12) == "a:    one\n      two\n      three\nlong: x\n        y"
+    assert (
+        pairs([("a", "one two three"), ("long", "x\n  y")], 12)
+        == "a:    one\n      two\n      three\nlong: x\n        y"
+    )
     assert wrapped("  indented text here", 12) == ["  indented", "  text here"]
     assert wrapped("", 10) == [""] and wrapped("a\n\nb", 10) == ["a", "", "b"]
 
