@@ -116,26 +116,33 @@ def _cut(line: str, room: int, lead: int | None = None) -> list[str]:
         if _size(current + gap + word) <= room:
             current, filled = current + gap + word, True
             continue
-        if filled:
+        if filled and _size(rest + word) <= room:
             parts.append(current)
-            current = rest
-        *before, last = _folded(word, room - _size(current))
-        for piece in before:
-            parts.append(current + piece)
-            current = rest
-        current, filled = current + last, True
+            current, gap = rest, ""
+        before = current + gap
+        pieces = _folded(word, room - _size(before), room - _size(rest))
+        if not pieces[0]:
+            parts.append(current)
+            before = ""
+            pieces[:2] = [rest + pieces[1]]
+        *others, last = [before + pieces[0], *(rest + piece for piece in pieces[1:])]
+        parts += others
+        current, filled = last, True
     return [*parts, current]
 
 
-def _folded(word: str, room: int) -> list[str]:
-    """A word in parts that are no wider than the room, cut behind `/`, else behind other marks, else anywhere."""
-    if _size(word) <= room:
-        return [word]
+def _folded(word: str, first: int, room: int) -> list[str]:
+    """A word in parts, cut behind `/`, else behind other marks, else anywhere.
+
+    Args:
+        first: columns for the first part, which is empty where none fits.
+        room: columns for each other.
+    """
     for marks in _FOLDS:
         pieces = _pieces(word, marks)
         if max(map(_size, pieces)) <= room:
-            return _joined(pieces, room)
-    return _joined([part for piece in _pieces(word, _FOLDS[-1]) for part in _chopped(piece, room)], room)
+            return _joined(pieces, first, room)
+    return _joined([part for piece in _pieces(word, _FOLDS[-1]) for part in _chopped(piece, room)], first, room)
 
 
 def _pieces(word: str, marks: str) -> list[str]:
@@ -148,10 +155,10 @@ def _chopped(piece: str, room: int) -> list[str]:
     return chop_cells(piece, max(room, 2))
 
 
-def _joined(pieces: list[str], room: int) -> list[str]:
-    parts = [pieces[0]]
-    for piece in pieces[1:]:
-        if _size(parts[-1] + piece) <= room:
+def _joined(pieces: list[str], first: int, room: int) -> list[str]:
+    parts = [""]
+    for piece in pieces:
+        if _size(parts[-1] + piece) <= (first if len(parts) == 1 else room):
             parts[-1] += piece
         else:
             parts.append(piece)
