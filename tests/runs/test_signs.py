@@ -14,6 +14,7 @@ RL = {
     "grad_norm": 0.3,
     "loss": 0.1,
 }
+TAUGHT = {"reward_std": 0.0, "frac_reward_zero_std": 1.0}
 FLAT = {"reward_std": 0.0, "frac_reward_zero_std": 1.0, "grad_norm": 0.0}
 
 
@@ -37,9 +38,9 @@ CASES = {
     ),
     "ppo_needs_no_contrast": (logs(40, frac_reward_zero_std=1.0, ppo__score=0.3), []),
     "ppo_needs_rewards": (logs(40, **FLAT, ppo__score=0.3), [(PATIENCE, "constant_reward")]),
-    "taught": (logs(PATIENCE_TAUGHT - 1, **FLAT, hpt__sft_loss=0.4, hpt__sft_fraction=1.0), []),
+    "taught": (logs(PATIENCE_TAUGHT - 1, **TAUGHT, hpt__sft_loss=0.4, hpt__sft_fraction=1.0), []),
     "taught_for_long": (
-        logs(PATIENCE_TAUGHT, **FLAT, hpt__sft_loss=0.4, hpt__sft_fraction=1.0),
+        logs(PATIENCE_TAUGHT, **TAUGHT, hpt__sft_loss=0.4, hpt__sft_fraction=1.0),
         [(PATIENCE_TAUGHT, "constant_reward")],
     ),
     "kl": (logs(5) + logs(5, kl=1.2), [(5 + PATIENCE_DRIFT, "kl")]),
@@ -85,7 +86,7 @@ def test_what_is_said_has_the_figure_and_a_key_to_change():
         said |= {found.kind: found.message for line in lines for found in watch.observe(line)}
     assert set(said) == {sign.kind for sign in SIGNS} == set(KINDS) - {"no_supervised_tokens"}
     for message in said.values():
-        assert message.startswith("in each of the last ") and "`" in message or "rows" in message
+        assert message.startswith("in each of the last ") and ("`" in message or "rows" in message)
     assert "reward 0.5" in said["constant_reward"] and "95%" in said["cut_completions"]
 
 
