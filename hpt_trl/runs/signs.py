@@ -174,8 +174,9 @@ SIGNS = (
         lambda first, log: _cut(log) >= CUT and log["reward"] <= first["reward"] + first["reward_std"],
         lambda log: (
             f"{_cut(log):.0%} of the completions were cut at their limit before they ended, and the reward does not "
-            f"rise ({_rewards(log)}): what they would have answered is not scored. Raise `max_completion_length` (in an environment `max_context_length` or "
-            "`max_turns`), or see that the model ends its answers (its chat template, `eos_token`)."
+            f"rise ({_rewards(log)}): what they would have answered is not scored. Raise `max_completion_length` (in "
+            "an environment `max_context_length` or `max_turns`), or see that the model ends its answers (its chat "
+            "template, `eos_token`)."
         ),
     ),
     Sign(

@@ -19,8 +19,6 @@ class TrackedRun:
     Attributes:
         name: of the run.
         project: that it belongs to.
-        named: whether the recipe gives the name itself.
-        placed: whether the recipe gives the project itself.
         folder: the run's output folder.
         settings: flat, without secrets.
         step: optimizer steps that an earlier attempt did; None for a new run.
@@ -29,8 +27,6 @@ class TrackedRun:
 
     name: str
     project: str
-    named: bool
-    placed: bool
     folder: Path
     settings: dict[str, Any] = field(repr=False)
     step: int | None = None

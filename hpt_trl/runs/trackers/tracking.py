@@ -7,7 +7,9 @@ from typing import Any, cast
 
 from transformers import Trainer, TrainerCallback
 from transformers.integrations import TensorBoardCallback, TrackioCallback, WandbCallback
+from transformers.trainer import TRAINER_STATE_NAME
 
+from hpt_trl.files import parsed_json
 from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.rollouts.trainer import RolloutTrainer
 from hpt_trl.runs.prepared import Prepared
@@ -47,17 +49,12 @@ class Tracking(TrainerCallback):
     def __init__(self, recipe: Recipe, prepared: Prepared | None = None):
         config = recipe.config
         names = [name for name in config.report_to if name in _KINDS]
-        step = None
-        if prepared is not None and prepared.checkpoint is not None:
-            step = int(prepared.checkpoint.name.rpartition("-")[2])
         run = TrackedRun(
             name=config.run_name,
             project=config.project,
-            named="run_name" in recipe.raw,
-            placed="project" in recipe.raw,
             folder=Path(config.output_dir),
             settings=settings_of(recipe, prepared) if names else {},
-            step=step,
+            step=None if prepared is None else _step_of(prepared),
             space=recipe.setting("trackio_space_id"),
         )
         self.trackers: dict[str, Tracker] = {name: _KINDS[name][0](run) for name in names}
@@ -132,3 +129,12 @@ class Tracking(TrainerCallback):
     def _summarise(self, results: Mapping[str, Any], step: int) -> None:
         for tracker in self.trackers.values():
             tracker.summarise(figures_of(results), step)
+
+
+def _step_of(prepared: Prepared) -> int | None:
+    """The step that a run goes on from; None for a new one, also from the checkpoint of another run."""
+    checkpoint, folder = prepared.checkpoint, Path(prepared.recipe.config.output_dir)
+    if checkpoint is None or checkpoint.resolve().parent != folder.resolve():
+        return None
+    state = parsed_json((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+    return int(state["global_step"])

@@ -29,18 +29,17 @@ class WandbTracker(WandbCallback):
         self._wandb.config.update(self.run.settings, allow_val_change=True)
 
     def _begin(self) -> None:
-        run, earlier = self.run, self.run.earlier("wandb")
-        variables = os.environ
-        chosen: dict[str, str] = {}
-        if run.named or "WANDB_NAME" not in variables:
-            chosen["name"] = run.name
-        if run.placed or "WANDB_PROJECT" not in variables:
-            chosen["project"] = run.project
-        if "id" in earlier and "WANDB_RUN_ID" not in variables:
-            # In an offline run the same id is enough: it is put together when both are uploaded.
-            chosen |= {"id": earlier["id"], "resume": "allow"}
+        run, variables = self.run, os.environ
+        # Given by name: wandb reads its variables once in a process, before a recipe's `env` may set them.
+        name = variables.get("WANDB_NAME") or run.name
+        project = variables.get("WANDB_PROJECT") or run.project
+        # In an offline run the same id is enough: it is put together when both are uploaded.
+        known = variables.get("WANDB_RUN_ID") or run.earlier("wandb").get("id")
+        again: dict[str, Any] = (
+            {} if known is None else {"id": known, "resume": variables.get("WANDB_RESUME") or "allow"}
+        )
         try:
-            self._wandb.init(**chosen)
+            self._wandb.init(project=project, name=name, **again)
         except self._wandb.errors.Error as error:
             raise UserError(
                 f"wandb did not begin the run: {error}. Look at `wandb login`, or set WANDB_MODE=offline to log into "

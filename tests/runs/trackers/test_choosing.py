@@ -101,7 +101,7 @@ def test_trackio_on_a_space_needs_a_login(recipe, logged_out):
     from huggingface_hub import get_token
 
     assert get_token() is None
-    with pytest.raises(UserError, match="Space me/dashboard, and nobody is logged in .*hf auth login"):
+    with pytest.raises(UserError, match=r"Space me/dashboard, and nobody is logged in .*hf auth login"):
         prepare(path, [])
     prepare(recipe("sft", report_to="trackio"), [])
 
