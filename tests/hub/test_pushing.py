@@ -122,7 +122,9 @@ def test_a_branch_is_made_and_main_left_alone(hub, folder):
 def test_files_of_a_former_model_are_removed_and_others_stay(hub, folder):
     push(folder, Destination("me/tiny"))
     repo = hub.repos["me/tiny"]
-    repo.add("main", "by hand", {**repo.files(), "adapter_model.safetensors": b"old", "LICENSE": b"mine", "x/a.gguf": b""})
+    repo.add(
+        "main", "by hand", {**repo.files(), "adapter_model.safetensors": b"old", "LICENSE": b"mine", "x/a.gguf": b""}
+    )
     pushed = push(folder, Destination("me/tiny"))
     assert pushed.removed == ["adapter_model.safetensors"]
     assert set(repo.files()) == MODEL_FILES | RECORD | {".gitattributes", "LICENSE", "x/a.gguf"}
@@ -130,7 +132,7 @@ def test_files_of_a_former_model_are_removed_and_others_stay(hub, folder):
 
 def test_what_is_no_run_is_not_written_over(hub, folder, capsys):
     foreign = hub.new("me/tiny", {"config.json": b"{}", "pytorch_model.bin": b"theirs", "notes.md": b"keep"})
-    with pytest.raises(UserError, match=r"hub_model_id: me/tiny: it is there and holds something .*hub_overwrite: true"):
+    with pytest.raises(UserError, match=r"hub_model_id: me/tiny: it is there and holds .*hub_overwrite: true"):
         push(folder, Destination("me/tiny"))
     assert len(foreign.branches["main"]) == 1
     assert cli.main(["push", str(folder), "--hub_model_id", "me/tiny", "--overwrite", "true"]) == 0
