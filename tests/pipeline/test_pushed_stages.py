@@ -34,6 +34,7 @@ def pipeline(recipe, tmp_path):
     return write
 
 
+@pytest.mark.slow
 def test_a_push_that_fails_stops_no_stage_and_is_made_up_for(pipeline, hub, tmp_path, capfd):
     hub.fails = {"POST /api/models/me/chain-sft/commit/": 500}
     path, out = pipeline(sft={"push_to_hub": True}), tmp_path / "chain"
