@@ -18,7 +18,7 @@ from hpt_trl.methods.critic.results import CURVES_FILE as CURVES_OF_VALUES
 from hpt_trl.methods.critic.results import PICTURE_FILE as PICTURE_OF_VALUES
 from hpt_trl.methods.reward.shift import PICTURE_FILE, SCORES_FILE
 from hpt_trl.methods.rho1.page import PAGE_FILE, SELECTIONS_FILE
-from hpt_trl.models.future_heads.storage import HEADS_FOLDER
+from hpt_trl.models.folders import HEADS_FOLDER
 from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.runs.checkpoints import RECIPE_FILE, complete_checkpoints, is_complete
 from hpt_trl.runs.reporting import CURVES_FILE, METRICS_FILE, RESULTS_FILE
