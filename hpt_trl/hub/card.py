@@ -8,6 +8,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from hpt_trl.data.generated import is_generated
 from hpt_trl.errors import UserError
 from hpt_trl.files import write_atomically
@@ -53,8 +55,9 @@ def card_for(run: RunFolder, name: str, revision: str | None, *, ask: bool) -> s
 
     try:
         ModelCard(text)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{file} was edited, and its metadata cannot be read: {error}") from error
+    except (ValueError, TypeError, yaml.YAMLError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{file} was edited, and its metadata cannot be read: {reason}") from error
     return text
 
 

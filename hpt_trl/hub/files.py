@@ -11,8 +11,7 @@ from pathlib import Path
 from hpt_trl.errors import UserError
 from hpt_trl.hub.public import public_recipe, public_results
 from hpt_trl.hub.run_folder import RunFolder
-from hpt_trl.models.folders import VALUE_CONFIG_FILE, VALUE_HEAD_FILE
-from hpt_trl.models.future_heads.storage import HEAD_FILES
+from hpt_trl.models.folders import HEAD_FILES, VALUE_CONFIG_FILE, VALUE_HEAD_FILE
 from hpt_trl.run_files import METRICS_FILE, RECIPE_FILE, RESULTS_FILE
 
 CARD_FILE = "README.md"

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from hpt_trl.hub.origin import Origin
 
 # Keys of a card's metadata that belong together.
@@ -25,7 +27,8 @@ def licence_of(origin: Origin | None, folder: Path | None, *, ask: bool) -> dict
 
     try:
         data = ModelCard.load(file, ignore_metadata_errors=True).data.to_dict()
-    except (ValueError, OSError):
+    except (ValueError, OSError, yaml.YAMLError):
+        # A card that cannot be read says nothing.
         return {}
     return {key: data[key] for key in _KEYS if data.get(key)} if data.get("license") else {}
 

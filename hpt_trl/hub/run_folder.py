@@ -10,8 +10,7 @@ import yaml
 from hpt_trl.errors import UserError
 from hpt_trl.hub.destination import PIPELINE_FILE
 from hpt_trl.hub.origin import Origin, origin_of
-from hpt_trl.models.folders import VALUE_CONFIG_FILE, VALUE_HEAD_FILE
-from hpt_trl.models.future_heads.storage import has_heads
+from hpt_trl.models.folders import HEAD_FILES, VALUE_CONFIG_FILE, VALUE_HEAD_FILE
 from hpt_trl.run_files import MARK, RECIPE_FILE, RESULTS_FILE
 
 _DEEPEST = 20
@@ -61,7 +60,7 @@ class RunFolder:
 
     @property
     def has_future_heads(self) -> bool:
-        return has_heads(self.folder)
+        return (self.folder / HEAD_FILES[0]).is_file()
 
     @property
     def is_vision_model(self) -> bool:

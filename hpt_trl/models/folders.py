@@ -8,6 +8,9 @@ from hpt_trl.models.built_in import BUILT_IN, is_unpacked
 # Where a value head lies beside its trunk, also PPO's on a policy; the second file makes a folder a value model's.
 VALUE_HEAD_FILE = "value_head/value_head.safetensors"
 VALUE_CONFIG_FILE = "value_head/value_head.json"
+# Where heads for future tokens lie beside their model; the first file makes a folder one that has some.
+HEADS_FOLDER = "future_heads"
+HEAD_FILES = (f"{HEADS_FOLDER}/config.json", f"{HEADS_FOLDER}/model.safetensors")
 # The task that PEFT knows the trunk of a value model by, which has no head of its own.
 VALUE_TASK = "FEATURE_EXTRACTION"
 

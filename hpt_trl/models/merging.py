@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpt_trl.errors import UserError
-from hpt_trl.models.folders import VALUE_TASK, check_merge, check_model_folder
+from hpt_trl.models.folders import HEADS_FOLDER, VALUE_TASK, check_merge, check_model_folder
 from hpt_trl.models.future_heads.shipped import announce_nothing, find_shipped_heads, keep_heads
-from hpt_trl.models.future_heads.storage import HEADS_FOLDER
 
 if TYPE_CHECKING:
     import torch

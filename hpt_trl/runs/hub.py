@@ -79,7 +79,12 @@ def write_run_card(recipe: Recipe) -> None:
     """Write the card of a run whose results are written."""
     folder, wanted = recipe.config.output_dir, _destination(recipe)
     known = recipe.raw.get("push_to_hub") or "/" in wanted.name
-    write_card(read_run(folder), wanted.name if known else Path(folder).name, wanted.revision if known else None)
+    try:
+        run = read_run(folder)
+    except UserError as error:  # of sharded weights, which have to be put together first
+        print(f"Card: none, {error}")
+        return
+    write_card(run, wanted.name if known else Path(folder).name, wanted.revision if known else None)
 
 
 def _destination(recipe: Recipe) -> Destination:

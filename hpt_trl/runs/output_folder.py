@@ -13,7 +13,7 @@ from hpt_trl.methods.critic.results import CURVES_FILE as CURVES_OF_VALUES
 from hpt_trl.methods.critic.results import PICTURE_FILE as PICTURE_OF_VALUES
 from hpt_trl.methods.reward.shift import PICTURE_FILE, SCORES_FILE
 from hpt_trl.methods.rho1.page import PAGE_FILE, SELECTIONS_FILE
-from hpt_trl.models.future_heads.storage import HEADS_FOLDER
+from hpt_trl.models.folders import HEADS_FOLDER
 from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.run_files import (
     BEFORE_FILE,

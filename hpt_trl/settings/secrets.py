@@ -10,6 +10,8 @@ from typing import Any
 
 TOKEN_KEY = "hub_token"
 _VARIABLE = "HF_TOKEN"
+# Set where the command line gave the token, which stands above that of a recipe, also in the processes of a run.
+_BY_COMMAND = "HPT_TRL_TOKEN_BY_COMMAND"
 # Endings of the names of variables that hold a secret.
 _SECRET = ("TOKEN", "KEY", "SECRET", "PASSWORD")
 
@@ -23,10 +25,10 @@ def take_token(words: list[str]) -> list[str]:
         if not key.startswith("--") or key.replace("-", "_").rpartition(".")[2].lstrip("_") != TOKEN_KEY:
             kept.append(words[place])
         elif equals:
-            _keep(value)
+            _keep(value, by_command=True)
         elif place + 1 < len(words) and not words[place + 1].startswith("--"):
             place += 1
-            _keep(words[place])
+            _keep(words[place], by_command=True)
         else:
             # Without a value there is nothing to hide; whoever reads the keys says what is missing.
             kept.append(words[place])
@@ -45,7 +47,7 @@ def take_token_of(values: MutableMapping[str, Any], texts: MutableMapping[str, s
     """
     value = values.pop(TOKEN_KEY, None)
     texts.pop(TOKEN_KEY, None)
-    if isinstance(value, str):
+    if isinstance(value, str) and not os.environ.get(_BY_COMMAND):
         _keep(value)
     return value is None or isinstance(value, str)
 
@@ -71,6 +73,7 @@ def hidden(text: str) -> str:
     return text
 
 
-def _keep(token: str) -> None:
+def _keep(token: str, *, by_command: bool = False) -> None:
     if token and token != "null":
         os.environ[_VARIABLE] = token
+        os.environ[_BY_COMMAND] = "1" if by_command else ""

@@ -70,7 +70,7 @@ def run_in_the_readers_folder(command: Command, planned: set[str]) -> None:
     if name not in RECIPE_COMMANDS or Path(words[0]).is_dir():
         build_parser().parse_args([name, *words])
         words += shlex.split(SMALLER.get(name, ""))
-        assert words[:1] and words[0] in planned or main([name, *words]) == 0, command
+        assert (words[:1] and words[0] in planned) or main([name, *words]) == 0, command
         return
     recipe, overrides = words[0], words[1:]
     path = find_recipe(recipe)

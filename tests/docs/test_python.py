@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from transformers import AutoTokenizer, GenerationConfig
+from transformers import AutoTokenizer
 
 from hpt_trl.retrieval.index import build_index
 from hpt_trl.retrieval.rankers import IndexSettings

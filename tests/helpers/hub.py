@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 
 import huggingface_hub
 import pytest
+import transformers.utils.hub
 from huggingface_hub import constants
 
 TOKEN = "hf_PlantedTokenThatNobodyMaySee123"
@@ -353,4 +354,6 @@ def hub(tmp_path_factory, monkeypatch) -> Iterator[Hub]:
         }.items():
             monkeypatch.setattr(constants, name, value)
         monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", served.address)
+        # It remembers the address that it has asked first.
+        monkeypatch.setattr(transformers.utils.hub, "_hf_api", None)
         yield served

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from hpt_trl.hub.run_folder import METRICS_FILE, RECIPE_FILE, RESULTS_FILE
 from hpt_trl.planning.check import check
 from hpt_trl.runs import checkpoints, reporting, runner
 from tests.helpers.hub import READ_TOKEN
+from tests.helpers.processes import ENVIRONMENT
 from tests.helpers.stage_runs import KEYS, sums, weights
 
 MODEL_FILES = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
@@ -132,9 +135,7 @@ def test_files_of_a_former_model_are_removed_and_others_stay(hub, folder):
 
 def test_what_is_no_run_is_not_written_over(hub, folder, capsys):
     foreign = hub.new("me/tiny", {"config.json": b"{}", "pytorch_model.bin": b"theirs", "notes.md": b"keep"})
-    with pytest.raises(
-        UserError, match=r"hub_model_id: me/tiny: it is there and holds something .*hub_overwrite: true"
-    ):
+    with pytest.raises(UserError, match=r"hub_model_id: me/tiny: it is there and holds .*hub_overwrite: true"):
         push(folder, Destination("me/tiny"))
     assert len(foreign.branches["main"]) == 1
     assert cli.main(["push", str(folder), "--hub_model_id", "me/tiny", "--overwrite", "true"]) == 0
@@ -238,3 +239,10 @@ def test_options_of_the_command(hub, folder, capsys):
     assert cli.main(["push", str(folder), *words]) == 0
     repo = hub.repos["ours/it"]
     assert repo.private and repo.branches["main"][-1].message == "As it is"
+
+
+def test_the_command_needs_nothing_heavy_until_it_pushes():
+    code = "import sys, hpt_trl.hub.pushing, hpt_trl.hub.commands, hpt_trl.pipeline.reading; "
+    code += "print([name for name in ('torch', 'transformers', 'peft', 'datasets') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT, timeout=60)
+    assert done.stdout.strip() == "[]", done.stderr

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpt_trl.errors import UserError
+from hpt_trl.models.folders import HEAD_FILES, HEADS_FOLDER
 from hpt_trl.models.future_heads.heads import FutureHeads, check_heads, new_heads
 from hpt_trl.models.future_heads.trunk import parts_of
 from hpt_trl.models.hub_parts import folder_with
@@ -17,10 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-HEADS_FOLDER = "future_heads"
-_CONFIG = "config.json"
-_WEIGHTS = "model.safetensors"
-HEAD_FILES = (f"{HEADS_FOLDER}/{_CONFIG}", f"{HEADS_FOLDER}/{_WEIGHTS}")
+_CONFIG, _WEIGHTS = (Path(file).name for file in HEAD_FILES)
 _FORMAT = 1
 # Name of the heads among a model's own modules, and so in the names of its weights.
 ATTRIBUTE = "future_heads"

@@ -1,0 +1,87 @@
+"""A token is in nothing that a run writes, prints or sends, wherever it was given."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+from huggingface_hub import constants
+
+from hpt_trl import cli
+from hpt_trl.errors import UserError
+from hpt_trl.planning.check import check
+from hpt_trl.settings.secrets import take_secret_variables, take_token, take_token_of
+from tests.helpers.hub import TOKEN
+
+IN_RECIPE, IN_BLOCK, IN_CACHE = "hf_TokenOfTheRecipeXYZ", "hf_TokenOfTheBlockXYZ", "hf_TokenOfTheCacheXYZ"
+PLANTED = (TOKEN, IN_RECIPE, IN_BLOCK, IN_CACHE)
+
+
+def found_in(folder: Path, *but: Path) -> list[str]:
+    """Files, or their names, in which a planted token stands."""
+    return [
+        str(path)
+        for path in folder.rglob("*")
+        if path.is_file() and path not in but
+        for token in PLANTED
+        if token.encode() in path.read_bytes() or token in path.name
+    ]
+
+
+@pytest.fixture(autouse=True)
+def nothing_given(monkeypatch):
+    for name in ("HPT_TRL_TOKEN_BY_COMMAND", "WANDB_API_KEY", "OTHER"):
+        monkeypatch.setenv(name, "")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_no_token_is_written_printed_or_sent(recipe, hub, tmp_path, monkeypatch, capfd, fails):
+    home = Path(constants.HF_HOME)
+    home.mkdir(exist_ok=True)
+    (home / "token").write_text(IN_CACHE)
+    path = Path(recipe("sft", save_strategy="steps", save_steps=2, max_steps=2, push_to_hub=True, hub_model_id="me/x"))
+    secret = {"hub_token": IN_RECIPE, "env": {"WANDB_API_KEY": IN_BLOCK, "OTHER": "plain"}}
+    path.write_text(path.read_text() + yaml.safe_dump(secret))
+    hub.fails = {"POST .*/commit/": 500} if fails else {}
+    monkeypatch.setenv("HF_TOKEN", "")
+    # The one on the command line stands above that of the recipe.
+    assert cli.main(["run", str(path), "--hub_token", TOKEN]) == (2 if fails else 0)
+    printed = capfd.readouterr()
+    assert ("was not pushed: the Hub answered 500" in printed.err) == fails
+    assert not any(token in printed.out + printed.err for token in PLANTED)
+    assert (tmp_path / "sft" / "checkpoint-2" / "training_args.bin").is_file()
+    assert not found_in(tmp_path, path) and not found_in(home, home / "token")
+    results = json.loads((tmp_path / "sft" / "results.json").read_text())
+    assert results["command"] == f"hpt-trl run {path}"
+    sent = {**hub.objects, **{name: content for one in hub.repos.values() for name, content in one.files().items()}}
+    assert not any(token.encode() in content for content in sent.values() for token in PLANTED)
+
+
+def test_a_token_that_no_header_may_hold_is_not_quoted(recipe, hub, monkeypatch):
+    for token in ("hf_Bad\u20acToken", "hf_Bad Token", "hf_Bad\nToken"):
+        monkeypatch.setenv("HF_TOKEN", token)
+        with pytest.raises(UserError, match="push_to_hub") as caught:
+            check(recipe("sft", push_to_hub=True), [])
+        assert "hf_Bad" not in str(caught.value) and caught.value.__cause__ is None
+
+
+def test_words_lose_the_token_alone(monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "")
+    words = ["--max_steps", "5", "--hub_token", "hf_a", "--seed", "1"]
+    assert take_token(words) == ["--max_steps", "5", "--seed", "1"] and os.environ["HF_TOKEN"] == "hf_a"
+    assert take_token(["--sft.hub-token=hf_b", "--x"]) == ["--x"] and os.environ["HF_TOKEN"] == "hf_b"
+    assert take_token(["--hub_token", "--x"]) == ["--hub_token", "--x"] and os.environ["HF_TOKEN"] == "hf_b"
+    assert take_token(["--no_hub_token", "y"]) == ["--no_hub_token", "y"]
+
+
+def test_keys_and_variables_lose_what_is_secret(monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "")
+    monkeypatch.setenv("MY_API_KEY", "")
+    values = {"seed": 1, "hub_token": "hf_c", "env": {"MY_API_KEY": "k", "PLAIN": 1}}
+    texts = {"seed": "1", "hub_token": "hf_c"}
+    assert take_token_of(values, texts)
+    take_secret_variables(values)
+    assert values == {"seed": 1, "env": {"PLAIN": 1}} and texts == {"seed": "1"}
+    assert os.environ["HF_TOKEN"] == "hf_c" and os.environ["MY_API_KEY"] == "k"
+    assert not take_token_of(wrong := {"hub_token": ["hf_d"]}, {}) and wrong == {}
