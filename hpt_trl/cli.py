@@ -244,7 +244,7 @@ def _check_early(command: str, recipe: str, overrides: list[str], options: "Laun
         # It leaves nothing in the output folder.
         check_early(recipe, overrides, processes)
     else:
-        check_run(recipe, overrides, processes)
+        check_run(recipe, overrides, processes, planned=command == "check")
 
 
 def _evaluation(recipe: str, words: list[str]) -> tuple[str, list[str]]:

@@ -9,7 +9,7 @@ import platform
 import re
 import shutil
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -104,6 +104,16 @@ def _package_table(ranges: dict[str, list[Requirement]]) -> list[str]:
         "  ".join([*(cell.ljust(width) for cell, width in zip(line[:4], widths, strict=True)), line[4]]).rstrip()
         for line in lines
     ]
+
+
+def install_command(names: Iterable[str], ranges: dict[str, list[Requirement]]) -> str:
+    """Return the commands that install packages in the range that is allowed.
+
+    Args:
+        ranges: of `allowed_ranges`.
+    """
+    known = {requirement.name: requirement for requirements in ranges.values() for requirement in requirements}
+    return _install([known.get(name) or Requirement(name) for name in sorted(names)])
 
 
 def _install(requirements: list[Requirement]) -> str:
@@ -228,7 +238,6 @@ def _report_recipes(paths: list[Path], machine: "Machine", ranges: dict[str, lis
     from hpt_trl.recipes.bundled import recipe_name, recipes_folder
     from hpt_trl.settings.file import shown
 
-    known = {requirement.name: requirement for requirements in ranges.values() for requirement in requirements}
     hub, lacking, stuck = Hub(), set(), 0
     print("\nRecipes")
     names = [recipe_name(path) if path.resolve().is_relative_to(recipes_folder()) else shown(path) for path in paths]
@@ -245,9 +254,8 @@ def _report_recipes(paths: list[Path], machine: "Machine", ranges: dict[str, lis
         else:
             missing = "lacks " + ", ".join(need.what for need in unmet)
             print(f"  {name.ljust(max(map(len, names)))}  {missing if unmet else f'ready, on {needs[0].said}'}")
-    requirements = [known.get(name) or Requirement(name) for name in sorted(lacking)]
-    if requirements:
-        print(f"\nTo install what they lack:\n  {_install(requirements)}")
+    if lacking:
+        print(f"\nTo install what they lack:\n  {install_command(lacking, ranges)}")
     if named and not stuck:
         print("\n`hpt-trl check RECIPE` looks at its keys and rows, and estimates its memory.")
     return 1 if named and stuck else 0
