@@ -179,12 +179,13 @@ def _steps(recipe: Recipe, steps: int | None, rows: int | None) -> str:
 
 def _tokens(steps: int | None, cost: Cost) -> str:
     said = f"{cost.tokens:,} a step ({cost.rows:,} rows of {cost.row_length:,})"
-    return said if steps is None else f"{said}, {steps * cost.tokens / 1e9:,.2f} billion in all"
+    return said if steps is None else f"{said}, {steps * cost.tokens:,} in all"
 
 
 def _cost(recipe: Recipe, steps: int | None, cost: Cost, assumed: Assumptions) -> str:
     generating = f", {cost.generation_seconds:.1f} s of it generating" if cost.generation_seconds else ""
-    hours = f"{cost.gpu_hours(steps or 1000):,.1f} GPU hours{'' if steps else ' for 1,000 steps'}"
+    count = cost.gpu_hours(steps or 1000)
+    hours = f"{f'{count:,.1f}' if count >= 0.1 else f'{count:.1g}'} GPU hours{'' if steps else ' for 1,000 steps'}"
     if cost.scoring_seconds:
         hours += " (the scoring included)"
     lengths = ""
