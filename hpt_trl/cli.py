@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 from hpt_trl import __version__
 from hpt_trl.errors import UserError
 from hpt_trl.retrieval import commands as retrieval
-from hpt_trl.runs.quiet import quiet_libraries
+from hpt_trl.runs.quiet import quiet_libraries, say
 from hpt_trl.signals import INTERRUPTED, Interrupted
 
 if TYPE_CHECKING:
@@ -223,10 +223,13 @@ def _with_recipe(command: str, recipe: str, words: list[str]) -> int:
 
         return accelerate.launch(command, recipe, overrides, options)
     elif command == "run":
+        # Its imports take seconds.
+        say(f"Reading {recipe}")
         from hpt_trl.runs import runner
 
         runner.run(recipe, overrides)
     else:
+        say(f"Reading {recipe}")
         from hpt_trl.runs.score_reference import score_reference
 
         score_reference(recipe, overrides)

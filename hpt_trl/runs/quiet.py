@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,12 @@ def quiet_libraries() -> None:
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     # It is imported wherever it is installed, and says in each process that there is no GPU.
     logging.getLogger("DeepSpeed").addFilter(lambda record: "Setting accelerator to CPU" not in record.getMessage())
+
+
+def say(doing: str) -> None:
+    """Says in the first process what takes its time now, beside what the command prints as its result."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"{doing} ...", file=sys.stderr, flush=True)
 
 
 @contextmanager

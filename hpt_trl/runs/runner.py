@@ -9,7 +9,7 @@ import math
 import os
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -36,7 +36,8 @@ from hpt_trl.recipes.recipe import StageInputs
 from hpt_trl.recipes.resolving import read_recipe
 from hpt_trl.rollouts.vllm import open_engine
 from hpt_trl.runs.acting import rows_placed
-from hpt_trl.runs.checkpoints import PROCESSES_FILE, full_disk_explained
+from hpt_trl.runs.callbacks import AtTrainBegin, EndWhereDone, NoteProcesses, NothingLeft, close_bars
+from hpt_trl.runs.checkpoints import full_disk_explained
 from hpt_trl.runs.evaluating import answered_conditions, run_evaluation, task_of, write_scored
 from hpt_trl.runs.evaluation import evaluate
 from hpt_trl.runs.files import BEFORE_FILE, EVALUATIONS, RESULTS_FILE
@@ -46,7 +47,7 @@ from hpt_trl.runs.model_files import complete_model_files
 from hpt_trl.runs.output_folder import open_output_folder
 from hpt_trl.runs.preparation import prepare_recipe
 from hpt_trl.runs.prepared import Prepared
-from hpt_trl.runs.quiet import quiet
+from hpt_trl.runs.quiet import quiet, say
 from hpt_trl.runs.record import hardware, short_name, versions
 from hpt_trl.runs.reporting import (
     MetricsWriter,
@@ -84,6 +85,7 @@ def run(name: str, overrides: list[str]) -> None:
             with interrupts_explained(folder, command):
                 run_work(recipe, started, command)
             return
+        say("Checking rows, rewards and tokenizer")
         prepared = prepare_recipe(recipe)
         if not prepared.recipe.stage.trains:
             with interrupts_explained(folder, command, goes_on=True):
@@ -105,16 +107,20 @@ def run(name: str, overrides: list[str]) -> None:
 
 
 def _train(prepared: Prepared, started: float, command: list[str]) -> None:
+    say("Loading the model" if prepared.model else "Making the model")
     totals, health = RunTotals(started), Health()
     evaluations = _Evaluations(prepared, totals)
     # The totals come before all that logs and evaluates, the health before the evaluation that costs minutes.
-    trainer = _build_trainer(prepared, [_AtTrainBegin(evaluations.before_training)], [totals, health])
+    trainer = _build_trainer(prepared, [AtTrainBegin(evaluations.before_training)], [totals, health])
     health.watch(trainer)
     evaluations.trainer = trainer
     totals.training_begins(trainer)
     try:
-        with suppress(_NothingLeft):
+        with suppress(NothingLeft):
             trainer.train(resume_from_checkpoint=None if prepared.checkpoint is None else str(prepared.checkpoint))
+    except KeyboardInterrupt:
+        close_bars(trainer)
+        raise
     except RuntimeError as error:
         if (explained := health.explained(error)) is None:
             raise
@@ -135,42 +141,6 @@ def _train(prepared: Prepared, started: float, command: list[str]) -> None:
     # As Trainer.end does, which transformers 5.17 lacks.
     trainer.accelerator.end_training()
     refuse_untrained(why, trainer)
-
-
-class _AtTrainBegin(TrainerCallback):
-    """Calls a function when everything is ready for the first step."""
-
-    def __init__(self, function: Callable[[], None]):
-        self.function = function
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.function()
-
-
-class _NothingLeft(Exception):
-    """The checkpoint is of the last step."""
-
-
-class _EndWhereDone(TrainerCallback):
-    """Ends a training that goes on from its last step, for which Trainer would take one step more."""
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step >= state.max_steps:
-            raise _NothingLeft
-
-
-class _NoteProcesses(TrainerCallback):
-    """Notes in each checkpoint how many processes wrote it, once all of them have.
-
-    Each writes a part; without the note a checkpoint of several processes may lack one.
-    """
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        processes = PartialState()
-        processes.wait_for_everyone()
-        if processes.is_main_process and processes.num_processes > 1:
-            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            (checkpoint / PROCESSES_FILE).write_text(f"{processes.num_processes}\n")
 
 
 class _Evaluations:
@@ -312,7 +282,7 @@ def _build_trainer(
             rewards=prepared.rewards,
             # Ahead of the trainer's own progress bar, which starts its clock at the same event. The writer opens
             # its file for what the evaluation before the training logs.
-            callbacks=[*first, MetricsWriter(config.output_dir), *callbacks, _NoteProcesses(), _EndWhereDone()],
+            callbacks=[*first, MetricsWriter(config.output_dir), *callbacks, NoteProcesses(), EndWhereDone()],
             model_config=prepared.model_config,
             acting=prepared.acting,
         )
