@@ -20,7 +20,7 @@ from hpt_trl.errors import UserError
 from hpt_trl.hub import commands as hub
 from hpt_trl.reports import commands as reports
 from hpt_trl.retrieval import commands as retrieval
-from hpt_trl.runs.quiet import quiet_libraries
+from hpt_trl.runs.quiet import quiet_libraries, say
 from hpt_trl.settings.secrets import take_token
 from hpt_trl.signals import INTERRUPTED, Interrupted
 from hpt_trl.version import __version__
@@ -277,10 +277,13 @@ def _with_recipe(
 
         return accelerate.launch(command, recipe, overrides, options)
     elif command == "run":
+        # Its imports take seconds.
+        say(f"Reading {recipe}")
         from hpt_trl.runs import runner
 
         runner.run(recipe, overrides)
     else:
+        say(f"Reading {recipe}")
         from hpt_trl.runs.score_reference import score_reference
 
         score_reference(recipe, overrides)
@@ -298,7 +301,7 @@ def _check_early(command: str, recipe: str, overrides: list[str], options: "Laun
         # It leaves nothing in the output folder.
         check_early(recipe, overrides, processes)
     else:
-        check_run(recipe, overrides, processes)
+        check_run(recipe, overrides, processes, planned=command == "check")
 
 
 def _evaluation(recipe: str, words: list[str]) -> tuple[str, list[str]]:

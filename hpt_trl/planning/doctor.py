@@ -9,7 +9,7 @@ import platform
 import re
 import shutil
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -108,6 +108,16 @@ def package_rows(ranges: dict[str, list[Requirement]]) -> list[tuple[str, str, s
 def _package_table(ranges: dict[str, list[Requirement]]) -> str:
     rows = [(f"[{extra}]" if extra else "", *others) for extra, *others in package_rows(ranges)]
     return table(("", Column("PACKAGE", whole=True), "INSTALLED", "ALLOWED", Column("", below=True)), rows)
+
+
+def install_command(names: Iterable[str], ranges: dict[str, list[Requirement]]) -> str:
+    """Return the commands that install packages in the range that is allowed.
+
+    Args:
+        ranges: of `allowed_ranges`.
+    """
+    known = {requirement.name: requirement for requirements in ranges.values() for requirement in requirements}
+    return _install([known.get(name) or Requirement(name) for name in sorted(names)])
 
 
 def _install(requirements: list[Requirement]) -> str:
@@ -230,7 +240,6 @@ def _report_recipes(paths: list[Path], machine: "Machine", ranges: dict[str, lis
     """Print what the recipes need: of the named ones everything, of the bundled ones what is missing."""
     from hpt_trl.planning.needs import Hub, needs_of
 
-    known = {requirement.name: requirement for requirements in ranges.values() for requirement in requirements}
     hub, lacking, stuck = Hub(), set(), 0
     print("\nRecipes")
     names = [named_as(path) for path in paths]
@@ -249,9 +258,8 @@ def _report_recipes(paths: list[Path], machine: "Machine", ranges: dict[str, lis
                 rows.append((f"  {name}", missing if unmet else f"ready, on {needs[0].said}"))
     if rows:
         print(table((Column("", whole=True), ""), rows))
-    requirements = [known.get(name) or Requirement(name) for name in sorted(lacking)]
-    if requirements:
-        print(flow(["\nTo install what they lack:", f"  {_install(requirements)}"]))
+    if lacking:
+        print(flow(["\nTo install what they lack:", f"  {install_command(lacking, ranges)}"]))
     if named and not stuck:
         print("\n`hpt-trl check RECIPE` looks at its keys and rows, and estimates its memory.")
     return 1 if named and stuck else 0

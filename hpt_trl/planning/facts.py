@@ -1,6 +1,9 @@
 """What `hpt-trl check` prints of a recipe: one line per fact, before any weight is loaded."""
 
 import inspect
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 from peft import PeftConfig
 from transformers import PretrainedConfig
@@ -31,9 +34,7 @@ def facts(prepared: Prepared) -> str:
     """Returns the recipe as it resolves: model, rows, rewards, batch, steps, evaluation, memory."""
     recipe, config = prepared.recipe, prepared.recipe.config
     if not recipe.stage.trains:
-        return _shown(_measured(prepared))
-    per_device, accumulation = config.per_device_train_batch_size, config.gradient_accumulation_steps
-    batch = recipe.world_size * per_device * accumulation
+        return shown_facts(_measured(prepared))
     model = prepared.model_config
     rows, longest = describe_rows(prepared)
     estimate = _estimate(prepared, longest)
@@ -56,31 +57,28 @@ def facts(prepared: Prepared) -> str:
         decides = prepared.rewards[prepared.success].__name__
         lines.append(("solved", f"where {decides} is at least {prepared.success_threshold:g}"))
     lines += [
-        (
-            "batch",
-            f"{processes(recipe.world_size)} x {per_device} rows x {accumulation} accumulation steps = {batch} "
-            + _per_step(prepared, batch),
-        ),
+        ("batch", batch_line(recipe, prepared.splits.layout)),
         *([("rollouts", rollouts)] if (rollouts := describe(recipe)) else []),
         *_environment(prepared),
         ("steps", _steps(prepared)),
         ("evaluation", _evaluation(prepared)),
-        ("peak memory", _memory(recipe, estimate)),
+        ("peak memory", memory_line(recipe, estimate)),
         ("device", "CPU" if config.use_cpu else str(config.device)),
         ("output", config.output_dir + (f", resuming from {prepared.checkpoint}" if prepared.checkpoint else "")),
         *([("hub", line)] if (line := destination_line(recipe)) else []),
     ]
-    return _shown(lines)
+    return shown_facts(lines)
 
 
 def facts_of_work(recipe: Recipe) -> str:
     """Returns what a recipe without model and rows comes to: the keys that it sets."""
     given = [(key, str(value)) for key, value in recipe.raw.items() if key not in ("stage", "output_dir")]
     output = ("output", recipe.config.output_dir)
-    return _shown([("recipe", str(recipe.path)), ("stage", recipe.stage.name), *given, output])
+    return shown_facts([("recipe", str(recipe.path)), ("stage", recipe.stage.name), *given, output])
 
 
-def _shown(lines: list[tuple[str, str]]) -> str:
+def shown_facts(lines: list[tuple[str, str]]) -> str:
+    """Facts as lines of a name and a text."""
     return pairs([(name, printable(text)) for name, text in lines])
 
 
@@ -177,22 +175,43 @@ def _estimate_measuring(prepared: Prepared, longest: int) -> memory.MemoryEstima
 
 
 def _estimate(prepared: Prepared, longest: int) -> memory.MemoryEstimate:
-    recipe, model = prepared.recipe, prepared.model_config
+    recipe = prepared.recipe
     judges = [reward_model.config for reward_model in prepared.reward_models]
+    return estimate_recipe(recipe, prepared.model_config, longest, judges, lambda key: _config(recipe, key))
+
+
+def estimate_recipe(
+    recipe: Recipe,
+    model: PretrainedConfig,
+    longest: int,
+    judges: list[PretrainedConfig],
+    config_of: Callable[[str], PretrainedConfig | None],
+    **changes: Any,
+) -> memory.MemoryEstimate:
+    """Estimates one process's peak memory in a training.
+
+    Args:
+        model: config of the trained model.
+        longest: tokens of the longest prompt or row that is expected; see `memory_settings.sizes_of`.
+        judges: configs of the reward models.
+        config_of: of a key that names another model, its config.
+        changes: numbers of `Sizes` that are of another machine.
+    """
     frozen, critic = {}, None
     if recipe.setting("reference_mode") == "online" and recipe.config.needs_reference and not _shares_base(recipe):
-        frozen["reference"] = _config(recipe, "reference_model_name_or_path")
+        frozen["reference"] = config_of("reference_model_name_or_path")
     if recipe.setting("value_mode") == "online" and recipe.config.needs_values:
-        frozen["value"] = _config(recipe, "value_model_name_or_path")
+        frozen["value"] = config_of("value_model_name_or_path")
     elif "value_mode" not in recipe.keys:
         # Of PPO, which trains it.
-        critic = _config(recipe, "value_model_name_or_path")
+        critic = config_of("value_model_name_or_path")
     held = {prefix: config for prefix, config in frozen.items() if config is not None}
     sizes = memory_settings.sizes_of(recipe, model, longest, judges, held)
-    return memory.estimate(model, sizes, recipe.model_args, critic)
+    return memory.estimate(model, replace(sizes, **changes), recipe.model_args, critic)
 
 
-def _memory(recipe: Recipe, estimate: memory.MemoryEstimate) -> str:
+def memory_line(recipe: Recipe, estimate: memory.MemoryEstimate) -> str:
+    """The estimate with its parts, and vLLM's share."""
     shown = f"{estimate.total / 2**30:.1f} GiB per process, estimated from\n{estimate.table()}"
     if recipe.setting("use_vllm") and recipe.setting("vllm_mode") == "colocate":
         share = recipe.setting("vllm_gpu_memory_utilization")
@@ -224,11 +243,18 @@ def _held_out(prepared: Prepared) -> str:
     return f"{splits.test_source}, {len(splits.test):,} rows{shared}"
 
 
-def _per_step(prepared: Prepared, batch: int) -> str:
-    group = prepared.recipe.setting("num_generations")
+def batch_line(recipe: Recipe, layout: str) -> str:
+    """What a step is made of.
+
+    Args:
+        layout: of the rows.
+    """
+    per_device, accumulation = recipe.config.per_device_train_batch_size, recipe.config.gradient_accumulation_steps
+    batch, group = recipe.world_size * per_device * accumulation, recipe.setting("num_generations")
+    what = f"{'comparisons' if layout == 'comparisons' else 'rows'} per optimizer step"
     if group is not None:
-        return f"completions = {batch / group:g} prompts x {group} per optimizer step"
-    return f"{'comparisons' if prepared.splits.layout == 'comparisons' else 'rows'} per optimizer step"
+        what = f"completions = {batch / group:g} prompts x {group} per optimizer step"
+    return f"{processes(recipe.world_size)} x {per_device} rows x {accumulation} accumulation steps = {batch} {what}"
 
 
 def _steps(prepared: Prepared) -> str:

@@ -1,17 +1,41 @@
 """What `hpt-trl check --json` prints of a recipe: the facts as values, by keys that stay."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hpt_trl.planning.facts import estimate_of, estimate_of_measuring
+from hpt_trl.planning.needs import Need
 from hpt_trl.recipes.batches import planned_steps
 from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.runs.evaluating import task_of
 from hpt_trl.runs.prepared import Prepared
 
 
-def facts_data(checked: Prepared | Recipe) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Checked:
+    """What a check has found.
+
+    Attributes:
+        found: the recipe with its model, rows and rewards; of one that has none the recipe; where model or rows are not
+            at hand what is known without them, as names and texts.
+        missing: what the recipe needs and this machine lacks.
+    """
+
+    found: Prepared | Recipe | list[tuple[str, str]]
+    missing: list[Need]
+
+
+def facts_data(checked: Checked) -> dict[str, Any]:
     """Return the facts of a checked recipe; docs/json.md has the keys."""
+    missing = [{"what": need.what, "said": need.said, "remedy": need.remedy} for need in checked.missing]
+    found = checked.found
+    if isinstance(found, list):
+        return {**dict(found[:2]), "facts": dict(found[2:]), "missing": missing}
+    return {**_known(found), "missing": missing}
+
+
+def _known(checked: Prepared | Recipe) -> dict[str, Any]:
     if isinstance(checked, Recipe):
         given = {key: value for key, value in checked.raw.items() if key not in ("stage", "output_dir")}
         return {**_common(checked), "settings": given}

@@ -18,7 +18,7 @@ from hpt_trl.models.built_in import BUILT_IN
 from hpt_trl.models.folders import check_model_folder
 from hpt_trl.models.loading import model_exists
 from hpt_trl.pipeline.reading import PIPELINE, is_pipeline, read_plan
-from hpt_trl.recipes.bundled import bundled_recipes, hardware_of, recipe_name
+from hpt_trl.recipes.bundled import comes_from, hardware_of, profile_of_command
 from hpt_trl.recipes.device import BITSANDBYTES_OPTIMIZERS
 from hpt_trl.recipes.packages import installed
 from hpt_trl.recipes.stages import STAGE_MODULES
@@ -27,7 +27,7 @@ from hpt_trl.retrieval.rankers import LEXICAL
 from hpt_trl.rewards.code.rewards import CodeReward
 from hpt_trl.rewards.functions import REWARDS
 from hpt_trl.rewards.sandbox.probing import find_isolation
-from hpt_trl.settings.file import read_recipe_file, shown
+from hpt_trl.settings.file import read_recipe_file
 from hpt_trl.settings.values import did_you_mean
 
 # Seconds that the Hub, or a vLLM server, has to answer.
@@ -39,6 +39,9 @@ MODEL_KEYS = (
 )
 
 
+_GATED = "gated: accept its conditions"
+
+
 class Need(NamedTuple):
     """One thing that a recipe needs.
 
@@ -48,6 +51,7 @@ class Need(NamedTuple):
         said: how it is met, or what is missing.
         remedy: what helps; empty where it is met.
         package: the package that is missing, where it is one.
+        is_read: whether it is a model, rows or an index, which are read before a run.
     """
 
     what: str
@@ -55,6 +59,12 @@ class Need(NamedTuple):
     said: str
     remedy: str = ""
     package: str = ""
+    is_read: bool = False
+
+    @property
+    def can_be_had(self) -> bool:
+        """Whether something is told that helps: a package, a command, or the network."""
+        return self.met or bool(self.remedy or self.package) or _GATED in self.said
 
 
 @dataclass(frozen=True)
@@ -151,7 +161,7 @@ class Hub:
             self.unreachable = f"{ENDPOINT} did not answer within {TIMEOUT:g} s ({reason})"
             return False, f"not in the cache; {self.unreachable}"
         if found.gated and get_token() is None:
-            return False, f"on {ENDPOINT}, gated: accept its conditions there, then hf auth login"
+            return False, f"on {ENDPOINT}, {_GATED} there, then hf auth login"
         return True, f"on {ENDPOINT}, to be downloaded"
 
 
@@ -164,7 +174,7 @@ def needs_of(path: Path, machine: Machine, hub: Hub) -> list[Need]:
     needs = [_hardware(path, machine)]
     if not is_pipeline(path):
         values = read_recipe_file(path).values
-        needs += [*_stage(values), *_needs(values, path, hub)]
+        needs += [*_stage(values), *needs_of_values(values, path, hub)]
     else:
         plan = read_plan(path, [])
         names = [stage.name for stage in plan.stages]
@@ -174,8 +184,9 @@ def needs_of(path: Path, machine: Machine, hub: Hub) -> list[Need]:
         for stage in plan.stages:
             # What an earlier stage leaves is there when it is asked for.
             values = {key: _without(value, made) for key, value in plan.resolved(stage).items()}
-            needs += _needs(values, path, hub)
-    if profile := _profile_of_command(path):
+            needs += needs_of_values(values, path, hub)
+    profile, _ = profile_of_command(path)
+    if profile.startswith("zero"):
         needs.append(_package("profile " + profile, "deepspeed"))
     return list(dict.fromkeys(need for need in needs if need.what))
 
@@ -197,7 +208,12 @@ def _without(value: Any, made: set[str]) -> Any:
     return None if isinstance(value, str) and value in made else value
 
 
-def _needs(values: dict[str, Any], path: Path, hub: Hub) -> list[Need]:
+def needs_of_values(values: dict[str, Any], path: Path, hub: Hub) -> list[Need]:
+    """What the values of a recipe's keys need.
+
+    Args:
+        path: its file, in whose header it may stand how something is made.
+    """
     needs = []
     for key in MODEL_KEYS:
         names = values.get(key) or []
@@ -205,9 +221,13 @@ def _needs(values: dict[str, Any], path: Path, hub: Hub) -> list[Need]:
     if values.get("tokenizer_name_or_path"):
         name = str(values["tokenizer_name_or_path"])
         here = Path(name).is_dir()
-        needs.append(Need(f"tokenizer {name}", *((True, "a local folder") if here else hub.tokenizer(name))))
+        found = (True, "a local folder") if here else hub.tokenizer(name)
+        needs.append(_from_hub(f"tokenizer {name}", found, f"with the network: hf download {name}"))
     if values.get("dataset_name"):
         needs.append(_data(str(values["dataset_name"]), path, hub))
+    if values.get("search_index"):
+        needs.append(_search_index(str(values["search_index"]), path))
+    needs = [need._replace(is_read=True) for need in needs]
     needs += [*_packages(values), *_sandbox(values)]
     return needs
 
@@ -227,7 +247,7 @@ def _model(name: str, key: str, values: dict[str, Any], path: Path, hub: Hub) ->
         except UserError as error:
             return Need(what, False, str(error).removeprefix(f"{key}: "))
         return Need(what, True, "a local folder")
-    if remedy := _made_by(name) or _in_header(name, path):
+    if remedy := comes_from(name, path):
         return Need(what, False, "not there yet", remedy)
     if name.startswith((".", "~", "/", "outputs/")) or name.count("/") > 1:
         return Need(what, False, "there is no such folder")
@@ -243,43 +263,22 @@ def _data(name: str, path: Path, hub: Hub) -> Need:
     if Path(name).expanduser().exists():
         return Need(what, True, "local")
     if name.startswith((".", "~", "/", "outputs/")) or name.endswith(FILES):
-        remedy = _made_by(name) or _in_header(name, path)
+        remedy = comes_from(name, path)
         return Need(what, False, "not there yet" if remedy else "there is no such file or folder", remedy)
     remedy = "with the network the run downloads it; without: --dataset_name path/to/file.jsonl"
     return _from_hub(what, hub.dataset(name), remedy)
 
 
+def _search_index(name: str, path: Path) -> Need:
+    what = f"search index {name}"
+    if Path(name).is_dir():
+        return Need(what, True, "a local folder")
+    return Need(what, False, "not there yet", comes_from(name, path))
+
+
 def _from_hub(what: str, found: tuple[bool, str], remedy: str) -> Need:
     met, said = found
     return Need(what, met, said, remedy if said.startswith("not in the cache") else "")
-
-
-def _made_by(name: str) -> str:
-    """The command of the bundled recipe that leaves a folder."""
-    for recipe in bundled_recipes():
-        if str(read_recipe_file(recipe).values.get("output_dir")).rstrip("/") == name.rstrip("/"):
-            return f"hpt-trl run {recipe_name(recipe)}"
-    return ""
-
-
-def _header(path: Path) -> str:
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return "\n".join(line.lstrip("# ") for line in lines if line.startswith("#"))
-
-
-def _in_header(name: str, path: Path) -> str:
-    """How the recipe's header says that a folder is made: the command of a download, or something of its own."""
-    header = _header(path)
-    found = re.search(rf"hf download \S+ --local-dir {re.escape(name)}(?=\s|$)", header)
-    if found:
-        return found[0]
-    return f"see the top of {shown(path)}" if re.search(rf"{re.escape(name)}(?=[\s,.;)]|$)", header) else ""
-
-
-def _profile_of_command(path: Path) -> str:
-    """The DeepSpeed profile with which the header's command starts the run; empty for none."""
-    found = re.search(r"(?:--accelerate |accelerate_configs/)(zero\w+)", _header(path))
-    return found[1] if found else ""
 
 
 def _packages(values: dict[str, Any]) -> list[Need]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hpt_trl.errors import UserError
-from hpt_trl.settings.file import read_recipe_file
+from hpt_trl.settings.file import read_recipe_file, shown
 
 
 class RecipeSummary(NamedTuple):
@@ -87,3 +87,32 @@ def hardware_of(path: Path) -> str:
     """Returns what a recipe's comment line `# Hardware: ...` asks for; empty where there is none."""
     found = re.search(r"^#\s*Hardware:\s*(.+?)\.?\s*$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
     return found[1] if found else ""
+
+
+def comes_from(name: str, path: Path) -> str:
+    """Returns how something that a recipe names is made: a command, or where it stands; empty where nothing says.
+
+    Args:
+        name: a folder or file.
+        path: the recipe, whose header may say it.
+    """
+    for recipe in bundled_recipes():
+        if str(read_recipe_file(recipe).values.get("output_dir")).rstrip("/") == name.rstrip("/"):
+            return f"hpt-trl run {recipe_name(recipe)}"
+    header = header_of(path)
+    if download := re.search(rf"hf download \S+ --local-dir {re.escape(name)}(?=\s|$)", header):
+        return download[0]
+    return f"see the top of {shown(path)}" if re.search(rf"{re.escape(name)}(?=[\s,.:;)]|$)", header) else ""
+
+
+def profile_of_command(path: Path) -> tuple[str, int | None]:
+    """Returns the profile with which the header's command starts the run, and its processes; empty for none."""
+    header = header_of(path)
+    found = re.search(r"(?:--accelerate |accelerate_configs/)(\w+)(?:\.yaml)?(?: --num_processes (\d+))?", header)
+    return ("", None) if found is None else (found[1], None if found[2] is None else int(found[2]))
+
+
+def header_of(path: Path) -> str:
+    """Returns the comment lines of a recipe, without their marks."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return "\n".join(line.lstrip("# ") for line in lines if line.startswith("#"))

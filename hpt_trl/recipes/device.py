@@ -14,13 +14,18 @@ BITSANDBYTES_OPTIMIZERS = ("adamw_bnb", "adamw_8bit", "paged_", "lion", "ademami
 
 
 def check_quantization(values: dict[str, Any], declared: Declared, sources: Sources) -> None:
-    """Refuses quantized weights without an adapter, which nothing would train, and keys that need bitsandbytes."""
+    """Refuses quantized weights without an adapter, which nothing would train."""
     asked = [key for key in ("load_in_4bit", "load_in_8bit") if values.get(key)]
     # A stage that makes its own model refuses quantization altogether.
     if asked and not values.get("use_peft") and not declared.makes_model and declared.trains:
         raise sources.error(
             asked[0], "true: quantized weights are frozen, so that an adapter has to be trained; add `use_peft: true`."
         )
+
+
+def check_bitsandbytes(values: dict[str, Any], sources: Sources) -> None:
+    """Refuses keys that need bitsandbytes where it is not installed."""
+    asked = [key for key in ("load_in_4bit", "load_in_8bit") if values.get(key)]
     if str(values.get("optim", "")).startswith(BITSANDBYTES_OPTIMIZERS):
         asked.append("optim")
     if asked and find_spec("bitsandbytes") is None:

@@ -11,7 +11,7 @@ from hpt_trl.data.names import check_name
 from hpt_trl.errors import UserError
 from hpt_trl.models.folders import check_model_folder, check_model_name, is_adapter
 from hpt_trl.recipes.batches import settle_batch
-from hpt_trl.recipes.bundled import anchored, find_recipe
+from hpt_trl.recipes.bundled import anchored, comes_from, find_recipe
 from hpt_trl.recipes.declared import Declared, declared_in_file, rewards_in_file
 from hpt_trl.recipes.values import checked_values, stage_of
 from hpt_trl.rewards.names import is_path, unknown_reward
@@ -27,13 +27,16 @@ class Checked(NamedTuple):
     sources: Sources
 
 
-def check_early(name: str, overrides: list[str], world_size: int | None = None) -> Checked | None:
+def check_early(
+    name: str, overrides: list[str], world_size: int | None = None, *, planned: bool = False
+) -> Checked | None:
     """Checks what shows of a recipe without torch: keys, values, ranges, batches, and the files that it names.
 
     Args:
         name: a file, or the name of a bundled recipe.
         overrides: words of the command line.
         world_size: processes of the run; by default what the launcher says, else 1.
+        planned: what the recipe's header or another recipe makes need not be there yet.
 
     Returns:
         What was checked; None where keys.json is of other versions than those installed, so that nothing was: the run
@@ -43,7 +46,15 @@ def check_early(name: str, overrides: list[str], world_size: int | None = None) 
         UserError: the first mistake.
     """
     sources = Sources(read_recipe_file(find_recipe(name)), split_overrides(overrides))
-    return check_sources(sources, int(os.environ.get("WORLD_SIZE", "1")) if world_size is None else world_size)
+    processes = int(os.environ.get("WORLD_SIZE", "1")) if world_size is None else world_size
+    return check_sources(sources, processes, _to_come(sources) if planned else ())
+
+
+def _to_come(sources: Sources) -> set[str]:
+    values = [sources.given(key) for key in ("model_name_or_path", "dataset_name")]
+    models = sources.file.values.get("reward_model_name_or_path") or []
+    values += models if isinstance(models, list) else [models]
+    return {name for name in map(str, values) if name and comes_from(name, sources.file.path)}
 
 
 def check_sources(

@@ -12,7 +12,7 @@ from typing import Any
 
 from hpt_trl.recipes.batches import settle_batch
 from hpt_trl.recipes.bundled import anchored
-from hpt_trl.recipes.device import check_profile, settle_device
+from hpt_trl.recipes.device import check_bitsandbytes, check_profile, settle_device
 from hpt_trl.recipes.profiles import Profile, launched_profile
 from hpt_trl.recipes.recipe import Recipe, place_of
 from hpt_trl.recipes.stages import load_stage
@@ -69,13 +69,15 @@ def resolve_recipe(sources: Sources, world_size: int | None = None, profile: Pro
     """
     file = sources.file
     values, declared = checked_values(sources)
+    # A pipeline runs here: it names the processes beside its profile.
+    planned = profile is not None and world_size is None
     known = declared.keys
+    if not planned:
+        check_bitsandbytes(values, sources)
     stage = load_stage(declared.stage)
 
     from trl import ModelConfig, TrlParser
 
-    # A pipeline runs here: it names the processes beside its profile.
-    planned = profile is not None and world_size is None
     if world_size is None:
         world_size = int(os.environ.get("WORLD_SIZE", "1")) if profile is None else profile.num_processes
     profile = launched_profile(world_size) if profile is None else profile

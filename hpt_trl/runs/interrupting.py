@@ -66,7 +66,7 @@ class SaveOnInterrupt(TrainerCallback):
         # Processes get the signal one after the other, and have to save after the same step.
         state, asked = PartialState(), self.asked
         if state.num_processes > 1:
-            asked = bool(reduce(torch.tensor([asked], dtype=torch.int64, device=state.device)).item())
+            asked = bool(reduce(torch.tensor([float(asked)], device=state.device), "sum").item())
         if asked:
             self.ending = True
             # Without the optimizer's state nothing could go on from it.

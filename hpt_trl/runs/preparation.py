@@ -188,8 +188,11 @@ def _evaluations(recipe: Recipe, trained: Trained) -> dict[str, Prepared]:
     return found
 
 
-def check_without_model(recipe: Recipe) -> None:
+def check_without_model(recipe: Recipe) -> Splits:
     """Checks what can be checked of a recipe whose models are yet to be made: settings, folder, rewards and rows.
+
+    Returns:
+        The rows.
 
     Raises:
         UserError: the first mistake found.
@@ -208,6 +211,7 @@ def check_without_model(recipe: Recipe) -> None:
     splits, _ = _load_splits(recipe, functions)
     find_overlap(splits)
     check_steps(recipe, splits)
+    return splits
 
 
 def _functions(recipe: Recipe) -> list[Callable[..., Any]]:

@@ -24,6 +24,12 @@ def quiet_libraries() -> None:
     logging.getLogger("DeepSpeed").addFilter(lambda record: "Setting accelerator to CPU" not in record.getMessage())
 
 
+def say(doing: str) -> None:
+    """Says in the first process what takes its time now, beside what the command prints as its result."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"{doing} ...", file=sys.stderr, flush=True)
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Silences what users of a command cannot act on; the libraries' own settings come back after."""

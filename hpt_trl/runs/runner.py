@@ -9,7 +9,7 @@ import math
 import os
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -38,7 +38,8 @@ from hpt_trl.recipes.resolving import read_recipe
 from hpt_trl.rollouts.vllm import open_engine
 from hpt_trl.run_files import BEFORE_FILE, EVALUATIONS, RESULTS_FILE
 from hpt_trl.runs.acting import rows_placed
-from hpt_trl.runs.checkpoints import PROCESSES_FILE, full_disk_explained
+from hpt_trl.runs.callbacks import AtTrainBegin, EndWhereDone, NoteProcesses, NothingLeft, close_bars
+from hpt_trl.runs.checkpoints import full_disk_explained
 from hpt_trl.runs.closing import draw_and_close
 from hpt_trl.runs.evaluating import answered_conditions, run_evaluation, task_of, write_scored
 from hpt_trl.runs.evaluation import evaluate
@@ -50,7 +51,7 @@ from hpt_trl.runs.output_folder import open_output_folder
 from hpt_trl.runs.preparation import prepare_recipe
 from hpt_trl.runs.prepared import Prepared
 from hpt_trl.runs.progress import MetricsWriter, ProgressLines, without_library_bars
-from hpt_trl.runs.quiet import quiet
+from hpt_trl.runs.quiet import quiet, say
 from hpt_trl.runs.reading import write_results
 from hpt_trl.runs.record import hardware, short_name, versions
 from hpt_trl.runs.totals import RunTotals
@@ -83,6 +84,7 @@ def run(name: str, overrides: list[str], live: TrainerCallback | None = None) ->
             with interrupts_explained(folder, command):
                 run_work(recipe, started, command)
             return
+        say("Checking rows, rewards and tokenizer")
         prepared = prepare_recipe(recipe)
         if not prepared.recipe.stage.trains:
             with interrupts_explained(folder, command, goes_on=True):
@@ -108,13 +110,14 @@ def run(name: str, overrides: list[str], live: TrainerCallback | None = None) ->
 def _train(
     prepared: Prepared, started: float, command: list[str], tracking: Tracking, live: TrainerCallback | None
 ) -> None:
+    say("Loading the model" if prepared.model else "Making the model")
     totals, health = RunTotals(started), Health()
     warnings = Warnings(prepared.recipe, tracking.warn)
     evaluations = _Evaluations(prepared, totals)
     # Who ends a training comes before those who note what a checkpoint has. The totals come before all that logs and
     # evaluates, the health before the evaluation that costs minutes.
     trainer = _build_trainer(
-        prepared, [_AtTrainBegin(evaluations.before_training)], [warnings, totals, health, *tracking.callbacks], live
+        prepared, [AtTrainBegin(evaluations.before_training)], [warnings, totals, health, *tracking.callbacks], live
     )
     health.watch(trainer)
     tracking.watch(trainer)
@@ -122,8 +125,11 @@ def _train(
     evaluations.trainer = trainer
     totals.training_begins(trainer)
     try:
-        with suppress(_NothingLeft), without_library_bars():
+        with suppress(NothingLeft), without_library_bars():
             trainer.train(resume_from_checkpoint=None if prepared.checkpoint is None else str(prepared.checkpoint))
+    except KeyboardInterrupt:
+        close_bars(trainer)
+        raise
     except RuntimeError as error:
         if (explained := health.explained(error)) is None:
             raise
@@ -149,42 +155,6 @@ def _train(
     refuse_untrained(why, trainer)
     finish_on_hub(prepared.recipe, trainer)
     warnings.refuse_seen()
-
-
-class _AtTrainBegin(TrainerCallback):
-    """Calls a function when everything is ready for the first step."""
-
-    def __init__(self, function: Callable[[], None]):
-        self.function = function
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.function()
-
-
-class _NothingLeft(Exception):
-    """The checkpoint is of the last step."""
-
-
-class _EndWhereDone(TrainerCallback):
-    """Ends a training that goes on from its last step, for which Trainer would take one step more."""
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step >= state.max_steps:
-            raise _NothingLeft
-
-
-class _NoteProcesses(TrainerCallback):
-    """Notes in each checkpoint how many processes wrote it, once all of them have.
-
-    Each writes a part; without the note a checkpoint of several processes may lack one.
-    """
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        processes = PartialState()
-        processes.wait_for_everyone()
-        if processes.is_main_process and processes.num_processes > 1:
-            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            (checkpoint / PROCESSES_FILE).write_text(f"{processes.num_processes}\n")
 
 
 class _Evaluations:
@@ -329,7 +299,7 @@ def _build_trainer(
             rewards=prepared.rewards,
             # Ahead of the trainer's own progress bar, which starts its clock at the same event. The writer opens
             # its file for what the evaluation before the training logs.
-            callbacks=[*first, MetricsWriter(config.output_dir), *callbacks, _NoteProcesses(), _EndWhereDone()],
+            callbacks=[*first, MetricsWriter(config.output_dir), *callbacks, NoteProcesses(), EndWhereDone()],
             model_config=prepared.model_config,
             acting=prepared.acting,
         )
