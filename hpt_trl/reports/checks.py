@@ -7,12 +7,13 @@ from hpt_trl.errors import UserError
 
 _NUMBER = (int, float)
 # Key -> what its value may be; of every run, of one that trained, of one that measured.
-_EVERY: dict[str, Any] = {"recipe": str, "stage": str, "wall_time_s": dict}
+_EVERY: dict[str, Any] = {"recipe": str, "stage": str}
 _TRAINED: dict[str, Any] = {
     "steps": int,
     "model": str,
     "before": (dict, type(None)),
     "after": (dict, type(None)),
+    "wall_time_s": dict,
     "tokens": dict,
 }
 _MEASURED: dict[str, Any] = {"measures": dict}
@@ -35,6 +36,8 @@ def check_results(path: Path, results: dict[str, Any]) -> None:
             raise _error(path, f"`{key}` is missing or of another kind")
     for group, parts in _PARTS.items():
         values = results.get(group, {})
+        if not isinstance(values, dict):
+            raise _error(path, f"`{group}` is no mapping")
         for name in values:
             if not isinstance(values[name], _NUMBER):
                 raise _error(path, f"`{group}` holds what is no number")
