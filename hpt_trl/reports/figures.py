@@ -60,6 +60,13 @@ class Row:
     low: float
     high: float
 
+    @property
+    def has_picture(self) -> bool:
+        """Whether a picture says more than a dot in its middle."""
+        figures = [figure for pair in self.pairs for figure in (pair.before, pair.after) if figure is not None]
+        bounds = {bound for one in figures for bound in (one.value, one.low, one.high) if bound is not None}
+        return self.is_share or len(bounds) > 1
+
     def place(self, value: float) -> float:
         """Where a value lies in the picture, from 0 to 100."""
         return 100 * (value - self.low) / (self.high - self.low)

@@ -33,9 +33,7 @@ def _ending(run: Run) -> list[Notice]:
             text += f" It can go on from {run.checkpoint}, by `--resume_from_checkpoint true`."
         found.append(Notice("not finished", text))
     elif run.results.get("trained") is False:
-        found.append(
-            Notice("not trained", f"Nothing was trained: {run.results.get('why_untrained', 'no reason given')}.")
-        )
+        found.append(Notice("not trained", f"Nothing was trained: {run.results['why_untrained']}."))
     for name in run.cut:
         found.append(Notice("cut", f"{name} ends in half a line, as a run that was killed leaves it; it is left out."))
     return found
@@ -58,7 +56,7 @@ def _warnings(run: Run) -> list[Notice]:
 
 def _overlap(run: Run) -> list[Notice]:
     overlap = (run.results or {}).get("overlap")
-    if not isinstance(overlap, dict) or not overlap.get("rows"):
+    if not overlap or not overlap["rows"]:
         return []
     rows, total = overlap["rows"], overlap["of"]
     text = f"{rows:,} of {total:,} held-out rows ({rows / total:.1%}) were trained on as well; their figures flatter."

@@ -9,6 +9,7 @@ import yaml
 
 from hpt_trl.errors import UserError
 from hpt_trl.files import parsed_json
+from hpt_trl.reports.checks import check_evaluation, check_results
 from hpt_trl.reports.secrets import masked
 from hpt_trl.run_files import METRICS_FILE, RECIPE_FILE, RESULTS_FILE, WARNINGS_FILE
 from hpt_trl.runs.checkpoints import complete_checkpoints
@@ -17,18 +18,6 @@ from hpt_trl.runs.reading import read_results, read_steps
 # What an unfinished run knows of its evaluation before the training; as in `hpt_trl.runs.output_folder`, which imports
 # transformers.
 BEFORE_FILE = "before.json"
-
-_NUMBER = (int, float)
-# Key of results.json -> what its value may be; of every run, of one that trained, of one that measured.
-_EVERY: dict[str, Any] = {"recipe": str, "stage": str, "wall_time_s": dict}
-_TRAINED: dict[str, Any] = {
-    "steps": int,
-    "before": (dict, type(None)),
-    "after": (dict, type(None)),
-    "tokens": dict,
-    "model": str,
-}
-_MEASURED: dict[str, Any] = {"measures": dict}
 
 
 @dataclass(frozen=True)
@@ -93,7 +82,7 @@ def read_run(folder: Path) -> Run:
     """
     results = read_results(folder)
     if results is not None:
-        _check(folder / RESULTS_FILE, results)
+        check_results(folder / RESULTS_FILE, results)
     lines, cut_metrics = _steps(folder / METRICS_FILE)
     noted, cut_warnings = _steps(folder / WARNINGS_FILE)
     before = _object(folder / BEFORE_FILE) if results is None else results.get("before")
@@ -123,31 +112,8 @@ def _warnings(folder: Path, results: dict[str, Any] | None, noted: list[dict[str
     return found
 
 
-def _check(path: Path, results: dict[str, Any]) -> None:
-    for key, kinds in (_EVERY | (_MEASURED if "measures" in results else _TRAINED)).items():
-        if not isinstance(results.get(key, ...), kinds):
-            raise UserError(
-                f"{path} is not what a run of hpt-trl leaves: `{key}` is missing or of another kind. Run the recipe "
-                "again, or remove the file for the report of a run that has not finished."
-            )
-    for group in ("wall_time_s", "tokens"):
-        if not all(isinstance(value, _NUMBER) for value in results.get(group, {}).values()):
-            raise UserError(f"{path}: `{group}` holds what is no number. Run the recipe again.")
-    for side in ("before", "after"):
-        _check_completions(path, (results.get(side) or {}).get("completions", []))
-    _check_completions(path, results.get("completions", []))
-
-
-def _check_completions(path: Path, completions: Any) -> None:
-    if not isinstance(completions, list) or not all(
-        isinstance(one, dict) and isinstance(one.get("prompt"), str) and isinstance(one.get("completion"), str)
-        for one in completions
-    ):
-        raise UserError(f"{path}: a completion is an object with `prompt` and `completion`. Run the recipe again.")
-
-
 def _object(path: Path) -> dict[str, Any] | None:
-    """What before.json says; None without it, or where the run was killed as it wrote nothing into it."""
+    """What before.json says; None without it, or where nothing was evaluated."""
     if not path.exists():
         return None
     try:
@@ -156,6 +122,7 @@ def _object(path: Path) -> dict[str, Any] | None:
         raise UserError(f"{path} is not valid JSON: {error}. Remove it.") from None
     if found is not None and not isinstance(found, dict):
         raise UserError(f"{path} holds {type(found).__name__}, not an evaluation. Remove it.")
+    check_evaluation(path, "before", found or {})
     return found
 
 

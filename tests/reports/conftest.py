@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from hpt_trl.cli import main
+from hpt_trl.pipeline.record import Record, StageRecord
 from tests.helpers.stage_runs import KEYS, sums
 
 PLANTED = "hf_plantedPlanted0123456789"
@@ -56,14 +57,16 @@ def copy(made, tmp_path):
 
 
 @pytest.fixture
-def chain(copy, tmp_path) -> Path:
-    """A pipeline of three stages, the last of which has not begun; its record as a pipeline writes it."""
-    from hpt_trl.pipeline.record import Record, StageRecord
+def chain(made, tmp_path) -> Path:
+    """A pipeline of three stages, the last of which has not begun."""
+    return make_chain(made, tmp_path / "chain")
 
-    folder = tmp_path / "chain"
+
+def make_chain(made: Path, folder: Path) -> Path:
+    """Makes a pipeline's folder of copies of runs, with its record as a pipeline writes it."""
     folder.mkdir()
     for name in ("sft", "one"):
-        shutil.move(copy(name), folder / name)
+        shutil.copytree(made / name, folder / name)
     start = "`model_name_or_path`"
     stages = {
         "sft": StageRecord("sft", [], None, {start: "tiny"}, finished=True, seconds=12.0),

@@ -1,6 +1,8 @@
 """The page in a real browser: nothing asked for, no complaint, no sideways scrolling, curves that can be told apart."""
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from hpt_trl.cli import main
 from tests.helpers import devtools
 from tests.helpers.browser import seen
+from tests.reports.conftest import make_chain
 
 # Elements that stick out of the window, but for those that scroll in a frame of their own.
 _OUTSIDE = """[...document.querySelectorAll('main *')].filter(element => !element.closest('.wide')
@@ -25,10 +28,12 @@ def tab(tmp_path_factory):
         yield tab
 
 
-@pytest.fixture
-def pages(copy, chain, tmp_path):
-    """One of each: a run, an evaluation, three runs, a pipeline, and a run with what may break a page."""
-    hard, folders = copy("one", "hard"), [copy("one"), copy("two"), copy("sft")]
+@pytest.fixture(scope="module")
+def pages(made, tmp_path_factory) -> list[Path]:
+    """A run with what may break a page, an evaluation, three runs side by side, and a pipeline."""
+    root = tmp_path_factory.mktemp("pages")
+    folders = {name: Path(shutil.copytree(made / name, root / name)) for name in ("one", "two", "sft", "measured")}
+    hard, chain = Path(shutil.copytree(made / "one", root / "hard")), make_chain(made, root / "chain")
     found = json.loads((hard / "results.json").read_text())
     text = "<script>document.title='taken'</script><img src=http://127.0.0.1:9/x onerror=\"document.title='taken'\">"
     found["after"]["completions"][0] |= {"completion": text + "a" * 4000, "answer": "b" * 900}
@@ -38,8 +43,8 @@ def pages(copy, chain, tmp_path):
     found["warnings"] = [{"step": 3, "kind": "kl", "message": "z" * 400}]
     (hard / "results.json").write_text(json.dumps(found))
     (hard / "recipe.yaml").write_text(f"stage: grpo\n{'k' * 90}: {'v' * 400}\n")
-    measured, compared = copy("measured"), tmp_path / "compared.html"
-    for words in ([hard], [measured], [*folders, "--output", compared], [chain]):
+    measured, compared = folders.pop("measured"), root / "compared.html"
+    for words in ([hard], [measured], [*folders.values(), "--output", compared], [chain]):
         assert main(["report", *map(str, words)]) == 0
     return [hard / "report.html", measured / "report.html", compared, chain / "report.html"]
 

@@ -1,4 +1,4 @@
-"""What `hpt-trl report` refuses: one clear line, exit code 2, nothing written, and no training library loaded for it."""
+"""What `hpt-trl report` refuses: one clear line, exit code 2, nothing written, no training library loaded."""
 
 import json
 import os

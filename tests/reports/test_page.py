@@ -2,6 +2,7 @@
 
 import json
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -64,7 +65,7 @@ def check_form(page: Node) -> None:
     assert [title.text for title in page.all("title")] != [""]
     levels = [level for level, _ in headings(page)]
     assert levels[0] == 1 and levels.count(1) == 1
-    assert all(later <= earlier + 1 for earlier, later in zip(levels, levels[1:], strict=False))
+    assert all(later <= earlier + 1 for earlier, later in pairwise(levels))
     ids = [value for tag in ("h1", "h2", "h3", "h4") for node in page.all(tag) if (value := node.attributes.get("id"))]
     assert len(ids) == len(set(ids))
     assert not any(page.all(tag) for tag in ("script", "img", "iframe", "object", "embed"))
@@ -112,7 +113,7 @@ def test_curves_are_those_of_the_metrics(copy):
     # Right to left no point of it lies elsewhere than the numbers do: x grows, and y falls where a value grows.
     points = [tuple(map(float, pair.split(","))) for pair in curve.attributes["d"].strip("M").split("L")]
     assert len(points) == len(rewards)
-    for (one, two), (x1, y1), (x2, y2) in zip(zip(values, values[1:], strict=False), points, points[1:], strict=False):
+    for (one, two), ((x1, y1), (x2, y2)) in zip(pairwise(values), pairwise(points), strict=True):
         assert x2 > x1 and (y2 - y1) * (two - one) <= 0
     said = [title.text for title in chart.all("title")]
     assert said == [f"mean reward, step {step}: {value:.4g}" for step, value in rewards]

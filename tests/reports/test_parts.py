@@ -1,6 +1,7 @@
 """The parts of a page: scales, secrets, verdicts' rows, the lanes of a chain."""
 
 import random
+from itertools import pairwise
 
 import pytest
 
@@ -51,7 +52,7 @@ def test_labels_move_apart_and_stay_inside():
         heights = [generator.uniform(10, 180) for _ in range(generator.randint(1, 8))]
         placed = spread_apart(heights, 12, 10, 180)
         ordered = sorted(placed)
-        assert all(later - earlier >= 12 - 1e-9 for earlier, later in zip(ordered, ordered[1:], strict=False))
+        assert all(later - earlier >= 12 - 1e-9 for earlier, later in pairwise(ordered))
         assert min(placed) >= 10 - 1e-9 and max(placed) <= 180 + 1e-9
     assert spread_apart([20, 100], 12, 10, 180) == [20, 100]
 
