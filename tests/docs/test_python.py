@@ -10,10 +10,8 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from transformers import AutoTokenizer, GenerationConfig
+from transformers import AutoTokenizer
 
-from hpt_trl.retrieval.index import build_index
-from hpt_trl.retrieval.rankers import IndexSettings
 from tests.helpers.documents import Block, blocks
 from tests.helpers.environments import Doors
 from tests.helpers.rho1 import TEXTS
@@ -30,6 +28,10 @@ def length(completion_ids: list[list[int]], **columns: Any) -> list[float]:
 
 def rows(*columns: str) -> Dataset:
     return Dataset.from_list([{column: row[column] for column in columns} for row in sums()])
+
+
+def nothing(folder: Path) -> Namespace:
+    return {}
 
 
 def hybrid(folder: Path) -> Namespace:
@@ -60,13 +62,12 @@ def vrag(folder: Path) -> Namespace:
     return {**own, "args": args, "dataset": data}
 
 
-def retrieval(folder: Path) -> Namespace:
-    build_index(folder / "my_pages", folder / "indexes" / "mine", IndexSettings(), overwrite=True)
-    return {}
-
-
 def code(folder: Path) -> Namespace:
-    problem = {"prompt": 'def one():\n    """1"""\n', "entry_point": "one", "test": "def check(f):\n    assert f() == 1"}
+    problem = {
+        "prompt": 'def one():\n    """1"""\n',
+        "entry_point": "one",
+        "test": "def check(f):\n    assert f() == 1",
+    }
     return {"rows": [problem, problem], "completions": ["    return 1\n", "    return 2\n"]}
 
 
@@ -122,10 +123,10 @@ SETUPS = {
         trained,
     ),
     "vrag.md": (vrag, {}, made),
-    "retrieval.md": (retrieval, {}, found),
+    "retrieval.md": (nothing, {}, found),
     "code.md": (code, {}, told_apart),
-    "rewards.md": (lambda folder: {}, {}, rewards_brevity),
-    "data.md": (lambda folder: {}, {}, solves),
+    "rewards.md": (nothing, {}, rewards_brevity),
+    "data.md": (nothing, {}, solves),
 }
 
 

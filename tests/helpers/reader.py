@@ -89,7 +89,11 @@ def build(folder: Path, tiny_model: str, reference: str) -> None:
     ]
     write_rows(folder / "solutions.jsonl", solutions)
     problems = [
-        {"prompt": f'def f():\n    """{number}"""\n', "canonical_solution": f"    return {number}\n", "entry_point": "f"}
+        {
+            "prompt": f'def f():\n    """{number}"""\n',
+            "canonical_solution": f"    return {number}\n",
+            "entry_point": "f",
+        }
         | {"test": f"def check(f):\n    assert f() == {number}"}
         for number in range(QUESTIONS)
     ]
