@@ -12,8 +12,6 @@ import torch
 from datasets import Dataset
 from transformers import AutoTokenizer
 
-from hpt_trl.retrieval.index import build_index
-from hpt_trl.retrieval.rankers import IndexSettings
 from tests.helpers.documents import Block, blocks
 from tests.helpers.environments import Doors
 from tests.helpers.rho1 import TEXTS
@@ -30,6 +28,10 @@ def length(completion_ids: list[list[int]], **columns: Any) -> list[float]:
 
 def rows(*columns: str) -> Dataset:
     return Dataset.from_list([{column: row[column] for column in columns} for row in sums()])
+
+
+def nothing(folder: Path) -> Namespace:
+    return {}
 
 
 def hybrid(folder: Path) -> Namespace:
@@ -58,11 +60,6 @@ def vrag(folder: Path) -> Namespace:
     data = Dataset.from_list([{"prompt": [{"role": "user", "content": "Open."}], "kind": "a"}] * 8)
     own = {"Shop": lambda: Doors(pictures=False), "model": str(folder / "tiny"), "rewards": length}
     return {**own, "args": args, "dataset": data}
-
-
-def retrieval(folder: Path) -> Namespace:
-    build_index(folder / "my_pages", folder / "indexes" / "mine", IndexSettings(), overwrite=True)
-    return {}
 
 
 def code(folder: Path) -> Namespace:
@@ -126,10 +123,10 @@ SETUPS = {
         trained,
     ),
     "vrag.md": (vrag, {}, made),
-    "retrieval.md": (retrieval, {}, found),
+    "retrieval.md": (nothing, {}, found),
     "code.md": (code, {}, told_apart),
-    "rewards.md": (lambda folder: {}, {}, rewards_brevity),
-    "data.md": (lambda folder: {}, {}, solves),
+    "rewards.md": (nothing, {}, rewards_brevity),
+    "data.md": (nothing, {}, solves),
 }
 
 

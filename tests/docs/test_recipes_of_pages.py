@@ -1,7 +1,7 @@
-"""Every recipe of README and docs/ goes through `hpt-trl check`'s code, keys of a part over a recipe that has the rest.
+"""Every recipe of README and docs/ goes through `hpt-trl check`'s code, parts of one on a recipe that has the rest.
 
-A block with `stage:` is a recipe. Any other is a part, and an HTML comment before it, `<!-- test: keys of NAME -->`, names
-the recipe of `BASES` that it is put on. A block with neither fails.
+A block with `stage:` is a recipe. Any other is a part, and an HTML comment before it, `<!-- test: keys of NAME -->`,
+names the recipe of `BASES` that it is put on. A block with neither fails.
 """
 
 import json

@@ -4,6 +4,7 @@ import re
 import shlex
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 from markdown_it import MarkdownIt
@@ -102,7 +103,7 @@ def anchors(page: Path) -> set[str]:
     """The anchors of a page's headings as GitHub makes them."""
     found: dict[str, int] = {}
     all_tokens = tokens(page)
-    for token, content in zip(all_tokens, all_tokens[1:], strict=False):
+    for token, content in pairwise(all_tokens):
         if token.type != "heading_open":
             continue
         text = "".join(part.content for part in content.children or [] if part.type in ("text", "code_inline"))

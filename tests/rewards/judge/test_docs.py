@@ -5,4 +5,4 @@ from tests.helpers.processes import ROOT
 
 
 def test_the_documented_prompt_is_the_bundled_one():
-    assert f"```\n{read_template(None)}```\n" in (ROOT / "docs" / "vrag.md").read_text(encoding="utf-8")
+    assert f"```text\n{read_template(None)}```\n" in (ROOT / "docs" / "vrag.md").read_text(encoding="utf-8")
