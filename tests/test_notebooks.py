@@ -74,7 +74,7 @@ def check_outputs(notebook) -> None:
 
 @every_notebook
 def test_it_runs_as_a_notebook(path, tiny_model_path, tmp_path, monkeypatch):
-    monkeypatch.setenv("HPT_TRL_TRIAL", str(trial_file(tmp_path, tiny_model_path)))
+    monkeypatch.setenv("HPT_TRL_TRIAL", str(trial_file(tmp_path, tiny_model_path, path.stem)))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setenv("HPT_TRL_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("HF_TOKEN", raising=False)
@@ -84,7 +84,7 @@ def test_it_runs_as_a_notebook(path, tiny_model_path, tmp_path, monkeypatch):
     execute(notebook, tmp_path)
     check_outputs(notebook)
     # What it writes lies where it says.
-    assert (tmp_path / "outputs" / "notebooks").is_dir()
+    assert (tmp_path / "outputs").is_dir()
 
 
 @every_notebook
