@@ -13,7 +13,7 @@ VLLM_INSTALLED := $(VLLM_VENV)/.installed
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow test-vllm lint docs format keys clean
+.PHONY: help install quickstart notebooks test test-slow test-vllm lint docs format keys clean
 
 help:  ## show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ install: $(INSTALLED)  ## make the virtual environment with the pinned packages
 
 quickstart: $(INSTALLED)  ## train SmolLM2-135M by HPT on the arithmetic task, into outputs/quickstart
 	CUDA_VISIBLE_DEVICES=$${CUDA_VISIBLE_DEVICES-0} $(BIN)/hpt-trl run quickstart --overwrite true
+
+notebooks: $(INSTALLED)  ## run the notebooks whose code has changed, and keep their outputs
+	$(BIN)/python notebooks/execute.py
 
 test: $(INSTALLED)  ## run the tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal

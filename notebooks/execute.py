@@ -3,14 +3,15 @@
     python notebooks/execute.py                     # those whose code has changed since they were executed
     python notebooks/execute.py hpt rho1 --again    # these, whatever they hold
 
-A notebook is written only when all its cells have run, so a stopped command goes on where it was. It runs in the
-repository's folder, by the interpreter that runs this.
+A notebook is written only when all its cells have run, so a stopped command goes on where it was. It runs in its own
+folder, as in Jupyter, by the interpreter that runs this.
 """
 
 import argparse
 import hashlib
 import os
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -36,22 +37,18 @@ def main() -> None:
             continue
         started = time.perf_counter()
         print(f"{path.stem} ...", end=" ", flush=True)
-        execute(notebook, FOLDER.parent)
+        execute(notebook, FOLDER)
         nbformat.write(cleaned(notebook), path)
         print(f"{time.perf_counter() - started:.0f} s", flush=True)
 
 
 def execute(notebook: nbformat.NotebookNode, folder: Path) -> None:
     """Runs all cells in a new kernel, in a folder; an error in a cell is raised."""
-    client = NotebookClient(
-        notebook,
-        timeout=1800,
-        kernel_name="python3",
-        resources={"metadata": {"path": str(folder)}},
+    with tempfile.TemporaryDirectory(prefix="kernel-") as sockets:
         # Over TCP, which is the default, a kernel can be listened to.
-        config=Config({"KernelManager": {"transport": "ipc"}}),
-    )
-    client.execute()
+        config = Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/kernel"}})
+        place = {"metadata": {"path": str(folder)}}
+        NotebookClient(notebook, timeout=1800, kernel_name="python3", resources=place, config=config).execute()
 
 
 def cleaned(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:

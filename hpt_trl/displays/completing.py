@@ -1,8 +1,6 @@
 """What a model writes: its completions of a few prompts, drawn as an evaluation draws them."""
 
-import sys
 from collections.abc import Sequence
-from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ from transformers import PreTrainedTokenizerBase, ProcessorMixin, Trainer
 
 from hpt_trl.data.messages import as_text
 from hpt_trl.data.rendering import Encoder
-from hpt_trl.displays.console import Bars
+from hpt_trl.displays.console import without_bars
 from hpt_trl.displays.samples import Completions
 from hpt_trl.errors import UserError
 from hpt_trl.evaluation.generating import Decoding, generate
@@ -58,7 +56,7 @@ def complete(
         )
     asked = [[{"role": "user", "content": one}] if chat and isinstance(one, str) else one for one in prompts]
     # The bars of loading and drawing say nothing of so few prompts.
-    with quiet(), redirect_stderr(Bars(sys.stderr, lambda text: None)):
+    with quiet(), without_bars():
         loaded, own, name = _loaded(model)
         encoder = Encoder(own if tokenizer is None else tokenizer)
         rows = Dataset.from_list([{"prompt": prompt} for prompt in asked])

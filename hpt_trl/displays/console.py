@@ -1,12 +1,46 @@
-"""What goes to standard error while a run is shown live: progress bars become a line of the display."""
+"""What a run says beside its display: progress bars become a line of it, and what the package warns of is printed."""
 
 import io
+import logging
 import re
-from collections.abc import Callable
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
 from typing import TextIO
 
 # tqdm's: description, share, bar, count and times.
 _BAR = re.compile(r"(.*?)\s*\d+%\|.*\|\s*(\d\S*/\d\S*)")
+
+
+# By which bars below each other are reached.
+_UP = "\x1b[A"
+
+
+@contextmanager
+def printed_warnings() -> Iterator[None]:
+    """Prints what the package itself warns of: it is for reading, and standard error is a red box in a notebook."""
+    logger, handler = logging.getLogger("hpt_trl"), _Printing()
+    propagates, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagates
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Leaves out bars of what takes seconds, and what PEFT warns of where the package says more."""
+    with warnings.catch_warnings(), redirect_stderr(Bars(sys.stderr, lambda text: None)):
+        warnings.filterwarnings("ignore", message="Input and output embeddings are no longer tied")
+        yield
+
+
+class _Printing(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        print(record.getMessage(), flush=True)
 
 
 class Bars(io.TextIOBase):
@@ -34,7 +68,7 @@ class Bars(io.TextIOBase):
             rest = before.partition("\r")[0]
             if rest.strip():
                 self.stream.write(rest)
-        elif text.strip():
+        elif text.replace(_UP, "").strip():
             self._after_bar = False
             self.stream.write(text)
         elif not self._after_bar:

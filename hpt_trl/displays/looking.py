@@ -6,6 +6,7 @@ from typing import Any
 
 from hpt_trl.data.messages import as_text
 from hpt_trl.data.rendering import Encoded
+from hpt_trl.displays.console import printed_warnings
 from hpt_trl.displays.showing import rendered
 from hpt_trl.displays.words import with_trial, words_of
 from hpt_trl.errors import UserError
@@ -126,7 +127,7 @@ def look(recipe: str | Path, count: int = 3, **settings: Any) -> Look:
     """
     # What the folder holds does not matter: nothing is written there.
     settings = with_trial(str(recipe), settings | {"overwrite": True})
-    with quiet():
+    with quiet(), printed_warnings():
         return Look(prepare(str(recipe), words_of(settings)), count)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, overload
 
+from hpt_trl.displays.console import printed_warnings, without_bars
 from hpt_trl.displays.samples import Samples
 from hpt_trl.displays.showing import Page, Picture, rendered
 from hpt_trl.errors import UserError
@@ -15,6 +16,7 @@ from hpt_trl.run_files import METRICS_FILE, RESULTS_FILE
 from hpt_trl.runs.checkpoints import RECIPE_FILE
 from hpt_trl.runs.curves import figure_of, figure_of_metrics, logged_series
 from hpt_trl.runs.measures import telling_measures
+from hpt_trl.runs.quiet import quiet
 from hpt_trl.runs.reading import duration, read_metrics, read_results
 from hpt_trl.runs.reporting import summary
 from hpt_trl.runs.trajectories import Trajectory, read_trajectories
@@ -150,7 +152,8 @@ class Run:
         Raises:
             UserError: no adapter, or a folder that is not empty.
         """
-        merge_adapter(self.folder, folder)
+        with quiet(), without_bars(), printed_warnings():
+            merge_adapter(self.folder, folder)
         return Path(folder)
 
     @property

@@ -7,7 +7,7 @@ from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpt_trl.displays.console import Bars
+from hpt_trl.displays.console import Bars, printed_warnings
 from hpt_trl.displays.words import with_trial, words_of
 from hpt_trl.recipes.bundled import find_recipe
 from hpt_trl.settings.file import read_recipe_file
@@ -64,5 +64,5 @@ def _shown(title: str) -> Iterator[Any]:
         yield None
         return
     live = LiveCurves(title)
-    with redirect_stderr(Bars(sys.stderr, live.say)):
+    with redirect_stderr(Bars(sys.stderr, live.say)), printed_warnings():
         yield live

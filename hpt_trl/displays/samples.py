@@ -45,7 +45,9 @@ class Completions:
     texts: Sequence[Sequence[str]]
 
     def _repr_html_(self) -> str:
-        cells = [[{"badge": "", "solved": False, "text": text} for text in each] for each in self.texts]
+        cells = [
+            [{"badge": "", "solved": False, "text": text.strip() or "(empty)"} for text in each] for each in self.texts
+        ]
         rows = [
             {"prompt": prompt, "answer": None, "cells": found}
             for prompt, found in zip(self.prompts, cells, strict=True)
@@ -59,11 +61,15 @@ class Completions:
         return "\n\n".join(blocks)
 
 
+def _plain_cell(text: str) -> dict[str, Any]:
+    return {"badge": "", "solved": False, "text": text.strip() or "(empty)"}
+
+
 def _cell(entry: dict[str, Any]) -> dict[str, Any]:
     badge = "no reward" if entry["reward"] is None else f"reward {entry['reward']:g}"
     solved = entry.get("solved", False)
     return {
         "badge": f"solved, {badge}" if solved else badge,
         "solved": solved,
-        "text": entry["completion"] or "(empty)",
+        "text": entry["completion"].strip() or "(empty)",
     }
