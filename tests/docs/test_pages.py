@@ -1,6 +1,7 @@
 """README and docs/ as pages: links, the table of recipes, the language of every block, and the way to every page."""
 
 import re
+import tomllib
 from itertools import product
 from urllib.parse import unquote
 
@@ -60,6 +61,13 @@ def test_the_readme_has_every_stage_and_every_recipe():
     named = {name for row in rows for cell in re.findall(r"`([^`]*)`", row) for name in expanded(cell)}
     assert named >= {recipe_name(path) for path in bundled_recipes()}
     assert {name for name in named if "/" in name} <= {recipe_name(path) for path in bundled_recipes()}
+
+
+def test_the_readme_says_what_every_extra_is_for():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    table = (ROOT / "README.md").read_text().partition("| Extra |")[2].partition("\n\n")[0]
+    named = {name for line in table.splitlines()[2:] for name in re.findall(r"`([a-z0-9-]+)`", line.split("|")[1])}
+    assert named == set(project["optional-dependencies"])
 
 
 def expanded(name: str) -> list[str]:

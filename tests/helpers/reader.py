@@ -141,7 +141,7 @@ def reader_files(tmp_path_factory, tiny_model_path, reference_model_path) -> Pat
 
 @pytest.fixture
 def reader(reader_files, tmp_path, monkeypatch) -> Path:
-    """A copy of the reader's folder, which is the working directory, on the path and the place of caches."""
+    """A copy of the reader's folder: the working directory, where modules are found as well."""
     folder = tmp_path / "reader"
     shutil.copytree(reader_files, folder)
     monkeypatch.chdir(folder)
