@@ -78,7 +78,7 @@ def facts_of_work(recipe: Recipe) -> str:
 
 
 def _shown(lines: list[tuple[str, str]]) -> str:
-    return pairs([(name, printable(text)) for name, text in lines])
+    return pairs([(name, printable(text)) for name, text in lines], least=16)
 
 
 def _measured(prepared: Prepared) -> list[tuple[str, str]]:
