@@ -66,10 +66,10 @@ def flow(lines: Iterable[str], columns: int | None = None) -> str:
     return "\n".join(part for line in lines for one in line.split("\n") for part in _hanging(one, room))
 
 
-def pairs(facts: Iterable[tuple[str, str]], columns: int | None = None) -> str:
-    """Names and texts, a line each and all texts below each other."""
+def pairs(facts: Iterable[tuple[str, str]], columns: int | None = None, *, least: int = 0) -> str:
+    """Names and texts, a line each and all texts below each other, in column `least` or further right."""
     facts, room = list(facts), width() if columns is None else columns
-    lead = max((len(name) + 2 for name, _ in facts), default=0)
+    lead = max([least, *(len(name) + 2 for name, _ in facts)])
     if lead > room // 2:
         return flow((f"{name}: {text}" for name, text in facts), room)
     lines = []

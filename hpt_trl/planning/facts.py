@@ -79,7 +79,7 @@ def facts_of_work(recipe: Recipe) -> str:
 
 def shown_facts(lines: list[tuple[str, str]]) -> str:
     """Facts as lines of a name and a text."""
-    return pairs([(name, printable(text)) for name, text in lines])
+    return pairs([(name, printable(text)) for name, text in lines], least=16)
 
 
 def _measured(prepared: Prepared) -> list[tuple[str, str]]:
