@@ -159,7 +159,7 @@ def test_the_hardware_that_the_header_asks_for(tmp_path, tiny_model_path, capsys
 def test_a_missing_package_and_versions_that_do_not_fit(tmp_path, tiny_model_path):
     packages = site(
         tmp_path / "site",
-        "bitsandbytes",
+        *("bitsandbytes", "trackio"),
         vllm="Version: 0.31.0\nRequires-Dist: transformers<5.20,>=5\nRequires-Dist: xgrammar==0.2.8",
         ray="Version: 2.9.0",
         torchvision="Version: 0.28.0",
