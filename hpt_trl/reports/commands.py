@@ -59,9 +59,12 @@ def report(options: argparse.Namespace) -> None:
 def _pipeline(record: Any, page: Path) -> None:
     from hpt_trl.pipeline import summary
     from hpt_trl.reports.page import write_pipeline
+    from hpt_trl.reports.run import is_run, read_run
 
+    folders = {name: record.folder / name for name in record.order}
+    runs = {name: read_run(folder) for name, folder in folders.items() if is_run(folder)}
     summary.report(record.folder)
-    write_pipeline(record, page)
+    write_pipeline(record, runs, page)
 
 
 def _runs(folders: Sequence[Path], page: Path) -> None:

@@ -17,6 +17,9 @@ CURVES_FILE = "curves.png"
 # The page of `hpt-trl report`.
 REPORT_FILE = "report.html"
 
+# What a picture can tell apart from its neighbour, as a float.
+_MOST_STEPS = 2**53
+
 
 def write_results(output_dir: str | Path, results: dict[str, Any]) -> Path:
     """Writes results.json; its presence marks a finished run."""
@@ -81,7 +84,7 @@ def read_steps(path: Path) -> tuple[list[dict[str, Any]], bool]:
             line = parsed_json(text)
         except ValueError:
             line = None
-        if isinstance(line, dict) and isinstance(line.get("step"), int):
+        if isinstance(line, dict) and isinstance(line.get("step"), int) and abs(line["step"]) < _MOST_STEPS:
             lines.append(line)
         elif is_whole or number < len(texts):
             raise UserError(
