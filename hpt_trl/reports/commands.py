@@ -37,9 +37,8 @@ def report(options: argparse.Namespace) -> None:
 
     folders = [Path(name) for name in options.folders]
     _check_folders(folders)
-    page = (
-        Path(options.output) if options.output else folders[0] / REPORT_FILE if len(folders) == 1 else Path(REPORT_FILE)
-    )
+    usual = folders[0] / REPORT_FILE if len(folders) == 1 else Path(REPORT_FILE)
+    page = Path(options.output) if options.output else usual
     _check_page(page)
     pipelines = [folder for folder in folders if (folder / PIPELINE_FILE).exists()]
     if pipelines and len(folders) > 1:
@@ -140,7 +139,7 @@ def _no_run(folder: Path) -> str:
     hint = (
         f"It holds {', '.join(map(str, inside[:4]))}{' …' if len(inside) > 4 else ''}; name these"
         if inside
-        else ("Name the folder that a recipe has as `output_dir`")
+        else "Name the folder that a recipe has as `output_dir`"
     )
     return f"{folder} holds no run of hpt-trl (no recipe.yaml, metrics.jsonl or results.json). {hint}."
 
