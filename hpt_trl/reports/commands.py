@@ -40,9 +40,8 @@ def report(options: argparse.Namespace) -> None:
 
     folders = [Path(name) for name in options.folders]
     _check_folders(folders)
-    page = (
-        Path(options.output) if options.output else folders[0] / REPORT_FILE if len(folders) == 1 else Path(REPORT_FILE)
-    )
+    usual = folders[0] / REPORT_FILE if len(folders) == 1 else Path(REPORT_FILE)
+    page = Path(options.output) if options.output else usual
     _check_page(page)
     pipelines = [folder for folder in folders if (folder / PIPELINE_FILE).exists()]
     if pipelines and len(folders) > 1:
@@ -62,9 +61,12 @@ def report(options: argparse.Namespace) -> None:
 def _pipeline(record: Any, page: Path) -> None:
     from hpt_trl.pipeline import summary
     from hpt_trl.reports.page import write_pipeline
+    from hpt_trl.reports.run import is_run, read_run
 
+    folders = {name: record.folder / name for name in record.order}
+    runs = {name: read_run(folder) for name, folder in folders.items() if is_run(folder)}
     summary.report(record.folder)
-    write_pipeline(record, page)
+    write_pipeline(record, runs, page)
 
 
 def _runs(folders: Sequence[Path], page: Path) -> None:
@@ -140,7 +142,7 @@ def _no_run(folder: Path) -> str:
     hint = (
         f"It holds {', '.join(map(str, inside[:4]))}{' …' if len(inside) > 4 else ''}; name these"
         if inside
-        else ("Name the folder that a recipe has as `output_dir`")
+        else "Name the folder that a recipe has as `output_dir`"
     )
     return f"{folder} holds no run of hpt-trl (no recipe.yaml, metrics.jsonl or results.json). {hint}."
 

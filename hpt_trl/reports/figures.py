@@ -93,11 +93,6 @@ def groups_of(runs: Sequence[Run]) -> dict[str, list[Row]]:
     return groups
 
 
-def figures_of(evaluation: dict[str, Any] | None) -> dict[str, Figure]:
-    """Name in results.json -> number of all that an evaluation measured."""
-    return {_full(key): figure for key, figure in _named(evaluation).items()}
-
-
 # A group and the measure's name in it.
 _Key = tuple[str, str]
 

@@ -76,8 +76,7 @@ def _uncertain(run: Run) -> list[Notice]:
                         f"{row.key} is known to {100 * width:.0f} points only (95 % interval); more {more} narrow it."
                     )
                     found.append(Notice("wide interval", text))
-    for where, evaluation in (("", run.after), ("", run.measures)):
-        line = undecided_line(evaluation or {})
-        if line is not None:
-            found.append(Notice("undecided", f"{where}{line}."))
+    line = undecided_line(run.after or run.measures or {})
+    if line is not None:
+        found.append(Notice("undecided", f"{line}."))
     return found

@@ -5,7 +5,7 @@ jinja2 is imported on use only.
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -22,7 +22,7 @@ from hpt_trl.reports.charts import WIDTH, charts_of, number
 from hpt_trl.reports.figures import groups_of
 from hpt_trl.reports.markers import marker_path
 from hpt_trl.reports.notices import notices_of
-from hpt_trl.reports.run import Run, is_run, read_run
+from hpt_trl.reports.run import Run
 from hpt_trl.reports.samples import samples_of
 from hpt_trl.reports.secrets import masked_command, masked_text
 from hpt_trl.reports.settings import differences, recipe_text
@@ -63,14 +63,16 @@ def write_runs(runs: Sequence[Run], path: Path) -> None:
     )
 
 
-def write_pipeline(record: Record, path: Path) -> None:
-    """Writes the page of a pipeline: the chain, and each stage that has begun."""
+def write_pipeline(record: Record, runs: Mapping[str, Run], path: Path) -> None:
+    """Writes the page of a pipeline: the chain, and each stage that has begun.
+
+    Args:
+        runs: Those stages, by name.
+    """
     found = measures(record)
     stages = []
     for name in record.order:
-        folder = record.folder / name
-        known = record.stages.get(name)
-        run = read_run(folder) if is_run(folder) else None
+        known, run = record.stages.get(name), runs.get(name)
         stages.append(
             {
                 "name": name,

@@ -1,6 +1,5 @@
 """A run's output folder as a page shows it: everything is read here, and checked before anything is drawn."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,8 @@ from hpt_trl.runs.reading import read_results, read_steps
 # What an unfinished run knows of its evaluation before the training; as in `hpt_trl.runs.output_folder`, which imports
 # transformers.
 BEFORE_FILE = "before.json"
+# Larger numbers overflow where differences of them are taken.
+_LARGEST = 1e100
 
 
 @dataclass(frozen=True)
@@ -140,9 +141,4 @@ def _recipe(path: Path) -> dict[str, Any]:
 
 def _finite(value: Any) -> Any:
     """None in place of a number that no picture could show."""
-    if not isinstance(value, int | float):
-        return value
-    try:
-        return value if math.isfinite(float(value)) else None
-    except OverflowError:
-        return None
+    return None if isinstance(value, int | float) and not abs(value) <= _LARGEST else value

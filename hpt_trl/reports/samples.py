@@ -82,7 +82,7 @@ def _answer(place: int, side: str, entry: dict[str, Any]) -> Answer:
         text=_beginning(entry["completion"].strip(), _LONGEST),
         solved=entry.get("solved"),
         reward=entry.get("reward"),
-        rewards=entry.get("rewards") or {},
+        rewards=entry.get("rewards", {}),
         length=entry.get("length"),
         truncated=bool(entry.get("truncated")),
     )

@@ -7,6 +7,7 @@ run logged nothing is left out.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -311,8 +312,9 @@ def centred_means(values: Sequence[float]) -> list[float] | None:
     half = len(values) // 50
     if half == 0:
         return None
-    windows = [values[max(0, i - half) : i + half + 1] for i in range(len(values))]
-    return [sum(window) / len(window) for window in windows]
+    sums = list(accumulate(values, initial=0.0))
+    windows = [(max(0, i - half), min(len(values), i + half + 1)) for i in range(len(values))]
+    return [(sums[end] - sums[start]) / (end - start) for start, end in windows]
 
 
 def _mark_accuracy(axis: Any, results: dict[str, Any] | None) -> list[Any]:

@@ -11,6 +11,9 @@ from hpt_trl.errors import UserError
 from hpt_trl.files import lines_of, parsed_json, valid_json, write_atomically
 from hpt_trl.run_files import METRICS_FILE, RESULTS_FILE
 
+# What a picture can tell apart from its neighbour, as a float.
+_MOST_STEPS = 2**53
+
 
 def write_results(output_dir: str | Path, results: dict[str, Any]) -> Path:
     """Writes results.json; its presence marks a finished run."""
@@ -75,7 +78,7 @@ def read_steps(path: Path) -> tuple[list[dict[str, Any]], bool]:
             line = parsed_json(text)
         except ValueError:
             line = None
-        if isinstance(line, dict) and isinstance(line.get("step"), int):
+        if isinstance(line, dict) and isinstance(line.get("step"), int) and abs(line["step"]) < _MOST_STEPS:
             lines.append(line)
         elif is_whole or number < len(texts):
             raise UserError(

@@ -2,13 +2,18 @@
 
 import json
 import os
+import random
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from hpt_trl.cli import main
+from hpt_trl.errors import UserError
+from hpt_trl.reports.page import write_runs
+from hpt_trl.reports.run import read_run
 from tests.helpers.processes import ENVIRONMENT
 
 
@@ -53,6 +58,8 @@ def test_a_folder_named_twice(copy, capsys, tmp_path):
 def test_a_pipeline_beside_runs(chain, copy, capsys):
     message = refused(capsys, copy("two"), chain)
     assert f"{chain} is a pipeline" in message and f"e.g. {chain / 'one'}" in message
+    (chain / "sft" / "metrics.jsonl").write_text("broken\n")
+    assert "metrics.jsonl, line 1" in refused(capsys, chain)
     (chain / "pipeline.json").write_text('{"stages": 3}')
     assert "pipeline.json is not the record of a pipeline" in refused(capsys, chain)
 
@@ -101,6 +108,48 @@ def test_results_of_another_form_are_named(copy, capsys, change, said):
     found = json.loads((run / "results.json").read_text())
     (run / "results.json").write_text(json.dumps(found | change))
     assert said in refused(capsys, run)
+
+
+def places(value, place=()):
+    """Every place inside of nested mappings and lists."""
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value if isinstance(value, list) else ()):
+        yield (*place, key)
+        yield from places(inner, (*place, key))
+
+
+def test_whatever_results_say_they_are_shown_or_named(copy, tmp_path):
+    run = copy("one")
+    found = json.loads((run / "results.json").read_text())
+    generator, every = random.Random(0), list(places(found))
+    for number in range(60):
+        changed = json.loads(json.dumps(found))
+        *outer, last = generator.choice(every)
+        inner = changed
+        for key in outer:
+            inner = inner[key]
+        inner[last] = generator.choice([None, 3, "x", [1], {"a": 1}, True, -1.5, [], {}])
+        (run / "results.json").write_text(json.dumps(changed))
+        with suppress(UserError):
+            write_runs([read_run(run)], tmp_path / f"{number}.html")
+    assert 10 < len(list(tmp_path.glob("*.html"))) < 60
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"step": 1, "loss": Infinity}\n{"step": 2, "loss": NaN}\n{"step": 3, "loss": 1}\n',
+        '{"step": 1, "loss": 1e400}\n{"step": 2, "loss": 1e308}\n{"step": 3, "loss": -1e308}\n{"step": 4, "loss": 1}\n',
+        '{"step": -5, "loss": 0}\n{"step": 9007199254740000, "loss": -1e-320}\n',
+        '{"step": 5, "loss": 12345678901.5}\n{"step": 2, "loss": true}\n{"step": 5, "loss": "text"}\n',
+        '{"step": 1, "loss": 1}\n{"step": 2, "lo',
+    ],
+)
+def test_numbers_of_any_size_are_drawn(copy, text):
+    run = copy("sft")
+    (run / "metrics.jsonl").write_text(text)
+    write_runs([read_run(run)], run / "report.html")
+    page = (run / "report.html").read_text()
+    assert "<figure>" in page and "nan" not in page.lower() and 'inf"' not in page
 
 
 def test_a_page_that_cannot_be_written(copy, capsys, tmp_path):

@@ -1,13 +1,16 @@
 """The parts of a page: scales, secrets, verdicts' rows, the lanes of a chain."""
 
 import random
+from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
 from hpt_trl.pipeline.record import Record, StageRecord
 from hpt_trl.reports.chain import LANE, chain_of
-from hpt_trl.reports.figures import figures_of
+from hpt_trl.reports.figures import groups_of
+from hpt_trl.reports.run import Run
 from hpt_trl.reports.scales import segments, spread_apart, thinned, ticks
 from hpt_trl.reports.secrets import MASK, masked, masked_command, masked_text
 
@@ -108,7 +111,9 @@ def test_every_number_of_an_evaluation_has_its_name():
         "held_out_rows": 6,
         "evaluations": {"sums-2.5": {"pass@1": 0.25, "pass@1_interval": [0.1, 0.5], "rows": 8}},
     }
-    found = {name: (one.value, one.low, one.high) for name, one in figures_of(evaluation).items()}
+    run = Run(Path("run"), {}, [], (), None, None, evaluation, [], None)
+    figures = {row.key: row.pairs[0].after for rows in groups_of([run]).values() for row in rows}
+    found = {name: (one.value, one.low, one.high) for name, one in figures.items()}
     assert found == {
         "accuracy": (0.5, 0.4, 0.6),
         "reward": (0.7, pytest.approx(0.504, abs=1e-3), pytest.approx(0.896, abs=1e-3)),
@@ -117,7 +122,7 @@ def test_every_number_of_an_evaluation_has_its_name():
         "held_out.accuracy": (0.75, 0.6, 0.9),
         "evaluations.sums-2.5.pass@1": (0.25, 0.1, 0.5),
     }
-    assert figures_of(None) == {}
+    assert groups_of([replace(run, after=None)]) == {}
 
 
 def test_arrows_of_a_chain_do_not_lie_on_each_other(tmp_path):

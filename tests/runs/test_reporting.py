@@ -129,6 +129,15 @@ def test_curves_of_any_length_and_with_panels_left_out(tmp_path, count, keys):
     assert reporting.draw_curves(tmp_path).stat().st_size > 5000
 
 
+def test_centred_means_are_those_of_the_neighbours():
+    generator = random.Random(3)
+    values = [generator.gauss(0, 1) for _ in range(260)]
+    means = curves.centred_means(values)
+    for place, mean in enumerate(means):
+        assert mean == pytest.approx(np.mean(values[max(0, place - 5) : place + 6]))
+    assert curves.centred_means(values[:49]) is None
+
+
 def test_series_that_say_nothing_of_their_own_are_left_out():
     logged = curves.logged_series(lines(5))
     assert "reward" not in logged and "hpt/off_fraction" not in logged
