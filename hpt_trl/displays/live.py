@@ -62,8 +62,10 @@ class LiveCurves(TrainerCallback):
         Args:
             results: results.json of a run that has finished.
         """
-        self.say(self._said())
-        self.draw(results)
+        # What trains nothing has taken no step.
+        if self._steps:
+            self.say(self._said())
+            self.draw(results)
 
     def say(self, text: str) -> None:
         """Shows a line of text beside the bar; nothing outside of a notebook."""

@@ -238,7 +238,8 @@ class Trajectories(Sequence[Page]):
         if isinstance(place, slice):
             return Trajectories(self.found[place])
         found = self.found[place]
-        return Page(trajectory_page(found), f"Trajectory {found.id}, {mode_of(found)}")
+        # Its images are to be seen at once.
+        return Page(trajectory_page(found), f"Trajectory {found.id}, {mode_of(found)}", most=2400)
 
     def played(self, mode: str) -> "Trajectories":
         """Those of one kind.

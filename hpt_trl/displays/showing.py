@@ -8,8 +8,8 @@ from typing import Any
 
 from hpt_trl.pictures import png
 
-# Pixels of a page's frame: what it asks for up to the second, the first where it cannot ask.
-_HEIGHT, _MOST = 420, 640
+# Pixels of a page's frame where it cannot ask for its own height.
+_HEIGHT = 420
 
 
 def in_notebook() -> bool:
@@ -49,17 +49,19 @@ class Page:
     Args:
         text: The page, a whole HTML document.
         name: What it shows, in a line.
+        most: Height of the frame, in pixels, from which on it scrolls.
     """
 
-    def __init__(self, text: str, name: str):
-        self.text, self.name = text, name
+    def __init__(self, text: str, name: str, most: int = 800):
+        self.text, self.name, self.most = text, name, most
 
     def _repr_html_(self) -> str:
         # Scripts do not run inside; the height is that of the page as soon as it is there.
-        fit = f"this.style.height=Math.min({_MOST},this.contentDocument.documentElement.scrollHeight+4)+'px'"
+        fit = f"this.style.height=Math.min({self.most},this.contentDocument.documentElement.scrollHeight+4)+'px'"
         return (
             f'<iframe title="{html.escape(self.name)}" sandbox="allow-same-origin" srcdoc="{html.escape(self.text)}" '
-            f'onload="{fit}" style="width:100%;height:{_HEIGHT}px;border:0"></iframe>'
+            f'onload="{fit}" style="width:100%;height:{_HEIGHT}px;border:1px solid rgb(128 128 128 / .35);'
+            'border-radius:6px"></iframe>'
         )
 
     def __repr__(self) -> str:
