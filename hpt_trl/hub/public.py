@@ -11,8 +11,8 @@ import yaml
 from hpt_trl.hub.destination import HUB_KEYS
 from hpt_trl.hub.run_folder import RunFolder
 from hpt_trl.run_files import MARK
+from hpt_trl.settings.masking import is_secret
 
-_SECRET = re.compile(r"(^|_)(token|secret|password|api_key)$")
 _LEFT_OUT = (*HUB_KEYS, "overwrite", "resume_from_checkpoint", "output_dir", "env")
 _BASE = "model_name_or_path"
 # Texts of results.json that are no completion, prompt or place.
@@ -27,7 +27,7 @@ def public_recipe(run: RunFolder, name: str) -> str:
         name: of the repository.
     """
     values = {key: _shown(key, value) for key, value in run.recipe.items() if key not in _LEFT_OUT}
-    values = {key: value for key, value in values.items() if not _SECRET.search(key)}
+    values = {key: value for key, value in values.items() if not is_secret(key)}
     if run.base is not None:
         values[_BASE] = run.base.name
         if run.base.revision is not None:
@@ -39,7 +39,7 @@ def public_recipe(run: RunFolder, name: str) -> str:
 
 def public_value(key: str, value: Any) -> Any:
     """A recipe's value for others."""
-    return "<hidden>" if _SECRET.search(key) else _shown(key, value)
+    return "<hidden>" if is_secret(key) else _shown(key, value)
 
 
 def public_results(run: RunFolder) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from hpt_trl.evaluation.lines import undecided_line
 from hpt_trl.reports.figures import HELD_OUT, groups_of
 from hpt_trl.reports.run import Run
-from hpt_trl.reports.secrets import masked_text
+from hpt_trl.settings.masking import masked_text
 
 # A share whose 95 % interval is wider than this tells two models apart only where they are far apart.
 _WIDE = 0.2

@@ -24,11 +24,11 @@ from hpt_trl.reports.markers import marker_path
 from hpt_trl.reports.notices import notices_of
 from hpt_trl.reports.run import Run
 from hpt_trl.reports.samples import samples_of
-from hpt_trl.reports.secrets import masked_command, masked_text
 from hpt_trl.reports.settings import differences, recipe_text
 from hpt_trl.run_files import CURVES_FILE
 from hpt_trl.runs.reading import duration
 from hpt_trl.runs.trajectory_pages import INDEX_FILE
+from hpt_trl.settings.masking import masked_command, masked_text
 from hpt_trl.token_scores.weights_page import PAGE_FILE as WEIGHTS
 from hpt_trl.version import __version__
 

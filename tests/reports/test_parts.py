@@ -12,7 +12,7 @@ from hpt_trl.reports.chain import LANE, chain_of
 from hpt_trl.reports.figures import groups_of
 from hpt_trl.reports.run import Run
 from hpt_trl.reports.scales import segments, spread_apart, thinned, ticks
-from hpt_trl.reports.secrets import MASK, masked, masked_command, masked_text
+from hpt_trl.settings.masking import MASK, masked, masked_command, masked_text
 
 
 @pytest.mark.parametrize(

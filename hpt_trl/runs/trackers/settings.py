@@ -1,7 +1,6 @@
 """A recipe as the flat configuration that trackers compare runs by: every setting, no secret."""
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -10,31 +9,7 @@ from hpt_trl.files import valid_json
 from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.runs.prepared import Prepared
 from hpt_trl.runs.record import short_name
-
-MASK = "***"
-# Names of what nobody else may read. Tokens of a text (`eos_token`, `pad_token`) are none.
-_SECRET = re.compile(
-    r"(^|_)(api_?keys?|secrets?|passwords?|passwd|credentials?|authorization|cookies?)$|"
-    r"(^|_)(hub|hf|auth|access|api|use_auth|write|read|bearer|push_to_hub|github|wandb|huggingface)_tokens?$|^tokens?$",
-    re.IGNORECASE,
-)
-# Keys of the Hub, OpenAI's and its like, GitHub, and what stands for a password in a URL.
-_VALUES = re.compile(r"\b(hf_|sk-|ghp_|github_pat_|wandb_v1_)[A-Za-z0-9_-]{8,}|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)")
-
-
-def masked(value: Any, name: str = "") -> Any:
-    """The value with every secret in it as `***`, found by its name or by how it is written.
-
-    Args:
-        name: The key that holds the value.
-    """
-    if isinstance(value, Mapping):
-        return {key: masked(item, str(key)) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [masked(item, name) for item in value]
-    if _SECRET.search(name) and value is not None and not isinstance(value, bool):
-        return MASK
-    return _VALUES.sub(MASK, value) if isinstance(value, str) else value
+from hpt_trl.settings.masking import masked
 
 
 def flattened(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -6,8 +6,9 @@ import pytest
 from datasets import Dataset
 
 from hpt_trl.runs.trackers.figures import figures_of
-from hpt_trl.runs.trackers.settings import MASK, flattened, masked
+from hpt_trl.runs.trackers.settings import flattened
 from hpt_trl.runs.trackers.tables import LONGEST, Table, cell, every, held_out_samples, table_of, trained_rows
+from hpt_trl.settings.masking import MASK, masked
 from tests.helpers.trackers import cells
 
 

@@ -1,4 +1,4 @@
-"""What must not stand on a page that is handed on: keys and passwords in a recipe or a command."""
+"""What must not be shown or handed on: keys and passwords in a recipe, a config or a command."""
 
 import re
 import shlex
@@ -9,14 +9,16 @@ MASK = "••••"
 
 # Keys whose value is one; a tokenizer's `eos_token` is none, nor is the name of a variable that holds one.
 _KEY = re.compile(
-    r"(^|[_.-])(token|(hub|access|auth|api|refresh|bearer)_?token|secret(_key)?|password|passwd|api_?key|credentials?"
-    r"|authorization)$",
+    r"(^|[_.-])(token|secret|secret_?key|password|passwd|api_?key|credential|authorization|cookie)s?$", re.IGNORECASE
+)
+_HARMLESS = re.compile(
+    r"(bos|eos|pad|unk|sep|cls|mask|image|video|audio|stop|start|end|special|max|min|new|num|total)_tokens?$",
     re.IGNORECASE,
 )
-_HARMLESS = re.compile(r"(bos|eos|pad|unk|sep|cls|mask|image|video|audio|stop|start|end|special)_token$", re.IGNORECASE)
-# What looks like one wherever it stands: tokens of the Hub, GitHub, OpenAI and AWS.
+# What looks like one wherever it stands: tokens of the Hub, GitHub, OpenAI, AWS and Weights & Biases.
 _VALUE = re.compile(
-    r"\b(hf_[A-Za-z0-9]{8,}|gh[opsu]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|sk-[A-Za-z0-9_-]{16,}|AKIA[A-Z0-9]{12,})"
+    r"\b(hf_[A-Za-z0-9]{8,}|gh[opsu]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|sk-[A-Za-z0-9_-]{16,}|AKIA[A-Z0-9]{12,}"
+    r"|wandb_v1_[A-Za-z0-9_-]{8,})"
 )
 # Name and password of an address.
 _LOGIN = re.compile(r"(?<=://)[^/\s@]+(?=@)")
