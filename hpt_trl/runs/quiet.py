@@ -12,6 +12,9 @@ def quiet_libraries() -> None:
     """Settings of each process that runs a recipe, before it imports the libraries."""
     # Usage data goes to the Hub only where the user asks for it.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    # Warnings of torch's C++ threads, which Python's filters do not reach: DDP tells that it looked for parameters
+    # without gradient, as Trainer has it do by default, and found none. Errors are still told.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     # It warns of an optional CPU kernel whenever it is imported, also where nothing is quantized.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     # It is imported wherever it is installed, and says in each process that there is no GPU.
