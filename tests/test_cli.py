@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from hpt_trl.cli import build_parser
 from tests.helpers.processes import ENVIRONMENT, ROOT, hpt_trl
 
 
@@ -20,6 +21,20 @@ def test_help_is_short_and_quick():
     assert len(result.stdout.splitlines()) <= 60
     assert all(command in result.stdout for command in ("run", "check", "list", "report"))
     assert min(seconds) < 0.5, seconds
+
+
+@pytest.mark.parametrize("command", build_parser()._subparsers._group_actions[0].choices)
+def test_help_of_every_command_is_short_and_quick(command):
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        result = hpt_trl(command, "--help")
+        seconds.append(time.perf_counter() - start)
+        assert result.returncode == 0 and f"usage: hpt-trl {command}" in result.stdout
+        assert len(result.stdout.splitlines()) <= 60
+        if seconds[-1] < 0.5:
+            return
+    pytest.fail(f"{seconds} s")
 
 
 def test_help_of_commands_and_version():

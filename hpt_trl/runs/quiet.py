@@ -16,6 +16,9 @@ def quiet_libraries() -> None:
     delay, interval = ("1", "0.1") if sys.stderr.isatty() else ("10", "30")
     os.environ.setdefault("TQDM_DELAY", delay)
     os.environ.setdefault("TQDM_MININTERVAL", interval)
+    # Warnings of torch's C++ threads, which Python's filters do not reach: DDP tells that it looked for parameters
+    # without gradient, as Trainer has it do by default, and found none. Errors are still told.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     # It warns of an optional CPU kernel whenever it is imported, also where nothing is quantized.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     # tqdm draws plain bars in a notebook without ipywidgets.
