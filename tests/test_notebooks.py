@@ -133,7 +133,8 @@ def test_what_is_committed_is_of_a_real_run(path):
 
 def test_cleaning_takes_out_what_differs_from_machine_to_machine():
     cell = nbformat.v4.new_code_cell("1 + 1", metadata={"execution": {"iopub.execute_input": "2026-01-01T00:00:00Z"}})
-    notebook = nbformat.v4.new_notebook(cells=[cell], metadata={"language_info": {"version": "3.11.7"}, "widgets": {}})
+    info = {"name": "python", "version": "3.11.7"}
+    notebook = nbformat.v4.new_notebook(cells=[cell], metadata={"language_info": info, "widgets": {}})
     found = cleaned(notebook)
     assert found.cells[0].metadata == {} and "widgets" not in found.metadata and "2026" not in nbformat.writes(found)
     changed = digest(found)

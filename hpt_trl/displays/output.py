@@ -218,7 +218,7 @@ class Pages:
 
     def __repr__(self) -> str:
         steps = ", ".join(str(sample["step"]) for sample in self.samples)
-        return f"{self._name}: {len(self.samples)} texts, of step {steps}"
+        return f"{self._name}: {len(self.samples)} {'text' if len(self) == 1 else 'texts'}, of step {steps}"
 
 
 class Trajectories(Sequence[Page]):
