@@ -27,7 +27,7 @@ def main() -> None:
         torch.save(rollouts.weights(trainer), output_dir / "weights.pt")
         (output_dir / "log.json").write_text(json.dumps(trainer.state.log_history[0]))
     PartialState().wait_for_everyone()
-    # As the command line ends a process of several, see hpt_trl/cli.py.
+    # As the command line ends a process of several, see hpt_trl/cli/process.py.
     sys.stdout.flush()
     os._exit(0)
 

@@ -73,7 +73,7 @@ def run(recipe: Path, outcome: Path, kind: str, processes: int) -> None:
     outcome.write_text(json.dumps([code, said, found]))
     sys.stdout.flush()
     sys.stderr.flush()
-    # As the command line ends a process of several, see hpt_trl/cli.py.
+    # As the command line ends a process of several, see hpt_trl/cli/process.py.
     os._exit(0)
 
 

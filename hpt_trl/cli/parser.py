@@ -1,0 +1,139 @@
+"""The words of the command line: its commands, their flags and their help."""
+
+import argparse
+
+from hpt_trl.chat import commands as chat
+from hpt_trl.data.pages import commands as pages
+from hpt_trl.hub import commands as hub
+from hpt_trl.reports import commands as reports
+from hpt_trl.retrieval import commands as retrieval
+from hpt_trl.version import __version__
+
+DESCRIPTION = """\
+Post-training recipes for language models on Hugging Face's trainers.
+
+A recipe is one small YAML: `stage: hpt` and flat keys, the fields of the stage's trainer
+config and of TRL's ModelConfig. Any key can be set on the command line as well. A pipeline
+(`stage: pipeline`) is a YAML of such stages, each of which may start from what others left."""
+
+EXAMPLES = """\
+examples:
+  hpt-trl list
+  hpt-trl check quickstart
+  hpt-trl run quickstart --max_steps 20 --output_dir outputs/short
+  hpt-trl run my_recipe.yaml --use_peft true --reward_funcs math_answer boxed_format
+  hpt-trl run my_pipeline.yaml --sft.max_steps 5
+  hpt-trl run my_recipe.yaml --accelerate zero3 --num_processes 8
+  hpt-trl eval evaluate/humaneval --model_name_or_path outputs/my-model
+  hpt-trl report outputs/quickstart
+  hpt-trl report outputs/short outputs/longer --output compared.html
+  hpt-trl chat outputs/quickstart
+  hpt-trl merge outputs/with-lora outputs/merged
+  hpt-trl push outputs/quickstart --hub_model_id me/quickstart
+  hpt-trl index my_pages indexes/mine
+  hpt-trl search indexes/mine "What was sold most?"
+  hpt-trl pages outputs/pages --size 400 --layouts table chart
+  hpt-trl doctor my_recipe.yaml"""
+
+OVERRIDES = """\
+overrides (they stand above the recipe, the recipe above the defaults):
+  --key value           --max_steps 20          --key=value is the same
+  --key value value     --reward_funcs math_answer boxed_format
+  --key '{name: value}' --dataset_options '{size: 200}'   (YAML or JSON)
+  --key                 --use_peft              (a boolean: true)
+  --stage.key value     --sft.max_steps 5       (of a pipeline's stage)
+
+processes (how many, and what they share out; `check` shows what that comes to):
+  --accelerate NAME     a profile of accelerate_configs/, or a file of `accelerate config`
+  --num_processes N     of all machines together; else the profile's number
+  --num_machines N --machine_rank I --main_process_ip ADDRESS --main_process_port PORT
+  --launcher ray --num_workers N --max_failures N       Ray instead of accelerate
+
+  --json                print the outcome as JSON on stdout, all else on stderr (not score-reference)"""
+
+RECIPE_COMMANDS = ("run", "eval", "check", "score-reference")
+# Those whose output is data, which `--json` prints as such.
+JSON_COMMANDS = ("run", "eval", "check", "list", "report", "search", "doctor")
+
+COMPLETION = """\
+once, in this shell:
+  eval "$(hpt-trl completion bash)"
+for all shells that begin later:
+  hpt-trl completion bash > ~/.local/share/bash-completion/completions/hpt-trl
+  hpt-trl completion zsh > ~/.zfunc/_hpt-trl        with `fpath+=~/.zfunc` before compinit in ~/.zshrc
+  hpt-trl completion fish > ~/.config/fish/completions/hpt-trl.fish
+
+The names of the bundled recipes stand in the script: write it again after an update."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    plain = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog="hpt-trl", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=plain, allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"hpt-trl {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, short, long in (
+        ("run", "train and evaluate by a recipe", "Train by a recipe and evaluate before and after; see `list`."),
+        (
+            "eval",
+            "measure a model by a recipe of `stage: evaluate`",
+            "Measure a model: pass@k, avg@k, maj@k, perplexity, win rate. Completions are kept: the command goes on "
+            "where it was stopped, and given again with other rewards or another k it only scores. In place of the "
+            "recipe the output folder of an evaluation may be named.",
+        ),
+        (
+            "check",
+            "check a recipe without loading weights",
+            "Check a recipe: keys, values, files, columns, first rows, and an estimate of peak memory.",
+        ),
+        (
+            "score-reference",
+            "fill the cache of a Rho-1 recipe's reference",
+            "Score a Rho-1 recipe's rows with its reference, for the training to find. What is there is kept: the "
+            "command can be stopped and given again.",
+        ),
+    ):
+        command = commands.add_parser(
+            name,
+            help=short,
+            description=long,
+            epilog=OVERRIDES,
+            formatter_class=plain,
+            usage=f"hpt-trl {name} RECIPE [--key value ...]",
+            allow_abbrev=False,
+        )
+        command.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the name of a bundled recipe")
+        command.add_argument("overrides", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    listed = commands.add_parser("list", help="list the bundled recipes", description="List the bundled recipes.")
+    listed.add_argument("--json", action="store_true", help="print them as JSON")
+    reports.add_commands(commands)
+    merge = commands.add_parser(
+        "merge",
+        help="merge a LoRA adapter into its base model",
+        description="Merge the adapter that a run with `use_peft` left into its base model, and write the whole model.",
+    )
+    merge.add_argument("folder", metavar="FOLDER", help="output folder of the run")
+    merge.add_argument("output_dir", metavar="OUTPUT_DIR", help="new or empty folder for the whole model")
+    hub.add_commands(commands)
+    retrieval.add_commands(commands)
+    pages.add_commands(commands)
+    doctor = commands.add_parser(
+        "doctor",
+        help="show what is installed, and what recipes need",
+        description="Show what is installed, whether it fits together, the devices, and what the named recipes need. "
+        "Exit code 1 when one of them cannot run here.",
+    )
+    doctor.add_argument("recipes", nargs="*", metavar="RECIPE", help="a YAML file, or the name of a bundled recipe")
+    doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
+    chat.add_commands(commands)
+    completion = commands.add_parser(
+        "completion",
+        help="complete commands and recipes in a shell",
+        description="Print the script by which a shell completes commands, flags, bundled recipes and folders.",
+        epilog=COMPLETION,
+        formatter_class=plain,
+        allow_abbrev=False,
+    )
+    completion.add_argument("shell", metavar="SHELL", choices=("bash", "zsh", "fish"), help="bash, zsh or fish")
+    return parser

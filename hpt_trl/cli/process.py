@@ -1,0 +1,94 @@
+"""A command as a process: its exit code, mistakes in a line, interrupts, readers that are gone."""
+
+import atexit
+import os
+import select
+import signal
+import sys
+import time
+from typing import NoReturn
+
+from hpt_trl.cli.commands import run_command
+from hpt_trl.errors import UserError
+from hpt_trl.runs.quiet import quiet_libraries
+from hpt_trl.signals import INTERRUPTED, Interrupted
+
+# Seconds that a process other than the first waits before it prints an error. Where the error is everyone's, the
+# launcher ends the process within that time; where it is its own (a reward failed on its row), it must be heard.
+GRACE = 5.0
+
+
+def main(words: list[str] | None = None) -> int:
+    """Runs one command.
+
+    Returns:
+        The exit code: 0, 2 after a mistake of the user, 130 after an interrupt, and that of the processes where the
+        command starts some. Any other failure is a traceback.
+    """
+    quiet_libraries()
+    rank = int(os.environ.get("RANK", "0"))
+    if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
+        # torchrun starts each process in a session of its own: killed, it would leave them all behind.
+        from hpt_trl.launching.processes import end_with_parent
+
+        end_with_parent()
+    try:
+        return run_command(sys.argv[1:] if words is None else words)
+    except UserError as error:
+        if rank > 0:
+            time.sleep(GRACE)
+        sys.stdout.flush()
+        # A reader of JSON gets one line.
+        said = " ".join(str(error).split()) if "--json" in (sys.argv if words is None else words) else error
+        print(f"error: {said}" if rank == 0 else f"error in process {rank}: {said}", file=sys.stderr, flush=True)
+        return 2
+    except KeyboardInterrupt as end:
+        # Another one would interrupt Python while it takes itself apart.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        said = f". {end}" if str(end) else ""
+        if rank == 0 and (said or not isinstance(end, Interrupted)):
+            print(f"\ninterrupted{said}", file=sys.stderr, flush=True)
+        return INTERRUPTED
+
+
+def command() -> NoReturn:
+    """Runs one command as the process that it is, and ends the process with the exit code.
+
+    Where what it prints has no reader any more, that is quiet and 141, as of a process that SIGPIPE ends.
+    """
+    code = 1  # A traceback's.
+
+    def leave() -> None:
+        # A gloo thread lets go of a collective's tensors only after the collective has returned. Where Python is being
+        # taken apart by then, it aborts the process (torch 2.13): a finished run would end with SIGABRT, and the other
+        # machines would wait for it.
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(code)
+
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        # Registered before those of a run, it is called after them, and after the threads that a process waits for.
+        atexit.register(leave)
+    try:
+        try:
+            code = main()
+        except SystemExit as end:
+            # Of the parser: help, or words that are no command.
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not _is_unread(sys.stdout.fileno()):
+            raise
+        # Python would tell of what is left when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 128 + signal.SIGPIPE
+    sys.exit(code)
+
+
+def _is_unread(file: int) -> bool:
+    """Whether a file is a pipe that has no reader any more, as behind `| head`."""
+    poll = select.poll()
+    poll.register(file, 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
