@@ -1,7 +1,8 @@
 """Published configs of the bundled recipes' models, as far as memory and FLOPs depend on them.
 
-known_models.json has them by their name on the Hub, each from its repository's config.json
-(https://huggingface.co/NAME/blob/main/config.json): what a model takes is told where it is not at hand.
+known_models.json has them by their name on the Hub: what a model takes is told where it is not at hand. The source to
+hold them against is each repository's own file, https://huggingface.co/NAME/blob/main/config.json; they were written
+down without the network, and their totals agree with the models' known numbers of parameters (the tests).
 """
 
 import json

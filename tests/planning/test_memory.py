@@ -317,12 +317,13 @@ def test_cluster_figures_of_the_pretraining_by_hand():
     # 16 layers of q, o (2048 x 2048), k, v (2048 x 512) and three of 2048 x 8192; a head of 49152 x 2048.
     linear = 16 * (2 * 2048**2 + 2 * 2048 * 512 + 3 * 2048 * 8192)
     assert found.parameters == linear + 49152 * 2048 + (2 * 16 + 1) * 2048
-    assert found.tokens == 128 * 4096
+    cost = found.cost
+    assert cost.tokens == 128 * 4096
     forward = 2 * (linear + 49152 * 2048) + 2 * 2048 * 4096 * 16
     # Three passes and one again for gradient checkpointing, on eight GPUs at half of their peak.
     seconds = 128 * 4096 * 4 * forward / (8 * 0.5 * 989e12)
-    assert found.train_seconds == pytest.approx(seconds) and found.generation_seconds == 0
-    assert found.gpu_hours == pytest.approx(8 * 19000 * seconds / 3600)
-    assert found.tokens_per_second == pytest.approx(128 * 4096 / seconds)
+    assert cost.train_seconds == pytest.approx(seconds) and cost.generation_seconds == 0
+    assert cost.gpu_hours(found.steps) == pytest.approx(8 * 19000 * seconds / 3600)
+    assert cost.tokens / cost.seconds == pytest.approx(128 * 4096 / seconds)
     # Float32 weights, gradients, DDP's buckets and two moments; the copies of the linear layers in bfloat16.
     assert found.memory > 20 * found.parameters + 2 * linear
