@@ -1,5 +1,6 @@
 """The command line, by real processes: speed, exit codes, messages without a traceback, several processes."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -119,3 +120,30 @@ def test_a_process_whose_error_is_its_own_is_heard():
     result = hpt_trl("run", "no-such-recipe", RANK="1")
     assert result.returncode == 2
     assert result.stderr.startswith("error in process 1: there is no recipe")
+
+
+def test_the_help_of_every_command_is_short(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    (commands,) = (action for action in build_parser()._actions if action.dest == "command")
+    for name, command in commands.choices.items():
+        lines = command.format_help().splitlines()
+        assert len(lines) <= 60 and f"hpt-trl {name}" in lines[0], name
+
+
+def test_a_report_imports_no_training_library(tmp_path):
+    """Of a run, and of a pipeline that holds it."""
+    run = tmp_path / "sft"
+    run.mkdir()
+    (run / "metrics.jsonl").write_text('{"step": 1, "loss": 2.5}\n{"step": 2, "loss": 2.25}\n')
+    stage = {"stage": "sft", "uses": [], "measure": None, "contents": {}}
+    record = {"pipeline": "p.yaml", "order": ["sft"], "stages": {"sft": stage}}
+    (tmp_path / "pipeline.json").write_text(json.dumps(record))
+    code = (
+        "import sys; from hpt_trl.cli import main; codes = [main(['report', folder]) for folder in sys.argv[1:]];"
+        "heavy = {'torch', 'transformers', 'trl', 'datasets'} & set(sys.modules);"
+        "sys.exit(str(heavy) if heavy else sum(codes))"
+    )
+    words = [sys.executable, "-c", code, str(run), str(tmp_path)]
+    result = subprocess.run(words, capture_output=True, text=True, env=ENVIRONMENT, cwd=ROOT)
+    assert result.returncode == 0, result.stderr
+    assert "Not finished: 2 steps are logged" in result.stdout and (run / "curves.png").exists()
