@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hpt_trl.pictures import png
+from hpt_trl.templates import templates_of
 
 # Pixels of a page's frame where it cannot ask for its own height.
 _HEIGHT = 420
@@ -25,15 +26,7 @@ def rendered(template: str, **values: Any) -> str:
     Args:
         template: A file of this folder that extends `piece.html.jinja`.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates_of(Path(__file__).parent)
     environment.filters["number"] = number
     return environment.get_template(template).render(**values)
 

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from contextlib import suppress
 
 # Seconds that a process has to end by itself.
@@ -20,9 +19,7 @@ def hpt_trl_command(*words: str) -> list[str]:
     return [sys.executable, "-m", "hpt_trl", *words]
 
 
-def call(
-    command: list[str], *, capture: bool = False, meanwhile: Callable[[], object] | None = None
-) -> tuple[int, str]:
+def call(command: list[str], *, capture: bool = False) -> tuple[int, str]:
     """Runs a command to its end; whatever ends the waiting (a kill) ends all its processes as well.
 
     Ctrl-C is passed on: a training saves a checkpoint first, and ends at once at the second one. The third one ends the
@@ -30,7 +27,6 @@ def call(
 
     Args:
         capture: keep what it prints; otherwise that goes straight to the terminal, progress bars included.
-        meanwhile: called once while the command runs.
 
     Returns:
         The exit code, and what it printed on stderr if captured.
@@ -49,8 +45,6 @@ def call(
         preexec_fn=end_with_parent if sys.platform == "linux" else None,
     )
     try:
-        if meanwhile is not None:
-            meanwhile()
         errors = _wait(process)
         return process.returncode, errors or ""
     finally:

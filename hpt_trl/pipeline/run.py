@@ -7,7 +7,6 @@ import os
 import shlex
 import shutil
 import time
-from importlib import import_module
 from pathlib import Path
 
 import yaml
@@ -73,12 +72,7 @@ def run(path: Path, overrides: list[str]) -> None:
 
 def _check_apart(path: Path, overrides: list[str]) -> None:
     """Checks all stages in a process of its own: trainers' configs set variables and devices up as they are made."""
-    code, errors = call(
-        hpt_trl_command("check", str(path), *overrides),
-        capture=True,
-        # Takes seconds, and is needed as soon as the check is done.
-        meanwhile=lambda: import_module("hpt_trl.runs.reporting"),
-    )
+    code, errors = call(hpt_trl_command("check", str(path), *overrides), capture=True)
     if code == INTERRUPTED:
         raise KeyboardInterrupt
     if code != 0:

@@ -29,6 +29,7 @@ from hpt_trl.run_files import CURVES_FILE
 from hpt_trl.runs.reading import duration
 from hpt_trl.runs.trajectory_pages import INDEX_FILE
 from hpt_trl.settings.masking import masked_command, masked_text
+from hpt_trl.templates import templates_of
 from hpt_trl.token_scores.weights_page import PAGE_FILE as WEIGHTS
 from hpt_trl.version import __version__
 
@@ -198,15 +199,7 @@ def _breakable(text: str) -> Any:
 
 
 def _write(path: Path, template: str, **values: Any) -> None:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates_of(Path(__file__).parent)
     environment.filters |= {"number": number, "breakable": _breakable}
     environment.globals |= {"marker": marker_path, "width": WIDTH}
     text = environment.get_template(template).render(mark=MARK, version=__version__, **values)

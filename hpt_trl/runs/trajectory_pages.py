@@ -16,6 +16,7 @@ from hpt_trl.errors import UserError
 from hpt_trl.files import write_atomically
 from hpt_trl.rewards.turn_forms import ACTIONS
 from hpt_trl.runs.trajectories import Box, Picture, Trajectory, Turn, read_trajectories
+from hpt_trl.templates import templates_of
 
 INDEX_FILE = "index.html"
 PAGES = "pages"
@@ -159,11 +160,7 @@ def mode_of(trajectory: Trajectory) -> str:
 
 
 def _environment() -> Any:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
+    environment = templates_of(Path(__file__).parent)
     environment.filters["figure"] = lambda value: "—" if value is None else f"{value:.3g}"
     environment.filters["number"] = lambda value: f"{value:.7g}"
     return environment

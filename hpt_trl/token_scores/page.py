@@ -13,6 +13,7 @@ from typing import Any
 
 from hpt_trl.errors import UserError
 from hpt_trl.files import lines_of
+from hpt_trl.templates import templates_of
 
 # Shades on either side of the middle, and the share of the tokens that lie inside the deepest ones.
 SHADES = 5
@@ -90,14 +91,7 @@ def page_text(run: str, template: Path, samples: list[dict[str, Any]], **values:
         samples: what it shows of each: `step`, `spans` and more of its own.
         values: what else it reads.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader([template.parent, Path(__file__).parent]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-    )
+    environment = templates_of(template.parent, Path(__file__).parent)
     environment.filters["figure"] = shown_number
     return environment.get_template(template.name).render(run=run, samples=samples, shades=SHADES, **values)
 
