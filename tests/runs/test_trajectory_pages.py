@@ -373,7 +373,7 @@ def test_the_browser_has_nothing_to_complain_of(tmp_path):
 
 def test_the_line_in_the_docs_is_read(tmp_path):
     text = (ROOT / "docs" / "vrag.md").read_text(encoding="utf-8")
-    (line,) = re.findall(r"```\n(\{\"id\".*?)```", text, re.DOTALL)
+    (line,) = re.findall(r"```\w*\n(\{\"id\".*?)```", text, re.DOTALL)
     write_trajectories(tmp_path, json.dumps(json.loads(line)))
     (found,) = read_trajectories(tmp_path)
     assert found.reference_boxes == (("report_1", TABLE),) and found.turns[1].images[0].raw_size == RAW
