@@ -40,11 +40,9 @@ def run_command(words: list[str]) -> int:
 
         # Before torch is imported.
         check_merge(Path(options.folder), Path(options.output_dir))
-        from hpt_trl.hub.merged import keep_record
-        from hpt_trl.models.merging import merge_adapter
+        from hpt_trl.hub.merged import merge_run
 
-        merge_adapter(options.folder, options.output_dir)
-        keep_record(options.folder, options.output_dir)
+        merge_run(options.folder, options.output_dir)
     elif options.command == "push":
         hub.push(options)
     elif options.command == "index":

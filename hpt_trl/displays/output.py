@@ -8,10 +8,10 @@ from hpt_trl.displays.console import printed_warnings, without_bars
 from hpt_trl.displays.samples import Samples
 from hpt_trl.displays.showing import Page, Picture, rendered
 from hpt_trl.errors import UserError
+from hpt_trl.hub.merged import merge_run
 from hpt_trl.methods.critic import results as critic
 from hpt_trl.methods.reward import shift
 from hpt_trl.methods.rho1.page import read_selections, selections_page
-from hpt_trl.models.merging import merge_adapter
 from hpt_trl.run_files import METRICS_FILE, RESULTS_FILE
 from hpt_trl.runs.checkpoints import RECIPE_FILE
 from hpt_trl.runs.curves import figure_of, figure_of_metrics, logged_series
@@ -153,7 +153,7 @@ class Run:
             UserError: no adapter, or a folder that is not empty.
         """
         with quiet(), without_bars(), printed_warnings():
-            merge_adapter(self.folder, folder)
+            merge_run(self.folder, folder)
         return Path(folder)
 
     @property

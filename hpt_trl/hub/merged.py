@@ -9,6 +9,18 @@ from hpt_trl.hub.run_folder import is_run, read_run
 from hpt_trl.run_files import RECIPE_FILE, RESULTS_FILE
 
 
+def merge_run(adapter: str | Path, merged: str | Path) -> None:
+    """Merge the adapter that a run has left into its base, and keep the run's record beside the whole model.
+
+    Raises:
+        UserError: no adapter, a base that is not there, or a folder that is not empty.
+    """
+    from hpt_trl.models.merging import merge_adapter
+
+    merge_adapter(adapter, merged)
+    keep_record(adapter, merged)
+
+
 def keep_record(adapter: str | Path, merged: str | Path) -> None:
     """Copy recipe, results and curves of an adapter's run beside the merged model; of any other adapter nothing."""
     source, target = Path(adapter), Path(merged)
