@@ -65,7 +65,7 @@ class Selection:
     Attributes:
         weights: float32, n / s on selected tokens and 0 on the others. Those of a group add up to its number of valid
             tokens n, so a sum of weighted losses over the number of all valid tokens is the mean over the selected
-            ones (eq. 5), on the scale of the plain mean.
+            ones (eq. 4), on the scale of the plain mean.
         thresholds: the lowest selected score of each group; inf where nothing is valid.
     """
 
@@ -76,7 +76,7 @@ class Selection:
 def select_top(
     scores: Float[Tensor, "..."], valid: Bool[Tensor, "..."], groups: Int[Tensor, "..."], ratio: float
 ) -> Selection:
-    """Select the highest-scored tokens of each group: s = round(ratio * n) of its n valid ones, at least one (eq. 4).
+    """Select the highest-scored tokens of each group: s = round(ratio * n) of its n valid ones, at least one (eq. 5).
 
     A rank decides, not a quantile: among equal scores those that come first are taken, so that exactly s are.
 

@@ -100,7 +100,7 @@ class Oracle:
             self.references.append(_loss(reference, ids)[first - 1 :].detach().half().double())
 
     def gradient(self, ratio: float, groups: list[list[int]], selection: str = "excess") -> dict[str, torch.Tensor]:
-        """Gradient of the paper's loss (eq. 5), in the mean over all tokens of the step.
+        """Gradient of the paper's loss (eq. 4), in the mean over all tokens of the step.
 
         Args:
             groups: numbers of the rows that are ranked together.
