@@ -219,7 +219,7 @@ def errors_of(rows: list[RowMeasures], earlier: list[RowMeasures] | None = None)
     """Metric -> standard error of its mean over held-out rows drawn at random, rows being independent.
 
     A mean over tokens is the ratio of two sums over rows; its error is the linearised one (Cochran, Sampling
-    Techniques, 1977, eq. 6.13): sqrt(n / (n - 1) * sum_i (w_i * (x_i - mean))^2) / sum_i w_i.
+    Techniques, 1977, chapter 6): sqrt(n / (n - 1) * sum_i (w_i * (x_i - mean))^2) / sum_i w_i.
 
     Args:
         earlier: the same rows as measured before; the errors are then those of the change since, row by row.

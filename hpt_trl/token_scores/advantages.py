@@ -3,8 +3,8 @@
 V_t is the value after token t. A token is valid where it has a label; what is no valid token (a prompt, a tool's
 output, padding) is crossed in one step, and nothing crosses the border of a document in a packed row.
 
-Sources: TD errors and GAE, Schulman et al., arXiv 1506.02438, eq. 9 and 16, here with the values of tokens instead of
-states; lambda-returns, Sutton and Barto, Reinforcement Learning (2018), eq. 12.3.
+Sources: TD errors and GAE, Schulman et al., arXiv 1506.02438, section 3 and eq. 16, here with the values of tokens
+instead of states; lambda-returns, Sutton and Barto, Reinforcement Learning (2018), eq. 12.3.
 """
 
 import torch

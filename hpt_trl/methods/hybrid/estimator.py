@@ -1,4 +1,4 @@
-"""The unified policy-gradient estimator of HPT (arXiv 2509.04419, section 3) as pure functions of tensors.
+"""The unified policy-gradient estimator of HPT (arXiv 2509.04419, section 2) as pure functions of tensors.
 
 Every method of the family has the gradient `1_stable * (1 / pi_ref) * A * grad pi_theta`. Written as a per-token loss
 that is `-mask * A * w(log p)`, where `w` decides what multiplies `grad log pi_theta`:

@@ -49,7 +49,7 @@ def head_weights(setting: list[float] | str, count: int) -> list[float]:
 
 
 def active_heads(curriculum: str, count: int, progress: float) -> int:
-    """How many heads are trained at a point of the run, from the first on (arXiv 2505.22757, section 3).
+    """How many heads are trained at a point of the run, from the first on (arXiv 2505.22757).
 
     Args:
         curriculum: one of `CURRICULA`.
