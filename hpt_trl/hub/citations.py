@@ -26,9 +26,10 @@ class Paper:
 
     @property
     def bibtex(self) -> str:
+        title = self.title.replace("&", r"\&")
         return (
             f"@misc{{{self.key},\n"
-            f"  title         = {{{{{self.title}}}}},\n"
+            f"  title         = {{{{{title}}}}},\n"
             f"  author        = {{{self.authors}}},\n"
             f"  year          = {{{self.year}}},\n"
             f"  eprint        = {{{self.arxiv}}},\n"
@@ -70,8 +71,8 @@ _PPO = Paper(
 _GRPO = Paper(
     "shao2024deepseekmath",
     "DeepSeekMath: Pushing the Limits of Mathematical Reasoning in Open Language Models",
-    "Zhihong Shao and Peiyi Wang and Qihao Zhu and Runxin Xu and Junxiao Song and Mingchuan Zhang and Y. K. Li and Y. "
-    "Wu and Daya Guo",
+    "Zhihong Shao and Peiyi Wang and Qihao Zhu and Runxin Xu and Junxiao Song and Xiao Bi and Haowei Zhang and "
+    "Mingchuan Zhang and Y. K. Li and Y. Wu and Daya Guo",
     2024,
     "2402.03300",
 )

@@ -138,6 +138,7 @@ def test_every_stage_that_trains_has_a_name():
     for stage in STAGE_MODULES.keys() - {"evaluate", "index"}:
         name, papers = method_of({"stage": stage})
         assert not name.startswith("`stage") and all(paper.bibtex.count("{{") == 1 for paper in papers)
+        assert all(paper.bibtex.count("&") == paper.bibtex.count(r"\&") for paper in papers)
     papers = method_of({"stage": "grpo", "environment": "vrag", "use_peft": True, "load_in_4bit": True})[1]
     assert [paper.arxiv for paper in papers] == ["2402.03300", "2505.22019", "2305.14314", "2106.09685"]
 
