@@ -1,8 +1,9 @@
 """Published configs of the bundled recipes' models, as far as memory and FLOPs depend on them.
 
-known_models.json has them by their name on the Hub: what a model takes is told where it is not at hand. The source to
-hold them against is each repository's own file, https://huggingface.co/NAME/blob/main/config.json; they were written
-down without the network, and their totals agree with the models' known numbers of parameters (the tests).
+known_models.json has them by their name on the Hub: what a model takes is told where it is not at hand. The source is
+each repository's own file, https://huggingface.co/NAME/blob/main/config.json. They were held against litgpt's table of
+these files (litgpt/config.py), and Sheared-LLaMA's and Qwen2.5-VL's against printed copies of them; their totals agree
+with the models' published numbers of parameters (the tests).
 """
 
 import json

@@ -11,9 +11,8 @@ from hpt_trl.planning.known_models import known_config, known_model
 from hpt_trl.recipes.bundled import bundled_recipes, find_recipe, recipe_name
 from hpt_trl.settings.file import read_recipe_file
 
-# Known numbers of parameters, written down without the network; the fifth by hand: 2 x 32000 x 2560 + 32 x (4 x 2560^2
-# + 3 x 2560 x 6912 +
-# 2 x 2560) + 2560.
+# Published numbers of parameters, of the Hub; the fifth by hand: 2 x 32000 x 2560 + 32 x (4 x 2560^2 + 3 x 2560 x 6912
+# + 2 x 2560) + 2560.
 PUBLISHED = {
     "Qwen/Qwen2.5-Math-1.5B": 1_543_714_304,
     "Qwen/Qwen2.5-Math-7B": 7_615_616_512,
