@@ -201,7 +201,7 @@ def test_a_chain_from_sft_to_grpo(pipeline, tmp_path, capfd, monkeypatch):
     again = capfd.readouterr().out
     assert again.count("finished before, not run again") == 3 and "checking" not in again
     assert main(["report", str(out)]) == 0
-    assert capfd.readouterr().out.splitlines() == [*table]
+    assert capfd.readouterr().out.splitlines() == [*table, f"Report: {out}/report.html"]
 
     kept = ("--sft.max_steps", "3")
     assert actions(path, *kept, "--grpo.max_steps", "2") == {"sft": "KEEP", "reward": "KEEP", "grpo": "AGAIN"}

@@ -196,7 +196,7 @@ def test_a_missing_package_and_versions_that_do_not_fit(tmp_path, tiny_model_pat
         assert said in done.stdout, said
     # The run says the same, before a weight is loaded.
     recipe = write_recipe(tmp_path, model_name_or_path=tiny_model_path, output_dir="out", optim="paged_adamw_8bit")
-    done = hpt_trl("check", recipe, path=path)
+    done = hpt_trl("run", recipe, path=path)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "paged_adamw_8bit needs bitsandbytes, which is not installed here" in done.stderr
 
