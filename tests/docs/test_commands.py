@@ -7,9 +7,11 @@ can be said fails the test.
 
 import argparse
 import importlib
+import os
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 import tomllib
 from importlib.util import find_spec
@@ -64,9 +66,18 @@ REDUCED = {
     "--bf16 false",
 }
 
-
 # The same of commands without a recipe.
-SMALLER = {"pages": "--size 6 --test_size 4"}
+SMALLER = {"pages": "--size 6 --test_size 4", "chat": "--prompt 'What is 1 + 1?' --max_new_tokens 4"}
+
+# Folders that a reader of the page has from elsewhere -> which of the reader's earlier runs they are (tests/helpers).
+EARLIER = {
+    "outputs/quickstart": "run",
+    "outputs/short": "run",
+    "outputs/longer": "run",
+    "outputs/base": "run",
+    "outputs/adapter": "adapter",
+    "outputs/rlhf-tiny": "pipeline",
+}
 
 
 def run_in_the_readers_folder(command: Command, planned: set[str]) -> None:
@@ -79,7 +90,10 @@ def run_in_the_readers_folder(command: Command, planned: set[str]) -> None:
     if name not in RECIPE_COMMANDS or Path(words[0]).is_dir():
         build_parser().parse_args([name, *words])
         words += shlex.split(SMALLER.get(name, ""))
-        if not planned & set(words[:1]):
+        for word in words if name in ("report", "chat", "merge", "push") else ():
+            if word in EARLIER and not Path(word).exists():
+                shutil.copytree(Path("earlier", EARLIER[word]), word)
+        if not planned & {word for word in words[:1] if not Path(word).exists()}:
             assert main([name, *words]) == 0, command
         return
     recipe, overrides = words[0], words[1:]
@@ -98,17 +112,26 @@ def run_in_the_readers_folder(command: Command, planned: set[str]) -> None:
     asks_a_server = "--vllm" in overrides
     if asks_a_server:
         keys = keys[: keys.index("--vllm")]
+    if recipe in REDUCED and name in ("run", "eval") and not starts_processes and not asks_a_server:
+        given = [name, recipe, *keys, *shlex.split(REDUCED[recipe])]
+        assert (run_with_trackers(command, given) if "--report_to" in keys else main(given)) == 0, command
+        return
     if name == "run" or name == "eval":
         planned.add(str(read_recipe(path, keys).raw["output_dir"]))
-    if recipe in REDUCED and name in ("run", "eval") and not starts_processes and not asks_a_server:
-        assert main([name, recipe, *keys, *shlex.split(REDUCED[recipe])]) == 0, command
-    elif is_here(path, keys):
+    if is_here(path, keys):
         assert name == "check" or starts_processes or asks_a_server or name == "score-reference", (
             f"{command}: add what makes it small to REDUCED"
         )
         assert main(["check", recipe, *options.words(), *keys, "--overwrite", "true"]) == 0, command
     else:
         read_recipe(path, keys, profile=planned_profile(options))
+
+
+def run_with_trackers(command: Command, words: list[str]) -> int:
+    """Runs a command in a process of its own, since trackers read their variables once, and returns its exit code."""
+    paths = os.pathsep.join([str(ROOT), str(Path.cwd())])
+    places = {"PYTHONPATH": paths, "TRACKIO_DIR": str(Path.cwd() / "trackio"), **dict(command.variables)}
+    return subprocess.run([sys.executable, "-m", "hpt_trl", *words], env=os.environ | places, timeout=300).returncode
 
 
 def is_here(path: Path, overrides: list[str]) -> bool:
@@ -134,9 +157,14 @@ def check_extras(words: tuple[str, ...]) -> None:
 
 
 def check_flags(words: tuple[str, ...], monkeypatch) -> None:
-    """`python -m benchmarks.NAME` with flags that its own parser takes."""
-    assert words[1] == "-m" and words[2].startswith("benchmarks."), words
-    module = importlib.import_module(words[2])
+    """`python -m benchmarks.NAME` or `python notebooks/NAME.py` with flags that its own parser takes."""
+    if words[1] == "-m":
+        assert words[2].startswith("benchmarks."), words
+        name, given = words[2], words[2:]
+    else:
+        assert words[1].startswith("notebooks/") and (ROOT / words[1]).is_file(), words
+        name, given = words[1].removesuffix(".py").replace("/", "."), words[1:]
+    module = importlib.import_module(name)
     parse, depth = argparse.ArgumentParser.parse_known_args, 0
 
     class Parsed(Exception):
@@ -155,7 +183,7 @@ def check_flags(words: tuple[str, ...], monkeypatch) -> None:
         return found, unknown
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", parsed)
-    monkeypatch.setattr(sys, "argv", list(words[2:]))
+    monkeypatch.setattr(sys, "argv", list(given))
     with pytest.raises(Parsed):
         module.main()
 
@@ -181,9 +209,11 @@ def check_other(command: Command, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("block", blocks("bash"), ids=str)
-def test_commands_of_blocks_run(block: Block, reader, monkeypatch, capsys):
+def test_commands_of_blocks_run(block: Block, reader, request, monkeypatch, capsys):
     commands = commands_of(block)
     assert commands, block
+    if any("push" in word for command in commands for word in command.words):
+        request.getfixturevalue("hub")
     # The reader makes it.
     shutil.rmtree(reader / "indexes")
     planned: set[str] = set()
