@@ -7,6 +7,7 @@ can be said fails the test.
 
 import argparse
 import importlib
+import json
 import os
 import re
 import shlex
@@ -31,6 +32,7 @@ from hpt_trl.pipeline.record import plan_steps, read_record
 from hpt_trl.recipes.bundled import find_recipe
 from hpt_trl.recipes.resolving import read_recipe, resolve_recipe
 from hpt_trl.rollouts import vllm_server
+from hpt_trl.runs.next_commands import serving
 from hpt_trl.settings.file import read_recipe_file
 from tests.helpers.documents import Block, Command, blocks, commands_of, inline_commands
 from tests.helpers.processes import ROOT
@@ -96,7 +98,7 @@ def run_in_the_readers_folder(command: Command, planned: set[str]) -> None:
         if not planned & {word for word in words[:1] if not Path(word).exists()}:
             assert main([name, *words]) == 0, command
         return
-    recipe, overrides = words[0], words[1:]
+    recipe, overrides, shown = words[0], [word for word in words[1:] if word != "--json"], words.count("--json")
     path = find_recipe(recipe)
     if is_pipeline(path):
         # They are run by tests/pipeline, which is minutes: here their stages are read with the words given.
@@ -122,7 +124,7 @@ def run_in_the_readers_folder(command: Command, planned: set[str]) -> None:
         assert name == "check" or starts_processes or asks_a_server or name == "score-reference", (
             f"{command}: add what makes it small to REDUCED"
         )
-        assert main(["check", recipe, *options.words(), *keys, "--overwrite", "true"]) == 0, command
+        assert main(["check", recipe, *options.words(), *keys, "--overwrite", "true", *["--json"] * shown]) == 0
     else:
         read_recipe(path, keys, profile=planned_profile(options))
 
@@ -190,7 +192,7 @@ def check_flags(words: tuple[str, ...], monkeypatch) -> None:
 
 def check_other(command: Command, monkeypatch) -> None:
     """A command that is not `hpt-trl`."""
-    words = command.words
+    words = tuple(word for word in command.words if word != "…")
     if words[0] == "make":
         assert set(words[1:]) <= TARGETS, command
     elif words[0] == "pip":
@@ -202,6 +204,13 @@ def check_other(command: Command, monkeypatch) -> None:
         assert paths and all((ROOT / path).exists() for path in paths), command
     elif words[0] == "source":
         assert words[1] == ".venv/bin/activate", command
+    elif words[:2] == ("vllm", "serve") and "--enable-lora" in words:
+        folder = Path(words[-1].partition("=")[2])
+        shutil.copytree("earlier/adapter", folder)
+        base = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
+        assert shlex.join(words).replace("BASE", base) == serving(folder), command
+    elif words[:2] == ("vllm", "serve") and Path(words[2]).parts[0] == "outputs":
+        assert shlex.join(words) == serving(Path(words[2])), command
     elif words[:2] == ("vllm", "serve"):
         assert shlex.join(words) in vllm_server.server_command(words[2], "http://localhost:8000"), command
     else:
@@ -225,6 +234,13 @@ def test_commands_of_blocks_run(block: Block, reader, request, monkeypatch, caps
                 check_other(command, patch)
 
 
+def test_the_page_of_commands_has_them_all():
+    (commands,) = (action for action in build_parser()._actions if action.dest == "command")
+    page = ROOT / "docs" / "recipes.md"
+    named = {line.words[1] for block in blocks("bash") if block.page == page for line in commands_of(block)}
+    assert named >= set(commands.choices)
+
+
 @pytest.mark.parametrize("command", inline_commands(), ids=str)
 def test_commands_within_sentences_can_be_given(command: Command, reader, monkeypatch):
     if command.words[0] != "hpt-trl":
@@ -233,6 +249,10 @@ def test_commands_within_sentences_can_be_given(command: Command, reader, monkey
         return
     parser = build_parser()
     words = [STAND_INS.get(word, word) for word in command.words[1:]]
+    if words[0].startswith("--"):
+        with pytest.raises(SystemExit, match=r"^0$"):
+            parser.parse_args(words)
+        return
     (commands,) = (action for action in parser._actions if action.dest == "command")
     assert words[0] in commands.choices, command
     if len(words) == 1:

@@ -86,9 +86,10 @@ def inline_commands() -> list[Command]:
     for page in PAGES:
         for token in tokens(page):
             for part in token.children or []:
-                if part.type == "code_inline" and " " in part.content and "://" not in part.content.split()[0]:
-                    if _is_command(part.content):
-                        found.append(command(page, token.map[0] + 1, shlex.split(part.content)))
+                text = part.content
+                code = part.type == "code_inline" and " " in text and "://" not in text.split()[0]
+                if code and _is_command(text):
+                    found.append(command(page, token.map[0] + 1, shlex.split(text)))
     return found
 
 
