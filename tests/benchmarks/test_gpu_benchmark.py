@@ -7,6 +7,7 @@ from importlib.util import find_spec
 import pytest
 
 from benchmarks import flops, gpu
+from tests.helpers.processes import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +49,14 @@ def test_a_step_has_the_tokens_that_it_was_given(report):
     # 64 rollouts, no prompt above its limit, no completion either.
     grpo = report["sections"]["grpo"]["tokens_per_step"]
     assert 64 * (shape["prompt"] // 2 + shape["completion"] // 4) < grpo < 64 * (shape["prompt"] + shape["completion"])
+
+
+def test_the_full_shape_is_that_of_the_published_figures():
+    published = [json.loads(path.read_text())["shape"] for path in (ROOT / "benchmarks/results").glob("gpu-*.json")]
+    assert len(published) == 4
+    for shape in published:
+        for model in ("small", "large"):
+            assert getattr(gpu.SHAPES["full"], model) == shape[model]
 
 
 def test_flops_of_a_step_by_hand(tiny_model_path):

@@ -7,9 +7,12 @@ can be said fails the test.
 
 import argparse
 import importlib
+import json
+import os
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 import tomllib
 from importlib.util import find_spec
@@ -18,7 +21,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from hpt_trl.cli import RECIPE_COMMANDS, build_parser, main
+from hpt_trl.cli import main
+from hpt_trl.cli.parser import RECIPE_COMMANDS, build_parser
 from hpt_trl.data.generated import is_generated
 from hpt_trl.launching.accelerate import planned_profile
 from hpt_trl.launching.options import pipeline_words, split_launch_options
@@ -28,6 +32,7 @@ from hpt_trl.pipeline.record import plan_steps, read_record
 from hpt_trl.recipes.bundled import find_recipe
 from hpt_trl.recipes.resolving import read_recipe, resolve_recipe
 from hpt_trl.rollouts import vllm_server
+from hpt_trl.runs.next_commands import serving
 from hpt_trl.settings.file import read_recipe_file
 from tests.helpers.documents import Block, Command, blocks, commands_of, inline_commands
 from tests.helpers.processes import ROOT
@@ -63,9 +68,18 @@ REDUCED = {
     "--bf16 false",
 }
 
-
 # The same of commands without a recipe.
-SMALLER = {"pages": "--size 6 --test_size 4"}
+SMALLER = {"pages": "--size 6 --test_size 4", "chat": "--prompt 'What is 1 + 1?' --max_new_tokens 4"}
+
+# Folders that a reader of the page has from elsewhere -> which of the reader's earlier runs they are (tests/helpers).
+EARLIER = {
+    "outputs/quickstart": "run",
+    "outputs/short": "run",
+    "outputs/longer": "run",
+    "outputs/base": "run",
+    "outputs/adapter": "adapter",
+    "outputs/rlhf-tiny": "pipeline",
+}
 
 
 def run_in_the_readers_folder(command: Command, planned: set[str]) -> None:
@@ -78,10 +92,13 @@ def run_in_the_readers_folder(command: Command, planned: set[str]) -> None:
     if name not in RECIPE_COMMANDS or Path(words[0]).is_dir():
         build_parser().parse_args([name, *words])
         words += shlex.split(SMALLER.get(name, ""))
-        if not planned & set(words[:1]):
+        for word in words if name in ("report", "chat", "merge", "push") else ():
+            if word in EARLIER and not Path(word).exists():
+                shutil.copytree(Path("earlier", EARLIER[word]), word)
+        if not planned & {word for word in words[:1] if not Path(word).exists()}:
             assert main([name, *words]) == 0, command
         return
-    recipe, overrides = words[0], words[1:]
+    recipe, overrides, shown = words[0], [word for word in words[1:] if word != "--json"], words.count("--json")
     path = find_recipe(recipe)
     if is_pipeline(path):
         # They are run by tests/pipeline, which is minutes: here their stages are read with the words given.
@@ -97,17 +114,26 @@ def run_in_the_readers_folder(command: Command, planned: set[str]) -> None:
     asks_a_server = "--vllm" in overrides
     if asks_a_server:
         keys = keys[: keys.index("--vllm")]
+    if recipe in REDUCED and name in ("run", "eval") and not starts_processes and not asks_a_server:
+        given = [name, recipe, *keys, *shlex.split(REDUCED[recipe])]
+        assert (run_with_trackers(command, given) if "--report_to" in keys else main(given)) == 0, command
+        return
     if name == "run" or name == "eval":
         planned.add(str(read_recipe(path, keys).raw["output_dir"]))
-    if recipe in REDUCED and name in ("run", "eval") and not starts_processes and not asks_a_server:
-        assert main([name, recipe, *keys, *shlex.split(REDUCED[recipe])]) == 0, command
-    elif is_here(path, keys):
+    if is_here(path, keys):
         assert name == "check" or starts_processes or asks_a_server or name == "score-reference", (
             f"{command}: add what makes it small to REDUCED"
         )
-        assert main(["check", recipe, *options.words(), *keys, "--overwrite", "true"]) == 0, command
+        assert main(["check", recipe, *options.words(), *keys, "--overwrite", "true", *["--json"] * shown]) == 0
     else:
         read_recipe(path, keys, profile=planned_profile(options))
+
+
+def run_with_trackers(command: Command, words: list[str]) -> int:
+    """Runs a command in a process of its own, since trackers read their variables once, and returns its exit code."""
+    paths = os.pathsep.join([str(ROOT), str(Path.cwd())])
+    places = {"PYTHONPATH": paths, "TRACKIO_DIR": str(Path.cwd() / "trackio"), **dict(command.variables)}
+    return subprocess.run([sys.executable, "-m", "hpt_trl", *words], env=os.environ | places, timeout=300).returncode
 
 
 def is_here(path: Path, overrides: list[str]) -> bool:
@@ -133,9 +159,14 @@ def check_extras(words: tuple[str, ...]) -> None:
 
 
 def check_flags(words: tuple[str, ...], monkeypatch) -> None:
-    """`python -m benchmarks.NAME` with flags that its own parser takes."""
-    assert words[1] == "-m" and words[2].startswith("benchmarks."), words
-    module = importlib.import_module(words[2])
+    """`python -m benchmarks.NAME` or `python notebooks/NAME.py` with flags that its own parser takes."""
+    if words[1] == "-m":
+        assert words[2].startswith("benchmarks."), words
+        name, given = words[2], words[2:]
+    else:
+        assert words[1].startswith("notebooks/") and (ROOT / words[1]).is_file(), words
+        name, given = words[1].removesuffix(".py").replace("/", "."), words[1:]
+    module = importlib.import_module(name)
     parse, depth = argparse.ArgumentParser.parse_known_args, 0
 
     class Parsed(Exception):
@@ -154,14 +185,14 @@ def check_flags(words: tuple[str, ...], monkeypatch) -> None:
         return found, unknown
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", parsed)
-    monkeypatch.setattr(sys, "argv", list(words[2:]))
+    monkeypatch.setattr(sys, "argv", list(given))
     with pytest.raises(Parsed):
         module.main()
 
 
 def check_other(command: Command, monkeypatch) -> None:
     """A command that is not `hpt-trl`."""
-    words = command.words
+    words = tuple(word for word in command.words if word != "…")
     if words[0] == "make":
         assert set(words[1:]) <= TARGETS, command
     elif words[0] == "pip":
@@ -173,6 +204,13 @@ def check_other(command: Command, monkeypatch) -> None:
         assert paths and all((ROOT / path).exists() for path in paths), command
     elif words[0] == "source":
         assert words[1] == ".venv/bin/activate", command
+    elif words[:2] == ("vllm", "serve") and "--enable-lora" in words:
+        folder = Path(words[-1].partition("=")[2])
+        shutil.copytree("earlier/adapter", folder)
+        base = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
+        assert shlex.join(words).replace("BASE", base) == serving(folder), command
+    elif words[:2] == ("vllm", "serve") and Path(words[2]).parts[0] == "outputs":
+        assert shlex.join(words) == serving(Path(words[2])), command
     elif words[:2] == ("vllm", "serve"):
         assert shlex.join(words) in vllm_server.server_command(words[2], "http://localhost:8000"), command
     else:
@@ -180,9 +218,11 @@ def check_other(command: Command, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("block", blocks("bash"), ids=str)
-def test_commands_of_blocks_run(block: Block, reader, monkeypatch, capsys):
+def test_commands_of_blocks_run(block: Block, reader, request, monkeypatch, capsys):
     commands = commands_of(block)
     assert commands, block
+    if any("push" in word for command in commands for word in command.words):
+        request.getfixturevalue("hub")
     # The reader makes it.
     shutil.rmtree(reader / "indexes")
     planned: set[str] = set()
@@ -194,6 +234,13 @@ def test_commands_of_blocks_run(block: Block, reader, monkeypatch, capsys):
                 check_other(command, patch)
 
 
+def test_the_page_of_commands_has_them_all():
+    (commands,) = (action for action in build_parser()._actions if action.dest == "command")
+    page = ROOT / "docs" / "recipes.md"
+    named = {line.words[1] for block in blocks("bash") if block.page == page for line in commands_of(block)}
+    assert named >= set(commands.choices)
+
+
 @pytest.mark.parametrize("command", inline_commands(), ids=str)
 def test_commands_within_sentences_can_be_given(command: Command, reader, monkeypatch):
     if command.words[0] != "hpt-trl":
@@ -202,6 +249,10 @@ def test_commands_within_sentences_can_be_given(command: Command, reader, monkey
         return
     parser = build_parser()
     words = [STAND_INS.get(word, word) for word in command.words[1:]]
+    if words[0].startswith("--"):
+        with pytest.raises(SystemExit, match=r"^0$"):
+            parser.parse_args(words)
+        return
     (commands,) = (action for action in parser._actions if action.dest == "command")
     assert words[0] in commands.choices, command
     if len(words) == 1:

@@ -98,6 +98,12 @@ def rewards_brevity(names: Namespace) -> None:
     assert 0 < long < short
 
 
+def pushed(names: Namespace) -> None:
+    repo = names["hub"].repos["me/my-model"]
+    assert repo.private and repo.commit("main").oid in names["pushed"].commit
+    assert "model.safetensors" in repo.files()
+
+
 def made(names: Namespace) -> None:
     names["trainer"].train()
     trained(names)
@@ -127,11 +133,14 @@ SETUPS = {
     "code.md": (code, {}, told_apart),
     "rewards.md": (nothing, {}, rewards_brevity),
     "data.md": (nothing, {}, solves),
+    "hub.md": (nothing, {}, pushed),
 }
+# Pages whose blocks find a Hub, the stand-in of tests/helpers.
+PUSHING = {"hub.md"}
 
 
 @pytest.mark.parametrize("block", blocks("python"), ids=str)
-def test_python_runs(block: Block, reader):
+def test_python_runs(block: Block, reader, request):
     assert block.page.name in SETUPS, f"{block}: a line in SETUPS says what it is run with"
     prepare, replacements, holds = SETUPS[block.page.name]
     text = block.text
@@ -139,5 +148,7 @@ def test_python_runs(block: Block, reader):
         assert text.count(written) == 1, f"{block} holds {written!r} {text.count(written)} times"
         text = text.replace(written, put)
     names = prepare(reader)
+    if block.page.name in PUSHING:
+        names["hub"] = request.getfixturevalue("hub")
     exec(compile(text, str(block), "exec"), names)
     holds(names)

@@ -27,6 +27,7 @@ BASES = {
     "sft": recipe_of("sft"),
     "sft without held-out rows": recipe_of("sft", test_split_size=None),
     "sft with LoRA": recipe_of("sft", use_peft=True),
+    "sft pushed": recipe_of("sft"),
     "hpt": recipe_of("hpt"),
     "hpt on programs": recipe_of("hpt", dataset_name="problems.jsonl", test_split_size=2),
     "sft on pages": recipe_of("sft", model_name_or_path="tiny-vlm", test_split_size=None),
@@ -48,8 +49,10 @@ def small(values: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("block", blocks("yaml"), ids=str)
-def test_recipes_are_checked(block: Block, reader, monkeypatch, capsys):
+def test_recipes_are_checked(block: Block, reader, request, monkeypatch, capsys):
     monkeypatch.setenv("JUDGE_API_KEY", "none")
+    if "push" in (block.note or ""):
+        request.getfixturevalue("hub")
     path = Path("of_the_page.yaml")
     path.write_text(block.text)
     values = read_recipe_file(path).values

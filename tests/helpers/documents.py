@@ -40,11 +40,16 @@ class Block:
 
 @dataclass(frozen=True)
 class Command:
-    """A command, its words without comments and without variables set before it."""
+    """A command, its words without comments.
+
+    Attributes:
+        variables: those of the environment that are set before it.
+    """
 
     page: Path
     line: int
     words: tuple[str, ...]
+    variables: tuple[tuple[str, str], ...] = ()
 
     def __str__(self) -> str:
         return f"{self.page.relative_to(ROOT)}:{self.line} {shlex.join(self.words)}"
@@ -72,7 +77,7 @@ def commands_of(block: Block) -> list[Command]:
     """The commands of a block of bash, lines that go on put together."""
     text = block.text.replace("\\\n", "")
     lines = [shlex.split(line, comments=True) for line in text.splitlines()]
-    return [Command(block.page, block.line, without_variables(words)) for words in lines if words]
+    return [command(block.page, block.line, words) for words in lines if words]
 
 
 def inline_commands() -> list[Command]:
@@ -81,10 +86,10 @@ def inline_commands() -> list[Command]:
     for page in PAGES:
         for token in tokens(page):
             for part in token.children or []:
-                if part.type == "code_inline" and " " in part.content and "://" not in part.content.split()[0]:
-                    words = without_variables(shlex.split(part.content)) if _is_command(part.content) else ()
-                    if words:
-                        found.append(Command(page, token.map[0] + 1, words))
+                text = part.content
+                code = part.type == "code_inline" and " " in text and "://" not in text.split()[0]
+                if code and _is_command(text):
+                    found.append(command(page, token.map[0] + 1, shlex.split(text)))
     return found
 
 
@@ -93,10 +98,14 @@ def _is_command(text: str) -> bool:
     return first in COMMANDS
 
 
-def without_variables(words: list[str]) -> tuple[str, ...]:
+def command(page: Path, line: int, words: list[str]) -> Command:
+    """A command of words as a shell splits them."""
+    variables = []
     while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+        name, _, value = words[0].partition("=")
+        variables.append((name, value))
         words = words[1:]
-    return tuple(words)
+    return Command(page, line, tuple(words), tuple(variables))
 
 
 def anchors(page: Path) -> set[str]:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import yaml
 from transformers import AutoModelForCausalLM
 
+from hpt_trl.cli import main
 from hpt_trl.retrieval.index import build_index
 from hpt_trl.retrieval.rankers import IndexSettings
 from tests.helpers.evaluations import save_reward_model
@@ -53,7 +55,7 @@ def build(folder: Path, tiny_model: str, reference: str) -> None:
 
     shutil.copytree(tiny_model, folder / "tiny")
     shutil.copytree(reference, folder / "reference")
-    for name in ("path/or/hub-id", "outputs/my-model", "outputs/reference"):
+    for name in ("path/or/hub-id", "outputs/reference"):
         shutil.copytree(tiny_model, folder / name)
     config = folder / "path/or/hub-id/config.json"
     # Room for the default length of completions; a Llama has no weights of positions.
@@ -109,6 +111,8 @@ def build(folder: Path, tiny_model: str, reference: str) -> None:
     ]
     write_rows(folder / "my_questions.jsonl", questions)
 
+    write_runs(folder)
+
     package = folder / "my_package"
     package.mkdir()
     (package / "__init__.py").touch()
@@ -125,6 +129,27 @@ def build(folder: Path, tiny_model: str, reference: str) -> None:
     write_recipe(
         folder / "my_pipeline.yaml", {"stage": "pipeline", "output_dir": "outputs/my-pipeline", "stages": stages}
     )
+
+
+def write_runs(folder: Path) -> None:
+    """Makes finished runs: `outputs/my-model`, and those of `earlier`, of which a test takes what its page has made."""
+    from tests.helpers.stage_runs import LORA
+
+    stages = {"sft": recipe_of("sft", output_dir=None), "dpo": recipe_of("dpo", output_dir=None)}
+    del stages["dpo"]["model_name_or_path"]
+    stages["dpo"]["model"] = "from:sft"
+    recipes = {
+        "outputs/my-model": recipe_of("sft", output_dir="outputs/my-model"),
+        "earlier/run": recipe_of("sft", output_dir="earlier/run"),
+        "earlier/adapter": recipe_of("sft", output_dir="earlier/adapter", **LORA),
+        "earlier/pipeline": {"stage": "pipeline", "output_dir": "earlier/pipeline", "stages": stages},
+    }
+    with chdir(folder):
+        for name, values in recipes.items():
+            recipe = Path(f"{Path(name).name}.yaml")
+            write_recipe(recipe, values)
+            assert main(["run", str(recipe)]) == 0, name
+            recipe.unlink()
 
 
 def write_recipe(path: Path, values: dict[str, Any]) -> None:

@@ -77,7 +77,7 @@ def test_it_is_said_in_a_second_and_a_half(name, tmp_path):
         (["check", "pipeline/rlhf-tiny", "--sft.dataset_name", "nope.jsonl"], "there is no file nope.jsonl"),
         (["run", "pipeline/rlhf-tiny", "--sft.learning_rate", "-1"], "-1 is not allowed; allowed: above 0."),
         (["run", "quickstart", "--max_stepz", "3", "--accelerate", "multi_gpu"], "Did you mean `max_steps`?"),
-        (["report", "nowhere"], "nowhere/metrics.jsonl does not exist"),
+        (["report", "nowhere"], "nowhere does not exist; name the output folder of a run or pipeline."),
         (["merge", "nowhere", "out"], "nowhere holds no adapter"),
         (["search", "nowhere", "question"], "nowhere holds no index"),
         (["index", "nowhere", "out"], "nowhere is no folder"),
