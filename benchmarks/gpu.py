@@ -52,7 +52,6 @@ from transformers import (
 )
 from trl import GRPOConfig, GRPOTrainer, ModelConfig, SFTConfig, SFTTrainer, get_peft_config, get_quantization_config
 
-from benchmarks.cluster import TINYLLAMA
 from benchmarks.flops import Flops, peak_flops_of
 from benchmarks.shared import ROOT, parser_of, processors, versions, write_report
 from benchmarks.update_phase import GROUP, MIXES, rewards
@@ -62,6 +61,7 @@ from hpt_trl.data.rendering import Encoder
 from hpt_trl.methods.pretrain.tokenizer import train_tokenizer
 from hpt_trl.methods.sft.stage import STAGE as SFT_STAGE
 from hpt_trl.models.loading import load_tokenizer
+from hpt_trl.planning.known_models import known_config
 from hpt_trl.recipes.recipe import StageInputs
 from hpt_trl.rollouts.trainer import RolloutTrainer
 
@@ -82,6 +82,7 @@ class Shape:
     completion: int
 
 
+_TINYLLAMA = known_config("TinyLlama/TinyLlama-1.1B-intermediate-step-1431k-3T")
 _TINY: dict[str, Any] = {
     "vocab_size": 512,
     "hidden_size": 64,
@@ -101,7 +102,7 @@ SHAPES = {
             "num_key_value_heads": 2,
             "tie_word_embeddings": True,
         },
-        large={name: value for name, value in TINYLLAMA.items() if name != "model_type"},
+        large={name: getattr(_TINYLLAMA, name) for name in (*_TINY, "tie_word_embeddings")},
         rows=8,
         tokens=1024,
         micro_rows=8,

@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from hpt_trl.cli import RECIPE_COMMANDS, build_parser, main
+from hpt_trl.cli import build_parser, main
+from hpt_trl.cli.parser import RECIPE_COMMANDS
 from hpt_trl.data.generated import is_generated
 from hpt_trl.launching.accelerate import planned_profile
 from hpt_trl.launching.options import pipeline_words, split_launch_options
