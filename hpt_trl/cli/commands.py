@@ -24,6 +24,9 @@ def run_command(words: list[str]) -> int:
     parser = build_parser()
     as_json = "--json" in words and words[0] in JSON_COMMANDS and not {"--help", "-h"} & set(words)
     words = [word for word in words if not (as_json and word == "--json")]
+    if words and words[0] in RECIPE_COMMANDS:
+        # Before anything is parsed, since a complaint may quote the words, as the line of a launch does.
+        words = take_token(words)
     if len(words) > 1 and words[0] in RECIPE_COMMANDS and words[1].startswith("--") and words[1] != "--help":
         raise UserError(f"the recipe comes before its overrides: hpt-trl {words[0]} RECIPE {words[1]} ...")
     options = parser.parse_args(words)
@@ -64,7 +67,7 @@ def run_command(words: list[str]) -> int:
     elif {"--help", "-h"} & set(options.overrides):
         parser.parse_args([options.command, "--help"])
     else:
-        return _with_recipe(options.command, options.recipe, take_token(options.overrides))
+        return _with_recipe(options.command, options.recipe, options.overrides)
     return 0
 
 
