@@ -199,11 +199,8 @@ def test_a_secret_is_on_no_page(made, copy, tmp_path):
     page = page_of(folder)
     everything = (folder / "report.html").read_text()
     assert "planted" not in everything and "0123456789abcdef" not in everything
-    assert (
-        "hub_token: ••••" in page.text
-        and "  token: ••••" in page.text
-        and "--hub_token •••• --wandb_api_key=•••• --max_steps 4" in page.text
-    )
+    assert "hub_token: ••••" in page.text and "  token: ••••" in page.text
+    assert "--hub_token •••• --wandb_api_key=•••• --max_steps 4" in page.text
     page_of(folder, copy("one"), output=tmp_path / "both.html")
     assert "planted" not in (tmp_path / "both.html").read_text()
 
