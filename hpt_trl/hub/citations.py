@@ -1,7 +1,8 @@
 """What the method of a recipe is called on its card, and which papers are to be cited for it.
 
 The stage alone does not say it: settings make another published method of `hpt`, and of multi-token prediction. What
-they do is in docs/hybrid.md and docs/mtp.md; a recipe holds what its user has written, so their defaults stand here as well.
+they do is in docs/hybrid.md and docs/mtp.md; a recipe holds what its user has written, so their defaults stand here as
+well.
 """
 
 import json
