@@ -12,6 +12,7 @@ from hpt_trl.errors import UserError
 from hpt_trl.hub import commands as hub
 from hpt_trl.reports import commands as reports
 from hpt_trl.retrieval import commands as retrieval
+from hpt_trl.run_files import RECIPE_FILE
 from hpt_trl.runs.quiet import say
 from hpt_trl.settings.secrets import take_token
 
@@ -169,7 +170,7 @@ def _evaluation(recipe: str, words: list[str]) -> tuple[str, list[str]]:
     from hpt_trl.recipes.bundled import find_recipe
     from hpt_trl.settings.file import read_recipe_file
 
-    stored = Path(recipe) / "recipe.yaml"
+    stored = Path(recipe) / RECIPE_FILE
     if Path(recipe).is_dir():
         if not stored.is_file():
             raise UserError(f"{recipe} holds no evaluation (recipe.yaml); name its recipe, or its output folder.")

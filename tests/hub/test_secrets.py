@@ -11,6 +11,7 @@ from huggingface_hub import constants
 from hpt_trl import cli
 from hpt_trl.errors import UserError
 from hpt_trl.planning.check import check
+from hpt_trl.settings.masking import is_secret_variable
 from hpt_trl.settings.secrets import take_secret_variables, take_token, take_token_of
 from tests.helpers.hub import TOKEN
 from tests.helpers.processes import hpt_trl
@@ -119,5 +120,7 @@ def test_keys_and_variables_lose_what_is_secret(monkeypatch):
     assert take_token_of(values, texts)
     take_secret_variables(values)
     assert values == {"seed": 1, "env": {"PLAIN": 1}} and texts == {"seed": "1"}
+    assert is_secret_variable("AWS_SECRET_ACCESS_KEY") and is_secret_variable("DB_PASSWD")
+    assert not is_secret_variable("TOKENIZERS_PARALLELISM") and not is_secret_variable("MAX_TOKENS")
     assert os.environ["HF_TOKEN"] == "hf_c" and os.environ["MY_API_KEY"] == "k"
     assert not take_token_of(wrong := {"hub_token": ["hf_d"]}, {}) and wrong == {}
