@@ -82,6 +82,7 @@ class Shape:
     completion: int
 
 
+_TINYLLAMA = known_config("TinyLlama/TinyLlama-1.1B-intermediate-step-1431k-3T")
 _TINY: dict[str, Any] = {
     "vocab_size": 512,
     "hidden_size": 64,

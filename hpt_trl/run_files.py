@@ -9,6 +9,8 @@ CURVES_FILE = "curves.png"
 REPORT_FILE = "report.html"
 # The evaluation before the training, until the results have it.
 BEFORE_FILE = "before.json"
+# The record of a pipeline, beside the folders of its stages.
+PIPELINE_FILE = "pipeline.json"
 # Completions of the evaluations that a training names, before and after it.
 EVALUATIONS = "evaluations"
 

@@ -7,7 +7,7 @@ import pytest
 from hpt_trl.files import lines_of, parsed_json
 from hpt_trl.methods.critic.results import read_curves
 from hpt_trl.methods.reward.shift import read_scores
-from hpt_trl.runs.reading import read_metrics
+from hpt_trl.reading import read_metrics
 from hpt_trl.token_scores.page import read_samples
 from hpt_trl.token_scores.samples import TokenSamples
 from tests.helpers.tiny import build_tokenizer

@@ -7,10 +7,10 @@ from typing import Any
 
 from hpt_trl.errors import UserError
 from hpt_trl.models.folders import VALUE_TASK, check_model_folder, is_adapter, is_local, is_value_model
-from hpt_trl.pipeline.record import PIPELINE_FILE, has_weights, read_record
+from hpt_trl.pipeline.record import has_weights, read_record
+from hpt_trl.run_files import PIPELINE_FILE, RECIPE_FILE
 from hpt_trl.settings.file import read_recipe_file
 
-_RECIPE = "recipe.yaml"
 # What lies in the folder of a search index, and of a run that builds one.
 _INDEX_FILE, _INDEX_FOLDER = "index.json", "index"
 _CHECKPOINT = "checkpoint-"
@@ -91,13 +91,13 @@ def _reason(folder: Path) -> str:
     )
     if checkpoints:
         return f" yet; its newest checkpoint is {checkpoints[-1]}"
-    return ": its run has not finished" if (folder / _RECIPE).is_file() else " (neither config.json nor an adapter)"
+    return ": its run has not finished" if (folder / RECIPE_FILE).is_file() else " (neither config.json nor an adapter)"
 
 
 def _recipe_of(folder: Path) -> dict[str, Any]:
     """Keys of the recipe that a folder's run was made by."""
     places = [folder, *([folder.resolve().parent] if folder.resolve().name.startswith(_CHECKPOINT) else [])]
-    stored = next((path / _RECIPE for path in places if (path / _RECIPE).is_file()), None)
+    stored = next((path / RECIPE_FILE for path in places if (path / RECIPE_FILE).is_file()), None)
     return {} if stored is None else read_recipe_file(stored).values
 
 

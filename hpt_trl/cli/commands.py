@@ -12,6 +12,7 @@ from hpt_trl.errors import UserError
 from hpt_trl.hub import commands as hub
 from hpt_trl.reports import commands as reports
 from hpt_trl.retrieval import commands as retrieval
+from hpt_trl.run_files import RECIPE_FILE
 from hpt_trl.runs.quiet import say
 from hpt_trl.settings.secrets import take_token
 
@@ -24,6 +25,9 @@ def run_command(words: list[str]) -> int:
     parser = build_parser()
     as_json = "--json" in words and words[0] in JSON_COMMANDS and not {"--help", "-h"} & set(words)
     words = [word for word in words if not (as_json and word == "--json")]
+    if words and words[0] in RECIPE_COMMANDS:
+        # Before anything is parsed, since a complaint may quote the words, as the line of a launch does.
+        words = take_token(words)
     if len(words) > 1 and words[0] in RECIPE_COMMANDS and words[1].startswith("--") and words[1] != "--help":
         raise UserError(f"the recipe comes before its overrides: hpt-trl {words[0]} RECIPE {words[1]} ...")
     options = parser.parse_args(words)
@@ -64,7 +68,7 @@ def run_command(words: list[str]) -> int:
     elif {"--help", "-h"} & set(options.overrides):
         parser.parse_args([options.command, "--help"])
     else:
-        return _with_recipe(options.command, options.recipe, take_token(options.overrides))
+        return _with_recipe(options.command, options.recipe, options.overrides)
     return 0
 
 
@@ -166,7 +170,7 @@ def _evaluation(recipe: str, words: list[str]) -> tuple[str, list[str]]:
     from hpt_trl.recipes.bundled import find_recipe
     from hpt_trl.settings.file import read_recipe_file
 
-    stored = Path(recipe) / "recipe.yaml"
+    stored = Path(recipe) / RECIPE_FILE
     if Path(recipe).is_dir():
         if not stored.is_file():
             raise UserError(f"{recipe} holds no evaluation (recipe.yaml); name its recipe, or its output folder.")

@@ -7,8 +7,9 @@ from typing import Any
 from hpt_trl.displays.output import Run
 from hpt_trl.displays.showing import rendered
 from hpt_trl.errors import UserError
-from hpt_trl.pipeline.record import PIPELINE_FILE, read_record
+from hpt_trl.pipeline.record import read_record
 from hpt_trl.pipeline.summary import PICTURE_FILE, measures, table
+from hpt_trl.run_files import PIPELINE_FILE
 
 
 class Chain(Mapping[str, Run]):

@@ -7,9 +7,9 @@ from transformers import TrainerCallback
 
 from hpt_trl.displays.showing import in_notebook, rendered
 from hpt_trl.pictures import png
+from hpt_trl.reading import duration, read_metrics
 from hpt_trl.runs.curves import figure_of
 from hpt_trl.runs.progress import metrics_line, progress_text
-from hpt_trl.runs.reading import duration, read_metrics
 
 # The share of the time that drawing may take.
 _SHARE = 0.05

@@ -12,12 +12,12 @@ from hpt_trl.hub.merged import merge_run
 from hpt_trl.methods.critic import results as critic
 from hpt_trl.methods.reward import shift
 from hpt_trl.methods.rho1.page import read_selections, selections_page
+from hpt_trl.reading import duration, read_metrics, read_results
 from hpt_trl.run_files import METRICS_FILE, RESULTS_FILE
 from hpt_trl.runs.checkpoints import RECIPE_FILE
 from hpt_trl.runs.curves import figure_of, figure_of_metrics, logged_series
 from hpt_trl.runs.measures import telling_measures
 from hpt_trl.runs.quiet import quiet
-from hpt_trl.runs.reading import duration, read_metrics, read_results
 from hpt_trl.runs.reporting import summary
 from hpt_trl.runs.trajectories import Trajectory, read_trajectories
 from hpt_trl.runs.trajectory_pages import mode_of, trajectory_page

@@ -10,10 +10,10 @@ from hpt_trl.hub.figures import Figure
 from hpt_trl.hub.loading_code import loading_code
 from hpt_trl.hub.public import model_name, public_value
 from hpt_trl.hub.run_folder import RunFolder
+from hpt_trl.reading import duration
 
 # Keys that the card says in words of its own, or that say how a run was started.
 _ELSEWHERE = ("stage", "output_dir", "overwrite", "resume_from_checkpoint", "report_to", "env", *HUB_KEYS)
-_HOUR, _MINUTE = 3600, 60
 
 
 def card_text(run: RunFolder, name: str, revision: str | None, figures: list[Figure], licence: dict[str, Any]) -> str:
@@ -120,8 +120,8 @@ def _made(run: RunFolder) -> str:
         lines.append(f"- Hardware: {hardware.get('device')}, {count} process{'es' if count > 1 else ''}{peak}")
     if wall:
         lines.append(
-            f"- Wall time: {_duration(wall['total'])}"
-            + (f", of which training {_duration(wall['train'])}" if "train" in wall else "")
+            f"- Wall time: {duration(wall['total'])}"
+            + (f", of which training {duration(wall['train'])}" if "train" in wall else "")
         )
     if versions := results.get("versions"):
         lines.append("- Versions: " + ", ".join(f"{package} {version}" for package, version in versions.items()))
@@ -142,12 +142,3 @@ def _citation(run: RunFolder) -> str:
         return "The method is no paper's of its own."
     blocks = "\n\n".join(paper.bibtex for paper in papers)
     return f"```bibtex\n{blocks}\n```"
-
-
-def _duration(seconds: float) -> str:
-    whole = round(seconds)
-    if whole < _MINUTE:
-        return f"{whole} s"
-    if whole < _HOUR:
-        return f"{whole // _MINUTE} min {whole % _MINUTE:02} s"
-    return f"{whole // _HOUR} h {whole % _HOUR // _MINUTE:02} min"

@@ -1,137 +1,116 @@
-"""The paper behind each method, for the card: what a run of the stage is to be cited with."""
+"""What the method of a recipe is called on its card, and which papers are to be cited for it.
 
+The stage alone does not say it: settings make another published method of `hpt`, and of multi-token prediction. What
+they do is in docs/hybrid.md and docs/mtp.md; a recipe holds what its user has written, so their defaults stand here as
+well.
+"""
+
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from hpt_trl.hub.papers import CHORD, DPO, GAE, GRPO, HPT, LORA, LUFFY, MTP, PPO, QLORA, RHO1, SRFT, VRAG, Paper
 
-@dataclass(frozen=True)
-class Paper:
-    """A paper.
+Method = tuple[str, tuple[Paper, ...]]
 
-    Attributes:
-        key: of its BibTeX entry.
-        arxiv: its number.
-    """
-
-    key: str
-    title: str
-    authors: str
-    year: int
-    arxiv: str
-
-    @property
-    def link(self) -> str:
-        return f"[{self.title}](https://arxiv.org/abs/{self.arxiv})"
-
-    @property
-    def bibtex(self) -> str:
-        title = self.title.replace("&", r"\&")
-        return (
-            f"@misc{{{self.key},\n"
-            f"  title         = {{{{{title}}}}},\n"
-            f"  author        = {{{self.authors}}},\n"
-            f"  year          = {{{self.year}}},\n"
-            f"  eprint        = {{{self.arxiv}}},\n"
-            "  archivePrefix = {arXiv}\n"
-            "}"
-        )
-
-
-_HPT = Paper(
-    "lv2025unified",
-    "Towards a Unified View of Large Language Model Post-Training",
-    "Xingtai Lv and Yuxin Zuo and Youbang Sun and Hongyi Liu and Yuntian Wei and Zhekai Chen and Lixuan He and Xuekai "
-    "Zhu and Kaiyan Zhang and Bingning Wang and Ning Ding and Bowen Zhou",
-    2025,
-    "2509.04419",
+# A stage without a paper is next-token training or a model for others.
+_SFT: Method = ("Supervised fine-tuning on demonstrations", ())
+_GRPO: Method = ("Group Relative Policy Optimization", (GRPO,))
+_MTP: Method = ("Multi-token prediction", (MTP,))
+_RHO1: Method = ("Selective language modelling: the loss of selected tokens alone (Rho-1)", (RHO1,))
+_LUFFY: Method = ("LUFFY: rollouts, and off-policy reinforcement learning on each demonstration", (LUFFY,))
+_SRFT: Method = ("SRFT: rollouts and demonstrations of every prompt, weighted by the policy's entropy", (SRFT,))
+_CHORD: Method = (
+    "CHORD: reinforcement learning and supervised learning of every prompt, by a weight that falls over the training",
+    (CHORD,),
 )
-_RHO1 = Paper(
-    "lin2024rho1",
-    "Rho-1: Not All Tokens Are What You Need",
-    "Zhenghao Lin and Zhibin Gou and Yeyun Gong and Xiao Liu and Yelong Shen and Ruochen Xu and Chen Lin and Yujiu "
-    "Yang and Jian Jiao and Nan Duan and Weizhu Chen",
-    2024,
-    "2404.07965",
+_HPT: Method = (
+    "Hybrid Post-Training: demonstrations where rollouts fail, reinforcement learning where they do not",
+    (HPT,),
 )
-_MTP = Paper(
-    "gloeckle2024better",
-    "Better & Faster Large Language Models via Multi-token Prediction",
-    r"Fabian Gloeckle and Badr Youbi Idrissi and Baptiste Rozi{\`e}re and David Lopez-Paz and Gabriel Synnaeve",
-    2024,
-    "2404.19737",
-)
-_PPO = Paper(
-    "schulman2017ppo",
-    "Proximal Policy Optimization Algorithms",
-    "John Schulman and Filip Wolski and Prafulla Dhariwal and Alec Radford and Oleg Klimov",
-    2017,
-    "1707.06347",
-)
-_GRPO = Paper(
-    "shao2024deepseekmath",
-    "DeepSeekMath: Pushing the Limits of Mathematical Reasoning in Open Language Models",
-    "Zhihong Shao and Peiyi Wang and Qihao Zhu and Runxin Xu and Junxiao Song and Xiao Bi and Haowei Zhang and "
-    "Mingchuan Zhang and Y. K. Li and Y. Wu and Daya Guo",
-    2024,
-    "2402.03300",
-)
-_DPO = Paper(
-    "rafailov2023direct",
-    "Direct Preference Optimization: Your Language Model is Secretly a Reward Model",
-    "Rafael Rafailov and Archit Sharma and Eric Mitchell and Stefano Ermon and Christopher D. Manning and Chelsea Finn",
-    2023,
-    "2305.18290",
-)
-_VRAG = Paper(
-    "wang2025vragrl",
-    "VRAG-RL: Empower Vision-Perception-Based RAG for Visually Rich Information Understanding via Iterative Reasoning "
-    "with Reinforcement Learning",
-    "Qiuchen Wang and Ruixue Ding and Yu Zeng and Zehui Chen and Lin Chen and Shihang Wang and Pengjun Xie and Fei "
-    "Huang and Feng Zhao",
-    2025,
-    "2505.22019",
-)
-_LORA = Paper(
-    "hu2021lora",
-    "LoRA: Low-Rank Adaptation of Large Language Models",
-    "Edward J. Hu and Yelong Shen and Phillip Wallis and Zeyuan Allen-Zhu and Yuanzhi Li and Shean Wang and Lu Wang "
-    "and Weizhu Chen",
-    2021,
-    "2106.09685",
-)
-_QLORA = Paper(
-    "dettmers2023qlora",
-    "QLoRA: Efficient Finetuning of Quantized LLMs",
-    "Tim Dettmers and Artidoro Pagnoni and Ari Holtzman and Luke Zettlemoyer",
-    2023,
-    "2305.14314",
-)
-
-# Stage -> what it is called, and its papers. A stage without a paper is next-token training or a model for others.
-_STAGES: dict[str, tuple[str, tuple[Paper, ...]]] = {
+_STAGES: dict[str, Method] = {
     "pretrain": ("Pretraining: a new model, trained on the next token", ()),
-    "sft": ("Supervised fine-tuning on demonstrations", ()),
-    "ref_tuning": ("Fine-tuning of a reference model on selected solutions", (_RHO1,)),
-    "rho1": ("Selective language modelling: the loss of selected tokens alone (Rho-1)", (_RHO1,)),
-    "mtp": ("Multi-token prediction", (_MTP,)),
+    "sft": _SFT,
+    "ref_tuning": ("Fine-tuning of a reference model on selected solutions", (RHO1,)),
+    "rho1": _RHO1,
     "reward": ("A reward model, trained on comparisons of answers", ()),
     "critic": ("A value model, trained on right and wrong solutions", ()),
-    "dpo": ("Direct Preference Optimization", (_DPO,)),
-    "grpo": ("Group Relative Policy Optimization", (_GRPO,)),
-    "ppo": ("Proximal Policy Optimization with a learnt critic", (_PPO,)),
-    "hpt": (
-        "Hybrid Post-Training: demonstrations where rollouts fail, reinforcement learning where they do not",
-        (_HPT,),
-    ),
+    "dpo": ("Direct Preference Optimization", (DPO,)),
+    "grpo": _GRPO,
+    "ppo": ("Proximal Policy Optimization with a learnt critic", (PPO,)),
 }
+# TRL's number of rollouts of a prompt.
+_GROUP = 8
+# Weights that are made of a value model's advantages; all but the first are controls, as is `random_matched`.
+_VALUED = ("verifiable", "shuffled", "batch_permuted", "inverted", "position")
 
 
-def method_of(recipe: Mapping[str, Any]) -> tuple[str, tuple[Paper, ...]]:
+def method_of(recipe: Mapping[str, Any]) -> Method:
     """What the method of a recipe is called, and the papers to cite, without one named twice."""
     stage = str(recipe["stage"])
-    name, papers = _STAGES.get(stage, (f"`stage: {stage}`", ()))
-    papers += (_VRAG,) if str(recipe.get("environment", "")).startswith("vrag") else ()
+    if stage == "hpt":
+        name, papers = _hybrid(recipe)
+    elif stage == "mtp":
+        name, papers = _multi_token(recipe)
+    else:
+        name, papers = _STAGES.get(stage, (f"`stage: {stage}`", ()))
+    papers += (VRAG,) if str(recipe.get("environment", "")).startswith("vrag") else ()
     if recipe.get("use_peft"):
-        papers += (_QLORA, _LORA) if recipe.get("load_in_4bit") else (_LORA,)
+        papers += (QLORA, LORA) if recipe.get("load_in_4bit") else (LORA,)
+    return name, papers
+
+
+def _hybrid(recipe: Mapping[str, Any]) -> Method:
+    strategy, loss = recipe.get("unify_strategy", "switch"), recipe.get("offline_loss_type", "sft")
+    if strategy == "no":
+        return _GRPO
+    if strategy == "soft":
+        return _soft(recipe.get("soft_table", "type_0"), loss)
+    gate, gate_off = recipe.get("switch_gate", 0), recipe.get("switch_gate_off")
+    if gate < 0 and gate_off is None:
+        return _GRPO
+    if gate >= recipe.get("num_generations", _GROUP) and loss == "sft":
+        return _SFT
+    if gate < 0:
+        return _off_policy()
+    return _with_loss(loss, off=gate_off is not None)
+
+
+def _soft(table: Any, loss: str) -> Method:
+    if table == "on_off":
+        return _LUFFY
+    if table == "on_sft":
+        both = ("Reinforcement learning and supervised learning on the demonstration of every prompt, added", (GRPO,))
+        return {"off_policy": _LUFFY, "srft": _SRFT, "chord": _CHORD}.get(loss, both)
+    if isinstance(table, str) and table.lstrip().startswith("{"):
+        table = json.loads(table)
+    off = any(float(row[1]) for row in table.values()) if isinstance(table, dict) else table in ("type_0", "type_1")
+    name, papers = _with_loss(loss, off=off)
+    return f"{name}; coefficients by the share of solved rollouts", papers
+
+
+def _with_loss(loss: str, *, off: bool) -> Method:
+    """HPT's gate or table with a loss of the demonstrations; `off` where some have an off-policy term beside it."""
+    if loss == "off_policy":
+        return _off_policy()
+    name, papers = _HPT
+    if loss in ("srft", "chord"):
+        name, papers = f"{name}, with the losses of {loss.upper()}", (HPT, SRFT if loss == "srft" else CHORD)
+    return name, (*papers, LUFFY) if off else papers
+
+
+def _off_policy() -> Method:
+    return f"{_HPT[0]}, with LUFFY's off-policy loss of the demonstrations", (HPT, LUFFY)
+
+
+def _multi_token(recipe: Mapping[str, Any]) -> Method:
+    weighting, ahead = recipe.get("weighting", "uniform"), recipe.get("n_future_tokens")
+    # Of one token ahead, nothing is left but the next one.
+    name, papers = _SFT if ahead == 1 else _MTP
+    if weighting == "rho1":
+        return _RHO1 if ahead == 1 else (f"{name}, on the tokens that a reference model selects (Rho-1)", (MTP, RHO1))
+    if weighting == "verifiable":
+        return f"{name}, each token weighted by its advantage under a value model", (*papers, GAE)
+    if weighting != "uniform":
+        return f"{name}, with the control weights `{weighting}`", (*papers, GAE) if weighting in _VALUED else papers
     return name, papers

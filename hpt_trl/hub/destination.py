@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hpt_trl.errors import UserError
+from hpt_trl.run_files import PIPELINE_FILE
 
 # Keys that say where a result goes, not what it is.
 HUB_KEYS = (
@@ -13,8 +14,6 @@ HUB_KEYS = (
     "hub_overwrite",
 )
 _MAIN = "main"
-# As in `hpt_trl.pipeline`, which stands above.
-PIPELINE_FILE = "pipeline.json"
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from hpt_trl.evaluation.intervals import Z
+
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
 WHEN = {"before": "before training", "after": "after training"}
 # Before the names of what the trainer measures on held-out rows.
 HELD_OUT = "held-out "
-# Two-sided 95 % of a normal distribution.
-_NORMAL = 1.96
 # What is measured beside the figures themselves.
 _BESIDE = ("_interval", "_errors", "_intervals")
 _SHARES = ("accuracy", "pass@", "avg@", "maj@", "win_rate", "recall@", "ndcg@")
@@ -101,7 +101,7 @@ def _flat(evaluation: Mapping[str, Any]) -> _Found:
             continue
         interval = _interval(intervals.get(name))
         if interval is None and _is_number(errors.get(name)):
-            interval = (value - _NORMAL * errors[name], value + _NORMAL * errors[name])
+            interval = (value - Z * errors[name], value + Z * errors[name])
         found[f"{HELD_OUT}{name}", None] = (value, interval)
     for on, measured in (evaluation.get("evaluations") or {}).items():
         for name, value in measured.items():

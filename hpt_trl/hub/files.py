@@ -12,7 +12,7 @@ from hpt_trl.errors import UserError
 from hpt_trl.hub.public import public_recipe, public_results
 from hpt_trl.hub.run_folder import RunFolder
 from hpt_trl.models.folders import HEAD_FILES, VALUE_CONFIG_FILE, VALUE_HEAD_FILE
-from hpt_trl.run_files import METRICS_FILE, RECIPE_FILE, RESULTS_FILE
+from hpt_trl.run_files import CURVES_FILE, METRICS_FILE, RECIPE_FILE, RESULTS_FILE
 
 CARD_FILE = "README.md"
 ADAPTER_FILE = "adapter_config.json"
@@ -27,7 +27,7 @@ _MODEL = (
     *("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json"),
 )
 _HEADS = (VALUE_HEAD_FILE, VALUE_CONFIG_FILE, *HEAD_FILES)
-RECORD = (METRICS_FILE, "curves.png", "reward_shift.png", "value_curves.png")
+RECORD = (METRICS_FILE, CURVES_FILE, "reward_shift.png", "value_curves.png")
 # Code that comes with a model, which its config then names.
 _CODE, _NAMES_CODE = "*.py", "auto_map"
 # Written anew for others.

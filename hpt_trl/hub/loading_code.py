@@ -95,10 +95,14 @@ def _vision_model(run: RunFolder, name: str, at: str) -> str:
     imports = "from PIL import Image\nfrom transformers import AutoModelForImageTextToText, AutoProcessor"
     if run.adapter is not None:
         base = run.base.name if run.base is not None else str(run.adapter.get("base_model_name_or_path"))
-        imports = "from peft import PeftModel\n" + imports
+        of_base = "" if run.base is None or run.base.revision is None else f', revision="{run.base.revision}"'
+        quantized = _quantized(run)
+        bits = ", BitsAndBytesConfig" if quantized else ""
+        imports = f"from peft import PeftModel\n{imports}{bits}"
         load = (
-            f'PeftModel.from_pretrained(\n    AutoModelForImageTextToText.from_pretrained("{base}", dtype="auto"), '
-            f'"{name}"{at}\n)'
+            "PeftModel.from_pretrained(\n"
+            f'    AutoModelForImageTextToText.from_pretrained("{base}"{of_base}, dtype="auto"{quantized}),\n'
+            f'    "{name}"{at},\n)'
         )
     return (
         f"{imports}\n\n"
@@ -114,11 +118,12 @@ def _vision_model(run: RunFolder, name: str, at: str) -> str:
 
 
 def _reward_model(run: RunFolder, name: str, at: str) -> str:
-    kind, labels = "AutoModelForSequenceClassification", ""
+    kind, labels, quantized = "AutoModelForSequenceClassification", "", ""
     imports = f"from transformers import {kind}, AutoTokenizer"
     if run.adapter is not None:
-        kind, labels = "AutoPeftModelForSequenceClassification", ", num_labels=1"
-        imports = f"from peft import {kind}\nfrom transformers import AutoTokenizer"
+        kind, labels, quantized = "AutoPeftModelForSequenceClassification", ", num_labels=1", _quantized(run)
+        bits = ", BitsAndBytesConfig" if quantized else ""
+        imports = f"from peft import {kind}\nfrom transformers import AutoTokenizer{bits}"
     inputs = f'inputs = tokenizer("{_QUESTION} It is 19.", return_tensors="pt")\n'
     if run.has_chat_template:
         inputs = (
@@ -130,7 +135,7 @@ def _reward_model(run: RunFolder, name: str, at: str) -> str:
     return (
         f"{imports}\n\n"
         f'tokenizer = AutoTokenizer.from_pretrained("{name}"{at})\n'
-        f'model = {kind}.from_pretrained("{name}"{at}{labels}, dtype="auto")\n\n{inputs}'
+        f'model = {kind}.from_pretrained("{name}"{at}{labels}, dtype="auto"{quantized})\n\n{inputs}'
         "print(model(**inputs).logits.item())  # higher is better; only differences between answers count"
     )
 

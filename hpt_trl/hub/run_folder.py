@@ -8,10 +8,10 @@ from typing import Any
 import yaml
 
 from hpt_trl.errors import UserError
-from hpt_trl.hub.destination import PIPELINE_FILE
 from hpt_trl.hub.origin import Origin, origin_of
 from hpt_trl.models.folders import HEAD_FILES, VALUE_CONFIG_FILE, VALUE_HEAD_FILE
-from hpt_trl.run_files import MARK, RECIPE_FILE, RESULTS_FILE
+from hpt_trl.reading import read_results
+from hpt_trl.run_files import MARK, PIPELINE_FILE, RECIPE_FILE, RESULTS_FILE
 
 _DEEPEST = 20
 
@@ -95,14 +95,13 @@ def read_run(folder: str | Path) -> RunFolder:
             f"{place} holds no model: neither a config with weights nor an adapter. Its run (`stage: "
             f"{recipe.get('stage')}`) leaves none, or was stopped before its end."
         )
-    results = place / RESULTS_FILE
     name, revision = recipe.get("model_name_or_path"), recipe.get("model_revision")
     base = None if name is None else origin_of(str(name), revision)
     root, chain = (base, ()) if name is None or base is not None else _ancestor(Path(str(name)))
     return RunFolder(
         folder=place,
         recipe=recipe,
-        results=_results(results) if results.is_file() else None,
+        results=read_results(place),
         adapter=adapter,
         model=None if adapter is not None else model,
         base=base,
@@ -158,16 +157,6 @@ def _recipe(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, yaml.YAMLError):
         return None
     return values if text.startswith(MARK) and isinstance(values, dict) and "stage" in values else None
-
-
-def _results(file: Path) -> dict[str, Any]:
-    try:
-        results = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{file} is not valid JSON: {error}. Run the recipe again.") from error
-    if not isinstance(results, dict):
-        raise UserError(f"{file} holds {type(results).__name__}, not results of a run.")
-    return results
 
 
 def _json(file: Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from ray.train.v2.api.callback import UserCallback
 from ray.util.queue import Queue
 
 from hpt_trl.errors import UserError
+from hpt_trl.run_files import RESULTS_FILE
 from hpt_trl.runs.quiet import quiet_libraries
 
 
@@ -44,7 +45,7 @@ class Left:
 def left_in(output_dir: str) -> Left:
     """Looks at an output folder, which need not be there."""
     folder = Path(output_dir)
-    results = folder / "results.json"
+    results = folder / RESULTS_FILE
     return Left(
         {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("checkpoint-*/trainer_state.json")},
         results.stat().st_mtime_ns if results.is_file() else None,

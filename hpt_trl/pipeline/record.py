@@ -15,10 +15,9 @@ from hpt_trl.errors import UserError
 from hpt_trl.files import valid_json, write_atomically
 from hpt_trl.pipeline.fingerprint import changes, contents_of, fingerprint
 from hpt_trl.pipeline.plan import Plan, PlannedStage
-from hpt_trl.run_files import RECIPE_FILE, RESULTS_FILE
+from hpt_trl.run_files import PIPELINE_FILE, RECIPE_FILE, RESULTS_FILE
 from hpt_trl.runs.checkpoints import complete_checkpoints
 
-PIPELINE_FILE = "pipeline.json"
 # As in `hpt_trl.evaluation.samples`.
 CONDITIONS_FILE = "samples.json"
 

@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from hpt_trl.pipeline.record import PIPELINE_FILE, read_record
+from hpt_trl.pipeline.record import read_record
 from hpt_trl.pipeline.summary import measures
+from hpt_trl.reading import read_metrics, read_results
+from hpt_trl.run_files import PIPELINE_FILE
 from hpt_trl.runs.curves import logged_series
-from hpt_trl.runs.reading import read_metrics, read_results
 
 
 def report_data(folder: str | Path) -> dict[str, Any]:

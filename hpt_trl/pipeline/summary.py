@@ -11,9 +11,9 @@ from typing import Any
 from hpt_trl.errors import UserError
 from hpt_trl.pictures import STYLE, new_figure, write_picture
 from hpt_trl.pipeline.record import Record, read_record
+from hpt_trl.reading import duration, read_metrics, read_results
 from hpt_trl.runs.curves import Points, logged_series
 from hpt_trl.runs.measures import telling_measures, values_of
-from hpt_trl.runs.reading import duration, read_metrics, read_results
 from hpt_trl.terminal import Column, flow
 from hpt_trl.terminal import table as laid_out
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hpt_trl.errors import UserError
-from hpt_trl.run_files import REPORT_FILE
+from hpt_trl.run_files import PIPELINE_FILE, REPORT_FILE
 
 
 def add_commands(commands: Any) -> None:
@@ -36,7 +36,7 @@ def report(options: argparse.Namespace) -> None:
     Raises:
         UserError: a folder holds no run, or one whose files are broken; the page cannot be written where it is to.
     """
-    from hpt_trl.pipeline.record import PIPELINE_FILE, read_record
+    from hpt_trl.pipeline.record import read_record
 
     folders = [Path(name) for name in options.folders]
     _check_folders(folders)
@@ -133,7 +133,6 @@ def _check_writable(folder: Path) -> None:
 
 
 def _no_run(folder: Path) -> str:
-    from hpt_trl.pipeline.record import PIPELINE_FILE
     from hpt_trl.reports.run import is_run
 
     inside = [

@@ -17,6 +17,7 @@ from hpt_trl.methods.reward.shift import PICTURE_FILE as PICTURE_OF_SHIFT
 from hpt_trl.methods.rho1.page import PAGE_FILE as SELECTIONS
 from hpt_trl.pipeline.record import Record
 from hpt_trl.pipeline.summary import measures
+from hpt_trl.reading import duration
 from hpt_trl.reports.chain import chain_of, inputs_of
 from hpt_trl.reports.charts import WIDTH, charts_of, number
 from hpt_trl.reports.figures import groups_of
@@ -26,7 +27,6 @@ from hpt_trl.reports.run import Run
 from hpt_trl.reports.samples import samples_of
 from hpt_trl.reports.settings import differences, recipe_text
 from hpt_trl.run_files import CURVES_FILE
-from hpt_trl.runs.reading import duration
 from hpt_trl.runs.trajectory_pages import INDEX_FILE
 from hpt_trl.settings.masking import masked_command, masked_text
 from hpt_trl.templates import templates_of

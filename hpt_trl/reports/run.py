@@ -8,15 +8,12 @@ import yaml
 
 from hpt_trl.errors import UserError
 from hpt_trl.files import parsed_json
+from hpt_trl.reading import read_results, read_steps
 from hpt_trl.reports.checks import check_evaluation, check_results
-from hpt_trl.run_files import METRICS_FILE, RECIPE_FILE, RESULTS_FILE, WARNINGS_FILE
+from hpt_trl.run_files import BEFORE_FILE, METRICS_FILE, RECIPE_FILE, RESULTS_FILE, WARNINGS_FILE
 from hpt_trl.runs.checkpoints import complete_checkpoints
-from hpt_trl.runs.reading import read_results, read_steps
 from hpt_trl.settings.masking import masked
 
-# What an unfinished run knows of its evaluation before the training; as in `hpt_trl.runs.output_folder`, which imports
-# transformers.
-BEFORE_FILE = "before.json"
 # Larger numbers overflow where differences of them are taken.
 _LARGEST = 1e100
 

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from hpt_trl.errors import UserError
+from hpt_trl.reading import duration
 from hpt_trl.run_files import RESULTS_FILE, WARNINGS_FILE
 from hpt_trl.runs.next_commands import next_commands
-from hpt_trl.runs.reading import duration
 from hpt_trl.runs.reporting import draw_curves, evaluation_lines, report_stage, side_by_side
 from hpt_trl.terminal import flow
 

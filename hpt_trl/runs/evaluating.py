@@ -33,12 +33,12 @@ from hpt_trl.methods.evaluate.stage import measures_of
 from hpt_trl.models.digests import adapter_digest, model_digest
 from hpt_trl.models.folders import is_adapter
 from hpt_trl.models.loading import base_of, positions_of, resolve_model
+from hpt_trl.reading import duration, write_results
 from hpt_trl.run_files import RESULTS_FILE
 from hpt_trl.runs.acting import rows_placed
 from hpt_trl.runs.checkpoints import full_disk_explained
 from hpt_trl.runs.output_folder import open_output_folder, write_recipe
 from hpt_trl.runs.prepared import Prepared
-from hpt_trl.runs.reading import duration, write_results
 from hpt_trl.runs.record import hardware, short_name, versions
 from hpt_trl.runs.trackers.tracking import Tracking
 from hpt_trl.terminal import flow

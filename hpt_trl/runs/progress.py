@@ -12,8 +12,8 @@ from transformers.utils import logging
 
 from hpt_trl.files import valid_json, write_atomically
 from hpt_trl.progress import Bar
+from hpt_trl.reading import read_metrics
 from hpt_trl.run_files import METRICS_FILE
-from hpt_trl.runs.reading import read_metrics
 
 # Metric -> its name on the progress lines; only those that a run logs are shown.
 _PROGRESS = {

@@ -13,9 +13,9 @@ from hpt_trl.evaluation.lines import measure_lines, undecided_line
 from hpt_trl.methods.critic.results import report_critic
 from hpt_trl.methods.reward.shift import report_shift
 from hpt_trl.methods.rho1.page import draw_selections
+from hpt_trl.reading import duration, read_metrics, read_results
 from hpt_trl.run_files import CURVES_FILE, METRICS_FILE, RESULTS_FILE
 from hpt_trl.runs.curves import draw, logged_series
-from hpt_trl.runs.reading import duration, read_metrics, read_results
 from hpt_trl.runs.trajectory_pages import draw_trajectories
 from hpt_trl.runs.warnings_file import read_warnings
 from hpt_trl.terminal import Column, flow, printable, table, wrapped

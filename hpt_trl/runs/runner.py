@@ -31,6 +31,7 @@ from hpt_trl.models.adapters import keep_adapter_type, keep_four_bit_trainable
 from hpt_trl.models.loading import resolve_model
 from hpt_trl.models.trainable import refuse_untrainable
 from hpt_trl.progress import lines_above_bars
+from hpt_trl.reading import write_results
 from hpt_trl.recipes.bundled import find_recipe
 from hpt_trl.recipes.profiles import LAUNCH_OPTIONS
 from hpt_trl.recipes.recipe import StageInputs
@@ -52,7 +53,6 @@ from hpt_trl.runs.preparation import prepare_recipe
 from hpt_trl.runs.prepared import Prepared
 from hpt_trl.runs.progress import MetricsWriter, ProgressLines, without_library_bars
 from hpt_trl.runs.quiet import quiet, say
-from hpt_trl.runs.reading import write_results
 from hpt_trl.runs.record import hardware, short_name, versions
 from hpt_trl.runs.totals import RunTotals
 from hpt_trl.runs.trackers.tracking import Tracking

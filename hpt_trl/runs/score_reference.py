@@ -13,13 +13,13 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 from trl import SFTTrainer
 
 from hpt_trl.methods.sft.rows import training_splits
+from hpt_trl.reading import duration
 from hpt_trl.recipes.bundled import find_recipe
 from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.recipes.resolving import read_recipe
 from hpt_trl.runs.preparation import prepare_recipe
 from hpt_trl.runs.prepared import Prepared
 from hpt_trl.runs.quiet import quiet
-from hpt_trl.runs.reading import duration
 from hpt_trl.token_scores.cache import ScoreCache
 from hpt_trl.token_scores.config import ReferenceConfig, ValueScoresConfig
 from hpt_trl.token_scores.reference_scores import reference_cache

@@ -10,9 +10,9 @@ from accelerate.utils import broadcast_object_list
 from transformers import Trainer, TrainerCallback
 
 from hpt_trl.errors import UserError
+from hpt_trl.reading import read_metrics
 from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.run_files import METRICS_FILE
-from hpt_trl.runs.reading import read_metrics
 from hpt_trl.runs.signs import KINDS, NO_TOKENS, Warned, Watch
 from hpt_trl.runs.warnings_file import read_warnings, write_warnings
 from hpt_trl.settings.values import did_you_mean

@@ -7,11 +7,11 @@ from pathlib import Path
 from accelerate import PartialState
 
 from hpt_trl.evaluation.lines import measure_lines
+from hpt_trl.reading import duration, write_results
 from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.run_files import RESULTS_FILE
 from hpt_trl.runs.checkpoints import full_disk_explained
 from hpt_trl.runs.output_folder import check_output_folder, write_recipe
-from hpt_trl.runs.reading import duration, write_results
 from hpt_trl.runs.record import hardware, short_name, versions
 from hpt_trl.runs.trackers.choosing import settle_trackers
 from hpt_trl.runs.trackers.tracking import Tracking

@@ -15,6 +15,8 @@ _HARMLESS = re.compile(
     r"(bos|eos|pad|unk|sep|cls|mask|image|video|audio|stop|start|end|special|max|min|new|num|total)_tokens?$",
     re.IGNORECASE,
 )
+# Of variables, in which a key of any kind is a secret.
+_VARIABLE = re.compile(r"(token|key|secret|password)$", re.IGNORECASE)
 # What looks like one wherever it stands: tokens of the Hub, GitHub, OpenAI, AWS and Weights & Biases.
 _VALUE = re.compile(
     r"\b(hf_[A-Za-z0-9]{8,}|gh[opsu]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|sk-[A-Za-z0-9_-]{16,}|AKIA[A-Z0-9]{12,}"
@@ -27,6 +29,11 @@ _LOGIN = re.compile(r"(?<=://)[^/\s@]+(?=@)")
 def is_secret(key: str) -> bool:
     """Whether a key of a recipe names a secret."""
     return bool(_KEY.search(key)) and not _HARMLESS.search(key)
+
+
+def is_secret_variable(name: str) -> bool:
+    """Whether a variable of the environment holds a secret, by its name."""
+    return is_secret(name) or bool(_VARIABLE.search(name))
 
 
 def masked_text(text: str) -> str:

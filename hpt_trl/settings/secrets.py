@@ -8,12 +8,12 @@ import os
 from collections.abc import MutableMapping
 from typing import Any
 
+from hpt_trl.settings.masking import is_secret_variable
+
 TOKEN_KEY = "hub_token"
 _VARIABLE = "HF_TOKEN"
 # Set where the command line gave the token, which stands above that of a recipe, also in the processes of a run.
 _BY_COMMAND = "HPT_TRL_TOKEN_BY_COMMAND"
-# Endings of the names of variables that hold a secret.
-_SECRET = ("TOKEN", "KEY", "SECRET", "PASSWORD")
 
 
 def take_token(words: list[str]) -> list[str]:
@@ -57,7 +57,7 @@ def take_secret_variables(values: MutableMapping[str, Any]) -> None:
     variables = values.get("env")
     if not isinstance(variables, dict):
         return
-    secret = {name: value for name, value in variables.items() if str(name).upper().endswith(_SECRET)}
+    secret = {name: value for name, value in variables.items() if is_secret_variable(str(name))}
     os.environ.update({str(name): str(value) for name, value in secret.items()})
     values["env"] = {name: value for name, value in variables.items() if name not in secret}
     if not values["env"]:

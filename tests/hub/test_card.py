@@ -14,7 +14,11 @@ from hpt_trl.hub.figures import figures_of
 from hpt_trl.hub.origin import Origin, note_push, origin_of
 from hpt_trl.hub.public import public_recipe, public_results
 from hpt_trl.hub.run_folder import MARK, read_run
+from hpt_trl.methods.hybrid.config import HybridPostConfig
+from hpt_trl.methods.mtp.config import WEIGHTINGS
 from hpt_trl.recipes.stages import STAGE_MODULES
+from hpt_trl.settings.file import RecipeLoader
+from hpt_trl.token_scores.weighting_config import VALUED
 
 RESULTS = {
     "recipe": "mine",
@@ -141,6 +145,70 @@ def test_every_stage_that_trains_has_a_name():
         assert all(paper.bibtex.count("&") == paper.bibtex.count(r"\&") for paper in papers)
     papers = method_of({"stage": "grpo", "environment": "vrag", "use_peft": True, "load_in_4bit": True})[1]
     assert [paper.arxiv for paper in papers] == ["2402.03300", "2505.22019", "2305.14314", "2106.09685"]
+
+
+GRPO, HPT, LUFFY, SRFT, CHORD = "2402.03300", "2509.04419", "2504.14945", "2506.19767", "2508.11408"
+MTP, RHO1, GAE = "2404.19737", "2404.07965", "1506.02438"
+
+
+@pytest.mark.parametrize(
+    ("settings", "begins", "papers"),
+    [
+        ("", "Hybrid Post-Training: ", [HPT]),
+        ("unify_strategy: switch, switch_gate: 2", "Hybrid Post-Training: ", [HPT]),
+        ("unify_strategy: no, offline_loss_type: srft", "Group Relative", [GRPO]),
+        ("switch_gate: -1", "Group Relative", [GRPO]),
+        ("switch_gate: 4, num_generations: 4", "Supervised fine-tuning", []),
+        ("switch_gate: 8", "Supervised fine-tuning", []),
+        ("switch_gate: 7", "Hybrid Post-Training: ", [HPT]),
+        ("switch_gate: -1, switch_gate_off: 0", "Hybrid Post-Training: ", [HPT, LUFFY]),
+        ("switch_gate: 0, switch_gate_off: 2", "Hybrid Post-Training: ", [HPT, LUFFY]),
+        ("offline_loss_type: off_policy", "Hybrid Post-Training: ", [HPT, LUFFY]),
+        ("offline_loss_type: srft", "Hybrid Post-Training: ", [HPT, SRFT]),
+        ("offline_loss_type: chord", "Hybrid Post-Training: ", [HPT, CHORD]),
+        ("unify_strategy: soft", "Hybrid Post-Training: ", [HPT, LUFFY]),
+        ("unify_strategy: soft, soft_table: type_2", "Hybrid Post-Training: ", [HPT]),
+        ("unify_strategy: soft, soft_table: {0: [0, 0, 1], 1: [1, 0, 0]}", "Hybrid Post-Training: ", [HPT]),
+        ("unify_strategy: soft, soft_table: {0: [0, 0.5, 1], 1: [1, 0, 0]}", "Hybrid Post-Training: ", [HPT, LUFFY]),
+        ("unify_strategy: soft, soft_table: '{\"0\": [0, 1, 0]}'", "Hybrid Post-Training: ", [HPT, LUFFY]),
+        ("unify_strategy: soft, soft_table: on_off", "LUFFY: ", [LUFFY]),
+        ("unify_strategy: soft, soft_table: on_sft", "Reinforcement learning and supervised", [GRPO]),
+        ("unify_strategy: soft, soft_table: on_sft, offline_loss_type: off_policy", "LUFFY: ", [LUFFY]),
+        ("unify_strategy: soft, soft_table: on_sft, offline_loss_type: srft", "SRFT: ", [SRFT]),
+        ("unify_strategy: soft, soft_table: on_sft, offline_loss_type: chord", "CHORD: ", [CHORD]),
+    ],
+)
+def test_the_settings_of_hpt_say_which_method_it_is(settings, begins, papers):
+    recipe = yaml.load(f"{{stage: hpt, {settings}}}", RecipeLoader)
+    config = HybridPostConfig(output_dir="-", use_cpu=True, **{key: recipe[key] for key in recipe if key != "stage"})
+    # Its defaults, written out, say the same.
+    defaults = ("unify_strategy", "soft_table", "offline_loss_type", "switch_gate", "num_generations")
+    for one in (recipe, recipe | {key: getattr(config, key) for key in defaults}):
+        name, cited = method_of(one)
+        assert name.startswith(begins) and [paper.arxiv for paper in cited] == papers
+
+
+@pytest.mark.parametrize(
+    ("settings", "begins", "papers"),
+    [
+        ({}, "Multi-token prediction", [MTP]),
+        ({"n_future_tokens": 1}, "Supervised fine-tuning", []),
+        ({"weighting": "rho1"}, "Multi-token prediction, on the tokens that a reference", [MTP, RHO1]),
+        ({"weighting": "rho1", "n_future_tokens": 1}, "Selective language modelling", [RHO1]),
+        ({"weighting": "verifiable"}, "Multi-token prediction, each token weighted", [MTP, GAE]),
+        ({"weighting": "verifiable", "n_future_tokens": 1}, "Supervised fine-tuning on demonstrations, each", [GAE]),
+        ({"weighting": "shuffled"}, "Multi-token prediction, with the control weights `shuffled`", [MTP, GAE]),
+        ({"weighting": "random_matched"}, "Multi-token prediction, with the control weights", [MTP]),
+    ],
+)
+def test_the_weights_of_tokens_are_named_and_cited(settings, begins, papers):
+    name, cited = method_of({"stage": "mtp", **settings})
+    assert name.startswith(begins) and [paper.arxiv for paper in cited] == papers
+
+
+def test_every_weighting_is_known():
+    cited = {weighting: method_of({"stage": "mtp", "weighting": weighting})[1] for weighting in WEIGHTINGS}
+    assert {name for name, papers in cited.items() if GAE in [paper.arxiv for paper in papers]} == set(VALUED)
 
 
 def test_figures_of_nothing_are_none():

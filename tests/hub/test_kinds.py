@@ -162,6 +162,29 @@ def test_a_reward_model(recipe, hub, base, capsys):
     run_block(hub, "me/rm", capsys)
 
 
+def assert_trained_are_loaded(folder, model) -> None:
+    """The weights of an adapter's file are those of the model that the card's block has loaded."""
+    trained = load_file(folder / "adapter_model.safetensors")
+    loaded = {name.replace(".default", "").replace(".modules_to_save", ""): value for name, value in model.items()}
+    assert trained and all(torch.equal(loaded[name], value) for name, value in trained.items())
+
+
+def test_an_adapter_that_scores(recipe, hub, base, capsys, tmp_path):
+    keys = {"model_name_or_path": base, "push_to_hub": True, "hub_model_id": "me/rm", **LORA, **SHORT}
+    runner.run(recipe("reward", **keys), [])
+    card = card_of(hub, "me/rm")
+    assert card.data.pipeline_tag == "text-classification" and card.data.base_model_relation == "adapter"
+    assert_trained_are_loaded(tmp_path / "reward", run_block(hub, "me/rm", capsys)["model"].state_dict())
+
+
+def test_an_adapter_with_heads_for_future_tokens(recipe, hub, base, capsys, tmp_path):
+    keys = {"model_name_or_path": base, "n_future_tokens": 2, "max_length": 64, **LORA, **SHORT}
+    runner.run(recipe("mtp", push_to_hub=True, hub_model_id="me/mtp", **keys), [])
+    model = run_block(hub, "me/mtp", capsys)["model"]
+    heads = load_file(tmp_path / "mtp" / "future_heads" / "model.safetensors")
+    assert all(torch.equal(model.future_heads.state_dict()[name], value) for name, value in heads.items())
+
+
 def test_a_value_model(recipe, hub, base, tmp_path, capsys):
     data = write_jsonl(tmp_path / "code.jsonl", solutions(14, 3, 3))
     keys = {"model_name_or_path": base, "dataset_name": str(data), "max_length": 400, "n_samples": 24, "max_steps": 1}
@@ -176,12 +199,35 @@ def test_a_value_model(recipe, hub, base, tmp_path, capsys):
         runner.run(recipe("sft", model_name_or_path="me/critic"), [])
 
 
-def test_a_vision_language_model(recipe, hub, vlm_path, tmp_path, capsys):
+@pytest.fixture
+def seen(vlm_path, tmp_path) -> dict:
+    """Keys of a recipe over rows with a picture."""
     picture = Image.new("RGB", (32, 32), "grey")
     rows = [{"prompt": f"What is {i}?", "completion": "It is grey.", "image": picture} for i in range(8)]
     Dataset.from_list(rows).save_to_disk(str(tmp_path / "rows"))
     keys = {"dataset_name": str(tmp_path / "rows"), "model_name_or_path": vlm_path, "test_split_size": 4}
-    keys |= {"push_to_hub": True, "hub_model_id": "me/vlm", "max_steps": 1, "per_device_train_batch_size": 2}
-    runner.run(recipe("sft", **keys), [])
+    return keys | {"push_to_hub": True, "hub_model_id": "me/vlm", "max_steps": 1, "per_device_train_batch_size": 2}
+
+
+def test_a_vision_language_model(recipe, hub, seen, capsys):
+    runner.run(recipe("sft", **seen), [])
     assert card_of(hub, "me/vlm").data.pipeline_tag == "image-text-to-text"
     run_block(hub, "me/vlm", capsys)
+
+
+def test_an_adapter_that_sees_names_the_commit_of_its_base(recipe, hub, seen, vlm_path, capsys, tmp_path):
+    repo = hub.take("me/eyes", vlm_path)
+    commit = repo.commit("main").oid
+    # Weights that nobody can load stand on main by now.
+    repo.add("main", "spoiled", {**repo.files(), "model.safetensors": b"none"})
+    runner.run(recipe("sft", **seen | {"model_name_or_path": "me/eyes", "model_revision": commit}, **LORA), [])
+    text = card_of(hub, "me/vlm").text
+    assert f'from_pretrained("me/eyes", revision="{commit}", dtype="auto")' in text
+    assert_trained_are_loaded(tmp_path / "sft", run_block(hub, "me/vlm", capsys)["model"].state_dict())
+
+
+def test_the_base_of_a_vision_adapter_keeps_its_bits(recipe, hub, seen, vlm_path, capsys):
+    hub.take("me/eyes", vlm_path)
+    bits = {"model_name_or_path": "me/eyes", "load_in_8bit": True}
+    runner.run(recipe("sft", **seen | bits, **LORA), [])
+    assert run_block(hub, "me/vlm", capsys)["model"].get_base_model().is_loaded_in_8bit

@@ -14,9 +14,8 @@ from hpt_trl import cli
 from hpt_trl.errors import UserError
 from hpt_trl.hub.destination import Destination
 from hpt_trl.hub.pushing import push
-from hpt_trl.hub.run_folder import METRICS_FILE, RECIPE_FILE, RESULTS_FILE
 from hpt_trl.planning.check import check
-from hpt_trl.runs import checkpoints, reporting, runner
+from hpt_trl.runs import runner
 from tests.helpers.hub import READ_TOKEN
 from tests.helpers.processes import ENVIRONMENT
 from tests.helpers.stage_runs import KEYS, sums, weights
@@ -41,11 +40,6 @@ def trained(tmp_path_factory, tiny_model_path) -> Path:
 @pytest.fixture
 def folder(trained, tmp_path) -> Path:
     return Path(shutil.copytree(trained, tmp_path / "tiny"))
-
-
-def test_names_of_files_are_those_of_the_runs():
-    assert (RECIPE_FILE, RESULTS_FILE) == (checkpoints.RECIPE_FILE, reporting.RESULTS_FILE)
-    assert METRICS_FILE == reporting.METRICS_FILE
 
 
 def test_a_run_is_pushed_after_its_results_and_goes_on_from_there(recipe, hub, tmp_path, capsys):

@@ -11,7 +11,8 @@ from hpt_trl.cli import main
 from hpt_trl.pipeline.record import Record, StageRecord
 from tests.helpers.stage_runs import KEYS, sums
 
-PLANTED = "hf_plantedPlanted0123456789"
+# In a key that stays in the recipe, and in the one that is taken out of it.
+PLANTED, TAKEN = "hf_plantedPlanted0123456789", "hf_plantedAndTaken0123456789"
 
 
 def solved(completion_ids, **columns) -> list[float]:
@@ -29,20 +30,25 @@ def made(tmp_path_factory, tiny_model_path) -> Path:
     (root / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in sums(24)))
     here = "tests.reports.conftest"
     common = {"dtype": "float32", "dataset_name": str(root / "sums.jsonl"), "model_name_or_path": tiny_model_path}
-    training = {**KEYS, **common, "test_split_size": 6}
+    secret = {"hub_token": TAKEN, "model_init_kwargs": {"token": PLANTED}}
+    training = {**KEYS, **common, "test_split_size": 6, **secret}
     drawing = {"num_generations": 2, "max_completion_length": 8, "reward_funcs": [f"{here}.solved", f"{here}.length"]}
     evaluated = {"eval_samples": 6, "eval_temperature": 1.0, "eval_max_new_tokens": 8}
     measuring = {"measures": ["pass@k"], "n": 2, "k": [1, 2], "temperature": 1.0, "max_completion_length": 8}
     recipes = {
         "one": {"stage": "grpo", **training, **drawing, **evaluated},
-        "two": {"stage": "grpo", **training, **drawing, **evaluated, "learning_rate": 1e-4, "hub_token": PLANTED},
+        "two": {"stage": "grpo", **training, **drawing, **evaluated, "learning_rate": 1e-4},
         "sft": {"stage": "sft", **training, "eval_strategy": "steps", "eval_steps": 2},
         "measured": {"stage": "evaluate", **common, **measuring, "reward_funcs": [f"{here}.solved"], "use_cpu": True},
     }
-    for name, values in recipes.items():
-        path = root / f"{name}.yaml"
-        path.write_text(yaml.safe_dump(values | {"output_dir": str(root / name)}))
-        assert main(["run", str(path)]) == 0
+    with pytest.MonkeyPatch.context() as environment:
+        # A run puts the token of its recipe there.
+        for variable in ("HF_TOKEN", "HPT_TRL_TOKEN_BY_COMMAND"):
+            environment.setenv(variable, "")
+        for name, values in recipes.items():
+            path = root / f"{name}.yaml"
+            path.write_text(yaml.safe_dump(values | {"output_dir": str(root / name)}))
+            assert main(["run", str(path)]) == 0
     return root
 
 

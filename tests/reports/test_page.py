@@ -11,7 +11,7 @@ import yaml
 from hpt_trl.cli import main
 from hpt_trl.evaluation.intervals import Z
 from tests.helpers.page_reading import Node, read_page
-from tests.reports.conftest import PLANTED
+from tests.reports.conftest import PLANTED, TAKEN
 
 
 def results(folder: Path) -> dict:
@@ -190,13 +190,17 @@ def test_the_same_answer_of_several_runs_is_shown_once(copy, tmp_path):
 
 def test_a_secret_is_on_no_page(made, copy, tmp_path):
     folder = copy("two")
-    assert PLANTED in (folder / "recipe.yaml").read_text()
+    stored = (folder / "recipe.yaml").read_text()
+    assert PLANTED in stored and "hub_token" not in stored
+    # As a run of an earlier version left it.
+    (folder / "recipe.yaml").write_text(f"{stored}hub_token: {TAKEN}\n")
     command = f"hpt-trl run two.yaml --hub_token {PLANTED} --wandb_api_key=0123456789abcdef --max_steps 4"
     change(folder, command=command, warnings=[{"step": 1, "kind": "hub", "message": f"{PLANTED} has no rights"}])
     page = page_of(folder)
     everything = (folder / "report.html").read_text()
     assert "planted" not in everything and "0123456789abcdef" not in everything
-    assert "hub_token: ••••" in page.text and "--hub_token •••• --wandb_api_key=•••• --max_steps 4" in page.text
+    assert "hub_token: ••••" in page.text and "  token: ••••" in page.text
+    assert "--hub_token •••• --wandb_api_key=•••• --max_steps 4" in page.text
     page_of(folder, copy("one"), output=tmp_path / "both.html")
     assert "planted" not in (tmp_path / "both.html").read_text()
 

@@ -7,11 +7,14 @@ import sys
 
 import pytest
 
+from hpt_trl.settings.masking import MASK
 from tests.helpers.processes import ROOT
 from tests.helpers.stage_runs import results
 from tests.helpers.trackers import read_wandb
 
 SECRET = "hf_thisIsNoTokenOfAnybody0123456789"
+# Two that no form gives away: by the key's name alone, and as the login of an address.
+NAMED, LOGIN = "plainWordsThatNobodyKnows", "someLoginOfAnybody"
 HPT = {
     "reward_funcs": ["tests.helpers.stage_runs.remainder"],
     "num_generations": 4,
@@ -20,7 +23,8 @@ HPT = {
     "eval_samples": 3,
     "report_to": ["wandb", "trackio"],
     "hub_token": SECRET,
-    "model_init_kwargs": {"token": SECRET},
+    "model_init_kwargs": {"token": NAMED},
+    "judge_url": f"http://{LOGIN}:{SECRET}@127.0.0.1:9/v1",
     "save_strategy": "steps",
     "save_steps": 2,
     "lr_scheduler_type": "constant",
@@ -97,9 +101,12 @@ def test_runs_that_go_on_and_others_beside_them(recipe, tmp_path, offline):
     assert config["recipe/stage"] == "hpt" and config["recipe/dataset_name"] == str(tmp_path / "sums.jsonl")
     assert config["rewards/remainder"] == 1.0 and config["batch/rows_per_step"] == 4 and config["data/rows"] == 18
     assert config["model/use_peft"] is False and config["success_threshold"] == 5.0 and config["hidden_size"] == 32
-    assert config["recipe/hub_token"] == config["recipe/model_init_kwargs.token"] == "***"
+    assert "recipe/hub_token" not in config and config["recipe/model_init_kwargs.token"] == MASK
+    assert config["recipe/judge_url"] == f"http://{MASK}@127.0.0.1:9/v1"
     written = [file for folder in ("wandb", "trackio") for file in (tmp_path / folder).rglob("*") if file.is_file()]
-    assert len(written) > 3 and not any(SECRET.encode() in file.read_bytes() for file in written)
+    assert len(written) > 3
+    for secret in (SECRET, NAMED, LOGIN):
+        assert not [file for file in written if secret.encode() in file.read_bytes()], secret
     # Held-out figures before and after, those before of the first attempt.
     for side in ("before", "after"):
         assert run["summary"][f"{side}/accuracy"] == pytest.approx(found[side]["accuracy"])
