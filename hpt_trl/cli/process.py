@@ -43,8 +43,6 @@ def main(words: list[str] | None = None) -> int:
         print(f"error: {said}" if rank == 0 else f"error in process {rank}: {said}", file=sys.stderr, flush=True)
         return 2
     except KeyboardInterrupt as end:
-        # Another one would interrupt Python while it takes itself apart.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
         said = f". {end}" if str(end) else ""
         if rank == 0 and (said or not isinstance(end, Interrupted)):
             print(f"\ninterrupted{said}", file=sys.stderr, flush=True)
@@ -74,6 +72,9 @@ def command() -> NoReturn:
     try:
         try:
             code = main()
+            if code == INTERRUPTED:
+                # Another one would interrupt Python while it takes itself apart.
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
         except SystemExit as end:
             # Of the parser: help, or words that are no command.
             code = end.code if isinstance(end.code, int) else int(end.code is not None)
