@@ -4,6 +4,7 @@ import ast
 import base64
 import os
 import re
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -11,8 +12,10 @@ from pathlib import Path
 import nbformat
 import pytest
 
+import hpt_trl
 from tests.helpers.notebooks import trial_file
-from tests.helpers.processes import ROOT
+from tests.helpers.processes import ENVIRONMENT, ROOT
+from tests.planning.test_doctor import site
 
 sys.path.append(str(ROOT / "notebooks"))
 from execute import cleaned, digest, execute
@@ -151,3 +154,44 @@ def test_a_notebook_that_fails_keeps_what_it_held(tmp_path):
     # The message alone, without the frames of libraries.
     shown = "\n".join(notebook.cells[0].outputs[-1].traceback)
     assert "did you mean" in shown.lower() and "running.py" not in shown
+
+
+@pytest.mark.parametrize("missing", ["nbformat", "nbclient", "ipykernel"])
+def test_without_its_extra_the_command_is_one_line(missing, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-S", str(ROOT / "notebooks" / "execute.py"), "hpt"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(site(tmp_path / "site", missing))},
+        timeout=120,
+    )
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == f"error: {missing} is not installed here. Run: pip install 'hpt-trl[notebooks]'\n"
+
+
+def test_without_ipython_everything_is_text(recipe):
+    path = recipe("sft")
+    code = f"""
+import sys
+
+# As of packages that are not there: their import fails.
+sys.modules |= dict.fromkeys(("IPython", "ipykernel", "nbclient", "nbformat", "ipywidgets"))
+import hpt_trl
+
+print(hpt_trl.look({path!r}, count=1))
+run = hpt_trl.run({path!r}, max_steps=1)
+print(run, run.curves, run.plot("loss"), hpt_trl.complete(run.folder, ["What is"], max_new_tokens=2))
+assert run._repr_html_() and run.curves._repr_png_()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "18 training rows" in done.stdout and "Held-out loss" in done.stdout and "> What is" in done.stdout
+
+
+def test_the_notebook_that_searches_names_its_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bm25s", None)
+    monkeypatch.chdir(tmp_path)
+    settings = {"pages": "pages", "questions": "pages/questions.jsonl", "output_dir": "index"}
+    with pytest.raises(hpt_trl.UserError, match=r"Run: pip install 'hpt-trl\[retrieval\]'"):
+        hpt_trl.run("vrag/tiny-index", made_pages={"size": 4, "test_size": 2, "layouts": ["swatch"]}, **settings)
+    assert not (tmp_path / "index").exists()
