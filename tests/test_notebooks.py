@@ -4,6 +4,7 @@ import ast
 import base64
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -13,6 +14,7 @@ import nbformat
 import pytest
 
 import hpt_trl
+from hpt_trl.cli import build_parser
 from tests.helpers.notebooks import trial_file
 from tests.helpers.processes import ENVIRONMENT, ROOT
 from tests.planning.test_doctor import site
@@ -31,6 +33,39 @@ _MACHINE = re.compile(r"/(home|root|tmp|work|Users|usr)/|\.venv|site-packages")
 def test_there_is_a_notebook_for_each_method():
     names = {path.stem for path in NOTEBOOKS}
     assert names == {"hpt", "rlhf", "ppo", "rho1", "reward_shift", "weighted_mtp", "vrag", "own_data"}
+
+
+# What a reader finds in every notebook: by a line of its code, a command, or a heading.
+_ELEMENTS = {
+    "the data": r"hpt_trl\.look\(",
+    "training": r"hpt_trl\.run\(",
+    "the mechanism": r"\.(plot\(|selections|weights\[|shift\b|value_curves|trajectories)",
+    "before and after": r"^## Before and after|\.samples",
+    "saving and loading": r"^## (The model is|The heads are|Merge and load).*\n",
+    "how it is loaded": r"from_pretrained|load_with_future_heads\(|hpt_trl\.complete\((run\.folder|merged)",
+    "merging": r"hpt-trl merge|\.merge\(",
+    "pushing": r"hpt-trl push",
+    "chatting": r"^`?hpt-trl chat|In a terminal: `hpt-trl chat",
+    "a GPU": r"^## On a GPU\n",
+}
+# What the model writes before it is trained; PPO's start is told beside its samples where the reward is the matter.
+_BEFORE = r"^## The model before|hpt_trl\.complete\((task\.model|pretrained\.folder)|played\(\"eval_before\"\)"
+_NO_MODEL_BEFORE = {"reward_shift"}
+
+
+@every_notebook
+def test_every_element_is_there(path):
+    text = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells) + "\n"
+    wanted = _ELEMENTS | ({} if path.stem in _NO_MODEL_BEFORE else {"the model before": _BEFORE})
+    assert [name for name, found in wanted.items() if not re.search(found, text, flags=re.MULTILINE)] == []
+
+
+@every_notebook
+def test_commands_that_it_names_can_be_parsed(path):
+    parser = build_parser()
+    for cell in nbformat.read(path, as_version=4).cells:
+        for line in re.findall(r"^hpt-trl .*", cell.source, flags=re.MULTILINE):
+            parser.parse_args(shlex.split(line, comments=True)[1:])
 
 
 def code_of(cell) -> str:
