@@ -14,9 +14,6 @@ from hpt_trl.pipeline.report_data import report_data
 from hpt_trl.recipes.bundled import find_recipe
 from hpt_trl.settings.file import read_recipe_file, split_overrides
 
-# Commands whose output is data.
-COMMANDS = ("run", "eval", "check", "list", "report", "search", "doctor")
-
 
 @contextmanager
 def stdout_on_stderr() -> Iterator[None]:

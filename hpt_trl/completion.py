@@ -13,9 +13,10 @@ from hpt_trl.recipes.bundled import bundled_recipes, recipe_name
 from hpt_trl.recipes.profiles import profiles_folder
 
 SHELLS = ("bash", "zsh", "fish")
-# Arguments that name a recipe, and those that name a folder.
+# Arguments that name a recipe, those that name a folder, and options that name a file.
 _RECIPES = ("recipe", "recipes")
-_FOLDERS = ("output_dir", "folder", "pages", "index")
+_FOLDERS = ("output_dir", "folder", "folders", "pages", "index")
+_FILES = ("--output", "--image")
 # Of the words behind a recipe those that are written most; the recipe's keys are many more.
 _KEYS = ("max_steps", "model_name_or_path", "overwrite", "resume_from_checkpoint", "num_processes", "json", "help")
 
@@ -43,6 +44,8 @@ def script(parser: argparse.ArgumentParser, shell: str, recipe_commands: tuple[s
                 _completed(action, recipes)
             elif action.dest in _FOLDERS and not action.option_strings:
                 _completed(action, shtab.DIRECTORY)
+            elif set(_FILES) & set(action.option_strings):
+                _completed(action, shtab.FILE)
     return shtab.complete(parser, shell)
 
 

@@ -13,11 +13,19 @@ import os
 import sys
 import tempfile
 import time
+from importlib import import_module
 from pathlib import Path
 
-import nbformat
-from nbclient import NotebookClient
-from traitlets.config import Config
+try:
+    # The last is the kernel that a notebook runs in.
+    import nbformat
+    from nbclient import NotebookClient
+    from traitlets.config import Config
+
+    import_module("ipykernel")
+except ImportError as missing:
+    print(f"error: {missing.name} is not installed here. Run: pip install 'hpt-trl[notebooks]'", file=sys.stderr)
+    sys.exit(2)
 
 FOLDER = Path(__file__).resolve().parent
 # Of each notebook: what its outputs are of.

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import subprocess
 
 import pytest
@@ -9,6 +10,7 @@ import yaml
 
 from hpt_trl import as_json
 from hpt_trl.cli import main
+from hpt_trl.cli.parser import JSON_COMMANDS
 from hpt_trl.recipes.bundled import bundled_recipes
 from tests.helpers.pages import write_corpus
 from tests.helpers.processes import ROOT, hpt_trl
@@ -16,17 +18,45 @@ from tests.planning.test_doctor import write_recipe
 from tests.runs.test_reporting import lines as metrics
 from tests.runs.test_reporting import results
 
+# Keys below which stand names of the run's own, and those whose names have values with keys of ours.
+OPEN = {"results", "settings", "facts", "memory_bytes"}
+NAMED = {"metrics", "measures"}
+
+
+def keys_of(value) -> set[str]:
+    """All keys of a value that this package has named."""
+    if isinstance(value, list):
+        return set().union(*map(keys_of, value))
+    if not isinstance(value, dict):
+        return set()
+    found = set(value)
+    for key, below in value.items():
+        if key not in OPEN:
+            found |= keys_of(list(below.values()) if key in NAMED and isinstance(below, dict) else below)
+    return found
+
+
+def documented(command: str) -> set[str]:
+    """The words that docs/json.md has in the row of a command."""
+    rows = [line.split("|")[1:3] for line in (ROOT / "docs" / "json.md").read_text().splitlines() if "|" in line]
+    texts = [text for commands, text in rows if f"`{command}`" in commands]
+    assert texts, f"docs/json.md has no row of {command}"
+    words = set(re.findall(r"`(\w+)`", texts[0]))
+    return documented("report") if command in ("run", "eval") else words
+
 
 @pytest.fixture
 def value_of(capfd):
-    """The value that a command prints, in this process."""
+    """The value that a command prints, in this process, of documented keys alone."""
 
     def read(*words: str, code: int = 0):
         capfd.readouterr()
         assert main([*words, "--json"]) == code
         printed = capfd.readouterr().out
         assert printed.isascii()
-        return json.loads(printed, parse_constant=pytest.fail)
+        value = json.loads(printed, parse_constant=pytest.fail)
+        assert keys_of(value) <= documented(words[0]), keys_of(value) - documented(words[0])
+        return value
 
     return read
 
@@ -172,10 +202,12 @@ def test_commands_without_data_refuse_it():
     assert done.returncode == 2 and "--json" in done.stderr
 
 
-def test_every_key_is_documented():
-    """docs/json.md names each key of what the tests above have looked at."""
-    documented = (ROOT / "docs" / "json.md").read_text()
-    assert all(f"`{command}`" in documented for command in as_json.COMMANDS)
+def test_every_command_with_data_is_documented_and_keys_are_found():
+    """`value_of` holds each value that the tests above read to the row of its command."""
+    assert all(documented(command) for command in JSON_COMMANDS)
+    value = {"kind": "run", "metrics": {"loss": {"first": 1}}, "results": {"own": 1}, "stages": [{"name": "sft"}]}
+    assert keys_of([value]) == {"kind", "metrics", "first", "results", "stages", "name"}
+    assert not {"first", "hits"} <= documented("search")
 
 
 def test_what_is_no_number_is_null():

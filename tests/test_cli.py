@@ -1,6 +1,8 @@
 """The command line, by real processes: speed, exit codes, messages without a traceback, several processes."""
 
 import json
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -9,6 +11,7 @@ import time
 import pytest
 
 from hpt_trl.cli import build_parser
+from hpt_trl.cli.parser import JSON_COMMANDS
 from tests.helpers.processes import ENVIRONMENT, ROOT, hpt_trl
 
 
@@ -25,17 +28,39 @@ def test_help_is_short_and_quick():
 
 
 @pytest.mark.parametrize("command", build_parser()._subparsers._group_actions[0].choices)
-def test_help_of_every_command_is_short_and_quick(command):
+def test_help_of_every_command_is_short_and_quick_and_has_examples(command):
     seconds = []
     for _ in range(5):
         start = time.perf_counter()
-        result = hpt_trl(command, "--help")
+        result = hpt_trl(command, "--help", COLUMNS="80")
         seconds.append(time.perf_counter() - start)
         assert result.returncode == 0 and f"usage: hpt-trl {command}" in result.stdout
-        assert len(result.stdout.splitlines()) <= 60
+        lines = result.stdout.splitlines()
+        assert len(lines) <= 60
+        described, examples = result.stdout.split("\nexamples:")
+        # What is told in sentences is as wide as the terminal.
+        assert all(len(line) <= 80 for line in described.splitlines())
+        assert f"  hpt-trl {command}" in examples or f"$(hpt-trl {command}" in examples
         if seconds[-1] < 0.5:
             return
     pytest.fail(f"{seconds} s")
+
+
+def test_the_examples_are_commands():
+    """Every line of them is parsed, but for the shell's own words."""
+    parser = build_parser()
+    (commands,) = (action for action in parser._actions if action.dest == "command")
+    for name, command in commands.choices.items():
+        found = re.findall(rf"^  (hpt-trl {name}\b[^\n(>]*)", command.epilog, flags=re.MULTILINE)
+        assert found, name
+        for line in found:
+            words = shlex.split(line)[1:]
+            parser.parse_args([word for word in words if word != "--json"] if name in JSON_COMMANDS else words)
+
+
+def test_the_help_of_check_says_what_it_tells():
+    told = " ".join(hpt_trl("check", "--help").stdout.split())
+    assert "costs" in told and "peak memory" in told and "this machine lacks" in told and "installs it" in told
 
 
 def test_help_of_commands_and_version():
@@ -122,12 +147,37 @@ def test_a_process_whose_error_is_its_own_is_heard():
     assert result.stderr.startswith("error in process 1: there is no recipe")
 
 
-def test_the_help_of_every_command_is_short(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "80")
-    (commands,) = (action for action in build_parser()._actions if action.dest == "command")
-    for name, command in commands.choices.items():
-        lines = command.format_help().splitlines()
-        assert len(lines) <= 60 and f"hpt-trl {name}" in lines[0], name
+# Says on stderr when torch begins to be imported, and runs a command.
+_TELLS_TORCH = """
+import sys
+
+
+class Seen:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            print("[torch]", file=sys.stderr, flush=True)
+
+
+sys.meta_path.insert(0, Seen())
+from hpt_trl.cli import main
+
+sys.exit(main(sys.argv[1:]))
+"""
+# What a run of one process may tell beside its result.
+_TOLD = re.compile(
+    r"(Reading .+|Checking rows, rewards and tokenizer|Loading the model|Making the model) \.\.\."
+    r"|[\w ,-]+: +\d+%\|.*|\[torch\]|"
+)
+
+
+def test_a_run_speaks_before_torch_is_imported_and_tells_nothing_but_its_progress(recipe):
+    path = recipe("sft")
+    words = [sys.executable, "-c", _TELLS_TORCH, "run", path, "--max_steps", "2"]
+    done = subprocess.run(words, capture_output=True, text=True, env=ENVIRONMENT, cwd=ROOT, timeout=120)
+    assert done.returncode == 0, done.stderr
+    told = re.split(r"[\r\n]", done.stderr)
+    assert told[0] == f"Reading {path} ..." and told.index("[torch]") > 0
+    assert [line for line in told if not _TOLD.fullmatch(line)] == []
 
 
 def test_a_report_imports_no_training_library(tmp_path):

@@ -32,6 +32,7 @@ def script(tmp_path_factory):
 @pytest.fixture
 def complete(script, tmp_path):
     (tmp_path / "outputs" / "one").mkdir(parents=True)
+    (tmp_path / "outputs" / "two").mkdir()
     (tmp_path / "my_recipe.yaml").write_text("stage: sft\n")
 
     def ask(*words: str) -> list[str]:
@@ -61,9 +62,49 @@ def test_recipes_are_completed_by_name_and_by_file(complete):
 def test_flags_folders_and_profiles(complete):
     assert set(complete("search", "--re")) == {"--reranker", "--rerank_depth", "--retries"}
     assert "--temperature" in complete("chat", "outputs/one", "--")
-    assert complete("report", "out") == ["outputs"] and complete("chat", "outputs/") == ["outputs/one"]
     assert {"--output_dir", "--accelerate", "--json", "--max_steps"} <= set(complete("run", "quickstart", "--"))
     assert complete("run", "quickstart", "--accelerate", "zero3") == ["zero3"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("report",),
+        ("report", "outputs/one"),
+        ("report", "outputs/one", "outputs/two"),
+        ("merge",),
+        ("merge", "outputs/one"),
+        ("push",),
+        ("chat",),
+        ("index",),
+        ("index", "outputs/one"),
+        ("search",),
+        ("pages",),
+        ("run", "quickstart", "--output_dir"),
+    ],
+    ids=" ".join,
+)
+def test_every_folder_is_completed_by_folders_alone(words, complete):
+    assert complete(*words, "out") == ["outputs"]
+    assert sorted(complete(*words, "outputs/")) == ["outputs/one", "outputs/two"]
+    assert complete(*words, "my_") == []
+
+
+def test_an_evaluation_is_named_by_its_folder_and_options_name_files(complete):
+    assert "outputs" in complete("eval", "out")
+    assert complete("chat", "outputs/one", "--image", "my_") == ["my_recipe.yaml"]
+    assert complete("report", "outputs/one", "--output", "my_") == ["my_recipe.yaml"]
+
+
+def test_every_positional_argument_is_completed_but_free_text(script):
+    """A new command's argument has to be named in completion.py, or here."""
+    (commands,) = (action for action in build_parser()._actions if action.dest == "command")
+    written = script.read_text()
+    for name, command in commands.choices.items():
+        places = [action for action in command._actions if not action.option_strings and action.dest != "overrides"]
+        for place, action in enumerate(places):
+            if action.dest != "query" and not action.choices:
+                assert f"_shtab_hpt_trl_{name.replace('-', '_')}_pos_{place}_COMPGEN=" in written, (name, action.dest)
 
 
 @pytest.mark.parametrize("shell", SHELLS)

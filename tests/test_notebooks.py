@@ -4,6 +4,8 @@ import ast
 import base64
 import os
 import re
+import shlex
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -11,8 +13,11 @@ from pathlib import Path
 import nbformat
 import pytest
 
+import hpt_trl
+from hpt_trl.cli import build_parser
 from tests.helpers.notebooks import trial_file
-from tests.helpers.processes import ROOT
+from tests.helpers.processes import ENVIRONMENT, ROOT
+from tests.planning.test_doctor import site
 
 sys.path.append(str(ROOT / "notebooks"))
 from execute import cleaned, digest, execute
@@ -28,6 +33,39 @@ _MACHINE = re.compile(r"/(home|root|tmp|work|Users|usr)/|\.venv|site-packages")
 def test_there_is_a_notebook_for_each_method():
     names = {path.stem for path in NOTEBOOKS}
     assert names == {"hpt", "rlhf", "ppo", "rho1", "reward_shift", "weighted_mtp", "vrag", "own_data"}
+
+
+# What a reader finds in every notebook: by a line of its code, a command, or a heading.
+_ELEMENTS = {
+    "the data": r"hpt_trl\.look\(",
+    "training": r"hpt_trl\.run\(",
+    "the mechanism": r"\.(plot\(|selections|weights\[|shift\b|value_curves|trajectories)",
+    "before and after": r"^## Before and after|\.samples",
+    "saving and loading": r"^## (The model is|The heads are|Merge and load).*\n",
+    "how it is loaded": r"from_pretrained|load_with_future_heads\(|hpt_trl\.complete\((run\.folder|merged)",
+    "merging": r"hpt-trl merge|\.merge\(",
+    "pushing": r"hpt-trl push",
+    "chatting": r"^`?hpt-trl chat|In a terminal: `hpt-trl chat",
+    "a GPU": r"^## On a GPU\n",
+}
+# What the model writes before it is trained; PPO's start is told beside its samples where the reward is the matter.
+_BEFORE = r"^## The model before|hpt_trl\.complete\((task\.model|pretrained\.folder)|played\(\"eval_before\"\)"
+_NO_MODEL_BEFORE = {"reward_shift"}
+
+
+@every_notebook
+def test_every_element_is_there(path):
+    text = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells) + "\n"
+    wanted = _ELEMENTS | ({} if path.stem in _NO_MODEL_BEFORE else {"the model before": _BEFORE})
+    assert [name for name, found in wanted.items() if not re.search(found, text, flags=re.MULTILINE)] == []
+
+
+@every_notebook
+def test_commands_that_it_names_can_be_parsed(path):
+    parser = build_parser()
+    for cell in nbformat.read(path, as_version=4).cells:
+        for line in re.findall(r"^hpt-trl .*", cell.source, flags=re.MULTILINE):
+            parser.parse_args(shlex.split(line, comments=True)[1:])
 
 
 def code_of(cell) -> str:
@@ -151,3 +189,44 @@ def test_a_notebook_that_fails_keeps_what_it_held(tmp_path):
     # The message alone, without the frames of libraries.
     shown = "\n".join(notebook.cells[0].outputs[-1].traceback)
     assert "did you mean" in shown.lower() and "running.py" not in shown
+
+
+@pytest.mark.parametrize("missing", ["nbformat", "nbclient", "ipykernel"])
+def test_without_its_extra_the_command_is_one_line(missing, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-S", str(ROOT / "notebooks" / "execute.py"), "hpt"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(site(tmp_path / "site", missing))},
+        timeout=120,
+    )
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == f"error: {missing} is not installed here. Run: pip install 'hpt-trl[notebooks]'\n"
+
+
+def test_without_ipython_everything_is_text(recipe):
+    path = recipe("sft")
+    code = f"""
+import sys
+
+# As of packages that are not there: their import fails.
+sys.modules |= dict.fromkeys(("IPython", "ipykernel", "nbclient", "nbformat", "ipywidgets"))
+import hpt_trl
+
+print(hpt_trl.look({path!r}, count=1))
+run = hpt_trl.run({path!r}, max_steps=1)
+print(run, run.curves, run.plot("loss"), hpt_trl.complete(run.folder, ["What is"], max_new_tokens=2))
+assert run._repr_html_() and run.curves._repr_png_()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "18 training rows" in done.stdout and "Held-out loss" in done.stdout and "> What is" in done.stdout
+
+
+def test_the_notebook_that_searches_names_its_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bm25s", None)
+    monkeypatch.chdir(tmp_path)
+    settings = {"pages": "pages", "questions": "pages/questions.jsonl", "output_dir": "index"}
+    with pytest.raises(hpt_trl.UserError, match=r"Run: pip install 'hpt-trl\[retrieval\]'"):
+        hpt_trl.run("vrag/tiny-index", made_pages={"size": 4, "test_size": 2, "layouts": ["swatch"]}, **settings)
+    assert not (tmp_path / "index").exists()

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from hpt_trl.errors import UserError
+from hpt_trl.help_text import HelpText
 
 EXAMPLES = """\
-While it talks: /clear begins anew, /exit (or Ctrl-D, Ctrl-C) ends. Ctrl-C stops an answer. A model without chat
-template continues each text by itself, in the prompt template of its recipe.
+While it talks: /clear begins anew, /exit (or Ctrl-D, Ctrl-C) ends. Ctrl-C stops
+an answer. A model without chat template continues each text by itself, in the
+prompt template of its recipe.
 
 examples:
   hpt-trl chat outputs/quickstart
@@ -25,7 +27,7 @@ def add_commands(commands: Any) -> None:
         help="talk to the model that a run has left",
         description="Talk to the model of an output folder, also an adapter, whose base is loaded below it.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpText,
         allow_abbrev=False,
     )
     chat.add_argument("folder", metavar="OUTPUT_DIR", help="output folder of a run, or one of its checkpoints")

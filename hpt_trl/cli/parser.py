@@ -4,6 +4,7 @@ import argparse
 
 from hpt_trl.chat import commands as chat
 from hpt_trl.data.pages import commands as pages
+from hpt_trl.help_text import HelpText
 from hpt_trl.hub import commands as hub
 from hpt_trl.reports import commands as reports
 from hpt_trl.retrieval import commands as retrieval
@@ -51,12 +52,31 @@ processes (how many, and what they share out; `check` shows what that comes to):
 
   --json                print the outcome as JSON on stdout, all else on stderr (not score-reference)"""
 
+# Of the commands that take a recipe: examples of each, above what all of them take.
+_EXAMPLES_OF = {
+    "run": """\
+  hpt-trl run quickstart
+  hpt-trl run quickstart --max_steps 20 --output_dir outputs/short
+  hpt-trl run my_recipe.yaml --accelerate zero3 --num_processes 8
+  hpt-trl run pipeline/rlhf-tiny --sft.max_steps 5""",
+    "eval": """\
+  hpt-trl eval evaluate/humaneval --model_name_or_path outputs/my-model
+  hpt-trl eval outputs/my-evaluation --reward_funcs math_answer    (scores again what was written)""",
+    "check": """\
+  hpt-trl check quickstart
+  hpt-trl check my_recipe.yaml --use_peft true --max_completion_length 1024
+  hpt-trl check ppo/tinyllama-1.1b-positive-words --accelerate zero2 --num_processes 4""",
+    "score-reference": """\
+  hpt-trl score-reference rho1/stories-tiny
+  hpt-trl score-reference my_rho1.yaml --accelerate multi_gpu --num_processes 4""",
+}
+
 RECIPE_COMMANDS = ("run", "eval", "check", "score-reference")
 # Those whose output is data, which `--json` prints as such.
 JSON_COMMANDS = ("run", "eval", "check", "list", "report", "search", "doctor")
 
 COMPLETION = """\
-once, in this shell:
+examples: once, in this shell:
   eval "$(hpt-trl completion bash)"
 for all shells that begin later:
   hpt-trl completion bash > ~/.local/share/bash-completion/completions/hpt-trl
@@ -67,9 +87,9 @@ The names of the bundled recipes stand in the script: write it again after an up
 
 
 def build_parser() -> argparse.ArgumentParser:
-    plain = argparse.RawDescriptionHelpFormatter
+    """Returns the parser of the whole command line; overrides of a recipe are left as words."""
     parser = argparse.ArgumentParser(
-        prog="hpt-trl", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=plain, allow_abbrev=False
+        prog="hpt-trl", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=HelpText, allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=f"hpt-trl {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -85,7 +105,9 @@ def build_parser() -> argparse.ArgumentParser:
         (
             "check",
             "check a recipe without loading weights",
-            "Check a recipe: keys, values, files, columns, first rows, and an estimate of peak memory.",
+            "Check a recipe: keys, values, files, columns, first rows, and what it costs: batch, steps, an estimate of "
+            "the peak memory of a process. What the recipe needs and this machine lacks is told at the end, with "
+            "what installs it; where that is the model or the rows, the cost is told by published sizes.",
         ),
         (
             "score-reference",
@@ -98,20 +120,30 @@ def build_parser() -> argparse.ArgumentParser:
             name,
             help=short,
             description=long,
-            epilog=OVERRIDES,
-            formatter_class=plain,
+            epilog=f"examples:\n{_EXAMPLES_OF[name]}\n\n{OVERRIDES}",
+            formatter_class=HelpText,
             usage=f"hpt-trl {name} RECIPE [--key value ...]",
             allow_abbrev=False,
         )
         command.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the name of a bundled recipe")
         command.add_argument("overrides", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
-    listed = commands.add_parser("list", help="list the bundled recipes", description="List the bundled recipes.")
+    listed = commands.add_parser(
+        "list",
+        help="list the bundled recipes",
+        description="List the bundled recipes.",
+        epilog="examples:\n  hpt-trl list\n  hpt-trl list --json",
+        formatter_class=HelpText,
+        allow_abbrev=False,
+    )
     listed.add_argument("--json", action="store_true", help="print them as JSON")
     reports.add_commands(commands)
     merge = commands.add_parser(
         "merge",
         help="merge a LoRA adapter into its base model",
         description="Merge the adapter that a run with `use_peft` left into its base model, and write the whole model.",
+        epilog="examples:\n  hpt-trl merge outputs/with-lora outputs/merged",
+        formatter_class=HelpText,
+        allow_abbrev=False,
     )
     merge.add_argument("folder", metavar="FOLDER", help="output folder of the run")
     merge.add_argument("output_dir", metavar="OUTPUT_DIR", help="new or empty folder for the whole model")
@@ -123,6 +155,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="show what is installed, and what recipes need",
         description="Show what is installed, whether it fits together, the devices, and what the named recipes need. "
         "Exit code 1 when one of them cannot run here.",
+        epilog="examples:\n  hpt-trl doctor\n  hpt-trl doctor quickstart my_recipe.yaml\n  hpt-trl doctor --json",
+        formatter_class=HelpText,
+        allow_abbrev=False,
     )
     doctor.add_argument("recipes", nargs="*", metavar="RECIPE", help="a YAML file, or the name of a bundled recipe")
     doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
@@ -132,7 +167,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="complete commands and recipes in a shell",
         description="Print the script by which a shell completes commands, flags, bundled recipes and folders.",
         epilog=COMPLETION,
-        formatter_class=plain,
+        formatter_class=HelpText,
         allow_abbrev=False,
     )
     completion.add_argument("shell", metavar="SHELL", choices=("bash", "zsh", "fish"), help="bash, zsh or fish")

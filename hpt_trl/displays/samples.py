@@ -61,10 +61,6 @@ class Completions:
         return "\n\n".join(blocks)
 
 
-def _plain_cell(text: str) -> dict[str, Any]:
-    return {"badge": "", "solved": False, "text": text.strip() or "(empty)"}
-
-
 def _cell(entry: dict[str, Any]) -> dict[str, Any]:
     badge = "no reward" if entry["reward"] is None else f"reward {entry['reward']:g}"
     solved = entry.get("solved", False)

@@ -5,7 +5,16 @@ from dataclasses import replace
 from typing import Any
 
 from hpt_trl.errors import UserError
+from hpt_trl.help_text import HelpText
 from hpt_trl.settings.values import WORDS_FOR_FALSE, WORDS_FOR_TRUE
+
+_EXAMPLES = """\
+examples:
+  hpt-trl push outputs/quickstart
+  hpt-trl push outputs/quickstart --hub_model_id me/quickstart --private true
+  hpt-trl push outputs/rlhf/ppo --revision second-try --message "twice the steps"
+
+The token is that of `hf auth login`, or HF_TOKEN."""
 
 
 def add_commands(commands: Any) -> None:
@@ -15,6 +24,9 @@ def add_commands(commands: Any) -> None:
         help="push a finished run to the Hub",
         description="Push the model of a finished run to the Hub, with its card, recipe, results and curves. What is "
         "up already is not sent again: a push that failed is repeated by the same command.",
+        epilog=_EXAMPLES,
+        formatter_class=HelpText,
+        allow_abbrev=False,
     )
     parser.add_argument("folder", metavar="OUTPUT_DIR", help="output folder of the run, or of a pipeline's stage")
     parser.add_argument("--hub_model_id", metavar="NAME", help="repository: owner/name, or a name of your own")

@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from hpt_trl.errors import UserError
+from hpt_trl.help_text import HelpText
 from hpt_trl.run_files import PIPELINE_FILE, REPORT_FILE
+
+_EXAMPLES = """\
+examples:
+  hpt-trl report outputs/quickstart
+  hpt-trl report outputs/short outputs/longer --output compared.html
+  hpt-trl report outputs/quickstart --json"""
 
 
 def add_commands(commands: Any) -> None:
@@ -17,6 +24,8 @@ def add_commands(commands: Any) -> None:
         help="summarise runs: text, curves, and a page to read in a browser",
         description="Print the summary of a finished or running run, or of a pipeline, redraw its picture, and write a "
         "page for the browser that needs nothing else. Of several runs one page sets them side by side.",
+        epilog=_EXAMPLES,
+        formatter_class=HelpText,
         allow_abbrev=False,
     )
     report.add_argument("folders", metavar="OUTPUT_DIR", nargs="+", help="output folder of a run or pipeline")

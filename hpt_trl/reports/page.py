@@ -13,6 +13,7 @@ from urllib.parse import quote
 from hpt_trl.environments.trajectories import FOLDER as TRAJECTORIES
 from hpt_trl.errors import UserError
 from hpt_trl.files import write_atomically
+from hpt_trl.methods.critic.results import PICTURE_FILE as PICTURE_OF_VALUES
 from hpt_trl.methods.reward.shift import PICTURE_FILE as PICTURE_OF_SHIFT
 from hpt_trl.methods.rho1.page import PAGE_FILE as SELECTIONS
 from hpt_trl.pipeline.record import Record
@@ -43,8 +44,7 @@ _ELSEWHERE = {
     f"{TRAJECTORIES}/{INDEX_FILE}": "Trajectories",
     CURVES_FILE: "Curves as a picture",
     PICTURE_OF_SHIFT: "Reward shift as a picture",
-    # As in `hpt_trl.methods.critic.results`, which imports torch.
-    "value_curves.png": "Value curves as a picture",
+    PICTURE_OF_VALUES: "Value curves as a picture",
     # As in `hpt_trl.evaluation.samples`, which imports torch.
     "scored.jsonl": "All completions with their scores",
 }

@@ -7,6 +7,7 @@ import argparse
 import time
 from typing import TYPE_CHECKING, Any
 
+from hpt_trl.help_text import HelpText
 from hpt_trl.terminal import Column, flow, table
 
 if TYPE_CHECKING:
@@ -14,6 +15,18 @@ if TYPE_CHECKING:
 
 # Characters of a page's text in a line of `search`.
 _SHOWN = 70
+
+_INDEX_EXAMPLES = """\
+examples:
+  hpt-trl index my_pages indexes/mine
+  hpt-trl index my_pages indexes/scanned --ocr --language german
+  hpt-trl index my_pages indexes/vectors --kind text_vectors --model sentence-transformers/all-MiniLM-L6-v2"""
+
+_SEARCH_EXAMPLES = """\
+examples:
+  hpt-trl search indexes/mine "What was sold most?"
+  hpt-trl search indexes/mine "What was sold most?" --top_k 10 --json
+  hpt-trl search http://host:8002 "What was sold most?" --timeout 30"""
 
 
 def add_commands(commands: Any) -> None:
@@ -23,6 +36,8 @@ def add_commands(commands: Any) -> None:
         help="build a search index of page images and PDFs",
         description="Build an index of a folder of pages: images (with their texts in a pages.jsonl), and PDFs with "
         "their text layer. docs/retrieval.md says what is read.",
+        epilog=_INDEX_EXAMPLES,
+        formatter_class=HelpText,
         allow_abbrev=False,
     )
     index.add_argument("pages", metavar="PAGES", help="folder of the pages; subfolders are read as well")
@@ -44,6 +59,8 @@ def add_commands(commands: Any) -> None:
         "search",
         help="ask a search index or service",
         description="Print the pages that an index, or a service of VRAG's kind, finds for a query.",
+        epilog=_SEARCH_EXAMPLES,
+        formatter_class=HelpText,
         allow_abbrev=False,
     )
     search.add_argument("index", metavar="INDEX", help="folder of an index, or http(s) address of a service")

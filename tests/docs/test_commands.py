@@ -89,7 +89,7 @@ def run_in_the_readers_folder(command: Command, planned: set[str]) -> None:
         planned: output folders of the runs that were resolved alone; adds to them. A later command may name one.
     """
     name, *words = [STAND_INS.get(word, word) for word in command.words[1:]]
-    if name not in RECIPE_COMMANDS or Path(words[0]).is_dir():
+    if name not in RECIPE_COMMANDS or "--json" in words or Path(words[0]).is_dir():
         build_parser().parse_args([name, *words])
         words += shlex.split(SMALLER.get(name, ""))
         for word in words if name in ("report", "chat", "merge", "push") else ():
@@ -254,7 +254,7 @@ def test_commands_within_sentences_can_be_given(command: Command, reader, monkey
             parser.parse_args(words)
         return
     (commands,) = (action for action in parser._actions if action.dest == "command")
-    assert words[0] in commands.choices, command
+    assert words[0] in (*commands.choices, "--version"), command
     if len(words) == 1:
         return
     parser.parse_args(words)

@@ -6,6 +6,13 @@ Nothing heavy is imported before the command is given.
 import argparse
 from typing import Any
 
+from hpt_trl.help_text import HelpText
+
+_EXAMPLES = """\
+examples:
+  hpt-trl pages outputs/pages
+  hpt-trl pages outputs/pages --size 400 --layouts table chart --test_layouts form --text_layer full"""
+
 
 def add_commands(commands: Any) -> None:
     """Adds the command to the parser's."""
@@ -14,6 +21,9 @@ def add_commands(commands: Any) -> None:
         help="draw pages with questions about them",
         description="Draw a folder of pages to search (images, text layers, questions and where the answers stand); "
         "`dataset_name: pages` with the same options and folder trains on them.",
+        epilog=_EXAMPLES,
+        formatter_class=HelpText,
+        allow_abbrev=False,
     )
     pages.add_argument("folder", metavar="FOLDER", help="new or empty folder")
     pages.add_argument("--size", type=int, help="training pages, one question each (200)")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PretrainedConfig
 
-CHOICES = KEEP, TRAIN, DROP = ("keep", "train", "drop")
+KEEP, TRAIN, DROP = "keep", "train", "drop"
 
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 # The file that is added to a checkpoint, and the name of a checkpoint's only other file beside it: those of shards, so
