@@ -34,6 +34,17 @@ def pipeline(recipe, tmp_path):
     return write
 
 
+def test_each_stage_is_pushed_and_names_the_one_before_as_its_base(pipeline, hub, tmp_path, capfd):
+    path, pushed = pipeline(sft={"push_to_hub": True}, dpo={"push_to_hub": True}), {"me/chain-sft", "me/chain-dpo"}
+    assert cli.main(["run", str(path)]) == 0
+    printed = capfd.readouterr()
+    assert set(hub.repos) == pushed and all(f"Pushed: {hub.address}/{name}" in printed.out for name in pushed)
+    assert all("model.safetensors" in hub.repos[name].files() for name in pushed)
+    assert "base_model: me/chain-sft" in hub.repos["me/chain-dpo"].files()["README.md"].decode()
+    written = [path.read_bytes() for path in (tmp_path / "chain").rglob("*") if path.is_file()]
+    assert TOKEN not in printed.out + printed.err and not any(TOKEN.encode() in content for content in written)
+
+
 @pytest.mark.slow
 def test_a_push_that_fails_stops_no_stage_and_is_made_up_for(pipeline, hub, tmp_path, capfd):
     hub.fails = {"POST /api/models/me/chain-sft/commit/": 500}
