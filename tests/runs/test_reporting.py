@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
+from hpt_trl import reading
 from hpt_trl.errors import UserError
 from hpt_trl.evaluation.intervals import wilson
-from hpt_trl.runs import curves, progress, reading, reporting
+from hpt_trl.runs import curves, progress, reporting
 
 
 def lines(count: int) -> list[dict]:
