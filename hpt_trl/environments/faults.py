@@ -1,6 +1,5 @@
 """Calls of an environment, whose mistakes are told with the environment and the row."""
 
-import inspect
 import re
 from collections.abc import Callable, Sequence
 from numbers import Real
@@ -9,7 +8,7 @@ from typing import Any
 from hpt_trl.data.row_checks import ROLES
 from hpt_trl.data.sources import ROW, where
 from hpt_trl.environments.protocol import Environment, Observation, Picture
-from hpt_trl.errors import UserError
+from hpt_trl.errors import UserError, place_of_fault
 
 # What rewards are handed by these names already.
 TAKEN = (
@@ -65,9 +64,7 @@ def columns(found: Sequence[dict[str, Any]], method: str) -> dict[str, list[Any]
 
 def raised(error: BaseException) -> str:
     """What was raised, and in which line."""
-    frames = inspect.getinnerframes(error.__traceback__) if error.__traceback__ else []
-    place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
-    return f"raised {type(error).__name__}: {error}{place}"
+    return f"raised {type(error).__name__}: {error}{place_of_fault(error)}"
 
 
 def named(error: UserError, row: dict[str, Any]) -> UserError:

@@ -9,6 +9,7 @@ from typing import Any
 from hpt_trl.errors import UserError
 from hpt_trl.help_text import HelpText
 from hpt_trl.run_files import PIPELINE_FILE, REPORT_FILE
+from hpt_trl.terminal import flow
 
 _EXAMPLES = """\
 examples:
@@ -64,7 +65,7 @@ def report(options: argparse.Namespace) -> None:
         _pipeline(read_record(folders[0]), page)
     else:
         _runs(folders, page)
-    print(f"Report: {page}")
+    print(flow([f"Report: {page}"]))
 
 
 def _pipeline(record: Any, page: Path) -> None:

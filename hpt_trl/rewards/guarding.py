@@ -8,7 +8,7 @@ from typing import Any
 from weakref import WeakSet
 
 from hpt_trl.data.messages import text_of
-from hpt_trl.errors import UserError
+from hpt_trl.errors import UserError, place_of_fault
 from hpt_trl.rewards.functions import Reward
 
 logger = logging.getLogger(__name__)
@@ -99,8 +99,7 @@ def _short(text: str) -> str:
 def _raised(
     name: str, index: int, prompts: list, completions: list, columns: dict[str, Any], cause: BaseException
 ) -> UserError:
-    frames = inspect.getinnerframes(cause.__traceback__) if cause.__traceback__ else []
-    place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+    place = place_of_fault(cause)
     return UserError(
         f"the reward `{name}` raised {type(cause).__name__}: {cause}{place}\n"
         f"at {_describe(index, prompts, completions, columns)}"

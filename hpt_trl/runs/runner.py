@@ -84,7 +84,8 @@ def run(name: str, overrides: list[str], live: TrainerCallback | None = None) ->
             with interrupts_explained(folder, command):
                 run_work(recipe, started, command)
             return
-        say("Checking rows, rewards and tokenizer")
+        if live is None:
+            say("Checking rows, rewards and tokenizer")
         prepared = prepare_recipe(recipe)
         if not prepared.recipe.stage.trains:
             with interrupts_explained(folder, command, goes_on=True):
@@ -110,7 +111,8 @@ def run(name: str, overrides: list[str], live: TrainerCallback | None = None) ->
 def _train(
     prepared: Prepared, started: float, command: list[str], tracking: Tracking, live: TrainerCallback | None
 ) -> None:
-    say("Loading the model" if prepared.model else "Making the model")
+    if live is None:
+        say("Loading the model" if prepared.model else "Making the model")
     totals, health = RunTotals(started), Health()
     warnings = Warnings(prepared.recipe, tracking.warn)
     evaluations = _Evaluations(prepared, totals)

@@ -41,6 +41,7 @@ def score_reference(name: str, overrides: list[str]) -> None:
     with quiet(), tempfile.TemporaryDirectory() as empty:
         # A trainer makes its output folder, and its repository on the Hub; these are the training's.
         config.output_dir, config.push_to_hub, config.resume_from_checkpoint = empty, False, None
+        recipe.raw.pop("push_to_hub", None)
         prepared = prepare_recipe(recipe)
         trainer = _preparing_trainer(prepared)
         rows = cast(Dataset, trainer.train_dataset)

@@ -206,7 +206,7 @@ def test_mistakes_end_the_run_with_their_message(recipe, cluster):
     assert code == 2
     assert errors.strip().startswith("error: ") and "on each of 2 processes" in errors and "Traceback" not in errors
     assert not (recipe.parent / "mistaken").exists()
-    code, _, errors = finish(start(recipe, "--num_workers", "4", address=address))
+    code, _, errors = finish(start(recipe, "--num_workers", "4", "--output_dir", "mistaken", address=address))
     assert code == 2 and "--num_workers 4: each takes a CPU core, and the Ray cluster has 2 of them." in errors
 
 

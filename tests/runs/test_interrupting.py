@@ -22,6 +22,14 @@ from tests.helpers.stage_runs import recipe, remainder  # noqa: F401
 CALLS = {"now": 0, "at": 0}
 
 
+@pytest.fixture(autouse=True)
+def python_handles_interrupts():
+    """As in a process of its own: libraries of other tests' runs may have left a handler of theirs."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def interrupting(completion_ids, **columns) -> list[float]:
     """A reward that gives Ctrl-C in its call of a number."""
     CALLS["now"] += 1

@@ -25,7 +25,7 @@ def test_a_model_can_be_talked_to_reported_and_served(tmp_path):
         words = shlex.split(lines[name])
         assert words[0] == "hpt-trl"
         options = vars(build_parser().parse_args(words[1:]))
-        assert options["command"] == command and str(folder) in options.values()
+        assert options["command"] == command and str(folder) in (options.get("folders") or options.values())
     assert shlex.split(lines["Serve:"]) == ["vllm", "serve", str(folder)]
 
 

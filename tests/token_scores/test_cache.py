@@ -256,7 +256,7 @@ def test_recipes_without_scores_are_refused(recipe, tmp_path, capsys, words, sai
     assert cli.main(["score-reference", path, *words]) == 2
     assert said.format(recipe=path) in capsys.readouterr().err
     assert not (tmp_path / "scores").exists() and not (tmp_path / "out").exists()
-    assert cli.main(["score-reference", "sft/stories-tiny"]) == 2
+    assert cli.main(["score-reference", "quickstart"]) == 2
     assert "allowed here: rho1" in capsys.readouterr().err
 
 
