@@ -46,7 +46,7 @@ def width() -> int:
     """Columns of the terminal."""
     from rich.console import Console
 
-    return max(Console().width, 1)
+    return max(Console(force_jupyter=False).width, 1)
 
 
 def has_style(stream: IO[str] | None = None) -> bool:
@@ -248,7 +248,16 @@ def _rendered(row: "Table", columns: int) -> list[str]:
 
     file = io.StringIO()
     styled: dict[str, Any] = {"force_terminal": True, "color_system": "standard"} if has_style() else {}
-    console = Console(file=file, width=max(columns, 1), highlight=False, markup=False, emoji=False, **styled)
+    # In a notebook rich would show a table of its own beside the text.
+    console = Console(
+        file=file,
+        width=max(columns, 1),
+        force_jupyter=False,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        **styled,
+    )
     console.print(row)
     return file.getvalue().rstrip("\n").split("\n")
 
