@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hpt_trl.errors import UserError
-from hpt_trl.models.folders import VALUE_TASK, check_model_folder, is_adapter, is_local, is_value_model
+from hpt_trl.models.folders import VALUE_TASK, check_model_folder, has_processor, is_adapter, is_local, is_value_model
 from hpt_trl.pipeline.record import has_weights, read_record
 from hpt_trl.run_files import PIPELINE_FILE, RECIPE_FILE
 from hpt_trl.settings.file import read_recipe_file
@@ -136,5 +136,4 @@ def _refuse_scores(name: str, config: dict[str, Any]) -> None:
 
 
 def _sees_images(folder: Path, config: dict[str, Any]) -> bool:
-    processors = ("processor_config.json", "preprocessor_config.json")
-    return "vision_config" in config or any((folder / name).is_file() for name in processors)
+    return "vision_config" in config or has_processor(folder)

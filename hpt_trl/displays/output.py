@@ -7,14 +7,14 @@ from typing import Any, overload
 from hpt_trl.displays.console import printed_warnings, without_bars
 from hpt_trl.displays.samples import Samples
 from hpt_trl.displays.showing import Page, Picture, rendered
+from hpt_trl.environments.trajectories import FOLDER as TRAJECTORIES
 from hpt_trl.errors import UserError
 from hpt_trl.hub.merged import merge_run
 from hpt_trl.methods.critic import results as critic
 from hpt_trl.methods.reward import shift
-from hpt_trl.methods.rho1.page import read_selections, selections_page
+from hpt_trl.methods.rho1.page import SELECTIONS_FILE, read_selections, selections_page
 from hpt_trl.reading import duration, read_metrics, read_results
-from hpt_trl.run_files import METRICS_FILE, RESULTS_FILE
-from hpt_trl.runs.checkpoints import RECIPE_FILE
+from hpt_trl.run_files import METRICS_FILE, RECIPE_FILE, RESULTS_FILE
 from hpt_trl.runs.curves import figure_of, figure_of_metrics, logged_series
 from hpt_trl.runs.measures import telling_measures
 from hpt_trl.runs.quiet import quiet
@@ -22,6 +22,7 @@ from hpt_trl.runs.reporting import summary
 from hpt_trl.runs.trajectories import Trajectory, read_trajectories
 from hpt_trl.runs.trajectory_pages import mode_of, trajectory_page
 from hpt_trl.settings.file import read_recipe_file
+from hpt_trl.token_scores.weights_page import SAMPLES_FILE as WEIGHTS_FILE
 from hpt_trl.token_scores.weights_page import read_weights, weights_page
 
 
@@ -105,7 +106,7 @@ class Run:
         """The tokens of some texts, coloured by their excess over the reference, the selected ones underlined."""
         found = read_selections(self.folder)
         if not found:
-            raise self._lacks("no selected tokens", "selections.jsonl")
+            raise self._lacks("no selected tokens", SELECTIONS_FILE)
         return Pages(found, lambda some: selections_page(some, self.folder.name), "Selected tokens")
 
     @property
@@ -113,7 +114,7 @@ class Run:
         """The tokens of some texts, coloured by their weight, with the value along the text."""
         found = read_weights(self.folder)
         if not found:
-            raise self._lacks("no weights of tokens", "token_weights.jsonl")
+            raise self._lacks("no weights of tokens", WEIGHTS_FILE)
         return Pages(found, lambda some: weights_page(some, self.folder.name), "Weights of tokens")
 
     @property
@@ -143,7 +144,7 @@ class Run:
         """What rollouts did in an environment: turns, images, rewards."""
         found = list(read_trajectories(self.folder))
         if not found:
-            raise self._lacks("no trajectories", "trajectories")
+            raise self._lacks("no trajectories", TRAJECTORIES)
         return Trajectories(found)
 
     def merge(self, folder: str | Path) -> Path:

@@ -9,7 +9,7 @@ import yaml
 
 from hpt_trl.errors import UserError
 from hpt_trl.hub.origin import Origin, origin_of
-from hpt_trl.models.folders import HEAD_FILES, VALUE_CONFIG_FILE, VALUE_HEAD_FILE
+from hpt_trl.models.folders import HEAD_FILES, VALUE_CONFIG_FILE, VALUE_HEAD_FILE, has_processor
 from hpt_trl.reading import read_results
 from hpt_trl.run_files import MARK, PIPELINE_FILE, RECIPE_FILE, RESULTS_FILE
 
@@ -42,6 +42,7 @@ class RunFolder:
 
     @property
     def stage(self) -> str:
+        """Of the run's recipe."""
         return str(self.recipe["stage"])
 
     @property
@@ -51,6 +52,7 @@ class RunFolder:
 
     @property
     def is_value_model(self) -> bool:
+        """Whether it is a critic."""
         return (self.folder / VALUE_CONFIG_FILE).is_file()
 
     @property
@@ -60,14 +62,17 @@ class RunFolder:
 
     @property
     def has_future_heads(self) -> bool:
+        """Whether heads for future tokens lie beside the model."""
         return (self.folder / HEAD_FILES[0]).is_file()
 
     @property
     def is_vision_model(self) -> bool:
-        return any((self.folder / name).is_file() for name in ("processor_config.json", "preprocessor_config.json"))
+        """Whether it takes images."""
+        return has_processor(self.folder)
 
     @property
     def has_chat_template(self) -> bool:
+        """Whether its tokenizer words chats."""
         return (self.folder / "chat_template.jinja").is_file() or "chat_template" in _json(
             self.folder / "tokenizer_config.json"
         )

@@ -73,6 +73,11 @@ def check_model_folder(name: str, *, key: str = "model_name_or_path", adapters: 
         )
 
 
+def has_processor(folder: Path) -> bool:
+    """Whether a processor of images lies beside a model."""
+    return any((folder / name).is_file() for name in ("processor_config.json", "preprocessor_config.json"))
+
+
 def check_merge(source: Path, target: Path) -> None:
     """Check that a folder holds an adapter to merge, and that the whole model can be written to another.
 

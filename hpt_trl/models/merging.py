@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpt_trl.errors import UserError
-from hpt_trl.models.folders import HEADS_FOLDER, VALUE_TASK, check_merge, check_model_folder
+from hpt_trl.models.folders import HEADS_FOLDER, VALUE_TASK, check_merge, check_model_folder, has_processor
 from hpt_trl.models.future_heads.shipped import announce_nothing, find_shipped_heads, keep_heads
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def _tokenizer_of(source: Path) -> tuple[Any, Any]:
     """The tokenizer beside an adapter, and what is to be saved: itself, or the processor that holds it."""
     from transformers import AutoProcessor, AutoTokenizer
 
-    if any((source / name).is_file() for name in ("processor_config.json", "preprocessor_config.json")):
+    if has_processor(source):
         processor = AutoProcessor.from_pretrained(source)
         return processor.tokenizer, processor
     tokenizer = AutoTokenizer.from_pretrained(source)

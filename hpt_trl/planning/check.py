@@ -34,7 +34,7 @@ def check(name: str, overrides: list[str], profile: Profile | None = None) -> Ch
         profile: how the processes are to be started; by default as this one was.
 
     Returns:
-        What was checked: a recipe with its data, or by itself where its stage has neither model nor rows.
+        What was found, and what the recipe needs that is not here.
 
     Raises:
         UserError: the first mistake found.

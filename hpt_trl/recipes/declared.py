@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -74,7 +75,7 @@ def declared_by(stage: "Stage") -> Declared:
 
 def declared_in_file(stage: str) -> Declared | None:
     """Returns what a stage declares by keys.json; None where that is of other versions, or knows no such stage."""
-    written = _written()
+    written = _written(KEYS_FILE)
     if written is None or stage not in written["stages"]:
         return None
     keys, rules = {}, {}
@@ -91,14 +92,16 @@ def declared_in_file(stage: str) -> Declared | None:
 
 def rewards_in_file() -> list[str] | None:
     """Returns the names of the bundled rewards by keys.json; None where that is of other versions."""
-    written = _written()
+    written = _written(KEYS_FILE)
     return None if written is None else written["rewards"]
 
 
-def _written() -> dict[str, Any] | None:
-    if not KEYS_FILE.is_file():
+@cache
+def _written(file: Path) -> dict[str, Any] | None:
+    """What keys.json says; None where it is of other versions. Asked several times of each recipe of a pipeline."""
+    if not file.is_file():
         return None
-    written = json.loads(KEYS_FILE.read_text(encoding="utf-8"))
+    written = json.loads(file.read_text(encoding="utf-8"))
     is_current = written["versions"] == versions() and written["sources"] == digests(written["sources"])
     return written if is_current else None
 

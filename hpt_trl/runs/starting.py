@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from hpt_trl.environments.trajectories import FOLDER as TRAJECTORIES
 from hpt_trl.errors import UserError
 from hpt_trl.files import lines_of
 from hpt_trl.run_files import BEFORE_FILE, EVALUATIONS, MARK, METRICS_FILE, RECIPE_FILE, RESULTS_FILE
@@ -19,9 +20,8 @@ from hpt_trl.runs.checkpoints import complete_checkpoints, is_complete
 
 # Keys that say how a run is started, not what it does.
 STARTING_KEYS = ("overwrite", "resume_from_checkpoint", "output_dir")
-# What a run leaves before its first step. `trajectories` are those of the evaluation before the training, as in
-# `hpt_trl.environments.trajectories`, which imports torch.
-_BEFORE_TRAINING = {RECIPE_FILE, BEFORE_FILE, METRICS_FILE, EVALUATIONS, "trajectories"}
+# What a run leaves before its first step, trajectories of the evaluation before the training among it.
+_BEFORE_TRAINING = {RECIPE_FILE, BEFORE_FILE, METRICS_FILE, EVALUATIONS, TRAJECTORIES}
 
 
 @dataclass(frozen=True)
