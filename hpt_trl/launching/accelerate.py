@@ -1,10 +1,10 @@
 """`hpt-trl run RECIPE --accelerate PROFILE`: the run's processes, started by `accelerate launch`."""
 
 import errno
-import os
 import shlex
 import socket
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -37,9 +37,8 @@ def launch(command: str, recipe: str, overrides: list[str], options: LaunchOptio
     profile = chosen_profile(options)
     words = launch_words(profile, [command, recipe, *overrides])
     check_startable(profile)
-    os.environ[LAUNCH_OPTIONS] = shlex.join(options.words())
     with ending_on_signals():
-        code = start(words)
+        code = start(words, {LAUNCH_OPTIONS: shlex.join(options.words())})
     if code not in (0, 2, INTERRUPTED):
         again = [command, recipe, *overrides, *options.words()]
         print(f"error: the run ended with exit code {code}. {_how_to_go_on(recipe, overrides, again)}", file=sys.stderr)
@@ -174,11 +173,16 @@ def check_file(profile: Profile) -> None:
         raise UserError(f"{profile.path}: accelerate does not take this config: {error}") from error
 
 
-def start(words: list[str]) -> int:
-    """Prints the command of a launch, runs it to its end, and returns its exit code (128 + n after signal n)."""
+def start(words: list[str], variables: Mapping[str, str]) -> int:
+    """Prints the command of a launch, runs it to its end, and returns its exit code (128 + n after signal n).
+
+    Args:
+        words: those of `accelerate launch`.
+        variables: variables of the environment that its processes have beside those of this one.
+    """
     print(f"starting: {shlex.join(['accelerate', 'launch', *words])}", flush=True)
     # The same words, to the same function of accelerate.
-    code, _ = call([sys.executable, "-m", "hpt_trl.launching.agent", *words])
+    code, _ = call([sys.executable, "-m", "hpt_trl.launching.agent", *words], variables=variables)
     return code if code >= 0 else 128 - code
 
 

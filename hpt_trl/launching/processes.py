@@ -5,7 +5,9 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
+from types import MappingProxyType
 
 # Seconds that a process has to end by itself.
 PATIENCE = 10.0
@@ -19,7 +21,9 @@ def hpt_trl_command(*words: str) -> list[str]:
     return [sys.executable, "-m", "hpt_trl", *words]
 
 
-def call(command: list[str], *, capture: bool = False) -> tuple[int, str]:
+def call(
+    command: list[str], *, capture: bool = False, variables: Mapping[str, str] = MappingProxyType({})
+) -> tuple[int, str]:
     """Runs a command to its end; whatever ends the waiting (a kill) ends all its processes as well.
 
     Ctrl-C is passed on: a training saves a checkpoint first, and ends at once at the second one. The third one ends the
@@ -27,6 +31,7 @@ def call(command: list[str], *, capture: bool = False) -> tuple[int, str]:
 
     Args:
         capture: keep what it prints; otherwise that goes straight to the terminal, progress bars included.
+        variables: variables of the environment that it has beside those of this process.
 
     Returns:
         The exit code, and what it printed on stderr if captured.
@@ -40,6 +45,7 @@ def call(command: list[str], *, capture: bool = False) -> tuple[int, str]:
         stdout=subprocess.DEVNULL if capture else None,
         stderr=pipe,
         text=True,
+        env={**os.environ, **variables},
         # A group of its own: Ctrl-C reaches this process alone, which passes it on, or ends the whole group.
         start_new_session=True,
         preexec_fn=end_with_parent if sys.platform == "linux" else None,

@@ -55,7 +55,6 @@ def run(path: Path, overrides: list[str]) -> None:
     plan = read_plan(path, overrides)
     if plan.profile is not None:
         check_startable(plan.profile)
-    os.environ[GOES_ON_BY] = shlex.join(["hpt-trl", "run", shown(path), *overrides])
     with ending_on_signals():
         steps = plan_steps(plan, read_record(plan.output_dir))
         if any(step.action is not Action.KEEP for step in steps):
@@ -65,7 +64,7 @@ def run(path: Path, overrides: list[str]) -> None:
         plan.output_dir.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(plan.output_dir / ".pipeline.lock", timeout=0):
-                _run_steps(plan)
+                _run_steps(plan, shlex.join(["hpt-trl", "run", shown(path), *overrides]))
         except Timeout as error:
             raise UserError(f"another process runs a pipeline in {plan.output_dir}; wait for it to end.") from error
 
@@ -80,7 +79,7 @@ def _check_apart(path: Path, overrides: list[str]) -> None:
         raise UserError(message.strip() if mark and code == 2 else f"the check of the stages failed:\n{errors.strip()}")
 
 
-def _run_steps(plan: Plan) -> None:
+def _run_steps(plan: Plan, command: str) -> None:
     from hpt_trl.pipeline import summary
 
     record = read_record(plan.output_dir)
@@ -97,7 +96,7 @@ def _run_steps(plan: Plan) -> None:
             continue
         why = f" ({step.reason})" if step.reason else ""
         print(f"\n{mark} {headline(step.stage)}: {step.action.value}{why}", flush=True)
-        _run_step(plan, step, record, mark)
+        _run_step(plan, step, record, mark, command)
         print(f"{mark} {summary.closing_line(record, step.stage.name)}", flush=True)
         unpushed += push_stage(plan, step.stage, mark)
     record.write(measures=summary.measures(record))
@@ -113,7 +112,7 @@ def _keep(plan: Plan, step: Step, record: Record) -> None:
     record.write()
 
 
-def _run_step(plan: Plan, step: Step, record: Record, mark: str) -> None:
+def _run_step(plan: Plan, step: Step, record: Record, mark: str, command: str) -> None:
     stage, folder = step.stage, plan.folder(step.stage.name)
     for used in stage.uses:
         _require_output(plan, stage, used)
@@ -131,7 +130,7 @@ def _run_step(plan: Plan, step: Step, record: Record, mark: str) -> None:
     words = ["run", str(recipe), *extra]
     started, before = time.perf_counter(), known.seconds
     try:
-        code = _start(plan, words)
+        code = _start(plan, words, {GOES_ON_BY: command})
     finally:
         known.seconds = before + time.perf_counter() - started
         record.write()
@@ -149,15 +148,14 @@ def _run_step(plan: Plan, step: Step, record: Record, mark: str) -> None:
     record.write()
 
 
-def _start(plan: Plan, words: list[str]) -> int:
+def _start(plan: Plan, words: list[str], variables: dict[str, str]) -> int:
     """Runs a stage in the processes of the pipeline's profile; returns the exit code."""
     if plan.profile is None or plan.profile.path is None:
-        return call(hpt_trl_command(*words))[0]
+        return call(hpt_trl_command(*words), variables=variables)[0]
     path = plan.profile.path
     name = plan.profile.name if path.parent == profiles_folder() else str(path)
     options = LaunchOptions(accelerate=name, num_processes=plan.profile.num_processes)
-    os.environ[LAUNCH_OPTIONS] = shlex.join(options.words())
-    return start(launch_words(plan.profile, words))
+    return start(launch_words(plan.profile, words), {**variables, LAUNCH_OPTIONS: shlex.join(options.words())})
 
 
 def _failure(stage: PlannedStage, record: Record, what: str) -> UserError:

@@ -1,6 +1,7 @@
 """Stages of a pipeline on the Hub."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import yaml
 from hpt_trl import cli
 from hpt_trl.errors import UserError
 from hpt_trl.pipeline.reading import read_plan
+from hpt_trl.runs.going_on import COMMAND as GOES_ON_BY
 from tests.helpers.hub import TOKEN
 
 
@@ -38,6 +40,7 @@ def test_each_stage_is_pushed_and_names_the_one_before_as_its_base(pipeline, hub
     path, pushed = pipeline(sft={"push_to_hub": True}, dpo={"push_to_hub": True}), {"me/chain-sft", "me/chain-dpo"}
     assert cli.main(["run", str(path)]) == 0
     printed = capfd.readouterr()
+    assert GOES_ON_BY not in os.environ, "what is said of the stages alone was left to the next run of this process"
     assert set(hub.repos) == pushed and all(f"Pushed: {hub.address}/{name}" in printed.out for name in pushed)
     assert all("model.safetensors" in hub.repos[name].files() for name in pushed)
     assert "base_model: me/chain-sft" in hub.repos["me/chain-dpo"].files()["README.md"].decode()
