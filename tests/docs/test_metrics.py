@@ -31,9 +31,9 @@ SEARCHING = {"environment": "vrag", "search_index": "indexes/mine", "reward_func
 
 # Run -> its stage, the pages that explain it, and keys over the stage's small recipe.
 RUNS = {
-    "pretrain": ("pretrain", (), PRETRAIN),
-    "sft": ("sft", (), {}),
-    "ref_tuning": ("ref_tuning", (), {}),
+    "pretrain": ("pretrain", ("pretrain.md",), PRETRAIN),
+    "sft": ("sft", ("sft.md",), {}),
+    "ref_tuning": ("ref_tuning", ("ref_tuning.md",), {}),
     "reward": ("reward", ("reward.md",), {}),
     "dpo": ("dpo", ("dpo.md",), {}),
     "critic": ("critic", ("critic.md",), {}),
