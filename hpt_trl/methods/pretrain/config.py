@@ -12,9 +12,9 @@ class PretrainConfig(SFTConfig):
     """TRL's SFTConfig with packing on.
 
     The documents, each closed by the end-of-sequence token, are laid end to end and cut into blocks of `max_length`
-    tokens (`wrapped`, as GPT-2 and its successors were trained): no token is lost or padded, every block is full, and
-    any attention kernel will do. `bfd` and `bfd_split` keep attention inside a document; they flatten a batch into one
-    row, which is quick with FlashAttention only.
+    tokens (`wrapped`, as GPT-2 and its successors were trained): no token is lost, every block is full but the last of
+    each thousand documents, which TRL packs at a time, and any attention kernel will do. `bfd` and `bfd_split` keep
+    attention inside a document; they flatten a batch into one row, which is quick with FlashAttention only.
     """
 
     packing: bool = field(
