@@ -15,7 +15,7 @@ from hpt_trl.methods.reward import shift
 from hpt_trl.methods.rho1.page import SELECTIONS_FILE, read_selections, selections_page
 from hpt_trl.reading import duration, read_metrics, read_results
 from hpt_trl.run_files import METRICS_FILE, RECIPE_FILE, RESULTS_FILE
-from hpt_trl.runs.curves import figure_of, figure_of_metrics, logged_series
+from hpt_trl.runs.curves import figure_of, figure_of_metrics, logged_series, points_of
 from hpt_trl.runs.measures import telling_measures
 from hpt_trl.runs.quiet import quiet
 from hpt_trl.runs.reporting import summary
@@ -81,17 +81,29 @@ class Run:
         ]
         return Picture(lambda: figure_of(lines, results, self._title), "\n".join(text))
 
-    def plot(self, *keys: str) -> Picture:
+    def plot(self, *keys: str, beside: "Sequence[Run]" = ()) -> Picture:
         """Some metrics on one axis, by their names in metrics.jsonl (`hpt/sft_fraction`).
+
+        Args:
+            beside: Other runs, whose metrics are drawn as well; the legend has the names of the folders then.
 
         Raises:
             UserError: none of them was logged.
         """
-        lines = self.metrics
-        if not any(key in line for line in lines for key in keys):
-            logged = sorted({key for line in lines for key in line} - {"step", "epoch"})
+        runs = [self, *beside]
+        names = [run.folder.name for run in runs]
+        if len(set(names)) < len(names):
+            names = [str(run.folder) for run in runs]
+        found = {
+            f"{name}: {key}" if beside else key: points
+            for name, run in zip(names, runs, strict=True)
+            for key in keys
+            if (points := points_of(run.metrics, key))
+        }
+        if not found:
+            logged = sorted({key for run in runs for line in run.metrics for key in line} - {"step", "epoch"})
             raise UserError(f"{self.folder}: none of {', '.join(keys)} was logged; there are {', '.join(logged)}.")
-        return Picture(lambda: figure_of_metrics(lines, keys), f"{', '.join(keys)} over the steps")
+        return Picture(lambda: figure_of_metrics(found), f"{', '.join(found)} over the steps")
 
     @property
     def samples(self) -> Samples:

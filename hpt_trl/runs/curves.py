@@ -5,7 +5,7 @@ run logged nothing is left out.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -178,7 +178,7 @@ PANELS = (
 def logged_series(lines: list[dict[str, Any]]) -> dict[str, Points]:
     """(step, value) of every metric of `PANELS` that the run logged and that says something of its own."""
     every = [series for panel in PANELS for series in panel.series]
-    points = {series.key: _points(lines, series.key) for series in every}
+    points = {series.key: points_of(lines, series.key) for series in every}
     return {
         series.key: points[series.key]
         for series in every
@@ -223,25 +223,18 @@ def figure_of(lines: list[dict[str, Any]], results: dict[str, Any] | None, title
     return figure
 
 
-def figure_of_metrics(lines: list[dict[str, Any]], keys: Sequence[str]) -> Any:
-    """Draws some metrics on one axis, by their names in metrics.jsonl.
-
-    Raises:
-        ValueError: none of them was logged.
-    """
+def figure_of_metrics(metrics: Mapping[str, Points]) -> Any:
+    """Draws some metrics on one axis: what the legend says of each -> its (step, value)."""
     from matplotlib import rc_context
     from matplotlib.ticker import MaxNLocator
 
-    found = {key: points for key in keys if (points := _points(lines, key))}
-    if not found:
-        raise ValueError(f"none of {', '.join(keys)} was logged")
     with rc_context(STYLE):
         figure, axes = new_figure(1, 1, (7.2, 3.2))
         axis, colors = axes[0, 0], (_BLUE, _RED, _GREEN, _ORANGE, _VIOLET, _GREY)
-        for place, (key, points) in enumerate(found.items()):
+        for place, (label, points) in enumerate(metrics.items()):
             steps, values = zip(*points, strict=True)
             # Told apart without colours as well.
-            draw_series(axis, Series(key, key, colors[place % 6], dashed=place % 2 == 1), steps, values)
+            draw_series(axis, Series(label, label, colors[place % 6], dashed=place % 2 == 1), steps, values)
         axis.set_xlabel("step")
         axis.grid(True, color="#e6e6e6", linewidth=0.8)
         axis.set_axisbelow(True)
@@ -250,7 +243,8 @@ def figure_of_metrics(lines: list[dict[str, Any]], keys: Sequence[str]) -> Any:
     return figure
 
 
-def _points(lines: list[dict[str, Any]], key: str) -> Points:
+def points_of(lines: list[dict[str, Any]], key: str) -> Points:
+    """(step, value) of a metric by its name in metrics.jsonl, also of one that no panel shows."""
     return [(line["step"], line[key]) for line in lines if isinstance(line.get(key), int | float)]
 
 
@@ -288,7 +282,7 @@ def _draw_panel(axis: Any, panel: Panel, curves: dict[str, Points], results: dic
             axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     for share in shares:
         # Above 100 % there is room for the legend.
-        share.set_ylim(-0.04, 1.3)
+        share.set_ylim(-0.04, 1.08 + 0.11 * len(handles))
         share.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1])
         share.yaxis.set_major_formatter(PercentFormatter(1.0))
     if panel.unit.endswith("(tokens)"):

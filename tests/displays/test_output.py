@@ -1,6 +1,7 @@
 """A run's folder read back: what is shown of it, as HTML and as text, and what is said where something is missing."""
 
 import json
+import shutil
 from html.parser import HTMLParser
 
 import pytest
@@ -81,11 +82,14 @@ def test_a_run_of_the_command_line_is_read_back(finished):
     assert "held_out.loss" not in repr(run) and "Held-out loss" in repr(run)
 
 
-def test_pictures_are_png_and_have_a_text(finished):
+def test_pictures_are_png_and_have_a_text(finished, tmp_path):
     run = hpt_trl.Run(finished)
     assert run.curves._repr_png_().startswith(b"\x89PNG\r\n")
     assert "loss" in repr(run.curves) and "(step 3)" in repr(run.curves)
     assert run.plot("loss", "grad_norm")._repr_png_().startswith(b"\x89PNG\r\n")
+    both = run.plot("loss", beside=[hpt_trl.Run(shutil.copytree(finished, tmp_path / finished.name))])
+    assert both._repr_png_().startswith(b"\x89PNG\r\n")
+    assert repr(both) == f"{finished}: loss, {tmp_path / finished.name}: loss over the steps"
     with pytest.raises(UserError, match=r"none of hpt/nothing was logged; there are .*\bloss\b"):
         run.plot("hpt/nothing")
 
