@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard
 from hpt_trl.errors import UserError
 from hpt_trl.hub.card import card_for, is_edited, write_card
 from hpt_trl.hub.citations import method_of
-from hpt_trl.hub.figures import figures_of
+from hpt_trl.hub.figures import measures_of
 from hpt_trl.hub.origin import Origin, note_push, origin_of
 from hpt_trl.hub.public import public_recipe, public_results
 from hpt_trl.hub.run_folder import MARK, read_run
@@ -212,5 +212,5 @@ def test_every_weighting_is_known():
 
 
 def test_figures_of_nothing_are_none():
-    assert figures_of({"before": None, "after": None}) == []
-    assert figures_of({"before": None, "after": {"accuracy": None, "rewards": {"a": None}}}) == []
+    assert measures_of({"before": None, "after": None}) == []
+    assert measures_of({"before": None, "after": {"accuracy": None, "rewards": {"a": None}}}) == []
