@@ -28,16 +28,29 @@ def read_results(output_dir: str | Path) -> dict[str, Any] | None:
     Raises:
         UserError: the file is not valid JSON.
     """
-    path = Path(output_dir) / RESULTS_FILE
+    return read_object(Path(output_dir) / RESULTS_FILE, "results of a run", "Remove it and run the recipe again.")
+
+
+def read_object(path: Path, what: str, advice: str = "Remove it.", *, or_null: bool = False) -> dict[str, Any] | None:
+    """Reads a file that holds one JSON object; None where there is no file.
+
+    Args:
+        what: what the file should hold.
+        advice: what to do where it does not.
+        or_null: it may also say null.
+
+    Raises:
+        UserError: the file is not valid JSON, or holds something else.
+    """
     if not path.exists():
         return None
     try:
-        results = parsed_json(path.read_text(encoding="utf-8"))
+        found = parsed_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} is not valid JSON: {error}. Remove it and run the recipe again.") from None
-    if not isinstance(results, dict):
-        raise UserError(f"{path} holds {type(results).__name__}, not results of a run.")
-    return results
+        raise UserError(f"{path} is not valid JSON: {error}. {advice}") from None
+    if not (isinstance(found, dict) or (or_null and found is None)):
+        raise UserError(f"{path} holds {type(found).__name__}, not {what}. {advice}")
+    return found
 
 
 def read_metrics(output_dir: str | Path, *, tolerant: bool = False) -> list[dict[str, Any]]:

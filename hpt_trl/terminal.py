@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -247,8 +247,8 @@ def _rendered(row: "Table", columns: int) -> list[str]:
     from rich.console import Console
 
     file = io.StringIO()
-    styled: dict[str, Any] = {"force_terminal": True, "color_system": "standard"} if has_style() else {}
-    # In a notebook rich would show a table of its own beside the text.
+    # In a notebook rich would show a table of its own beside the text, and style what is kept as text: Jupyter asks for
+    # colours by FORCE_COLOR.
     console = Console(
         file=file,
         width=max(columns, 1),
@@ -256,7 +256,8 @@ def _rendered(row: "Table", columns: int) -> list[str]:
         highlight=False,
         markup=False,
         emoji=False,
-        **styled,
+        force_terminal=has_style(),
+        color_system="standard" if has_style() else None,
     )
     console.print(row)
     return file.getvalue().rstrip("\n").split("\n")

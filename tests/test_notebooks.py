@@ -15,6 +15,7 @@ import pytest
 
 import hpt_trl
 from hpt_trl.cli import build_parser
+from tests.helpers.hub import TOKEN
 from tests.helpers.notebooks import trial_file
 from tests.helpers.processes import ENVIRONMENT, ROOT
 from tests.planning.test_doctor import site
@@ -111,11 +112,13 @@ def check_outputs(notebook) -> None:
 
 
 @every_notebook
-def test_it_runs_as_a_notebook(path, tiny_model_path, tmp_path, monkeypatch):
+def test_it_runs_as_a_notebook(path, tiny_model_path, tmp_path, monkeypatch, request):
     monkeypatch.setenv("HPT_TRL_TRIAL", str(trial_file(tmp_path, tiny_model_path, path.stem)))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setenv("HPT_TRL_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("HF_TOKEN", raising=False)
+    # The one that pushes does so where somebody is logged in.
+    hub = request.getfixturevalue("hub") if path.stem == "own_data" else None
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
         cell.outputs = []
@@ -123,6 +126,10 @@ def test_it_runs_as_a_notebook(path, tiny_model_path, tmp_path, monkeypatch):
     check_outputs(notebook)
     # What it writes lies where it says.
     assert (tmp_path / "outputs").is_dir()
+    if hub is not None:
+        (pushed,) = hub.repos.values()
+        assert {"model.safetensors", "README.md", "results.json", "curves.png"} <= set(pushed.files())
+        assert TOKEN not in nbformat.writes(notebook)
 
 
 @every_notebook

@@ -183,7 +183,10 @@ def test_a_completion_cannot_tell_the_terminal_to_do_something():
 
 def test_colour_is_for_terminals_and_no_color_is_heard(tmp_path):
     plain = subprocess.run(
-        [sys.executable, "-m", "hpt_trl", "list"], capture_output=True, text=True, env=ENVIRONMENT | {"COLUMNS": "80"}
+        [sys.executable, "-m", "hpt_trl", "list"],
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT | {"COLUMNS": "80", "FORCE_COLOR": "1"},
     )
     assert plain.returncode == 0 and "\x1b" not in plain.stdout
     shown, silent = Terminal("-m", "hpt_trl", "list", columns=100), Terminal("-m", "hpt_trl", "list", NO_COLOR="1")

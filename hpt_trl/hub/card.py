@@ -15,7 +15,7 @@ from hpt_trl.errors import UserError
 from hpt_trl.files import write_atomically
 from hpt_trl.hub.card_text import card_text
 from hpt_trl.hub.citations import method_of
-from hpt_trl.hub.figures import eval_results, figures_of
+from hpt_trl.hub.figures import eval_results, measures_of
 from hpt_trl.hub.files import CARD_FILE
 from hpt_trl.hub.licence import licence_of
 from hpt_trl.hub.public import public_value
@@ -80,7 +80,7 @@ def new_card(run: RunFolder, name: str, revision: str | None, *, ask: bool) -> s
     from huggingface_hub import ModelCard, ModelCardData
 
     results = run.results or {}
-    figures = figures_of(results)
+    measures = measures_of(results)
     local = run.recipe.get("model_name_or_path")
     folder = Path(str(local)) if run.root is None and local is not None and is_local(str(local)) else None
     licence = licence_of(run.root, folder, ask=ask)
@@ -96,12 +96,12 @@ def new_card(run: RunFolder, name: str, revision: str | None, *, ask: bool) -> s
         "base_model": None if run.root is None else run.root.name,
         "base_model_relation": None if run.root is None else "finetune" if run.adapter is None else "adapter",
     }
-    if figures:
+    if measures:
         task = _task(run) or "other"
         split = run.recipe.get("dataset_test_split")
-        metadata |= {"model_name": name, "eval_results": eval_results(figures, task=task, data=data, split=split)}
+        metadata |= {"model_name": name, "eval_results": eval_results(measures, task=task, data=data, split=split)}
     card = ModelCardData(**{key: value for key, value in metadata.items() if value})
-    text = card_text(run, name, revision, figures, licence)
+    text = card_text(run, name, revision, measures, licence)
     written = str(ModelCard(f"---\n{card.to_yaml()}\n---\n\n{text}"))
     return f"{written.rstrip()}\n\n<!-- Written by hpt-trl, and anew at each push unless it was edited: " + (
         f"{_digest(written.rstrip() + chr(10))} -->\n"

@@ -6,7 +6,7 @@ import yaml
 
 from hpt_trl.hub.citations import method_of
 from hpt_trl.hub.destination import HUB_KEYS
-from hpt_trl.hub.figures import Figure
+from hpt_trl.hub.figures import Measure
 from hpt_trl.hub.loading_code import loading_code
 from hpt_trl.hub.public import model_name, public_value
 from hpt_trl.hub.run_folder import RunFolder
@@ -16,7 +16,7 @@ from hpt_trl.reading import duration
 _ELSEWHERE = ("stage", "output_dir", "overwrite", "resume_from_checkpoint", "report_to", "env", *HUB_KEYS)
 
 
-def card_text(run: RunFolder, name: str, revision: str | None, figures: list[Figure], licence: dict[str, Any]) -> str:
+def card_text(run: RunFolder, name: str, revision: str | None, measures: list[Measure], licence: dict[str, Any]) -> str:
     """The card without its metadata.
 
     Args:
@@ -31,7 +31,7 @@ def card_text(run: RunFolder, name: str, revision: str | None, figures: list[Fig
         f"```python\n{loading_code(run, name, revision)}\n```",
         *_beside(run),
         "## What it measured",
-        _measured(run, figures),
+        _measured(run, measures),
         "## How it was made",
         _made(run),
         "Every key of its recipe that is not a default:",
@@ -83,8 +83,8 @@ def _beside(run: RunFolder) -> list[str]:
     return [" ".join(kept)] if kept else []
 
 
-def _measured(run: RunFolder, figures: list[Figure]) -> str:
-    if not figures:
+def _measured(run: RunFolder, measures: list[Measure]) -> str:
+    if not measures:
         return "Nothing was measured on held-out rows."
     lines = [
         "On rows that were held out, before and after the training; in brackets the 95 % interval, where it is known.",
@@ -92,9 +92,9 @@ def _measured(run: RunFolder, figures: list[Figure]) -> str:
         "| measure | before | after |",
         "|---|---|---|",
     ]
-    for figure in figures:
-        on = "" if figure.on is None else f" on {figure.on}"
-        lines.append(f"| {figure.name}{on} | {figure.shown('before')} | {figure.shown('after')} |")
+    for measure in measures:
+        on = "" if measure.on is None else f" on {measure.on}"
+        lines.append(f"| {measure.name}{on} | {measure.shown('before')} | {measure.shown('after')} |")
     overlap = (run.results or {}).get("overlap") or {}
     if overlap.get("rows"):
         lines += ["", f"{overlap['rows']} of the {overlap['of']} held-out rows were trained on as well."]

@@ -47,10 +47,10 @@ def push(options: argparse.Namespace) -> None:
     from hpt_trl.hub.destination import branch, destination
     from hpt_trl.hub.pushing import push as push_run
     from hpt_trl.hub.pushing import told
-    from hpt_trl.hub.run_folder import read_run
+    from hpt_trl.hub.run_folder import read_run_folder
 
     private, overwrite = _bool("--private", options.private), _bool("--overwrite", options.overwrite)
-    wanted = destination(read_run(options.folder).recipe, options.folder)
+    wanted = destination(read_run_folder(options.folder).recipe, options.folder)
     wanted = replace(
         wanted,
         name=options.hub_model_id or wanted.name,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from hpt_trl.hub.card import write_card
 from hpt_trl.hub.files import RECORD
-from hpt_trl.hub.run_folder import is_run, read_run
+from hpt_trl.hub.run_folder import has_recipe, read_run_folder
 from hpt_trl.run_files import RECIPE_FILE, RESULTS_FILE
 
 
@@ -24,8 +24,8 @@ def merge_run(adapter: str | Path, merged: str | Path) -> None:
 def keep_record(adapter: str | Path, merged: str | Path) -> None:
     """Copy recipe, results and curves of an adapter's run beside the merged model; of any other adapter nothing."""
     source, target = Path(adapter), Path(merged)
-    if not is_run(source):
+    if not has_recipe(source):
         return
     for path in {path for pattern in (RECIPE_FILE, RESULTS_FILE, *RECORD) for path in source.glob(pattern)}:
         shutil.copyfile(path, target / path.name)
-    write_card(read_run(target), target.name)
+    write_card(read_run_folder(target), target.name)

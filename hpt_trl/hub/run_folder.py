@@ -78,7 +78,7 @@ class RunFolder:
         )
 
 
-def read_run(folder: str | Path) -> RunFolder:
+def read_run_folder(folder: str | Path) -> RunFolder:
     """Read what a run has left; nothing heavy is imported or loaded.
 
     Raises:
@@ -115,7 +115,7 @@ def read_run(folder: str | Path) -> RunFolder:
     )
 
 
-def is_run(folder: Path) -> bool:
+def has_recipe(folder: Path) -> bool:
     """Whether a folder is the output folder of a run."""
     return _recipe(folder) is not None
 

@@ -1,10 +1,10 @@
 """What a run measured, before and after, with 95 % intervals, as the rows of a table."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hpt_trl.evaluation.intervals import Z, wilson
+from hpt_trl.evaluation.figures import Figure, figures_of
 from hpt_trl.reports.run import Run
 from hpt_trl.runs.verdicts import UNKNOWN, verdict
 
@@ -17,15 +17,6 @@ _SHARES = ("pass@", "avg@", "maj@", "win_rate")
 _NO_MEASURES = ("rows", "samples", "n", "num_generations", "temperature", "max_new_tokens", "tokens", "scored_tokens")
 # Numbers that are shares, beside those with an interval from 0 to 1.
 _ALSO_SHARES = ("truncated", "without_answer", "accuracy", *_SHARES, "recall@", "ndcg@")
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A number and the bounds of its 95 % interval, None where that is not known."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
 
 
 @dataclass(frozen=True)
@@ -97,46 +88,21 @@ def groups_of(runs: Sequence[Run]) -> dict[str, list[Row]]:
 _Key = tuple[str, str]
 
 
-def _named(evaluation: dict[str, Any] | None) -> dict[_Key, Figure]:
-    values = evaluation or {}
+def _named(evaluation: Mapping[str, Any] | None) -> dict[_Key, Figure]:
     found: dict[_Key, Figure] = {}
-    for name, value in values.items():
-        if name in ("rewards", "environment") and isinstance(value, dict):
-            found |= {(ANSWERS, f"{name}.{key}"): Figure(item) for key, item in _numbers(value)}
-    found |= {(ANSWERS, name): _with_interval(name, value, values) for name, value in _numbers(values)}
-    held_out = values.get("held_out")
-    if isinstance(held_out, dict):
-        found |= {(HELD_OUT, name): _held_out(name, value, values) for name, value in _numbers(held_out)}
-    for name, inner in (values.get("evaluations") or {}).items():
-        found |= {(f"evaluations.{name}", key): figure for (_, key), figure in _named(inner).items()}
-    return found
-
-
-def _numbers(values: dict[str, Any]) -> Iterable[tuple[str, float]]:
-    for name, value in values.items():
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        is_measure = name not in _NO_MEASURES and not name.endswith(("_error", "_rows"))
+    for path, figure in figures_of(evaluation).items():
+        *group, name = path
         # What could not be judged is said where there was such a thing.
-        if is_number and is_measure and (value or name not in ("unscored", "undecided")):
-            yield name, value
-
-
-def _with_interval(name: str, value: float, values: dict[str, Any]) -> Figure:
-    interval, error = values.get(f"{name}_interval"), values.get(f"{name}_error")
-    if interval is None and name == "accuracy" and "samples" in values:
-        # Of a run that is older than its intervals.
-        interval = wilson(value, values["samples"] * values.get("num_generations", 1))
-    if interval is not None:
-        return Figure(value, *interval)
-    return Figure(value) if error is None else Figure(value, value - Z * error, value + Z * error)
-
-
-def _held_out(name: str, value: float, values: dict[str, Any]) -> Figure:
-    interval = values.get("held_out_intervals", {}).get(name)
-    if interval is not None:
-        return Figure(value, *interval)
-    error = values.get("held_out_errors", {}).get(name)
-    return Figure(value) if error is None else Figure(value, value - Z * error, value + Z * error)
+        if name in _NO_MEASURES or (name in ("unscored", "undecided") and not figure.value):
+            continue
+        match group:
+            case ["held_out"]:
+                found[HELD_OUT, name] = figure
+            case ["evaluations", on, *inner]:
+                found[f"evaluations.{on}", ".".join([*inner, name])] = figure
+            case _:
+                found[ANSWERS, ".".join(path)] = figure
+    return found
 
 
 def _judged(run: Run, key: _Key) -> str:

@@ -7,8 +7,7 @@ from typing import Any
 import yaml
 
 from hpt_trl.errors import UserError
-from hpt_trl.files import parsed_json
-from hpt_trl.reading import read_results, read_steps
+from hpt_trl.reading import read_object, read_results, read_steps
 from hpt_trl.reports.checks import check_evaluation, check_results
 from hpt_trl.run_files import BEFORE_FILE, METRICS_FILE, RECIPE_FILE, RESULTS_FILE, WARNINGS_FILE
 from hpt_trl.runs.checkpoints import complete_checkpoints
@@ -83,7 +82,7 @@ def read_run(folder: Path) -> Run:
         check_results(folder / RESULTS_FILE, results)
     lines, cut_metrics = _steps(folder / METRICS_FILE)
     noted, cut_warnings = _steps(folder / WARNINGS_FILE)
-    before = _object(folder / BEFORE_FILE) if results is None else results.get("before")
+    before = _before(folder / BEFORE_FILE) if results is None else results.get("before")
     checkpoints = complete_checkpoints(folder) if results is None else []
     return Run(
         folder=folder,
@@ -110,16 +109,9 @@ def _warnings(folder: Path, results: dict[str, Any] | None, noted: list[dict[str
     return found
 
 
-def _object(path: Path) -> dict[str, Any] | None:
+def _before(path: Path) -> dict[str, Any] | None:
     """What before.json says; None without it, or where nothing was evaluated."""
-    if not path.exists():
-        return None
-    try:
-        found = parsed_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is not valid JSON: {error}. Remove it.") from None
-    if found is not None and not isinstance(found, dict):
-        raise UserError(f"{path} holds {type(found).__name__}, not an evaluation. Remove it.")
+    found = read_object(path, "an evaluation", or_null=True)
     check_evaluation(path, "before", found or {})
     return found
 

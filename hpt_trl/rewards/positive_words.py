@@ -19,11 +19,15 @@ class PositiveWords:
     """Reward +1 where the completion holds one of `WORDS` (also inside of a word: `lovely`), else -1.
 
     While training it prints each find, and every ten epochs the success rate since the last report.
+
+    Args:
+        prints_finds: whether it does the first.
     """
 
     __name__ = "positive_words"
 
-    def __init__(self):
+    def __init__(self, *, prints_finds: bool = True):
+        self._prints_finds = prints_finds
         self._found = self._seen = self._reported = 0
 
     def __call__(
@@ -35,7 +39,7 @@ class PositiveWords:
         for prompt, completion in zip(prompts, completions, strict=True):
             found = _WORD.search(text_of(completion))
             rewards.append(1.0 if found else -1.0)
-            if found and training:
+            if found and training and self._prints_finds:
                 print(f"found `{found[0].lower()}`: {text_of(prompt)}{text_of(completion)!r}", flush=True)
         if training:
             self._report(rewards, int(trainer_state.epoch or 0) + 1, trainer_state)

@@ -13,7 +13,7 @@ from hpt_trl.hub.destination import Destination, destination, refuse_pushing_mid
 from hpt_trl.hub.files import check_base
 from hpt_trl.hub.origin import origin_of
 from hpt_trl.hub.pushing import not_pushed, push, told
-from hpt_trl.hub.run_folder import read_run
+from hpt_trl.hub.run_folder import read_run_folder
 from hpt_trl.recipes.recipe import Recipe
 
 
@@ -80,7 +80,7 @@ def write_run_card(recipe: Recipe) -> None:
     folder, wanted = recipe.config.output_dir, _destination(recipe)
     known = recipe.raw.get("push_to_hub") or "/" in wanted.name
     try:
-        run = read_run(folder)
+        run = read_run_folder(folder)
     except UserError as error:  # of sharded weights, which have to be put together first
         print(f"Card: none, {error}")
         return

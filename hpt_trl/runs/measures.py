@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from hpt_trl.evaluation.figures import figures_of
 from hpt_trl.runs.verdicts import verdict
 
 # Measures in the order in which they are preferred where none is named.
@@ -54,13 +55,5 @@ def telling_measures(results: dict[str, Any], stage: str, named: Sequence[str] =
     return found
 
 
-def _flat(values: dict[str, Any] | None, prefix: str = "") -> dict[str, float]:
-    found: dict[str, float] = {}
-    for key, value in (values or {}).items():
-        if key.endswith(("_error", "_errors", "_rows")):
-            continue  # of the measures, none themselves
-        if isinstance(value, dict):
-            found |= _flat(value, f"{prefix}{key}.")
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            found[prefix + key] = float(value)
-    return found
+def _flat(values: dict[str, Any] | None) -> dict[str, float]:
+    return {".".join(path): float(figure.value) for path, figure in figures_of(values).items()}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hpt_trl.errors import UserError
-from hpt_trl.evaluation.intervals import wilson
+from hpt_trl.evaluation.figures import figures_of
 from hpt_trl.evaluation.lines import measure_lines, undecided_line
 from hpt_trl.methods.critic.results import report_critic
 from hpt_trl.methods.reward.shift import report_shift
@@ -157,11 +157,11 @@ def _named_evaluation(name: str, both: dict[str, dict[str, Any]]) -> list[str]:
 
 def _pair_accuracy_line(name: str, key: str, evaluation: dict[str, Any]) -> str:
     """Share of the held-out comparisons that are right, with its 95 % interval; without it of an older run."""
-    line = f"Held-out pair accuracy {name + ':':<7} {evaluation['held_out'][key]:6.1%}"
-    interval = evaluation.get("held_out_intervals", {}).get(key)
-    if interval is None:
+    figure = figures_of(evaluation)["held_out", key]
+    line = f"Held-out pair accuracy {name + ':':<7} {figure.value:6.1%}"
+    if figure.low is None:
         return line
-    known = f"95 % interval {interval[0]:.1%} to {interval[1]:.1%}; {evaluation['held_out_rows']} comparisons"
+    known = f"95 % interval {figure.low:.1%} to {figure.high:.1%}; {evaluation['held_out_rows']} comparisons"
     return f"{line}  ({known}{', all tie' if _all_tie(evaluation) else ''})"
 
 
@@ -172,15 +172,14 @@ def _all_tie(evaluation: dict[str, Any]) -> bool:
 
 def accuracy_line(name: str, evaluation: dict[str, Any]) -> str:
     """Held-out accuracy with its 95 % interval."""
-    share, count = evaluation["accuracy"], evaluation["samples"] * evaluation["num_generations"]
-    low, high = evaluation.get("accuracy_interval") or wilson(share, count)
+    figure = figures_of(evaluation)["accuracy",]
     rows = f"{evaluation['samples']} rows"
     if evaluation["num_generations"] > 1:
         rows += f", {evaluation['num_generations']} completions each"
     undecided = undecided_line(evaluation)
     return (
-        f"Held-out accuracy {name + ':':<7} {share:6.1%}  (95 % interval {low:.1%} to {high:.1%}; {rows}, mean length "
-        f"{evaluation['mean_length']:.0f} tokens{'' if undecided is None else f'; {undecided}'})"
+        f"Held-out accuracy {name + ':':<7} {figure.value:6.1%}  (95 % interval {figure.low:.1%} to {figure.high:.1%}; "
+        f"{rows}, mean length {evaluation['mean_length']:.0f} tokens{'' if undecided is None else f'; {undecided}'})"
     )
 
 

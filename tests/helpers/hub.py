@@ -69,6 +69,7 @@ class Hub:
         uploads: LFS objects that were sent, in their order.
         fails: where a request fails whose method and path match: pattern -> a status, or None to drop the connection.
         asked: method and path of each request.
+        private: whether a new repository is private where the request does not say it, as an owner may set it.
     """
 
     address: str = ""
@@ -79,6 +80,7 @@ class Hub:
     uploads: list[str] = field(default_factory=list)
     fails: dict[str, int | None] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
+    private: bool = False
 
     def new(self, name: str, files: dict[str, bytes] | None = None, *, private: bool = False) -> Repo:
         repo = self.repos[name] = Repo(private=private)
@@ -203,7 +205,8 @@ class _Handler(BaseHTTPRequestHandler):
         made = {"url": f"{self.hub.address}/{name}", "name": name, "id": name}
         if name in self.hub.repos:
             return self._json({**made, "error": "You already created this model repo"}, 409)
-        self.hub.new(name, private=wanted.get("visibility") == "private" or bool(wanted.get("private")))
+        visibility = wanted.get("visibility") or {True: "private", False: "public"}.get(wanted.get("private"))
+        self.hub.new(name, private=self.hub.private if visibility is None else visibility == "private")
         return self._json(made)
 
     def _lfs(self, name: str, wanted: dict[str, Any]) -> None:

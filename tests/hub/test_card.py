@@ -10,10 +10,10 @@ from huggingface_hub import ModelCard
 from hpt_trl.errors import UserError
 from hpt_trl.hub.card import card_for, is_edited, write_card
 from hpt_trl.hub.citations import method_of
-from hpt_trl.hub.figures import figures_of
+from hpt_trl.hub.figures import measures_of
 from hpt_trl.hub.origin import Origin, note_push, origin_of
 from hpt_trl.hub.public import public_recipe, public_results
-from hpt_trl.hub.run_folder import MARK, read_run
+from hpt_trl.hub.run_folder import MARK, read_run_folder
 from hpt_trl.methods.hybrid.config import HybridPostConfig
 from hpt_trl.methods.mtp.config import WEIGHTINGS
 from hpt_trl.recipes.stages import STAGE_MODULES
@@ -69,7 +69,7 @@ def run_of(tmp_path):
 
 
 def test_nothing_of_the_machine_is_told(run_of):
-    run = read_run(run_of())
+    run = read_run_folder(run_of())
     told = public_recipe(run, "me/x") + json.dumps(public_results(run)) + card_for(run, "me/x", None, ask=False)
     for secret in ("somebody", "hunter2", "10.0.0.5", "private", "secret", "mine.yaml"):
         assert secret not in told, secret
@@ -78,7 +78,7 @@ def test_nothing_of_the_machine_is_told(run_of):
 
 
 def test_the_card_says_what_was_measured(run_of):
-    card = ModelCard(card_for(read_run(run_of()), "me/x", None, ask=False))
+    card = ModelCard(card_for(read_run_folder(run_of()), "me/x", None, ask=False))
     assert "| accuracy | 25.0% (10.0% to 50.0%) | 50.0% (25.0% to 75.0%) |" in card.text
     assert "| held-out loss | — | 2 (1.02 to 2.98) |" in card.text and "| pass@1 on gsm8k | — | 50.0%" in card.text
     assert "2 of the 8 held-out rows were trained on as well" in card.text
@@ -94,31 +94,33 @@ def test_the_card_says_what_was_measured(run_of):
 
 def test_a_card_that_was_edited_stays(run_of):
     folder = run_of()
-    file = write_card(read_run(folder), "run")
+    file = write_card(read_run_folder(folder), "run")
     assert not is_edited(file.read_text())
-    assert 'from_pretrained("me/x"' in card_for(read_run(folder), "me/x", None, ask=False)
+    assert 'from_pretrained("me/x"' in card_for(read_run_folder(folder), "me/x", None, ask=False)
     edited = file.read_text().replace("# run", "# Mine")
     file.write_text(edited)
-    assert card_for(read_run(folder), "me/x", None, ask=False) == edited
+    assert card_for(read_run_folder(folder), "me/x", None, ask=False) == edited
     file.write_text(edited.replace("library_name", "][", 1))
     with pytest.raises(UserError, match="its metadata cannot be read"):
-        card_for(read_run(folder), "me/x", None, ask=False)
+        card_for(read_run_folder(folder), "me/x", None, ask=False)
     # TRL's and PEFT's are replaced.
     file.write_text("# Model Card for run\nThis model was trained with TRL.\n")
-    assert "# x" in card_for(read_run(folder), "me/x", None, ask=False)
+    assert "# x" in card_for(read_run_folder(folder), "me/x", None, ask=False)
 
 
 def test_the_base_is_the_nearest_model_on_the_hub(run_of):
     first = run_of("first", stage="sft", model_name_or_path="owner/root", model_revision="v1")
     second = run_of("second", stage="dpo", model_name_or_path=str(first))
-    third = read_run(run_of("third", stage="ppo", model_name_or_path=str(second)))
+    third = read_run_folder(run_of("third", stage="ppo", model_name_or_path=str(second)))
     assert third.base is None and third.root == Origin("owner/root", "v1") and third.chain == ("sft", "dpo")
     card = ModelCard(card_for(third, "me/x", None, ask=False))
     assert card.data.base_model == "owner/root" and "over the stages sft, dpo in between" in card.text
     circle = run_of("circle", model_name_or_path=None)
     run_of("circle", model_name_or_path=str(circle))
-    assert read_run(circle).root is None
-    new = read_run(run_of("new", stage="pretrain", model_name_or_path=None, results=RESULTS | {"model": "a new llama"}))
+    assert read_run_folder(circle).root is None
+    new = read_run_folder(
+        run_of("new", stage="pretrain", model_name_or_path=None, results=RESULTS | {"model": "a new llama"})
+    )
     assert "made from random weights (a new llama)" in card_for(new, "me/x", None, ask=False)
 
 
@@ -212,5 +214,5 @@ def test_every_weighting_is_known():
 
 
 def test_figures_of_nothing_are_none():
-    assert figures_of({"before": None, "after": None}) == []
-    assert figures_of({"before": None, "after": {"accuracy": None, "rewards": {"a": None}}}) == []
+    assert measures_of({"before": None, "after": None}) == []
+    assert measures_of({"before": None, "after": {"accuracy": None, "rewards": {"a": None}}}) == []

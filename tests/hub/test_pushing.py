@@ -235,6 +235,15 @@ def test_options_of_the_command(hub, folder, capsys):
     assert repo.private and repo.branches["main"][-1].message == "As it is"
 
 
+def test_who_may_see_a_new_repository(hub, folder):
+    """What is said, and else what its owner has set as the default."""
+    hub.private = True
+    for words, private in ((["--private", "false"], False), ([], True), (["--private", "true"], True)):
+        name = f"me/{'-'.join(words).strip('-') or 'default'}"
+        assert cli.main(["push", str(folder), "--hub_model_id", name, *words]) == 0
+        assert hub.repos[name].private == private
+
+
 def test_the_command_needs_nothing_heavy_until_it_pushes():
     code = "import sys, hpt_trl.hub.pushing, hpt_trl.hub.commands, hpt_trl.pipeline.reading; "
     code += "print([name for name in ('torch', 'transformers', 'peft', 'datasets') if name in sys.modules])"

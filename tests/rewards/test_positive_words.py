@@ -27,6 +27,9 @@ def test_finds_and_a_report_every_ten_epochs_are_printed(capsys):
     reports = [line for line in lines if line.startswith("epoch")]
     assert reports[0].startswith("epoch 10 of 20: 0.0% of the last 20 completions")
     assert reports[1].startswith("epoch 20 of 20: 50.0% of the last 20 completions")
+    quiet = PositiveWords(prints_finds=False)
+    assert quiet(prompts=["I feel"], completions=[" joy"], trainer_state=state) == [1.0]
+    assert capsys.readouterr().out.startswith("epoch 20 of 20: 100.0%")
     # Outside of a training nothing is printed.
     reward(prompts=["I feel"], completions=[" joy"], trainer_state=TrainerState())
     assert capsys.readouterr().out == ""
