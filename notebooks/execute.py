@@ -28,8 +28,8 @@ except ImportError as missing:
     sys.exit(2)
 
 FOLDER = Path(__file__).resolve().parent
-# Of each notebook: what its outputs are of.
-_MARK = "executed"
+# Of each notebook: what its outputs are of, and how long it took.
+_MARK, _TIME = "executed", "seconds"
 
 
 def main() -> None:
@@ -46,8 +46,9 @@ def main() -> None:
         started = time.perf_counter()
         print(f"{path.stem} ...", end=" ", flush=True)
         execute(notebook, FOLDER)
-        nbformat.write(cleaned(notebook), path)
-        print(f"{time.perf_counter() - started:.0f} s", flush=True)
+        seconds = round(time.perf_counter() - started)
+        nbformat.write(cleaned(notebook, seconds), path)
+        print(f"{seconds} s", flush=True)
 
 
 def execute(notebook: nbformat.NotebookNode, folder: Path) -> None:
@@ -59,13 +60,13 @@ def execute(notebook: nbformat.NotebookNode, folder: Path) -> None:
         NotebookClient(notebook, timeout=1800, kernel_name="python3", resources=place, config=config).execute()
 
 
-def cleaned(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+def cleaned(notebook: nbformat.NotebookNode, seconds: int) -> nbformat.NotebookNode:
     """Leaves out what differs from machine to machine, and notes of which code the outputs are."""
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
     notebook.metadata = nbformat.from_dict(
         {
-            "hpt_trl": {_MARK: digest(notebook)},
+            "hpt_trl": {_MARK: digest(notebook), _TIME: seconds},
             "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
             "language_info": {"name": "python"},
         }

@@ -1,5 +1,6 @@
 """Settings that must stand before torch and the Hub client are imported, and the model that the tests share."""
 
+import gc
 import os
 import signal
 
@@ -10,6 +11,17 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import pytest
+
+# What is imported stays: the collector need not go through it, neither while it comes nor whenever a trainer asks for a
+# full collection, which would be half of the time of a tiny run.
+gc.disable()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+
 
 # Fixtures that several wings' tests share: `vlm_path`, `qwen_path`, `evaluation`, `searched`, and `recipe` of
 # `stage_runs`, which a module may replace, and `hub`.

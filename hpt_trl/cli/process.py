@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from hpt_trl.cli.commands import run_command
 from hpt_trl.errors import UserError
+from hpt_trl.runs.collecting import collect_seldom
 from hpt_trl.runs.quiet import quiet_libraries
 from hpt_trl.signals import INTERRUPTED, Interrupted
 
@@ -54,6 +55,7 @@ def command() -> NoReturn:
 
     Where what it prints has no reader any more, that is quiet and 141, as of a process that SIGPIPE ends.
     """
+    collect_seldom()
     code = 1  # A traceback's.
 
     def leave() -> None:

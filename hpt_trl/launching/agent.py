@@ -17,6 +17,7 @@ import psutil
 from hpt_trl.errors import UserError
 from hpt_trl.launching.accelerate import check_devices, check_file
 from hpt_trl.recipes.profiles import read_profile
+from hpt_trl.runs.collecting import collect_seldom
 from hpt_trl.runs.quiet import quiet_libraries
 from hpt_trl.signals import INTERRUPTED
 
@@ -31,6 +32,7 @@ def main(words: list[str]) -> int:
         a process or this one; else the exit code of the process that failed first.
     """
     quiet_libraries()
+    collect_seldom()
     try:
         return _launch(words)
     except KeyboardInterrupt:

@@ -42,6 +42,7 @@ from hpt_trl.runs.acting import rows_placed
 from hpt_trl.runs.callbacks import AtTrainBegin, EndWhereDone, NoteProcesses, NothingLeft, close_bars
 from hpt_trl.runs.checkpoints import full_disk_explained
 from hpt_trl.runs.closing import draw_and_close
+from hpt_trl.runs.collecting import collect_as_usual
 from hpt_trl.runs.evaluating import answered_conditions, run_evaluation, task_of, write_scored
 from hpt_trl.runs.evaluation import evaluate
 from hpt_trl.runs.health import Health, refuse_untrained
@@ -87,6 +88,7 @@ def run(name: str, overrides: list[str], live: TrainerCallback | None = None) ->
         if live is None:
             say("Checking rows, rewards and tokenizer")
         prepared = prepare_recipe(recipe)
+        collect_as_usual()
         if not prepared.recipe.stage.trains:
             with interrupts_explained(folder, command, goes_on=True):
                 run_evaluation(prepared, started, command)
