@@ -70,7 +70,7 @@ _NOTES = {
     "reward_models": "",
     "optimizer": "",
     "buckets": "",
-    "copies": "of weights, while they are used",
+    "copies": "of weights, while in use",
     "gradients": "",
     "activations": "while training",
     "head": "of the loss",
@@ -133,12 +133,12 @@ class MemoryEstimate:
             for name, note in _NOTES.items()
             if name in always or getattr(self, name)
         ]
-        lines.append(
-            ("peak per process", self.total, f"{self.peak_phase}; without the framework's own few hundred MiB")
-        )
-        return "\n".join(
+        lines.append(("peak per process", self.total, self.peak_phase))
+        # Short enough for a terminal of 80 columns.
+        shown = [
             f"  {name.replace('kv', 'KV'):<17}{size / 2**30:9.3f} GiB  {note}".rstrip() for name, size, note in lines
-        )
+        ]
+        return "\n".join([*shown, "  without the framework's own few hundred MiB"])
 
 
 def _optimizer_bytes(optimizer: str, parameter_bytes: float) -> float:
