@@ -1,11 +1,10 @@
-"""One optimizer step on fixed rows, run by `torchrun`; writes the weights and what was logged.
+"""One optimizer step on fixed rows in each of several processes; writes the weights and what was logged.
 
 Arguments: model folder, output folder, JSON of settings for the `train` of a test module (`module`, by default
 `tests.helpers.rollouts`, whose `trainer` is a class of it; elsewhere `trainer` is passed on).
 """
 
 import json
-import os
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -27,10 +26,3 @@ def main() -> None:
         torch.save(rollouts.weights(trainer), output_dir / "weights.pt")
         (output_dir / "log.json").write_text(json.dumps(trainer.state.log_history[0]))
     PartialState().wait_for_everyone()
-    # As the command line ends a process of several, see hpt_trl/cli/process.py.
-    sys.stdout.flush()
-    os._exit(0)
-
-
-if __name__ == "__main__":
-    main()

@@ -62,7 +62,7 @@ def trainer_of(
     return build(model, args=config, train_dataset=data, eval_dataset=data, processing_class=tokenizer, **more)
 
 
-if __name__ == "__main__":
+def main() -> None:
     model_path, reference_path, output_dir, size = sys.argv[1:]
     found = {}
     for kind in ("sft", "flat", "dpo", "reward"):

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from tests.helpers import rollouts
+from tests.helpers.forks import run_in_processes
 
 ROOT = Path(__file__).parents[2]
 # As wide as no line is: what is printed is compared as it is written.
@@ -47,12 +48,8 @@ def free_port() -> int:
 def launch(model_path: str, output_dir: Path, **settings) -> tuple[dict, dict]:
     """Weights and first log of a run in two processes."""
     output_dir.mkdir()
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_addr=127.0.0.1"]
-    command += [f"--master_port={free_port()}", "-m", "tests.helpers.distributed_step"]
-    command += [model_path, str(output_dir), json.dumps(settings | {"processes": 2})]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-4000:]
+    words = [model_path, str(output_dir), json.dumps(settings | {"processes": 2})]
+    run_in_processes("tests.helpers.distributed_step", words, processes=2, port=free_port(), output=output_dir)
     return torch.load(output_dir / "weights.pt"), json.loads((output_dir / "log.json").read_text())
 
 

@@ -2,8 +2,6 @@
 
 import json
 import math
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -12,8 +10,9 @@ from transformers import AutoModelForCausalLM
 
 from hpt_trl.methods.held_out import RowMeasures, errors_of, means_of, measure_held_out
 from hpt_trl.runs import reporting, runner
+from tests.helpers.forks import run_in_processes
 from tests.helpers.held_out_measures import rows, trainer_of
-from tests.helpers.processes import ENVIRONMENT, ROOT, free_port
+from tests.helpers.processes import free_port
 
 CLOSE = {"rel": 2e-6, "abs": 1e-6}
 
@@ -102,10 +101,8 @@ def test_a_policy_that_is_its_reference_ties(tiny_model_path, tmp_path):
 
 
 def test_several_processes_measure_what_one_does(measured, tiny_model_path, reference_model_path, tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}"]
-    command += ["-m", "tests.helpers.held_out_measures", tiny_model_path, reference_model_path, str(tmp_path), "3"]
-    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-4000:]
+    words = [tiny_model_path, reference_model_path, str(tmp_path), "3"]
+    run_in_processes("tests.helpers.held_out_measures", words, processes=2, port=free_port(), output=tmp_path)
     found = json.loads((tmp_path / "found.json").read_text())
     # Ten rows in two rounds of six: two of them only fill the last round up.
     assert len(rows()) % 6 != 0

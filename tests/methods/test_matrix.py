@@ -139,8 +139,12 @@ def launch(profile: str, folder: Path, names: list[str], models: dict[str, str])
     folder.mkdir()
     processes = 1 if profile == "one" else 2
     words = [PROFILES[profile], str(processes)]
-    for path in recipes(folder, names, models):
-        words += [str(free_port()), str(path)]
+    # A process that is ahead would find the store of the run before at a port that comes twice.
+    ports: set[int] = set()
+    while len(ports) < len(names):
+        ports.add(free_port())
+    for port, path in zip(ports, recipes(folder, names, models), strict=True):
+        words += [str(port), str(path)]
     command = [sys.executable, "-m"]
     if processes > 1:
         command += ["accelerate.commands.launch", "--config_file", str(find_profile(profile)), "--num_processes", "2"]
