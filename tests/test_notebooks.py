@@ -25,8 +25,8 @@ from execute import cleaned, digest, execute
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-# Nothing but the package and what reads and writes files.
-_ALLOWED = {"hpt_trl", "sys", "os", "json", "random", "shutil", "pathlib"}
+# Nothing but the package, what loads what it left, and what reads and writes files.
+_ALLOWED = {"hpt_trl", "transformers", "sys", "os", "json", "random", "shutil", "pathlib"}
 _REPOSITORY = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
 _MACHINE = re.compile(r"/(home|root|tmp|work|Users|usr)/|\.venv|site-packages")
 
@@ -46,19 +46,23 @@ _ELEMENTS = {
     "how it is loaded": r"from_pretrained|load_with_future_heads\(|hpt_trl\.complete\((run\.folder|merged)",
     "merging": r"hpt-trl merge|\.merge\(",
     "pushing": r"hpt-trl push",
-    "chatting": r"^`?hpt-trl chat|In a terminal: `hpt-trl chat",
+    "chatting": r"^hpt-trl chat|main\(\[\"chat\"",
     "a GPU": r"^## On a GPU\n",
 }
-# What the model writes before it is trained; PPO's start is told beside its samples where the reward is the matter.
+# What the model writes before its last training; VRAG's is played by the evaluation.
 _BEFORE = r"^## The model before|hpt_trl\.complete\((task\.model|pretrained\.folder)|played\(\"eval_before\"\)"
-_NO_MODEL_BEFORE = {"reward_shift"}
 
 
 @every_notebook
 def test_every_element_is_there(path):
-    text = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells) + "\n"
-    wanted = _ELEMENTS | ({} if path.stem in _NO_MODEL_BEFORE else {"the model before": _BEFORE})
-    assert [name for name, found in wanted.items() if not re.search(found, text, flags=re.MULTILINE)] == []
+    cells = nbformat.read(path, as_version=4).cells
+    text = "\n".join(cell.source for cell in cells) + "\n"
+    assert [name for name, found in _ELEMENTS.items() if not re.search(found, text, flags=re.MULTILINE)] == []
+    # Two sentences on what it shows, under its title and the link to Colab.
+    assert 2 <= len(re.findall(r"[.!?](?:\s|$)", cells[0].source.rpartition("\n\n")[2])) <= 3
+    before = next(place for place, cell in enumerate(cells) if re.search(_BEFORE, cell.source, flags=re.MULTILINE))
+    trainings = [place for place, cell in enumerate(cells) if "= hpt_trl.run(" in cell.source]
+    assert before < trainings[-1] or "eval_before" in cells[before].source
 
 
 @every_notebook
@@ -95,6 +99,13 @@ def data_of(cell) -> dict[str, str]:
     return found
 
 
+# What the package tells while it works, none of it a warning; and what a cell of IPython says.
+_TOLD = re.compile(
+    r"Drawn from |Columns that nothing reads: |Checkpoints in |(Pages|Others|Results): |Done in |(recall|ndcg)@\d+: |"
+    r"(Over)?[Ww]riting my_|.* of \d+ problems have no "
+)
+
+
 def check_outputs(notebook) -> None:
     """No error and no warning, and something to see wherever something is shown."""
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
@@ -102,6 +113,9 @@ def check_outputs(notebook) -> None:
         found = data_of(cell)
         assert "error" not in found and "stderr" not in found, (cell.source, found)
         assert not shows(cell) or found, f"nothing to see: {cell.source}"
+        if re.search(r"hpt_trl\.(run|look)\(", cell.source) and "print(" not in cell.source:
+            told = [line for line in found.get("stdout", "").splitlines() if line.strip()]
+            assert [line for line in told if not _TOLD.match(line)] == []
         assert "\x1b" not in "".join(found.values()), f"codes of a terminal: {cell.source}"
         if "image/png" in found:
             assert base64.b64decode(found["image/png"]).startswith(b"\x89PNG")
@@ -162,6 +176,10 @@ def test_its_colab_link_opens_it_and_installs_the_package(path):
     assert found and found[2] == _REPOSITORY and 'if "google.colab" in sys.modules' in install
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert set((found[1] or "").split(",")) - {""} <= set(extras)
+    # The built-in model as requirements-nodeps.txt has it, where the notebook takes it.
+    code = "\n".join(cell.source for cell in notebook.cells[2:] if cell.cell_type == "code")
+    pinned = (ROOT / "requirements-nodeps.txt").read_text().splitlines()[-1]
+    assert (f"%pip install --quiet --no-deps {pinned}" in install) == bool(re.search("smollm2|quickstart", code))
 
 
 # Seconds on two cores that a reader is asked to wait at most.
