@@ -22,7 +22,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from hpt_trl.cli import main
-from hpt_trl.cli.parser import RECIPE_COMMANDS, build_parser
+from hpt_trl.cli.parser import JSON_COMMANDS, RECIPE_COMMANDS, build_parser
 from hpt_trl.data.generated import is_generated
 from hpt_trl.launching.accelerate import planned_profile
 from hpt_trl.launching.options import pipeline_words, split_launch_options
@@ -239,6 +239,17 @@ def test_the_page_of_commands_has_them_all():
     page = ROOT / "docs" / "recipes.md"
     named = {line.words[1] for block in blocks("bash") if block.page == page for line in commands_of(block)}
     assert named >= set(commands.choices)
+
+
+def test_the_page_of_json_has_every_command():
+    (commands,) = (action for action in build_parser()._actions if action.dest == "command")
+    table, _, others = (ROOT / "docs" / "json.md").read_text().partition("`hpt-trl --version`")
+    first_cells = re.findall(r"(?m)^\| (`.*?`) \| ", table)
+    assert {name for cell in first_cells for name in re.findall(r"`([a-z-]+)`", cell)} == set(JSON_COMMANDS)
+    # `--json` is of the table's and of no other command, also where a parser takes all words as a recipe's keys.
+    options = {name: parser._option_string_actions for name, parser in commands.choices.items()}
+    assert {name for name, known in options.items() if "--json" in known} <= set(JSON_COMMANDS)
+    assert set(re.findall(r"`([a-z][a-z-]*)`", others)) - {"hpt-trl"} == set(commands.choices) - set(JSON_COMMANDS)
 
 
 @pytest.mark.parametrize("command", inline_commands(), ids=str)
