@@ -62,6 +62,7 @@ def test_a_run_in_a_notebook_goes_on_where_nothing_was_logged_before_its_checkpo
     # As a run leaves it that was killed in its third step.
     (out / "results.json").unlink()
     shutil.rmtree(out / "checkpoint-4")
+    (out / "metrics.jsonl").write_text("")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     code = f"import hpt_trl\nhpt_trl.run({path!r}, resume_from_checkpoint=True).results['steps']"
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
