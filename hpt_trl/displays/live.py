@@ -107,7 +107,7 @@ class LiveCurves(TrainerCallback):
 def _line_of(logs: dict[str, Any]) -> dict[str, Any]:
     """A line of metrics.jsonl from an entry of the trainer's history."""
     metrics = {key: value for key, value in logs.items() if key not in ("step", "epoch")}
-    return metrics_line(TrainerState(global_step=logs["step"], epoch=logs.get("epoch")), metrics)
+    return metrics_line(TrainerState(global_step=logs["step"], epoch=logs.get("epoch", 0.0)), metrics)
 
 
 def _shown(bundle: dict[str, Any], handle: Any) -> Any:
