@@ -160,7 +160,7 @@ _BESIDE = """JSON.stringify(['a', 'b', 'c'].map(id => { const found = getCompute
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_it_is_readable_in_a_notebook_whatever_the_system_prefers(bundles, tmp_path, dark):
-    """Contrast of 4.5 or more, as WCAG 2 asks for of text; the theme is the notebook's, the system prefers the other."""
+    """Contrast of 4.5 or more, as WCAG 2 asks for of text; the theme is the notebook's, the system has the other."""
     theme = "background: #111; color: #ddd" if dark else "background: #fff; color: #222"
     head = f'<!doctype html><meta charset="utf-8"><link rel="icon" href="data:,"><style>body {{ {theme} }}</style>'
     beside = '<h1 id="a">a</h1><p class="legend" id="b">b</p><pre class="text" id="c">c</pre>'
