@@ -32,7 +32,7 @@ def bundles(tmp_path_factory) -> dict[str, dict[str, str]]:
 
 
 def bare(page: str) -> str:
-    """HTML as GitHub leaves it: no styles, no scripts, frames or drawings, no attributes but an image's source."""
+    """HTML as a strict reader of notebooks leaves it: no styles, scripts, frames or drawings, and no attributes."""
     page = re.sub(r"<(style|script|iframe|svg)\b.*?</\1>", "", page, flags=re.DOTALL)
     return re.sub(r"<(\w+)(?: [^>]*)?>", r"<\1>", page)
 
