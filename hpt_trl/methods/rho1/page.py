@@ -125,8 +125,8 @@ def _shown(sample: dict[str, Any], tokens: list[Token], scale: float | None) -> 
     scope = {"global": "optimizer step", "micro_batch": "micro-batch"}.get(sample["scope"], sample["scope"])
     about = (
         f"{sample['selection']}, ratio {sample['select_ratio']:.3g} of each {scope}; here "
-        f"{len(chosen) / max(1, len(scored)):.1%} of {len(scored)} scored tokens"
-    ).replace("%", " %")
+        f"{100 * len(chosen) / max(1, len(scored)):.1f} % of {len(scored)} scored tokens"
+    )
     if sample["threshold"] is not None:
         about += f", threshold {sample['threshold']:.3f}"
     return {
