@@ -20,6 +20,8 @@ STYLE: Any = {
     "legend.framealpha": 0.85,
     "legend.edgecolor": "none",
     "legend.fontsize": 9,
+    # Wide enough for dashes to be told apart.
+    "legend.handlelength": 3.4,
 }
 
 

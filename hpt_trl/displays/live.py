@@ -3,11 +3,11 @@
 import time
 from typing import Any
 
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState
 
 from hpt_trl.displays.showing import in_notebook, rendered
 from hpt_trl.pictures import png
-from hpt_trl.reading import duration, read_metrics
+from hpt_trl.reading import duration
 from hpt_trl.runs.curves import figure_of
 from hpt_trl.runs.progress import metrics_line, progress_text
 
@@ -34,8 +34,8 @@ class LiveCurves(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._started, self._first_step = time.monotonic(), state.global_step
         self._step, self._steps = state.global_step, state.max_steps
-        if state.global_step > 0:
-            self.lines = [line for line in read_metrics(args.output_dir) if line["step"] <= state.global_step]
+        # What was logged before the checkpoint of a resumed run; the trainer's state has it, whoever wrote it.
+        self.lines = [_line_of(logs) for logs in state.log_history if "train_runtime" not in logs]
         self.say("the first step")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -102,6 +102,12 @@ class LiveCurves(TrainerCallback):
         done = self._step - self._first_step
         left = (time.monotonic() - self._started) / max(done, 1) * (self._steps - self._step)
         return f"about {duration(left)} left  {progress_text(last)}"
+
+
+def _line_of(logs: dict[str, Any]) -> dict[str, Any]:
+    """A line of metrics.jsonl from an entry of the trainer's history."""
+    metrics = {key: value for key, value in logs.items() if key not in ("step", "epoch")}
+    return metrics_line(TrainerState(global_step=logs["step"], epoch=logs.get("epoch", 0.0)), metrics)
 
 
 def _shown(bundle: dict[str, Any], handle: Any) -> Any:

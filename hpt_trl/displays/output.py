@@ -1,6 +1,6 @@
 """A run's output folder read back: results, curves, samples and what its stage left, each with a rich display."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -12,7 +12,7 @@ from hpt_trl.errors import UserError
 from hpt_trl.hub.merged import merge_run
 from hpt_trl.methods.critic import results as critic
 from hpt_trl.methods.reward import shift
-from hpt_trl.methods.rho1.page import SELECTIONS_FILE, read_selections, selections_page
+from hpt_trl.methods.rho1.page import SELECTIONS_FILE, read_selections, selections_page, selections_text
 from hpt_trl.reading import duration, read_metrics, read_results
 from hpt_trl.run_files import METRICS_FILE, RECIPE_FILE, RESULTS_FILE
 from hpt_trl.runs.curves import figure_of, figure_of_metrics, logged_series, points_of
@@ -21,9 +21,10 @@ from hpt_trl.runs.quiet import quiet
 from hpt_trl.runs.reporting import summary
 from hpt_trl.runs.trajectories import Trajectory, read_trajectories
 from hpt_trl.runs.trajectory_pages import mode_of, trajectory_page
+from hpt_trl.runs.trajectory_text import trajectory_text
 from hpt_trl.settings.file import read_recipe_file
 from hpt_trl.token_scores.weights_page import SAMPLES_FILE as WEIGHTS_FILE
-from hpt_trl.token_scores.weights_page import read_weights, weights_page
+from hpt_trl.token_scores.weights_page import read_weights, weights_page, weights_text
 
 
 class Run:
@@ -119,7 +120,7 @@ class Run:
         found = read_selections(self.folder)
         if not found:
             raise self._lacks("no selected tokens", SELECTIONS_FILE)
-        return Pages(found, lambda some: selections_page(some, self.folder.name), "Selected tokens")
+        return Pages(found, lambda some: selections_page(some, self.folder.name), selections_text, "Selected tokens")
 
     @property
     def weights(self) -> "Pages":
@@ -127,7 +128,7 @@ class Run:
         found = read_weights(self.folder)
         if not found:
             raise self._lacks("no weights of tokens", WEIGHTS_FILE)
-        return Pages(found, lambda some: weights_page(some, self.folder.name), "Weights of tokens")
+        return Pages(found, lambda some: weights_page(some, self.folder.name), weights_text, "Weights of tokens")
 
     @property
     def value_curves(self) -> Picture:
@@ -210,20 +211,31 @@ class Run:
 
 
 class Pages:
-    """Samples of texts on one page; one of them, or a slice, is such a page as well."""
+    """Samples of texts on one page; one of them, or a slice, is such a page as well.
 
-    def __init__(self, samples: list[dict[str, Any]], page: Any, name: str):
-        self.samples, self._page, self._name = samples, page, name
+    Args:
+        page, text: Return samples as a whole HTML document, and as plain text.
+        name: What they show.
+    """
+
+    def __init__(
+        self,
+        samples: list[dict[str, Any]],
+        page: Callable[[list[dict[str, Any]]], str],
+        text: Callable[[list[dict[str, Any]]], str],
+        name: str,
+    ):
+        self.samples, self._page, self._text, self._name = samples, page, text, name
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, place: int | slice) -> "Pages":
         some = self.samples[place] if isinstance(place, slice) else [self.samples[place]]
-        return Pages(some, self._page, self._name)
+        return Pages(some, self._page, self._text, self._name)
 
     def page(self) -> Page:
-        """The page, for a file or a frame."""
+        """The page, for a file or a notebook."""
         return Page(self._page(self.samples), repr(self))
 
     def _repr_html_(self) -> str:
@@ -231,7 +243,8 @@ class Pages:
 
     def __repr__(self) -> str:
         steps = ", ".join(str(sample["step"]) for sample in self.samples)
-        return f"{self._name}: {len(self.samples)} {'text' if len(self) == 1 else 'texts'}, of step {steps}"
+        head = f"{self._name}: {len(self.samples)} {'text' if len(self) == 1 else 'texts'}, of step {steps}"
+        return f"{head}\n{self._text(self.samples)}"
 
 
 class Trajectories(Sequence[Page]):
@@ -251,8 +264,7 @@ class Trajectories(Sequence[Page]):
         if isinstance(place, slice):
             return Trajectories(self.found[place])
         found = self.found[place]
-        # Its images are to be seen at once.
-        return Page(trajectory_page(found), f"Trajectory {found.id}, {mode_of(found)}", most=2400)
+        return Page(trajectory_page(found), trajectory_text(found))
 
     def played(self, mode: str) -> "Trajectories":
         """Those of one kind.

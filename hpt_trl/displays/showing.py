@@ -1,6 +1,7 @@
-"""How something is shown: a piece of HTML by a template, a page in a frame, a picture; and whether in a notebook."""
+"""How something is shown: a piece of HTML by a template, a page, a picture; and whether in a notebook."""
 
-import html
+import hashlib
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -8,9 +9,6 @@ from typing import Any
 
 from hpt_trl.pictures import png
 from hpt_trl.templates import templates_of
-
-# Pixels of a page's frame where it cannot ask for its own height.
-_HEIGHT = 420
 
 
 def in_notebook() -> bool:
@@ -37,33 +35,51 @@ def number(value: float | None) -> str:
 
 
 class Page:
-    """A page that needs nothing else, in a frame of its own.
+    """A page that needs nothing else; in a notebook its body stands among the other outputs, its styles for it alone.
 
     Args:
         text: The page, a whole HTML document.
-        name: What it shows, in a line.
-        most: Height of the frame, in pixels, from which on it scrolls.
+        plain: What it shows, as text.
     """
 
-    def __init__(self, text: str, name: str, most: int = 800):
-        self.text, self.name, self.most = text, name, most
+    def __init__(self, text: str, plain: str):
+        self.text, self.plain = text, plain
 
     def _repr_html_(self) -> str:
-        # Scripts do not run inside; the height is that of the page as soon as it is there.
-        fit = f"this.style.height=Math.min({self.most},this.contentDocument.documentElement.scrollHeight+4)+'px'"
-        return (
-            f'<iframe title="{html.escape(self.name)}" sandbox="allow-same-origin" srcdoc="{html.escape(self.text)}" '
-            f'onload="{fit}" style="width:100%;height:{_HEIGHT}px;border:1px solid rgb(128 128 128 / .35);'
-            'border-radius:6px"></iframe>'
-        )
+        # No frame: GitHub, and JupyterLab where a notebook is not trusted, take frames out with all that is in them.
+        style, body = (self._inside(tag) for tag in ("style", "body"))
+        # Of each kind of page its own: pages of several kinds stand in one notebook.
+        name = f"hpt-trl-{hashlib.sha256(style.encode()).hexdigest()[:8]}"
+        return rendered("page.html.jinja", name=name, style=scoped(style, f".{name}"), body=body)
 
     def __repr__(self) -> str:
-        return self.name
+        return self.plain
 
     def write(self, path: str | Path) -> Path:
         """Writes the page as a file for a browser; returns its path."""
         Path(path).write_text(self.text, encoding="utf-8")
         return Path(path)
+
+    def _inside(self, tag: str) -> str:
+        # What a page is filled with is escaped, so these tags are the document's.
+        return self.text.partition(f"<{tag}>")[2].rpartition(f"</{tag}>")[0]
+
+
+def scoped(style: str, inside: str) -> str:
+    """Returns the rules of a style for what lies inside of an element alone; those of the page are the element's.
+
+    Args:
+        style: Rules, also in `@media`; no commas inside of a selector's brackets.
+        inside: The element's selector.
+    """
+
+    def own(rule: re.Match[str]) -> str:
+        if rule[1].lstrip().startswith("@"):
+            return rule[0]
+        names = [name.strip() for name in rule[1].split(",")]
+        return ", ".join(inside if name in (":root", "body") else f"{inside} {name}" for name in names) + " {"
+
+    return re.sub(r"([^{}]+)\{", own, re.sub(r"/\*.*?\*/", "", style, flags=re.DOTALL))
 
 
 class Picture:

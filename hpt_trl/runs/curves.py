@@ -15,6 +15,15 @@ from hpt_trl.pictures import STYLE, new_figure, write_picture
 
 _BLUE, _ORANGE, _GREEN, _RED, _VIOLET, _GREY = "#2166ac", "#e08214", "#1b7837", "#b2182b", "#762a83", "#7f7f7f"
 Points = list[tuple[int, float]]
+# Dashes and markers by name: what tells the curves of a panel apart without their colours.
+LINES: dict[str, tuple[Any, str]] = {
+    "solid": ("-", "o"),
+    "dashed": ("--", "s"),
+    "dotted": (":", "^"),
+    "dash-dotted": ("-.", "v"),
+    "long": ((0, (9, 2)), "P"),
+    "twice dotted": ((0, (5, 1.3, 1, 1.3, 1, 1.3)), "X"),
+}
 
 
 @dataclass(frozen=True)
@@ -23,6 +32,7 @@ class Series:
 
     Attributes:
         key: The metric's name in metrics.jsonl.
+        line: One of `LINES`; each curve of a panel has its own.
         same_as: Left out where it equals one of these metrics at every step.
         optional: Left out where it is zero at every step.
         right: Drawn on a second axis, from 0 to 100 %.
@@ -31,7 +41,7 @@ class Series:
     key: str
     label: str
     color: str
-    dashed: bool = False
+    line: str = "solid"
     same_as: tuple[str, ...] = ()
     optional: bool = False
     right: bool = False
@@ -54,7 +64,7 @@ PANELS = (
         "",
         (
             Series("hpt/solved_mean", "solved rollouts", _BLUE),
-            Series("reward", "mean reward", _ORANGE, same_as=("hpt/solved_mean",)),
+            Series("reward", "mean reward", _ORANGE, line="dashed", same_as=("hpt/solved_mean",)),
         ),
         marks_accuracy=True,
     ),
@@ -64,8 +74,8 @@ PANELS = (
         (
             Series("accuracy", "training", _BLUE),
             Series("rewards/accuracies", "training", _BLUE),
-            Series("eval_accuracy", "held out", _GREEN),
-            Series("eval_rewards/accuracies", "held out", _GREEN),
+            Series("eval_accuracy", "held out", _GREEN, line="dashed"),
+            Series("eval_rewards/accuracies", "held out", _GREEN, line="dashed"),
         ),
         share=True,
     ),
@@ -75,8 +85,8 @@ PANELS = (
         (
             Series("margin", "training", _BLUE),
             Series("rewards/margins", "training", _BLUE),
-            Series("eval_margin", "held out", _GREEN),
-            Series("eval_rewards/margins", "held out", _GREEN),
+            Series("eval_margin", "held out", _GREEN, line="dashed"),
+            Series("eval_rewards/margins", "held out", _GREEN, line="dashed"),
         ),
     ),
     Panel(
@@ -84,7 +94,7 @@ PANELS = (
         "KL (nats per completion)",
         (
             Series("ppo/kl", "KL", _BLUE),
-            Series("ppo/kl_coef", "its coefficient", _GREY, dashed=True),
+            Series("ppo/kl_coef", "its coefficient", _GREY, line="dashed"),
         ),
     ),
     Panel(
@@ -92,8 +102,8 @@ PANELS = (
         "",
         (
             Series("ppo/value_loss", "value loss", _ORANGE),
-            Series("ppo/explained_variance", "explained variance", _GREEN),
-            Series("ppo/clipfrac", "clipped tokens", _GREY, dashed=True),
+            Series("ppo/explained_variance", "explained variance", _GREEN, line="dash-dotted"),
+            Series("ppo/clipfrac", "clipped tokens", _GREY, line="dashed"),
         ),
     ),
     Panel(
@@ -101,8 +111,8 @@ PANELS = (
         "",
         (
             Series("critic/spikiness", "spikiness, training", _ORANGE),
-            Series("eval_critic/spikiness", "spikiness, held out", _GREEN),
-            Series("critic/position_correlation", "correlation with the position, training", _GREY, dashed=True),
+            Series("eval_critic/spikiness", "spikiness, held out", _GREEN, line="dash-dotted"),
+            Series("critic/position_correlation", "correlation with the position, training", _GREY, line="dashed"),
         ),
     ),
     Panel(
@@ -110,9 +120,9 @@ PANELS = (
         "",
         (
             Series("hpt/sft_fraction", "prompts with their demonstration", _RED),
-            Series("hpt/off_fraction", "prompts with it off-policy", _VIOLET, optional=True),
-            Series("hpt/rows_kept", "rows computed", _GREY, dashed=True),
-            Series("rho1/select_ratio", "tokens selected", _BLUE),
+            Series("hpt/off_fraction", "prompts with it off-policy", _VIOLET, line="dash-dotted", optional=True),
+            Series("hpt/rows_kept", "rows computed", _GREY, line="dashed"),
+            Series("rho1/select_ratio", "tokens selected", _BLUE, line="dotted"),
         ),
         share=True,
     ),
@@ -120,9 +130,9 @@ PANELS = (
         "What rollouts do",
         "in a rollout",
         (
-            Series("vrag/turns", "turns", _GREY),
+            Series("vrag/turns", "turns", _GREY, line="dashed"),
             Series("vrag/searches", "searches", _BLUE),
-            Series("vrag/crops", "crops", _ORANGE, optional=True),
+            Series("vrag/crops", "crops", _ORANGE, line="dash-dotted", optional=True),
         ),
     ),
     Panel(
@@ -130,9 +140,9 @@ PANELS = (
         "",
         (
             Series("vrag/answered", "rollouts that answered", _GREEN),
-            Series("vrag/recall", "reference pages seen", _BLUE),
-            Series("vrag/invalid_actions", "turns without a valid action", _RED),
-            Series("environment/cut", "rollouts cut", _GREY, dashed=True, optional=True),
+            Series("vrag/recall", "reference pages seen", _BLUE, line="dash-dotted"),
+            Series("vrag/invalid_actions", "turns without a valid action", _RED, line="dotted"),
+            Series("environment/cut", "rollouts cut", _GREY, line="dashed", optional=True),
         ),
         share=True,
     ),
@@ -141,7 +151,7 @@ PANELS = (
         "loss (nats)",
         (
             Series("rho1/selected_loss", "selected", _BLUE),
-            Series("rho1/unselected_loss", "not selected", _ORANGE),
+            Series("rho1/unselected_loss", "not selected", _ORANGE, line="dashed"),
         ),
     ),
     Panel(
@@ -149,19 +159,21 @@ PANELS = (
         "nats",
         (
             Series("rho1/mean_excess", "mean of all tokens", _BLUE),
-            Series("rho1/threshold", "lowest score selected", _GREY, dashed=True),
+            Series("rho1/threshold", "lowest score selected", _GREY, line="dashed"),
         ),
     ),
     Panel(
         "Losses",
         "loss",
         (
-            Series("loss", "total", _GREY, dashed=True, same_as=("hpt/rl_loss", "hpt/sft_loss")),
+            Series("loss", "total", _GREY, line="dashed", same_as=("hpt/rl_loss", "hpt/sft_loss")),
             Series("eval_loss", "held out", _GREEN),
-            Series("hpt/rl_loss", "RL", _BLUE, optional=True),
-            Series("hpt/off_loss", "off-policy", _VIOLET, optional=True),
-            Series("hpt/sft_loss", "SFT", _RED, optional=True),
-            Series("hpt/demo_nll", "NLL of the demonstrations", _ORANGE, dashed=True, same_as=("hpt/sft_loss",)),
+            Series("hpt/rl_loss", "RL", _BLUE, line="dash-dotted", optional=True),
+            Series("hpt/off_loss", "off-policy", _VIOLET, line="long", optional=True),
+            Series("hpt/sft_loss", "SFT", _RED, line="dotted", optional=True),
+            Series(
+                "hpt/demo_nll", "NLL of the demonstrations", _ORANGE, line="twice dotted", same_as=("hpt/sft_loss",)
+            ),
         ),
     ),
     Panel(
@@ -169,7 +181,7 @@ PANELS = (
         "mean length (tokens)",
         (
             Series("completions/mean_length", "mean length", _GREEN),
-            Series("completions/clipped_ratio", "cut at the limit", _GREY, dashed=True, right=True),
+            Series("completions/clipped_ratio", "cut at the limit", _GREY, line="dashed", right=True),
         ),
     ),
 )
@@ -230,11 +242,12 @@ def figure_of_metrics(metrics: Mapping[str, Points]) -> Any:
 
     with rc_context(STYLE):
         figure, axes = new_figure(1, 1, (7.2, 3.2))
-        axis, colors = axes[0, 0], (_BLUE, _RED, _GREEN, _ORANGE, _VIOLET, _GREY)
+        axis, colors, lines = axes[0, 0], (_BLUE, _RED, _GREEN, _ORANGE, _VIOLET, _GREY), tuple(LINES)
         for place, (label, points) in enumerate(metrics.items()):
             steps, values = zip(*points, strict=True)
-            # Told apart without colours as well.
-            draw_series(axis, Series(label, label, colors[place % 6], dashed=place % 2 == 1), steps, values)
+            # With more than six the dashes come with other colours.
+            line = lines[(place + place // 6) % 6]
+            draw_series(axis, Series(label, label, colors[place % 6], line), steps, values)
         axis.set_xlabel("step")
         axis.grid(True, color="#e6e6e6", linewidth=0.8)
         axis.set_axisbelow(True)
@@ -292,10 +305,11 @@ def _draw_panel(axis: Any, panel: Panel, curves: dict[str, Points], results: dic
 
 def draw_series(axis: Any, series: Series, steps: Sequence[int], values: Sequence[float]) -> list[Any]:
     """Draws one curve, noisy ones with their centred mean; returns the handles of the legend."""
-    line = {"color": series.color, "linestyle": "--" if series.dashed else "-", "label": series.label}
+    dashes, marker = LINES[series.line]
+    line = {"color": series.color, "linestyle": dashes, "label": series.label}
     means = centred_means(values)
     if means is None:
-        return axis.plot(steps, values, linewidth=1.8, marker="o", markersize=3, **line)
+        return axis.plot(steps, values, linewidth=1.8, marker=marker, markersize=3.5, **line)
     # Many noisy points: the values pale, and on top their means.
     axis.plot(steps, values, color=series.color, alpha=0.22, linewidth=0.8)
     return axis.plot(steps, means, linewidth=1.8, **line)

@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -28,22 +29,32 @@ class Span:
         text: as it stands in the sample.
         classes: of the template: `x` for a token that takes no part, `s` for a marked one, and its shade.
         title: its figures; None for none.
+        tag: of HTML, so that what matters is seen without colours and styles too: `strong`, `em` or `span`.
     """
 
     text: str
     classes: str
     title: str | None
+    tag: str
 
 
-def span(text: str, *, mark: str, shade: int, title: str | None) -> Span:
+def span(text: str, *, mark: str, shade: int, title: str | None, strong: bool) -> Span:
     """Make a token's span.
 
     Args:
         mark: `x`, `s` or nothing.
         shade: -SHADES to SHADES, 0 for none.
+        strong: whether it stands out in a text without colours.
     """
     colour = f"p{shade}" if shade > 0 else f"n{-shade}" if shade < 0 else ""
-    return Span(text.replace("\n", "↵\n") or "∅", f"{mark} {colour}".strip(), title)
+    tag = "strong" if strong else "em" if mark == "x" else "span"
+    return Span(text.replace("\n", "↵\n") or "∅", f"{mark} {colour}".strip(), title, tag)
+
+
+def marked_text(spans: Sequence[Span]) -> str:
+    """Return the tokens as plain text, each run of strong ones between ⟦ and ⟧."""
+    runs = [(tag, "".join(one.text for one in run)) for tag, run in groupby(spans, key=lambda one: one.tag)]
+    return "".join(f"⟦{text}⟧" if tag == "strong" else text for tag, text in runs)
 
 
 def shade_of(value: float | None, scale: float | None) -> int:

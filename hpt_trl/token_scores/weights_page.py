@@ -4,7 +4,18 @@ import math
 from pathlib import Path
 from typing import Any
 
-from hpt_trl.token_scores.page import mean, page_text, read_samples, scale_of, shade_of, shown_number, span, write_page
+from hpt_trl.token_scores.page import (
+    Span,
+    marked_text,
+    mean,
+    page_text,
+    read_samples,
+    scale_of,
+    shade_of,
+    shown_number,
+    span,
+    write_page,
+)
 
 SAMPLES_FILE = "token_weights.jsonl"
 PAGE_FILE = "token_weights.html"
@@ -12,6 +23,8 @@ PAGE_FILE = "token_weights.html"
 _TEMPLATE = Path(__file__).with_name("weights.html.jinja")
 _LISTS = ("tokens", "weight", "value", "loss")
 _KEYS = ("step", "weighting", *_LISTS)
+# Tokens whose weights are written out in a text, of the heaviest and of the lightest.
+_NAMED = 5
 
 
 def draw_weights(folder: str | Path) -> Path | None:
@@ -40,37 +53,68 @@ def read_weights(folder: str | Path) -> list[dict[str, Any]]:
 
 def weights_page(samples: list[dict[str, Any]], run: str) -> str:
     """Returns the page that shows samples of `read_weights`; `run` is its name."""
-    # Twice the weight is as far from 1 as half of it.
-    sizes = [math.log(weight) for sample in samples for weight in sample["weight"] if weight]
-    scale = scale_of(sizes or [0.0], least=0.01)
+    scale = _scale(samples)
     shown = [_shown(sample, scale) for sample in samples]
-    return page_text(run, _TEMPLATE, shown, scale=math.exp(scale))
+    return page_text(run, _TEMPLATE, shown, scale=math.exp(scale), heavy=math.exp(scale / 2))
+
+
+def weights_text(samples: list[dict[str, Any]]) -> str:
+    """Returns samples of `read_weights` as text: heavy tokens between ⟦ and ⟧, and the extremes with their weights."""
+    scale = _scale(samples)
+    return "\n\n".join(_as_text(_shown(sample, scale), math.exp(scale / 2)) for sample in samples)
+
+
+def _as_text(shown: dict[str, Any], heavy: float) -> str:
+    lines = [
+        f"Step {shown['step']}: {shown['about']} ⟦…⟧: weight of {heavy:.2f} or more.",
+        marked_text(shown["spans"]),
+    ]
+    ordered = shown["ordered"]
+    for name, some in (("heaviest", ordered[::-1]), ("lightest", ordered)) if ordered else ():
+        lines.append(f"{name}: " + ", ".join(f"{text!r} {weight:.2f}" for text, weight in some[:_NAMED]))
+    if curve := shown["curve"]:
+        lines.append(f"value: {shown_number(curve['low'], sign=True)} to {shown_number(curve['high'], sign=True)}")
+    return "\n".join(lines)
+
+
+def _scale(samples: list[dict[str, Any]]) -> float:
+    """The size of a weight's logarithm that has the deepest colour."""
+    # Twice the weight is as far from 1 as half of it.
+    sizes = [math.log(weight) for sample in samples for weight in sample["weight"] or () if weight]
+    return scale_of(sizes or [0.0], least=0.01)
 
 
 def _shown(sample: dict[str, Any], scale: float) -> dict[str, Any]:
     """What the template reads of a sample."""
     count = len(sample["tokens"])
     weights, values, losses = (sample[key] or [None] * count for key in ("weight", "value", "loss"))
-    spans = []
+    spans: list[Span] = []
     for text, weight, value, loss in zip(sample["tokens"], weights, values, losses, strict=True):
         parts = [("weight", weight, False), ("value", value, True), ("loss", loss, False)]
         title = ", ".join(f"{name} {shown_number(number, sign)}" for name, number, sign in parts if number is not None)
         # What has no weight is as far from 1 as anything on the page.
         shade = 0 if weight is None else shade_of(math.log(weight) if weight else -scale, scale)
-        spans.append(span(text, mark="" if weight is not None else "x", shade=shade, title=title or None))
-    trained = [weight for weight in weights if weight is not None]
+        mark, heavy = "" if weight is not None else "x", weight is not None and weight >= math.exp(scale / 2)
+        spans.append(span(text, mark=mark, shade=shade, title=title or None, strong=heavy))
+    weighed = [(text, weight) for text, weight in zip(sample["tokens"], weights, strict=True) if weight is not None]
+    trained = [weight for _, weight in weighed]
     pairs = [(weight, loss) for weight, loss in zip(weights, losses, strict=True) if None not in (weight, loss)]
     total = sum(weight for weight, _ in pairs)
+    about = (
+        f"{sample['weighting']}; {len(trained)} trained tokens with weights from "
+        f"{shown_number(min(trained, default=None))} to {shown_number(max(trained, default=None))}, mean "
+        f"{shown_number(mean(trained))} here"
+    )
+    if total:
+        weighted = sum(weight * loss for weight, loss in pairs) / total
+        about += (
+            f"; mean loss {shown_number(mean([loss for _, loss in pairs]))} nats, weighted {shown_number(weighted)}"
+        )
     return {
         "step": sample["step"],
-        "weighting": sample["weighting"],
+        "about": f"{about}.",
         "spans": spans,
-        "trained": len(trained),
-        "least": min(trained, default=None),
-        "most": max(trained, default=None),
-        "mean": mean(trained),
-        "mean_loss": mean([loss for _, loss in pairs]),
-        "weighted_loss": sum(weight * loss for weight, loss in pairs) / total if total else None,
+        "ordered": sorted(weighed, key=lambda pair: pair[1]),
         "curve": _curve(values, spans),
     }
 

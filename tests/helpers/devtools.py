@@ -77,7 +77,7 @@ class Tab:
 
 @contextmanager
 def opened(profile: Path) -> Iterator[Tab]:
-    """A browser without a window, ended when left; the test is skipped where there is none.
+    """A browser without a window, ended when left; see `browser` for where there is none.
 
     Args:
         profile: Folder for what the browser writes.

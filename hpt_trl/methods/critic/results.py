@@ -94,11 +94,14 @@ def figure_of(pairs: list[dict[str, Any]]) -> Any:
     with rc_context(STYLE):
         figure, axes = new_figure(rows, columns, (5.6 * columns, 3.2 * rows + 0.3))
         for axis, pair in zip(axes.flat, pairs, strict=False):
-            for side, color in (("right", _RIGHT), ("wrong", _WRONG)):
+            for side, color, dashes in (("right", _RIGHT, "-"), ("wrong", _WRONG, "--")):
                 values = [value for value in pair[side]["values"] if value is not None]
                 # From the prompt's last token, where nothing of the solution is read, on.
-                axis.plot(range(len(values)), values, color=color, linewidth=1.3, label=f"{side} solution")
-                axis.axhline(fmean(values[1:] or values), color=color, linewidth=0.8, linestyle=":")
+                axis.plot(
+                    range(len(values)), values, color=color, linewidth=1.4, linestyle=dashes, label=f"{side} solution"
+                )
+                # Its mean, thin.
+                axis.axhline(fmean(values[1:] or values), color=color, linewidth=0.7, linestyle=dashes)
             # A dollar sign is one here.
             axis.set_title(_shortened(pair["prompt"]), parse_math=False, fontsize=9.5)
             axis.set_xlabel("tokens of the solution")

@@ -6,6 +6,7 @@ from typing import Any
 
 from hpt_trl.token_scores.page import (
     Span,
+    marked_text,
     mean,
     page_text,
     read_samples,
@@ -54,7 +55,8 @@ class Token:
             title += f", reference {shown_number(self.reference)}, excess {shown_number(self.excess, sign=True)}"
         title += "; selected" if self.selected else "; not selected"
         mark = "x" if not self.scored else "s" if self.selected else ""
-        return span(self.text, mark=mark, shade=shade_of(self.excess, scale), title=title if self.scored else None)
+        shade = shade_of(self.excess, scale)
+        return span(self.text, mark=mark, shade=shade, title=title if self.scored else None, strong=self.selected)
 
 
 def draw_selections(folder: str | Path) -> Path | None:
@@ -91,6 +93,21 @@ def selections_page(samples: list[dict[str, Any]], run: str) -> str:
     return page_text(run, _TEMPLATE, shown, scale=scale)
 
 
+def selections_text(samples: list[dict[str, Any]]) -> str:
+    """Returns samples of `read_selections` as text, their selected tokens between ⟦ and ⟧."""
+    return "\n\n".join(_as_text(_shown(sample, _tokens(sample), None)) for sample in samples)
+
+
+def _as_text(shown: dict[str, Any]) -> str:
+    groups = [
+        f"{group['name']}: {group['count']} tokens, mean loss {shown_number(group['loss'])}, reference "
+        f"{shown_number(group['reference'])}, excess {shown_number(group['excess'], sign=True)}"
+        for group in shown["groups"]
+    ]
+    head = f"Step {shown['step']}: {shown['about']} ⟦…⟧: selected."
+    return "\n".join([head, marked_text(shown["spans"]), *groups])
+
+
 def _tokens(sample: dict[str, Any]) -> list[Token]:
     references = sample["reference_loss"] or [None] * len(sample["tokens"])
     columns = (sample["tokens"], sample["loss"], references, sample["selected"])
@@ -105,11 +122,17 @@ def _shown(sample: dict[str, Any], tokens: list[Token], scale: float | None) -> 
     scored = [token for token in tokens if token.scored]
     chosen = [token for token in scored if token.selected]
     left = [token for token in scored if not token.selected]
+    scope = {"global": "optimizer step", "micro_batch": "micro-batch"}.get(sample["scope"], sample["scope"])
+    about = (
+        f"{sample['selection']}, ratio {sample['select_ratio']:.3g} of each {scope}; here "
+        f"{100 * len(chosen) / max(1, len(scored)):.1f} % of {len(scored)} scored tokens"
+    )
+    if sample["threshold"] is not None:
+        about += f", threshold {sample['threshold']:.3f}"
     return {
-        **{key: sample[key] for key in ("step", "select_ratio", "scope", "selection", "threshold")},
+        "step": sample["step"],
+        "about": f"{about}.",
         "spans": [token.span(scale) for token in tokens],
-        "scored": len(scored),
-        "share": len(chosen) / max(1, len(scored)),
         "groups": [_figures("selected", chosen), _figures("not selected", left)],
     }
 

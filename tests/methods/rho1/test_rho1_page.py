@@ -33,14 +33,14 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         attributes = dict(attrs)
-        if tag == "div" and attributes.get("class") == "text":
+        if tag == "pre" and attributes.get("class") == "text":
             self.depth = 1
-        elif tag == "span" and self.depth:
+        elif self.depth:
             self.tokens.append(["", (attributes.get("class") or "").split(), attributes.get("title")])
         assert "src" not in attributes and "href" not in attributes  # self-contained
 
     def handle_endtag(self, tag):
-        if tag == "div":
+        if tag == "pre":
             self.depth = 0
 
     def handle_data(self, data):
