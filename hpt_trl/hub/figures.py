@@ -81,7 +81,8 @@ def _named(evaluation: Mapping[str, Any] | None) -> dict[tuple[str, str | None],
                 found["accuracy", None] = figure
             case ("rewards", name):
                 found[f"reward {name}", None] = figure
-            case ("reward",) if len(rewards) > 1:
+            # Where one reward alone has a weight, it stands there under its name.
+            case ("reward",) if len(rewards) > 1 and figure.value not in [everything[path].value for path in rewards]:
                 found["weighted reward", None] = figure
             case ("environment", name):
                 found[name, None] = figure

@@ -188,8 +188,10 @@ def _reward_lines(results: list[dict[str, Any]]) -> list[str]:
     if not results:
         return []
     named = {f"reward {name}": [result["rewards"].get(name) for result in results] for name in results[-1]["rewards"]}
-    if len(named) > 1:
-        named["weighted reward"] = [result["reward"] for result in results]
+    weighted = [result["reward"] for result in results]
+    # Where one reward alone has a weight, it stands there under its name.
+    if len(named) > 1 and weighted not in named.values():
+        named["weighted reward"] = weighted
     if len(named) == 1:
         named = {name: values for name, values in named.items() if values != [result["accuracy"] for result in results]}
     # What rollouts did in an environment.
