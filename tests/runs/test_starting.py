@@ -1,4 +1,4 @@
-"""A folder whose run broke off before its first step was done: the corrected recipe takes it, and nothing else is lost."""
+"""A folder whose run broke off in its first step: the corrected recipe takes it, and nothing else is lost."""
 
 import json
 from pathlib import Path
