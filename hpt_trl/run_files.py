@@ -13,6 +13,10 @@ BEFORE_FILE = "before.json"
 PIPELINE_FILE = "pipeline.json"
 # Completions of the evaluations that a training names, before and after it.
 EVALUATIONS = "evaluations"
+# Tracker -> what it calls the run, for a run that goes on.
+TRACKERS_FILE = "trackers.json"
+# TensorBoard's, where transformers writes as well. TENSORBOARD_LOGGING_DIR stands above it.
+TENSORBOARD = "runs"
 
 # First line of the resolved recipe, by which a folder is known as a run's.
 MARK = "# Resolved recipe of a run of hpt-trl."

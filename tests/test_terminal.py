@@ -12,6 +12,7 @@ from rich.cells import cell_len
 
 from hpt_trl.cli import main
 from hpt_trl.methods.critic.results import figure_lines
+from hpt_trl.methods.reward.shift import measure_shift, shift_lines
 from hpt_trl.recipes.bundled import bundled_recipes, summarize
 from hpt_trl.terminal import Column, flow, pairs, printable, side_by_side, table, wrapped
 from tests.helpers.processes import ENVIRONMENT
@@ -120,6 +121,35 @@ def test_the_table_of_a_critic(monkeypatch, columns):
     wide = "\n".join(figure_lines(figures))
     monkeypatch.setenv("COLUMNS", str(columns))
     same_words("\n".join(figure_lines(figures)), wide, columns)
+
+
+@pytest.mark.parametrize("columns", WIDTHS)
+def test_the_table_of_a_shift_from_prompt_to_prompt(monkeypatch, columns):
+    # A large part between prompts, little inside of them.
+    pairs = [{"prompt": f"p{n}", "chosen": 10.0 * n + 0.5, "rejected": 10.0 * n + 0.25 * (n % 3)} for n in range(8)]
+    lines = [pair | {"chosen_key": f"{n}c", "rejected_key": f"{n}r"} for n, pair in enumerate(pairs)]
+    shift = measure_shift(lines)
+    monkeypatch.setenv("COLUMNS", "1000")
+    wide = "\n".join(shift_lines(shift))
+    monkeypatch.setenv("COLUMNS", str(columns))
+    same_words("\n".join(shift_lines(shift)), wide, columns)
+
+
+QUERY = "school library hall town week year people"
+
+
+@pytest.mark.parametrize("columns", WIDTHS)
+def test_what_index_and_search_show(searched, tmp_path, capsys, monkeypatch, columns):
+    wide = printed(capsys, monkeypatch, 1000, "search", str(searched.index), QUERY)
+    text = printed(capsys, monkeypatch, columns, "search", str(searched.index), QUERY)
+    assert len(wide.splitlines()) == 3
+    same_words(text, wide, columns)
+    built = []
+    for width in (1000, columns):
+        said = printed(capsys, monkeypatch, width, "index", str(searched.pages), str(tmp_path / str(width)))
+        check_width(said, width)
+        built.append(words_of(re.sub(r"[\d.]+ s\)", "s)", said.replace(f"/{width}", "/"))))
+    assert built[0] == built[1]
 
 
 def test_random_tables_lose_nothing_at_any_width():

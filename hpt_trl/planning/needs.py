@@ -23,6 +23,7 @@ from hpt_trl.recipes.device import BITSANDBYTES_OPTIMIZERS
 from hpt_trl.recipes.packages import installed
 from hpt_trl.recipes.stages import STAGE_MODULES
 from hpt_trl.recipes.trackers import TRACKERS, NotATracker, named_trackers, not_logged_in
+from hpt_trl.retrieval.index import kind_of_index
 from hpt_trl.retrieval.rankers import LEXICAL
 from hpt_trl.rewards.code.rewards import CodeReward
 from hpt_trl.rewards.functions import REWARDS
@@ -39,6 +40,8 @@ MODEL_KEYS = (
 )
 
 
+# Packages that an index is made and searched with.
+_OF_WORDS, _OF_VECTORS = ("bm25s", "PyStemmer"), ("sentence-transformers", "faiss-cpu")
 _GATED = "gated: accept its conditions"
 
 
@@ -226,7 +229,7 @@ def needs_of_values(values: dict[str, Any], path: Path, hub: Hub) -> list[Need]:
     if values.get("dataset_name"):
         needs.append(_data(str(values["dataset_name"]), path, hub))
     if values.get("search_index"):
-        needs.append(_search_index(str(values["search_index"]), path))
+        needs += [_search_index(str(values["search_index"]), path), *_searching(Path(values["search_index"]))]
     needs = [need._replace(is_read=True) for need in needs]
     needs += [*_packages(values), *_sandbox(values)]
     return needs
@@ -276,6 +279,16 @@ def _search_index(name: str, path: Path) -> Need:
     return Need(what, False, "not there yet", comes_from(name, path))
 
 
+def _searching(folder: Path) -> list[Need]:
+    """What pages are shown with, and what an index that is here was made with."""
+    needs = [_package("search pages as images", "pillow")]
+    kind = kind_of_index(folder)
+    if kind is not None:
+        packages = _OF_WORDS if kind == LEXICAL else _OF_VECTORS
+        needs += [_package(f"search by {kind}", name) for name in packages]
+    return needs
+
+
 def _from_hub(what: str, found: tuple[bool, str], remedy: str) -> Need:
     met, said = found
     return Need(what, met, said, remedy if said.startswith("not in the cache") else "")
@@ -320,11 +333,9 @@ def _index(values: dict[str, Any]) -> list[Need]:
         return []
     needs = [_package("PDFs", "pypdfium2")]
     if values.get("index_kind", LEXICAL) == LEXICAL:
-        needs += [_package("index of words", "bm25s"), _package("stems of words", "PyStemmer")]
+        needs += [_package(f"{part} of words", name) for part, name in zip(("index", "stems"), _OF_WORDS, strict=True)]
     else:
-        needs += [
-            _package(f"index_kind {values['index_kind']}", name) for name in ("sentence-transformers", "faiss-cpu")
-        ]
+        needs += [_package(f"index_kind {values['index_kind']}", name) for name in _OF_VECTORS]
     if values.get("ocr"):
         needs += [_package("ocr", "rapidocr"), _package("ocr", "onnxruntime")]
     return needs

@@ -205,6 +205,17 @@ def load_index(folder: str | Path) -> Index:
     return Index(folder, settings, pages, facts["digest"], ranker)
 
 
+def kind_of_index(folder: Path) -> str | None:
+    """What ranks the pages of an index, read without any package; None where none can be read."""
+    for place in (folder / INDEX_FOLDER / INDEX_FILE, folder / INDEX_FILE):
+        if place.is_file():
+            try:
+                return str(parsed_json(place.read_text(encoding="utf-8"))["kind"])
+            except (OSError, ValueError, KeyError, TypeError):
+                return None
+    return None
+
+
 def _again(folder: Path) -> str:
     return f"Build it again: hpt-trl index PAGES {folder} --overwrite"
 

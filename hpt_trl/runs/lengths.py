@@ -9,6 +9,7 @@ from hpt_trl.data.rendering import Encoder
 from hpt_trl.data.row_lengths import count_tokens, examples, validate_lengths
 from hpt_trl.data.sources import where
 from hpt_trl.errors import UserError
+from hpt_trl.methods.sft.turns import encode
 from hpt_trl.recipes.recipe import Recipe
 
 logger = logging.getLogger(__name__)
@@ -116,3 +117,27 @@ def _check_whole_rows(
                 len(counts),
                 "dropped" if drops else "cut",
             )
+        if too_long and keeps_end and splits.layout == "demonstrations":
+            _check_ends(recipe, encoder, rows, source, set(too_long))
+
+
+def _check_ends(recipe: Recipe, encoder: Encoder, rows: Dataset, source: str, too_long: set[int]) -> None:
+    """Whether what is left of rows that are cut at their beginning has a token that is trained on."""
+    longest = recipe.setting("max_length")
+    lost = [
+        row
+        for row, example in examples(rows, ("prompt", "completion"))
+        # The first of the tokens that are kept follows nothing.
+        if row in too_long and not any(encode(example, encoder, recipe.config, recipe.arguments).trained[1 - longest :])
+    ]
+    said = f"have none in their last {longest} (`max_length`), to which `truncation_mode: keep_end` cuts them"
+    if len(lost) == len(rows):
+        raise recipe.error("max_length", f"{source}: the tokens that are trained on are cut off: all rows {said}.")
+    if lost:
+        logger.warning(
+            "%s: the tokens that are trained on are cut off, and the row is dropped: %d of %d rows %s.",
+            where(source, lost[0]),
+            len(lost),
+            len(rows),
+            said,
+        )

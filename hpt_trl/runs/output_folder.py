@@ -24,10 +24,11 @@ from hpt_trl.run_files import (
     RECIPE_FILE,
     REPORT_FILE,
     RESULTS_FILE,
+    TENSORBOARD,
+    TRACKERS_FILE,
     WARNINGS_FILE,
 )
 from hpt_trl.runs.starting import STARTING_KEYS, Start, check_start
-from hpt_trl.runs.trackers.run import TRACKERS_FILE
 from hpt_trl.token_scores.weights_page import PAGE_FILE as WEIGHTS_PAGE
 from hpt_trl.token_scores.weights_page import SAMPLES_FILE as WEIGHTS_FILE
 
@@ -40,7 +41,7 @@ _RUN_FILES = (
     *("*.safetensors", "model.safetensors.index.json", "config.json", "generation_config.json", "training_args.bin"),
     *("adapter_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "*.jinja"),
     *("vocab.json", "merges.txt", "added_tokens.json", "tokenizer.model", "*processor_config.json", "README.md"),
-    *("checkpoint-*", "checkpoints", "completions", "runs", "value_head", HEADS_FOLDER),
+    *("checkpoint-*", "checkpoints", "completions", TENSORBOARD, "value_head", HEADS_FOLDER),
     *(TRACKERS_FILE, WARNINGS_FILE, PUSHED_FILE),
 )
 

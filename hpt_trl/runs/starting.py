@@ -15,13 +15,26 @@ import yaml
 from hpt_trl.environments.trajectories import FOLDER as TRAJECTORIES
 from hpt_trl.errors import UserError
 from hpt_trl.files import lines_of
-from hpt_trl.run_files import BEFORE_FILE, EVALUATIONS, MARK, METRICS_FILE, RECIPE_FILE, RESULTS_FILE
+from hpt_trl.run_files import (
+    BEFORE_FILE,
+    EVALUATIONS,
+    MARK,
+    METRICS_FILE,
+    RECIPE_FILE,
+    RESULTS_FILE,
+    TENSORBOARD,
+    TRACKERS_FILE,
+    WARNINGS_FILE,
+)
 from hpt_trl.runs.checkpoints import complete_checkpoints, is_complete
 
 # Keys that say how a run is started, not what it does.
 STARTING_KEYS = ("overwrite", "resume_from_checkpoint", "output_dir")
-# What a run leaves before its first step, trajectories of the evaluation before the training among it.
-_BEFORE_TRAINING = {RECIPE_FILE, BEFORE_FILE, METRICS_FILE, EVALUATIONS, TRAJECTORIES}
+# What a run leaves before its first step is done, trajectories of the evaluation before the training among it.
+_BEFORE_TRAINING = {
+    *(RECIPE_FILE, BEFORE_FILE, METRICS_FILE, WARNINGS_FILE, EVALUATIONS, TRAJECTORIES),
+    *(TRACKERS_FILE, TENSORBOARD),
+}
 
 
 @dataclass(frozen=True)
@@ -120,15 +133,32 @@ def _differs(start: Start, stored: Path) -> bool:
 
 def _failed_at_start(folder: Path) -> bool:
     """Whether a run ended before it had trained anything: its corrected recipe may take the folder."""
-    if any(path.name not in _BEFORE_TRAINING for path in folder.iterdir()):
+    if any(path.name not in _BEFORE_TRAINING for path in folder.iterdir()) or _has_other_runs(folder):
         return False
-    metrics = folder / METRICS_FILE
-    return not metrics.exists() or not any(_is_of_a_step(line) for line in lines_of(metrics, errors="replace"))
+    # A warning may be of the step that is being done; what is logged is of one that is.
+    return not _goes_beyond(folder / METRICS_FILE, 0) and not _goes_beyond(folder / WARNINGS_FILE, 1)
 
 
-def _is_of_a_step(line: str) -> bool:
+def _has_other_runs(folder: Path) -> bool:
+    """Whether TensorBoard's folder holds more than the run has noted as its own."""
+    runs, noted = folder / TENSORBOARD, folder / TRACKERS_FILE
+    if not runs.exists():
+        return False
     try:
-        return json.loads(line)["step"] > 0
+        own = json.loads(noted.read_text(encoding="utf-8"))["tensorboard"]["folder"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return True
+    return any(path.name != Path(own).name for path in runs.iterdir())
+
+
+def _goes_beyond(file: Path, step: int) -> bool:
+    """Whether any line of a file is of a later step."""
+    return file.exists() and any(_is_later(line, step) for line in lines_of(file, errors="replace"))
+
+
+def _is_later(line: str, step: int) -> bool:
+    try:
+        return json.loads(line)["step"] > step
     except (ValueError, KeyError, TypeError):
         # Whatever it is, it may be of one.
         return True

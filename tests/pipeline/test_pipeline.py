@@ -23,6 +23,7 @@ from hpt_trl.recipes.bundled import bundled_recipes
 from hpt_trl.signals import ending_on_signals
 from tests.helpers import stage_runs
 from tests.helpers.processes import ROOT
+from tests.helpers.trackers import read_tensorboard
 
 KEYS = stage_runs.KEYS | {"per_device_eval_batch_size": 4, "max_steps": 2, "test_split_size": 6}
 LORA = stage_runs.LORA
@@ -175,9 +176,10 @@ def test_a_chain_from_sft_to_grpo(pipeline, tmp_path, capfd, monkeypatch):
     monkeypatch.chdir(ROOT)
     out = tmp_path / "out"
     rl = {"recipe": "base.yaml", "stage": "grpo", "num_generations": 2, "max_completion_length": 8, "eval_samples": 4}
+    rl |= {"report_to": "tensorboard", "run_name": "mine"}
     stages = {
         "grpo": {**rl, "model": "from:sft", "reward_model": "from:reward", "measure": "reward", "max_steps": 1},
-        "sft": {"recipe": "base.yaml", **LORA, "save_strategy": "steps", "save_steps": 1},
+        "sft": {"recipe": "base.yaml", **LORA, "save_strategy": "steps", "save_steps": 1, "report_to": "tensorboard"},
         "reward": {"recipe": "base.yaml", "stage": "reward", "model": "from:sft"},
     }
     path = pipeline(stages)
@@ -195,6 +197,14 @@ def test_a_chain_from_sft_to_grpo(pipeline, tmp_path, capfd, monkeypatch):
     # What each stage ran by is a recipe of its own, with the place of every key.
     stored = (out / "recipes" / "grpo.yaml").read_text()
     assert f"reward_model_name_or_path: [{out / 'reward'}]  # " in stored and "chain.yaml, line" in stored
+
+    # To a tracker each stage is a run of its own, named as the stage is or as its `run_name` says.
+    for stage, name, lora in (("sft", "sft", 4), ("grpo", "mine", None)):
+        (tracked,) = (out / stage / "runs").iterdir()
+        scalars, _, settings = read_tensorboard(tracked)
+        assert tracked.name == name and settings["recipe/stage"] == stage and "train/loss" in scalars
+        assert settings["model/use_peft"] == (lora is not None) and settings.get("recipe/lora_r") == lora
+    assert not (out / "reward" / "runs").exists()
 
     # The same command does nothing but show the table.
     run(path, ["--sft.max_steps", "3"])

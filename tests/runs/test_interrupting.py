@@ -18,6 +18,7 @@ from hpt_trl.runs.going_on import resuming
 from hpt_trl.signals import Interrupted
 from tests.helpers.processes import ENVIRONMENT, ROOT
 from tests.helpers.stage_runs import recipe, remainder  # noqa: F401
+from tests.helpers.terminals import Terminal
 
 CALLS = {"now": 0, "at": 0}
 
@@ -169,3 +170,35 @@ def test_a_pipeline_ends_with_its_stage_and_goes_on(recipe, tmp_path):  # noqa: 
     (checkpoint,) = complete_checkpoints(tmp_path / "chain" / "sft")
     again = Started("run", "chain.yaml", folder=tmp_path)
     assert f"goes on (from {checkpoint.name})" in again.interrupt_at(f"goes on (from {checkpoint.name})")
+
+
+def slow(completion_ids, **columns) -> list[float]:
+    """A reward that says when the command scores, and takes its time."""
+    print("scoring", flush=True)
+    time.sleep(30)
+    return remainder(completion_ids)
+
+
+# Command, what is on the screen before Ctrl-C comes, and seconds after it.
+ON_A_TERMINAL = [
+    pytest.param("eval", "scoring", 0.0, id="scoring"),
+    pytest.param("run", "Reading ", 1.0, id="importing"),
+    pytest.param("run", "Loading the model ...", 0.0, id="loading", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("command", "screen", "later"), ON_A_TERMINAL)
+def test_ctrl_c_on_a_terminal_is_no_traceback(recipe, evaluation, tmp_path, command, screen, later):  # noqa: F811
+    rewards = ["tests.runs.test_interrupting.slow"]
+    path = evaluation(reward_funcs=rewards) if command == "eval" else recipe("sft", test_split_size=2)
+    terminal = Terminal("-m", "hpt_trl", command, path, cwd=tmp_path, columns=200)
+    terminal.read(lambda seen: screen in seen)
+    assert screen in terminal.seen, terminal.seen
+    time.sleep(later)
+    terminal.write("\x03")
+    started = time.perf_counter()
+    assert terminal.ended() == 130, terminal.seen
+    assert time.perf_counter() - started < 20
+    assert "Traceback" not in terminal.seen and "Error" not in terminal.seen and "Exception" not in terminal.seen
+    assert terminal.seen.count("interrupted") == 1
+    assert not list(tmp_path.glob("*/results.json"))

@@ -6,10 +6,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from hpt_trl.files import parsed_json, write_atomically
+from hpt_trl.run_files import TRACKERS_FILE
 from hpt_trl.runs.trackers.tables import Table
-
-# In the output folder: tracker -> what it calls the run, for a run that goes on.
-TRACKERS_FILE = "trackers.json"
 
 
 @dataclass(frozen=True)

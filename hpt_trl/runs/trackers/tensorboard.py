@@ -4,12 +4,10 @@ from typing import Any
 
 from transformers.integrations import TensorBoardCallback
 
+from hpt_trl.run_files import TENSORBOARD
 from hpt_trl.runs.trackers.run import TrackedRun
 from hpt_trl.runs.trackers.settings import MaskedArguments
 from hpt_trl.runs.trackers.tables import Table
-
-# In the output folder, where transformers writes as well. TENSORBOARD_LOGGING_DIR stands above it.
-FOLDER = "runs"
 
 
 class TensorBoardTracker(TensorBoardCallback):
@@ -19,7 +17,7 @@ class TensorBoardTracker(TensorBoardCallback):
         super().__init__()
         self.run = run
         if self.logging_dir is None:
-            self.logging_dir = str(run.folder / FOLDER / run.name)
+            self.logging_dir = str(run.folder / TENSORBOARD / run.name)
 
     def open(self) -> None:
         if self.tb_writer is not None:
