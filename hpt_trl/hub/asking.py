@@ -60,8 +60,8 @@ def _of_http(error: Exception) -> str:
         error = error.__cause__
     if not isinstance(error, HfHubHTTPError):
         return (
-            f"{constants.ENDPOINT} did not answer as it should: {type(error).__name__}: {_line(error)}. Where there is a "
-            "network again, the same command goes on; nothing is lost."
+            f"{constants.ENDPOINT} did not answer as it should: {type(error).__name__}: {_line(error)}. Once it can be "
+            "reached, the same command goes on; nothing is lost."
         )
     status, said = error.response.status_code, hidden(error.server_message or "") or _line(error)
     if status == 401:
