@@ -4,6 +4,7 @@ Adapters on the Hub are among them: here they become folders, and all else knows
 """
 
 import logging
+from functools import cache
 from pathlib import Path
 
 from hpt_trl.errors import UserError
@@ -35,9 +36,14 @@ def adapter_folder(name: str, *, revision: str | None = None) -> str:
     if folder_with(name, (CONFIG_FILE,), revision=revision, told=False) != name:
         return name
     # Where the Hub cannot be asked, whoever loads the model says so.
-    if folder_with(name, (ADAPTER_FILE,), revision=revision, told=False) == name:
-        return name
-    return downloaded(name, revision=revision)
+    folder = folder_with(name, (ADAPTER_FILE,), revision=revision, told=False)
+    return name if folder == name else _whole(name, folder)
+
+
+@cache
+def _whole(name: str, snapshot: str) -> str:
+    """The folder of a commit in the Hub's cache with all its files; that they come is shown once."""
+    return downloaded(name, revision=Path(snapshot).name)
 
 
 def downloaded(name: str, *, revision: str | None = None, files: tuple[str, ...] | None = None) -> str:
