@@ -40,10 +40,6 @@ def run_command(words: list[str]) -> int:
     elif options.command == "report":
         reports.report(options)
     elif options.command == "merge":
-        from hpt_trl.models.folders import check_merge
-
-        # Before torch is imported.
-        check_merge(options.folder, Path(options.output_dir))
         from hpt_trl.hub.merged import merge_run
 
         merge_run(options.folder, options.output_dir, revision=options.revision)

@@ -6,7 +6,8 @@ from pathlib import Path
 from hpt_trl.hub.card import write_card
 from hpt_trl.hub.files import RECORD
 from hpt_trl.hub.run_folder import has_recipe, read_run_folder
-from hpt_trl.models.hub_parts import adapter_folder
+from hpt_trl.models.folders import check_merge
+from hpt_trl.models.hub_parts import found_adapter
 from hpt_trl.run_files import RECIPE_FILE, RESULTS_FILE
 
 
@@ -21,10 +22,13 @@ def merge_run(adapter: str | Path, merged: str | Path, *, revision: str | None =
     Raises:
         UserError: no adapter, a base that is not there, or a folder that is not empty.
     """
+    # Before torch is imported.
+    check_merge(str(adapter), Path(merged))
+    folder = found_adapter(str(adapter), revision=revision)
     from hpt_trl.models.merging import merge_adapter
 
-    merge_adapter(adapter, merged, revision=revision)
-    keep_record(adapter_folder(str(adapter), revision=revision), merged)
+    merge_adapter(folder, merged)
+    keep_record(folder, merged)
 
 
 def keep_record(adapter: str | Path, merged: str | Path) -> None:

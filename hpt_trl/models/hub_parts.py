@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hpt_trl.errors import UserError
 from hpt_trl.models.built_in import BUILT_IN
-from hpt_trl.models.folders import ADAPTER_FILE, CONFIG_FILE, VALUE_CONFIG_FILE, is_local
+from hpt_trl.models.folders import ADAPTER_FILE, CONFIG_FILE, VALUE_CONFIG_FILE, is_adapter, is_local
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +38,21 @@ def adapter_folder(name: str, *, revision: str | None = None) -> str:
     # Where the Hub cannot be asked, whoever loads the model says so.
     folder = folder_with(name, (ADAPTER_FILE,), revision=revision, told=False)
     return name if folder == name else _whole(name, folder)
+
+
+def found_adapter(name: str, *, revision: str | None = None) -> str:
+    """Return the folder of an adapter, as `adapter_folder` does.
+
+    Raises:
+        UserError: the name leads to none.
+    """
+    folder = adapter_folder(name, revision=revision)
+    if not is_adapter(folder):
+        raise UserError(
+            f"{name}: there is no such folder, and no adapter of that name on the Hub, or none that can be read from "
+            "here (network, login); name the folder of a run with `use_peft`, or the Hub id of one."
+        )
+    return folder
 
 
 @cache

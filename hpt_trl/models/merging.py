@@ -14,10 +14,9 @@ from hpt_trl.models.folders import (
     check_merge,
     check_model_folder,
     has_processor,
-    is_adapter,
 )
 from hpt_trl.models.future_heads.shipped import announce_nothing, find_shipped_heads, keep_heads
-from hpt_trl.models.hub_parts import adapter_folder
+from hpt_trl.models.hub_parts import found_adapter
 
 if TYPE_CHECKING:
     import torch
@@ -49,12 +48,7 @@ def merge_adapter(folder: str | Path, destination: str | Path, *, revision: str 
     """
     target = Path(destination)
     check_merge(str(folder), target)
-    source = Path(adapter_folder(str(folder), revision=revision))
-    if not is_adapter(str(source)):
-        raise UserError(
-            f"{folder}: there is no such folder, and no adapter of that name on the Hub that this login may read; "
-            "name the folder of a run with `use_peft`, or the Hub id of one."
-        )
+    source = Path(found_adapter(str(folder), revision=revision))
     tokenizer, processor = _tokenizer_of(source)
     merged = load_merged(str(source), pad_token_id=tokenizer.pad_token_id, dtype="auto")
     partial = target.with_name(f".{target.name}.partial")

@@ -166,7 +166,10 @@ def test_in_the_cache_it_needs_no_network(hub, lora, monkeypatch, tmp_path, capl
         ("me/none", "me/none: there is no such folder, and no adapter of that name on the Hub"),
         ("me/base", "me/base: there is no such folder, and no adapter of that name on the Hub"),
         ("me/a b", "there is no such folder"),
-        ("me/secret", "there is no such folder, and no adapter of that name on the Hub that this login may read"),
+        (
+            "me/secret",
+            "there is no such folder, and no adapter of that name on the Hub, or none that can be read",
+        ),
     ],
 )
 def test_what_cannot_be_merged_is_said_in_a_line(hub, base, tmp_path, monkeypatch, capsys, name, message):
