@@ -16,6 +16,7 @@ prompt template of its recipe.
 examples:
   hpt-trl chat outputs/quickstart
   hpt-trl chat outputs/quickstart --prompt "What is 12 + 7 + 30?"
+  hpt-trl chat me/my-model
   hpt-trl chat outputs/rlhf/ppo --temperature 0.7 --max_new_tokens 200
   hpt-trl chat outputs/vrag-tiny --image page.png --prompt "What was sold most?\""""
 
@@ -30,7 +31,9 @@ def add_commands(commands: Any) -> None:
         formatter_class=HelpText,
         allow_abbrev=False,
     )
-    chat.add_argument("folder", metavar="OUTPUT_DIR", help="output folder of a run, or one of its checkpoints")
+    chat.add_argument(
+        "folder", metavar="OUTPUT_DIR", help="output folder of a run, one of its checkpoints, or a Hub id"
+    )
     chat.add_argument("--prompt", metavar="TEXT", help="answer this one text, and end")
     chat.add_argument("--image", metavar="FILE", help="image of the first text, for a vision-language model")
     chat.add_argument("--system", metavar="TEXT", help="system message (that of the run's recipe)")

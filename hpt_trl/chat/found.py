@@ -1,12 +1,21 @@
 """Which model of a folder can be talked to, and why another cannot; told by small files, without torch."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from hpt_trl.errors import UserError
-from hpt_trl.models.folders import VALUE_TASK, check_model_folder, has_processor, is_adapter, is_local, is_value_model
+from hpt_trl.models.folders import (
+    VALUE_TASK,
+    check_model_folder,
+    has_processor,
+    is_adapter,
+    is_local,
+    is_pushed_name,
+    is_value_model,
+)
+from hpt_trl.models.hub_parts import adapter_folder, downloaded
 from hpt_trl.pipeline.record import has_weights, read_record
 from hpt_trl.run_files import PIPELINE_FILE, RECIPE_FILE
 from hpt_trl.settings.file import read_recipe_file
@@ -14,6 +23,8 @@ from hpt_trl.settings.file import read_recipe_file
 # What lies in the folder of a search index, and of a run that builds one.
 _INDEX_FILE, _INDEX_FOLDER = "index.json", "index"
 _CHECKPOINT = "checkpoint-"
+# What is downloaded of a whole model on the Hub, where its weights may lie in several forms.
+_HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.yaml", "*.py")
 
 
 @dataclass(frozen=True)
@@ -21,7 +32,7 @@ class ChatModel:
     """A model that writes text.
 
     Attributes:
-        name: the folder, as it was named.
+        name: the folder, as it was named; of a Hub id that of its files.
         recipe: the keys of the run's recipe; empty where there is none beside it.
         sees_images: whether it is a vision-language model.
     """
@@ -32,11 +43,18 @@ class ChatModel:
 
 
 def find_chat_model(name: str) -> ChatModel:
-    """Find the model of an output folder, a checkpoint, or another folder that `save_pretrained` wrote.
+    """Find the model of an output folder, a checkpoint, another folder that `save_pretrained` wrote, or a Hub id.
+
+    Args:
+        name: of the folder; or `owner/name` on the Hub, whose files are downloaded.
 
     Raises:
         UserError: there is no such folder, or it holds something else than a model that writes text.
     """
+    if is_pushed_name(name):
+        found = find_chat_model(_folder_of(name))
+        # Code of others runs where its user asks for it, not where their recipe does.
+        return replace(found, recipe=found.recipe | {"trust_remote_code": False})
     folder = Path(name)
     if not folder.exists():
         raise UserError(f"there is no folder {name}; name the output folder of a run.")
@@ -57,6 +75,17 @@ def find_chat_model(name: str) -> ChatModel:
         config = _base_config(name, config)
     _refuse_scores(name, config)
     return ChatModel(name, recipe, _sees_images(folder, config))
+
+
+def _folder_of(name: str) -> str:
+    """The folder of a Hub id's files."""
+    found = adapter_folder(name)
+    if found != name:
+        return found
+    try:
+        return downloaded(name, files=_HUB_FILES)
+    except UserError as error:
+        raise UserError(f"there is no folder {name}; name the output folder of a run. As a Hub id: {error}") from error
 
 
 def _refuse_others(folder: Path, recipe: dict[str, Any]) -> None:

@@ -40,13 +40,9 @@ def run_command(words: list[str]) -> int:
     elif options.command == "report":
         reports.report(options)
     elif options.command == "merge":
-        from hpt_trl.models.folders import check_merge
-
-        # Before torch is imported.
-        check_merge(Path(options.folder), Path(options.output_dir))
         from hpt_trl.hub.merged import merge_run
 
-        merge_run(options.folder, options.output_dir)
+        merge_run(options.folder, options.output_dir, revision=options.revision)
     elif options.command == "push":
         hub.push(options)
     elif options.command == "index":

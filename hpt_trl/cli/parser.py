@@ -141,12 +141,14 @@ def build_parser() -> argparse.ArgumentParser:
         "merge",
         help="merge a LoRA adapter into its base model",
         description="Merge the adapter that a run with `use_peft` left into its base model, and write the whole model.",
-        epilog="examples:\n  hpt-trl merge outputs/with-lora outputs/merged",
+        epilog="examples:\n  hpt-trl merge outputs/with-lora outputs/merged\n"
+        "  hpt-trl merge me/with-lora outputs/merged",
         formatter_class=HelpText,
         allow_abbrev=False,
     )
-    merge.add_argument("folder", metavar="FOLDER", help="output folder of the run")
+    merge.add_argument("folder", metavar="FOLDER", help="output folder of the run, or its Hub id (owner/name)")
     merge.add_argument("output_dir", metavar="OUTPUT_DIR", help="new or empty folder for the whole model")
+    merge.add_argument("--revision", metavar="NAME", help="branch, tag or commit of a Hub id (main)")
     hub.add_commands(commands)
     retrieval.add_commands(commands)
     pages.add_commands(commands)

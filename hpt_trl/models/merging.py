@@ -8,8 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpt_trl.errors import UserError
-from hpt_trl.models.folders import HEADS_FOLDER, VALUE_TASK, check_merge, check_model_folder, has_processor
+from hpt_trl.models.folders import (
+    HEADS_FOLDER,
+    VALUE_TASK,
+    check_merge,
+    check_model_folder,
+    has_processor,
+)
 from hpt_trl.models.future_heads.shipped import announce_nothing, find_shipped_heads, keep_heads
+from hpt_trl.models.hub_parts import found_adapter
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +30,7 @@ _ROUNDING = 1e-3
 _PROBE_SHAPE = (2, 24)
 
 
-def merge_adapter(folder: str | Path, destination: str | Path) -> None:
+def merge_adapter(folder: str | Path, destination: str | Path, *, revision: str | None = None) -> None:
     """Merge a LoRA adapter into its base model and write the whole model with its tokenizer.
 
     Where the adapter changed the input or the output embeddings of a model that ties them, the merged model has both.
@@ -31,15 +38,17 @@ def merge_adapter(folder: str | Path, destination: str | Path) -> None:
 
     Args:
         folder: holds the adapter of a language model, a reward model or a value model, as a run with `use_peft` writes
-            it.
+            it; or the Hub id of one.
         destination: new or empty folder; it is complete or not there.
+        revision: of a Hub id.
 
     Raises:
         UserError: no adapter, a destination that is not empty, a base model that cannot be loaded, or a merged model
             that does not compute what base and adapter compute.
     """
-    source, target = Path(folder), Path(destination)
-    check_merge(source, target)
+    target = Path(destination)
+    check_merge(str(folder), target)
+    source = Path(found_adapter(str(folder), revision=revision))
     tokenizer, processor = _tokenizer_of(source)
     merged = load_merged(str(source), pad_token_id=tokenizer.pad_token_id, dtype="auto")
     partial = target.with_name(f".{target.name}.partial")

@@ -5,15 +5,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from peft import PeftConfig
 from transformers import PretrainedConfig
 
 from hpt_trl.data.unused import describe_unused
 from hpt_trl.evaluation.measuring import MAJORITY, PASS, PERPLEXITY
 from hpt_trl.methods.environments import acting_arguments
-from hpt_trl.models.folders import is_adapter
 from hpt_trl.models.hub_parts import value_model_folder
-from hpt_trl.models.loading import load_config
+from hpt_trl.models.loading import load_config, parts_of
 from hpt_trl.planning import memory, memory_settings
 from hpt_trl.planning.acted_rows import environment_line
 from hpt_trl.planning.rows import describe_rows
@@ -28,6 +26,8 @@ from hpt_trl.runs.model_files import shipped_by
 from hpt_trl.runs.prepared import Prepared
 from hpt_trl.runs.steps import draws_rows_anew
 from hpt_trl.terminal import pairs, printable
+
+_REFERENCE, _REVISION = "reference_model_name_or_path", "reference_model_revision"
 
 
 def facts(prepared: Prepared) -> str:
@@ -225,14 +225,18 @@ def _config(recipe: Recipe, key: str) -> PretrainedConfig | None:
     if name is None:
         return None
     name = value_model_folder(name) if key == "value_model_name_or_path" else name
-    if is_adapter(name):
-        name = str(PeftConfig.from_pretrained(name).base_model_name_or_path)
-    return load_config(name, trust_remote_code=recipe.setting("trust_remote_code", False))
+    parts = parts_of(name, revision=recipe.setting(_REVISION) if key == _REFERENCE else None)
+    return load_config(
+        parts.base, revision=parts.revision, trust_remote_code=recipe.setting("trust_remote_code", False)
+    )
 
 
 def _shares_base(recipe: Recipe) -> bool:
     """Whether Rho-1's reference is an adapter over the trained adapter's own base, which is loaded once."""
-    return recipe.model_args.use_peft and is_adapter(str(recipe.setting("reference_model_name_or_path")))
+    name = recipe.setting(_REFERENCE)
+    if name is None or not recipe.model_args.use_peft:
+        return False
+    return parts_of(name, revision=recipe.setting(_REVISION)).adapter is not None
 
 
 def _held_out(prepared: Prepared) -> str:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from hpt_trl.data.generated import FILES, is_generated
 from hpt_trl.errors import UserError
 from hpt_trl.models.built_in import BUILT_IN
-from hpt_trl.models.folders import check_model_folder
+from hpt_trl.models.folders import ADAPTER_FILE, CONFIG_FILE, check_model_folder
 from hpt_trl.models.loading import model_exists
 from hpt_trl.pipeline.reading import PIPELINE, is_pipeline, read_plan
 from hpt_trl.recipes.bundled import comes_from, hardware_of, profile_of_command
@@ -114,11 +114,12 @@ class Hub:
         """Whether a model is at hand, and where, or why not."""
         from huggingface_hub import try_to_load_from_cache
 
-        config = try_to_load_from_cache(name, "config.json", revision=revision)
-        if isinstance(config, str) and any(
-            file.suffix in (".safetensors", ".bin", ".gguf") for file in Path(config).parent.iterdir()
-        ):
-            return True, "in the Hub's cache"
+        for file in (CONFIG_FILE, ADAPTER_FILE):
+            config = try_to_load_from_cache(name, file, revision=revision)
+            if isinstance(config, str) and any(
+                path.suffix in (".safetensors", ".bin", ".gguf") for path in Path(config).parent.iterdir()
+            ):
+                return True, "in the Hub's cache"
         return self._ask(name, "model")
 
     def tokenizer(self, name: str) -> tuple[bool, str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from hpt_trl.errors import UserError
 from hpt_trl.models.folders import check_model_folder, is_adapter
+from hpt_trl.models.hub_parts import adapter_folder
 from hpt_trl.models.loading import load_config
 
 # Sequences that are scored at once.
@@ -22,7 +23,7 @@ class RewardModel:
     The weights are loaded at the first call, onto the device of this process.
 
     Args:
-        name: folder that `stage: reward` wrote (a whole model or a LoRA adapter), or Hub id.
+        name: folder that `stage: reward` wrote (a whole model or a LoRA adapter), or the Hub id of either.
         revision: of a model on the Hub.
         trust_remote_code: run code that comes with the model.
         dtype: type of the weights, as in `dtype` of a recipe; by default the one they are stored in.
@@ -53,7 +54,8 @@ class RewardModel:
         self._settings: dict[str, Any] = {key: further.pop(key) for key in ("revision", "trust_remote_code")}
         self._further = further
         self._model: Any = None
-        self._adapter = is_adapter(name)
+        self._folder = adapter_folder(name, revision=self._settings["revision"])
+        self._adapter = is_adapter(self._folder)
         if self._adapter and (unknown := sorted(set(further) - {"dtype"})):
             raise UserError(f"model_init_kwargs: {', '.join(unknown)} cannot be set for {name}, which is an adapter.")
         check_model_folder(name, key="reward_model_name_or_path", adapters=True)
@@ -109,7 +111,7 @@ class RewardModel:
         from transformers import AutoTokenizer
 
         try:
-            tokenizer = AutoTokenizer.from_pretrained(self.name, padding_side="right", **self._settings)
+            tokenizer = AutoTokenizer.from_pretrained(self._folder, padding_side="right", **self._settings)
         except (OSError, ValueError) as error:
             raise UserError(
                 f"reward_model_name_or_path: the tokenizer of {self.name} cannot be loaded: {_first_line(error)}. "
@@ -153,7 +155,7 @@ class RewardModel:
     def _adapted_config(self) -> Any:
         from peft import PeftConfig
 
-        adapter = PeftConfig.from_pretrained(self.name)
+        adapter = PeftConfig.from_pretrained(self._folder)
         if adapter.task_type != "SEQ_CLS":
             raise UserError(
                 f"reward_model_name_or_path: {self.name} holds an adapter of the task {adapter.task_type}, not of a "
@@ -174,7 +176,7 @@ class RewardModel:
             from hpt_trl.models.loading import load_sequence_classifier
 
             model = load_sequence_classifier(
-                self.name, pad_token_id=self.tokenizer.pad_token_id, **self._settings, **self._further
+                self._folder, pad_token_id=self.tokenizer.pad_token_id, **self._settings, **self._further
             )
             model.requires_grad_(False)
             self._model = model.eval().to(PartialState().device)

@@ -31,8 +31,7 @@ from hpt_trl.files import valid_json, write_atomically
 from hpt_trl.methods.environments import environment_conditions
 from hpt_trl.methods.evaluate.stage import measures_of
 from hpt_trl.models.digests import adapter_digest, model_digest
-from hpt_trl.models.folders import is_adapter
-from hpt_trl.models.loading import base_of, positions_of, resolve_model
+from hpt_trl.models.loading import parts_of, positions_of, resolve_model
 from hpt_trl.reading import duration, write_results
 from hpt_trl.run_files import RESULTS_FILE
 from hpt_trl.runs.acting import rows_placed
@@ -122,9 +121,12 @@ def load_named(name: str, device: torch.device, **settings: Any) -> torch.nn.Mod
     Args:
         settings: of `from_pretrained`.
     """
-    model: Any = create_model_from_path(resolve_model(base_of(name)), device_map={"": device}, **settings)
-    if is_adapter(name):
-        model = PeftModel.from_pretrained(model, name)
+    parts = parts_of(name, revision=settings.pop("revision", None))
+    model: Any = create_model_from_path(
+        resolve_model(parts.base), device_map={"": device}, revision=parts.revision, **settings
+    )
+    if parts.adapter is not None:
+        model = PeftModel.from_pretrained(model, parts.adapter)
     return model.eval()
 
 
@@ -165,12 +167,12 @@ def _open(prepared: Prepared, store: SampleStore) -> None:
 def _conditions(prepared: Prepared) -> dict[str, Any]:
     """What completions depend on."""
     recipe, config, name = prepared.recipe, prepared.recipe.config, str(prepared.model)
-    base = base_of(name)
-    adapter = f" with adapter {adapter_digest(name)}" if is_adapter(name) else ""
     arguments = recipe.model_args
+    parts = parts_of(name, revision=arguments.model_revision)
+    adapter = "" if parts.adapter is None else f" with adapter {adapter_digest(parts.adapter)}"
     return {
         "model": name,
-        "weights": model_digest(base, revision=arguments.model_revision) + adapter,
+        "weights": model_digest(parts.base, revision=parts.revision) + adapter,
         "model_init_kwargs": config.model_init_kwargs,
         "attn_implementation": arguments.attn_implementation,
         "end_ids": sorted(prepared.end_ids or []),
@@ -208,10 +210,11 @@ def _short(value: Any) -> str:
 def _vllm_engine(prepared: Prepared, task: Task) -> Any:
     from hpt_trl.evaluation.vllm_engine import draw
 
-    config, arguments, name = prepared.recipe.config, prepared.recipe.model_args, str(prepared.model)
+    config, arguments = prepared.recipe.config, prepared.recipe.model_args
+    parts = parts_of(str(prepared.model), revision=arguments.model_revision)
     settings = {
         "dtype": arguments.dtype or "auto",
-        "revision": arguments.model_revision,
+        "revision": parts.revision,
         "trust_remote_code": config.trust_remote_code,
         "gpu_memory_utilization": config.vllm_gpu_memory_utilization,
         "tensor_parallel_size": config.vllm_tensor_parallel_size,
@@ -222,8 +225,7 @@ def _vllm_engine(prepared: Prepared, task: Task) -> Any:
     }
 
     def engine(done: Collection[Item]) -> Iterator[list[Sample]]:
-        adapter = name if is_adapter(name) else None
-        return draw(resolve_model(base_of(name)), task, settings, adapter=adapter, done=done)
+        return draw(resolve_model(parts.base), task, settings, adapter=parts.adapter, done=done)
 
     return engine
 

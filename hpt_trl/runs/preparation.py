@@ -27,7 +27,7 @@ from hpt_trl.models.chat_template import take_chat_template
 from hpt_trl.models.end_tokens import end_token_ids
 from hpt_trl.models.folders import is_value_model
 from hpt_trl.models.hub_parts import value_model_folder
-from hpt_trl.models.loading import base_of, load_config, load_tokenizer, model_exists, positions_of
+from hpt_trl.models.loading import ModelParts, load_config, load_tokenizer, model_exists, parts_of, positions_of
 from hpt_trl.recipes.adapter_targets import check_adapter_targets
 from hpt_trl.recipes.bundled import find_recipe
 from hpt_trl.recipes.recipe import Recipe
@@ -82,9 +82,10 @@ def prepare_recipe(recipe: Recipe, trained: "Trained | None" = None) -> Prepared
     named = stage.make_config is None and trained is None
     model = str(recipe.model_args.model_name_or_path) if named else None
     # What an adapter lies over has the config and, where the adapter brings none, the tokenizer.
-    base = model if model is None or stage.trains else base_of(model)
-    if base is not None:
-        model_exists(base, **settings)
+    parts = None if model is None else _parts(recipe, model)
+    of_base = settings if parts is None else settings | {"revision": parts.revision}
+    if parts is not None:
+        model_exists(parts.base, **of_base)
     reward_models = _reward_models(recipe)
     rewards = _guarded(recipe, functions, reward_models)
     names = [get_callable_name(reward) for reward in rewards]
@@ -105,14 +106,16 @@ def prepare_recipe(recipe: Recipe, trained: "Trained | None" = None) -> Prepared
     elif stage.make_config is not None:
         model_config = stage.make_config(recipe, tokenizer)
     else:
-        model_config = load_config(str(base), **settings)
-        _refuse_reward_model(recipe, model_config)
+        assert parts is not None
+        model_config = load_config(parts.base, **of_base)
+        _refuse_reward_model(recipe, model_config, parts)
         shipped_by(recipe, model_config)
         check_adapter_targets(recipe, model_config)
     if trained is not None:
         ends = trained.end_ids
     else:
-        ends = None if base is None else end_token_ids(base, text_tokenizer(tokenizer).eos_token_id, **settings)
+        end = text_tokenizer(tokenizer).eos_token_id
+        ends = None if parts is None else end_token_ids(parts.base, end, **of_base)
     encoder = _encoder(recipe, splits, tokenizer, ends)
     splits = stage.fit(recipe, splits, encoder)
     positions = (recipe.setting("model_init_kwargs") or {}).get("max_position_embeddings") or positions_of(model_config)
@@ -303,10 +306,16 @@ def _take_eos_token(recipe: Recipe, tokenizer: Any) -> None:
     text.eos_token = token
 
 
-def _refuse_reward_model(recipe: Recipe, model_config: PretrainedConfig) -> None:
+def _parts(recipe: Recipe, model: str) -> ModelParts:
+    """What the model of a recipe consists of; of one that is trained, it has to be whole."""
+    revision = recipe.model_args.model_revision
+    return ModelParts(model, revision) if recipe.stage.trains else parts_of(model, revision=revision)
+
+
+def _refuse_reward_model(recipe: Recipe, model_config: PretrainedConfig, parts: ModelParts) -> None:
     """Loaded as a language model, a reward model or a value model would get a head of random weights."""
     kinds = model_config.architectures or []
-    name = str(recipe.model_args.model_name_or_path)
+    name = parts.adapter or parts.base
     # A trunk without a head is the only kind of model that a value model's config may name.
     if not any("For" in kind for kind in kinds):
         name = value_model_folder(name, revision=recipe.model_args.model_revision)

@@ -94,7 +94,7 @@ def load_reference(config: ReferenceConfig, device: torch.device) -> PreTrainedM
         keep_four_bit_trainable(model)
         add_fused_lm_head(model)
         if source.adapter is not None:
-            model = PeftModel.from_pretrained(model, source.name, torch_device=str(device))
+            model = PeftModel.from_pretrained(model, source.folder, torch_device=str(device))
     spare_from_gathering(model)
     model.requires_grad_(False)
     return model.eval()
@@ -131,7 +131,7 @@ def _source(config: ReferenceConfig) -> Source:
     )
     if config.reference_load_in_4bit and find_spec("bitsandbytes") is None:
         raise UserError("reference_load_in_4bit: true needs bitsandbytes: pip install 'hpt-trl[quantization]'")
-    if is_value_model(source.name):
+    if is_value_model(source.folder):
         raise source.error("is a value model, which gives no token a loss; name a language model.")
     if source.adapter is None:
         return source

@@ -7,11 +7,11 @@ from typing import Any
 
 from peft import PeftConfig
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase, ProcessorMixin
-from transformers.utils import find_adapter_config_file
 
 from hpt_trl.errors import UserError
 from hpt_trl.models.digests import adapter_digest, model_digest
 from hpt_trl.models.folders import check_model_folder, is_adapter
+from hpt_trl.models.hub_parts import adapter_folder
 from hpt_trl.models.loading import load_config, load_tokenizer, model_exists
 from hpt_trl.token_scores import tokenizers
 
@@ -27,7 +27,8 @@ class Source:
         name: its value.
         base: the model, without the adapter.
         revision: of the model, on the Hub.
-        adapter: the adapter's config, None without one; its folder is `name`.
+        adapter: the adapter's config, None without one.
+        folder: of the adapter, also of one on the Hub; else the name.
     """
 
     key: str
@@ -35,6 +36,7 @@ class Source:
     base: str
     revision: str | None
     adapter: PeftConfig | None
+    folder: str
     trust_remote_code: bool
 
     @property
@@ -56,11 +58,6 @@ class Source:
             model_exists(self.base, **self.settings)
             return load_config(self.base, **self.settings)
         except UserError as error:
-            if self.adapter is None and self._is_hub_adapter():
-                raise self.error(
-                    "is an adapter on the Hub; adapters must be local folders. Download it (`hf download "
-                    f"{self.name} --local-dir FOLDER`), and name the folder."
-                ) from error
             base = "" if self.adapter is None else f"the base model of the adapter {self.name}: "
             raise UserError(f"{self.key}: {base}{str(error).removeprefix(_MODEL_KEY)}") from error
 
@@ -72,8 +69,8 @@ class Source:
         """
         try:
             # A run with an adapter leaves its tokenizer beside it; an adapter from elsewhere may come without.
-            if self.adapter is not None and (Path(self.name) / "tokenizer_config.json").is_file():
-                return AutoTokenizer.from_pretrained(self.name, trust_remote_code=self.trust_remote_code)
+            if self.adapter is not None and (Path(self.folder) / "tokenizer_config.json").is_file():
+                return AutoTokenizer.from_pretrained(self.folder, trust_remote_code=self.trust_remote_code)
             loaded = load_tokenizer(self.base, **self.settings)
             return loaded.tokenizer if isinstance(loaded, ProcessorMixin) else loaded  # type: ignore[attr-defined]
         except (UserError, OSError, ValueError) as error:
@@ -123,14 +120,8 @@ class Source:
         return {
             "architecture": (config.architectures or [config.model_type])[0],
             "weights": weights,
-            "adapter": None if self.adapter is None else adapter_digest(self.name),
+            "adapter": None if self.adapter is None else adapter_digest(self.folder),
         }
-
-    def _is_hub_adapter(self) -> bool:
-        try:
-            return find_adapter_config_file(self.base, revision=self.revision) is not None
-        except OSError:
-            return False
 
 
 def source_of(name: str, key: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Source:
@@ -139,17 +130,18 @@ def source_of(name: str, key: str, *, revision: str | None = None, trust_remote_
     Args:
         name: a Hub id, a model folder, the folder of an adapter, or a built-in name.
         key: the recipe key that names it.
-        revision: branch, tag or commit on the Hub; an adapter knows its base's own.
+        revision: branch, tag or commit on the Hub, of an adapter there its own; an adapter knows its base's.
 
     Raises:
         UserError: it is a folder that is not there or holds no model, or an adapter that puts tokens before each row.
     """
     check_model_folder(name, key=key, adapters=True)
-    if not is_adapter(name):
-        return Source(key, name, name, revision, None, trust_remote_code)
-    adapter = PeftConfig.from_pretrained(name)
+    folder = adapter_folder(name, revision=revision)
+    if not is_adapter(folder):
+        return Source(key, name, name, revision, None, name, trust_remote_code)
+    adapter = PeftConfig.from_pretrained(folder)
     base = str(adapter.base_model_name_or_path)
-    found = Source(key, name, base, adapter.revision, adapter, trust_remote_code)
+    found = Source(key, name, base, adapter.revision, adapter, folder, trust_remote_code)
     if adapter.is_prompt_learning:
         raise found.error("puts learnt tokens before each row (prompt learning); name a LoRA adapter.")
     return found

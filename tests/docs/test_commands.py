@@ -81,6 +81,9 @@ EARLIER = {
     "outputs/rlhf-tiny": "pipeline",
 }
 
+# What a reader of the page has on the Hub: the earlier run of an adapter.
+PUSHED = "me/my-lora"
+
 
 def run_in_the_readers_folder(command: Command, planned: set[str]) -> None:
     """Runs a command of `hpt-trl`, or what of it can be run here.
@@ -223,6 +226,8 @@ def test_commands_of_blocks_run(block: Block, reader, request, monkeypatch, caps
     assert commands, block
     if any("push" in word for command in commands for word in command.words):
         request.getfixturevalue("hub")
+    if any(PUSHED in command.words for command in commands):
+        request.getfixturevalue("hub").take(PUSHED, "earlier/adapter")
     # The reader makes it.
     shutil.rmtree(reader / "indexes")
     planned: set[str] = set()

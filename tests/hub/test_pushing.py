@@ -1,9 +1,11 @@
 """Runs that end on the Hub: what lies there, what is said where it does not take them, and how they are repeated."""
 
+import hashlib
 import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -106,6 +108,22 @@ def test_an_upload_that_breaks_off_goes_on_where_it_was(hub, folder):
     hub.fails = {}
     push(folder, Destination("me/tiny"))
     assert "model.safetensors" in hub.repos["me/tiny"].files()
+
+
+def test_of_several_files_only_the_missing_one_is_sent_again(hub, folder):
+    sizes = {name: (folder / name).read_bytes() for name in ("model.safetensors", "curves.png")}
+    oids = {name: hashlib.sha256(content).hexdigest() for name, content in sizes.items()}
+    hub.fails = {f"PUT /_lfs/{oids['model.safetensors']}": 413}
+    with pytest.raises(UserError, match="the Hub answered 413"):
+        push(folder, Destination("me/tiny"))
+    # The client sends files side by side, and does not wait for the others of one that fails.
+    while oids["curves.png"] not in hub.objects:
+        time.sleep(0.01)
+    assert hub.uploads == [oids["curves.png"]] and list(hub.repos["me/tiny"].files()) == [".gitattributes"]
+    hub.fails = {}
+    push(folder, Destination("me/tiny"))
+    assert hub.uploads == [oids["curves.png"], oids["model.safetensors"]]
+    assert all(hub.repos["me/tiny"].files()[name] == content for name, content in sizes.items())
 
 
 def test_a_branch_is_made_and_main_left_alone(hub, folder):

@@ -11,7 +11,7 @@ from hpt_trl import cli
 from hpt_trl.errors import UserError
 from hpt_trl.pipeline.reading import read_plan
 from hpt_trl.runs.going_on import COMMAND as GOES_ON_BY
-from tests.helpers.hub import TOKEN
+from tests.helpers.hub import READ_TOKEN, TOKEN
 
 
 @pytest.fixture
@@ -78,3 +78,12 @@ def test_two_stages_do_not_share_a_repository(pipeline):
         read_plan(pipeline(sft=same, dpo=same), [])
     plan = read_plan(pipeline(sft=same, dpo={**same, "hub_revision": "dpo"}), [])
     assert [stage.is_pushed for stage in plan.stages] == [True, True]
+
+
+def test_without_the_right_no_stage_is_run(pipeline, hub, tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("HF_TOKEN", READ_TOKEN)
+    path = pipeline(sft={"hub_token": None}, dpo={"push_to_hub": True})
+    assert cli.main(["run", str(path)]) == 2
+    said = capfd.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("error: ") and "dpo" in said and "the token may read only" in said and READ_TOKEN not in said
+    assert not (tmp_path / "chain" / "sft").exists() and not hub.repos

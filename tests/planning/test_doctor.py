@@ -240,16 +240,17 @@ class FakeHub(BaseHTTPRequestHandler):
 
 
 def test_models_of_the_hub(tmp_path):
-    snapshot = tmp_path / "home/hub/models--me--cached/snapshots" / ("a" * 40)
-    snapshot.mkdir(parents=True)
-    (snapshot / "config.json").write_text("{}")
-    (snapshot / "model.safetensors").write_text("")
-    refs = tmp_path / "home/hub/models--me--cached/refs"
-    refs.mkdir()
-    (refs / "main").write_text("a" * 40)
+    for name, prefix in (("cached", ""), ("cached-adapter", "adapter_")):
+        place = tmp_path / f"home/hub/models--me--{name}"
+        (place / "refs").mkdir(parents=True)
+        (place / "refs" / "main").write_text("a" * 40)
+        snapshot = place / "snapshots" / ("a" * 40)
+        snapshot.mkdir(parents=True)
+        (snapshot / f"{prefix}config.json").write_text("{}")
+        (snapshot / f"{prefix}model.safetensors").write_text("")
     server = ThreadingHTTPServer(("127.0.0.1", 0), FakeHub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    names = ("cached", "open", "gated", "nothing", "slow", "late")
+    names = ("cached", "open", "gated", "nothing", "slow", "late", "cached-adapter")
     recipes = [write_recipe(tmp_path, name, model_name_or_path=f"me/{name}", dataset_name="me/rows") for name in names]
     address = f"http://127.0.0.1:{server.server_port}"
     variables = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": ""}
@@ -261,6 +262,7 @@ def test_models_of_the_hub(tmp_path):
     for said in (
         "cached.yaml: can run here",
         "    ok  model me/cached: in the Hub's cache",
+        "    ok  model me/cached-adapter: in the Hub's cache",
         "open.yaml: can run here",
         f"    ok  model me/open: on {address}, to be downloaded",
         f"    ok  data me/rows: on {address}",

@@ -192,15 +192,16 @@ def test_the_end_of_rows_is_the_one_that_the_training_will_set(configured, tiny_
         check_reference(configured(str(tuned)), tokenizer, model=tiny_model_path)
 
 
-def test_adapters_on_the_hub_are_to_be_downloaded(configured, adapter, tiny_model_path, tmp_path, monkeypatch):
+def test_an_adapter_in_the_hubs_cache_is_taken(configured, adapter, tiny_model_path, tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     folder, commit = tmp_path / "models--someone--adapter", "0" * 40
     (folder / "refs").mkdir(parents=True)
     (folder / "refs" / "main").write_text(commit)
     shutil.copytree(adapter, folder / "snapshots" / commit)
-    with pytest.raises(UserError, match="hf download someone/adapter --local-dir FOLDER"):
-        tokenizer = AutoTokenizer.from_pretrained(tiny_model_path)
-        check_reference(configured("someone/adapter"), tokenizer, model=tiny_model_path)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_path)
+    check_reference(configured("someone/adapter"), tokenizer, model=tiny_model_path)
+    marks = [fingerprint(configured(name), tokenizer, autocast=None) for name in ("someone/adapter", adapter)]
+    assert marks[0] == marks[1] and marks[0]["adapter"] is not None
 
 
 def test_hub_names_and_adapters_are_checked_without_weights(configured, adapter, tiny_model_path):

@@ -34,6 +34,7 @@ from hpt_trl.methods.signatures import takes_arguments_of
 from hpt_trl.models.adapters import hidden_adapter, keep_four_bit_trainable
 from hpt_trl.models.folders import is_adapter
 from hpt_trl.models.fsdp2 import mend_fsdp2
+from hpt_trl.models.hub_parts import adapter_folder
 from hpt_trl.models.loading import load_tokenizer
 from hpt_trl.models.trainable import refuse_untrainable
 from hpt_trl.token_scores.cache import WithScores, as_bits, scores_of
@@ -138,7 +139,7 @@ class Rho1Trainer(MeasuredSFTTrainer):
             )
             self._collate_train = WithScores(self.data_collator, cache)
         elif isinstance(self.model, PeftModel) and _share_base(self.args, self.model):
-            self.model.load_adapter(str(self.args.reference_model_name_or_path), _REFERENCE, is_trainable=False)
+            self.model.load_adapter(_reference_folder(self.args), _REFERENCE, is_trainable=False)
             self._score_batch = self._score_by_adapter
         else:
             reference = load_reference(self.args, device)
@@ -307,9 +308,14 @@ class Rho1Trainer(MeasuredSFTTrainer):
             super()._save(output_dir, state_dict)
 
 
+def _reference_folder(args: Rho1Config) -> str:
+    """Where the reference's adapter lies, if it is one."""
+    return adapter_folder(str(args.reference_model_name_or_path), revision=args.reference_model_revision)
+
+
 def _share_base(args: Rho1Config, model: PeftModel) -> bool:
     """Whether the reference is an adapter over the base model that is trained with another one, loaded alike."""
-    reference = str(args.reference_model_name_or_path)
+    reference = _reference_folder(args)
     in_4bit = bool(getattr(model.get_base_model(), "is_loaded_in_4bit", False))
     if not is_adapter(reference) or args.reference_dtype != "auto" or args.reference_load_in_4bit != in_4bit:
         return False
