@@ -182,6 +182,8 @@ def test_chunked_and_compressed_answers():
         handler.send_response(200)
         handler.send_header("Transfer-Encoding", "chunked")
         handler.send_header("Content-Encoding", "gzip")
+        # Else the second question may meet the end of the connection of the first.
+        handler.send_header("Connection", "close")
         handler.end_headers()
         body = gzip.compress(json.dumps(["x" * 1000] * 300).encode())
         for start in range(0, len(body), 100):

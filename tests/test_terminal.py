@@ -148,7 +148,7 @@ def test_what_index_and_search_show(searched, tmp_path, capsys, monkeypatch, col
     for width in (1000, columns):
         said = printed(capsys, monkeypatch, width, "index", str(searched.pages), str(tmp_path / str(width)))
         check_width(said, width)
-        built.append(words_of(re.sub(r"[\d.]+ s\)", "s)", said.replace(f"/{width}", "/"))))
+        built.append(words_of(re.sub(r"[\d.]+\s+s\)", "s)", said.replace(f"/{width}", "/"))))
     assert built[0] == built[1]
 
 

@@ -320,6 +320,8 @@ def test_on_a_terminal_it_asks_and_ends_quietly(folder):
         terminal.read(lambda seen: "> " in seen)
         terminal.write("What is 2 + 3?\n")
         terminal.read(lambda seen: seen.count("> ") == 2)
+        # Between its prompt and its reading Python's `input` does not hear of Ctrl-C.
+        time.sleep(0.5)
         terminal.write(end)
         assert terminal.ended() == 0, terminal.seen
         assert "/clear begins anew" in terminal.seen and "Traceback" not in terminal.seen

@@ -94,8 +94,10 @@ def solves(names: Namespace) -> None:
 
 
 def rewards_brevity(names: Namespace) -> None:
-    long, short = names["brevity"](completions=["abcd", "a"], answer=["1", "2"])
-    assert 0 < long < short
+    long, short = names["brevity"](
+        completions=["a" * 75, [{"role": "assistant", "content": "a" * 30}]], answer=["1", "2"]
+    )
+    assert (long, short) == (0.5, 1.0)
 
 
 def pushed(names: Namespace) -> None:
