@@ -39,9 +39,9 @@ def after_interrupt(folder: Path, command: list[str], *, goes_on: bool = False) 
     if checkpoints:
         again = whole or shlex.join(resuming(command))
         return f"{checkpoints[-1]} is complete. Go on with:\n  {again}"
-    if whole:
-        return f"This stage has no checkpoint yet and begins anew; those before it are kept. Go on with:\n  {whole}"
-    again = shlex.join(command)
+    again = whole or shlex.join(command)
     if goes_on:
         return f"What was done is kept. Go on with:\n  {again}"
+    if whole:
+        return f"This stage has no checkpoint yet and begins anew; those before it are kept. Go on with:\n  {again}"
     return f"There is no checkpoint yet. Start anew with:\n  {again}"

@@ -5,7 +5,8 @@ import json
 import subprocess
 import sys
 
-from hpt_trl.runs.collecting import collect_as_usual
+from hpt_trl.runs import runner
+from hpt_trl.runs.collecting import collect_as_usual, collect_seldom
 from tests.helpers.processes import ENVIRONMENT
 
 # What a process prints of itself.
@@ -34,3 +35,13 @@ def test_a_process_of_ones_own_keeps_its_rules():
     before = gc.get_threshold()
     collect_as_usual()
     assert gc.get_threshold() == before
+
+
+def test_a_run_ends_the_sparing_of_its_start(recipe):
+    usual = gc.get_threshold()
+    collect_seldom()
+    try:
+        runner.run(recipe("sft", max_steps=1), [])
+        assert gc.get_threshold() == usual
+    finally:
+        gc.set_threshold(*usual)

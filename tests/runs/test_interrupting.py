@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from hpt_trl.runs import runner
 from hpt_trl.runs.checkpoints import complete_checkpoints
-from hpt_trl.runs.going_on import resuming
+from hpt_trl.runs.going_on import COMMAND, after_interrupt, resuming
 from hpt_trl.signals import Interrupted
 from tests.helpers.processes import ENVIRONMENT, ROOT
 from tests.helpers.stage_runs import recipe, remainder  # noqa: F401
@@ -102,6 +102,15 @@ def test_the_words_that_go_on():
     words = ["hpt-trl", "run", "r.yaml", "--overwrite", "true", "--a", "1", "2", "--resume-from-checkpoint=x", "--b"]
     assert resuming(words) == ["hpt-trl", "run", "r.yaml", "--a", "1", "2", "--b", "--resume_from_checkpoint", "true"]
     assert resuming(["hpt-trl", "run", "r.yaml", "--overwrite"])[3:] == ["--resume_from_checkpoint", "true"]
+
+
+def test_what_is_said_of_a_stage_of_a_pipeline(tmp_path, monkeypatch):
+    monkeypatch.setenv(COMMAND, "hpt-trl run chain.yaml")
+    begun = after_interrupt(tmp_path, ["hpt-trl", "run", "stage.yaml"])
+    assert begun.startswith("This stage has no checkpoint yet") and begun.endswith("\n  hpt-trl run chain.yaml")
+    # Of an evaluation the completions are there.
+    measured = after_interrupt(tmp_path, ["hpt-trl", "run", "stage.yaml"], goes_on=True)
+    assert measured == "What was done is kept. Go on with:\n  hpt-trl run chain.yaml"
 
 
 class Started:
