@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
 WHEN = {"before": "before training", "after": "after training"}
+_WEIGHTED = ("weighted reward", None)
 # Before the names of what the trainer measures on held-out rows.
 HELD_OUT = "held-out "
 _SHARES = ("accuracy", "pass@", "avg@", "maj@", "win_rate", "recall@", "ndcg@")
@@ -44,6 +45,10 @@ def measures_of(results: Mapping[str, Any]) -> list[Measure]:
     """Every measure of the evaluations before and after a training, in the order of the results."""
     both = {when: _named(results.get(when)) for when in WHEN}
     keys = list(dict.fromkeys([*both["after"], *both["before"]]))
+    # Where one reward alone has a weight, it stands there under its name.
+    sides = {key: [found[key].value for found in both.values() if key in found] for key in keys}
+    if any(name.startswith("reward ") and values == sides.get(_WEIGHTED) for (name, _), values in sides.items()):
+        keys.remove(_WEIGHTED)
     return [
         Measure(name, on, {when: found[name, on] for when, found in both.items() if (name, on) in found})
         for name, on in keys
@@ -81,9 +86,8 @@ def _named(evaluation: Mapping[str, Any] | None) -> dict[tuple[str, str | None],
                 found["accuracy", None] = figure
             case ("rewards", name):
                 found[f"reward {name}", None] = figure
-            # Where one reward alone has a weight, it stands there under its name.
-            case ("reward",) if len(rewards) > 1 and figure.value not in [everything[path].value for path in rewards]:
-                found["weighted reward", None] = figure
+            case ("reward",) if len(rewards) > 1:
+                found[_WEIGHTED] = figure
             case ("environment", name):
                 found[name, None] = figure
             case ("held_out", name):

@@ -213,6 +213,17 @@ def test_every_weighting_is_known():
     assert {name for name, papers in cited.items() if GAE in [paper.arxiv for paper in papers]} == set(VALUED)
 
 
+def test_a_weighted_reward_that_is_one_of_them_stands_there_once():
+    def names(before: tuple, after: tuple) -> list[str]:
+        sides = (("before", before), ("after", after))
+        results = {when: {"rewards": {"a": a, "b": b}, "reward": both} for when, (a, b, both) in sides}
+        return [measure.name for measure in measures_of(results)]
+
+    assert names((0.0, 1.0, 0.0), (0.5, 2.0, 0.5)) == ["reward a", "reward b"]
+    # Alike on one side alone, as where nothing is solved yet.
+    assert names((0.0, 0.0, 0.0), (0.5, 2.0, 2.5)) == ["reward a", "reward b", "weighted reward"]
+
+
 def test_figures_of_nothing_are_none():
     assert measures_of({"before": None, "after": None}) == []
     assert measures_of({"before": None, "after": {"accuracy": None, "rewards": {"a": None}}}) == []
