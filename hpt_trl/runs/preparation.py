@@ -228,7 +228,7 @@ def _load_splits(recipe: Recipe, functions: list[Callable[..., Any]]) -> tuple[S
     shape: dict[str, Any] = {
         "seed": 0,
         "demonstration_column": stage.demonstration_column(config),
-        "layout": stage.layout(arguments),
+        "layout": stage.layouts,
     }
     if stage.trains:
         splits = load_splits(arguments, needs_demonstration=stage.needs_demonstration(config), **shape)
@@ -253,7 +253,7 @@ def _load_splits(recipe: Recipe, functions: list[Callable[..., Any]]) -> tuple[S
     # An environment gets the whole row.
     if read is None or getattr(arguments, "environment", None) is not None:
         read = set(columns)
-    unused = unused_columns(columns, splits.layout, answers, read=[*parts, *read])
+    unused = unused_columns(columns, splits.layout, answers, read=[*parts, *read, *splits.used])
     splits = splits if stage.sample is None else stage.sample(recipe, splits)
     return splits, unused
 
