@@ -44,8 +44,8 @@ def check_lengths(
         # How many tokens an image takes is known when it is processed: vision-language rows are not measured here.
         for rows, source in splits.named:
             # Of demonstrations with images, the stage tries the answers.
-            whole = (
-                splits.layout == "comparisons" or splits.layout == "demonstrations" and not has_images(rows, encoder)
+            whole = splits.layout == "comparisons" or (
+                splits.layout == "demonstrations" and not has_images(rows, encoder)
             )
             _try_rows(_undecoded(rows), source, encoder, splits.answers if whole else ())
         return

@@ -2,7 +2,7 @@
 
 from typing import Any, cast
 
-from transformers import PreTrainedTokenizerBase, Trainer
+from transformers import Trainer
 
 from hpt_trl.data.layouts import Layout, Splits
 from hpt_trl.data.loading import columns_for

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from transformers import PreTrainedTokenizerBase, Trainer
+from transformers import Trainer
 
 from hpt_trl.data.solutions import SAMPLING_RULES
 from hpt_trl.methods.ref_tuning.checkpoints import KeptModels, kept
