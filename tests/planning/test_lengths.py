@@ -1,4 +1,4 @@
-"""What `check` knows of the rows' lengths: demonstrations with their own prompts, and the micro-batches that hold them."""
+"""What `check` knows of lengths: demonstrations with their own prompts, and the micro-batches that hold them."""
 
 import json
 from pathlib import Path
