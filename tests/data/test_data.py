@@ -189,7 +189,7 @@ def test_a_missing_column_is_answered_with_the_mapping(tmp_path):
     assert "has no column `prompt`; it has question, solutions." in message
     assert "column_mapping: {prompt: question}" in message
     message = refused(path, column_mapping={"prompt": "question"})
-    assert "has no column `completion`" in message and "{prompt: question, completion: <column>}" in message
+    assert "has no column `completion`" in message and "{prompt: question, completion: solutions}" in message
     message = refused(path, column_mapping={"prompt": "qestion"})
     assert "has no column `qestion`" in message and "{prompt: question}" in message
     splits = load(path, needs_demonstration=False, column_mapping='{"prompt": "question"}')

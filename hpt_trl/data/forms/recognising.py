@@ -111,7 +111,11 @@ def near_forms(rows: Dataset, wanted: Wanted) -> str:
     if judged is not None:
         return f"\n{judged}"
     forms = [one for one in _every(wanted.left, wanted) if one.convert is not None]
-    near = [one for one in forms if len(one.lacks(names)) == 1 < len(one.parts)]
+    near = [
+        one
+        for one in forms
+        if len(one.lacks(names)) == 1 and any(name not in _OWN for name in one.columns_of(names).values())
+    ]
     most = max((len(one.parts) for one in near), default=0)
     said = [f"{one.name} ({one.wanted()})" for one in near if len(one.parts) == most]
     if said:
