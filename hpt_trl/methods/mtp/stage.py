@@ -13,7 +13,7 @@ from hpt_trl.methods.mtp.config import WeightedMTPConfig
 from hpt_trl.methods.mtp.frozen_models import check_frozen_models
 from hpt_trl.methods.mtp.own_heads import check_own_heads
 from hpt_trl.methods.mtp.trainer import WeightedMTPTrainer
-from hpt_trl.methods.sft.rows import refuse_answered_documents, training_splits
+from hpt_trl.methods.sft.rows import refuse_turns_of_documents, training_splits
 from hpt_trl.methods.sft.turns import TurnArguments, check_turns
 from hpt_trl.methods.solution_rows import check_sampling, drawn_demonstrations, without_long_ones
 from hpt_trl.methods.text_models import refuse_processor
@@ -121,12 +121,12 @@ def fit(recipe: Recipe, splits: Splits, encoder: Encoder) -> Splits:
 
 
 def check_rows(recipe: Recipe, splits: Splits, encoder: Encoder, positions: int | None) -> None:
-    """Refuse rows that are all too short for the last head, and an evaluation by answers where there are no prompts.
+    """Refuse rows that are all too short for the last head, and a loss on turns where there are none.
 
     Raises:
         UserError: their longest.
     """
-    refuse_answered_documents(recipe, splits)
+    refuse_turns_of_documents(recipe, splits)
     wanted, longest = recipe.config.n_future_tokens, 0
     columns = ("text",) if splits.layout == "documents" else ("prompt", "completion")
     for _, tokens in count_tokens(splits.train, splits.source, encoder, columns):

@@ -10,7 +10,7 @@ from hpt_trl.errors import UserError
 from hpt_trl.methods.rho1.checks import check_selection
 from hpt_trl.methods.rho1.config import Rho1Config
 from hpt_trl.methods.rho1.trainer import IMAGES_REFUSED, Rho1Trainer
-from hpt_trl.methods.sft.rows import has_images, refuse_answered_documents, training_splits
+from hpt_trl.methods.sft.rows import has_images, refuse_turns_of_documents, training_splits
 from hpt_trl.methods.sft.turns import TurnArguments, check_turns
 from hpt_trl.recipes.arguments import RecipeArguments
 from hpt_trl.recipes.recipe import Recipe, Stage, StageInputs
@@ -53,12 +53,12 @@ def check_tokenizer(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def check_rows(recipe: Recipe, splits: Splits, encoder: Encoder, positions: int | None) -> None:
-    """Refuse rows with images, and an evaluation by answers where there are no prompts.
+    """Refuse rows with images, and a loss on turns where there are none.
 
     Raises:
         UserError: there are some.
     """
-    refuse_answered_documents(recipe, splits)
+    refuse_turns_of_documents(recipe, splits)
     for rows, source in splits.named:
         if has_images(rows, encoder):
             raise UserError(f"{source}: {IMAGES_REFUSED}")

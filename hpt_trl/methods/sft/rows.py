@@ -10,7 +10,7 @@ from typing import Any
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
-from hpt_trl.data.layouts import NO_PROMPTS, Splits
+from hpt_trl.data.layouts import Splits
 from hpt_trl.data.loading import columns_for
 from hpt_trl.data.messages import IMAGES
 from hpt_trl.data.rendering import WHOLE, Encoder
@@ -64,7 +64,7 @@ def check_images(recipe: Recipe, splits: Splits, encoder: Encoder, positions: in
     Raises:
         UserError: the first that cannot be trained as it is written, with its row.
     """
-    refuse_answered_documents(recipe, splits)
+    refuse_turns_of_documents(recipe, splits)
     config, arguments = recipe.config, recipe.arguments
     for rows, source in splits.named:
         if not has_images(rows, encoder):
@@ -84,21 +84,13 @@ def check_images(recipe: Recipe, splits: Splits, encoder: Encoder, positions: in
                 raise UserError(f"{where(source, number)}: {error}") from error
 
 
-def refuse_answered_documents(recipe: Recipe, splits: Splits) -> None:
-    """Refuse an evaluation by answers where there are no prompts, and a loss on turns where there are none.
+def refuse_turns_of_documents(recipe: Recipe, splits: Splits) -> None:
+    """Refuse a loss on turns where there are none.
 
     Raises:
         UserError: the key that asks for it.
     """
-    if splits.layout != "documents":
-        return
-    if recipe.arguments.eval_samples > 0:
-        raise recipe.error(
-            "eval_samples",
-            f"{recipe.arguments.eval_samples}, but {NO_PROMPTS} (the loss is measured on all held-out rows anyway); "
-            f"drop the line, or write `dataset_layout: demonstrations`, if {splits.source} has them.",
-        )
-    if recipe.config.assistant_only_loss:
+    if splits.layout == "documents" and recipe.config.assistant_only_loss:
         raise recipe.error(
             "assistant_only_loss", f"true, but {splits.source} holds documents, which have no turns; drop the line."
         )
