@@ -5,9 +5,9 @@ import logging
 from datasets import Dataset
 
 from hpt_trl.data.layouts import Splits
+from hpt_trl.data.reading.places import where
 from hpt_trl.data.rendering import Encoder
 from hpt_trl.data.row_lengths import count_tokens, examples, validate_lengths
-from hpt_trl.data.sources import where
 from hpt_trl.errors import UserError
 from hpt_trl.methods.sft.turns import encode
 from hpt_trl.recipes.recipe import Recipe

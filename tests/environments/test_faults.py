@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from hpt_trl.data.reading.places import ROW
 from hpt_trl.data.rendering import Encoder
-from hpt_trl.data.sources import ROW
 from hpt_trl.environments.acting import Acting
 from hpt_trl.environments.factory import TurnEnvironments
 from hpt_trl.environments.faults import columns, named, placed

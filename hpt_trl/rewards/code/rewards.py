@@ -8,8 +8,8 @@ from typing import Any, Self
 from datasets import Dataset
 
 from hpt_trl.data.messages import text_of
+from hpt_trl.data.reading.places import ROW, where
 from hpt_trl.data.row_checks import iterate_rows
-from hpt_trl.data.sources import ROW, where
 from hpt_trl.errors import UserError
 from hpt_trl.rewards.arguments import RewardArguments
 from hpt_trl.rewards.code.tasks import COLUMNS, TEST_COLUMNS, Task, task_of
