@@ -185,8 +185,41 @@ def _messages_fault(column: str, messages: Any) -> str | None:
         if role not in ROLES:
             near = difflib.get_close_matches(str(role), ROLES, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
-            return f"{at} has the role {role!r}; {hint}Allowed: {', '.join(ROLES)}."
+            return f"{at} has the role {role!r:.60}; {hint}Allowed: {', '.join(ROLES)}."
+        calls = message.get("tool_calls")
+        if fault := _content_fault(content) or _calls_fault(calls):
+            return f"{at} ({role}): {fault}"
         # A turn of the assistant may consist of tool calls alone.
-        if not content and not (role == "assistant" and message.get("tool_calls")) and role != "system":
+        if not content and not (role == "assistant" and calls) and role != "system":
             return f"{at} ({role}) has no content."
+    return None
+
+
+def _content_fault(content: Any) -> str | None:
+    """What is wrong with the content of a message, a text or a list of parts; None if nothing is."""
+    if content is None or isinstance(content, str):
+        return None
+    if not isinstance(content, list):
+        return f"`content` is {content!r:.60}; write a text, or a list of parts."
+    for number, part in enumerate(content, 1):
+        if not isinstance(part, dict) or not isinstance(part.get("type"), str):
+            return f'part {number} of `content` is {part!r:.60}; write {{"type": "text", "text": "…"}}.'
+        if part["type"] == "text" and not isinstance(part.get("text"), str):
+            return f"part {number} of `content` is of type text, and its `text` is {part.get('text')!r:.60}."
+    return None
+
+
+def _calls_fault(calls: Any) -> str | None:
+    """What is wrong with the tool calls of a message; None if nothing is."""
+    if calls is None:
+        return None
+    if not isinstance(calls, list):
+        return f"`tool_calls` is {calls!r:.60}; write a list of calls."
+    for number, call in enumerate(calls, 1):
+        function = call.get("function") or call if isinstance(call, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            return (
+                f"call {number} of `tool_calls` is {call!r:.60}; write "
+                '{"type": "function", "function": {"name": "…", "arguments": {…}}}.'
+            )
     return None
