@@ -1,4 +1,4 @@
-"""Runs that end by SIGKILL at a file operation: forks of the test's process, each counted and ended by an audit hook."""
+"""Runs that end by SIGKILL at a file operation: forks of the test, counted and ended by an audit hook."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Checkpoints that come to their name as wholes: killed at each file, removed in turn, the best one known by its name."""
+"""Checkpoints come to their names as wholes: killed at each file, removed in turn, the best one known by name."""
 
 import json
 import shutil
