@@ -23,7 +23,6 @@ from hpt_trl.data.prompt_parts import prompt_parts
 from hpt_trl.data.rendering import Encoder
 from hpt_trl.data.unused import unused_columns
 from hpt_trl.errors import Collector, UserError
-from hpt_trl.models.chat_template import take_chat_template
 from hpt_trl.models.end_tokens import end_token_ids
 from hpt_trl.models.folders import is_value_model
 from hpt_trl.models.hub_parts import value_model_folder
@@ -46,6 +45,7 @@ from hpt_trl.runs.noting import note_settings, reads_here
 from hpt_trl.runs.prepared import Prepared
 from hpt_trl.runs.probe import Probe, check_thresholds, success_of
 from hpt_trl.runs.steps import check_steps
+from hpt_trl.runs.tokenizer import embedded_tokens, settle_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -102,8 +102,7 @@ def prepare_recipe(recipe: Recipe, trained: "Trained | None" = None) -> Prepared
         tokenizer = stage.make_tokenizer(recipe, splits)
     else:
         tokenizer = load_tokenizer(str(model), **settings)
-        _take_chat_template(recipe, tokenizer)
-        _take_eos_token(recipe, tokenizer)
+        settle_tokenizer(recipe, tokenizer)
     stage.check_tokenizer(recipe, tokenizer)
     splits = to_conversational(splits, cast(PreTrainedTokenizerBase, tokenizer), arguments)
     if trained is not None:
@@ -121,7 +120,7 @@ def prepare_recipe(recipe: Recipe, trained: "Trained | None" = None) -> Prepared
     else:
         end = text_tokenizer(tokenizer).eos_token_id
         ends = None if parts is None else end_token_ids(parts.base, end, **of_base)
-    encoder = _encoder(recipe, splits, tokenizer, ends)
+    encoder = _encoder(recipe, splits, tokenizer, ends, embedded_tokens(recipe, tokenizer, model_config))
     splits = stage.fit(recipe, splits, encoder)
     positions = (recipe.setting("model_init_kwargs") or {}).get("max_position_embeddings") or positions_of(model_config)
     stage.check_rows(recipe, splits, encoder, positions)
@@ -268,12 +267,14 @@ def _load_splits(recipe: Recipe, functions: list[Callable[..., Any]]) -> tuple[S
     return splits, unused
 
 
-def _encoder(recipe: Recipe, splits: Splits, tokenizer: Any, end_ids: list[int] | None) -> Encoder:
+def _encoder(
+    recipe: Recipe, splits: Splits, tokenizer: Any, end_ids: list[int] | None, embedded: int | None
+) -> Encoder:
     """How the recipe's trainer encodes rows: those on rollouts know the recipe's settings alone."""
     settings = recipe.setting("chat_template_kwargs")
     if splits.layout == "prompts":
-        return Encoder(tokenizer, settings, reads_rows=False, end_ids=end_ids)
-    return Encoder(tokenizer, settings, comparisons=splits.layout == "comparisons")
+        return Encoder(tokenizer, settings, reads_rows=False, end_ids=end_ids, embedded=embedded)
+    return Encoder(tokenizer, settings, comparisons=splits.layout == "comparisons", embedded=embedded)
 
 
 def _reward_models(recipe: Recipe) -> list[RewardModel]:
@@ -293,27 +294,6 @@ def _guarded(
     paths = [*(recipe.arguments.reward_funcs or []), *([None] * len(models))]
     rewards = cast(list[Callable[..., Any]], [*functions, *models])
     return [guard(reward, name) for reward, name in zip(rewards, distinct_names(rewards, paths), strict=True)]
-
-
-def _take_chat_template(recipe: Recipe, tokenizer: Any) -> None:
-    path = recipe.setting("chat_template_path")
-    if path is not None:
-        try:
-            take_chat_template(tokenizer, path)
-        except UserError as error:
-            raise recipe.error("chat_template_path", str(error).removeprefix("chat_template_path: ")) from error
-
-
-def _take_eos_token(recipe: Recipe, tokenizer: Any) -> None:
-    """As the trainer takes the recipe's `eos_token`, but before the rows are encoded."""
-    token, text = recipe.setting("eos_token"), text_tokenizer(tokenizer)
-    if token is None:
-        return
-    if token not in text.get_vocab():
-        raise recipe.error(
-            "eos_token", f"{token} is no token of {recipe.model_args.model_name_or_path}; its own is {text.eos_token}."
-        )
-    text.eos_token = token
 
 
 def _parts(recipe: Recipe, model: str) -> ModelParts:
