@@ -4,7 +4,7 @@ from typing import NoReturn
 
 from datasets import Dataset
 
-from hpt_trl.data.sources import where
+from hpt_trl.data.reading.places import where
 from hpt_trl.errors import UserError
 
 # Faults that a message shows.

@@ -26,7 +26,7 @@ class Splits:
     are the columns of the source that those of the layout are made of.
 
     Columns: those of the layout (`Layout`), all texts or all messages; of layout `prompts` the
-    demonstration column is optional. Then `answer` (text or None; optional), `row` (1-based row or line of the source)
+    demonstration column is optional. Then `answer` (text or None; optional), `_row` (its number in the source)
     and what else the source has.
     """
 

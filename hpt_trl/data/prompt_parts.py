@@ -12,9 +12,8 @@ from typing import Any
 from datasets import Dataset
 
 from hpt_trl.data.faults import Faults
-from hpt_trl.data.objects import with_column
+from hpt_trl.data.objects import column_values, with_column
 from hpt_trl.data.row_checks import iterate_rows
-from hpt_trl.data.sources import column_values
 
 logger = logging.getLogger(__name__)
 

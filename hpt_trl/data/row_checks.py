@@ -13,7 +13,7 @@ from datasets import Dataset
 
 from hpt_trl.data.faults import Faults
 from hpt_trl.data.layouts import Layout
-from hpt_trl.data.sources import ROW
+from hpt_trl.data.reading.places import ROW
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
@@ -115,7 +115,7 @@ def _solutions(dataset: Dataset) -> tuple[list[str], FaultOf]:
 def iterate_rows(dataset: Dataset, columns: list[str], batch_size: int = 1000) -> Iterator[tuple[int, tuple[Any, ...]]]:
     """Yield the row number and the values of each row, a thousand at a time so that long texts need little memory.
 
-    Rows are numbered by the column `row` that `load_splits` adds, or from 1 in a dataset of the user's own.
+    Rows are numbered by the column `_row` that `load_splits` adds, or from 1 in a dataset of the user's own.
     """
     numbered = ROW in dataset.column_names
     for start in range(0, len(dataset), batch_size):

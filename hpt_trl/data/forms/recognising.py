@@ -13,8 +13,8 @@ from hpt_trl.data.forms.pages import PAGE_FORMS
 from hpt_trl.data.forms.preferences import HH_RLHF, LLAMA_FACTORY, ORCA, WHOLE_CONVERSATIONS, said_of_judgements
 from hpt_trl.data.forms.ranges import layouts_of
 from hpt_trl.data.layouts import Layout
+from hpt_trl.data.reading.places import ROW
 from hpt_trl.data.row_checks import iterate_rows
-from hpt_trl.data.sources import ROW
 from hpt_trl.errors import UserError
 
 # Rows that are looked at for the first that has all parts of a form.
