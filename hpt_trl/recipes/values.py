@@ -9,6 +9,7 @@ from typing import Any, get_origin
 from hpt_trl.errors import UserError
 from hpt_trl.recipes.declared import Declared, declared_by, declared_in_file
 from hpt_trl.recipes.device import check_quantization
+from hpt_trl.recipes.paths import check_paths
 from hpt_trl.recipes.stages import STAGE_MODULES, check_stage, load_stage
 from hpt_trl.settings.file import RecipeFile, Sources, shown
 from hpt_trl.settings.keys import unknown_key
@@ -35,6 +36,7 @@ def checked_values(sources: Sources) -> tuple[dict[str, Any], Declared]:
     declared = declared_in_file(name) or declared_by(load_stage(name))
     values = _read_values(sources, declared)
     _check_values(values, declared, sources)
+    check_paths(values, sources)
     return values, declared
 
 
@@ -44,10 +46,18 @@ def _set_environment(file: RecipeFile) -> None:
     if variables is None:
         return
     if not isinstance(variables, dict):
-        line = file.lines["env"]
-        raise UserError(f"{shown(file.path)}, line {line}, `env`: allowed: a mapping of variables to values.")
+        raise _of_environment(file, "allowed: a mapping of variables to values.")
     for name, value in variables.items():
+        if not str(name) or set(str(name)) & {"=", "\0"}:
+            raise _of_environment(file, f"{str(name)[:80]!r} cannot be the name of a variable.")
+        if value is None or isinstance(value, dict | list):
+            said = "is empty" if value is None else "is no single value"
+            raise _of_environment(file, f"the value of {name!s:.80} {said}; write a text, in quotes where it is one.")
         os.environ[str(name)] = str(value)
+
+
+def _of_environment(file: RecipeFile, message: str) -> UserError:
+    return UserError(f"{shown(file.path)}, line {file.lines['env']}, `env`: {message}")
 
 
 def stage_of(sources: Sources) -> str:
