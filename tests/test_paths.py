@@ -13,6 +13,7 @@ from hpt_trl.runs.output_folder import open_output_folder
 from hpt_trl.runs.preparation import prepare
 
 PIPE, LONG = "is neither a file nor a folder", "File name too long"
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="there is no /proc")
 as_user = pytest.mark.skipif(os.geteuid() == 0, reason="root may read and write everything")
 
 
