@@ -6,6 +6,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+# Ending of what is being written; a process that was killed leaves it behind.
+PARTIAL = ".partial"
+
 
 def cache_folder() -> Path:
     """Return the folder for what is made once and read often: `HPT_TRL_CACHE`, or `~/.cache/hpt-trl`."""
@@ -56,6 +59,20 @@ def write_atomically(path: Path, text: str) -> None:
 
     Half a character, as JSON may hold it and UTF-8 may not, becomes a question mark.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
     temporary.write_text(text, encoding="utf-8", errors="replace")
+    sync_to_disk(temporary)
     os.replace(temporary, path)
+
+
+def sync_to_disk(path: Path) -> None:
+    """Waits until a file's bytes, or a folder's entries, are on the disk: what is renamed after is whole there as well.
+
+    Raises:
+        OSError: it cannot be opened or written.
+    """
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)

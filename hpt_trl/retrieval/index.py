@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 from hpt_trl.errors import UserError
 from hpt_trl.files import lines_of, parsed_json
+from hpt_trl.placing import clear_left, put_in_place, written_aside
 from hpt_trl.retrieval.pages import Hit, Page, image_digest, open_image
-from hpt_trl.retrieval.placing import clear_left, put_in_place, written_aside
 from hpt_trl.retrieval.rankers import IndexSettings, Ranker, build_ranker, check_settings, load_ranker
 from hpt_trl.retrieval.reading import Reading, read_pages
 
