@@ -131,7 +131,7 @@ def test_entropy_is_of_computed_rollouts_or_not_logged(tiny_model_path, tmp_path
 
 
 def test_a_bonus_is_of_the_rollouts_that_are_trained(tiny_model_path, tmp_path, start):
-    """All rows at once: GRPO and the mean entropy of trained groups, cross-entropy on the demonstrations of the others."""
+    """All rows at once: GRPO and the mean entropy of trained groups, the demonstrations of the others."""
 
     def loss(prompts):
         trained = [p for p in prompts if p.solved > 0]
