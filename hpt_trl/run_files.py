@@ -20,3 +20,7 @@ TENSORBOARD = "runs"
 
 # First line of the resolved recipe, by which a folder is known as a run's.
 MARK = "# Resolved recipe of a run of hpt-trl."
+
+# Where a checkpoint or a model is written before it has its name, and where one goes that is being removed.
+SAVING = ".saving"
+REMOVING = ".removing"

@@ -9,6 +9,7 @@ The ids are those of TRL's own `_tokenize` of the whole text. Only where a token
 are the parts encoded by themselves: the prompt then is the one that the model sees when it answers.
 """
 
+import json
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -75,6 +76,7 @@ class Encoder:
             does not do, and a last turn that the template does not end gets an end-of-sequence token.
         end_ids: token ids at which the model stops; by default all special tokens, one of which a template writes
             behind a turn.
+        embedded: for how many tokens the model has embeddings, where the tokenizer knows more of them.
     """
 
     def __init__(
@@ -85,12 +87,14 @@ class Encoder:
         reads_rows: bool = True,
         comparisons: bool = False,
         end_ids: Sequence[int] | None = None,
+        embedded: int | None = None,
     ):
         self.processing_class: Any = processing_class
         self.is_processor = isinstance(processing_class, ProcessorMixin)
         self.tokenizer: Any = self.processing_class.tokenizer if self.is_processor else processing_class
         self.settings, self.reads_rows, self.comparisons = dict(settings or {}), reads_rows, comparisons
         self.end_ids = _special_ids(self.tokenizer) if end_ids is None else list(end_ids)
+        self.embedded = embedded
 
     @property
     def state(self) -> Hashable:
@@ -103,7 +107,7 @@ class Encoder:
     def prompt(self, row: dict[str, Any]) -> list[int]:
         """Ids of a row's prompt, on which the model answers."""
         if isinstance(row["prompt"], str):
-            return self._of_text(row["prompt"])
+            return self.prompt_ids(row["prompt"])
         prompt = with_images(row["prompt"], images_of(row) or []) if self.is_processor else row["prompt"]
         text = self.render(prompt, self._arguments(row), generation_prompt=True)
         return self.ids(text)
@@ -164,21 +168,45 @@ class Encoder:
     def _answered_text(self, prompt: str, answer: str) -> Encoded:
         if fault := unpaired_mark(open_mark(prompt) + answer):
             raise UserError(f"the answer {shown(answer)}: {fault}. Write the thoughts with both marks.")
-        before, whole = self._of_text(prompt), self._of_text(prompt + self._ended(answer))
-        end = self.tokenizer.eos_token_id
-        # Some tokenizers end every text: a prompt goes on.
-        if before and before[-1] == end and not prompt.endswith(str(self.tokenizer.eos_token)):
-            before, whole = before[:-1], whole[:-1]
+        ended = prompt + self._ended(answer)
+        before, whole = self.prompt_ids(prompt), self._of_text(ended)
+        if self.ends_texts:
+            whole = whole[:-1]
         if whole[: len(before)] != before:
             whole = before + self.ids(self._ended(answer))
         return Encoded(whole, [0] * len(before) + [1] * (len(whole) - len(before)))
 
     def _ended(self, text: str) -> str:
-        end = str(self.tokenizer.eos_token)
+        end = self.tokenizer.eos_token
+        if end is None:
+            raise UserError(
+                "the tokenizer has no end-of-sequence token, which has to close every answer and document; set its "
+                "`eos_token` to one of its tokens."
+            )
         return text if text.endswith(end) else text + end
 
+    @cached_property
+    def ends_texts(self) -> bool:
+        """Whether the tokenizer writes an end-of-sequence token behind every text."""
+        return self.tokenizer(text="a", verbose=False)["input_ids"][-1:] == [self.tokenizer.eos_token_id]
+
+    def prompt_ids(self, text: str) -> list[int]:
+        """Ids of a text that is to go on: without the token by which some tokenizers end every text."""
+        ids = self._of_text(text)
+        return ids[:-1] if self.ends_texts else ids
+
     def _of_text(self, text: str) -> list[int]:
-        return self.tokenizer(text=text, verbose=False)["input_ids"]
+        return self._embedded(self.tokenizer(text=text, verbose=False)["input_ids"])
+
+    def _embedded(self, ids: list[int]) -> list[int]:
+        beyond = None if self.embedded is None else next((token for token in ids if token >= self.embedded), None)
+        if beyond is not None:
+            raise UserError(
+                f"the token {self.tokenizer.decode([beyond])!r} has the id {beyond}, but the model has embeddings for "
+                f"{self.embedded} tokens. Name the tokenizer's own model, or widen its matrix "
+                "(`resize_token_embeddings`) and save it."
+            )
+        return ids
 
     def _is_ended(self, ids: list[int]) -> bool:
         """Whether the last token that is not blank ends a turn."""
@@ -187,7 +215,7 @@ class Encoder:
 
     def ids(self, text: str) -> list[int]:
         """Ids of a text that the chat template has rendered."""
-        return self.tokenizer(text=text, add_special_tokens=False, verbose=False)["input_ids"]
+        return self._embedded(self.tokenizer(text=text, add_special_tokens=False, verbose=False)["input_ids"])
 
     # Conversations.
 
@@ -202,26 +230,44 @@ class Encoder:
                 raise UserError(
                     f"`tools` is {shown(str(tools))}, no JSON ({error}); write a list of schemas, or its JSON text."
                 ) from error
+        if tools and not (isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)):
+            raise UserError(f"`tools` is {shown(str(tools))}; write a list of schemas, or its JSON text.")
+        switches = row.get("chat_template_kwargs") or {}
+        if not isinstance(switches, dict):
+            raise UserError(
+                f"`chat_template_kwargs` is {shown(str(switches))}; write a mapping, as in "
+                '{"enable_thinking": false}, or drop the column.'
+            )
         # A table gives every row the keys of all: None stands for those that a row does not have. Templates of the
         # Llama family write a preamble for an empty list of tools.
-        own = {key: value for key, value in (row.get("chat_template_kwargs") or {}).items() if value is not None}
+        own = {key: value for key, value in switches.items() if value is not None}
         return {**self.settings, **own, "tools": tools or None}
 
     def render(self, messages: Messages, arguments: dict[str, Any], *, generation_prompt: bool = False) -> str:
         """Messages as the chat template writes them.
 
         Raises:
-            UserError: the template does not take them.
+            UserError: the template does not take them, or not their typed parts.
         """
+        text = self._rendered(messages, arguments, generation_prompt)
+        parts = [message["content"] for message in messages if isinstance(message.get("content"), list)]
+        if any(str(part) in text or json.dumps(part, ensure_ascii=False, default=str) in text for part in parts):
+            raise UserError(
+                "the chat template writes typed parts as they are stored; write `content` as one text, or use a "
+                "template that knows parts."
+            )
+        return text
+
+    def _rendered(self, messages: Messages, arguments: dict[str, Any], generation_prompt: bool) -> str:
         try:
             return self.processing_class.apply_chat_template(
                 messages, add_generation_prompt=generation_prompt, tokenize=False, **arguments
             )
         # What templates raise of themselves, and what they come to on a message that they do not expect.
-        except (TemplateError, TypeError, ValueError, KeyError) as error:
+        except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
             roles = ", ".join(str(message.get("role")) for message in messages)
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise UserError(f"the chat template does not render these messages ({roles}): {reason}") from error
+            raise UserError(f"the chat template does not render these messages ({roles:.200}): {reason}") from error
 
     @cached_property
     def _training_template(self) -> str | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from hpt_trl.data.sources import ROW, where
+from hpt_trl.data.reading.places import ROW, where
 from hpt_trl.errors import UserError
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -123,7 +123,7 @@ def _refuse_faulty(dataset: Dataset, source: str, columns: list[str], fault_of: 
 def iterate_rows(dataset: Dataset, columns: list[str], batch_size: int = 1000) -> Iterator[tuple[int, tuple[Any, ...]]]:
     """Yield the row number and the values of each row, a thousand at a time so that long texts need little memory.
 
-    Rows are numbered by the column `row` that `load_splits` adds, or from 1 in a dataset of the user's own.
+    Rows are numbered by the column `_row` that `load_splits` adds, or from 1 in a dataset of the user's own.
     """
     numbered = ROW in dataset.column_names
     for start in range(0, len(dataset), batch_size):
@@ -185,8 +185,41 @@ def _messages_fault(column: str, messages: Any) -> str | None:
         if role not in ROLES:
             near = difflib.get_close_matches(str(role), ROLES, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
-            return f"{at} has the role {role!r}; {hint}Allowed: {', '.join(ROLES)}."
+            return f"{at} has the role {role!r:.60}; {hint}Allowed: {', '.join(ROLES)}."
+        calls = message.get("tool_calls")
+        if fault := _content_fault(content) or _calls_fault(calls):
+            return f"{at} ({role}): {fault}"
         # A turn of the assistant may consist of tool calls alone.
-        if not content and not (role == "assistant" and message.get("tool_calls")) and role != "system":
+        if not content and not (role == "assistant" and calls) and role != "system":
             return f"{at} ({role}) has no content."
+    return None
+
+
+def _content_fault(content: Any) -> str | None:
+    """What is wrong with the content of a message, a text or a list of parts; None if nothing is."""
+    if content is None or isinstance(content, str):
+        return None
+    if not isinstance(content, list):
+        return f"`content` is {content!r:.60}; write a text, or a list of parts."
+    for number, part in enumerate(content, 1):
+        if not isinstance(part, dict) or not isinstance(part.get("type"), str):
+            return f'part {number} of `content` is {part!r:.60}; write {{"type": "text", "text": "…"}}.'
+        if part["type"] == "text" and not isinstance(part.get("text"), str):
+            return f"part {number} of `content` is of type text, and its `text` is {part.get('text')!r:.60}."
+    return None
+
+
+def _calls_fault(calls: Any) -> str | None:
+    """What is wrong with the tool calls of a message; None if nothing is."""
+    if calls is None:
+        return None
+    if not isinstance(calls, list):
+        return f"`tool_calls` is {calls!r:.60}; write a list of calls."
+    for number, call in enumerate(calls, 1):
+        function = call.get("function") or call if isinstance(call, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            return (
+                f"call {number} of `tool_calls` is {call!r:.60}; write "
+                '{"type": "function", "function": {"name": "…", "arguments": {…}}}.'
+            )
     return None

@@ -20,9 +20,6 @@ def turn_fault(message: dict[str, Any], rendered: str) -> str | None:
         message: a message of the assistant.
         rendered: the text of its turn, with the thinking mark that the generation prompt opens.
     """
-    content = message.get("content")
-    if isinstance(content, list) and re.search(r"""[{,]\s*['"]type['"]\s*:""", rendered):
-        return "the chat template writes its typed parts as they are stored; write `content` as one text"
     place, squeezed = 0, _squeezed(rendered)
     for piece in _pieces(message):
         found = squeezed.find(_squeezed(piece), place)

@@ -196,22 +196,14 @@ def encode_prompts(encoder: Encoder, rows: list[dict[str, Any]], *, return_tenso
         rows: Rows with a `prompt`; conversational ones may bring `image` or `images`.
         return_tensors: `pt` for left-padded tensors (rows, longest prompt), None for lists without padding.
     """
-    tokenizer = encoder.processing_class
     padding: dict[str, Any] = {"padding": True, "return_tensors": return_tensors} if return_tensors else {}
-    prompts = [row["prompt"] for row in rows]
-    if not is_conversational({"prompt": prompts[0]}):
-        if padding:
-            padding["padding_side"] = "left"
-        encoded = tokenizer(text=prompts, **padding)
-        encoded.pop("token_type_ids", None)
-        return encoded
-    if not encoder.is_processor or not any(images_of(row) for row in rows):
+    if not is_conversational(rows[0]) or not encoder.is_processor or not any(images_of(row) for row in rows):
         encoded = BatchEncoding({"input_ids": [encoder.prompt(row) for row in rows]})
         return encoder.tokenizer.pad(encoded, padding_side="left", **padding) if padding else encoded
     if padding:
         padding = {"return_tensors": return_tensors, "processor_kwargs": {"padding": True, "padding_side": "left"}}
-    return tokenizer.apply_chat_template(
-        conversation=[with_images(prompt, images_of(row)) for prompt, row in zip(prompts, rows, strict=True)],
+    return encoder.processing_class.apply_chat_template(
+        conversation=[with_images(row["prompt"], images_of(row)) for row in rows],
         add_generation_prompt=True,
         tokenize=True,
         return_dict=True,

@@ -9,6 +9,7 @@ Each mend wraps one method of the base and can be dropped when upstream is fixed
                                    rewards share a name; the reference is the model that was passed, and not one read
                                    from its folder; a model without a weight to train and a biased correction for vLLM
                                    are refused
+    _tokenize_prompts              a tokenizer that ends every text does not end the prompts, which are to be answered
     _calculate_rewards             a reward of NaN or infinity leaves its row out instead of spoiling the batch
     _generate_single_turn          weights are cast once per generation, not once per token; the model's own generation
                                    config does not shape the rollouts
@@ -20,6 +21,7 @@ import inspect
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from transformers import PreTrainedTokenizerBase, ProcessorMixin
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
+from hpt_trl.data.rendering import Encoder
 from hpt_trl.models.decoding import neutral_decoding
 from hpt_trl.models.fsdp2 import mend_fsdp2
 from hpt_trl.models.moving_reference import KeepsReference
@@ -160,6 +163,16 @@ class RolloutTrainer(KeepsReference, GRPOTrainer):
             with torch.serialization.safe_globals(list(self._buffered_types)):
                 state = torch.load(file, map_location=self.accelerator.device, weights_only=True)
             self._step, self._buffered_inputs = state["step"], state["buffered"]
+
+    def _tokenize_prompts(self, prompts: list) -> Any:
+        ids, *others = super()._tokenize_prompts(prompts)
+        if isinstance(prompts[0], str) and self._ends_texts:
+            ids = [row[:-1] for row in ids]
+        return ids, *others
+
+    @cached_property
+    def _ends_texts(self) -> bool:
+        return Encoder(self.processing_class).ends_texts
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
         rewards = super()._calculate_rewards(*args, **kwargs)

@@ -1,13 +1,9 @@
 """Small callbacks of a run."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
 from transformers import ProgressCallback, Trainer, TrainerCallback
-
-from hpt_trl.runs.checkpoints import PROCESSES_FILE
 
 
 class AtTrainBegin(TrainerCallback):
@@ -30,20 +26,6 @@ class EndWhereDone(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step >= state.max_steps:
             raise NothingLeft
-
-
-class NoteProcesses(TrainerCallback):
-    """Notes in each checkpoint how many processes wrote it, once all of them have.
-
-    Each writes a part; without the note a checkpoint of several processes may lack one.
-    """
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        processes = PartialState()
-        processes.wait_for_everyone()
-        if processes.is_main_process and processes.num_processes > 1:
-            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            (checkpoint / PROCESSES_FILE).write_text(f"{processes.num_processes}\n")
 
 
 def close_bars(trainer: Trainer) -> None:

@@ -9,9 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from hpt_trl.digests import DIGESTS_FILE, damage_of, has_digests
 from hpt_trl.errors import UserError
 from hpt_trl.run_files import RECIPE_FILE
 
+# What a checkpoint notes of its run; where it is, so are digests.
+RUN_FILE = "run.json"
+TRAINER_STATE = "trainer_state.json"
+# Of former versions: the note of several processes that all of them have written their part.
 PROCESSES_FILE = "processes.txt"
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -24,23 +29,50 @@ _NO_ROOM_TEXTS = {
 }
 
 
+def checkpoint_name(step: int) -> str:
+    """The folder of a step's checkpoint, as transformers calls it."""
+    return f"checkpoint-{step}"
+
+
+def numbered_checkpoints(folder: Path) -> list[Path]:
+    """Folders that are named as checkpoints, in the order of their steps."""
+    found = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("checkpoint-")))
+
+
 def complete_checkpoints(folder: Path) -> list[Path]:
-    """Checkpoints that a run can go on from, in the order of their steps."""
-    found = [path for path in folder.glob("checkpoint-*") if is_complete(path)]
-    return sorted(
-        (path for path in found if path.name.removeprefix("checkpoint-").isdigit()),
-        key=lambda path: int(path.name.removeprefix("checkpoint-")),
-    )
+    """Checkpoints that a run can go on from as far as their files' sizes tell, in the order of their steps."""
+    return [path for path in numbered_checkpoints(folder) if is_complete(path)]
 
 
 def is_complete(checkpoint: Path) -> bool:
-    """Whether all states are there. The trainer would go on without the optimizer's, to other weights; it writes
-    trainer_state.json last, so a run that was killed while saving leaves a folder without it."""
-    optimizer = any(checkpoint.glob("optimizer*")) or any(checkpoint.glob("global_step*"))
-    # Of several processes; other programs than this one leave no note.
-    noted = not (checkpoint / "rng_state_0.pth").exists() or (checkpoint / PROCESSES_FILE).exists()
-    noted = noted or not (checkpoint.parent / RECIPE_FILE).is_file()
-    return (checkpoint / "trainer_state.json").is_file() and optimizer and noted and any(checkpoint.glob("rng_state*"))
+    """Whether a run can go on from a checkpoint as far as its files' sizes tell."""
+    return why_incomplete(checkpoint) is None
+
+
+def why_incomplete(checkpoint: Path) -> str | None:
+    """What a checkpoint lacks, without reading its files; None where nothing shows."""
+    if (checkpoint / RUN_FILE).is_file() and not has_digests(checkpoint):
+        return f"{checkpoint / DIGESTS_FILE} is missing"
+    if (damage := damage_of(checkpoint, contents=False)) is not None:
+        return damage
+    # The trainer would go on without the optimizer's state or the schedule's, to other weights.
+    deepspeed = any(checkpoint.glob("global_step*"))
+    states = {
+        "trainer's state": (checkpoint / TRAINER_STATE).is_file(),
+        "optimizer's state": deepspeed or any(checkpoint.glob("optimizer*")),
+        "schedule's state": deepspeed or (checkpoint / "scheduler.pt").is_file(),
+        "random state": any(checkpoint.glob("rng_state*")),
+    }
+    lacking = [name for name, there in states.items() if not there]
+    if lacking:
+        why = "`save_only_model: true`, or a run that was killed while saving"
+        return f"{checkpoint} lacks the {' and the '.join(lacking)} ({why})"
+    # Of former versions, several processes; other programs than this one leave no note.
+    alone = has_digests(checkpoint) or not (checkpoint / "rng_state_0.pth").exists()
+    if not alone and (checkpoint.parent / RECIPE_FILE).is_file() and not (checkpoint / PROCESSES_FILE).exists():
+        return f"{checkpoint} lacks {PROCESSES_FILE}: not all processes had written their part"
+    return None
 
 
 @contextmanager

@@ -39,10 +39,11 @@ from hpt_trl.recipes.resolving import read_recipe
 from hpt_trl.rollouts.vllm import open_engine
 from hpt_trl.run_files import BEFORE_FILE, EVALUATIONS, RESULTS_FILE
 from hpt_trl.runs.acting import rows_placed
-from hpt_trl.runs.callbacks import AtTrainBegin, EndWhereDone, NoteProcesses, NothingLeft, close_bars
+from hpt_trl.runs.callbacks import AtTrainBegin, EndWhereDone, NothingLeft, close_bars
 from hpt_trl.runs.checkpoints import full_disk_explained
 from hpt_trl.runs.closing import draw_and_close
 from hpt_trl.runs.collecting import collect_as_usual
+from hpt_trl.runs.early import check_run
 from hpt_trl.runs.evaluating import answered_conditions, run_evaluation, task_of, write_scored
 from hpt_trl.runs.evaluation import evaluate
 from hpt_trl.runs.health import Health, refuse_untrained
@@ -55,6 +56,7 @@ from hpt_trl.runs.prepared import Prepared
 from hpt_trl.runs.progress import MetricsWriter, ProgressLines, without_library_bars
 from hpt_trl.runs.quiet import quiet, say
 from hpt_trl.runs.record import hardware, short_name, versions
+from hpt_trl.runs.saving import save_whole
 from hpt_trl.runs.totals import RunTotals
 from hpt_trl.runs.trackers.tracking import Tracking
 from hpt_trl.runs.warned import Warnings
@@ -78,6 +80,7 @@ def run(name: str, overrides: list[str], live: TrainerCallback | None = None) ->
     """
     started = time.perf_counter()
     with quiet(), lines_above_bars():
+        check_run(name, overrides, live=True)
         recipe = read_recipe(find_recipe(name), overrides)
         command = ["hpt-trl", "run", name, *take_token(overrides), *shlex.split(os.environ.get(LAUNCH_OPTIONS, ""))]
         folder = recipe.config.output_dir
@@ -303,7 +306,7 @@ def _build_trainer(
             rewards=prepared.rewards,
             # Ahead of the trainer's own progress bar, which starts its clock at the same event. The writer opens
             # its file for what the evaluation before the training logs.
-            callbacks=[*first, MetricsWriter(config.output_dir), *callbacks, NoteProcesses(), EndWhereDone()],
+            callbacks=[*first, MetricsWriter(config.output_dir), *callbacks, EndWhereDone()],
             model_config=prepared.model_config,
             acting=prepared.acting,
         )
@@ -313,6 +316,7 @@ def _build_trainer(
     keep_adapter_type(trainer.model)
     complete_model_files(trainer, recipe, prepared.model_config)
     write_no_card(trainer)
+    save_whole(trainer, dict)
     if live is not None or not config.disable_tqdm:
         # Another one in a notebook, and with `disable_tqdm`.
         for stock in (DEFAULT_PROGRESS_CALLBACK, ProgressCallback, PrinterCallback):

@@ -14,7 +14,7 @@ import yaml
 
 from hpt_trl.environments.trajectories import FOLDER as TRAJECTORIES
 from hpt_trl.errors import UserError
-from hpt_trl.files import lines_of
+from hpt_trl.files import folder_fault, lines_of
 from hpt_trl.run_files import (
     BEFORE_FILE,
     EVALUATIONS,
@@ -26,7 +26,7 @@ from hpt_trl.run_files import (
     TRACKERS_FILE,
     WARNINGS_FILE,
 )
-from hpt_trl.runs.checkpoints import complete_checkpoints, is_complete
+from hpt_trl.runs.checkpoints import complete_checkpoints, why_incomplete
 
 # Keys that say how a run is started, not what it does.
 STARTING_KEYS = ("overwrite", "resume_from_checkpoint", "output_dir")
@@ -76,8 +76,8 @@ def check_start(start: Start) -> Path | None:
             resume from.
     """
     folder, checkpoint = start.folder, None
-    if folder.exists() and not folder.is_dir():
-        raise start.error("output_dir", f"{folder} is a file; name a folder that is new or empty.")
+    if fault := folder_fault(folder):
+        raise start.error("output_dir", f"{folder} {fault}; name a folder that is new or empty.")
     resume = start.values.get("resume_from_checkpoint")
     if resume is not None and str(resume).lower() not in ("false", "no"):
         if start.values.get("overwrite"):
@@ -177,10 +177,6 @@ def _checkpoint(start: Start, resume: str) -> Path:
     path = Path(resume)
     if not path.is_dir():
         raise start.error("resume_from_checkpoint", f"there is no folder {resume}; write true, or a checkpoint folder.")
-    if not is_complete(path):
-        raise start.error(
-            "resume_from_checkpoint",
-            f"{resume} is not a complete checkpoint: it lacks the trainer's, the optimizer's or the random state (a "
-            "run that was killed while saving, or `save_only_model: true`). Name another one.",
-        )
+    if (why := why_incomplete(path)) is not None:
+        raise start.error("resume_from_checkpoint", f"{why}. Name another checkpoint.")
     return path

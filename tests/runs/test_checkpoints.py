@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Trainer
 
 from hpt_trl.errors import UserError
 from hpt_trl.runs import runner
@@ -17,7 +17,7 @@ from tests.helpers.stage_runs import weights
 
 
 @pytest.mark.parametrize("file", ["checkpoint-4/optimizer.pt", "checkpoint-4/trainer_state.json", "training_args.bin"])
-def test_a_full_disk_leaves_the_last_checkpoint(recipe, tmp_path, file):
+def test_a_full_disk_leaves_the_last_checkpoint(recipe, tmp_path, file, monkeypatch):
     path, out = recipe("sft", save_strategy="steps", save_steps=2), tmp_path / "out"
     runner.run(path, [])
     straight = weights(tmp_path / "sft")
@@ -25,16 +25,25 @@ def test_a_full_disk_leaves_the_last_checkpoint(recipe, tmp_path, file):
     (out / "results.json").unlink()
     (out / "training_args.bin").unlink()
     shutil.rmtree(out / "checkpoint-4")
-    # The device on which every write fails for want of room.
-    (out / file).parent.mkdir(exist_ok=True)
-    (out / file).symlink_to("/dev/full")
-    last = "checkpoint-2" if file.startswith("checkpoint-4") else "checkpoint-4"
+    parent, name = Path(file).parent.name or out.name, Path(file).name
+    stock = Trainer.save_model
+
+    def filling(self, output_dir=None, _internal_call=False):
+        if (folder := Path(output_dir or self.args.output_dir)).name == parent:
+            folder.mkdir(parents=True, exist_ok=True)
+            # The device on which every write fails for want of room.
+            (folder / name).symlink_to("/dev/full")
+        stock(self, output_dir, _internal_call)
+
+    last = "checkpoint-2" if parent == "checkpoint-4" else "checkpoint-4"
     again = ["--output_dir", str(out), "--resume_from_checkpoint", "true"]
-    with pytest.raises(UserError, match=rf"GiB are free there\)\. {last} is complete: make room and go on"):
-        runner.run(path, again)
-    assert not (out / "results.json").is_file()
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "save_model", filling)
+        with pytest.raises(UserError, match=rf"GiB are free there\)\. {last} is complete: make room and go on"):
+            runner.run(path, again)
+    assert not (out / "results.json").is_file() and not (out / ".saving").exists()
     AutoModelForCausalLM.from_pretrained(out / last)
-    (out / file).unlink()
+    (out / "training_args.bin").unlink(missing_ok=True)
     runner.run(path, again)
     assert weights(out) == straight and json.loads((out / "results.json").read_text())["steps"] == 4
 
@@ -50,10 +59,10 @@ def test_a_model_that_finds_no_room_ends_the_run_with_its_reason(recipe, tmp_pat
     assert "could not be written (file too large" in done.stderr and "No checkpoint is complete" in done.stderr
 
 
-def test_a_checkpoint_of_several_processes_says_so_when_it_is_whole(tmp_path):
+def test_a_former_checkpoint_of_several_processes_says_so_when_it_is_whole(tmp_path):
     checkpoint = tmp_path / "checkpoint-2"
     checkpoint.mkdir()
-    for name in ("trainer_state.json", "optimizer.pt", "rng_state_0.pth"):
+    for name in ("trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state_0.pth"):
         (checkpoint / name).touch()
     # Another program's is taken as it is.
     assert is_complete(checkpoint)

@@ -1,5 +1,6 @@
 """Ctrl-C in every phase of a run: what is left, what is said, and that the run goes on from there as if nothing was."""
 
+import json
 import os
 import signal
 import subprocess
@@ -163,7 +164,7 @@ def test_two_processes_save_after_the_same_step(recipe, tmp_path):  # noqa: F811
     (checkpoint,) = complete_checkpoints(tmp_path / "sft")
     assert output.count("interrupted") == 1
     assert f"hpt-trl run {path} --accelerate cpu --num_processes 2 --resume_from_checkpoint true" in output
-    assert (checkpoint / "processes.txt").read_text().strip() == "2"
+    assert json.loads((checkpoint / "run.json").read_text())["processes"] == 2
 
 
 def test_a_pipeline_ends_with_its_stage_and_goes_on(recipe, tmp_path):  # noqa: F811

@@ -2,7 +2,7 @@
 
 from typing import Any, cast
 
-from transformers import PreTrainedTokenizerBase, Trainer
+from transformers import Trainer
 
 from hpt_trl.data.layouts import Layout, Splits
 from hpt_trl.data.loading import columns_for
@@ -52,21 +52,6 @@ def fit(recipe: Recipe, splits: Splits, encoder: Encoder) -> Splits:
     return paired_rows(recipe, splits, encoder) if splits.layout == "demonstrations" else splits
 
 
-def check_tokenizer(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuse a model that reads images, or whose solutions nothing could end.
-
-    Raises:
-        UserError: what is missing.
-    """
-    refuse_processor(recipe, tokenizer)
-    if tokenizer.eos_token is None:
-        raise recipe.error(
-            "eos_token",
-            f"the tokenizer of {recipe.model_args.model_name_or_path} has no end-of-sequence token, which has to close "
-            "every solution; name one of its tokens.",
-        )
-
-
 def build(inputs: StageInputs) -> Trainer:
     rows = [columns_for(rows, *_COLUMNS) for rows in (inputs.splits.train, inputs.splits.test)]
     train, test = (encoded_pairs(part, inputs.encoder, inputs.config) for part in rows)
@@ -83,7 +68,7 @@ STAGE = Stage(
     config_class=ValueConfig,
     argument_class=CriticArguments,
     check=check,
-    check_tokenizer=check_tokenizer,
+    check_tokenizer=refuse_processor,
     build=build,
     finish=finish,
     rules=(

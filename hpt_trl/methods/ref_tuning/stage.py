@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from transformers import PreTrainedTokenizerBase, Trainer
+from transformers import Trainer
 
 from hpt_trl.data.solutions import SAMPLING_RULES
 from hpt_trl.methods.ref_tuning.checkpoints import KeptModels, kept
@@ -32,21 +32,6 @@ def check(recipe: Recipe) -> None:
         )
 
 
-def check_tokenizer(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuse a model that reads images, or whose solutions nothing could end.
-
-    Raises:
-        UserError: what is missing.
-    """
-    refuse_processor(recipe, tokenizer)
-    if tokenizer.eos_token is None:
-        raise recipe.error(
-            "eos_token",
-            f"the tokenizer of {recipe.model_args.model_name_or_path} has no end-of-sequence token, which has to close "
-            "every solution; name one of its tokens.",
-        )
-
-
 def build(inputs: StageInputs) -> Trainer:
     train, test = training_splits(inputs.splits, inputs.encoder, inputs.config, inputs.arguments)
     trainer = MeasuredSFTTrainer(train_dataset=train, eval_dataset=test, **inputs.trainer_arguments())
@@ -67,7 +52,7 @@ STAGE = Stage(
     config_class=RefTuningConfig,
     argument_class=RefTuningArguments,
     check=check,
-    check_tokenizer=check_tokenizer,
+    check_tokenizer=refuse_processor,
     build=build,
     finish=finish,
     rules=(

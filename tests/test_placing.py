@@ -11,8 +11,8 @@ import time
 import pytest
 from PIL import Image
 
+from hpt_trl.placing import clear_left, put_in_place
 from hpt_trl.retrieval.index import build_index, load_index
-from hpt_trl.retrieval.placing import clear_left, put_in_place
 from hpt_trl.retrieval.rankers import IndexSettings
 from tests.helpers.pages import write_corpus
 from tests.helpers.processes import ENVIRONMENT, hpt_trl

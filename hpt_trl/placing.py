@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from hpt_trl.files import sync_to_disk
 from hpt_trl.signals import ending_on_signals
 
 _OLD = ".old"
@@ -44,6 +45,7 @@ def put_in_place(new: Path, target: Path) -> None:
         if target.exists() and any(target.iterdir()):
             os.replace(target, old)
         os.replace(new, target)
+        sync_to_disk(target.parent)
     finally:
         _put_back(old, target)
 

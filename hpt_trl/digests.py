@@ -1,0 +1,124 @@
+"""Sizes and digests of a folder's files, written last: by them a damaged or unfinished folder is told from a whole one.
+
+They are against accidents (torn writes, bad disks, mixed-up files), not against somebody who means to deceive.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from hpt_trl.errors import UserError
+from hpt_trl.files import parsed_json, sync_to_disk, write_atomically
+
+DIGESTS_FILE = "digests.json"
+
+_ALGORITHM = "xxh3_128"
+# Files that are read at a time: digests let go of the interpreter's lock.
+_THREADS = 4
+
+
+def note_digests(folder: Path, files: Iterable[Path] | None = None) -> None:
+    """Writes what each file is into the folder's `digests.json`, once all of them are on the disk.
+
+    Args:
+        folder: Where the files lie.
+        files: By default all below the folder.
+
+    Raises:
+        OSError: a file could not be read or written.
+    """
+    found = sorted(files_below(folder) if files is None else files)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        sizes = [path.stat().st_size for path in found]
+        digests = list(pool.map(_settled, found))
+    for below in sorted({path.parent for path in found}):
+        sync_to_disk(below)
+    noted = {
+        path.relative_to(folder).as_posix(): {"bytes": size, "digest": digest}
+        for path, size, digest in zip(found, sizes, digests, strict=True)
+    }
+    write_atomically(folder / DIGESTS_FILE, json.dumps({"algorithm": _ALGORITHM, "files": noted}, indent=1) + "\n")
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Every file below a folder but its digests."""
+    return [path for path in folder.rglob("*") if path.is_file() and path != folder / DIGESTS_FILE]
+
+
+def has_digests(folder: Path) -> bool:
+    """Whether the folder says what its files are."""
+    return (folder / DIGESTS_FILE).is_file()
+
+
+def damage_of(folder: Path, *, contents: bool) -> str | None:
+    """The first file that is not what was written; None where all are, or where the folder does not say.
+
+    Args:
+        folder: Whose `digests.json` is read.
+        contents: Whether each file is read as a whole; else its size alone is looked at.
+    """
+    if not has_digests(folder):
+        return None
+    try:
+        noted = _read(folder)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return f"{folder / DIGESTS_FILE} is torn"
+    for name, (size, _) in noted.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{path} is missing"
+        if path.stat().st_size != size:
+            return f"{path} has {path.stat().st_size:,} bytes, {size:,} were written"
+    if not contents:
+        return None
+    with ThreadPoolExecutor(_THREADS) as pool:
+        found = pool.map(digest_of, [folder / name for name in noted])
+        for (name, (_, digest)), now in zip(noted.items(), found, strict=True):
+            if now != digest:
+                return f"{folder / name} is not what was written (its bytes have changed, their number has not)"
+    return None
+
+
+def digest_of(path: Path) -> str:
+    """Digest of a file's contents; of one that cannot be read, why not.
+
+    A disk that gives an error where a file was written is a damage like any other.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
+    except OSError as error:
+        return f"unreadable: {error.strerror}"
+
+
+def refuse_damaged(folder: Path, *, instead: str) -> None:
+    """Reads a folder's files and refuses it where they are not what was written.
+
+    Args:
+        folder: One that may have digests.
+        instead: What to do, for the message: a sentence.
+
+    Raises:
+        UserError: a file is missing, or another one than was written.
+    """
+    if (damage := damage_of(folder, contents=True)) is not None:
+        raise UserError(f"{damage}. {instead}")
+
+
+def _settled(path: Path) -> str:
+    """Digest of a file that is brought to the disk."""
+    sync_to_disk(path)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
+
+
+def _read(folder: Path) -> dict[str, tuple[int, str]]:
+    said: Any = parsed_json((folder / DIGESTS_FILE).read_bytes())
+    if said["algorithm"] != _ALGORITHM:
+        raise ValueError(said["algorithm"])
+    return {str(name): (int(file["bytes"]), str(file["digest"])) for name, file in said["files"].items()}

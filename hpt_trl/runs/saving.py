@@ -1,0 +1,87 @@
+"""Checkpoints that are whole wherever one of the name is found: written under another name, digests last, and renamed.
+
+transformers writes a checkpoint file by file under its final name, takes over one of the same name as it stands, and
+removes old ones in place: whatever ends the process in between leaves a folder that looks like a checkpoint. TRL adds
+files after the one that transformers writes last. So all of it is wrapped, and no body is copied.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hpt_trl.digests import note_digests
+from hpt_trl.files import write_atomically
+from hpt_trl.placing import put_in_place
+from hpt_trl.run_files import REMOVING, SAVING
+from hpt_trl.runs.checkpoints import RUN_FILE, TRAINER_STATE, checkpoint_name, numbered_checkpoints
+
+
+def save_whole(trainer: Any, said: Callable[[], dict[str, Any]]) -> None:
+    """Let a trainer's checkpoints come to their names as wholes; every process calls it once the trainer is built.
+
+    Args:
+        trainer: A `Trainer` of one process or many, its weights spread or not.
+        said: What a checkpoint notes of its run, beside the step and the number of processes.
+    """
+    stock, wait = trainer._save_checkpoint, trainer.accelerator.wait_for_everyone
+    folder = Path(trainer.args.output_dir)
+    staging = folder / SAVING
+
+    def save(model: Any, trial: Any = None) -> None:
+        writes, state = trainer.args.should_save, trainer.state
+        if writes:
+            shutil.rmtree(staging, ignore_errors=True)
+        wait()
+        # What each process writes, and TRL after transformers, goes where the trainer says that its output is.
+        trainer._get_output_dir = lambda trial: str(staging)
+        try:
+            stock(model, trial)
+        except BaseException:
+            if writes:
+                # Where the disk is full, half a checkpoint takes the room that the next attempt needs.
+                shutil.rmtree(staging, ignore_errors=True)
+            raise
+        finally:
+            del trainer._get_output_dir
+        wait()
+        new = staging / checkpoint_name(state.global_step)
+        settled = _settle_best(state, staging, folder)
+        if writes:
+            if settled:
+                state.save_to_json(str(new / TRAINER_STATE))
+            note = {"step": state.global_step, "processes": trainer.accelerator.num_processes} | said()
+            write_atomically(new / RUN_FILE, json.dumps(note, indent=1, ensure_ascii=False) + "\n")
+            note_digests(new)
+            put_in_place(new, folder / new.name)
+            staging.rmdir()
+            _rotate(folder, trainer.args.save_total_limit, {new.name, Path(state.best_model_checkpoint or "").name})
+        wait()
+
+    trainer._save_checkpoint = save
+
+
+def _settle_best(state: Any, staging: Path, folder: Path) -> bool:
+    """Names the best checkpoint as it will be called; returns whether it is the one that is being saved."""
+    best = None if state.best_model_checkpoint is None else Path(state.best_model_checkpoint)
+    if best is None or best.parent != staging:
+        return False
+    state.best_model_checkpoint = str(folder / best.name)
+    return True
+
+
+def _rotate(folder: Path, limit: int | None, spared: set[str]) -> None:
+    """Removes the oldest checkpoints beyond a number; one that is being removed no longer has the name of one."""
+    if limit is None or limit <= 0:
+        return
+    there = numbered_checkpoints(folder)
+    old = [path for path in there if path.name not in spared]
+    excess = len(there) - max(limit, len(there) - len(old))
+    for path in old[: max(excess, 0)]:
+        removing = folder / REMOVING / path.name
+        shutil.rmtree(removing, ignore_errors=True)
+        removing.parent.mkdir(exist_ok=True)
+        os.replace(path, removing)
+    shutil.rmtree(folder / REMOVING, ignore_errors=True)
