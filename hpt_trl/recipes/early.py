@@ -7,7 +7,7 @@ import os
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
-from hpt_trl.data.names import check_name
+from hpt_trl.data.names import check_name, names_of
 from hpt_trl.errors import UserError
 from hpt_trl.models.folders import check_model_folder, check_model_name, is_adapter
 from hpt_trl.recipes.batches import settle_batch
@@ -77,7 +77,7 @@ def check_sources(
     _check_rewards(values, sources, made)
     if has_model and not declared.makes_model and not declared.works:
         _check_model(str(values["model_name_or_path"]), declared, made)
-    if not declared.works and str(values["dataset_name"]) not in made:
+    if not declared.works and set(made).isdisjoint(names_of(values["dataset_name"])):
         given = {name: values.get(f"dataset_{name}") for name in ("options", "config")}
         check_name(values["dataset_name"], streaming=bool(values.get("dataset_streaming")), **given)
     if values.get("evaluations"):
