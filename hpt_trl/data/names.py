@@ -5,13 +5,13 @@ The module imports nothing heavy: a file that is not there is told before the se
 
 import difflib
 import glob
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hpt_trl.data.generated import NAMES, is_generated
 from hpt_trl.errors import UserError
+from hpt_trl.files import parsed_json, path_fault
 
 # Endings of the files that rows are read from; those of text may be compressed.
 KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt", ".parquet")
@@ -29,11 +29,12 @@ def as_dict(value: dict | str | None, key: str) -> dict[str, Any]:
         return {}
     if isinstance(value, str):
         try:
-            value = json.loads(value)
-        except json.JSONDecodeError as error:
-            raise UserError(f'{key}: {value!r} is not JSON ({error.msg}); write e.g. \'{{"key": "value"}}\'') from error
+            value = parsed_json(value)
+        except ValueError as error:
+            said = getattr(error, "msg", error)
+            raise UserError(f'{key}: {value!r:.80} is not JSON ({said}); write e.g. \'{{"key": "value"}}\'') from error
     if not isinstance(value, dict):
-        raise UserError(f"{key}: {value!r} must be a mapping of names to values.")
+        raise UserError(f"{key}: {value!r:.80} must be a mapping of names to values.")
     return value
 
 
@@ -96,6 +97,8 @@ def check_name(
             "dataset_streaming: every row is checked before training, so the data is not streamed; drop it."
         )
     for one in names:
+        if fault := path_fault(one):
+            raise UserError(f"dataset_name: {one[:200]} {fault}; name another.")
         if len(names) > 1 and (is_generated(one) or not looks_local(one) or Path(one).expanduser().is_dir()):
             raise UserError(
                 f"dataset_name: `{one}` is no file, and several names are those of files; other data is mixed in by "

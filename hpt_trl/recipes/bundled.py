@@ -2,10 +2,12 @@
 
 import difflib
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from hpt_trl.errors import UserError
+from hpt_trl.files import path_fault
 from hpt_trl.settings.file import read_recipe_file, shown
 
 
@@ -42,6 +44,8 @@ def find_recipe(name: str) -> Path:
     Raises:
         UserError: there is neither; the message gives the nearest bundled name.
     """
+    if fault := path_fault(name):
+        raise UserError(f"the recipe {name[:200]!r} {fault}; name a recipe's file, or a bundled one.")
     path = Path(name)
     if path.is_file():
         return path
@@ -54,7 +58,9 @@ def find_recipe(name: str) -> Path:
     short = {full.rpartition("/")[2]: full for full in bundled}
     near = difflib.get_close_matches(name, [*bundled, *short], n=1)
     meant = f" Did you mean `{short.get(near[0], near[0])}`?" if near else ""
-    raise UserError(f"there is no recipe `{name}`: neither a file nor a bundled one.{meant} `hpt-trl list` shows all.")
+    raise UserError(
+        f"there is no recipe `{name[:200]}`: neither a file nor a bundled one.{meant} `hpt-trl list` shows all."
+    )
 
 
 def anchored(names: Any, folder: Path) -> Any:
@@ -67,7 +73,7 @@ def anchored(names: Any, folder: Path) -> Any:
     if isinstance(names, list):
         return [anchored(name, folder) for name in names]
     paths = (folder / names, Path(names)) if isinstance(names, str) and names else ()
-    return next((str(path.resolve()) for path in paths if path.is_file()), names)
+    return next((str(path.resolve()) for path in paths if not path_fault(path) and path.is_file()), names)
 
 
 def summarize(path: Path) -> RecipeSummary:
@@ -96,13 +102,23 @@ def comes_from(name: str, path: Path) -> str:
         name: a folder or file.
         path: the recipe, whose header may say it.
     """
-    for recipe in bundled_recipes():
-        if str(read_recipe_file(recipe).values.get("output_dir")).rstrip("/") == name.rstrip("/"):
-            return f"hpt-trl run {recipe_name(recipe)}"
+    if recipe := _outputs(recipes_folder()).get(name.rstrip("/")):
+        return f"hpt-trl run {recipe}"
     header = header_of(path)
     if download := re.search(rf"hf download \S+ --local-dir {re.escape(name)}(?=\s|$)", header):
         return download[0]
     return f"see the top of {shown(path)}" if re.search(rf"{re.escape(name)}(?=[\s,.:;)]|$)", header) else ""
+
+
+@cache
+def _outputs(folder: Path) -> dict[str, str]:
+    """Output folder -> the bundled recipe that writes it; its line alone is read, for the sake of time."""
+    found: dict[str, str] = {}
+    for recipe in sorted(folder.rglob("*.yaml")):
+        line = re.search(r"^output_dir: *(\S+)", recipe.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        if line is not None:
+            found.setdefault(line[1].rstrip("/"), recipe_name(recipe))
+    return found
 
 
 def profile_of_command(path: Path) -> tuple[str, int | None]:
