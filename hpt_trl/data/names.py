@@ -172,9 +172,9 @@ def _check_there(name: str) -> None:
 
 
 def _check_file(path: Path, shown: str) -> None:
+    if fault := path_fault(path):
+        raise UserError(f"dataset_name: {shown} {fault}; name another.")
     if path.is_dir():
         raise UserError(f"dataset_name: {shown} is a folder; write a pattern that files match, e.g. {path}/*.jsonl.")
-    if not path.is_file():
-        raise UserError(f"dataset_name: {shown} is a pipe or a device, and rows are read more than once; write a file.")
     if kind_of(path.name) is None:
         raise UserError(f"dataset_name: {shown} is of an unknown kind; write {_ALLOWED}.")

@@ -255,10 +255,10 @@ def test_pipes_devices_and_wrong_patterns_are_refused_at_once(tmp_path):
     (tmp_path / "sub" / "notes.docx").write_text("")
     write_jsonl(tmp_path / "right.jsonl", [{"prompt": "a"}])
     for name, message in [
-        (tmp_path / "rows.jsonl", "is a pipe or a device"),
-        ("/dev/zero", "is a pipe or a device"),
+        (tmp_path / "rows.jsonl", "but a pipe, a socket or a device"),
+        ("/dev/zero", "but a pipe, a socket or a device"),
         (tmp_path / "none*.jsonl", "no file matches"),
-        (tmp_path / "*.jsonl", "is a pipe or a device"),
+        (tmp_path / "*.jsonl", "but a pipe, a socket or a device"),
         (tmp_path / "sub" / "*", "notes.docx, which"),
         (tmp_path / "*b", "is a folder"),
         ([str(tmp_path / "right.jsonl"), "arithmetic"], "`arithmetic` is no file"),
