@@ -59,7 +59,7 @@ def test_not_all_can_be_left_out(tmp_path):
 
 
 def test_a_demonstration_of_hpt_that_cannot_be_trained_is_left_out(recipe, tmp_path):
-    rows = [{"prompt": f"{n} + 1", "completion": f"{n + 1}", "answer": f"{n + 1}"} for n in range(24)]
+    rows = [{"prompt": f"{n} + 1", "completion": f"\\boxed{{{n + 1}}}", "answer": f"{n + 1}"} for n in range(24)]
     rows[3]["completion"] = "<think>four"
     path = recipe(
         "hpt",
