@@ -151,8 +151,9 @@ def _refuse_unmade(name: str, key: str, path: Path) -> None:
         UserError: the message begins with the key, and gives the command.
     """
     if is_local(name) and not Path(name).expanduser().exists() and (made_by := comes_from(name, path)):
-        first = made_by if made_by.startswith("see ") else f"make it first: {made_by}"
-        raise UserError(f"{key}: there is no folder {name} yet; {first}")
+        if made_by.startswith("see "):
+            raise UserError(f"{key}: there is no folder {name} yet; {made_by}")
+        raise UserError(f"{key}: there is no folder {name} yet; make it first: {made_by}")
 
 
 def _note_rewards(values: dict[str, Any], sources: Sources, mistakes: Collector, made: Collection[str]) -> None:
