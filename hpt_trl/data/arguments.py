@@ -4,8 +4,10 @@ from dataclasses import dataclass, field
 
 from trl import ScriptArguments
 
-from hpt_trl.data.faults import DROP, ERROR
 from hpt_trl.settings.ranges import Rule, count_or_share
+
+# What becomes of faulty rows.
+ERROR, DROP = "error", "drop"
 
 DATA_RULES: tuple[Rule, ...] = (count_or_share("test_split_size"),)
 

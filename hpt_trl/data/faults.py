@@ -4,12 +4,12 @@ import logging
 
 from datasets import Dataset
 
+from hpt_trl.data.arguments import ERROR
 from hpt_trl.data.reading.places import ROW, where
 from hpt_trl.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-ERROR, DROP = "error", "drop"
 # Faults that an error shows, and a warning.
 _SHOWN, _EXAMPLES = 5, 3
 
