@@ -24,3 +24,6 @@ MARK = "# Resolved recipe of a run of hpt-trl."
 # Where a checkpoint or a model is written before it has its name, and where one goes that is being removed.
 SAVING = ".saving"
 REMOVING = ".removing"
+# Checkpoints that are kept and not gone on from: damaged ones, and those of an attempt that was left.
+DAMAGED = "damaged"
+ABANDONED = "abandoned"

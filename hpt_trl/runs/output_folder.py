@@ -16,18 +16,23 @@ from hpt_trl.methods.rho1.page import PAGE_FILE, SELECTIONS_FILE
 from hpt_trl.models.folders import HEADS_FOLDER
 from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.run_files import (
+    ABANDONED,
     BEFORE_FILE,
     CURVES_FILE,
+    DAMAGED,
     EVALUATIONS,
     MARK,
     METRICS_FILE,
     RECIPE_FILE,
+    REMOVING,
     REPORT_FILE,
     RESULTS_FILE,
+    SAVING,
     TENSORBOARD,
     TRACKERS_FILE,
     WARNINGS_FILE,
 )
+from hpt_trl.runs.resuming import refuse_other_run
 from hpt_trl.runs.starting import STARTING_KEYS, Start, check_start
 from hpt_trl.token_scores.weights_page import PAGE_FILE as WEIGHTS_PAGE
 from hpt_trl.token_scores.weights_page import SAMPLES_FILE as WEIGHTS_FILE
@@ -42,6 +47,7 @@ _RUN_FILES = (
     *("adapter_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "*.jinja"),
     *("vocab.json", "merges.txt", "added_tokens.json", "tokenizer.model", "*processor_config.json", "README.md"),
     *("checkpoint-*", "checkpoints", "completions", TENSORBOARD, "value_head", HEADS_FOLDER),
+    *(SAVING, REMOVING, DAMAGED, ABANDONED),
     *(TRACKERS_FILE, WARNINGS_FILE, PUSHED_FILE),
 )
 
@@ -59,9 +65,13 @@ def check_output_folder(recipe: Recipe) -> Path | None:
         The checkpoint to resume from, None for a new run.
 
     Raises:
-        UserError: the folder holds something else, or there is nothing to resume from.
+        UserError: the folder holds something else, or there is nothing to resume from, or what there is is of
+            another recipe.
     """
-    return check_start(_start_of(recipe))
+    checkpoint = check_start(_start_of(recipe))
+    if checkpoint is not None:
+        refuse_other_run(recipe, checkpoint)
+    return checkpoint
 
 
 def open_output_folder(recipe: Recipe, *, resuming: bool) -> Path:

@@ -44,6 +44,7 @@ from hpt_trl.runs.model_files import shipped_by
 from hpt_trl.runs.output_folder import check_output_folder
 from hpt_trl.runs.prepared import Prepared
 from hpt_trl.runs.probe import Probe, check_thresholds, success_of
+from hpt_trl.runs.resuming import refuse_other_processes
 from hpt_trl.runs.steps import check_steps
 from hpt_trl.runs.tokenizer import embedded_tokens, settle_tokenizer
 from hpt_trl.runs.trackers.choosing import settle_trackers
@@ -145,6 +146,8 @@ def prepare_recipe(recipe: Recipe, trained: "Trained | None" = None) -> Prepared
         unused=unused,
         acting=acting,
     )
+    if checkpoint is not None:
+        refuse_other_processes(recipe, checkpoint, model_config)
     check_lengths(recipe, splits, encoder, prepared.answered, prepared.eval_max_new_tokens, positions)
     # A judge costs money.
     if functions and not any(isinstance(reward, JudgedAnswer) for reward in functions):

@@ -22,6 +22,7 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
 from hpt_trl.data.unused import describe_unused
+from hpt_trl.errors import UserError
 from hpt_trl.evaluation.intervals import wilson
 from hpt_trl.evaluation.measuring import measure
 from hpt_trl.evaluation.samples import SampleStore
@@ -31,13 +32,13 @@ from hpt_trl.models.adapters import keep_adapter_type, keep_four_bit_trainable
 from hpt_trl.models.loading import resolve_model
 from hpt_trl.models.trainable import refuse_untrainable
 from hpt_trl.progress import lines_above_bars
-from hpt_trl.reading import write_results
+from hpt_trl.reading import read_object, read_results, write_results
 from hpt_trl.recipes.bundled import find_recipe
 from hpt_trl.recipes.profiles import LAUNCH_OPTIONS
 from hpt_trl.recipes.recipe import StageInputs
 from hpt_trl.recipes.resolving import read_recipe
 from hpt_trl.rollouts.vllm import open_engine
-from hpt_trl.run_files import BEFORE_FILE, EVALUATIONS, RESULTS_FILE
+from hpt_trl.run_files import BEFORE_FILE, EVALUATIONS
 from hpt_trl.runs.acting import rows_placed
 from hpt_trl.runs.callbacks import AtTrainBegin, EndWhereDone, NothingLeft, close_bars
 from hpt_trl.runs.checkpoints import full_disk_explained
@@ -55,6 +56,7 @@ from hpt_trl.runs.prepared import Prepared
 from hpt_trl.runs.progress import MetricsWriter, ProgressLines, without_library_bars
 from hpt_trl.runs.quiet import quiet, say
 from hpt_trl.runs.record import hardware, short_name, versions
+from hpt_trl.runs.resuming import note_of, settle_checkpoint
 from hpt_trl.runs.saving import save_whole
 from hpt_trl.runs.totals import RunTotals
 from hpt_trl.runs.trackers.tracking import Tracking
@@ -99,6 +101,8 @@ def run(name: str, overrides: list[str], live: TrainerCallback | None = None) ->
             open_engine(prepared.recipe)
         # Every process has looked at the folder before the first one writes to it.
         state.wait_for_everyone()
+        if prepared.checkpoint is not None:
+            prepared.checkpoint = _settled(prepared, prepared.checkpoint)
         if state.is_main_process:
             open_output_folder(prepared.recipe, resuming=prepared.checkpoint is not None)
             if prepared.unused:
@@ -109,6 +113,14 @@ def run(name: str, overrides: list[str], live: TrainerCallback | None = None) ->
             tracking = Tracking(prepared.recipe, prepared)
             with tracking.running():
                 _train(prepared, started, command, tracking, live)
+
+
+def _settled(prepared: Prepared, checkpoint: Path) -> Path:
+    """Where the run goes on, as the first process finds it."""
+    found: list[Path] = [checkpoint]
+    if PartialState().is_main_process:
+        found = [settle_checkpoint(prepared.recipe, checkpoint, prepared.model_config)]
+    return broadcast_object_list(found)[0]
 
 
 def _train(
@@ -177,8 +189,9 @@ class _Evaluations:
         path = Path(self.prepared.recipe.config.output_dir) / BEFORE_FILE
         if self.prepared.checkpoint is not None:
             # The model is the checkpoint's by now; what it could do before any training was found by the first run.
-            self.before, rows = broadcast_object_list(list(_stored_before(path.parent)))
-            self.rows = None if rows is None else [RowMeasures(**row) for row in rows]
+            self.before, self.rows = broadcast_object_list(
+                list(_stored_before(path.parent)) if self.trainer.is_world_process_zero() else [None, None]
+            )
             return
         self.before = self.evaluate("Before training")
         if self.before is not None and self.trainer.is_world_process_zero():
@@ -260,17 +273,20 @@ class _Evaluations:
         )
 
 
-def _stored_before(folder: Path) -> tuple[dict[str, Any] | None, list[dict[str, Any]] | None]:
+def _stored_before(folder: Path) -> tuple[dict[str, Any] | None, list[RowMeasures] | None]:
     """The evaluation before training that the resumed run left, and what it had measured of each row.
 
-    It lies beside the checkpoints, or without the rows in the results.
+    It lies beside the checkpoints, or without the rows in the results. It cannot be measured again.
     """
-    if (folder / BEFORE_FILE).exists():
-        before = json.loads((folder / BEFORE_FILE).read_text(encoding="utf-8"))
-        return before, None if before is None else before.pop(_ROWS, None)
-    if (folder / RESULTS_FILE).exists():
-        return json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))["before"], None
-    return None, None
+    try:
+        if (before := read_object(folder / BEFORE_FILE, "an evaluation", "", or_null=True)) is not None:
+            rows = before.pop(_ROWS, None)
+            return before, None if rows is None else [RowMeasures(**row) for row in rows]
+        results = None if (folder / BEFORE_FILE).exists() else read_results(folder)
+        return None if results is None else results["before"], None
+    except (UserError, KeyError, TypeError) as error:
+        print(f"What was measured before the training is lost ({folder / BEFORE_FILE}): {error}", flush=True)
+        return None, None
 
 
 def _build_trainer(
@@ -314,7 +330,7 @@ def _build_trainer(
     keep_adapter_type(trainer.model)
     complete_model_files(trainer, recipe, prepared.model_config)
     write_no_card(trainer)
-    save_whole(trainer, dict)
+    save_whole(trainer, note_of(recipe) if trainer.args.should_save else {})
     if live is not None or not config.disable_tqdm:
         # Another one in a notebook, and with `disable_tqdm`.
         for stock in (DEFAULT_PROGRESS_CALLBACK, ProgressCallback, PrinterCallback):

@@ -6,6 +6,7 @@ import os
 import sys
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from hpt_trl.errors import UserError
@@ -22,6 +23,21 @@ def check_found(path: str, key: str) -> None:
     _see_working_directory()
     if find_spec(path.partition(".")[0]) is None:
         imported(path, key)
+
+
+def file_of(path: str) -> Path | None:
+    """The file of the module that a dotted path begins with; None where there is none, or no dot.
+
+    Packages above the module are imported, the module is not.
+    """
+    module_name = path.rpartition(".")[0]
+    _see_working_directory()
+    try:
+        found = find_spec(module_name) if module_name else None
+    # Whatever the user's packages raise is told where the function itself is imported.
+    except Exception:
+        return None
+    return None if found is None or not found.has_location else Path(str(found.origin))
 
 
 def imported(path: str, key: str) -> Any:

@@ -63,7 +63,7 @@ def test_a_former_checkpoint_of_several_processes_says_so_when_it_is_whole(tmp_p
     checkpoint = tmp_path / "checkpoint-2"
     checkpoint.mkdir()
     for name in ("trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state_0.pth"):
-        (checkpoint / name).touch()
+        (checkpoint / name).write_text('{"global_step": 2}')
     # Another program's is taken as it is.
     assert is_complete(checkpoint)
     (tmp_path / "recipe.yaml").touch()

@@ -1,0 +1,77 @@
+"""The files on this machine that a recipe names, and digests by which other contents of the same name are told."""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from hpt_trl.digests import DIGESTS_FILE, digest_of, has_digests
+from hpt_trl.errors import UserError
+from hpt_trl.recipes.bundled import find_recipe
+from hpt_trl.runs.changes import SAFE_KEYS
+from hpt_trl.settings.file import read_recipe_file
+from hpt_trl.settings.imported import file_of
+
+# Larger files are known by their size and by pieces from all over them: of weights each differs between two trainings,
+# and reading hundreds of gigabytes would delay every start.
+_READ_WHOLE = 64 * 2**20
+_PIECES, _PIECE = 64, 2**16
+# What another evaluation is compared by; how it was scored itself says nothing.
+_COMPLETIONS = "samples.json*"
+# Keys that name functions and classes by their dotted path.
+_CODE = ("reward_funcs", "environment")
+
+
+def digests_of_inputs(values: Mapping[str, Any]) -> dict[str, str]:
+    """Path -> digest of each file that a recipe names, of folders named as data, model or evaluation, and what the
+    evaluations that it names name in turn.
+
+    Args:
+        values: Key -> value.
+    """
+    found = {}
+    for key, value in values.items():
+        folders = key in ("dataset_name", "against", "pages") or key.endswith("_name_or_path")
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, str) and item and key not in SAFE_KEYS and not key.endswith(("_cache", "_cache_dir")):
+                # Any text may stand here, also one that no file system takes for a name.
+                with suppress(OSError, RuntimeError, ValueError):
+                    path = Path(item).expanduser()
+                    if path.is_file() or (folders and path.is_dir()):
+                        found[item] = _digest(path, _COMPLETIONS if key == "against" else "*")
+                if key in _CODE and (module := file_of(item)) is not None:
+                    found[str(module)] = _digest(module, "*")
+                if key == "evaluations":
+                    # Not its model, in whose place the stage's is measured.
+                    found |= digests_of_inputs(_of_evaluation(item))
+    return found
+
+
+def _of_evaluation(name: str) -> dict[str, Any]:
+    """Keys of an evaluation, without its model; none of one that does not exist, which the check tells."""
+    try:
+        values = read_recipe_file(find_recipe(name)).values
+    except UserError:
+        return {}
+    return {key: value for key, value in values.items() if key != "model_name_or_path"}
+
+
+def _digest(path: Path, pattern: str) -> str:
+    if path.is_dir() and pattern == "*" and has_digests(path):
+        # It says of each file that matters what it is; reports and pictures may come and go beside them.
+        return digest_of(path / DIGESTS_FILE)
+    files = [path] if path.is_file() else sorted(file for file in path.rglob(pattern) if file.is_file())
+    total = xxhash.xxh3_128()
+    for file in files:
+        size = file.stat().st_size
+        total.update(f"{file.relative_to(path)}\0{size}\0".encode())
+        with file.open("rb") as opened:
+            if size <= _READ_WHOLE:
+                total.update(opened.read())
+            else:
+                for number in range(_PIECES):
+                    opened.seek((size - _PIECE) * number // (_PIECES - 1))
+                    total.update(opened.read(_PIECE))
+    return total.hexdigest()
