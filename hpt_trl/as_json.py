@@ -8,6 +8,7 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+from hpt_trl.errors import UserError
 from hpt_trl.files import valid_json
 from hpt_trl.pipeline.reading import is_pipeline
 from hpt_trl.pipeline.report_data import report_data
@@ -52,6 +53,21 @@ def results_of(recipe: str, overrides: list[str]) -> dict[str, Any]:
         return report_data(recipe)
     given = split_overrides(overrides).get("output_dir")
     return report_data(given[0] if given else str(read_recipe_file(find_recipe(recipe)).values["output_dir"]))
+
+
+def mistaken(error: UserError) -> dict[str, Any]:
+    """The mistakes for which `check` refuses a recipe; of what names no key of a file, these are null."""
+    return {
+        "mistakes": [
+            {
+                "file": None if one.place is None else one.place.file,
+                "line": None if one.place is None else one.place.line,
+                "key": None if one.place is None else one.place.key,
+                "said": one.said,
+            }
+            for one in error.every
+        ]
+    }
 
 
 def checked(recipe: str, found: Any) -> dict[str, Any]:

@@ -1,8 +1,11 @@
-"""The one exception that stands for a mistake of the user: it is printed as a message, never as a traceback."""
+"""The exception that stands for a mistake of the user, or for several: printed as a message, never as a traceback."""
 
 import os
 import sysconfig
 import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 # Libraries may stand between a fault and who made it, as wandb's `sys.exit` does.
 _INSTALLED = (
@@ -11,17 +14,131 @@ _INSTALLED = (
 )
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a user has set a key.
+
+    Attributes:
+        text: the place as messages name it.
+        file: the recipe's file, as messages name it.
+        key: the key.
+        line: of the key in the file, counted from 1; None on the command line, and where the key is not set.
+        on_command_line: whether it is set there.
+    """
+
+    text: str
+    file: str
+    key: str
+    line: int | None = None
+    on_command_line: bool = False
+
+    def __str__(self) -> str:
+        return self.text
+
+    def error(self, message: str) -> "UserError":
+        """Returns (does not raise) the error about the key, with its place in front of the message."""
+        return UserError(f"{self}: {message}", self)
+
+
 class UserError(ValueError):
     """A mistake that the user can mend.
 
     The message says what is wrong, where (file, row, key or line) and what to write instead. The command line
     prints it without a traceback and exits with code 2. Raise it before anything is loaded or written wherever
     that is possible.
+
+    Args:
+        message: the text.
+        place: of the key that it is about, where it is about one; the text begins with it.
     """
+
+    def __init__(self, message: str = "", place: Place | None = None):
+        super().__init__(message)
+        self.place = place
+
+    @property
+    def every(self) -> "tuple[UserError, ...]":
+        """The single mistakes that it tells of."""
+        return (self,)
+
+    @property
+    def said(self) -> str:
+        """The message without the place in front of it."""
+        return str(self) if self.place is None else str(self).removeprefix(f"{self.place}: ")
 
     def _render_traceback_(self) -> list[str]:
         """What a notebook shows of it, by IPython's convention."""
         return [f"{type(self).__name__}: {self}"]
+
+
+class Mistakes(UserError):
+    """Several mistakes, told together.
+
+    Args:
+        errors: two or more, in the order in which they are told.
+    """
+
+    def __init__(self, errors: Sequence[UserError]):
+        ValueError.__init__(self, errors)
+        self.place = None
+        self._every = tuple(errors)
+
+    @property
+    def every(self) -> tuple[UserError, ...]:
+        return self._every
+
+    def __str__(self) -> str:
+        files = {error.place.file for error in self.every if error.place is not None}
+        alone = len(files) == 1 and all(error.place is not None for error in self.every)
+        head = f"{len(self.every)} mistakes{f' in {files.pop()}' if alone else ''}:"
+        return "\n  ".join([head, *("\n    ".join(str(error).splitlines()) for error in self.every)])
+
+
+class Collector:
+    """Gathers mistakes that do not depend on each other, to tell them in one answer."""
+
+    def __init__(self) -> None:
+        self._noted: dict[str, UserError] = {}
+
+    @property
+    def errors(self) -> list[UserError]:
+        """What was noted, each text once."""
+        return list(self._noted.values())
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Inside, a mistake ends the block alone: it is kept."""
+        try:
+            yield
+        except UserError as error:
+            self.note(error)
+
+    def note(self, error: UserError) -> None:
+        """Keeps a mistake."""
+        for one in error.every:
+            self._noted.setdefault(str(one), one)
+
+    def settle(self) -> None:
+        """Ends the gathering.
+
+        Raises:
+            UserError: the mistake that was noted; of several `Mistakes`, those of a file by its lines, then those of
+                keys that are not set, then those of the command line, then what names no key.
+        """
+        errors = self.errors
+        if len(errors) == 1:
+            raise errors[0]
+        if errors:
+            files = list(dict.fromkeys(error.place.file for error in errors if error.place is not None))
+            raise Mistakes(sorted(errors, key=lambda error: _order(error, files)))
+
+
+def _order(error: UserError, files: list[str]) -> tuple[float, ...]:
+    place = error.place
+    if place is None:
+        return (len(files), 0.0, 0.0)
+    line = float("inf") if place.line is None else place.line
+    return (files.index(place.file), float(place.on_command_line), line)
 
 
 def place_of_fault(error: BaseException) -> str:

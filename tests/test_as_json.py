@@ -183,11 +183,9 @@ def test_an_evaluation_prints_what_it_measured(evaluation, value_of):
     ("words", "said"),
     [
         (["report", "nowhere"], "nowhere"),
-        (["check", "quikstart"], "Did you mean `quickstart`?"),
         (["search", "nowhere", "x"], "holds no index"),
         (["doctor", "quikstart"], "Did you mean `quickstart`?"),
         (["eval", "quickstart"], "allowed here: evaluate"),
-        (["check", "quickstart", "--max_steps", "none"], "max_steps"),
     ],
 )
 def test_a_mistake_is_one_line(words, said, capfd):

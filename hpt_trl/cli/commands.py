@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from hpt_trl.chat import commands as chat
 from hpt_trl.cli.parser import JSON_COMMANDS, RECIPE_COMMANDS, build_parser
 from hpt_trl.data.pages import commands as pages
-from hpt_trl.errors import UserError
+from hpt_trl.errors import Collector, UserError
 from hpt_trl.hub import commands as hub
 from hpt_trl.reports import commands as reports
 from hpt_trl.retrieval import commands as retrieval
@@ -69,35 +69,51 @@ def run_command(words: list[str]) -> int:
 
 
 def _as_json(options: argparse.Namespace) -> int:
-    """Runs a command and prints what came out as JSON; whatever else it prints goes to stderr."""
+    """Runs a command and prints what came out as JSON; whatever else it prints goes to stderr.
+
+    Of a recipe that is refused, `check` prints the mistakes.
+    """
+    from hpt_trl import as_json
+
+    try:
+        with as_json.stdout_on_stderr():
+            code, value = _json_value(options)
+    except UserError as error:
+        if options.command == "check":
+            print(as_json.text(as_json.mistaken(error)))
+        raise
+    if value is not None:
+        print(as_json.text(value))
+    return code
+
+
+def _json_value(options: argparse.Namespace) -> tuple[int, Any]:
+    """Runs a command; its exit code, and what came out."""
     from hpt_trl import as_json
 
     code = 0
     value: Any = None
-    with as_json.stdout_on_stderr():
-        if options.command == "list":
-            from hpt_trl.recipes.listing import recipe_records
+    if options.command == "list":
+        from hpt_trl.recipes.listing import recipe_records
 
-            value = recipe_records()
-        elif options.command == "report":
-            value = as_json.reported(options.folders)
-        elif options.command == "search":
-            value = retrieval.search_data(options)
-        elif options.command == "doctor":
-            from hpt_trl.planning.doctor_data import doctor_data
+        value = recipe_records()
+    elif options.command == "report":
+        value = as_json.reported(options.folders)
+    elif options.command == "search":
+        value = retrieval.search_data(options)
+    elif options.command == "doctor":
+        from hpt_trl.planning.doctor_data import doctor_data
 
-            value = doctor_data(options.recipes)
-            code = int(bool(options.recipes) and not all(recipe["can_run"] for recipe in value["recipes"]))
-        elif options.command == "check":
-            found: list[Any] = []
-            code = _with_recipe(options.command, options.recipe, options.overrides, found.append)
-            value = as_json.checked(options.recipe, found[0])
-        else:
-            code = _with_recipe(options.command, options.recipe, options.overrides)
-            value = as_json.results_of(options.recipe, options.overrides) if code == 0 else None
-    if value is not None:
-        print(as_json.text(value))
-    return code
+        value = doctor_data(options.recipes)
+        code = int(bool(options.recipes) and not all(recipe["can_run"] for recipe in value["recipes"]))
+    elif options.command == "check":
+        found: list[Any] = []
+        code = _with_recipe(options.command, options.recipe, options.overrides, found.append)
+        value = as_json.checked(options.recipe, found[0])
+    else:
+        code = _with_recipe(options.command, options.recipe, options.overrides)
+        value = as_json.results_of(options.recipe, options.overrides) if code == 0 else None
+    return code, value
 
 
 def _with_recipe(
@@ -163,7 +179,9 @@ def _check_early(command: str, recipe: str, overrides: list[str], options: "Laun
 
 def _evaluation(recipe: str, words: list[str]) -> tuple[str, list[str]]:
     """Recipe and overrides of `hpt-trl eval`; a folder stands for the evaluation that it holds."""
+    from hpt_trl.pipeline.reading import PIPELINE
     from hpt_trl.recipes.bundled import find_recipe
+    from hpt_trl.recipes.stages import STAGE_MODULES
     from hpt_trl.settings.file import read_recipe_file
 
     stored = Path(recipe) / RECIPE_FILE
@@ -171,8 +189,8 @@ def _evaluation(recipe: str, words: list[str]) -> tuple[str, list[str]]:
         if not stored.is_file():
             raise UserError(f"{recipe} holds no evaluation (recipe.yaml); name its recipe, or its output folder.")
         recipe, words = str(stored), ["--output_dir", recipe, *words]
-    stage = read_recipe_file(find_recipe(recipe)).values.get("stage")
-    if stage != "evaluate":
+    stage = read_recipe_file(find_recipe(recipe), Collector()).values.get("stage")
+    if stage in (*STAGE_MODULES, PIPELINE) and stage != "evaluate":
         raise UserError(
             f"{recipe}: `stage: {stage}`; allowed here: evaluate. `hpt-trl run` runs it; to measure the model that it "
             "leaves, write a recipe of `stage: evaluate` with its folder as `model_name_or_path`."

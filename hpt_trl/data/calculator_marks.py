@@ -10,8 +10,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from hpt_trl.data.objects import with_column
-from hpt_trl.data.sources import column_values
+from hpt_trl.data.objects import column_values, with_column
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, Features, List, Value
 
-from hpt_trl.data.sources import ROW, column_values, where
+from hpt_trl.data.objects import column_values
+from hpt_trl.data.reading.places import ROW, where
 from hpt_trl.errors import UserError
 from hpt_trl.settings.values import did_you_mean
 

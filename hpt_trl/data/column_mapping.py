@@ -7,8 +7,8 @@ import pyarrow as pa
 from datasets import Dataset
 
 from hpt_trl.data.final_answers import final_answer
-from hpt_trl.data.objects import with_column
-from hpt_trl.data.sources import ROW, column_values
+from hpt_trl.data.objects import column_values, with_column
+from hpt_trl.data.reading.places import ROW
 from hpt_trl.errors import UserError
 
 _USUAL_NAMES = {

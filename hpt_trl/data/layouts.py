@@ -19,7 +19,7 @@ class Splits:
     """Training and held-out rows; `source` and `test_source` are how messages name them.
 
     Columns: those of the layout (`Layout`), all texts or all messages; of layout `prompts` the
-    demonstration column is optional. Then `answer` (text or None; optional), `row` (1-based row or line of the source)
+    demonstration column is optional. Then `answer` (text or None; optional), `_row` (its number in the source)
     and what else the source has.
     """
 

@@ -19,9 +19,11 @@ from hpt_trl.data.holding_out import hold_out
 from hpt_trl.data.layouts import Layout, Splits, answer_columns
 from hpt_trl.data.model_solutions import one_row_per_model
 from hpt_trl.data.names import as_dict
-from hpt_trl.data.objects import with_column
+from hpt_trl.data.objects import column_values, with_column
 from hpt_trl.data.page_questions import page_questions
 from hpt_trl.data.prompt_parts import complete_prompts, filled_templates, refuse_marked_rows
+from hpt_trl.data.reading.places import ROW, where
+from hpt_trl.data.reading.sources import read_measured, read_source
 from hpt_trl.data.rendering import WHOLE
 from hpt_trl.data.row_checks import (
     conversation_fault,
@@ -32,7 +34,6 @@ from hpt_trl.data.row_checks import (
     validate_solutions,
 )
 from hpt_trl.data.solutions import ProblemArguments
-from hpt_trl.data.sources import ROW, column_values, read_measured, read_source, where
 from hpt_trl.errors import UserError
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def load_splits(
                 held_out[1],
                 len(held_out[0]),
             )
-        test, test_source = None, f"{source} (held out)"
+        test, test_source = None, source.called(f"{source} (held out)")
         if arguments.test_split_size is not None:
             answers = answer_columns(layout, demonstration_column)
             train, test = hold_out(train, source, arguments.test_split_size, seed, layout, answers)

@@ -10,7 +10,7 @@ from typing import Any
 from datasets import Dataset, Features, Value
 
 from hpt_trl.data.calculator_marks import drop_calculator_marks
-from hpt_trl.data.sources import ROW
+from hpt_trl.data.reading.places import ROW
 
 logger = logging.getLogger(__name__)
 

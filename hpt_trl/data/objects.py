@@ -42,6 +42,11 @@ def with_column(dataset: Dataset, name: str, values: list[Any]) -> Dataset:
     return dataset.add_column(name, arrow_column(values))
 
 
+def column_values(dataset: Dataset, column: str) -> list[Any]:
+    """Return a column as a list, without reading any other."""
+    return dataset.select_columns(column)[:][column]
+
+
 def warn_of_filled_objects(dataset: Dataset, source: str) -> None:
     """Say where tool schemas and call arguments were stored as structs, so that keys never written are null by now."""
     for column in dataset.column_names:

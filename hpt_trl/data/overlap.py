@@ -4,8 +4,8 @@ import logging
 from dataclasses import dataclass
 
 from hpt_trl.data.layouts import Splits
+from hpt_trl.data.reading.places import where
 from hpt_trl.data.sameness import digests, identity
-from hpt_trl.data.sources import where
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from typing import Any
 from datasets import Dataset
 
 from hpt_trl.data.objects import with_column
+from hpt_trl.data.reading.places import where
 from hpt_trl.data.row_checks import iterate_rows
-from hpt_trl.data.sources import where
 from hpt_trl.errors import UserError
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from hpt_trl.data.sources import ROW, where
+from hpt_trl.data.reading.places import ROW, where
 from hpt_trl.errors import UserError
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -123,7 +123,7 @@ def _refuse_faulty(dataset: Dataset, source: str, columns: list[str], fault_of: 
 def iterate_rows(dataset: Dataset, columns: list[str], batch_size: int = 1000) -> Iterator[tuple[int, tuple[Any, ...]]]:
     """Yield the row number and the values of each row, a thousand at a time so that long texts need little memory.
 
-    Rows are numbered by the column `row` that `load_splits` adds, or from 1 in a dataset of the user's own.
+    Rows are numbered by the column `_row` that `load_splits` adds, or from 1 in a dataset of the user's own.
     """
     numbered = ROW in dataset.column_names
     for start in range(0, len(dataset), batch_size):

@@ -6,9 +6,9 @@ from typing import Any
 from datasets import Dataset
 
 from hpt_trl.data.messages import IMAGES
+from hpt_trl.data.reading.places import where
 from hpt_trl.data.rendering import WHOLE, Encoder
 from hpt_trl.data.row_checks import iterate_rows
-from hpt_trl.data.sources import where
 from hpt_trl.errors import UserError
 
 # Beside prompt and answer, what a row's rendering depends on.

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Sequence
 
 from hpt_trl.data.layouts import Layout
+from hpt_trl.data.reading.places import ROW
 from hpt_trl.data.rendering import WHOLE
-from hpt_trl.data.sources import ROW
 
 # What the trainers read beside prompt and answers, in each layout.
 _READ: dict[Layout, tuple[str, ...]] = {

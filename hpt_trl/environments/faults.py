@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from numbers import Real
 from typing import Any
 
+from hpt_trl.data.reading.places import ROW, where
 from hpt_trl.data.row_checks import ROLES
-from hpt_trl.data.sources import ROW, where
 from hpt_trl.environments.protocol import Environment, Observation, Picture
 from hpt_trl.errors import UserError, place_of_fault
 

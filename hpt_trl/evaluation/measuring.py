@@ -14,8 +14,8 @@ from transformers import TrainerState
 
 from hpt_trl.data.layouts import Layout
 from hpt_trl.data.messages import as_text
+from hpt_trl.data.reading.places import ROW
 from hpt_trl.data.rendering import Encoded, Encoder
-from hpt_trl.data.sources import ROW
 from hpt_trl.environments.acting import Acting
 from hpt_trl.environments.trajectories import FOLDER, IMAGES, write_lines
 from hpt_trl.environments.trajectories import line_of as trajectory_of

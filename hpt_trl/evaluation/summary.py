@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from hpt_trl.data.messages import as_text
-from hpt_trl.data.sources import ROW
+from hpt_trl.data.reading.places import ROW
 from hpt_trl.environments.faults import columns
 from hpt_trl.evaluation.intervals import clustered
 from hpt_trl.evaluation.scoring import Judge, Scored

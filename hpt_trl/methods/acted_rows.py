@@ -11,10 +11,10 @@ from transformers.image_utils import load_image
 
 from hpt_trl.data.layouts import Splits
 from hpt_trl.data.messages import IMAGES, images_of, text_of
+from hpt_trl.data.reading.places import where
 from hpt_trl.data.rendering import with_images
 from hpt_trl.data.row_checks import iterate_rows
 from hpt_trl.data.row_lengths import examples
-from hpt_trl.data.sources import where
 from hpt_trl.environments.acting import Acting, goes_on, prompt_of
 from hpt_trl.environments.episode import Episode
 from hpt_trl.environments.faults import columns, named, placed

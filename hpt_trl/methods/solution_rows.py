@@ -7,11 +7,11 @@ from typing import cast
 from datasets import Dataset
 
 from hpt_trl.data.layouts import Splits
+from hpt_trl.data.reading.places import ROW, where
 from hpt_trl.data.rendering import Encoder
 from hpt_trl.data.row_lengths import examples
 from hpt_trl.data.solution_texts import prompts_and_completions
 from hpt_trl.data.solutions import ProblemArguments, Sampling, draw, sampling_of
-from hpt_trl.data.sources import ROW, where
 from hpt_trl.errors import UserError
 from hpt_trl.recipes.recipe import Recipe
 

@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
+from hpt_trl.errors import Collector
 from hpt_trl.models.folders import is_adapter
 from hpt_trl.pipeline.plan import Plan, PlannedStage
 from hpt_trl.pipeline.reading import read_plan
 from hpt_trl.pipeline.record import Action, Step, plan_steps, read_record
-from hpt_trl.recipes.early import check_sources
+from hpt_trl.recipes.early import look_at_sources
 from hpt_trl.settings.file import shown
 from hpt_trl.terminal import flow
 
@@ -20,15 +21,18 @@ def check(path: Path, overrides: list[str]) -> tuple[Plan, list[Step]]:
         The pipeline, and what is to be done with each stage.
 
     Raises:
-        UserError: the first mistake found.
+        UserError: the mistakes found.
     """
     plan = read_plan(path, overrides)
     steps = plan_steps(plan, read_record(plan.output_dir))
     check_early(plan, steps)
     lines = [f"pipeline: {shown(plan.file.path)}, {len(steps)} stages, in {plan.output_dir}"]
     finished: set[str] = set()
+    mistakes = Collector()
     for number, step in enumerate(steps, 1):
-        lines.append(f"[{number}/{len(steps)}] {_check_step(plan, step, finished)}")
+        with mistakes.noted():
+            lines.append(f"[{number}/{len(steps)}] {_check_step(plan, step, finished)}")
+    mistakes.settle()
     print(flow(lines))
     return plan, steps
 
@@ -37,14 +41,16 @@ def check_early(plan: Plan, steps: list[Step]) -> None:
     """Checks what shows of the stages that are to run without torch.
 
     Raises:
-        UserError: the first mistake found.
+        UserError: the mistakes found, of all stages.
     """
+    mistakes = Collector()
     world_size = 1 if plan.profile is None else plan.profile.num_processes
     names = [stage.name for stage in plan.stages]
     made = {str(folder(name)) for name in names for folder in (plan.folder, plan.merged_folder)}
     for step in steps:
         if step.action is not Action.KEEP:
-            check_sources(plan.sources(step.stage, step.words), world_size, made)
+            look_at_sources(plan.sources(step.stage, step.words), world_size, mistakes, made)
+    mistakes.settle()
 
 
 def headline(stage: PlannedStage) -> str:

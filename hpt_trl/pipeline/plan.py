@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpt_trl.errors import UserError
+from hpt_trl.errors import Place
 from hpt_trl.models.folders import is_adapter, is_value_model
 from hpt_trl.pipeline.references import references_of
 from hpt_trl.recipes.profiles import Profile
@@ -45,7 +45,7 @@ class PlannedStage:
     values: dict[str, Any]
     texts: dict[str, str]
     words: dict[str, list[str]]
-    places: dict[str, str]
+    places: dict[str, Place]
     uses: list[str]
     measure: str | None
 
@@ -133,10 +133,10 @@ class Plan:
 class StageSources(Sources):
     """The sources of a stage's recipe, of which each key has a place of its own: recipe, pipeline or command line."""
 
-    places: dict[str, str]
+    places: dict[str, Place]
     default_place: str
 
-    def error(self, key: str, message: str) -> UserError:
+    def place(self, key: str) -> Place:
         if key in self.places:
-            return UserError(f"{self.places[key]}: {message}")
-        return UserError(f"{self.default_place}, `{key}` (not set, its default holds): {message}")
+            return self.places[key]
+        return Place(f"{self.default_place}, `{key}` (not set, its default holds)", shown(self.file.path), key)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpt_trl.errors import UserError
+from hpt_trl.errors import Collector, Place, UserError
 from hpt_trl.pipeline.hub import check_repositories
 from hpt_trl.pipeline.ordering import check_references, ordered
 from hpt_trl.pipeline.plan import ALIASES, RECIPES_FOLDER, Plan, PlannedStage
@@ -53,12 +53,12 @@ class _Keys:
 
 
 def is_pipeline(path: Path) -> bool:
-    """Whether a recipe file is a pipeline.
+    """Whether a recipe file is a pipeline; mistakes of single keys are left to who reads it as one or the other.
 
     Raises:
         UserError: the file is not a recipe's YAML.
     """
-    return read_recipe_file(path).values.get("stage") == PIPELINE
+    return read_recipe_file(path, Collector()).values.get("stage") == PIPELINE
 
 
 def read_plan(path: Path, overrides: list[str]) -> Plan:
@@ -206,14 +206,16 @@ def _stage_words(
 
 
 def _plan_stage(name: str, keys: _Keys, file: RecipeFile, words: dict[str, list[str]]) -> PlannedStage:
-    places: dict[str, str] = {}
+    places: dict[str, Place] = {}
     values: dict[str, Any] = {}
     texts: dict[str, str] = {}
 
-    def place(key: str) -> str:
+    def place(key: str) -> Place:
         if key in words:
-            return f"--{name}.{key} on the command line ({shown(file.path)})"
-        return f"{shown(file.path)}, line {keys.lines.get(key, keys.lines[''])}, `stages.{name}.{key}`"
+            text = f"--{name}.{key} on the command line ({shown(file.path)})"
+            return Place(text, shown(file.path), f"{name}.{key}", on_command_line=True)
+        line, full = keys.lines.get(key, keys.lines[""]), f"stages.{name}.{key}"
+        return Place(f"{shown(file.path)}, line {line}, `{full}`", shown(file.path), full, line)
 
     written = {**keys.values, **{key: _value(value) for key, value in words.items()}}
     for key in written:
@@ -233,7 +235,9 @@ def _plan_stage(name: str, keys: _Keys, file: RecipeFile, words: dict[str, list[
             if key in _REFUSED:
                 continue
             values[key] = anchored(value, base.path.parent) if key == EVALUATIONS else value
-            places[key] = f"{shown(base.path)}, line {base.lines[key]}, `{key}` (stage `{name}` of {shown(file.path)})"
+            at, line = shown(base.path), base.lines[key]
+            text = f"{at}, line {line}, `{key}` (stage `{name}` of {shown(file.path)})"
+            places[key] = Place(text, at, key, line)
         texts = {key: text for key, text in base.texts.items() if key in values}
     measure = written.pop("measure", None)
     if measure is not None and not isinstance(measure, str):
@@ -281,7 +285,7 @@ def _plan_stage(name: str, keys: _Keys, file: RecipeFile, words: dict[str, list[
     )
 
 
-def _base_recipe(recipe: Any, file: RecipeFile, place: str) -> tuple[RecipeFile, str]:
+def _base_recipe(recipe: Any, file: RecipeFile, place: Place) -> tuple[RecipeFile, str]:
     """The recipe that a stage stands on, and its name for reading; a path counts from the pipeline's folder first."""
     try:
         beside = file.path.parent / str(recipe)

@@ -212,7 +212,7 @@ def _write_recipe(plan: Plan, stage: PlannedStage) -> Path:
     lines = [f"# Stage `{stage.name}` of {shown(plan.file.path)}, written anew at each start of the pipeline."]
     for key, value in plan.resolved(stage).items():
         # `recipes/x.yaml, line 3`: the words before the key.
-        place = stage.places[key].partition(", `")[0] if key in stage.places else "the pipeline's own"
+        place = str(stage.places[key]).partition(", `")[0] if key in stage.places else "the pipeline's own"
         lines.append(f"{key}: {_as_written(value, stage.texts.get(key))}  # {place}")
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path

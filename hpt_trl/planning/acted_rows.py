@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from hpt_trl.data.rendering import Encoded
 from hpt_trl.methods.acted_rows import PROBED
+from hpt_trl.planning.lengths import Lengths
 from hpt_trl.planning.showing import cut, marked
 from hpt_trl.runs.acting import trains_on_answers
 from hpt_trl.runs.prepared import Prepared
@@ -23,8 +24,8 @@ def environment_line(acting: "Acting", name: str) -> str:
     return f"{name}, {limits.turns} turns of up to {limits.turn:,} tokens, {limits.drawn:,} in all{context}{images}"
 
 
-def acted_rows(prepared: Prepared, acting: "Acting") -> tuple[list[tuple[str, str]], int]:
-    """The lines about the rows, and the tokens of the longest context.
+def acted_rows(prepared: Prepared, acting: "Acting") -> tuple[list[tuple[str, str]], Lengths]:
+    """The lines about the rows, and how long these are: the tokens of a context.
 
     Prompts and trajectories of the first rows are encoded; more would be searched for. Of rollouts the tokens are those
     of a context but for the ones that may be drawn in it: how much an environment shows is known by the trajectories,
@@ -49,10 +50,12 @@ def acted_rows(prepared: Prepared, acting: "Acting") -> tuple[list[tuple[str, st
     if rows[0].get("answer") is not None:
         lines.append(("answer", cut(str(rows[0]["answer"]))))
     if splits.layout != "prompts":
-        return lines, max(longest, seen or 0)
+        longest = max(longest, seen or 0)
+        return lines, Lengths(longest, longest)
     bounds = [acting.limits.context, None if seen is None else seen + acting.limits.drawn]
     bound = min((bound for bound in bounds if bound is not None), default=0)
-    return lines, max(longest, bound - acting.limits.drawn)
+    longest = max(longest, bound - acting.limits.drawn)
+    return lines, Lengths(longest, longest)
 
 
 def _trajectories(played: "list[Episode]") -> str:

@@ -16,6 +16,7 @@ from hpt_trl.recipes.profiles import Profile, find_profile, launched_profile, re
 from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.recipes.resolving import read_recipe
 from hpt_trl.recipes.values import checked_values
+from hpt_trl.runs.early import check_run
 from hpt_trl.runs.output_folder import check_output_folder
 from hpt_trl.runs.preparation import check_without_model, prepare_recipe
 from hpt_trl.runs.prepared import Prepared
@@ -37,10 +38,11 @@ def check(name: str, overrides: list[str], profile: Profile | None = None) -> Ch
         What was found, and what the recipe needs that is not here.
 
     Raises:
-        UserError: the first mistake found.
+        UserError: the mistakes found.
     """
     with quiet():
         path = find_recipe(name)
+        check_run(name, overrides, None if profile is None else profile.num_processes, planned=True, live=True)
         values, declared = checked_values(Sources(read_recipe_file(path), split_overrides(overrides)))
         missing = [] if declared.works else [need for need in needs_of_values(values, path, Hub()) if not need.met]
         if not missing or not all(need.can_be_had for need in missing):

@@ -14,6 +14,7 @@ from hpt_trl.models.hub_parts import value_model_folder
 from hpt_trl.models.loading import load_config, parts_of
 from hpt_trl.planning import memory, memory_settings
 from hpt_trl.planning.acted_rows import environment_line
+from hpt_trl.planning.lengths import Lengths
 from hpt_trl.planning.rows import describe_rows
 from hpt_trl.recipes.batches import planned_steps, processes
 from hpt_trl.recipes.recipe import Recipe
@@ -36,8 +37,8 @@ def facts(prepared: Prepared) -> str:
     if not recipe.stage.trains:
         return shown_facts(_measured(prepared))
     model = prepared.model_config
-    rows, longest = describe_rows(prepared)
-    estimate = _estimate(prepared, longest)
+    rows, lengths = describe_rows(prepared)
+    estimate = _estimate(prepared, lengths)
     name = prepared.model or "new, random weights"
     shipped = shipped_by(recipe, model)
     lines = [
@@ -85,9 +86,9 @@ def shown_facts(lines: list[tuple[str, str]]) -> str:
 def _measured(prepared: Prepared) -> list[tuple[str, str]]:
     """The facts of an evaluation."""
     recipe, config, task = prepared.recipe, prepared.recipe.config, task_of(prepared)
-    rows, longest = describe_rows(prepared)
+    rows, lengths = describe_rows(prepared)
     model, decoding = prepared.model_config, task.decoding
-    estimate = _estimate_measuring(prepared, longest)
+    estimate = _estimate_measuring(prepared, lengths)
     of_k = f" (k {', '.join(map(str, task.k))})"
     named = [name + (of_k if name in (PASS, MAJORITY) else "") for name in task.measures]
     lines = [
@@ -163,27 +164,27 @@ def estimate_of_measuring(prepared: Prepared) -> memory.MemoryEstimate:
     return _estimate_measuring(prepared, describe_rows(prepared)[1])
 
 
-def _estimate_measuring(prepared: Prepared, longest: int) -> memory.MemoryEstimate:
+def _estimate_measuring(prepared: Prepared, lengths: Lengths) -> memory.MemoryEstimate:
     recipe, model, task = prepared.recipe, prepared.model_config, task_of(prepared)
     reads = task.longest if PERPLEXITY in task.measures else 0
     judges = [reward_model.config for reward_model in prepared.reward_models]
     generates = task.answers and not recipe.config.use_vllm
     sizes = memory_settings.measuring_sizes(
-        recipe, model, longest, reads=reads, generates=generates, reward_models=judges
+        recipe, model, lengths.longest, reads=reads, generates=generates, reward_models=judges
     )
     return memory.estimate_measuring(model, sizes)
 
 
-def _estimate(prepared: Prepared, longest: int) -> memory.MemoryEstimate:
+def _estimate(prepared: Prepared, lengths: Lengths) -> memory.MemoryEstimate:
     recipe = prepared.recipe
     judges = [reward_model.config for reward_model in prepared.reward_models]
-    return estimate_recipe(recipe, prepared.model_config, longest, judges, lambda key: _config(recipe, key))
+    return estimate_recipe(recipe, prepared.model_config, lengths, judges, lambda key: _config(recipe, key))
 
 
 def estimate_recipe(
     recipe: Recipe,
     model: PretrainedConfig,
-    longest: int,
+    lengths: Lengths,
     judges: list[PretrainedConfig],
     config_of: Callable[[str], PretrainedConfig | None],
     **changes: Any,
@@ -192,7 +193,7 @@ def estimate_recipe(
 
     Args:
         model: config of the trained model.
-        longest: tokens of the longest prompt or row that is expected; see `memory_settings.sizes_of`.
+        lengths: of the rows that are expected.
         judges: configs of the reward models.
         config_of: of a key that names another model, its config.
         changes: numbers of `Sizes` that are of another machine.
@@ -206,7 +207,7 @@ def estimate_recipe(
         # Of PPO, which trains it.
         critic = config_of("value_model_name_or_path")
     held = {prefix: config for prefix, config in frozen.items() if config is not None}
-    sizes = memory_settings.sizes_of(recipe, model, longest, judges, held)
+    sizes = memory_settings.sizes_of(recipe, model, lengths, judges, held)
     return memory.estimate(model, replace(sizes, **changes), recipe.model_args, critic)
 
 

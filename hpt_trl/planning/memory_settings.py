@@ -7,7 +7,9 @@ from hpt_trl.methods.critic.baselines import is_language_model
 from hpt_trl.models.future_heads.heads import RESIDUALS
 from hpt_trl.models.future_heads.trunk import parts_of
 from hpt_trl.models.parameters import build_on_meta, count_parameters
-from hpt_trl.planning.memory import ZERO_BUCKET
+from hpt_trl.planning.lengths import Lengths
+from hpt_trl.planning.memory_batches import demonstrated_batches
+from hpt_trl.planning.memory_parts import ZERO_BUCKET
 from hpt_trl.planning.memory_sizes import FurtherHeads, Sharding, Sizes
 
 if TYPE_CHECKING:
@@ -73,7 +75,7 @@ def dtype_of(name: str | None, config: "PretrainedConfig") -> "torch.dtype":
 def sizes_of(
     recipe: "Recipe",
     config: "PretrainedConfig",
-    longest: int,
+    lengths: Lengths,
     reward_models: "Sequence[PretrainedConfig]" = (),
     frozen: "Mapping[str, PretrainedConfig] | None" = None,
 ) -> Sizes:
@@ -82,8 +84,7 @@ def sizes_of(
     Args:
         recipe: the checked recipe.
         config: the model's config.
-        longest: tokens of the longest prompt that is expected (a recipe does not bound it); in stages without
-            rollouts of the longest row, prompt and answer together.
+        lengths: of the rows that are expected; a recipe does not bound prompts.
         reward_models: the configs of the reward models that score the rollouts.
         frozen: the configs of models that are asked about tokens while training, by the beginning of their keys
             (`reference`, `value`).
@@ -131,8 +132,8 @@ def sizes_of(
     return Sizes(
         rows=settings.per_device_train_batch_size * (2 if comparisons else 1),
         generated_rows=settings.per_device_train_batch_size * settings.steps_per_generation if rl else 0,
-        prompt_length=longest if rl else 0,
-        completion_length=settings.max_completion_length if rl else longest,
+        prompt_length=lengths.longest if rl else 0,
+        completion_length=settings.max_completion_length if rl else lengths.longest,
         weight_bytes=weight_bytes,
         linear_bytes=linear_bytes,
         trainable_bytes=trainable_bytes,
@@ -154,6 +155,7 @@ def sizes_of(
         language_model=_of_baselines(recipe, config),
         heads=_further_heads(recipe, config),
         sharding=sharding,
+        others=demonstrated_batches(recipe, config, lengths),
     )
 
 

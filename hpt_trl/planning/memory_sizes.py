@@ -1,6 +1,7 @@
 """The numbers that the memory of a process depends on."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,30 @@ class FurtherHeads:
     kept: bool = True
 
 
+class Batch(NamedTuple):
+    """Sequences of one forward and backward pass, all as wide as the longest.
+
+    Attributes:
+        rows: how many.
+        prompt_length: tokens.
+        completion_length: tokens.
+    """
+
+    rows: int
+    prompt_length: int
+    completion_length: int
+
+    @property
+    def length(self) -> int:
+        """Tokens of a row."""
+        return self.prompt_length + self.completion_length
+
+    @property
+    def tokens(self) -> int:
+        """Positions that are computed."""
+        return self.rows * self.length
+
+
 @dataclass(frozen=True)
 class Sizes:
     """The numbers of a run that memory depends on, per process.
@@ -81,6 +106,7 @@ class Sizes:
         language_model: bytes of the model that a critic's baselines ask after the training, held whole.
         heads: heads for future tokens.
         sharding: what the processes share out.
+        others: further micro-batches of a step, which have other heights and widths: those with demonstrations.
     """
 
     rows: int
@@ -107,3 +133,9 @@ class Sizes:
     language_model: float = 0.0
     heads: FurtherHeads = FurtherHeads()
     sharding: Sharding = Sharding()
+    others: tuple[Batch, ...] = ()
+
+    @property
+    def batch(self) -> Batch:
+        """The micro-batch without demonstrations."""
+        return Batch(self.rows, self.prompt_length, self.completion_length)

@@ -15,6 +15,7 @@ from hpt_trl.models.parameters import count_parameters
 from hpt_trl.planning.cost import GPU, Assumptions, Cost, cost_of
 from hpt_trl.planning.facts import batch_line, estimate_recipe, memory_line
 from hpt_trl.planning.known_models import known_config, known_model
+from hpt_trl.planning.lengths import Lengths
 from hpt_trl.planning.memory import estimate_measuring
 from hpt_trl.planning.memory_settings import measuring_sizes, sizes_of
 from hpt_trl.recipes.batches import planned_steps
@@ -65,7 +66,7 @@ def _measuring(recipe: Recipe, config: "PretrainedConfig", assumed: Assumptions)
     measures, settings = measures_of(recipe), recipe.config
     answers = any(measure in SCORED for measure in measures)
     reads = (settings.max_length or LONGEST) if PERPLEXITY in measures else 0
-    prompt = longest_row(recipe, assumed)
+    prompt = _longest_row(recipe, assumed)
     sizes = measuring_sizes(recipe, config, prompt, reads=reads, generates=answers and not settings.use_vllm)
     lines = [("measures", ", ".join(measures))]
     if answers:
@@ -76,7 +77,7 @@ def _measuring(recipe: Recipe, config: "PretrainedConfig", assumed: Assumptions)
 def _training(
     recipe: Recipe, config: "PretrainedConfig", rows: int | None, assumed: Assumptions
 ) -> list[tuple[str, str]]:
-    estimate = estimate_recipe(recipe, config, longest_row(recipe, assumed), [], _config_of(recipe), triton=True)
+    estimate = estimate_recipe(recipe, config, lengths_on_paper(recipe, assumed), [], _config_of(recipe), triton=True)
     generated = sizes_on_paper(recipe, config, assumed).generated_rows
     cost = cost_of(recipe, config, assumed, generated_rows=generated, scored_by=_scorer(recipe))
     steps = _step_count(recipe, rows)
@@ -122,10 +123,19 @@ def _vocabulary(recipe: Recipe) -> int:
 
 def sizes_on_paper(recipe: Recipe, config: "PretrainedConfig", assumed: Assumptions) -> "Sizes":
     """Returns the numbers that the memory of a process on a GPU depends on."""
-    return dataclasses.replace(sizes_of(recipe, config, longest_row(recipe, assumed)), triton=True)
+    return dataclasses.replace(sizes_of(recipe, config, lengths_on_paper(recipe, assumed)), triton=True)
 
 
-def longest_row(recipe: Recipe, assumed: Assumptions) -> int:
+def lengths_on_paper(recipe: Recipe, assumed: Assumptions) -> Lengths:
+    """Returns how long rows are expected to be; a demonstration is as long as it or a completion may be."""
+    longest = _longest_row(recipe, assumed)
+    if not recipe.stage.uses_demonstrations(recipe.config) or _context(recipe) is not None:
+        return Lengths(longest, longest)
+    limit = recipe.config.max_demonstration_length or recipe.config.max_completion_length
+    return Lengths(longest, longest, (longest, limit))
+
+
+def _longest_row(recipe: Recipe, assumed: Assumptions) -> int:
     """Tokens of the longest prompt that is expected; in stages without rollouts of the longest row."""
     context = _context(recipe)
     if "num_generations" in recipe.keys:

@@ -1,6 +1,9 @@
 """What `hpt-trl check` shows of the training rows: the ids that the trainer gets, decoded, those with a loss marked."""
 
+from statistics import fmean
 from typing import Any
+
+from datasets import Dataset
 
 from hpt_trl.data.rendering import WHOLE, Encoded
 from hpt_trl.data.row_lengths import count_tokens, examples
@@ -8,29 +11,30 @@ from hpt_trl.evaluation.generating import encode_prompts
 from hpt_trl.methods.hybrid.demonstrations import demonstration_ids
 from hpt_trl.methods.sft.turns import encode
 from hpt_trl.planning.acted_rows import acted_rows
+from hpt_trl.planning.lengths import Lengths, measured_rows
 from hpt_trl.planning.showing import SHOWN, cut, marked
 from hpt_trl.runs.acting import trains_on_answers
 from hpt_trl.runs.prepared import Prepared
 
-# Rows that are measured for the estimate of memory.
-_MEASURED = 1000
 
-
-def describe_rows(prepared: Prepared) -> tuple[list[tuple[str, str]], int]:
-    """The lines about the training rows, and the tokens of the longest prompt or, without rollouts, row."""
+def describe_rows(prepared: Prepared) -> tuple[list[tuple[str, str]], Lengths]:
+    """The lines about the training rows, and how long these are."""
     splits, recipe, encoder = prepared.splits, prepared.recipe, prepared.encoder
     if prepared.acting is not None:
         return acted_rows(prepared, prepared.acting)
     first = splits.train[0]
     source = f"{splits.source}, {len(splits.train):,} rows"
-    some = splits.train.select(range(min(_MEASURED, len(splits.train))))
+    texts = ("text",) if splits.layout == "documents" else ("prompt", *splits.answers)
+    some, count = measured_rows(splits.train, texts)
     if splits.layout == "documents":
         longest = max(tokens for _, tokens in count_tokens(some, splits.source, encoder, ("text",)))
         shown = marked(encoder.document(first["text"]), encoder)
         limit = recipe.setting("max_length") or longest
-        return [("data", f"{source}, documents of up to {longest} tokens"), ("first document", shown.rstrip())], limit
+        lines = [("data", f"{source}, documents of up to {longest} tokens"), ("first document", shown.rstrip())]
+        return lines, Lengths(limit, limit)
     encoded = encode_prompts(encoder, [some[index] for index in range(len(some))], return_tensors=None)
-    longest = max(len(ids) for ids in encoded["input_ids"])
+    prompts = [len(ids) for ids in encoded["input_ids"]]
+    longest = max(prompts)
     lines = [
         ("data", f"{source}, prompts of up to {longest} tokens"),
         ("first prompt", cut(str(encoder.tokenizer.decode(encoded["input_ids"][0])), 2 * SHOWN).rstrip()),
@@ -40,16 +44,41 @@ def describe_rows(prepared: Prepared) -> tuple[list[tuple[str, str]], int]:
         lines.append(("answer", cut(str(first["answer"]))))
     if splits.layout == "demonstrations" and not isinstance(first["prompt"], str):
         lines.insert(1, ("turns", _turns(prepared, some)))
-    if splits.layout == "prompts" or encoder.is_processor:
-        return lines, longest
-    whole = max(
-        tokens
-        for column in splits.answers
-        for _, tokens in count_tokens(some, splits.source, encoder, ("prompt", column))
-    )
-    lines[0] = ("data", f"{lines[0][1]}, with their answer {whole}")
+    if splits.layout == "prompts":
+        pair = _longest_demonstration(prepared, some, prompts)
+        if pair is not None:
+            lines[0] = ("data", f"{lines[0][1]}, with their demonstration {sum(pair)}")
+        return lines, Lengths(longest, fmean(prompts[:count]), pair)
+    if encoder.is_processor:
+        return lines, Lengths(longest, fmean(prompts[:count]))
     limit = recipe.setting("max_length")
-    return lines, limit if recipe.setting("packing", False) else min(whole, limit or whole)
+    counts = [
+        [tokens for _, tokens in count_tokens(some, splits.source, encoder, ("prompt", column))]
+        for column in splits.answers
+    ]
+    whole = max(map(max, counts))
+    lines[0] = ("data", f"{lines[0][1]}, with their answer {whole}")
+    if limit is not None and recipe.setting("packing", False):
+        return lines, Lengths(limit, limit)
+    first_ones = [min(tokens, limit or tokens) for column in counts for tokens in column[:count]]
+    return lines, Lengths(min(whole, limit or whole), fmean(first_ones))
+
+
+def _longest_demonstration(prepared: Prepared, rows: Dataset, prompts: list[int]) -> tuple[int, int] | None:
+    """Tokens of the prompt and the demonstration that are longest together; None where none is trained on.
+
+    Args:
+        prompts: tokens of each row's prompt, images included.
+    """
+    column = prepared.splits.demonstration_column
+    if not trains_on_answers(prepared.recipe, prepared.splits) or column not in rows.column_names:
+        return None
+    pairs = [
+        (prompt, len(encoded_row(prepared, row, column).ids))
+        for prompt, (_, row) in zip(prompts, examples(rows, ("prompt", column)), strict=True)
+        if row[column]
+    ]
+    return max(pairs, key=sum, default=None)
 
 
 def _answers(prepared: Prepared, first: dict[str, Any]) -> list[tuple[str, str]]:

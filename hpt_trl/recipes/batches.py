@@ -9,6 +9,12 @@ if TYPE_CHECKING:
     from hpt_trl.recipes.recipe import Recipe
     from hpt_trl.settings.keys import Key
 
+# Everything that the batch is made of.
+BATCH_KEYS = (
+    *("global_batch_size", "gradient_accumulation_steps", "per_device_train_batch_size", "per_device_eval_batch_size"),
+    *("num_generations", "num_generations_eval", "generation_batch_size", "steps_per_generation", "eval_strategy"),
+)
+
 
 def divisors(number: int, least: int = 1) -> list[int]:
     """Returns the divisors of a number from `least` on, in order."""

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -96,13 +97,23 @@ def comes_from(name: str, path: Path) -> str:
         name: a folder or file.
         path: the recipe, whose header may say it.
     """
-    for recipe in bundled_recipes():
-        if str(read_recipe_file(recipe).values.get("output_dir")).rstrip("/") == name.rstrip("/"):
-            return f"hpt-trl run {recipe_name(recipe)}"
+    if recipe := _outputs(recipes_folder()).get(name.rstrip("/")):
+        return f"hpt-trl run {recipe}"
     header = header_of(path)
     if download := re.search(rf"hf download \S+ --local-dir {re.escape(name)}(?=\s|$)", header):
         return download[0]
     return f"see the top of {shown(path)}" if re.search(rf"{re.escape(name)}(?=[\s,.:;)]|$)", header) else ""
+
+
+@cache
+def _outputs(folder: Path) -> dict[str, str]:
+    """Output folder -> the bundled recipe that writes it; its line alone is read, for the sake of time."""
+    found: dict[str, str] = {}
+    for recipe in sorted(folder.rglob("*.yaml")):
+        line = re.search(r"^output_dir: *(\S+)", recipe.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        if line is not None:
+            found.setdefault(line[1].rstrip("/"), recipe_name(recipe))
+    return found
 
 
 def profile_of_command(path: Path) -> tuple[str, int | None]:

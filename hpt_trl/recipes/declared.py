@@ -75,7 +75,21 @@ def declared_by(stage: "Stage") -> Declared:
 
 def declared_in_file(stage: str) -> Declared | None:
     """Returns what a stage declares by keys.json; None where that is of other versions, or knows no such stage."""
-    written = _written(KEYS_FILE)
+    return _declared(KEYS_FILE, stage)
+
+
+def declared_somewhere() -> Declared | None:
+    """Returns what any stage declares by keys.json, for a recipe whose stage is not known; its `stage` is empty.
+
+    A key that stages declare differently takes what one of them takes. Nothing is required of such a recipe but what
+    every stage asks for. None where keys.json is of other versions.
+    """
+    return _declared_somewhere(KEYS_FILE)
+
+
+@cache
+def _declared(file: Path, stage: str) -> Declared | None:
+    written = _written(file)
     if written is None or stage not in written["stages"]:
         return None
     keys, rules = {}, {}
@@ -85,9 +99,27 @@ def declared_in_file(stage: str) -> Declared | None:
                 continue
             keys[name] = Key(name, from_plain(variant["type"]), variant["default"], tuple(variant.get("choices", ())))
             if "range" in variant:
-                rules[name] = Rule((name,), **{part: _fixed(value) for part, value in variant["range"].items()})
+                rules[name] = _rule(name, variant["range"])
     facts = written["stages"][stage]
     return Declared(stage, keys, rules=rules, **{**facts, "left_out": frozenset(facts["left_out"])})
+
+
+@cache
+def _declared_somewhere(file: Path) -> Declared | None:
+    written = _written(file)
+    if written is None:
+        return None
+    keys, rules = {}, {}
+    for name, variants in written["keys"].items():
+        types = [kind for variant in variants for kind in variant["type"]]
+        choices = [variant.get("choices", ()) for variant in variants]
+        taken = tuple(dict.fromkeys(choice for some in choices for choice in some)) if all(choices) else ()
+        hint = from_plain([kind for at, kind in enumerate(types) if kind not in types[:at]])
+        keys[name] = Key(name, hint, variants[0]["default"], taken)
+        ranges = [variant.get("range") for variant in variants]
+        if ranges[0] is not None and ranges.count(ranges[0]) == len(ranges):
+            rules[name] = _rule(name, ranges[0])
+    return Declared("", keys, frozenset(), rules, trains=False, makes_model=False, works=False, rewards="optional")
 
 
 def rewards_in_file() -> list[str] | None:
@@ -120,5 +152,8 @@ def digests(names: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def _fixed(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+def _rule(key: str, written: dict[str, Any]) -> Rule:
+    parts: dict[str, Any] = {
+        part: tuple(value) if isinstance(value, list) else value for part, value in written.items()
+    }
+    return Rule((key,), **parts)

@@ -1,93 +1,130 @@
-"""Mistakes of a recipe that show without torch, told before the seconds in which it is imported.
+"""Mistakes of a recipe that show without torch, told together before the seconds in which it is imported.
 
-Each check is the one that the run itself makes later, by the same function.
+The run itself tells them by the same functions, where they have not been told before.
 """
 
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 from hpt_trl.data.names import check_name
-from hpt_trl.errors import UserError
+from hpt_trl.errors import Collector
 from hpt_trl.models.folders import check_model_folder, check_model_name, is_adapter
-from hpt_trl.recipes.batches import settle_batch
+from hpt_trl.recipes.batches import BATCH_KEYS, settle_batch
 from hpt_trl.recipes.bundled import anchored, comes_from, find_recipe
 from hpt_trl.recipes.declared import Declared, declared_in_file, rewards_in_file
-from hpt_trl.recipes.values import checked_values, stage_of
+from hpt_trl.recipes.joint import Values
+from hpt_trl.recipes.trackers import check_trackers
+from hpt_trl.recipes.values import declared_for, declared_now, read_values
 from hpt_trl.rewards.names import is_path, unknown_reward
 from hpt_trl.settings.file import Sources, read_recipe_file, split_overrides
 from hpt_trl.settings.imported import check_found
+from hpt_trl.settings.secrets import take_token
+
+_MODEL, _REWARD_MODELS = "model_name_or_path", "reward_model_name_or_path"
 
 
 class Checked(NamedTuple):
-    """A recipe that has been checked: its values by key, what its stage declares, and where the values come from."""
+    """A recipe that has been looked at: the values of its keys, what its stage declares, where the values come from."""
 
-    values: dict[str, Any]
+    values: Values
     declared: Declared
     sources: Sources
 
 
-def check_early(
-    name: str, overrides: list[str], world_size: int | None = None, *, planned: bool = False
+def check_early(name: str, overrides: list[str], world_size: int | None = None, *, live: bool = False) -> None:
+    """Checks what shows of a recipe without torch; see `look_at`.
+
+    Raises:
+        UserError: every mistake found.
+    """
+    mistakes = Collector()
+    look_at(name, overrides, mistakes, world_size, live=live)
+    mistakes.settle()
+
+
+def look_at(
+    name: str,
+    overrides: list[str],
+    mistakes: Collector,
+    world_size: int | None = None,
+    *,
+    planned: bool = False,
+    live: bool = False,
 ) -> Checked | None:
-    """Checks what shows of a recipe without torch: keys, values, ranges, batches, and the files that it names.
+    """Notes what shows of a recipe without torch: keys, values, ranges, batches, and the files that it names.
 
     Args:
         name: a file, or the name of a bundled recipe.
         overrides: words of the command line.
+        mistakes: takes what is found.
         world_size: processes of the run; by default what the launcher says, else 1.
-        planned: what the recipe's header or another recipe makes need not be there yet.
+        planned: what the recipe's header or another recipe makes need not be there yet, nor packages.
+        live: torch is imported anyway: where keys.json is of other versions than those installed, the stage is asked.
 
     Returns:
-        What was checked; None where keys.json is of other versions than those installed, so that nothing was: the run
-        itself checks everything.
+        What was looked at; None where keys.json is of other versions, so that nothing was.
 
     Raises:
-        UserError: the first mistake.
+        UserError: there is no such recipe, or its file cannot be read.
     """
-    sources = Sources(read_recipe_file(find_recipe(name)), split_overrides(overrides))
+    sources = Sources(read_recipe_file(find_recipe(name), mistakes), split_overrides(take_token(overrides)))
     processes = int(os.environ.get("WORLD_SIZE", "1")) if world_size is None else world_size
-    return check_sources(sources, processes, _to_come(sources) if planned else ())
+    made = _to_come(sources) if planned else ()
+    return look_at_sources(sources, processes, mistakes, made, planned=planned, live=live)
 
 
 def _to_come(sources: Sources) -> set[str]:
-    values = [sources.given(key) for key in ("model_name_or_path", "dataset_name")]
-    models = sources.file.values.get("reward_model_name_or_path") or []
+    values = [sources.given(key) for key in (_MODEL, "dataset_name")]
+    models = sources.file.values.get(_REWARD_MODELS) or []
     values += models if isinstance(models, list) else [models]
     return {name for name in map(str, values) if name and comes_from(name, sources.file.path)}
 
 
-def check_sources(
-    sources: Sources, world_size: int, made: Collection[str] = (), *, has_model: bool = True
+def look_at_sources(
+    sources: Sources,
+    world_size: int,
+    mistakes: Collector,
+    made: Collection[str] = (),
+    *,
+    has_model: bool = True,
+    planned: bool = False,
+    live: bool = False,
 ) -> Checked | None:
-    """Checks a recipe that has been read; see `check_early`.
+    """Notes the mistakes of a recipe that has been read; see `look_at`.
 
     Args:
         made: folders that will be there when the recipe runs.
         has_model: its model is one that it names.
-
-    Raises:
-        UserError: the first mistake.
     """
-    if declared_in_file(stage_of(sources)) is None:
+    declare: Callable[[str], Declared | None] = declared_now if live else declared_in_file
+    declared = declared_for(sources, mistakes, declare)
+    if declared is None:
         return None
-    values, declared = checked_values(sources)
-    if declared.trains:
-        settle_batch(dict(values), declared.keys, world_size, sources)
-    _check_rewards(values, sources, made)
-    if has_model and not declared.makes_model and not declared.works:
-        _check_model(str(values["model_name_or_path"]), declared, made)
-    if not declared.works and str(values["dataset_name"]) not in made:
-        given = {name: values.get(f"dataset_{name}") for name in ("options", "config")}
-        check_name(values["dataset_name"], streaming=bool(values.get("dataset_streaming")), **given)
-    if values.get("evaluations"):
-        values["evaluations"] = anchored(values["evaluations"], sources.file.path.parent)
-    for name in values.get("evaluations") or []:
-        try:
-            inner = Sources(read_recipe_file(find_recipe(name)), {"model_name_or_path": ["-"], "output_dir": ["-"]})
-            check_sources(inner, world_size, made, has_model=False)
-        except UserError as error:
-            raise sources.error("evaluations", f"{name}: {error}") from error
+    values = read_values(sources, declared, mistakes)
+    taken = values.taken
+    if declared.trains and values.are_sound(*BATCH_KEYS):
+        with mistakes.noted():
+            settle_batch(dict(taken), declared.keys, world_size, sources)
+    _note_rewards(taken, sources, mistakes, made)
+    if has_model and not declared.makes_model and _MODEL in taken:
+        with mistakes.noted(), sources.placing(_MODEL):
+            _check_model(str(taken[_MODEL]), declared, made)
+    if taken.get("dataset_name") and str(taken["dataset_name"]) not in made:
+        with (
+            mistakes.noted(),
+            sources.placing("dataset_name", "dataset_options", "dataset_config", "dataset_streaming"),
+        ):
+            given = {name: taken.get(f"dataset_{name}") for name in ("options", "config")}
+            check_name(taken["dataset_name"], streaming=bool(taken.get("dataset_streaming")), **given)
+    if has_model and "report_to" in taken and declared.stage:
+        with mistakes.noted():
+            settings: dict[str, Any] = {"stage": declared.stage, "trains": declared.trains}
+            check_trackers(taken["report_to"], sources, packages=not planned, **settings)
+    if taken.get("evaluations"):
+        taken["evaluations"] = anchored(taken["evaluations"], sources.file.path.parent)
+    for name in taken.get("evaluations") or []:
+        _note_evaluation(name, sources, world_size, mistakes, made, live=live)
     return Checked(values, declared, sources)
 
 
@@ -97,17 +134,27 @@ def _check_model(name: str, declared: Declared, made: Collection[str]) -> None:
         check_model_name(name)
 
 
-def _check_rewards(values: dict[str, Any], sources: Sources, made: Collection[str]) -> None:
-    known = rewards_in_file() or []
+def _note_rewards(values: dict[str, Any], sources: Sources, mistakes: Collector, made: Collection[str]) -> None:
+    known = rewards_in_file()
     for name in values.get("reward_funcs") or []:
-        if is_path(name):
-            check_found(name, "reward_funcs")
-        elif name not in known:
-            raise unknown_reward(name, known)
-    for name in values.get("reward_model_name_or_path") or []:
-        key = "reward_model_name_or_path"
-        try:
+        with mistakes.noted(), sources.placing("reward_funcs"):
+            if is_path(name):
+                check_found(name, "reward_funcs")
+            elif known is not None and name not in known:
+                raise unknown_reward(name, known)
+    for name in values.get(_REWARD_MODELS) or []:
+        with mistakes.noted(), sources.placing(_REWARD_MODELS):
             if name not in made:
-                check_model_folder(name, key=key, adapters=True)
-        except UserError as error:
-            raise sources.error(key, str(error).removeprefix(f"{key}: ")) from error
+                check_model_folder(name, key=_REWARD_MODELS, adapters=True)
+
+
+def _note_evaluation(
+    name: str, sources: Sources, world_size: int, mistakes: Collector, made: Collection[str], *, live: bool
+) -> None:
+    own = Collector()
+    with own.noted():
+        file = read_recipe_file(find_recipe(name), own)
+        inner = Sources(file, {_MODEL: ["-"], "output_dir": ["-"]})
+        look_at_sources(inner, world_size, own, made, has_model=False, live=live)
+    for error in own.errors:
+        mistakes.note(sources.error("evaluations", f"{name}: {error}"))

@@ -10,6 +10,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from hpt_trl.errors import Collector
 from hpt_trl.recipes.batches import settle_batch
 from hpt_trl.recipes.bundled import anchored
 from hpt_trl.recipes.device import check_bitsandbytes, check_profile, settle_device
@@ -54,7 +55,7 @@ def read_recipe(
         profile: how the processes are to be started; by default as this one was.
 
     Raises:
-        UserError: the first mistake, with file and line (or the command line), key, value and what is allowed.
+        UserError: the mistakes, with file and line (or the command line), key, value and what is allowed.
     """
     return resolve_recipe(
         Sources(read_recipe_file(path), split_overrides(take_token(overrides or []))), world_size, profile
@@ -65,15 +66,17 @@ def resolve_recipe(sources: Sources, world_size: int | None = None, profile: Pro
     """Checks the keys and values of a recipe, wherever they come from; see `read_recipe`.
 
     Raises:
-        UserError: the first mistake, with the place that `sources` gives it.
+        UserError: the mistakes, with the places that `sources` gives them. Those of single keys come first, then those
+            of the machine and the batch, then those that the configs themselves tell, which do so one at a time.
     """
-    file = sources.file
+    file, mistakes = sources.file, Collector()
     values, declared = checked_values(sources)
     # A pipeline runs here: it names the processes beside its profile.
     planned = profile is not None and world_size is None
     known = declared.keys
     if not planned:
-        check_bitsandbytes(values, sources)
+        with mistakes.noted():
+            check_bitsandbytes(values, sources)
     stage = load_stage(declared.stage)
 
     from trl import ModelConfig, TrlParser
@@ -86,11 +89,15 @@ def resolve_recipe(sources: Sources, world_size: int | None = None, profile: Pro
         values["evaluations"] = anchored(values["evaluations"], file.path.parent)
     raw = dict(values)
     if stage.trains:
-        settle_batch(values, known, world_size, sources)
+        with mistakes.noted():
+            settle_batch(values, known, world_size, sources)
     if profile.use_cpu and profile.distributed_type.startswith("MULTI_"):
         values.setdefault("use_cpu", True)
-    settle_device(values, sources)
-    settle_vllm(values, known, stage.name, sources, planned)
+    with mistakes.noted():
+        settle_device(values, sources)
+    with mistakes.noted():
+        settle_vllm(values, known, stage.name, sources, planned)
+    mistakes.settle()
     try:
         with warnings.catch_warnings():
             # TRL's own default trips this deprecation of Transformers 5.
@@ -100,15 +107,19 @@ def resolve_recipe(sources: Sources, world_size: int | None = None, profile: Pro
     except (ValueError, TypeError, ImportError, OSError) as error:
         raise place_of(error, known, sources) from error
     if stage.trains:
-        _check_schedule(config, sources)
-        check_profile(config, profile, sources)
+        with mistakes.noted():
+            _check_schedule(config, sources)
+        with mistakes.noted():
+            check_profile(config, profile, sources)
     if config.n_gpu > 1 and world_size == 1:
-        raise sources.error(
-            "per_device_train_batch_size" if stage.trains else "per_device_eval_batch_size",
+        batch = "per_device_train_batch_size" if stage.trains else "per_device_eval_batch_size"
+        said = (
             f"one process sees {config.n_gpu} GPUs and would multiply the batch; start one process per GPU with "
             f"`--accelerate multi_gpu --num_processes {config.n_gpu}`, or show it a single one with "
-            "CUDA_VISIBLE_DEVICES=0.",
+            "CUDA_VISIBLE_DEVICES=0."
         )
+        mistakes.note(sources.error(batch, said))
+    mistakes.settle()
     return Recipe(
         path=file.path,
         stage=stage,

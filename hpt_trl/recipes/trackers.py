@@ -2,10 +2,13 @@
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hpt_trl.recipes.packages import installed
 from hpt_trl.settings.values import did_you_mean
+
+if TYPE_CHECKING:
+    from hpt_trl.settings.file import Sources
 
 # Values of `report_to` -> the package that is needed.
 TRACKERS = {"wandb": "wandb", "trackio": "trackio", "tensorboard": "tensorboard"}
@@ -95,11 +98,43 @@ def _wandb_login() -> str | None:
     return f"wandb has no API key for {settings.base_url}. Run `wandb login` or set WANDB_API_KEY; or {_OFFLINE}."
 
 
+def check_trackers(value: Any, sources: "Sources", *, stage: str, trains: bool, packages: bool) -> list[str]:
+    """Check a recipe's `report_to`, as far as that shows without importing a tracker.
+
+    Args:
+        value: Of the key.
+        stage: The stage's name. trains: Whether it trains a model.
+        packages: Whether the trackers' packages have to be there.
+
+    Returns:
+        The trackers.
+
+    Raises:
+        UserError: an unknown tracker, one that the stage does not report to, or one whose package is missing.
+    """
+    try:
+        names = named_trackers(value)
+    except NotATracker as error:
+        raise sources.error("report_to", str(error)) from error
+    if (others := [name for name in names if name in OTHERS]) and not trains:
+        raise sources.error(
+            "report_to", f"{', '.join(others)}: the stage `{stage}` reports to wandb, trackio, tensorboard."
+        )
+    for name in names if packages else ():
+        if name in TRACKERS and (package := missing_package(name)):
+            raise sources.error("report_to", f"{name}: {_not_installed(package)}")
+    return names
+
+
+def _not_installed(package: str) -> str:
+    return f"the package {package} is not installed. Run: pip install 'hpt-trl[tracking]' (or {package})"
+
+
 def problem_of(names: Sequence[str], *, space: str | None = None) -> tuple[str, str] | None:
     """The first of the trackers that cannot be used, and why; None where all can."""
     for name in names:
         if name in TRACKERS and (package := missing_package(name)):
-            return name, f"the package {package} is not installed. Run: pip install 'hpt-trl[tracking]' (or {package})"
+            return name, _not_installed(package)
         if name in TRACKERS and (why := not_logged_in(name, space=space)):
             return name, why
     return None

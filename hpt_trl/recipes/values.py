@@ -1,14 +1,16 @@
-"""Holds every key and value of a recipe to what its stage declares.
+"""Holds every key and value of a recipe to what its stage declares; all mistakes are told together.
 
 Where keys.json is of the installed versions, neither torch nor TRL is imported for it (`hpt_trl.recipes.declared`).
 """
 
 import os
+import re
+from collections.abc import Callable
 from typing import Any, get_origin
 
-from hpt_trl.errors import UserError
-from hpt_trl.recipes.declared import Declared, declared_by, declared_in_file
-from hpt_trl.recipes.device import check_quantization
+from hpt_trl.errors import Collector, Place, UserError
+from hpt_trl.recipes.declared import Declared, declared_by, declared_in_file, declared_somewhere
+from hpt_trl.recipes.joint import Values, note_joint_mistakes
 from hpt_trl.recipes.stages import STAGE_MODULES, check_stage, load_stage
 from hpt_trl.settings.file import RecipeFile, Sources, shown
 from hpt_trl.settings.keys import unknown_key
@@ -26,28 +28,39 @@ def checked_values(sources: Sources) -> tuple[dict[str, Any], Declared]:
     The variables of the recipe's block `env` are set.
 
     Raises:
-        UserError: the first mistake, with the place that `sources` gives it.
+        UserError: every mistake of keys and values, with the places that `sources` gives them.
     """
-    _set_environment(sources.file)
-    if not take_token_of(sources.file.values, sources.file.texts):
-        raise sources.error(TOKEN_KEY, "what is written there is no text; allowed: a token of the Hub.")
-    name = stage_of(sources)
-    declared = declared_in_file(name) or declared_by(load_stage(name))
-    values = _read_values(sources, declared)
-    _check_values(values, declared, sources)
-    return values, declared
+    mistakes = Collector()
+    declared = declared_for(sources, mistakes, declared_now)
+    values = None if declared is None else read_values(sources, declared, mistakes)
+    mistakes.settle()
+    assert declared is not None and values is not None
+    return values.taken, declared
 
 
-def _set_environment(file: RecipeFile) -> None:
-    """Sets the variables of TrlParser's `env` block, before torch is imported and reads some of them."""
-    variables = file.values.get("env")
-    if variables is None:
-        return
-    if not isinstance(variables, dict):
-        line = file.lines["env"]
-        raise UserError(f"{shown(file.path)}, line {line}, `env`: allowed: a mapping of variables to values.")
-    for name, value in variables.items():
-        os.environ[str(name)] = str(value)
+def declared_now(stage: str) -> Declared:
+    """What a stage declares, by its classes where keys.json is of other versions."""
+    return declared_in_file(stage) or declared_by(load_stage(stage))
+
+
+def declared_for(sources: Sources, mistakes: Collector, declare: Callable[[str], Declared | None]) -> Declared | None:
+    """What the stage that a recipe names declares; where it names none that there is, what any stage does.
+
+    Args:
+        declare: what a stage declares, if that can be said.
+
+    Returns:
+        None where nothing can be said.
+    """
+    try:
+        return declare(stage_of(sources))
+    except UserError as error:
+        declared = declared_somewhere()
+        unknown = [] if declared is None else [name for name in _names(sources) if name not in declared.keys]
+        # A misspelt `stage` is told as such.
+        if declared is None or not any("`stage`" in unknown_key(name, declared.keys) for name in unknown):
+            mistakes.note(error)
+        return declared
 
 
 def stage_of(sources: Sources) -> str:
@@ -58,11 +71,9 @@ def stage_of(sources: Sources) -> str:
     """
     name = sources.given("stage")
     if not name:
-        raise UserError(
-            f"{shown(sources.file.path)}: the key `stage` is missing. Write one of: "
-            + ", ".join(f"`stage: {stage}`" for stage in sorted(STAGE_MODULES))
-            + "."
-        )
+        file = shown(sources.file.path)
+        written = ", ".join(f"`stage: {stage}`" for stage in sorted(STAGE_MODULES))
+        raise Place(file, file, "stage").error(f"the key `stage` is missing. Write one of: {written}.")
     try:
         check_stage(name)
     except UserError as error:
@@ -70,76 +81,83 @@ def stage_of(sources: Sources) -> str:
     return name
 
 
-def _read_values(sources: Sources, declared: Declared) -> dict[str, Any]:
-    known, values = declared.keys, {}
-    for name in [*sources.file.values, *sources.overrides]:
-        if name == "env" and name not in sources.overrides:
-            continue
-        positive = name.removeprefix("no_")
-        if name in sources.overrides and name not in known and positive in known and not sources.overrides[name]:
-            # TrlParser's `--no_<key>`.
-            values[positive] = False
-            continue
-        if name in declared.left_out:
-            raise sources.error(name, f"the stage `{declared.stage}` trains nothing, so the key says nothing; drop it.")
-        if name not in known:
-            raise sources.error(name, unknown_key(name, known))
-        key = known[name]
+def read_values(sources: Sources, declared: Declared, mistakes: Collector) -> Values:
+    """Reads every key of a recipe and holds its value to type and range; then what the keys ask of each other.
+
+    The variables of the recipe's block `env` are set.
+    """
+    values = Values()
+    with mistakes.noted():
+        _set_environment(sources.file)
+    with mistakes.noted():
+        if not take_token_of(sources.file.values, sources.file.texts):
+            raise sources.error(TOKEN_KEY, "what is written there is no text; allowed: a token of the Hub.")
+    for name in _names(sources):
         try:
-            if name in sources.overrides:
-                value, text = read_words(key.hint, sources.overrides[name])
-            else:
-                value, text = sources.file.values[name], sources.file.texts.get(name, "")
-            if name == "scale_rewards" and text.lower() in ("true", "false"):
-                # TRL's other names for `group` and `none`.
-                text = {"true": "group", "false": "none"}[text.lower()]
-            values[name] = convert(key.hint, value, text, key.choices)
-            takes_text = name in MAPPING_OR_PATH or isinstance(key.default, str) or dict not in _bare_types(key.hint)
-            if isinstance(values[name], str) and not takes_text:
-                raise NotAllowed("a mapping, or null")
-        except NotAllowed as problem:
-            given = sources.given(name)
-            said = f"{given} is not allowed" if given else "there is no value"
-            raise sources.error(name, f"{said}; allowed: {problem}.{did_you_mean(given, problem.names)}") from problem
-        except ValueError as problem:
-            raise sources.error(name, f"{problem}.") from problem
+            key, value = _read(name, sources, declared)
+            if key in declared.rules and (message := problem(declared.rules[key], value)):
+                raise sources.error(key, f"{sources.given(key)} {message}")
+            values.taken[key] = value
+        except UserError as error:
+            mistakes.note(error)
+            values.faulty.add(name)
+            if name not in declared.keys:
+                values.faulty |= set(re.findall("`([a-z_0-9]+)", str(error.said)))
+    note_joint_mistakes(values, declared, sources, mistakes)
     return values
+
+
+def _names(sources: Sources) -> list[str]:
+    """Every key that is given, once; `env` is TrlParser's."""
+    return [name for name in {**sources.file.values, **sources.overrides} if name != "env" or name in sources.overrides]
+
+
+def _set_environment(file: RecipeFile) -> None:
+    """Sets the variables of TrlParser's `env` block, before torch is imported and reads some of them."""
+    variables = file.values.get("env")
+    if variables is None:
+        return
+    if not isinstance(variables, dict):
+        place, line = shown(file.path), file.lines["env"]
+        raise Place(f"{place}, line {line}, `env`", place, "env", line).error(
+            "allowed: a mapping of variables to values."
+        )
+    for name, value in variables.items():
+        os.environ[str(name)] = str(value)
+
+
+def _read(name: str, sources: Sources, declared: Declared) -> tuple[str, Any]:
+    """A key that is given, and its value of the field's type."""
+    known = declared.keys
+    positive = name.removeprefix("no_")
+    if name in sources.overrides and name not in known and positive in known and not sources.overrides[name]:
+        # TrlParser's `--no_<key>`.
+        return positive, False
+    if name in declared.left_out:
+        raise sources.error(name, f"the stage `{declared.stage}` trains nothing, so the key says nothing; drop it.")
+    if name not in known:
+        raise sources.error(name, unknown_key(name, known))
+    key = known[name]
+    try:
+        if name in sources.overrides:
+            value, text = read_words(key.hint, sources.overrides[name])
+        else:
+            value, text = sources.file.values[name], sources.file.texts.get(name, "")
+        if name == "scale_rewards" and text.lower() in ("true", "false"):
+            # TRL's other names for `group` and `none`.
+            text = {"true": "group", "false": "none"}[text.lower()]
+        taken = convert(key.hint, value, text, key.choices)
+        takes_text = name in MAPPING_OR_PATH or isinstance(key.default, str) or dict not in _bare_types(key.hint)
+        if isinstance(taken, str) and not takes_text:
+            raise NotAllowed("a mapping, or null")
+        return name, taken
+    except NotAllowed as problem:
+        given = sources.given(name)
+        said = f"{given} is not allowed" if given else "there is no value"
+        raise sources.error(name, f"{said}; allowed: {problem}.{did_you_mean(given, problem.names)}") from problem
+    except ValueError as problem:
+        raise sources.error(name, f"{problem}.") from problem
 
 
 def _bare_types(hint: Any) -> set[Any]:
     return {get_origin(kind) or kind for kind in members(hint)}
-
-
-def _check_values(values: dict[str, Any], declared: Declared, sources: Sources) -> None:
-    """Checks ranges, and what must and must not be named."""
-    for key, value in values.items():
-        if key in declared.rules and (message := problem(declared.rules[key], value)):
-            raise sources.error(key, f"{sources.given(key)} {message}")
-    required = {
-        "model_name_or_path": "write a Hub id, a local folder or `smollm2-135m`",
-        "dataset_name": "write a Hub id, a local file, `arithmetic` or `reasoning_gym:<task>`",
-        "output_dir": "write the folder for the model and the results",
-    }
-    if declared.makes_model or declared.works:
-        del required["model_name_or_path"]
-    if declared.works:
-        del required["dataset_name"]
-    if declared.rewards == "required" and not values.get("reward_model_name_or_path"):
-        required["reward_funcs"] = "name at least one reward, e.g. `[math_answer]`, or a `reward_model_name_or_path`"
-    for key, advice in required.items():
-        if not values.get(key):
-            raise sources.error(key, f"a recipe needs it; {advice}.")
-    if values.get("load_in_4bit") and values.get("load_in_8bit"):
-        raise sources.error("load_in_4bit", "`load_in_8bit` is set as well; keep one of the two.")
-    check_quantization(values, declared, sources)
-    for key in ("reward_funcs", "reward_model_name_or_path"):
-        if declared.rewards == "none" and values.get(key):
-            raise sources.error(key, f"the stage `{declared.stage}` uses no rewards; drop the line.")
-    weights = values.get("reward_weights")
-    rewards = [*(values.get("reward_funcs") or []), *(values.get("reward_model_name_or_path") or [])]
-    if weights is not None and len(weights) != len(rewards):
-        raise sources.error(
-            "reward_weights",
-            f"{len(weights)} weights for {len(rewards)} rewards; allowed: one per `reward_funcs`, then one per "
-            "`reward_model_name_or_path`.",
-        )

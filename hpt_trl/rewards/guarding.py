@@ -8,6 +8,7 @@ from typing import Any
 from weakref import WeakSet
 
 from hpt_trl.data.messages import text_of
+from hpt_trl.data.reading.places import ROW
 from hpt_trl.errors import UserError, place_of_fault
 from hpt_trl.rewards.functions import Reward
 
@@ -88,7 +89,7 @@ def _one_row(row: int, prompts: list, completions: list, columns: dict[str, Any]
 
 
 def _describe(index: int, prompts: list, completions: list, columns: dict[str, Any]) -> str:
-    row = f"row {columns['row'][index]}" if "row" in columns else f"position {index + 1} of the batch"
+    row = f"row {columns[ROW][index]}" if ROW in columns else f"position {index + 1} of the batch"
     return f"{row}\n  prompt: {_short(text_of(prompts[index]))}\n  completion: {_short(text_of(completions[index]))}"
 
 

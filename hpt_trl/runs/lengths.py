@@ -7,9 +7,9 @@ from datasets import Dataset, Image, List
 
 from hpt_trl.data.layouts import Splits
 from hpt_trl.data.messages import IMAGES
+from hpt_trl.data.reading.places import where
 from hpt_trl.data.rendering import Encoder
 from hpt_trl.data.row_lengths import count_tokens, examples, validate_lengths
-from hpt_trl.data.sources import where
 from hpt_trl.errors import UserError
 from hpt_trl.methods.sft.rows import has_images
 from hpt_trl.methods.sft.turns import encode

@@ -22,7 +22,7 @@ from hpt_trl.data.overlap import find_overlap
 from hpt_trl.data.prompt_parts import prompt_parts
 from hpt_trl.data.rendering import Encoder
 from hpt_trl.data.unused import unused_columns
-from hpt_trl.errors import UserError
+from hpt_trl.errors import Collector, UserError
 from hpt_trl.models.end_tokens import end_token_ids
 from hpt_trl.models.folders import is_value_model
 from hpt_trl.models.hub_parts import value_model_folder
@@ -38,17 +38,15 @@ from hpt_trl.rewards.loading import check_columns, check_rows, columns_read, loa
 from hpt_trl.rewards.names import distinct_names
 from hpt_trl.rewards.reward_model import RewardModel
 from hpt_trl.runs.acting import acting_for, rows_placed, trains_on_answers
-from hpt_trl.runs.hub import settle_hub
+from hpt_trl.runs.early import check_run
 from hpt_trl.runs.lengths import check_lengths
 from hpt_trl.runs.model_files import shipped_by
-from hpt_trl.runs.output_folder import check_output_folder
+from hpt_trl.runs.noting import note_settings, reads_here
 from hpt_trl.runs.prepared import Prepared
 from hpt_trl.runs.probe import Probe, check_thresholds, success_of
 from hpt_trl.runs.resuming import refuse_other_processes
 from hpt_trl.runs.steps import check_steps
 from hpt_trl.runs.tokenizer import embedded_tokens, settle_tokenizer
-from hpt_trl.runs.trackers.choosing import settle_trackers
-from hpt_trl.runs.warned import check_warnings
 
 logger = logging.getLogger(__name__)
 
@@ -57,8 +55,9 @@ def prepare(name: str, overrides: list[str]) -> Prepared:
     """Resolves a recipe and checks whatever can be checked without weights.
 
     Raises:
-        UserError: the first mistake found, in the recipe, the data, the rewards or the output folder.
+        UserError: the mistakes found, in the recipe, the data, the rewards or the output folder.
     """
+    check_run(name, overrides, live=True)
     return prepare_recipe(read_recipe(find_recipe(name), overrides))
 
 
@@ -69,29 +68,35 @@ def prepare_recipe(recipe: Recipe, trained: "Trained | None" = None) -> Prepared
         trained: Of an evaluation that a training names: the model that is trained, in place of a named one.
     """
     arguments, config, stage = recipe.arguments, recipe.config, recipe.stage
-    stage.check(recipe)
-    if trained is None:
-        settle_trackers(recipe)
-        check_warnings(recipe)
-    checkpoint = None if trained else check_output_folder(recipe)
-    settle_hub(recipe)
-    functions = _functions(recipe)
+    mistakes = Collector()
+    checkpoint = note_settings(recipe, mistakes, trained=trained is not None)
     settings: dict[str, Any] = {
         "revision": recipe.model_args.model_revision,
         "trust_remote_code": recipe.setting("trust_remote_code", False),
     }
     named = stage.make_config is None and trained is None
     model = str(recipe.model_args.model_name_or_path) if named else None
-    # What an adapter lies over has the config and, where the adapter brings none, the tokenizer.
-    parts = None if model is None else _parts(recipe, model)
-    of_base = settings if parts is None else settings | {"revision": parts.revision}
-    if parts is not None:
-        model_exists(parts.base, **of_base)
-    reward_models = _reward_models(recipe)
-    rewards = _guarded(recipe, functions, reward_models)
+    parts, of_base = None, settings
+    with mistakes.noted(), recipe.sources.placing("model_name_or_path"):
+        # What an adapter lies over has the config and, where the adapter brings none, the tokenizer.
+        parts = None if model is None else _parts(recipe, model)
+        of_base = settings if parts is None else settings | {"revision": parts.revision}
+        if parts is not None:
+            model_exists(parts.base, **of_base)
+    functions: list[Callable[..., Any]] = []
+    reward_models: list[RewardModel] = []
+    rewards: list[Callable[..., Any]] = []
+    with mistakes.noted(), recipe.sources.placing("reward_funcs", "reward_model_name_or_path"):
+        functions = _functions(recipe)
+        reward_models = _reward_models(recipe)
+        rewards = _guarded(recipe, functions, reward_models)
+        success = success_of(recipe, [get_callable_name(reward) for reward in rewards])
     names = [get_callable_name(reward) for reward in rewards]
-    success = success_of(recipe, names)
-    splits, unused = _load_splits(recipe, functions)
+    # Rows of the Hub are not downloaded for a recipe that is refused anyway.
+    if reads_here(recipe) or not mistakes.errors:
+        with mistakes.noted(), recipe.sources.placing(*recipe.keys):
+            splits, unused = _load_splits(recipe, functions)
+    mistakes.settle()
     if trained is not None:
         tokenizer: Any = trained.tokenizer
     elif stage.make_tokenizer is not None:
@@ -175,6 +180,7 @@ class Trained:
 def _evaluations(recipe: Recipe, trained: Trained) -> dict[str, Prepared]:
     """The evaluations that a training names, with its model."""
     found: dict[str, Prepared] = {}
+    mistakes = Collector()
     # It draws completions in its own processes, sharded weights or not.
     profile = replace(recipe.profile, fsdp_version=None, zero_stage=None)
     for name in recipe.arguments.evaluations or []:
@@ -189,7 +195,9 @@ def _evaluations(recipe: Recipe, trained: Trained) -> dict[str, Prepared]:
                 raise UserError(f"{path}: another evaluation is called {path.stem} as well; rename one of the files.")
             found[path.stem] = prepare_recipe(inner, trained)
         except UserError as error:
-            raise recipe.error("evaluations", f"{name}: {error}") from error
+            for one in error.every:
+                mistakes.note(recipe.error("evaluations", f"{name}: {one}"))
+    mistakes.settle()
     return found
 
 
@@ -202,18 +210,20 @@ def check_without_model(recipe: Recipe) -> Splits:
     Raises:
         UserError: the first mistake found.
     """
-    recipe.stage.check(recipe)
-    settle_trackers(recipe)
-    check_warnings(recipe)
-    check_output_folder(recipe)
-    settle_hub(recipe, model_is_there=False)
-    functions = _functions(recipe)
-    models = [Path(name).name for name in recipe.arguments.reward_model_name_or_path or []]
-    names = [*distinct_names(functions, recipe.arguments.reward_funcs), *models]
-    success = success_of(recipe, names)
-    if success < len(functions):
-        check_thresholds(recipe, functions[success], names[success])
-    splits, _ = _load_splits(recipe, functions)
+    mistakes = Collector()
+    note_settings(recipe, mistakes, model_is_there=False)
+    functions: list[Callable[..., Any]] = []
+    with mistakes.noted(), recipe.sources.placing("reward_funcs"):
+        functions = _functions(recipe)
+        models = [Path(name).name for name in recipe.arguments.reward_model_name_or_path or []]
+        names = [*distinct_names(functions, recipe.arguments.reward_funcs), *models]
+        success = success_of(recipe, names)
+        if success < len(functions):
+            check_thresholds(recipe, functions[success], names[success])
+    if reads_here(recipe) or not mistakes.errors:
+        with mistakes.noted(), recipe.sources.placing(*recipe.keys):
+            splits, _ = _load_splits(recipe, functions)
+    mistakes.settle()
     find_overlap(splits)
     check_steps(recipe, splits)
     return splits

@@ -14,6 +14,7 @@ from transformers import TrainerState
 
 from hpt_trl.data.layouts import Splits
 from hpt_trl.data.messages import as_text
+from hpt_trl.data.reading.places import ROW, where
 from hpt_trl.data.rendering import Encoder
 from hpt_trl.environments.acting import Acting
 from hpt_trl.environments.episode import Episode
@@ -247,7 +248,7 @@ class Probe:
         column = self.splits.demonstration_column
         demonstration = f"  demonstration: {_short(as_text(row[column]))}\n" if row.get(column) else ""
         return (
-            f"{first}{'at ' if first else ''}row {row['row']} of {self.splits.source}:\n"
+            f"{first}{'at ' if first else ''}{where(self.splits.source, row[ROW])}:\n"
             f"  prompt: {_short(as_text(row['prompt']))}\n{demonstration}"
             f"  answer: {row.get('answer')!r}"
         )

@@ -44,6 +44,7 @@ from hpt_trl.runs.callbacks import AtTrainBegin, EndWhereDone, NothingLeft, clos
 from hpt_trl.runs.checkpoints import full_disk_explained
 from hpt_trl.runs.closing import draw_and_close
 from hpt_trl.runs.collecting import collect_as_usual
+from hpt_trl.runs.early import check_run
 from hpt_trl.runs.evaluating import answered_conditions, run_evaluation, task_of, write_scored
 from hpt_trl.runs.evaluation import evaluate
 from hpt_trl.runs.health import Health, refuse_untrained
@@ -81,6 +82,7 @@ def run(name: str, overrides: list[str], live: TrainerCallback | None = None) ->
     """
     started = time.perf_counter()
     with quiet(), lines_above_bars():
+        check_run(name, overrides, live=True)
         recipe = read_recipe(find_recipe(name), overrides)
         command = ["hpt-trl", "run", name, *take_token(overrides), *shlex.split(os.environ.get(LAUNCH_OPTIONS, ""))]
         folder = recipe.config.output_dir

@@ -15,6 +15,7 @@ from trl import SFTTrainer
 from hpt_trl.methods.sft.rows import training_splits
 from hpt_trl.reading import duration
 from hpt_trl.recipes.bundled import find_recipe
+from hpt_trl.recipes.early import check_early
 from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.recipes.resolving import read_recipe
 from hpt_trl.runs.preparation import prepare_recipe
@@ -35,6 +36,7 @@ def score_reference(name: str, overrides: list[str]) -> None:
         UserError: a mistake in the recipe, its data or its reference, or no room for the scores.
     """
     started = time.perf_counter()
+    check_early(name, overrides, live=True)
     recipe = read_recipe(find_recipe(name), overrides)
     config = recipe.config
     kinds = _kept(recipe)

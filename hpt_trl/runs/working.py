@@ -6,6 +6,7 @@ from pathlib import Path
 
 from accelerate import PartialState
 
+from hpt_trl.errors import Collector
 from hpt_trl.evaluation.lines import measure_lines
 from hpt_trl.reading import duration, write_results
 from hpt_trl.recipes.recipe import Recipe
@@ -22,11 +23,13 @@ def check_work(recipe: Recipe) -> None:
     """Checks what can be checked before anything is made.
 
     Raises:
-        UserError: the first mistake found, in the recipe or the output folder.
+        UserError: the mistakes found, in the recipe or the output folder.
     """
-    recipe.stage.check(recipe)
-    settle_trackers(recipe)
-    check_output_folder(recipe)
+    mistakes = Collector()
+    for check in (recipe.stage.check, settle_trackers, check_output_folder):
+        with mistakes.noted():
+            check(recipe)
+    mistakes.settle()
 
 
 def run_work(recipe: Recipe, started: float, command: list[str]) -> None:

@@ -5,13 +5,15 @@ PyYAML speaks YAML 1.1, where `no` and `off` are booleans and `1e-6` is text. Re
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from hpt_trl.errors import UserError
+from hpt_trl.errors import Collector, Place, UserError
 
 
 class RecipeLoader(yaml.SafeLoader):
@@ -77,36 +79,59 @@ class Sources:
             return " ".join(self.overrides[key])
         return self.file.texts.get(key, str(self.file.values.get(key, "")))
 
+    def place(self, key: str) -> Place:
+        """Returns where a key is set."""
+        file = shown(self.file.path)
+        if key in self.overrides:
+            return Place(f"--{key} on the command line ({file})", file, key, on_command_line=True)
+        if key in self.file.lines:
+            line = self.file.lines[key]
+            return Place(f"{file}, line {line}, `{key}`", file, key, line)
+        return Place(f"{file}, `{key}` (not set, its default holds)", file, key)
+
     def error(self, key: str, message: str) -> UserError:
         """Returns (does not raise) the error about a key, with the place that set it in front of the message."""
-        if key in self.overrides:
-            return UserError(f"--{key} on the command line ({shown(self.file.path)}): {message}")
-        if key in self.file.lines:
-            return UserError(f"{shown(self.file.path)}, line {self.file.lines[key]}, `{key}`: {message}")
-        return UserError(f"{shown(self.file.path)}, `{key}` (not set, its default holds): {message}")
+        return self.place(key).error(message)
+
+    @contextmanager
+    def placing(self, *keys: str) -> Iterator[None]:
+        """Inside, a mistake whose message begins with one of these keys (`key: ...`) gets the place of the key.
+
+        Raises:
+            UserError: the mistake.
+        """
+        try:
+            yield
+        except UserError as error:
+            key, colon, message = str(error).partition(": ")
+            if error.place is None and colon and key in keys:
+                raise self.error(key, message) from error
+            raise
 
 
-def _refuse_duplicates(node: yaml.Node, path: Path) -> None:
+def _note_duplicates(node: yaml.Node, path: Path, mistakes: Collector) -> None:
     if isinstance(node, yaml.MappingNode):
         seen: dict[str, int] = {}
         for key, value in node.value:
-            _refuse_duplicates(value, path)
+            _note_duplicates(value, path, mistakes)
             if not isinstance(key, yaml.ScalarNode):
                 continue
-            line = key.start_mark.line + 1
+            line, file = key.start_mark.line + 1, shown(path)
             if key.value in seen:
-                raise UserError(
-                    f"{shown(path)}, line {line}, `{key.value}`: the key is already set on line {seen[key.value]}. "
-                    "Keep one of the two."
-                )
+                place = Place(f"{file}, line {line}, `{key.value}`", file, key.value, line)
+                mistakes.note(place.error(f"the key is already set on line {seen[key.value]}. Keep one of the two."))
             seen[key.value] = line
     elif isinstance(node, yaml.SequenceNode):
         for item in node.value:
-            _refuse_duplicates(item, path)
+            _note_duplicates(item, path, mistakes)
 
 
-def read_recipe_file(path: Path) -> RecipeFile:
+def read_recipe_file(path: Path, mistakes: Collector | None = None) -> RecipeFile:
     """Reads one recipe file.
+
+    Args:
+        mistakes: takes those of single keys, so that others can be told with them: of a key that is set twice the last
+            value is read, one that is no word is left out. By default they are raised.
 
     Raises:
         UserError: the file cannot be read, is not YAML, is empty, is not a mapping of names to values, or sets a key
@@ -117,6 +142,7 @@ def read_recipe_file(path: Path) -> RecipeFile:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{shown(path)}: the recipe cannot be read as text: {error}.") from error
     loader = RecipeLoader(text)
+    noted = Collector() if mistakes is None else mistakes
     try:
         root = loader.get_single_node()
         if root is None:
@@ -128,10 +154,13 @@ def read_recipe_file(path: Path) -> RecipeFile:
             )
         for key, _ in root.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise UserError(f"{shown(path)}, line {key.start_mark.line + 1}: a key is one word, not a structure.")
-        _refuse_duplicates(root, path)
+                line, file = key.start_mark.line + 1, shown(path)
+                noted.note(Place(f"{file}, line {line}", file, "", line).error("a key is one word, not a structure."))
+        _note_duplicates(root, path, noted)
+        if mistakes is None:
+            noted.settle()
         loader.flatten_mapping(root)
-        nodes = {key.value: (key, value) for key, value in root.value}
+        nodes = {key.value: (key, value) for key, value in root.value if isinstance(key, yaml.ScalarNode)}
         return RecipeFile(
             path=path,
             values={name: loader.construct_object(value, deep=True) for name, (_, value) in nodes.items()},

@@ -88,7 +88,7 @@ def test_gsm8k_layout(tmp_path):
         "prompt": ["How many?", "And now?"],
         "completion": ["48/2 = 24 clips.\nSo $1,024.\n#### 1,024", "cout << 1 stays.\n#### 7"],
         "answer": ["1,024", "7"],
-        "row": [1, 2],
+        "_row": [1, 2],
     }
     assert splits.test is None
 
@@ -140,7 +140,7 @@ def test_openr1_layout_from_every_kind_of_file(tmp_path, kind, tokenizer):
     assert splits.train[4]["prompt"] == rows[4]["prompt"]
     assert splits.train[4]["completion"] == rows[4]["target"]
     assert splits.train["answer"] == ["1", "2", "3", "4", "5"]
-    assert splits.train["row"] == [1, 2, 3, 4, 5]
+    assert splits.train["_row"] == [1, 2, 3, 4, 5]
     assert splits.train[0]["reward_model"] == {"ground_truth": "1", "style": "rule"}
     assert (splits.test is None) == (kind != "saved splits")
 
@@ -193,7 +193,7 @@ def test_a_missing_column_is_answered_with_the_mapping(tmp_path):
     message = refused(path, column_mapping={"prompt": "qestion"})
     assert "has no column `qestion`" in message and "{prompt: question}" in message
     splits = load(path, needs_demonstration=False, column_mapping='{"prompt": "question"}')
-    assert splits.train.column_names == ["prompt", "solution", "row"]
+    assert splits.train.column_names == ["prompt", "solution", "_row"]
 
 
 def test_dotted_paths(tmp_path):
@@ -236,7 +236,7 @@ def test_held_out_rows_are_not_trained_on(tmp_path, caplog):
     assert len(splits.test) == 5
     assert not set(splits.train["prompt"]) & set(splits.test["prompt"])
     assert len(splits.train) + len(splits.test) + sum("repeat" in record.message for record in caplog.records) <= 30
-    assert load(path, test_split_size=5).test["row"] == splits.test["row"]
+    assert load(path, test_split_size=5).test["_row"] == splits.test["_row"]
     assert len(load(path, test_split_size=0.2).test) == 6
     for size in (30, 0, -1, 2.5):
         assert "test_split_size" in refused(path, test_split_size=size)
@@ -296,7 +296,7 @@ def test_a_prompt_that_is_too_long_is_named(tokenizer, tmp_path):
 
 def test_many_rows_are_checked_in_seconds():
     text = "x" * 8000
-    rows = [{"prompt": chat(), "completion": chat("assistant", text), "row": n} for n in range(500)]
+    rows = [{"prompt": chat(), "completion": chat("assistant", text), "_row": n} for n in range(500)]
     dataset = Dataset.from_list(rows)
     start = time.perf_counter()
     validate_rows(dataset, "data", needs_demonstration=True)

@@ -73,7 +73,7 @@ def test_problems_with_lists_become_rows(tmp_path, caplog):
     assert "has 4 problems; left out are problems without a solution (1)." in caplog.text
     assert len(splits.train) == 9 and "private_tests" not in splits.train.column_names
     first = [row for row in splits.train if row["problem_id"] == "problem-1"]
-    assert [(row["is_correct"], row["language"], row["row"]) for row in first] == [
+    assert [(row["is_correct"], row["language"], row["_row"]) for row in first] == [
         (True, "PYTHON3", 1),
         (True, "CPP", 1),
         (False, "PYTHON3", 1),
@@ -91,7 +91,7 @@ def test_blank_solutions_of_problems_with_lists_are_skipped(tmp_path, caplog):
     rows[4]["incorrect_solutions"] = None
     rows[4]["solutions"] = {"language": ["CPP"], "solution": [""]}
     path = write_jsonl(tmp_path / "code.jsonl", rows)
-    found = [(row["row"], row["output"]) for row in load(path, column_mapping=MAPPING).train]
+    found = [(row["_row"], row["output"]) for row in load(path, column_mapping=MAPPING).train]
     assert found == [(1, "print(int(input()) + 1)"), (1, "print(1)"), (2, "print(int(input()) + 2)"), (2, "// plus 2")]
     said = "solutions without text (3), problems without an `instruction` (2), problems without a solution (1)."
     assert f"{path} has 5 problems; left out are {said}" in caplog.text

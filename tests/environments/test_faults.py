@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from hpt_trl.data.reading.places import ROW, Piece, Source
 from hpt_trl.data.rendering import Encoder
-from hpt_trl.data.sources import ROW
 from hpt_trl.environments.acting import Acting
 from hpt_trl.environments.factory import TurnEnvironments
 from hpt_trl.environments.faults import columns, named, placed
@@ -104,12 +104,13 @@ def test_a_row_is_named_once(encoders):
 
 def test_a_complaint_gets_the_name_of_its_data():
     said = UserError("row 7: the shelf is empty.")
-    assert str(placed(said, ["shop.jsonl"])) == "shop.jsonl, line 7: the shelf is empty."
-    assert str(placed(said, ["shop.jsonl", "shop.jsonl"])) == "shop.jsonl, line 7: the shelf is empty."
+    shop = Source("shop.jsonl", [Piece("shop.jsonl", by_line=True)])
+    assert str(placed(said, [shop])) == "shop.jsonl, line 7: the shelf is empty."
+    assert str(placed(said, [shop, shop])) == "shop.jsonl, line 7: the shelf is empty."
     both = placed(said, ["pages", "pages (test)"])
     assert str(both) == "pages, row 7 or pages (test), row 7: the shelf is empty."
     other = UserError("search_index: row 7: no.")
-    assert placed(other, ["shop.jsonl"]) is other
+    assert placed(other, [shop]) is other
 
 
 def test_all_rollouts_tell_the_same():

@@ -20,9 +20,9 @@ from hpt_trl.planning.memory import (
     COMPARES,
     ENDS_BACKWARD,
     GENERATES,
-    ZERO_BUCKET,
     estimate,
 )
+from hpt_trl.planning.memory_parts import ZERO_BUCKET
 from hpt_trl.planning.memory_settings import sharding_of
 from hpt_trl.planning.memory_sizes import Sizes
 from hpt_trl.recipes.bundled import find_recipe

@@ -7,10 +7,10 @@ from typing import Any, cast
 from datasets import Dataset
 
 from hpt_trl.data.layouts import Splits
+from hpt_trl.data.reading.places import ROW
 from hpt_trl.data.rendering import Encoder
 from hpt_trl.data.solution_pairs import candidates, draw_pairs
 from hpt_trl.data.solutions import Sampling
-from hpt_trl.data.sources import ROW
 from hpt_trl.methods.critic.config import CriticArguments
 from hpt_trl.methods.solution_rows import as_demonstrations, sampling, short_enough
 from hpt_trl.recipes.recipe import Recipe

@@ -9,9 +9,9 @@ from trl import DPOConfig
 
 from hpt_trl.data.layouts import Splits
 from hpt_trl.data.loading import columns_for
+from hpt_trl.data.reading.places import where
 from hpt_trl.data.rendering import Encoder
 from hpt_trl.data.row_checks import iterate_rows
-from hpt_trl.data.sources import where
 from hpt_trl.errors import UserError
 from hpt_trl.methods.dpo.trainer import MeasuredDPOTrainer
 from hpt_trl.models.moving_reference import refuse_lost_reference

@@ -7,8 +7,9 @@ from transformers import PreTrainedTokenizerBase, ProcessorMixin, StopStringCrit
 from trl import ModelConfig
 
 from hpt_trl.data.layouts import Layout, Splits
+from hpt_trl.data.objects import column_values
+from hpt_trl.data.reading.places import ROW, where
 from hpt_trl.data.rendering import Encoder
-from hpt_trl.data.sources import ROW, column_values, where
 from hpt_trl.environments.arguments import ENVIRONMENT_RULES
 from hpt_trl.errors import UserError
 from hpt_trl.evaluation.measuring import AVERAGE, DEMONSTRATIONS, MAJORITY, PASS, PERPLEXITY, SCORED, WIN_RATE

@@ -8,9 +8,9 @@ from weakref import WeakKeyDictionary
 from datasets import Dataset
 
 from hpt_trl.data.messages import as_text
+from hpt_trl.data.reading.places import ROW, where
 from hpt_trl.data.rendering import Encoder
 from hpt_trl.data.row_lengths import examples
-from hpt_trl.data.sources import ROW, where
 from hpt_trl.data.turns import shown
 from hpt_trl.environments.pieces import Segment
 from hpt_trl.errors import UserError

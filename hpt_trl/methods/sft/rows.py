@@ -13,9 +13,9 @@ from trl import SFTConfig, SFTTrainer
 from hpt_trl.data.layouts import Splits
 from hpt_trl.data.loading import columns_for
 from hpt_trl.data.messages import IMAGES
+from hpt_trl.data.reading.places import where
 from hpt_trl.data.rendering import WHOLE, Encoder
 from hpt_trl.data.row_lengths import examples
-from hpt_trl.data.sources import where
 from hpt_trl.errors import UserError
 from hpt_trl.methods.sft.images import AnswerLabels, answers_apart, part
 from hpt_trl.methods.sft.turns import encode, is_whole, last_alone, trains_everything

@@ -6,8 +6,8 @@ from typing import Any
 
 from datasets import Dataset
 
+from hpt_trl.data.reading.places import where
 from hpt_trl.data.row_checks import iterate_rows
-from hpt_trl.data.sources import where
 from hpt_trl.errors import UserError
 from hpt_trl.retrieval.engine import SearchEngine
 from hpt_trl.retrieval.pages import to_raw

@@ -8,8 +8,8 @@ from typing import Any, Self
 from datasets import Dataset
 
 from hpt_trl.data.messages import text_of
+from hpt_trl.data.reading.places import ROW, where
 from hpt_trl.data.row_checks import iterate_rows
-from hpt_trl.data.sources import ROW, where
 from hpt_trl.errors import UserError
 from hpt_trl.rewards.arguments import RewardArguments
 from hpt_trl.rewards.code.tasks import COLUMNS, TEST_COLUMNS, Task, task_of
@@ -132,7 +132,7 @@ class CodeReward(ConfiguredReward):
         public_tests: Sequence[Any] | None = None,
         private_tests: Sequence[Any] | None = None,
         generated_tests: Sequence[Any] | None = None,
-        row: Sequence[int] | None = None,
+        _row: Sequence[int] | None = None,
         **_: Any,
     ) -> list[float | None]:
         """Returns the share of the tests that each completion passes, or whether it passes all.
@@ -156,7 +156,7 @@ class CodeReward(ConfiguredReward):
         tasks = [
             task_of(
                 {name: values[place] for name, values in present.items()},
-                f"row {row[place]}" if row is not None else f"position {place + 1} of the batch",
+                f"row {_row[place]}" if _row is not None else f"position {place + 1} of the batch",
             )
             for place in range(len(completions))
         ]

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from hpt_trl.data.sources import ROW
+from hpt_trl.data.reading.places import ROW
 from hpt_trl.errors import UserError
 from hpt_trl.rewards.code.comparing import same_output
 from hpt_trl.rewards.code.extraction import extract_code

@@ -1,7 +1,7 @@
 """Which trackers a recipe reports to, under which project and name; refused before a weight is loaded."""
 
 from hpt_trl.recipes.recipe import Recipe
-from hpt_trl.recipes.trackers import OTHERS, NotATracker, named_trackers, problem_of
+from hpt_trl.recipes.trackers import OTHERS, check_trackers, problem_of
 from hpt_trl.runs.record import short_name
 
 # The project of runs whose recipe names none; transformers would call it "huggingface".
@@ -14,17 +14,10 @@ def settle_trackers(recipe: Recipe) -> None:
     Raises:
         UserError: an unknown tracker, one whose package is missing, or one that would ask for a login.
     """
-    config = recipe.config
-    try:
-        names = named_trackers(recipe.raw.get("report_to"))
-    except NotATracker as error:
-        raise recipe.error("report_to", str(error)) from error
-    others = [name for name in names if name in OTHERS]
-    if others and not recipe.stage.trains:
-        raise recipe.error(
-            "report_to", f"{', '.join(others)}: the stage `{recipe.stage.name}` reports to wandb, trackio, tensorboard."
-        )
-    if others:
+    config, stage = recipe.config, recipe.stage
+    value = recipe.raw.get("report_to")
+    names = check_trackers(value, recipe.sources, stage=stage.name, trains=stage.trains, packages=False)
+    if others := [name for name in names if name in OTHERS]:
         from transformers.integrations import get_available_reporting_integrations
 
         if missing := [name for name in others if name not in get_available_reporting_integrations()]:

@@ -116,13 +116,13 @@ def test_columns_and_rows_are_checked_before():
     ):
         check_columns(["code_tests"], ["prompt"], "data.jsonl")
     check_columns(["code_tests", "all_code_tests"], ["prompt", "test_list"], "data.jsonl")
-    rows = Dataset.from_list([{"prompt": "p", "tests": TESTS, "row": 1}, {"prompt": "p", "tests": None, "row": 2}])
-    with pytest.raises(UserError, match=r"^data\.jsonl, line 2 has no tests"):
+    rows = Dataset.from_list([{"prompt": "p", "tests": TESTS, "_row": 1}, {"prompt": "p", "tests": None, "_row": 2}])
+    with pytest.raises(UserError, match=r"^data\.jsonl, row 2 has no tests"):
         check_rows([REWARDS["code_tests"]], rows, "data.jsonl")
     check_rows([REWARDS["code_tests"], REWARDS["exact_match"]], rows.select([0]), "data.jsonl")
     assert {"tests", "test", "entry_point"} <= (columns_read(load_rewards(["code_tests"], RewardArguments())) or set())
     with pytest.raises(UserError, match="row 7 has no tests"):
-        call(REWARDS["code_tests"], [RIGHT], tests=None, test_list=[], row=7)
+        call(REWARDS["code_tests"], [RIGHT], tests=None, test_list=[], _row=7)
     with pytest.raises(UserError, match="reads tests from one of the columns"):
         call(guard(REWARDS["code_tests"]), [RIGHT])
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from datasets import Dataset, ReadInstruction, concatenate_datasets
 
+from hpt_trl.data.reading.places import Rows, Source
 from hpt_trl.errors import UserError
 
 
@@ -19,8 +20,8 @@ class _Part:
 
 
 def pick_splits(
-    splits: Mapping[str, Dataset], source: str, train: str, test: str | None, *, named: bool
-) -> tuple[tuple[Dataset, str], tuple[Dataset, str] | None]:
+    splits: Mapping[str, Rows], source: str, train: str, test: str | None, *, named: bool
+) -> tuple[tuple[Dataset, Source], tuple[Dataset, Source] | None]:
     """Return training and held-out rows by the names of their splits, each with the name that messages use.
 
     Args:
@@ -34,7 +35,7 @@ def pick_splits(
     """
     parts = _parts(splits, source, train, "dataset_train_split")
     shown = source if train == "train" and not named else f"{source} ({train})"
-    training = _rows(splits, parts), shown
+    training = _picked(splits, parts, shown)
     if test is None:
         if "test" not in splits or any(part.split == "test" for part in parts):
             return training, None
@@ -46,10 +47,10 @@ def pick_splits(
             "(`dataset_train_split`). Write slices that do not overlap, e.g. dataset_train_split: "
             f"{parts[0].split}[:90%] and dataset_test_split: {parts[0].split}[90%:], or `test_split_size`."
         )
-    return training, (_rows(splits, others), f"{source} ({test})")
+    return training, _picked(splits, others, f"{source} ({test})")
 
 
-def pick_measured(splits: Mapping[str, Dataset], source: str, test: str | None, *, named: bool) -> tuple[Dataset, str]:
+def pick_measured(splits: Mapping[str, Rows], source: str, test: str | None, *, named: bool) -> tuple[Dataset, Source]:
     """Return the rows that an evaluation measures, with the name that messages use.
 
     Args:
@@ -68,12 +69,12 @@ def pick_measured(splits: Mapping[str, Dataset], source: str, test: str | None, 
             )
         test = "test" if "test" in splits else next(iter(splits))
     shown = source if len(splits) == 1 and test in splits and not named else f"{source} ({test})"
-    return _rows(splits, _parts(splits, source, test, "dataset_test_split")), shown
+    return _picked(splits, _parts(splits, source, test, "dataset_test_split"), shown)
 
 
-def _parts(splits: Mapping[str, Dataset], source: str, name: str, key: str) -> list[_Part]:
+def _parts(splits: Mapping[str, Rows], source: str, name: str, key: str) -> list[_Part]:
     if name in splits:
-        return [_Part(name, 0, len(splits[name]))]
+        return [_Part(name, 0, len(splits[name].dataset))]
     try:
         instruction = ReadInstruction.from_spec(name)
     except (ValueError, TypeError) as error:
@@ -89,23 +90,31 @@ def _parts(splits: Mapping[str, Dataset], source: str, name: str, key: str) -> l
                 hint += f" For held-out rows write a slice, e.g. {next(iter(splits))}[90%:], or `test_split_size`."
             raise UserError(f"{key}: {source} has no split `{split}`; it has {', '.join(splits)}{hint}")
     try:
-        absolute = instruction.to_absolute({split: len(rows) for split, rows in splits.items()})
+        absolute = instruction.to_absolute({split: len(rows.dataset) for split, rows in splits.items()})
     except (ValueError, AssertionError) as error:
         raise UserError(f"{key}: `{name}` of {source}: {error}") from error
     parts = [_Part(part.splitname, part.from_, part.to) for part in absolute if part.from_ < part.to]
     if not parts:
-        sizes = ", ".join(f"{part.splitname} {len(splits[part.splitname]):,}" for part in absolute[:1])
+        sizes = ", ".join(f"{part.splitname} {len(splits[part.splitname].dataset):,}" for part in absolute[:1])
         raise UserError(f"{key}: `{name}` selects no rows of {source}, which has {sizes} rows.")
     return parts
 
 
-def _rows(splits: Mapping[str, Dataset], parts: list[_Part]) -> Dataset:
+def _picked(splits: Mapping[str, Rows], parts: list[_Part], shown: str) -> tuple[Dataset, Source]:
+    """The rows of the parts; those of several splits are numbered through."""
+    names = dict.fromkeys(part.split for part in parts)
+    there: dict[str, Rows] = {}
+    last = 0
+    for name in names:
+        there[name] = splits[name].after(last, name)
+        last = there[name].last
     chosen = [
         rows if (part.start, part.stop) == (0, len(rows)) else rows.select(range(part.start, part.stop))
         for part in parts
-        for rows in [splits[part.split]]
+        for rows in [there[part.split].dataset]
     ]
-    return chosen[0] if len(chosen) == 1 else concatenate_datasets(chosen)
+    rows = chosen[0] if len(chosen) == 1 else concatenate_datasets(chosen)
+    return rows, Source(shown, [piece for name in names for piece in there[name].pieces])
 
 
 def _shared(parts: list[_Part], others: list[_Part]) -> int:

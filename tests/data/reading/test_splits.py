@@ -46,14 +46,14 @@ def source(request, tmp_path):
 )
 def test_a_slice_is_read_and_its_rows_keep_their_numbers(source, name, rows):
     splits = load(source, dataset_train_split=name)
-    assert splits.train["row"][:] == list(rows)
+    assert splits.train["_row"][:] == list(rows)
     assert splits.train["prompt"][:] == [ROWS[row - 1]["prompt"] for row in rows]
     assert splits.source == f"{source} ({name})" and splits.test is None
 
 
 def test_the_held_out_rows_may_be_a_slice_of_the_same_split(source):
     splits = load(source, dataset_train_split="train[:90%]", dataset_test_split="train[90%:]")
-    assert (splits.train["row"][:], splits.test["row"][:]) == (list(range(1, 37)), list(range(37, 41)))
+    assert (splits.train["_row"][:], splits.test["_row"][:]) == (list(range(1, 37)), list(range(37, 41)))
     assert splits.test_source == f"{source} (train[90%:])"
     for train, test, shared in [
         ("train", "train[90%:]", 4),
@@ -136,7 +136,7 @@ def test_blank_lines_do_not_count_as_rows(tmp_path, caplog):
     path.write_text("\n" + "\n\n".join(json.dumps(row) for row in ROWS[:4]))
     with caplog.at_level(logging.WARNING):
         splits = load(path, dataset_train_split="train[2:]")
-    assert splits.train["row"][:] == [6, 8]
+    assert splits.train["_row"][:] == [6, 8]
 
 
 def test_keys_that_would_be_swallowed_are_refused(source, tmp_path):

@@ -1,0 +1,118 @@
+"""Where a row comes from: its number in the data, and the file and line that the number leads to."""
+
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from datasets import Dataset
+
+from hpt_trl.errors import UserError
+
+# Column with the number of each row, by which messages name it; data of several pieces (files, splits) is numbered
+# through, so that a number is one row's.
+ROW = "_row"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A file or split of some data.
+
+    Attributes:
+        name: as messages have it, where the data has several pieces.
+        path: the file; None for what is no file.
+        by_line: its rows are numbered by their line; else one by one.
+        before: the greatest number of the pieces before it.
+    """
+
+    name: str
+    path: Path | None = None
+    by_line: bool = False
+    before: int = 0
+
+
+class Source(str):
+    """The name of some data as messages have it, which knows the pieces that the numbers of its rows lead to."""
+
+    pieces: tuple[Piece, ...]
+
+    def __new__(cls, name: str, pieces: Sequence[Piece] = ()) -> "Source":
+        source = super().__new__(cls, name)
+        source.pieces = tuple(pieces)
+        return source
+
+    def called(self, name: str) -> "Source":
+        """The same data under another name."""
+        return Source(name, self.pieces)
+
+    def piece_of(self, row: int) -> Piece | None:
+        """The piece that a row is of; None where the data is one that is no file."""
+        place = bisect_left([piece.before for piece in self.pieces], row) - 1
+        return self.pieces[place] if self.pieces else None
+
+    def place(self, row: int) -> str:
+        """Name a row: `data.jsonl, line 3`, `openai/gsm8k (train), row 3` or `data/*.jsonl, data/b.jsonl, line 3`."""
+        piece = self.piece_of(row)
+        if piece is None:
+            return f"{self}, row {row}"
+        named = f"{self}, {piece.name}" if len(self.pieces) > 1 else str(self)
+        return f"{named}, {'line' if piece.by_line else 'row'} {row - piece.before}"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows with their numbers in a column `_row`.
+
+    Attributes:
+        pieces: what the numbers lead to; none where they are those of one thing that is no file.
+        last: the greatest number that a row of the whole can have.
+    """
+
+    dataset: Dataset
+    last: int
+    pieces: tuple[Piece, ...] = ()
+
+    def after(self, last: int, name: str) -> "Rows":
+        """The same rows as a further piece of some data whose greatest number so far is `last`.
+
+        Args:
+            name: of the piece, where it is none of files.
+        """
+        pieces = tuple(replace(piece, before=piece.before + last) for piece in self.pieces or (Piece(name),))
+        dataset = self.dataset
+        if last:
+            dataset = dataset.remove_columns(ROW).add_column(ROW, [number + last for number in dataset[ROW]])
+        return Rows(dataset, self.last + last, pieces)
+
+
+def where(source: str, row: int) -> str:
+    """Name a row of some data (see `Source.place`)."""
+    return source.place(row) if isinstance(source, Source) else f"{source}, row {row}"
+
+
+def numbered(dataset: Dataset, source: str, piece: Piece | None = None) -> Rows:
+    """Rows numbered one by one.
+
+    Args:
+        source: what messages name.
+        piece: the file that they are of.
+
+    Raises:
+        UserError: there is a column `_row` already.
+    """
+    refuse_own_numbers(dataset.column_names, source)
+    rows = dataset.add_column(ROW, range(1, len(dataset) + 1))
+    return Rows(rows, len(dataset), () if piece is None else (piece,))
+
+
+def refuse_own_numbers(columns: Iterable[str], source: str) -> None:
+    """Keep the name of the rows' numbers free.
+
+    Raises:
+        UserError: there is a column `_row` already.
+    """
+    if ROW in columns:
+        raise UserError(
+            f"{source}: the column `{ROW}` has the name of that in which each row gets its number; give it another "
+            "name in the data."
+        )

@@ -1,0 +1,169 @@
+"""The parts of a training's memory, each by a formula: layers, head, copies of weights, optimizer states."""
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from hpt_trl.models.parameters import Parameters
+from hpt_trl.planning.memory_sizes import Batch, Sizes
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+# Optimizer state in bytes per trainable parameter as (part of fixed size, multiples of the parameter's own size):
+# two moments for the Adam family, one for Lion and SGD with momentum; 8-bit states are one byte a moment.
+# The first prefix that fits counts; what is not listed keeps two moments.
+OPTIMIZER_STATE = (
+    ("adamw_torch_4bit", (1.0, 0)),
+    ("adamw_torch_8bit", (2.0, 0)),
+    ("adamw_bnb_8bit", (2.0, 0)),
+    ("adamw_8bit", (2.0, 0)),
+    ("paged_adamw_8bit", (2.0, 0)),
+    ("ademamix_8bit", (3.0, 0)),
+    ("paged_ademamix_8bit", (3.0, 0)),
+    ("ademamix", (0.0, 3)),
+    ("paged_ademamix", (0.0, 3)),
+    ("lion_8bit", (1.0, 0)),
+    ("paged_lion_8bit", (1.0, 0)),
+    ("lion", (0.0, 1)),
+    ("paged_lion", (0.0, 1)),
+    ("rmsprop_bnb_8bit", (1.0, 0)),
+    ("rmsprop", (0.0, 1)),
+    ("adagrad", (0.0, 1)),
+    ("adafactor", (0.0, 0)),
+    ("sgd", (0.0, 0)),
+    ("lomo", (0.0, 0)),
+)
+
+# Positions and vocabulary entries of one tile of TRL's fused head, which never holds the logits of all positions.
+HEAD_TILE = (4096, 32768)
+# Where TRL has Triton, a tile is turned into its gradient in place. Elsewhere (CPUs) PyTorch does it, with float32
+# copies of the tile beside it: scaled logits, their distance from the largest, its exponential, a mask; going back also
+# the gradient and its summands (`_forward_tile` and `_backward_tile` of `trl.kernels.chunked_logprob`).
+TORCH_HEAD_FORWARD, TORCH_HEAD_BACKWARD = 3 * 4 + 1, 7 * 4 + 1
+# Logits that exist at a time where several heads' losses are formed with their gradient (`methods/mtp/head.py`).
+HEADS_TILE, HEADS_TILE_ON_CPU = 2**27, 2**23
+
+# DeepSpeed's defaults, in elements: gradients that are reduced at once (`reduce_bucket_size`), and weights that ZeRO-3
+# keeps gathered for their next use (`stage3_max_live_parameters`).
+ZERO_BUCKET, ZERO_LIVE = 5 * 10**8, 10**9
+
+
+def optimizer_bytes(optimizer: str, parameter_bytes: float) -> float:
+    for prefix, (fixed, multiple) in OPTIMIZER_STATE:
+        if optimizer.startswith(prefix):
+            return fixed + multiple * parameter_bytes
+    return 2 * parameter_bytes
+
+
+class Layer(NamedTuple):
+    """Bytes per token of one layer."""
+
+    kept: float  # for the backward pass
+    working: float  # gradients of values that exist at once while it goes back
+    input: float  # that gradient checkpointing keeps
+    keys_values: float  # of the KV cache
+
+
+def layer_of(text_config: "PretrainedConfig", sizes: Sizes, counts: Parameters) -> Layer:
+    """Returns what a decoder layer holds of a token.
+
+    With hidden width h, query width q, key and value width k (both together) and MLP width i (MoE: of the experts in
+    use), in the type of the computation: rotated queries, keys, values and the attention's output; gate, its activation
+    and up. Norms compute in float32, and keep their input, and for the gain's gradient its normalised value.
+    A projection keeps its input, for the gradient of its weight or its adapter: shared with its neighbours, unless it
+    is cast for each of them, by autocast or to the adapter's type.
+    """
+    values = text_config.to_dict()
+    hidden, heads = text_config.hidden_size, text_config.num_attention_heads
+    head_width = values.get("head_dim") or hidden // heads
+    queries = heads * head_width
+    keys_values = 2 * head_width * (values.get("num_key_value_heads") or heads)
+    width = values.get("intermediate_size") or 4 * hidden
+    if values.get("num_experts_per_tok"):
+        width = (values.get("moe_intermediate_size") or width) * values["num_experts_per_tok"]
+    size, stream = sizes.activation_bytes, max(sizes.weight_bytes, sizes.activation_bytes)
+    attention = 2 * queries + (2 * queries if sizes.padded else keys_values)
+    normed = 2 * hidden + (queries + keys_values / 2 if counts.norms_heads else 0)
+    norms = normed * (4 if counts.adapter else 4 + stream)
+    shared = (2 * hidden + width) * size
+    if counts.adapter:
+        types = {stream, sizes.trainable_bytes, *([size] if sizes.autocast else [])}
+        each = counts.adapted_inputs / text_config.num_hidden_layers
+        of_adapter = size if sizes.autocast else sizes.trainable_bytes
+        inputs = each * of_adapter if len(types) > 1 else min(each * size, shared)
+    else:
+        inputs = (5 * hidden + width) * size if size < stream else shared
+    return Layer(
+        kept=norms + inputs + (attention + 3 * width) * size,
+        working=3 * width * size + hidden * stream,
+        input=hidden * stream,
+        keys_values=keys_values * size,
+    )
+
+
+def activations(config: "PretrainedConfig", sizes: Sizes, batch: Batch, counts: Parameters) -> tuple[float, float]:
+    """Returns bytes of the activations when the backward pass begins, and when it reaches the first layer."""
+    text_config = config.get_text_config()
+    layers, layer = text_config.num_hidden_layers, layer_of(text_config, sizes, counts)
+    tokens = batch.tokens
+    # The mask of a padded batch as each layer adds it to its scores, and once as it is made.
+    mask = batch.rows * batch.length**2 if sizes.padded else 0
+    one = tokens * layer.kept + mask * sizes.activation_bytes
+    kept = layers * tokens * layer.input if sizes.gradient_checkpointing else (layers - 1) * one
+    # Heads read the trunk's state, which is kept already; each has a norm's input of its own.
+    heads, passing = sizes.heads, tokens * (layer.input + 4 * text_config.hidden_size)
+    if heads.layers and heads.kept and not sizes.gradient_checkpointing:
+        passing += one
+    kept += heads.count * (passing if heads.kept else 0)
+    return kept + one + tokens * layer.working + mask, one + tokens * layer.working + mask
+
+
+def head_of(text_config: "PretrainedConfig", sizes: Sizes, batch: Batch, *, trained: bool) -> tuple[float, float]:
+    """Returns bytes that the loss needs when the backward pass begins, and those that stay: the head's gradient."""
+    hidden, vocabulary = text_config.hidden_size, text_config.vocab_size
+    tokens = batch.tokens
+    if sizes.scores:
+        # The last hidden states and their gradient; all positions are scored, one of each row counts.
+        return 2 * tokens * hidden * sizes.activation_bytes, 0
+    gradient = vocabulary * hidden * 4 if trained else 0
+    if sizes.heads.count:
+        # The losses of all heads at once: states and their gradients, and a tile of logits with its gradient.
+        states = (1 + sizes.heads.count) * tokens * hidden * 2 * sizes.activation_bytes
+        logits = min(tokens * (1 + sizes.heads.count) * vocabulary, HEADS_TILE if sizes.triton else HEADS_TILE_ON_CPU)
+        each = sizes.activation_bytes if sizes.triton else 8 + sizes.activation_bytes
+        return states + logits * each + gradient, gradient
+    scored = tokens if not sizes.triton or not batch.prompt_length else batch.rows * batch.completion_length
+    states = scored * hidden * (sizes.activation_bytes + 4)
+    if sizes.head_logits:
+        return 2 * tokens * vocabulary * 4 + states + gradient, gradient
+
+    def tile(positions: float, more: float) -> float:
+        logits = min(positions, HEAD_TILE[0]) * min(vocabulary, HEAD_TILE[1])
+        return logits * (sizes.activation_bytes + (0 if sizes.triton else more))
+
+    back = tile(scored * sizes.trained_positions, TORCH_HEAD_BACKWARD) + gradient
+    return states + max(tile(scored, TORCH_HEAD_FORWARD), back), gradient
+
+
+def with_heads(counts: Parameters, sizes: Sizes) -> Parameters:
+    """Counts with the heads for future tokens, which beside an adapter are trained in its type."""
+    more = sizes.heads.parameters
+    if counts.adapter:
+        return counts._replace(trainable=counts.trainable + more, adapter=counts.adapter + more)
+    return counts._replace(total=counts.total + more, linear=counts.linear + more, trainable=counts.trainable + more)
+
+
+def copies_of(counts: Parameters, layers: int, sizes: Sizes) -> tuple[float, float]:
+    """Returns bytes of the copies of weights in a training step, and in a generation."""
+    sharding, everything = sizes.sharding, counts.total * sizes.sharding.gathered_bytes
+    if not sharding.gathered:
+        autocast = counts.linear * sizes.activation_bytes if sizes.activation_bytes < sizes.linear_bytes else 0.0
+        return autocast, autocast
+    if sharding.gathered == "layers":
+        outside = counts.total - counts.linear
+        gathered = min(counts.total, 2 * counts.linear / layers + outside) * sharding.gathered_bytes
+        # Their gradients are whole until they are reduced.
+        return gathered + outside * sharding.gathered_bytes, gathered
+    if sharding.gathered == "window":
+        gathered = min(counts.total, ZERO_LIVE) * sharding.gathered_bytes
+        return gathered, everything if sharding.gathers_to_generate else gathered
+    return everything, everything

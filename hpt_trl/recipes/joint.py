@@ -1,0 +1,72 @@
+"""What the keys of a recipe ask of each other: which it has to name, and which do not go together."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hpt_trl.errors import Collector
+from hpt_trl.recipes.declared import Declared
+from hpt_trl.recipes.device import check_quantization
+from hpt_trl.settings.file import Sources
+
+_REWARDS = ("reward_funcs", "reward_model_name_or_path")
+_QUANTIZATION = ("load_in_4bit", "load_in_8bit")
+
+
+@dataclass
+class Values:
+    """The values of a recipe's keys, the command line over the file.
+
+    Attributes:
+        taken: key -> value of its field's type; without what is faulty.
+        faulty: keys of which a mistake is told already, and those that a misspelt key stands for: nothing that follows
+            from them is told as a mistake of its own.
+    """
+
+    taken: dict[str, Any] = field(default_factory=dict)
+    faulty: set[str] = field(default_factory=set)
+
+    def are_sound(self, *keys: str) -> bool:
+        """Whether no mistake is known of any of these keys."""
+        return self.faulty.isdisjoint(keys)
+
+
+def note_joint_mistakes(values: Values, declared: Declared, sources: Sources, mistakes: Collector) -> None:
+    """Notes what is missing and what does not go together, where the keys that it is about are sound."""
+    taken = values.taken
+    for key, advice in _required(values, declared).items():
+        if not taken.get(key) and values.are_sound(key):
+            mistakes.note(sources.error(key, f"a recipe needs it; {advice}."))
+            values.faulty.add(key)
+    if values.are_sound(*_QUANTIZATION, "use_peft"):
+        with mistakes.noted():
+            if all(taken.get(key) for key in _QUANTIZATION):
+                raise sources.error(_QUANTIZATION[0], "`load_in_8bit` is set as well; keep one of the two.")
+            check_quantization(taken, declared, sources)
+    for key in _REWARDS:
+        if declared.rewards == "none" and taken.get(key):
+            mistakes.note(sources.error(key, f"the stage `{declared.stage}` uses no rewards; drop the line."))
+            values.faulty.add(key)
+    weights = taken.get("reward_weights")
+    rewards = [name for key in _REWARDS for name in taken.get(key) or []]
+    if weights is not None and len(weights) != len(rewards) and values.are_sound(*_REWARDS):
+        mistakes.note(
+            sources.error(
+                "reward_weights",
+                f"{len(weights)} weights for {len(rewards)} rewards; allowed: one per `reward_funcs`, then one per "
+                "`reward_model_name_or_path`.",
+            )
+        )
+
+
+def _required(values: Values, declared: Declared) -> dict[str, str]:
+    """The keys that a recipe has to name, and what to write."""
+    required = {"output_dir": "write the folder for the model and the results"}
+    if declared.works or not declared.stage:
+        return required
+    required["dataset_name"] = "write a Hub id, a local file, `arithmetic` or `reasoning_gym:<task>`"
+    if not declared.makes_model:
+        required["model_name_or_path"] = "write a Hub id, a local folder or `smollm2-135m`"
+    models = "reward_model_name_or_path"
+    if declared.rewards == "required" and not values.taken.get(models) and values.are_sound(models):
+        required["reward_funcs"] = "name at least one reward, e.g. `[math_answer]`, or a `reward_model_name_or_path`"
+    return required

@@ -1,0 +1,204 @@
+"""Every mistake of a recipe in one answer, each once, in the order of the file."""
+
+import json
+import re
+import time
+
+import pytest
+import yaml
+
+from hpt_trl.cli import main
+from hpt_trl.errors import UserError
+from hpt_trl.runs.early import check_run
+from hpt_trl.runs.preparation import prepare
+from tests.helpers.processes import hpt_trl
+
+# A recipe without a fault; what it is about is made by the package itself.
+SOUND = {
+    "stage": "grpo",
+    "model_name_or_path": "tiny-vlm",
+    "dataset_name": "arithmetic",
+    "reward_funcs": ["math_answer"],
+    "max_steps": 2,
+}
+# Key and value that are planted -> what is said of it.
+PLANTED = {
+    "learning_rat: 1e-5": "Did you mean `learning_rate`?",
+    "torch_dtype: bfloat16": "it is now `dtype`",
+    "num_train_epochs: many": "many is not allowed; allowed: a number",
+    "logging_steps: -1": "-1 is not allowed",
+    "optim: adamw_torc": "Did you mean `adamw_torch`?",
+    "report_to: wanbd": "Did you mean `wandb`?",
+    "reward_model_name_or_path: [outputs/nowhere]": "there is no folder outputs/nowhere",
+    "evaluations: [evaluate/humanevil]": "Did you mean `evaluate/humaneval`?",
+    "global_batch_size: 7": "7 rows do not divide into",
+    "dataset_config: main": "names a part of a Hub dataset",
+    "load_in_4bit: true": "add `use_peft: true`",
+    "env: 3": "a mapping of variables to values",
+    "chat_template_kwargs.enable_thinking: false": "keys are flat",
+}
+
+
+def write(folder, *lines, **values):
+    """A recipe: sound but for these values and lines; its file, and the line of each key."""
+    values = {key: value for key, value in (SOUND | {"output_dir": str(folder / "out")} | values).items() if value}
+    text = yaml.safe_dump(values, sort_keys=False) + "".join(f"{line}\n" for line in lines)
+    path = folder / "mine.yaml"
+    path.write_text(text)
+    return path, {line.partition(":")[0]: number for number, line in enumerate(text.splitlines(), 1)}
+
+
+def refused(path, *words):
+    with pytest.raises(UserError) as early:
+        check_run(str(path), list(words))
+    with pytest.raises(UserError) as late:
+        prepare(str(path), list(words))
+    assert str(early.value) == str(late.value)
+    return early.value
+
+
+def test_all_that_is_planted_is_told_once_in_the_order_of_the_lines(tmp_path):
+    path, lines = write(tmp_path, *PLANTED)
+    found = refused(path)
+    assert str(found).startswith(f"{len(PLANTED)} mistakes in {path}:\n  ")
+    told = [(error.place.line, error.place.key, error.said) for error in found.every]
+    expected = [(lines[line.rpartition(": ")[0]], line.rpartition(": ")[0]) for line in PLANTED]
+    assert [(line, key) for line, key, _ in told] == expected
+    for (_, _, said), wanted in zip(told, PLANTED.values(), strict=True):
+        assert wanted in said
+    # A line for each, which names its place.
+    assert [re.match(r"  (.+), line (\d+), ", line)[2] for line in str(found).splitlines()[1:]] == [
+        str(line) for line, _ in expected
+    ]
+
+
+@pytest.mark.parametrize("line", PLANTED)
+def test_one_fault_is_one_mistake(line, tmp_path):
+    path, _ = write(tmp_path, line)
+    (error,) = refused(path).every
+    assert PLANTED[line] in str(error)
+
+
+@pytest.mark.parametrize(
+    ("values", "lines", "said"),
+    [
+        # What is misspelt is not missing as well.
+        ({"dataset_name": None}, ["dataset_nam: arithmetic"], "Did you mean `dataset_name`?"),
+        ({"model_name_or_path": None}, ["model_name_path: tiny-vlm"], "Did you mean `model_name_or_path`?"),
+        ({"stage": None}, ["stagee: grpo"], "Did you mean `stage`?"),
+        (
+            {"reward_funcs": None},
+            ["reward_func: [math_answer]", "reward_weights: [1.0]"],
+            "Did you mean `reward_funcs`?",
+        ),
+        ({"output_dir": None}, ["outputdir: out"], "Did you mean `output_dir`?"),
+        # What stands on a faulty value is not judged.
+        ({"reward_funcs": {"a": 1}}, ["reward_weights: [1.0, 2.0]"], "`reward_funcs`: "),
+        ({}, ["num_generations: few", "global_batch_size: 7"], "few is not allowed"),
+        ({}, ["per_device_train_batch_size: 0", "global_batch_size: 7"], "0 is not allowed"),
+        ({"stage": "sftt", "reward_funcs": None}, [], "Did you mean `sft`?"),
+        ({"stage": "evalute", "dataset_name": None, "reward_funcs": None}, [], "Did you mean `evaluate`?"),
+        ({}, ["load_in_4bit: maybe", "load_in_8bit: true"], "maybe is not allowed"),
+    ],
+)
+def test_what_follows_from_a_fault_is_none_of_its_own(values, lines, said, tmp_path):
+    path, _ = write(tmp_path, *lines, **values)
+    (error,) = refused(path).every
+    assert said in str(error)
+
+
+def test_keys_are_judged_although_the_stage_is_missing_or_wrong(tmp_path):
+    for stage in (None, "gppo"):
+        path, _ = write(tmp_path, "learning_rat: 1", "max_completion_length: 0", "dataset_layout: tables", stage=stage)
+        keys = [error.place.key for error in refused(path).every]
+        assert sorted(keys) == ["dataset_layout", "learning_rat", "max_completion_length", "stage"]
+
+
+def test_those_of_the_file_come_before_those_of_the_command_line(tmp_path):
+    path, _ = write(tmp_path, "learning_rat: 1", "optim: nope", dataset_name=None)
+    found = refused(path, "--max_stepz", "3", "--seed", "-1")
+    assert [(error.place.key, error.place.on_command_line) for error in found.every] == [
+        ("learning_rat", False),
+        ("optim", False),
+        ("dataset_name", False),
+        ("max_stepz", True),
+        ("seed", True),
+    ]
+
+
+def test_keys_that_are_set_twice_are_told_with_the_others(tmp_path):
+    path, lines = write(tmp_path, "learning_rate: 1e-5", "learning_rate: 2e-5", "seed: 1", "seed: x", "? [a, b]\n: 1")
+    found = refused(path)
+    told = [(error.place.key, "already set" in str(error)) for error in found.every]
+    assert told == [("learning_rate", True), ("seed", True), ("seed", False), ("", False)]
+    assert f"already set on line {lines['seed'] - 1}" in str(found)
+
+
+def test_every_mistake_of_an_evaluation_is_told(tmp_path):
+    inner = tmp_path / "measure.yaml"
+    inner.write_text("stage: evaluate\ndataset_name: nope.jsonl\nreward_funcs: [math_anser]\nmax_rowz: 3\n")
+    path, lines = write(tmp_path, "evaluations: [measure.yaml]", "seed: x")
+    found = refused(path)
+    assert [error.place.line for error in found.every] == [lines["evaluations"]] * 3 + [lines["seed"]]
+    for said in ("nope.jsonl", "`math_answer`", "`max_rows`"):
+        assert str(found).count(said) >= 1
+
+
+def test_every_stage_of_a_pipeline_is_told_of(tmp_path, capsys):
+    words = ["--sft.max_stepz", "3", "--ppo.learning_rate", "-1", "--reward.dataset_name", "nope.jsonl"]
+    assert main(["check", "pipeline/rlhf-tiny", *words]) == 2
+    said = capsys.readouterr().err
+    assert "3 mistakes" in said and all(f"{words[place]} on the command line" in said for place in (0, 2, 4)), said
+
+
+def test_what_only_the_libraries_know_is_told_together_too(tmp_path):
+    lines = ("stop_on_warnings: [nonsense]", "eval_strategy: steps", "push_to_hub: true", "success_reward: nothing")
+    path, _ = write(tmp_path, *lines, dataset_name=str(tmp_path / "rows.jsonl"), test_split_size=0)
+    (tmp_path / "rows.jsonl").write_text(
+        "".join(json.dumps({"prompt": f"{n} + 1 =", "answer": "2"}) + "\n" for n in range(3))
+    )
+    keys = {error.place.key for error in refused_late(path).every}
+    assert {"stop_on_warnings", "eval_strategy", "success_reward"} <= keys
+
+
+def refused_late(path):
+    check_run(str(path), [])
+    with pytest.raises(UserError) as late:
+        prepare(str(path), [])
+    return late.value
+
+
+def test_check_prints_them_as_json(tmp_path, capfd):
+    path, lines = write(tmp_path, "learning_rat: 1e-5", "optim: nope", dataset_name=None)
+    assert main(["check", str(path), "--max_stepz", "3", "--json"]) == 2
+    told = capfd.readouterr()
+    found = json.loads(told.out)["mistakes"]
+    assert [(one["file"], one["line"], one["key"]) for one in found] == [
+        (str(path), lines["learning_rat"], "learning_rat"),
+        (str(path), lines["optim"], "optim"),
+        (str(path), None, "dataset_name"),
+        (str(path), None, "max_stepz"),
+    ]
+    assert found[0]["said"] == "there is no such key. Did you mean `learning_rate`?"
+    assert len(told.err.splitlines()) == 1 and told.err.startswith("error: 4 mistakes in ")
+
+
+def test_no_recipe_at_all_is_told_as_json_too(capfd):
+    assert main(["check", "quikstart", "--json"]) == 2
+    (found,) = json.loads(capfd.readouterr().out)["mistakes"]
+    assert found["file"] is None and "Did you mean `quickstart`?" in found["said"]
+
+
+@pytest.mark.parametrize("command", ["run", "check"])
+def test_all_are_told_in_a_second_and_a_half(command, tmp_path):
+    path, _ = write(tmp_path, *PLANTED)
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        result = hpt_trl(command, str(path))
+        seconds.append(time.perf_counter() - start)
+        assert result.returncode == 2 and result.stderr.count("error:") == 1 and "Traceback" not in result.stderr
+        assert all(said in result.stderr for said in PLANTED.values())
+        if seconds[-1] < 1.5:
+            return
+    pytest.fail(f"{seconds} s")
