@@ -129,7 +129,7 @@ def test_the_keys_that_may_differ_are_keys():
 
 
 def test_rows_that_have_changed_are_refused(stopped, tmp_path):
-    path, folder, _ = stopped
+    path = stopped[0]
     rows = (tmp_path / "sums.jsonl").read_text()
     (tmp_path / "sums.jsonl").write_text(rows.replace("What is 3 + 1?", "What is 3+1?"))
     with pytest.raises(UserError, match=r"sums\.jsonl has changed since .*checkpoint-6 was written"):
