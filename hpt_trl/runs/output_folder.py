@@ -80,7 +80,7 @@ def open_output_folder(recipe: Recipe, *, resuming: bool) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     if not resuming:
         for path in {path for pattern in _RUN_FILES for path in folder.glob(pattern)}:
-            if path.is_dir():
+            if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
                 path.unlink()
