@@ -34,6 +34,15 @@ class DataArguments(ScriptArguments):
             "worse}, {text: content}."
         },
     )
+    dataset_layout: str | None = field(
+        default=None,
+        metadata={
+            "help": "What the rows are, where it does not show from their columns: the layout that they become "
+            "(`demonstrations`, `prompts`, `comparisons`, `documents`, `solutions`), or the form in which the file has "
+            "them (`messages`, `sharegpt`, `ultrachat`, `alpaca`, `dolly`, `question-answer`, `whole-conversations`, "
+            "`hh-rlhf`, `orca`, `llama-factory`, `vrag`, `vrag-parquet`, `slidevqa`)."
+        },
+    )
     # TRL's `test` would not tell a written name from none.
     dataset_test_split: str | None = field(  # type: ignore[assignment]
         default=None,

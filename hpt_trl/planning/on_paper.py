@@ -82,7 +82,7 @@ def _training(
     cost = cost_of(recipe, config, assumed, generated_rows=generated, scored_by=_scorer(recipe))
     steps = _step_count(recipe, rows)
     return [
-        ("batch", batch_line(recipe, recipe.stage.layout(recipe.arguments))),
+        ("batch", batch_line(recipe, recipe.layout)),
         *([("rollouts", rollouts)] if (rollouts := describe(recipe)) else []),
         ("steps", _steps(recipe, steps, rows)),
         ("tokens", _tokens(steps, cost)),
