@@ -1,8 +1,10 @@
-"""Small files that a run leaves: written in one go, and JSON that any reader takes; and the cache of the package."""
+"""Small files that a run leaves, written in one go; JSON that any reader takes; paths that lead nowhere; the cache."""
 
 import json
 import math
 import os
+import stat
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,56 @@ def lines_of(path: str | Path, *, errors: str = "strict") -> list[str]:
     """
     lines = Path(path).read_text(encoding="utf-8-sig", errors=errors).split("\n")
     return lines if lines[-1] else lines[:-1]
+
+
+def path_fault(text: str | Path) -> str | None:
+    """Why a path can lead to nothing; None where it leads to a file or folder that may be read, or is free.
+
+    What has no fault can be asked by `Path.exists` and its like, which raise on some of what has one.
+    """
+    try:
+        path = Path(text).expanduser()
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return f"is a link to {os.readlink(path)}, which is not there" if os.path.islink(path) else None
+    except UnicodeEncodeError:
+        return "holds half a character"
+    except OSError as error:
+        return f"cannot be looked up: {os.strerror(error.errno or 0)}"
+    # A null byte, or a user whom the system does not know.
+    except (ValueError, RuntimeError) as error:
+        return f"cannot be looked up: {error}"
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        return "is neither a file nor a folder, but a pipe, a socket or a device"
+    if not os.access(path, os.R_OK | (os.X_OK if stat.S_ISDIR(mode) else 0)):
+        return "may not be read"
+    return None
+
+
+def folder_fault(folder: Path) -> str | None:
+    """Why nothing can be written to a folder, which need not be there; None where something can.
+
+    In the folder above one that is not there, another is made and removed: some say that they can be written to, and
+    cannot (`/proc`, a full disk).
+    """
+    if fault := path_fault(folder):
+        return fault
+    place = folder.expanduser().absolute()
+    if os.path.lexists(place):
+        if not place.is_dir():
+            return "is a file"
+        return None if os.access(place, os.W_OK | os.X_OK) else "cannot be written to"
+    while not os.path.lexists(place):
+        place = place.parent
+    if fault := path_fault(place):
+        return f"cannot be made, since {place} {fault}"
+    if not place.is_dir():
+        return f"cannot be made, since {place} is a file"
+    try:
+        os.rmdir(tempfile.mkdtemp(prefix=".hpt-trl-", dir=place))
+    except OSError as error:
+        return f"cannot be made in {place}: {os.strerror(error.errno or 0)}"
+    return None
 
 
 def write_atomically(path: Path, text: str) -> None:

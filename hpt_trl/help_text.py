@@ -1,6 +1,19 @@
-"""How the help of commands is laid out."""
+"""How the help of commands is laid out, and words that are paths."""
 
 import argparse
+
+from hpt_trl.files import path_fault
+
+
+def path_word(text: str) -> str:
+    """Takes a word as a path; for `add_argument(type=...)`.
+
+    Raises:
+        argparse.ArgumentTypeError: it is a pipe, leads in a circle or to nothing, is too long, or may not be read.
+    """
+    if fault := path_fault(text):
+        raise argparse.ArgumentTypeError(f"{text[:200]!r} {fault}")
+    return text
 
 
 class HelpText(argparse.RawDescriptionHelpFormatter):

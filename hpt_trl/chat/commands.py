@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hpt_trl.errors import UserError
-from hpt_trl.help_text import HelpText
+from hpt_trl.help_text import HelpText, path_word
 
 EXAMPLES = """\
 While it talks: /clear begins anew, /exit (or Ctrl-D, Ctrl-C) ends. Ctrl-C stops
@@ -32,10 +32,15 @@ def add_commands(commands: Any) -> None:
         allow_abbrev=False,
     )
     chat.add_argument(
-        "folder", metavar="OUTPUT_DIR", help="output folder of a run, one of its checkpoints, or a Hub id"
+        "folder",
+        type=path_word,
+        metavar="OUTPUT_DIR",
+        help="output folder of a run, one of its checkpoints, or a Hub id",
     )
     chat.add_argument("--prompt", metavar="TEXT", help="answer this one text, and end")
-    chat.add_argument("--image", metavar="FILE", help="image of the first text, for a vision-language model")
+    chat.add_argument(
+        "--image", type=path_word, metavar="FILE", help="image of the first text, for a vision-language model"
+    )
     chat.add_argument("--system", metavar="TEXT", help="system message (that of the run's recipe)")
     chat.add_argument("--max_new_tokens", type=int, default=256, metavar="N", help="longest answer, in tokens (256)")
     chat.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 takes the likeliest token (0)")

@@ -4,7 +4,7 @@ import argparse
 
 from hpt_trl.chat import commands as chat
 from hpt_trl.data.pages import commands as pages
-from hpt_trl.help_text import HelpText
+from hpt_trl.help_text import HelpText, path_word
 from hpt_trl.hub import commands as hub
 from hpt_trl.reports import commands as reports
 from hpt_trl.retrieval import commands as retrieval
@@ -125,7 +125,9 @@ def build_parser() -> argparse.ArgumentParser:
             usage=f"hpt-trl {name} RECIPE [--key value ...]",
             allow_abbrev=False,
         )
-        command.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the name of a bundled recipe")
+        command.add_argument(
+            "recipe", type=path_word, metavar="RECIPE", help="a YAML file, or the name of a bundled recipe"
+        )
         command.add_argument("overrides", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     listed = commands.add_parser(
         "list",
@@ -146,8 +148,12 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=HelpText,
         allow_abbrev=False,
     )
-    merge.add_argument("folder", metavar="FOLDER", help="output folder of the run, or its Hub id (owner/name)")
-    merge.add_argument("output_dir", metavar="OUTPUT_DIR", help="new or empty folder for the whole model")
+    merge.add_argument(
+        "folder", type=path_word, metavar="FOLDER", help="output folder of the run, or its Hub id (owner/name)"
+    )
+    merge.add_argument(
+        "output_dir", type=path_word, metavar="OUTPUT_DIR", help="new or empty folder for the whole model"
+    )
     merge.add_argument("--revision", metavar="NAME", help="branch, tag or commit of a Hub id (main)")
     hub.add_commands(commands)
     retrieval.add_commands(commands)
@@ -161,7 +167,9 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=HelpText,
         allow_abbrev=False,
     )
-    doctor.add_argument("recipes", nargs="*", metavar="RECIPE", help="a YAML file, or the name of a bundled recipe")
+    doctor.add_argument(
+        "recipes", type=path_word, nargs="*", metavar="RECIPE", help="a YAML file, or the name of a bundled recipe"
+    )
     doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
     chat.add_commands(commands)
     completion = commands.add_parser(

@@ -4,12 +4,12 @@ The module imports nothing heavy: a file that is not there is told before the se
 """
 
 import difflib
-import json
 from pathlib import Path
 from typing import Any
 
 from hpt_trl.data.generated import FILES, NAMES, is_generated
 from hpt_trl.errors import UserError
+from hpt_trl.files import parsed_json, path_fault
 
 
 def as_dict(value: dict | str | None, key: str) -> dict[str, Any]:
@@ -22,11 +22,12 @@ def as_dict(value: dict | str | None, key: str) -> dict[str, Any]:
         return {}
     if isinstance(value, str):
         try:
-            value = json.loads(value)
-        except json.JSONDecodeError as error:
-            raise UserError(f'{key}: {value!r} is not JSON ({error.msg}); write e.g. \'{{"key": "value"}}\'') from error
+            value = parsed_json(value)
+        except ValueError as error:
+            said = getattr(error, "msg", error)
+            raise UserError(f'{key}: {value!r:.80} is not JSON ({said}); write e.g. \'{{"key": "value"}}\'') from error
     if not isinstance(value, dict):
-        raise UserError(f"{key}: {value!r} must be a mapping of names to values.")
+        raise UserError(f"{key}: {value!r:.80} must be a mapping of names to values.")
     return value
 
 
@@ -51,6 +52,8 @@ def check_name(
         raise UserError(
             "dataset_streaming: every row is checked before training, so the data is not streamed; drop it."
         )
+    if fault := path_fault(name):
+        raise UserError(f"dataset_name: {name[:200]} {fault}; name another.")
     generated, local = is_generated(name), looks_local(name)
     if not generated and local:
         _check_there(name)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from hpt_trl.errors import UserError
-from hpt_trl.help_text import HelpText
+from hpt_trl.help_text import HelpText, path_word
 from hpt_trl.settings.values import WORDS_FOR_FALSE, WORDS_FOR_TRUE
 
 _EXAMPLES = """\
@@ -28,7 +28,9 @@ def add_commands(commands: Any) -> None:
         formatter_class=HelpText,
         allow_abbrev=False,
     )
-    parser.add_argument("folder", metavar="OUTPUT_DIR", help="output folder of the run, or of a pipeline's stage")
+    parser.add_argument(
+        "folder", type=path_word, metavar="OUTPUT_DIR", help="output folder of the run, or of a pipeline's stage"
+    )
     parser.add_argument("--hub_model_id", metavar="NAME", help="repository: owner/name, or a name of your own")
     parser.add_argument(
         "--private", metavar="BOOL", help="true or false, of a repository that is made (owner's default)"

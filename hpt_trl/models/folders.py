@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from hpt_trl.errors import UserError
+from hpt_trl.files import folder_fault, path_fault
 from hpt_trl.models.built_in import BUILT_IN, is_unpacked
 
 # Where a value head lies beside its trunk, also PPO's on a policy; the second file makes a folder a value model's.
@@ -49,6 +50,8 @@ def check_model_folder(name: str, *, key: str = "model_name_or_path", adapters: 
     Raises:
         UserError: there is no such folder, or it holds no config or no weights.
     """
+    if fault := path_fault(name):
+        raise UserError(f"{key}: {name[:200]} {fault}.")
     if not is_local(name):
         return
     # from_pretrained does not expand `~`: it would look for a Hub repository of that name.
@@ -103,7 +106,9 @@ def check_merge(source: str, target: Path) -> None:
     """
     if not is_pushed_name(source) and not is_adapter(source):
         raise UserError(f"{source} holds no adapter ({ADAPTER_FILE}); name the folder of a run with `use_peft`.")
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+    if fault := folder_fault(target):
+        raise UserError(f"{target} {fault}; name a folder that is new or empty.")
+    if target.exists() and any(target.iterdir()):
         raise UserError(f"{target} is not empty, and nothing is written over; name a folder that is new or empty.")
 
 

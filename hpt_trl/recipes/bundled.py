@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hpt_trl.errors import UserError
+from hpt_trl.files import path_fault
 from hpt_trl.settings.file import read_recipe_file, shown
 
 
@@ -43,6 +44,8 @@ def find_recipe(name: str) -> Path:
     Raises:
         UserError: there is neither; the message gives the nearest bundled name.
     """
+    if fault := path_fault(name):
+        raise UserError(f"the recipe {name[:200]!r} {fault}; name a recipe's file, or a bundled one.")
     path = Path(name)
     if path.is_file():
         return path
@@ -55,7 +58,9 @@ def find_recipe(name: str) -> Path:
     short = {full.rpartition("/")[2]: full for full in bundled}
     near = difflib.get_close_matches(name, [*bundled, *short], n=1)
     meant = f" Did you mean `{short.get(near[0], near[0])}`?" if near else ""
-    raise UserError(f"there is no recipe `{name}`: neither a file nor a bundled one.{meant} `hpt-trl list` shows all.")
+    raise UserError(
+        f"there is no recipe `{name[:200]}`: neither a file nor a bundled one.{meant} `hpt-trl list` shows all."
+    )
 
 
 def anchored(names: Any, folder: Path) -> Any:
@@ -68,7 +73,7 @@ def anchored(names: Any, folder: Path) -> Any:
     if isinstance(names, list):
         return [anchored(name, folder) for name in names]
     paths = (folder / names, Path(names)) if isinstance(names, str) and names else ()
-    return next((str(path.resolve()) for path in paths if path.is_file()), names)
+    return next((str(path.resolve()) for path in paths if not path_fault(path) and path.is_file()), names)
 
 
 def summarize(path: Path) -> RecipeSummary:

@@ -4,7 +4,6 @@ A profile is a file of `accelerate config`; those of `accelerate_configs/` go by
 without accelerate, so that a mistake in one is told at once.
 """
 
-import json
 import math
 import os
 from collections.abc import Mapping
@@ -15,8 +14,10 @@ from typing import Any, TypeVar
 import yaml
 
 from hpt_trl.errors import UserError
+from hpt_trl.files import parsed_json, path_fault
 from hpt_trl.settings.file import shown
 from hpt_trl.settings.values import did_you_mean
+from hpt_trl.settings.yaml_text import check_yaml
 
 # Accelerate's own names of what it can start here; each device has a `MULTI_...` of its own.
 _ONE, _FSDP, _DEEPSPEED = "NO", "FSDP", "DEEPSPEED"
@@ -101,14 +102,16 @@ def find_profile(name: str, beside: Path | None = None) -> Path:
     Raises:
         UserError: there is no such file; the message gives the nearest name.
     """
+    if fault := path_fault(name):
+        raise UserError(f"{name[:200]!r} {fault}; name an accelerate config, or a profile.")
     shipped = profiles_folder()
     folders = [] if beside is None else [beside / name]
     for candidate in [*folders, Path(name), shipped / f"{name.removesuffix('.yaml')}.yaml"]:
-        if candidate.is_file():
+        if not path_fault(candidate) and candidate.is_file():
             return candidate
     names = sorted(path.stem for path in shipped.glob("*.yaml"))
     known = f" Names: {', '.join(names)}." if names else ""
-    raise UserError(f"there is no file {name}.{did_you_mean(name, names)}{known}")
+    raise UserError(f"there is no file {name[:200]}.{did_you_mean(name, names)}{known}")
 
 
 def read_profile(path: Path, num_processes: int | None = None, num_machines: int | None = None) -> Profile:
@@ -210,7 +213,9 @@ def launched_profile(world_size: int) -> Profile:
 def _read(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
-        values = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        if path.suffix != ".json":
+            check_yaml(text)
+        values = parsed_json(text) if path.suffix == ".json" else yaml.safe_load(text)
     except (OSError, ValueError, yaml.YAMLError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""

@@ -11,6 +11,7 @@ from typing import Any, get_origin
 from hpt_trl.errors import Collector, Place, UserError
 from hpt_trl.recipes.declared import Declared, declared_by, declared_in_file, declared_somewhere
 from hpt_trl.recipes.joint import Values, note_joint_mistakes
+from hpt_trl.recipes.paths import paths_fault
 from hpt_trl.recipes.stages import STAGE_MODULES, check_stage, load_stage
 from hpt_trl.settings.file import RecipeFile, Sources, shown
 from hpt_trl.settings.keys import unknown_key
@@ -87,8 +88,7 @@ def read_values(sources: Sources, declared: Declared, mistakes: Collector) -> Va
     The variables of the recipe's block `env` are set.
     """
     values = Values()
-    with mistakes.noted():
-        _set_environment(sources.file)
+    _set_environment(sources.file, mistakes)
     with mistakes.noted():
         if not take_token_of(sources.file.values, sources.file.texts):
             raise sources.error(TOKEN_KEY, "what is written there is no text; allowed: a token of the Hub.")
@@ -97,6 +97,8 @@ def read_values(sources: Sources, declared: Declared, mistakes: Collector) -> Va
             key, value = _read(name, sources, declared)
             if key in declared.rules and (message := problem(declared.rules[key], value)):
                 raise sources.error(key, f"{sources.given(key)} {message}")
+            if fault := paths_fault(key, value):
+                raise sources.error(key, fault)
             values.taken[key] = value
         except UserError as error:
             mistakes.note(error)
@@ -112,18 +114,24 @@ def _names(sources: Sources) -> list[str]:
     return [name for name in {**sources.file.values, **sources.overrides} if name != "env" or name in sources.overrides]
 
 
-def _set_environment(file: RecipeFile) -> None:
+def _set_environment(file: RecipeFile, mistakes: Collector) -> None:
     """Sets the variables of TrlParser's `env` block, before torch is imported and reads some of them."""
     variables = file.values.get("env")
     if variables is None:
         return
+    name, line = shown(file.path), file.lines["env"]
+    place = Place(f"{name}, line {line}, `env`", name, "env", line)
     if not isinstance(variables, dict):
-        place, line = shown(file.path), file.lines["env"]
-        raise Place(f"{place}, line {line}, `env`", place, "env", line).error(
-            "allowed: a mapping of variables to values."
-        )
-    for name, value in variables.items():
-        os.environ[str(name)] = str(value)
+        mistakes.note(place.error("allowed: a mapping of variables to values."))
+        return
+    for variable, value in variables.items():
+        if not str(variable) or set(str(variable)) & {"=", "\0"}:
+            mistakes.note(place.error(f"{str(variable)[:80]!r} cannot be the name of a variable."))
+        elif value is None or isinstance(value, dict | list):
+            said = "is empty" if value is None else "is no single value"
+            mistakes.note(place.error(f'the value of {variable!s:.80} {said}; write a text, or "".'))
+        else:
+            os.environ[str(variable)] = str(value)
 
 
 def _read(name: str, sources: Sources, declared: Declared) -> tuple[str, Any]:

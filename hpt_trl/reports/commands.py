@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hpt_trl.errors import UserError
-from hpt_trl.help_text import HelpText
+from hpt_trl.help_text import HelpText, path_word
 from hpt_trl.run_files import PIPELINE_FILE, REPORT_FILE
 from hpt_trl.terminal import flow
 
@@ -29,12 +29,15 @@ def add_commands(commands: Any) -> None:
         formatter_class=HelpText,
         allow_abbrev=False,
     )
-    report.add_argument("folders", metavar="OUTPUT_DIR", nargs="+", help="output folder of a run or pipeline")
+    report.add_argument(
+        "folders", type=path_word, metavar="OUTPUT_DIR", nargs="+", help="output folder of a run or pipeline"
+    )
     report.add_argument(
         "--json", action="store_true", help="print results and metrics as JSON (of several runs a list), draw nothing"
     )
     report.add_argument(
         "--output",
+        type=path_word,
         metavar="FILE",
         help=f"the page (OUTPUT_DIR/{REPORT_FILE}; of several runs ./{REPORT_FILE})",
     )

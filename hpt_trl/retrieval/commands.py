@@ -7,7 +7,7 @@ import argparse
 import time
 from typing import TYPE_CHECKING, Any
 
-from hpt_trl.help_text import HelpText
+from hpt_trl.help_text import HelpText, path_word
 from hpt_trl.terminal import Column, flow, table
 
 if TYPE_CHECKING:
@@ -40,8 +40,10 @@ def add_commands(commands: Any) -> None:
         formatter_class=HelpText,
         allow_abbrev=False,
     )
-    index.add_argument("pages", metavar="PAGES", help="folder of the pages; subfolders are read as well")
-    index.add_argument("index", metavar="INDEX", help="new folder for the index")
+    index.add_argument(
+        "pages", type=path_word, metavar="PAGES", help="folder of the pages; subfolders are read as well"
+    )
+    index.add_argument("index", type=path_word, metavar="INDEX", help="new folder for the index")
     index.add_argument(
         "--kind",
         default="lexical",
@@ -63,7 +65,9 @@ def add_commands(commands: Any) -> None:
         formatter_class=HelpText,
         allow_abbrev=False,
     )
-    search.add_argument("index", metavar="INDEX", help="folder of an index, or http(s) address of a service")
+    search.add_argument(
+        "index", type=path_word, metavar="INDEX", help="folder of an index, or http(s) address of a service"
+    )
     search.add_argument("query", metavar="QUERY", help="what is searched, in quotes")
     search.add_argument("--top_k", type=int, default=5, help="pages at most (5)")
     search.add_argument("--reranker", help="query_likelihood:MODEL, or a cross-encoder of sentence-transformers")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpt_trl.errors import UserError
-from hpt_trl.files import lines_of, parsed_json
+from hpt_trl.files import folder_fault, lines_of, parsed_json
 from hpt_trl.placing import clear_left, put_in_place, written_aside
 from hpt_trl.retrieval.pages import Hit, Page, image_digest, open_image
 from hpt_trl.retrieval.rankers import IndexSettings, Ranker, build_ranker, check_settings, load_ranker
@@ -226,10 +226,10 @@ def _check_folder(pages_folder: Path, index_folder: Path, overwrite: bool) -> No
         raise UserError(
             f"the index {index_folder} and the pages {pages_folder} lie in one another; name another folder."
         )
+    if fault := folder_fault(index_folder):
+        raise UserError(f"{index_folder} {fault}; name a new folder for the index.")
     if not index_folder.exists():
         return
-    if not index_folder.is_dir():
-        raise UserError(f"{index_folder} is a file; name a new folder for the index.")
     if (index_folder / INDEX_FILE).is_file():
         if not overwrite:
             raise UserError(f"{index_folder} holds an index already. To replace it, write `--overwrite`.")

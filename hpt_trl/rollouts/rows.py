@@ -57,7 +57,9 @@ class Row:
     micro: int = 0  # micro-batch of that step in which the base would train it
     prompt: int = 0  # index of the prompt over all processes
     solved: bool = False
-    dead: bool = False  # a rollout without gradient
+    dead: bool = False  # a rollout with advantage 0
+    gated: bool = False  # a rollout that has no part in the loss
+    masked: bool = False  # a rollout without a token that has a loss
     signed: float = 0.0  # factor of SRFT's loss of a rollout
     sft_coefficient: float = 0.0
     off_advantage: float = 0.0  # off-policy coefficient times the demonstration's advantage

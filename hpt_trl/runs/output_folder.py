@@ -1,6 +1,7 @@
 """The output folder of a run: what may be written there, what is cleared away, and the recipe that is kept there."""
 
 import shutil
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import yaml
@@ -93,7 +94,8 @@ def open_output_folder(recipe: Recipe, *, resuming: bool) -> Path:
 
 def run_files(folder: Path) -> list[Path]:
     """What of a folder a run of this package, TRL or `save_pretrained` has written, links as they are."""
-    return sorted({path for pattern in _RUN_FILES for path in folder.glob(pattern)})
+    # `glob` would leave out a link that leads nowhere.
+    return sorted(path for path in folder.iterdir() if any(fnmatchcase(path.name, pattern) for pattern in _RUN_FILES))
 
 
 def clear_unfinished(folder: Path) -> None:

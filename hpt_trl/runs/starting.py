@@ -15,7 +15,7 @@ import yaml
 
 from hpt_trl.environments.trajectories import FOLDER as TRAJECTORIES
 from hpt_trl.errors import UserError
-from hpt_trl.files import PARTIAL, lines_of
+from hpt_trl.files import PARTIAL, folder_fault, lines_of
 from hpt_trl.run_files import (
     ABANDONED,
     BEFORE_FILE,
@@ -83,8 +83,8 @@ def check_start(start: Start) -> Path | None:
             resume from.
     """
     folder, checkpoint = start.folder, None
-    if folder.exists() and not folder.is_dir():
-        raise start.error("output_dir", f"{folder} is a file; name a folder that is new or empty.")
+    if fault := folder_fault(folder):
+        raise start.error("output_dir", f"{folder} {fault}; name a folder that is new or empty.")
     resume = start.values.get("resume_from_checkpoint")
     if resume is not None and str(resume).lower() not in ("false", "no"):
         if start.values.get("overwrite"):

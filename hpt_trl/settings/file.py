@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from hpt_trl.errors import Collector, Place, UserError
+from hpt_trl.settings.yaml_text import check_yaml
 
 
 class RecipeLoader(yaml.SafeLoader):
@@ -141,9 +142,10 @@ def read_recipe_file(path: Path, mistakes: Collector | None = None) -> RecipeFil
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{shown(path)}: the recipe cannot be read as text: {error}.") from error
-    loader = RecipeLoader(text)
     noted = Collector() if mistakes is None else mistakes
     try:
+        check_yaml(text)
+        loader = RecipeLoader(text)
         root = loader.get_single_node()
         if root is None:
             raise UserError(f"{shown(path)}: the recipe is empty. Write `key: value` lines, at least `stage: hpt`.")
@@ -175,8 +177,6 @@ def read_recipe_file(path: Path, mistakes: Collector | None = None) -> RecipeFil
         if isinstance(error, UserError):
             raise
         raise UserError(f"{shown(path)}: this is not YAML: {error}.") from error
-    finally:
-        loader.dispose()
 
 
 def split_overrides(words: list[str]) -> dict[str, list[str]]:
@@ -205,6 +205,7 @@ def parse_yaml_text(text: str) -> Any:
         ValueError: the text is not YAML.
     """
     try:
+        check_yaml(text)
         return yaml.load(text, Loader=RecipeLoader)
     except yaml.MarkedYAMLError as error:
-        raise ValueError(f"{text} is not YAML: {error.problem}") from error
+        raise ValueError(f"{text:.80} is not YAML: {error.problem}") from error

@@ -82,7 +82,7 @@ def _as_number(kind: type, value: Any, text: str) -> int | float | None:
         return None
     try:
         number = float(value if isinstance(value, (int, float)) else text)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     if kind is int:
         if not (math.isfinite(number) and number.is_integer()):

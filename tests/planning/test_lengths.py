@@ -97,6 +97,8 @@ def longer(row: dict) -> dict:
         ({"unify_strategy": "soft", "soft_table": "on_off", "demonstration_reward": 1.5}, ["mixed"] * 8),
         ({"unify_strategy": "soft", "soft_table": "on_sft", "offline_loss_type": "srft"}, ["mixed"] * 8),
         ({"skip_dead_rows": False}, ["fail"] * 8),
+        ({"entropy_coef": 0.01}, ["mixed"] * 5 + ["fail"] + ["mixed"] * 2),
+        ({"entropy_coef": 0.01, "unify_strategy": "soft", "soft_table": "on_sft"}, ["mixed"] * 8),
         ({"beta": 0.1}, ["fail"] * 8),
         (
             {"per_device_train_batch_size": 16, "gradient_accumulation_steps": 2},
@@ -145,7 +147,9 @@ def test_micro_batches_are_those_of_the_training(tiny_model_path, tmp_path, sett
     widest = max(width for _, width, demonstrations in batches if demonstrations)
     reached = max(height for height, width, demonstrations in batches if demonstrations and width == widest)
     assert widest == sum(lengths.demonstration) > stock[1]
-    assert reached == max(batch.rows for batch in predicted if batch.length == widest)
+    highest = max(batch.rows for batch in predicted if batch.length == widest)
+    # Which micro-batches the gated rollouts leave, is the shuffle's to say: at worst each of them one.
+    assert reached == highest or ("entropy_coef" in settings and highest - 3 < reached < highest)
 
 
 def test_a_recipe_without_demonstrations_has_no_such_batches(tiny_model_path, tmp_path):

@@ -302,3 +302,25 @@ def test_every_bundled_recipe_is_valid(path, monkeypatch):
     assert recipe.path == path
     assert not recipe.stage.trains or "global_batch_size" in recipe.lines, "a recipe states its global batch"
     recipe.stage.check(recipe)
+
+
+@pytest.mark.parametrize(
+    ("block", "said"),
+    [
+        ('{"A=B": 1}', "'A=B' cannot be the name of a variable"),
+        ('{"": 1}', "'' cannot be the name"),
+        ("{A: }", "the value of A is empty; write a text"),
+        ("{A: {B: 1}}", "the value of A is no single value"),
+        ("{A: [1]}", "the value of A is no single value"),
+        ("[A]", "allowed: a mapping of variables to values"),
+    ],
+)
+def test_variables_that_there_cannot_be(read, block, said):
+    message = refused(read, f"env: {block}\n")
+    assert message.startswith(f"recipe.yaml, line {NEXT_LINE}, `env`: ") and said in message
+
+
+@pytest.mark.parametrize("value", ["1" + "0" * 400, "1e999", "9" * 5000])
+def test_a_number_beyond_all_numbers_is_none(read, value):
+    assert "recipe.yaml" in refused(read, f"learning_rate: {value}\n")
+    assert "recipe.yaml" in refused(read, f"max_steps: {value}\n")

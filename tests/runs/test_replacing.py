@@ -81,7 +81,7 @@ def test_a_start_that_is_killed_leaves_it_aside(recipe, finished, tmp_path):
     shutil.copytree(finished, whole)
     changes = changes_of(path, ANEW, finished, tmp_path / "log")
     shutil.rmtree(finished)
-    at = next(number for number, change in enumerate(changes) if "/metrics.jsonl" in change)
+    at = next(number for number, change in enumerate(changes) if change == "open /metrics.jsonl")
     shutil.copytree(whole, finished)
     changes_of(path, ANEW, finished, tmp_path / "log", kill_at=at)
     assert weights(finished / ".replaced") == kept
@@ -105,21 +105,24 @@ def test_a_link_goes_and_not_what_it_leads_to(recipe, finished, tmp_path):
 
 
 def test_models_that_a_stopped_run_kept_are_not_removed_silently(recipe, tmp_path):
-    path = recipe("ref_tuning", checkpoint_fraction=0.5, eval_samples=None)
+    path, folder = recipe("sft", max_steps=1), tmp_path / "sft"
     runner.run(path, [])
-    folder = tmp_path / "ref_tuning"
     (folder / "results.json").unlink()
+    kept = folder / "checkpoints" / "20-percent"
+    kept.mkdir(parents=True)
+    shutil.copy(folder / "model.safetensors", kept)
     before = contents(folder / "checkpoints")
-    assert before
     with pytest.raises(UserError, match=r"did not finish, and what it kept in checkpoints\..*overwrite true"):
         runner.run(path, [])
     assert contents(folder / "checkpoints") == before
     runner.run(path, ANEW)
+    assert not kept.exists()
 
 
 def test_an_evaluation_that_fails_to_load_leaves_the_one_before(recipe, finished, tmp_path, monkeypatch):
     values = {"stage": "evaluate", "measures": ["perplexity"], "dataset_name": str(tmp_path / "sums.jsonl")}
     values |= {"model_name_or_path": str(finished), "output_dir": str(tmp_path / "evaluation"), "use_cpu": True}
+    values |= {"max_length": 64}
     path = tmp_path / "evaluation.yaml"
     path.write_text(yaml.safe_dump(values))
     runner.run(str(path), [])

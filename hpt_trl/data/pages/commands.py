@@ -6,7 +6,7 @@ Nothing heavy is imported before the command is given.
 import argparse
 from typing import Any
 
-from hpt_trl.help_text import HelpText
+from hpt_trl.help_text import HelpText, path_word
 
 _EXAMPLES = """\
 examples:
@@ -25,7 +25,7 @@ def add_commands(commands: Any) -> None:
         formatter_class=HelpText,
         allow_abbrev=False,
     )
-    pages.add_argument("folder", metavar="FOLDER", help="new or empty folder")
+    pages.add_argument("folder", type=path_word, metavar="FOLDER", help="new or empty folder")
     pages.add_argument("--size", type=int, help="training pages, one question each (200)")
     pages.add_argument("--test_size", type=int, help="held-out pages, one question each (50)")
     pages.add_argument("--layouts", nargs="+", metavar="LAYOUT", help="table, chart, text, form, swatch, disc (all)")

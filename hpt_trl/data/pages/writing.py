@@ -18,7 +18,7 @@ from hpt_trl.data.pages.layouts import draw_page
 from hpt_trl.data.pages.settings import PageSettings
 from hpt_trl.data.pages.words import PLACES, places, year_of
 from hpt_trl.errors import UserError
-from hpt_trl.files import lines_of
+from hpt_trl.files import folder_fault, lines_of
 
 PAGES_FILE, QUESTIONS_FILE, SETTINGS_FILE, IMAGES_FOLDER = "pages.jsonl", "questions.jsonl", "settings.json", "images"
 
@@ -81,7 +81,9 @@ def _is_written(folder: Path, settings: PageSettings) -> bool:
     Raises:
         UserError: it holds something else, or a part of them.
     """
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    if fault := folder_fault(folder):
+        raise UserError(f"{folder} {fault}; write another `folder`.")
+    if not folder.exists() or not any(folder.iterdir()):
         return False
     try:
         made_by = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))

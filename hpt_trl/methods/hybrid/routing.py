@@ -40,7 +40,8 @@ class Plan:
     union: Float[Tensor, "prompts group"]  # advantages over the union with the demonstration ...
     uses_union: Bool[Tensor, " prompts"]  # ... of the prompts that use them instead of the stock ones
     signed: Float[Tensor, "prompts group"]  # factor of SRFT's loss of the rollouts, which stands in for the stock one
-    dead: Bool[Tensor, "prompts group"]  # rollouts that carry no gradient
+    gated: Bool[Tensor, " prompts"]  # whose rollouts have no part in the loss
+    dead: Bool[Tensor, "prompts group"]  # rollouts with advantage 0, the gated ones among them
 
     @property
     def needs_demonstration(self) -> Bool[Tensor, " prompts"]:
@@ -116,6 +117,7 @@ def make_plan(
         union=union * on.unsqueeze(1),
         uses_union=uses_union,
         signed=torch.where(unscored, 0.0, torch.where(is_signed, on, 0.0).unsqueeze(1)),
+        gated=on == 0,
         dead=((on == 0) | flat).unsqueeze(1) | unscored,
     )
 
@@ -232,23 +234,6 @@ def count_rows(
     return widest, [int(count) for count in live_of_all], totals
 
 
-def rows_that_must_stay(config: HybridPostConfig, aux_loss: bool) -> str | None:
-    """Why rollouts with zero advantage still act on the gradient under these settings; None if they do not."""
-    if config.beta != 0:
-        return "`beta` is not 0: the KL term acts on every rollout"
-    if config.entropy_coef != 0 or config.use_adaptive_entropy:
-        return "the entropy bonus acts on every rollout"
-    if config.top_entropy_quantile < 1:
-        return "`top_entropy_quantile` is taken over every rollout"
-    if config.loss_type == "bnpo":
-        return "`loss_type: bnpo` divides by the tokens of each micro-batch"
-    if config.multi_objective_aggregation != "sum_then_normalize":
-        return "`multi_objective_aggregation: normalize_then_sum` moves equal rewards away from zero"
-    if aux_loss:
-        return "the load-balancing loss acts on every rollout"
-    return None
-
-
 def refuse_what_cannot_work(config: HybridPostConfig, arguments: dict[str, Any]) -> None:
     """Settings under which demonstrations would be trained wrongly.
 
@@ -289,6 +274,18 @@ def refuse_what_cannot_work(config: HybridPostConfig, arguments: dict[str, Any])
                 "follow. Use `environment` instead, in which demonstrations are played as rollouts are "
                 "(`ToolEnvironment` for functions), or `unify_strategy: no`."
             )
+
+
+def without_gated(
+    completion_mask: Float[Tensor, "rows tokens"], index: Tensor, plan: Plan, group_size: int
+) -> Float[Tensor, "rows tokens"]:
+    """The mask with 0 on gated rollouts, so that an entropy bonus does not act on them where they are computed.
+
+    Args:
+        index: Row of each in the generation batch of all processes.
+    """
+    gated = plan.gated[index // group_size].to(completion_mask.device)
+    return completion_mask * ~gated.unsqueeze(1)
 
 
 def routed_advantages(

@@ -28,6 +28,7 @@ from hpt_trl.data.rendering import Encoder
 from hpt_trl.methods.hybrid.acted import ActedDemonstrations
 from hpt_trl.methods.hybrid.config import HybridPostConfig
 from hpt_trl.methods.hybrid.demonstrations import Demonstrations, check_demonstrations
+from hpt_trl.methods.hybrid.dropping import NOTHING, add_demonstrations, exact_dropping
 from hpt_trl.methods.hybrid.grading import Sampled, Scored, grade, log_grades, unpadded_prompts
 from hpt_trl.methods.hybrid.metrics import StepLosses, StepMetrics, lengths_of, log_routing, take_back
 from hpt_trl.methods.hybrid.routing import (
@@ -40,7 +41,7 @@ from hpt_trl.methods.hybrid.routing import (
     make_plan,
     refuse_what_cannot_work,
     routed_advantages,
-    rows_that_must_stay,
+    without_gated,
 )
 from hpt_trl.methods.hybrid.samples import EVALUATION, note_rollouts, uses_of
 from hpt_trl.methods.hybrid.terms import ROW_NORMALIZED, Scores, demonstration_terms, loggable, signed_rollouts, sum_of
@@ -125,10 +126,12 @@ class HybridPostTrainer(ActingTrainer):
                 positions=positions_of(self.model.config),
             )
         self._step_losses = StepLosses(self.accelerator)
-        kept = rows_that_must_stay(args, self.aux_loss_enabled) if args.skip_dead_rows else "`skip_dead_rows: false`"
-        self._drops_rows = kept is None
-        if kept is not None:
-            logger.info("No rollout is left out of the training: %s.", kept)
+        exact = exact_dropping(args, self.aux_loss_enabled)
+        self._dropping = exact if args.skip_dead_rows else NOTHING
+        # A bonus that leaves gated rollouts out where they are not computed does so where they are.
+        self._masks_gated = args.entropy_coef != 0 and exact.gated and not args.skip_dead_rows
+        if self._dropping.reason:
+            logger.info("Rollouts without an advantage stay in the training: %s.", self._dropping.reason)
         self._step_metrics: StepMetrics | None = None
 
     @property
@@ -142,7 +145,7 @@ class HybridPostTrainer(ActingTrainer):
         if not self.model.training:
             self._note_rollouts(EVALUATION, inputs)
             return super()._generate_and_score_completions(inputs)
-        self._defer_old_logps = self._drops_rows and not self._old_logps_are_known
+        self._defer_old_logps = self._dropping.gated and not self._old_logps_are_known
         try:
             batch = super()._generate_and_score_completions(inputs)
         finally:
@@ -203,8 +206,12 @@ class HybridPostTrainer(ActingTrainer):
         for number, buffer in enumerate(buffers):
             index = buffer["row"].cpu() + first_row
             buffer["advantages"] = routed_advantages(buffer["advantages"], index, plan, group)
+            if self._masks_gated:
+                buffer["completion_mask"] = without_gated(buffer["completion_mask"], index, plan, group)
             rollouts.append(unpad(buffer))
-            for row, i in zip(rollouts[-1], index.tolist(), strict=True):
+            has_loss = loss_mask(buffer).any(1).tolist()
+            for row, i, trained in zip(rollouts[-1], index.tolist(), has_loss, strict=True):
+                row.gated, row.masked = bool(plan.gated[i // group]), not trained
                 row.window, row.micro, row.prompt = number // per_window, number % per_window, i // group
                 row.solved, row.dead = bool(plan.solved.view(-1)[i]), bool(plan.dead.view(-1)[i])
                 row.signed = float(plan.signed.view(-1)[i])
@@ -213,15 +220,17 @@ class HybridPostTrainer(ActingTrainer):
                     demonstrations.append(demonstration_row(self._demonstrations[i - first_row], row, plan))
 
         filler = rollouts[0][0].filler()
-        if self._drops_rows:
-            kept = [row for micro in rollouts for row in micro if not row.dead]
+        left = [[row for row in micro if not self._dropping.leaves_out(row)] for micro in rollouts]
+        if self._dropping.flat:
+            kept = [row for micro in left for row in micro]
             # Rows with images stay where they are: their features are too large to send around. So do contexts.
             accelerator = None if self._is_vlm or self._acting is not None else self.accelerator
             micros = deal_to_steps(kept + demonstrations, len(buffers), per_window, accelerator)
         else:
-            micros = rollouts
-            for turn, row in enumerate(sorted(demonstrations, key=lambda row: row.prompt)):
-                micros[row.window * per_window + turn % per_window].append(row)
+            micros = left
+            for window in range(len(micros) // per_window):
+                of_window = [row for row in demonstrations if row.window == window]
+                add_demonstrations(micros[window * per_window : (window + 1) * per_window], of_window)
         tokens = log_routing(self._metrics["train"], plan, micros, per_window, self.accelerator, args.skip_dead_rows)
         # The base gathers a metric per row, so every process needs the same number of rows.
         live = [sum(not row.is_demonstration for row in micro) for micro in micros]
@@ -229,7 +238,8 @@ class HybridPostTrainer(ActingTrainer):
         return [
             self._micro_batch(
                 micro,
-                max(widest[number], 1),
+                # Where rows stay where they are, a mean over the rows of a micro-batch is one over all of them.
+                max(widest[number], 1) if self._dropping.flat else len(rollouts[number]),
                 filler,
                 buffer,
                 per_window,
@@ -264,7 +274,7 @@ class HybridPostTrainer(ActingTrainer):
         passed = rollouts + demonstrations or stock_rows
         if self.args.skip_dead_rows or demonstrations:
             forward = Forward.of(passed, pad_token, multiple)
-        if self._drops_rows and "old_per_token_logps" in batch and not self._old_logps_are_known:
+        if self._dropping.gated and "old_per_token_logps" in batch and not self._old_logps_are_known:
             # Also for fillers alone: sharded models need as many forward passes on every process.
             old = Forward.of(rollouts or stock_rows, pad_token, multiple)
             batch["old_per_token_logps"] = self._old_logps(old, batch["completion_ids"].shape)
@@ -366,7 +376,7 @@ class HybridPostTrainer(ActingTrainer):
             loss = super()._compute_loss(model, inputs)
         finally:
             self._micro = None
-        if self._drops_rows:
+        if self._dropping.gated:
             self._log_step(inputs, micro, take_back(metrics, logged))
         if self.loss_type in ROW_NORMALIZED and micro.rollout_scale != 1:
             loss = loss * micro.rollout_scale

@@ -25,6 +25,14 @@ def test_gate_never_is_grpo_bit_for_bit(tiny_model_path, tmp_path, loss_type, se
     assert all(torch.equal(ours_p, stock[name]) for name, ours_p in weights(ours).items())
 
 
+@pytest.mark.parametrize("setting", [{"switch_gate": -1}, {"unify_strategy": "no"}], ids=["never", "no"])
+def test_gate_never_is_grpo_with_an_entropy_bonus_bit_for_bit(tiny_model_path, tmp_path, setting):
+    settings = {"entropy_coef": 0.001, "max_steps": 2}
+    stock = weights(train(FixedGRPO, tiny_model_path, tmp_path, **settings))
+    ours = train(FixedHPT, tiny_model_path, tmp_path, skip_dead_rows=False, **settings, **setting)
+    assert all(torch.equal(ours_p, stock[name]) for name, ours_p in weights(ours).items())
+
+
 @pytest.mark.parametrize("loss_type", ["grpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo"])
 @pytest.mark.parametrize("group", [2, 4, 8, 16])
 def test_dropping_dead_rows_is_grpo(tiny_model_path, tmp_path, start, loss_type, group):
