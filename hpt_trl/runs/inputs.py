@@ -1,6 +1,6 @@
 """The files on this machine that a recipe names, and digests by which other contents of the same name are told."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ from hpt_trl.errors import UserError
 from hpt_trl.files import parsed_json
 from hpt_trl.models.folders import ADAPTER_FILE
 from hpt_trl.recipes.bundled import find_recipe
-from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.runs.changes import SAFE_KEYS
 from hpt_trl.settings.file import read_recipe_file
 from hpt_trl.settings.imported import file_of
@@ -53,20 +52,24 @@ def digests_of_inputs(values: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def refuse_inputs_inside(recipe: Recipe) -> None:
+def refuse_inputs_inside(values: Mapping[str, Any], error: Callable[[str, str], UserError]) -> None:
     """Refuses what a run would read from its own output folder, where it writes, replaces and removes files.
 
     The checkpoint that it goes on from, and caches that it fills, lie there by right.
 
+    Args:
+        values: Key -> value of the recipe.
+        error: Makes the error about a key.
+
     Raises:
         UserError: a path of the recipe, of an evaluation that it names or of an adapter's base, at or below the folder.
     """
-    folder = Path(recipe.config.output_dir).resolve()
-    for key, item, path in _named(recipe.raw):
+    folder = Path(values["output_dir"]).expanduser().resolve()
+    for key, item, path in _named(values):
         if path.resolve().is_relative_to(folder):
-            raise recipe.error(
+            raise error(
                 key,
-                f"{item} lies in the `output_dir` of this run, {recipe.config.output_dir}, where files are replaced "
+                f"{item} lies in the `output_dir` of this run, {values['output_dir']}, where files are replaced "
                 "and removed. Name another `output_dir`.",
             )
 

@@ -33,10 +33,10 @@ from hpt_trl.run_files import (
     TRACKERS_FILE,
     WARNINGS_FILE,
 )
-from hpt_trl.runs.inputs import refuse_inputs_inside
+from hpt_trl.runs.changes import STARTING_KEYS
 from hpt_trl.runs.replacing import set_aside
 from hpt_trl.runs.resuming import refuse_other_run
-from hpt_trl.runs.starting import STARTING_KEYS, Start, check_start
+from hpt_trl.runs.starting import Start, check_start
 from hpt_trl.token_scores.weights_page import PAGE_FILE as WEIGHTS_PAGE
 from hpt_trl.token_scores.weights_page import SAMPLES_FILE as WEIGHTS_FILE
 
@@ -71,7 +71,6 @@ def check_output_folder(recipe: Recipe) -> Path | None:
         UserError: the folder holds something else, or there is nothing to resume from, or what there is is of
             another recipe.
     """
-    refuse_inputs_inside(recipe)
     checkpoint = check_start(_start_of(recipe))
     if checkpoint is not None:
         refuse_other_run(recipe, checkpoint)

@@ -31,10 +31,10 @@ from hpt_trl.run_files import (
     TRACKERS_FILE,
     WARNINGS_FILE,
 )
+from hpt_trl.runs.changes import STARTING_KEYS
 from hpt_trl.runs.checkpoints import RUN_FILE, complete_checkpoints, numbered_checkpoints, why_incomplete
+from hpt_trl.runs.inputs import refuse_inputs_inside
 
-# Keys that say how a run is started, not what it does.
-STARTING_KEYS = ("overwrite", "resume_from_checkpoint", "output_dir")
 # What a run leaves before its first step is done, trajectories of the evaluation before the training among it.
 _BEFORE_TRAINING = {
     *(RECIPE_FILE, BEFORE_FILE, METRICS_FILE, WARNINGS_FILE, EVALUATIONS, TRAJECTORIES),
@@ -82,6 +82,7 @@ def check_start(start: Start) -> Path | None:
         UserError: the folder is not a run's, or holds a run that would be written over; or there is nothing to
             resume from.
     """
+    refuse_inputs_inside(start.values, start.error)
     folder, checkpoint = start.folder, None
     if fault := folder_fault(folder):
         raise start.error("output_dir", f"{folder} {fault}; name a folder that is new or empty.")

@@ -122,7 +122,7 @@ def test_models_that_a_stopped_run_kept_are_not_removed_silently(recipe, tmp_pat
 def test_an_evaluation_that_fails_to_load_leaves_the_one_before(recipe, finished, tmp_path, monkeypatch):
     values = {"stage": "evaluate", "measures": ["perplexity"], "dataset_name": str(tmp_path / "sums.jsonl")}
     values |= {"model_name_or_path": str(finished), "output_dir": str(tmp_path / "evaluation"), "use_cpu": True}
-    values |= {"max_length": 64}
+    values |= {"max_completion_length": 8}
     path = tmp_path / "evaluation.yaml"
     path.write_text(yaml.safe_dump(values))
     runner.run(str(path), [])
