@@ -8,9 +8,10 @@ from typing import Any
 
 from hpt_trl.files import valid_json
 from hpt_trl.hub.destination import HUB_KEYS
-from hpt_trl.runs.starting import STARTING_KEYS
 from hpt_trl.settings.keys import Key
 
+# Keys that say how a run is started, not what it does.
+STARTING_KEYS = ("overwrite", "resume_from_checkpoint", "output_dir")
 # How long a run goes on. A schedule that falls to its end follows, which is said.
 LENGTH_KEYS = ("max_steps", "num_train_epochs")
 # Keys that decide nothing about the weights that a step comes to. Any other key may, also one that is yet to come.

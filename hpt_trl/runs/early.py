@@ -2,7 +2,8 @@
 
 from hpt_trl.errors import Collector
 from hpt_trl.recipes.early import Checked, look_at
-from hpt_trl.runs.starting import STARTING_KEYS, Start, check_start
+from hpt_trl.runs.changes import STARTING_KEYS
+from hpt_trl.runs.starting import Start, check_start
 
 
 def check_run(

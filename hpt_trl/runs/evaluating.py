@@ -8,6 +8,7 @@ import json
 import shlex
 import time
 from collections.abc import Collection, Iterator
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,11 @@ from hpt_trl.reading import duration, write_results
 from hpt_trl.run_files import RESULTS_FILE
 from hpt_trl.runs.acting import rows_placed
 from hpt_trl.runs.checkpoints import full_disk_explained
-from hpt_trl.runs.output_folder import open_output_folder, write_recipe
+from hpt_trl.runs.locking import only_run
+from hpt_trl.runs.output_folder import check_output_folder, open_output_folder, run_files, write_recipe
 from hpt_trl.runs.prepared import Prepared
 from hpt_trl.runs.record import hardware, short_name, versions
+from hpt_trl.runs.replacing import put_back_on_failure
 from hpt_trl.runs.trackers.tracking import Tracking
 from hpt_trl.terminal import flow
 
@@ -55,17 +58,22 @@ def run_evaluation(prepared: Prepared, started: float, command: list[str]) -> No
     recipe, state = prepared.recipe, PartialState()
     task = task_of(prepared)
     store = SampleStore(recipe.config.output_dir)
-    with full_disk_explained(recipe.config.output_dir), rows_placed(prepared.splits):
-        if state.is_main_process:
-            _open(prepared, store)
-        state.wait_for_everyone()
-        there = broadcast_object_list([len(store.read()) if state.is_main_process else 0])[0]
-        left = task.answers and there < len(task.rows) * task.decoding.n
-        set_seed(recipe.config.seed)
-        accelerator = Accelerator(mixed_precision=_precision(recipe.config), cpu=recipe.config.use_cpu)
-        engine = _vllm_engine(prepared, task) if recipe.config.use_vllm and left else None
-        needed = (left and engine is None) or PERPLEXITY in task.measures
-        model = load_model(prepared, accelerator.device) if needed else None
+    with full_disk_explained(recipe.config.output_dir), rows_placed(prepared.splits), ExitStack() as held:
+        # What is drawn stays; until then a former evaluation is put back where this one fails.
+        with ExitStack() as opening:
+            if state.is_main_process:
+                held.enter_context(only_run(store.folder, command))
+                check_output_folder(recipe)
+                opening.enter_context(put_back_on_failure(store.folder, run_files))
+                _open(prepared, store)
+            state.wait_for_everyone()
+            there = broadcast_object_list([len(store.read()) if state.is_main_process else 0])[0]
+            left = task.answers and there < len(task.rows) * task.decoding.n
+            set_seed(recipe.config.seed)
+            accelerator = Accelerator(mixed_precision=_precision(recipe.config), cpu=recipe.config.use_cpu)
+            engine = _vllm_engine(prepared, task) if recipe.config.use_vllm and left else None
+            needed = (left and engine is None) or PERPLEXITY in task.measures
+            model = load_model(prepared, accelerator.device) if needed else None
         drawing = time.perf_counter()
         result, lines = measure(task, model, store, engine=engine, accelerator=accelerator)
         if state.is_main_process:

@@ -1,6 +1,6 @@
 """The files on this machine that a recipe names, and digests by which other contents of the same name are told."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,8 @@ import xxhash
 
 from hpt_trl.digests import DIGESTS_FILE, digest_of, has_digests
 from hpt_trl.errors import UserError
+from hpt_trl.files import parsed_json
+from hpt_trl.models.folders import ADAPTER_FILE
 from hpt_trl.recipes.bundled import find_recipe
 from hpt_trl.runs.changes import SAFE_KEYS
 from hpt_trl.settings.file import read_recipe_file
@@ -18,6 +20,7 @@ from hpt_trl.settings.imported import file_of
 # and reading hundreds of gigabytes would delay every start.
 _READ_WHOLE = 64 * 2**20
 _PIECES, _PIECE = 64, 2**16
+_DEEPEST = 20
 # What another evaluation is compared by; how it was scored itself says nothing.
 _COMPLETIONS = "samples.json*"
 # Keys that name functions and classes by their dotted path.
@@ -47,6 +50,69 @@ def digests_of_inputs(values: Mapping[str, Any]) -> dict[str, str]:
                     # Not its model, in whose place the stage's is measured.
                     found |= digests_of_inputs(_of_evaluation(item))
     return found
+
+
+def refuse_inputs_inside(values: Mapping[str, Any], error: Callable[[str, str], UserError]) -> None:
+    """Refuses what a run would read from its own output folder, where it writes, replaces and removes files.
+
+    The checkpoint that it goes on from, and caches that it fills, lie there by right.
+
+    Args:
+        values: Key -> value of the recipe.
+        error: Makes the error about a key.
+
+    Raises:
+        UserError: a path of the recipe, of an evaluation that it names or of an adapter's base, at or below the folder.
+    """
+    folder = Path(values["output_dir"]).expanduser().resolve()
+    for key, item, path in _named(values):
+        if path.resolve().is_relative_to(folder):
+            raise error(
+                key,
+                f"{item} lies in the `output_dir` of this run, {values['output_dir']}, where files are replaced "
+                "and removed. Name another `output_dir`.",
+            )
+
+
+def _named(values: Mapping[str, Any]) -> Iterator[tuple[str, str, Path]]:
+    """Key, text and path of whatever is there and a recipe names, what that names in turn included."""
+    for key, value in values.items():
+        if key in SAFE_KEYS or key.endswith(("_cache", "_cache_dir")):
+            continue
+        for item in _texts(value):
+            with suppress(OSError, RuntimeError, ValueError):
+                path = Path(item).expanduser()
+                if path.exists():
+                    yield key, item, path
+                    yield from ((key, base, Path(base)) for base in _bases(path))
+            if key == "evaluations":
+                yield from ((key, found, path) for _, found, path in _named(_of_evaluation(item)))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """The texts within a value."""
+    if isinstance(value, str) and value:
+        yield value
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _texts(item)
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _texts(item)
+
+
+def _bases(adapter: Path) -> Iterator[str]:
+    """What an adapter lies over, as far as it is on this machine."""
+    # An adapter may name itself.
+    for _ in range(_DEEPEST):
+        try:
+            base = parsed_json((adapter / ADAPTER_FILE).read_bytes())["base_model_name_or_path"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return
+        if not isinstance(base, str) or not Path(base).exists():
+            return
+        yield base
+        adapter = Path(base)
 
 
 def _of_evaluation(name: str) -> dict[str, Any]:

@@ -1,13 +1,14 @@
 """The output folder of a run: what may be written there, what is cleared away, and the recipe that is kept there."""
 
 import shutil
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import yaml
 
 from hpt_trl.environments.trajectories import FOLDER as TRAJECTORIES
 from hpt_trl.evaluation.samples import CONDITIONS_FILE, PARTS, SAMPLES_FILE, SCORED_FILE
-from hpt_trl.files import write_atomically
+from hpt_trl.files import PARTIAL, write_atomically
 from hpt_trl.hub.origin import PUSHED_FILE
 from hpt_trl.methods.critic.results import CURVES_FILE as CURVES_OF_VALUES
 from hpt_trl.methods.critic.results import PICTURE_FILE as PICTURE_OF_VALUES
@@ -32,8 +33,10 @@ from hpt_trl.run_files import (
     TRACKERS_FILE,
     WARNINGS_FILE,
 )
+from hpt_trl.runs.changes import STARTING_KEYS
+from hpt_trl.runs.replacing import set_aside
 from hpt_trl.runs.resuming import refuse_other_run
-from hpt_trl.runs.starting import STARTING_KEYS, Start, check_start
+from hpt_trl.runs.starting import Start, check_start
 from hpt_trl.token_scores.weights_page import PAGE_FILE as WEIGHTS_PAGE
 from hpt_trl.token_scores.weights_page import SAMPLES_FILE as WEIGHTS_FILE
 
@@ -47,7 +50,7 @@ _RUN_FILES = (
     *("adapter_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "*.jinja"),
     *("vocab.json", "merges.txt", "added_tokens.json", "tokenizer.model", "*processor_config.json", "README.md"),
     *("checkpoint-*", "checkpoints", "completions", TENSORBOARD, "value_head", HEADS_FOLDER),
-    *(SAVING, REMOVING, DAMAGED, ABANDONED),
+    *(DAMAGED, ABANDONED),
     *(TRACKERS_FILE, WARNINGS_FILE, PUSHED_FILE),
 )
 
@@ -75,17 +78,31 @@ def check_output_folder(recipe: Recipe) -> Path | None:
 
 
 def open_output_folder(recipe: Recipe, *, resuming: bool) -> Path:
-    """Makes the folder ready for a run that `check_output_folder` let pass: creates or clears it, writes the recipe."""
+    """Makes the folder ready for a run that `check_output_folder` let pass: creates or clears it, writes the recipe.
+
+    A former run's files are set aside; see `hpt_trl.runs.replacing`.
+    """
     folder = Path(recipe.config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
+    clear_unfinished(folder)
     if not resuming:
-        for path in {path for pattern in _RUN_FILES for path in folder.glob(pattern)}:
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+        set_aside(folder, run_files)
     write_recipe(recipe)
     return folder
+
+
+def run_files(folder: Path) -> list[Path]:
+    """What of a folder a run of this package, TRL or `save_pretrained` has written, links as they are."""
+    # `glob` would leave out a link that leads nowhere.
+    return sorted(path for path in folder.iterdir() if any(fnmatchcase(path.name, pattern) for pattern in _RUN_FILES))
+
+
+def clear_unfinished(folder: Path) -> None:
+    """Removes what a run that was killed was about to write or to remove; the run that holds the folder calls it."""
+    for name in (SAVING, REMOVING):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for path in folder.glob(f".*{PARTIAL}"):
+        path.unlink()
 
 
 def write_recipe(recipe: Recipe) -> None:

@@ -18,11 +18,11 @@ from hpt_trl.recipes.batches import processes
 from hpt_trl.recipes.profiles import Profile
 from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.run_files import ABANDONED, DAMAGED
-from hpt_trl.runs.changes import LENGTH_KEYS, SAFE_KEYS, changes_between
+from hpt_trl.runs.changes import LENGTH_KEYS, SAFE_KEYS, STARTING_KEYS, changes_between
 from hpt_trl.runs.checkpoints import RUN_FILE, numbered_checkpoints, step_of, why_incomplete
 from hpt_trl.runs.inputs import digests_of_inputs
 from hpt_trl.runs.record import versions
-from hpt_trl.runs.starting import STARTING_KEYS, stored_recipe
+from hpt_trl.runs.starting import stored_recipe
 
 _KEY = "resume_from_checkpoint"
 # Stages that come to the same weights in any number of processes, as long as nothing is drawn within a step.

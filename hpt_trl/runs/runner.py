@@ -10,7 +10,7 @@ import os
 import shlex
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -50,13 +50,15 @@ from hpt_trl.runs.evaluation import evaluate
 from hpt_trl.runs.health import Health, refuse_untrained
 from hpt_trl.runs.hub import finish_on_hub, write_no_card, write_run_card
 from hpt_trl.runs.interrupting import SaveOnInterrupt, holding_interrupts, interrupts_explained
+from hpt_trl.runs.locking import only_run
 from hpt_trl.runs.model_files import complete_model_files
-from hpt_trl.runs.output_folder import open_output_folder
+from hpt_trl.runs.output_folder import check_output_folder, open_output_folder, run_files
 from hpt_trl.runs.preparation import prepare_recipe
 from hpt_trl.runs.prepared import Prepared
 from hpt_trl.runs.progress import MetricsWriter, ProgressLines, without_library_bars
 from hpt_trl.runs.quiet import quiet, say
 from hpt_trl.runs.record import hardware, short_name, versions
+from hpt_trl.runs.replacing import RemoveReplaced, put_back_on_failure
 from hpt_trl.runs.resuming import note_of, settle_checkpoint
 from hpt_trl.runs.saving import save_whole
 from hpt_trl.runs.totals import RunTotals
@@ -103,18 +105,24 @@ def run(name: str, overrides: list[str], live: TrainerCallback | None = None) ->
             open_engine(prepared.recipe)
         # Every process has looked at the folder before the first one writes to it.
         state.wait_for_everyone()
-        if prepared.checkpoint is not None:
-            prepared.checkpoint = _settled(prepared, prepared.checkpoint)
-        if state.is_main_process:
-            open_output_folder(prepared.recipe, resuming=prepared.checkpoint is not None)
-            if prepared.unused:
-                print(f"Columns that nothing reads: {describe_unused(prepared.unused)}", flush=True)
-        state.wait_for_everyone()
         explained = (full_disk_explained(folder), interrupts_explained(folder, command))
-        with explained[0], explained[1], rows_placed(prepared.splits):
-            tracking = Tracking(prepared.recipe, prepared)
-            with tracking.running():
-                _train(prepared, started, command, tracking, live)
+        with explained[0], explained[1], ExitStack() as held:
+            if state.is_main_process:
+                held.enter_context(only_run(Path(folder), command))
+                # Another run may have written there in the meantime.
+                check_output_folder(prepared.recipe)
+            if prepared.checkpoint is not None:
+                prepared.checkpoint = _settled(prepared, prepared.checkpoint)
+            if state.is_main_process:
+                open_output_folder(prepared.recipe, resuming=prepared.checkpoint is not None)
+                held.enter_context(put_back_on_failure(Path(folder), run_files))
+                if prepared.unused:
+                    print(f"Columns that nothing reads: {describe_unused(prepared.unused)}", flush=True)
+            state.wait_for_everyone()
+            with rows_placed(prepared.splits):
+                tracking = Tracking(prepared.recipe, prepared)
+                with tracking.running():
+                    _train(prepared, started, command, tracking, live)
 
 
 def _settled(prepared: Prepared, checkpoint: Path) -> Path:
@@ -338,6 +346,7 @@ def _build_trainer(
         for stock in (DEFAULT_PROGRESS_CALLBACK, ProgressCallback, PrinterCallback):
             trainer.remove_callback(stock)
         trainer.add_callback(ProgressLines() if live is None else live)
+    trainer.add_callback(RemoveReplaced(Path(config.output_dir)))
     trainer.add_callback(SaveOnInterrupt())
     return trainer
 

@@ -7,6 +7,7 @@ or names another folder.
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +21,20 @@ from hpt_trl.run_files import (
     BEFORE_FILE,
     DAMAGED,
     EVALUATIONS,
+    LOCK_FILE,
     MARK,
     METRICS_FILE,
+    OWNER_FILE,
     RECIPE_FILE,
     RESULTS_FILE,
     TENSORBOARD,
     TRACKERS_FILE,
     WARNINGS_FILE,
 )
+from hpt_trl.runs.changes import STARTING_KEYS
 from hpt_trl.runs.checkpoints import RUN_FILE, complete_checkpoints, numbered_checkpoints, why_incomplete
+from hpt_trl.runs.inputs import refuse_inputs_inside
 
-# Keys that say how a run is started, not what it does.
-STARTING_KEYS = ("overwrite", "resume_from_checkpoint", "output_dir")
 # What a run leaves before its first step is done, trajectories of the evaluation before the training among it.
 _BEFORE_TRAINING = {
     *(RECIPE_FILE, BEFORE_FILE, METRICS_FILE, WARNINGS_FILE, EVALUATIONS, TRAJECTORIES),
@@ -79,6 +82,7 @@ def check_start(start: Start) -> Path | None:
         UserError: the folder is not a run's, or holds a run that would be written over; or there is nothing to
             resume from.
     """
+    refuse_inputs_inside(start.values, start.error)
     folder, checkpoint = start.folder, None
     if fault := folder_fault(folder):
         raise start.error("output_dir", f"{folder} {fault}; name a folder that is new or empty.")
@@ -89,7 +93,7 @@ def check_start(start: Start) -> Path | None:
         checkpoint = _checkpoint(start, str(resume))
         if checkpoint.resolve().parent == folder.resolve():
             return checkpoint
-    if not folder.exists() or not any(folder.iterdir()):
+    if not folder.exists() or not _contents(folder):
         return checkpoint
     if not _is_of_a_run(folder):
         raise start.error(
@@ -123,6 +127,12 @@ def check_start(start: Start) -> Path | None:
             "removes that as well.",
         )
     return checkpoint
+
+
+def _contents(folder: Path) -> list[Path]:
+    """What lies in a folder, but for the marks of a run that holds it and what a killed one was about to write."""
+    marks = (LOCK_FILE, OWNER_FILE)
+    return [path for path in folder.iterdir() if path.name not in marks and not fnmatch(path.name, f".*{PARTIAL}")]
 
 
 def _is_of_a_run(folder: Path) -> bool:
@@ -167,8 +177,7 @@ def _differs(start: Start) -> bool:
 
 def _failed_at_start(folder: Path) -> bool:
     """Whether a run ended before it had trained anything: its corrected recipe may take the folder."""
-    partial = {path.name for path in folder.iterdir() if path.name.startswith(".") and path.name.endswith(PARTIAL)}
-    if any(path.name not in _BEFORE_TRAINING | partial for path in folder.iterdir()) or _has_other_runs(folder):
+    if any(path.name not in _BEFORE_TRAINING for path in _contents(folder)) or _has_other_runs(folder):
         return False
     # A warning may be of the step that is being done; what is logged is of one that is.
     return not _goes_beyond(folder / METRICS_FILE, 0) and not _goes_beyond(folder / WARNINGS_FILE, 1)
