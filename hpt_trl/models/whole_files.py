@@ -8,7 +8,7 @@ import os
 from functools import lru_cache
 from pathlib import Path
 
-from hpt_trl.digests import DIGESTS_FILE, damage_of, has_digests
+from hpt_trl.digests import DIGESTS_FILE, damage_of, files_below, has_digests
 from hpt_trl.errors import UserError
 from hpt_trl.files import parsed_json
 from hpt_trl.run_files import RESULTS_FILE
@@ -29,7 +29,20 @@ def shown_damage(folder: str | Path) -> str | None:
     place = Path(folder)
     if not has_digests(place) and _had_digests(place):
         return f"{place / DIGESTS_FILE} is missing"
-    return damage_of(place, contents=False) or next(filter(None, map(_torn, sorted(place.glob("*.safetensors")))), None)
+    return damage_of(place, contents=False)
+
+
+def refuse_torn_weights(folder: str | Path) -> None:
+    """Refuses safetensors files that are not as long as their headers tell; no weights are read.
+
+    Args:
+        folder: Of a model or an adapter; a Hub id passes unseen.
+
+    Raises:
+        UserError: the first such file.
+    """
+    if torn := next(filter(None, map(_torn, sorted(Path(folder).glob("*.safetensors")))), None):
+        raise UserError(f"{torn}. {_AGAIN}")
 
 
 def refuse_damaged_model(folder: str | Path) -> None:
@@ -48,15 +61,21 @@ def refuse_damaged_model(folder: str | Path) -> None:
         return
     damage = shown_damage(place)
     if damage is None and has_digests(place) and os.environ.get("LOCAL_RANK", "0") == "0":
-        status = (place / DIGESTS_FILE).stat()
-        damage = _read(place, status.st_mtime_ns, status.st_ino)
+        damage = _read(place, _state(place))
     if damage is not None:
         raise UserError(f"{damage}. {_AGAIN}")
+    refuse_torn_weights(place)
 
 
 @lru_cache(maxsize=64)
-def _read(folder: Path, changed: int, inode: int) -> str | None:
+def _read(folder: Path, state: tuple[tuple[str, int, int, int], ...]) -> str | None:
     return damage_of(folder, contents=True)
+
+
+def _state(folder: Path) -> tuple[tuple[str, int, int, int], ...]:
+    """By which it shows that a file was written to: name, size, time and number of each."""
+    found = ((path, path.stat()) for path in [*files_below(folder), folder / DIGESTS_FILE])
+    return tuple(sorted((str(path), status.st_size, status.st_mtime_ns, status.st_ino) for path, status in found))
 
 
 def _had_digests(folder: Path) -> bool:

@@ -1,5 +1,6 @@
 """The files on this machine that a recipe names, and digests by which other contents of the same name are told."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +22,7 @@ from hpt_trl.settings.imported import file_of
 _READ_WHOLE = 64 * 2**20
 _PIECES, _PIECE = 64, 2**16
 _DEEPEST = 20
+_PATHS = ("dataset_name", "against", "pages", "evaluations", "search_index", "soft_table", "questions")
 # What another evaluation is compared by; how it was scored itself says nothing.
 _COMPLETIONS = "samples.json*"
 # Keys that name functions and classes by their dotted path.
@@ -42,7 +44,7 @@ def digests_of_inputs(values: Mapping[str, Any]) -> dict[str, str]:
                 # Any text may stand here, also one that no file system takes for a name.
                 with suppress(OSError, RuntimeError, ValueError):
                     path = Path(item).expanduser()
-                    if path.is_file() or (folders and path.is_dir()):
+                    if (path.is_file() and _may_be_path(key, item)) or (folders and path.is_dir()):
                         found[item] = _digest(path, _COMPLETIONS if key == "against" else "*")
                 if key in _CODE and (module := file_of(item)) is not None:
                     found[str(module)] = _digest(module, "*")
@@ -82,11 +84,17 @@ def _named(values: Mapping[str, Any]) -> Iterator[tuple[str, str, Path]]:
         for item in _texts(value):
             with suppress(OSError, RuntimeError, ValueError):
                 path = Path(item).expanduser()
-                if path.exists():
+                if _may_be_path(key, item) and path.exists():
                     yield key, item, path
                     yield from ((key, base, Path(base)) for base in _bases(path))
             if key == "evaluations":
                 yield from ((key, found, path) for _, found, path in _named(_of_evaluation(item)))
+
+
+def _may_be_path(key: str, item: str) -> bool:
+    """Whether a text is meant as a path: a plain word (`stage: sft`) is one only where a path is asked for."""
+    asked = key in _PATHS or key.endswith(("_name_or_path", "_path"))
+    return asked or os.sep in item or Path(item).suffix != ""
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hpt_trl.digests import DIGESTS_FILE, note_digests
+from hpt_trl.digests import DIGESTS_FILE, files_below, note_digests
 from hpt_trl.files import valid_json, write_atomically
 from hpt_trl.placing import put_in_place, replace_files
 from hpt_trl.run_files import REMOVING, SAVING
@@ -81,7 +81,8 @@ def save_final(trainer: Any) -> None:
         raise
     wait()
     if writes:
-        note_digests(new)
+        # PEFT's card is not the one that stays.
+        note_digests(new, [path for path in files_below(new) if path.name != "README.md"])
         replace_files(new, folder, DIGESTS_FILE)
         new.parent.rmdir()
     wait()
