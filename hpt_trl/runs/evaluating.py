@@ -32,7 +32,9 @@ from hpt_trl.files import valid_json, write_atomically
 from hpt_trl.methods.environments import environment_conditions
 from hpt_trl.methods.evaluate.stage import measures_of
 from hpt_trl.models.digests import adapter_digest, model_digest
-from hpt_trl.models.loading import parts_of, positions_of, resolve_model
+from hpt_trl.models.loading import parts_of, positions_of, whole_model
+from hpt_trl.models.trainable import refuse_broken
+from hpt_trl.models.whole_files import refuse_damaged_model
 from hpt_trl.reading import duration, write_results
 from hpt_trl.run_files import RESULTS_FILE
 from hpt_trl.runs.acting import rows_placed
@@ -131,10 +133,12 @@ def load_named(name: str, device: torch.device, **settings: Any) -> torch.nn.Mod
     """
     parts = parts_of(name, revision=settings.pop("revision", None))
     model: Any = create_model_from_path(
-        resolve_model(parts.base), device_map={"": device}, revision=parts.revision, **settings
+        whole_model(parts.base), device_map={"": device}, revision=parts.revision, **settings
     )
     if parts.adapter is not None:
+        refuse_damaged_model(parts.adapter)
         model = PeftModel.from_pretrained(model, parts.adapter)
+    refuse_broken(model, name)
     return model.eval()
 
 
@@ -233,7 +237,7 @@ def _vllm_engine(prepared: Prepared, task: Task) -> Any:
     }
 
     def engine(done: Collection[Item]) -> Iterator[list[Sample]]:
-        return draw(resolve_model(parts.base), task, settings, adapter=parts.adapter, done=done)
+        return draw(whole_model(parts.base), task, settings, adapter=parts.adapter, done=done)
 
     return engine
 

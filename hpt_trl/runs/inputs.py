@@ -1,5 +1,6 @@
 """The files on this machine that a recipe names, and digests by which other contents of the same name are told."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import xxhash
 
+from hpt_trl.data.names import files_of, is_pattern
 from hpt_trl.digests import DIGESTS_FILE, digest_of, has_digests
 from hpt_trl.errors import UserError
 from hpt_trl.files import parsed_json
@@ -21,6 +23,7 @@ from hpt_trl.settings.imported import file_of
 _READ_WHOLE = 64 * 2**20
 _PIECES, _PIECE = 64, 2**16
 _DEEPEST = 20
+_PATHS = ("dataset_name", "against", "pages", "evaluations", "search_index", "soft_table", "questions")
 # What another evaluation is compared by; how it was scored itself says nothing.
 _COMPLETIONS = "samples.json*"
 # Keys that name functions and classes by their dotted path.
@@ -35,20 +38,18 @@ def digests_of_inputs(values: Mapping[str, Any]) -> dict[str, str]:
         values: Key -> value.
     """
     found = {}
-    for key, value in values.items():
+    for key, item in _texts_of(values):
         folders = key in ("dataset_name", "against", "pages") or key.endswith("_name_or_path")
-        for item in value if isinstance(value, list) else [value]:
-            if isinstance(item, str) and item and key not in SAFE_KEYS and not key.endswith(("_cache", "_cache_dir")):
-                # Any text may stand here, also one that no file system takes for a name.
-                with suppress(OSError, RuntimeError, ValueError):
-                    path = Path(item).expanduser()
-                    if path.is_file() or (folders and path.is_dir()):
-                        found[item] = _digest(path, _COMPLETIONS if key == "against" else "*")
-                if key in _CODE and (module := file_of(item)) is not None:
-                    found[str(module)] = _digest(module, "*")
-                if key == "evaluations":
-                    # Not its model, in whose place the stage's is measured.
-                    found |= digests_of_inputs(_of_evaluation(item))
+        # Any text may stand here, also one that no file system takes for a name.
+        with suppress(OSError, RuntimeError, ValueError):
+            path = Path(item).expanduser()
+            if (path.is_file() and _may_be_path(key, item)) or (folders and path.is_dir()):
+                found[item] = _digest(path, _COMPLETIONS if key == "against" else "*")
+        if key in _CODE and (module := file_of(item)) is not None:
+            found[str(module)] = _digest(module, "*")
+        if key == "evaluations":
+            # Not its model, in whose place the stage's is measured.
+            found |= digests_of_inputs(_of_evaluation(item))
     return found
 
 
@@ -76,17 +77,32 @@ def refuse_inputs_inside(values: Mapping[str, Any], error: Callable[[str, str], 
 
 def _named(values: Mapping[str, Any]) -> Iterator[tuple[str, str, Path]]:
     """Key, text and path of whatever is there and a recipe names, what that names in turn included."""
+    for key, item in _texts_of(values):
+        with suppress(OSError, RuntimeError, ValueError):
+            path = Path(item).expanduser()
+            if _may_be_path(key, item) and path.exists():
+                yield key, item, path
+                yield from ((key, base, Path(base)) for base in _bases(path))
+        if key == "evaluations":
+            yield from ((key, found, path) for _, found, path in _named(_of_evaluation(item)))
+
+
+def _texts_of(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Key and text of what decides a run's result, but for caches; of rows the files that a pattern stands for."""
     for key, value in values.items():
         if key in SAFE_KEYS or key.endswith(("_cache", "_cache_dir")):
             continue
-        for item in _texts(value):
-            with suppress(OSError, RuntimeError, ValueError):
-                path = Path(item).expanduser()
-                if path.exists():
-                    yield key, item, path
-                    yield from ((key, base, Path(base)) for base in _bases(path))
-            if key == "evaluations":
-                yield from ((key, found, path) for _, found, path in _named(_of_evaluation(item)))
+        for text in _texts(value):
+            if key == "dataset_name" and is_pattern(text):
+                yield from ((key, str(path)) for path in files_of([text]))
+            else:
+                yield key, text
+
+
+def _may_be_path(key: str, item: str) -> bool:
+    """Whether a text is meant as a path: a plain word (`stage: sft`) is one only where a path is asked for."""
+    asked = key in _PATHS or key.endswith(("_name_or_path", "_path"))
+    return asked or os.sep in item or Path(item).suffix != ""
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import yaml
 
+from hpt_trl.digests import DIGESTS_FILE
 from hpt_trl.environments.trajectories import FOLDER as TRAJECTORIES
 from hpt_trl.evaluation.samples import CONDITIONS_FILE, PARTS, SAMPLES_FILE, SCORED_FILE
 from hpt_trl.files import PARTIAL, write_atomically
@@ -42,7 +43,7 @@ from hpt_trl.token_scores.weights_page import SAMPLES_FILE as WEIGHTS_FILE
 
 # Everything that a run, TRL and `save_pretrained` write; `overwrite` removes these and nothing else.
 _RUN_FILES = (
-    *(RECIPE_FILE, BEFORE_FILE, METRICS_FILE, RESULTS_FILE, CURVES_FILE, REPORT_FILE),
+    *(DIGESTS_FILE, RECIPE_FILE, BEFORE_FILE, METRICS_FILE, RESULTS_FILE, CURVES_FILE, REPORT_FILE),
     *(SCORES_FILE, PICTURE_FILE),
     *(SELECTIONS_FILE, PAGE_FILE, CONDITIONS_FILE, SAMPLES_FILE, PARTS, SCORED_FILE, EVALUATIONS),
     *(WEIGHTS_FILE, WEIGHTS_PAGE, CURVES_OF_VALUES, PICTURE_OF_VALUES, TRAJECTORIES),

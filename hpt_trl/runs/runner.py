@@ -22,6 +22,7 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
 from hpt_trl.data.unused import describe_unused
+from hpt_trl.digests import DIGESTS_FILE, digest_of
 from hpt_trl.errors import UserError
 from hpt_trl.evaluation.intervals import wilson
 from hpt_trl.evaluation.measuring import measure
@@ -29,8 +30,9 @@ from hpt_trl.evaluation.samples import SampleStore
 from hpt_trl.files import valid_json, write_atomically
 from hpt_trl.methods.held_out import RowMeasures, errors_of, measure_held_out, shares_of
 from hpt_trl.models.adapters import keep_adapter_type, keep_four_bit_trainable
-from hpt_trl.models.loading import resolve_model
-from hpt_trl.models.trainable import refuse_untrainable
+from hpt_trl.models.loading import whole_model
+from hpt_trl.models.trainable import refuse_broken, refuse_untrainable
+from hpt_trl.models.whole_files import DIGESTS_KEY
 from hpt_trl.progress import lines_above_bars
 from hpt_trl.reading import read_object, read_results, write_results
 from hpt_trl.recipes.bundled import find_recipe
@@ -60,7 +62,7 @@ from hpt_trl.runs.quiet import quiet, say
 from hpt_trl.runs.record import hardware, short_name, versions
 from hpt_trl.runs.replacing import RemoveReplaced, put_back_on_failure
 from hpt_trl.runs.resuming import note_of, settle_checkpoint
-from hpt_trl.runs.saving import save_whole
+from hpt_trl.runs.saving import save_final, save_whole
 from hpt_trl.runs.totals import RunTotals
 from hpt_trl.runs.trackers.tracking import Tracking
 from hpt_trl.runs.warned import Warnings
@@ -166,7 +168,7 @@ def _train(
     health.check_weights()
     # Saved before it is evaluated: whatever fails there, the model stays.
     with holding_interrupts():
-        trainer.save_model(prepared.recipe.config.output_dir)
+        save_final(trainer)
     after = evaluations.evaluate("After training")
     loss = (after or {}).get("held_out", {}).get("loss", 0.0)
     if not math.isfinite(loss):
@@ -320,7 +322,7 @@ def _build_trainer(
     assert recipe.stage.build is not None
     trainer = recipe.stage.build(
         StageInputs(
-            model=None if prepared.model is None else resolve_model(prepared.model),
+            model=None if prepared.model is None else whole_model(prepared.model),
             tokenizer=prepared.tokenizer,
             encoder=prepared.encoder,
             config=config,
@@ -336,6 +338,9 @@ def _build_trainer(
         )
     )
     refuse_untrainable(trainer.model)
+    for model in (trainer.model, getattr(trainer, "ref_model", None)):
+        if model is not None:
+            refuse_broken(model, prepared.model or "the model")
     keep_four_bit_trainable(trainer.model)
     keep_adapter_type(trainer.model)
     complete_model_files(trainer, recipe, prepared.model_config)
@@ -399,6 +404,7 @@ def _finish(
         "versions": versions(),
         "hardware": hardware(trainer.accelerator.device, trainer.accelerator.num_processes, spent.peak_bytes),
         "command": shlex.join(command),
+        DIGESTS_KEY: digest_of(folder / DIGESTS_FILE),
     }
     write_results(folder, results)
     (folder / BEFORE_FILE).unlink(missing_ok=True)

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hpt_trl.digests import note_digests
+from hpt_trl.digests import DIGESTS_FILE, files_below, note_digests
 from hpt_trl.files import valid_json, write_atomically
-from hpt_trl.placing import put_in_place
+from hpt_trl.placing import put_in_place, replace_files
 from hpt_trl.run_files import REMOVING, SAVING
 from hpt_trl.runs.checkpoints import RUN_FILE, TRAINER_STATE, checkpoint_name, numbered_checkpoints
 
@@ -61,6 +61,31 @@ def save_whole(trainer: Any, note: Mapping[str, Any]) -> None:
         wait()
 
     trainer._save_checkpoint = save
+
+
+def save_final(trainer: Any) -> None:
+    """Saves the model into the output folder: written under another name, digests last, then moved file by file.
+
+    Without its digests a folder is none of a finished run; every process takes part.
+    """
+    folder, wait = Path(trainer.args.output_dir), trainer.accelerator.wait_for_everyone
+    new, writes = folder / SAVING / "model", trainer.args.should_save
+    if writes:
+        shutil.rmtree(new.parent, ignore_errors=True)
+    wait()
+    try:
+        trainer.save_model(str(new))
+    except BaseException:
+        if writes:
+            shutil.rmtree(new.parent, ignore_errors=True)
+        raise
+    wait()
+    if writes:
+        # PEFT's card is not the one that stays.
+        note_digests(new, [path for path in files_below(new) if path.name != "README.md"])
+        replace_files(new, folder, DIGESTS_FILE)
+        new.parent.rmdir()
+    wait()
 
 
 def _settle_best(state: Any, staging: Path, folder: Path) -> bool:
