@@ -38,6 +38,7 @@ from hpt_trl.runs.changes import STARTING_KEYS
 from hpt_trl.runs.replacing import set_aside
 from hpt_trl.runs.resuming import refuse_other_run
 from hpt_trl.runs.starting import Start, check_start
+from hpt_trl.settings.masking import is_secret_variable, masked
 from hpt_trl.token_scores.weights_page import PAGE_FILE as WEIGHTS_PAGE
 from hpt_trl.token_scores.weights_page import SAMPLES_FILE as WEIGHTS_FILE
 
@@ -59,6 +60,11 @@ _RUN_FILES = (
 def resolved_recipe(recipe: Recipe) -> str:
     """The recipe with its overrides as YAML; it can be run again with another `output_dir`."""
     values = {key: value for key, value in recipe.raw.items() if key not in STARTING_KEYS[:2]}
+    # A secret among them is the user's to set anew.
+    variables = recipe.sources.file.values.get("env") or {}
+    told = {name: value for name, value in variables.items() if not is_secret_variable(str(name))}
+    told = {name: value for name, value in told.items() if masked(value) == value}
+    values |= {"env": told} if told else {}
     return f"{MARK}\n" + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 

@@ -153,7 +153,10 @@ def stored_recipe(folder: Path) -> dict[str, Any] | None:
         found = yaml.safe_load(text) if text.startswith(MARK) else None
     except (OSError, ValueError, yaml.YAMLError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None
+    if not isinstance(found, dict):
+        return None
+    # Variables are no keys.
+    return {key: value for key, value in found.items() if key != "env"}
 
 
 def _refuse_training(start: Start) -> None:
