@@ -45,7 +45,8 @@ def file_of(path: str) -> Path | None:
     _extend_path()
     folder = _folder_of(parts[0])
     if folder is None:
-        spec = find_spec(parts[0])
+        # A program that is run as `__main__` has none.
+        spec = None if parts[0] == "__main__" else find_spec(parts[0])
         inside = None if spec is None else next(iter(spec.submodule_search_locations or []), None)
         folder = os.path.dirname(inside or ("" if spec is None else spec.origin or ""))
     place = Path(folder).joinpath(*parts)
