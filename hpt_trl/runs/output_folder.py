@@ -37,7 +37,8 @@ from hpt_trl.run_files import (
 from hpt_trl.runs.changes import STARTING_KEYS
 from hpt_trl.runs.replacing import set_aside
 from hpt_trl.runs.resuming import refuse_other_run
-from hpt_trl.runs.starting import Start, check_start
+from hpt_trl.runs.starting import Occupied, Start, check_start
+from hpt_trl.settings.masking import is_secret_variable, masked
 from hpt_trl.token_scores.weights_page import PAGE_FILE as WEIGHTS_PAGE
 from hpt_trl.token_scores.weights_page import SAMPLES_FILE as WEIGHTS_FILE
 
@@ -59,11 +60,19 @@ _RUN_FILES = (
 def resolved_recipe(recipe: Recipe) -> str:
     """The recipe with its overrides as YAML; it can be run again with another `output_dir`."""
     values = {key: value for key, value in recipe.raw.items() if key not in STARTING_KEYS[:2]}
+    # A secret among them is the user's to set anew.
+    variables = recipe.sources.file.values.get("env") or {}
+    told = {name: value for name, value in variables.items() if not is_secret_variable(str(name))}
+    told = {name: value for name, value in told.items() if masked(value) == value}
+    values |= {"env": told} if told else {}
     return f"{MARK}\n" + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
-def check_output_folder(recipe: Recipe) -> Path | None:
+def check_output_folder(recipe: Recipe, *, planned: bool = False) -> Path | None:
     """Checks that a run may write to its `output_dir`; see `hpt_trl.runs.starting`.
+
+    Args:
+        planned: no run is to start now: one that lies there already is no mistake (see `occupied`).
 
     Returns:
         The checkpoint to resume from, None for a new run.
@@ -72,10 +81,24 @@ def check_output_folder(recipe: Recipe) -> Path | None:
         UserError: the folder holds something else, or there is nothing to resume from, or what there is is of
             another recipe.
     """
-    checkpoint = check_start(_start_of(recipe))
+    try:
+        checkpoint = check_start(_start_of(recipe))
+    except Occupied:
+        if not planned:
+            raise
+        return None
     if checkpoint is not None:
         refuse_other_run(recipe, checkpoint)
     return checkpoint
+
+
+def occupied(recipe: Recipe) -> str | None:
+    """Says what run lies in a recipe's output folder and would be written over; None where none does."""
+    try:
+        check_start(_start_of(recipe))
+    except Occupied as error:
+        return error.said
+    return None
 
 
 def open_output_folder(recipe: Recipe, *, resuming: bool) -> Path:

@@ -18,7 +18,7 @@ from hpt_trl.recipes.batches import processes
 from hpt_trl.recipes.profiles import Profile
 from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.run_files import ABANDONED, DAMAGED
-from hpt_trl.runs.changes import LENGTH_KEYS, SAFE_KEYS, STARTING_KEYS, changes_between
+from hpt_trl.runs.changes import LENGTH_KEYS, SAFE_KEYS, STARTING_KEYS, Change, changes_between
 from hpt_trl.runs.checkpoints import RUN_FILE, numbered_checkpoints, step_of, why_incomplete
 from hpt_trl.runs.inputs import digests_of_inputs
 from hpt_trl.runs.record import versions
@@ -86,6 +86,12 @@ def refuse_other_run(recipe: Recipe, checkpoint: Path, *, said: bool = False) ->
         print(f"Changed since {checkpoint.name}: {'; '.join(map(str, found))}.{schedule}", flush=True)
     if said and note["versions"] and (others := _other_versions(note["versions"])):
         print(f"{checkpoint.name} was written with {others}: figures may differ in their last digits.", flush=True)
+
+
+def changes_since(recipe: Recipe, checkpoint: Path) -> list[Change]:
+    """What differs between the recipe of a checkpoint, as far as that is known, and the one that goes on from it."""
+    note = _note(checkpoint)
+    return [] if note is None else changes_between(note["recipe"], _resolved(recipe), recipe.keys)
 
 
 def refuse_other_processes(recipe: Recipe, checkpoint: Path, config: PretrainedConfig) -> None:

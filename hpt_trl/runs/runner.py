@@ -42,6 +42,7 @@ from hpt_trl.recipes.resolving import read_recipe
 from hpt_trl.rollouts.vllm import open_engine
 from hpt_trl.run_files import BEFORE_FILE, EVALUATIONS
 from hpt_trl.runs.acting import rows_placed
+from hpt_trl.runs.attempts import Attempts
 from hpt_trl.runs.callbacks import AtTrainBegin, EndWhereDone, NothingLeft, close_bars
 from hpt_trl.runs.checkpoints import full_disk_explained
 from hpt_trl.runs.closing import draw_and_close
@@ -141,12 +142,16 @@ def _train(
     if live is None:
         say("Loading the model" if prepared.model else "Making the model")
     totals, health = RunTotals(started), Health()
+    attempts = Attempts(prepared.recipe, prepared.checkpoint, totals)
     warnings = Warnings(prepared.recipe, tracking.warn)
     evaluations = _Evaluations(prepared, totals)
     # Who ends a training comes before those who note what a checkpoint has. The totals come before all that logs and
     # evaluates, the health before the evaluation that costs minutes.
     trainer = _build_trainer(
-        prepared, [AtTrainBegin(evaluations.before_training)], [warnings, totals, health, *tracking.callbacks], live
+        prepared,
+        [AtTrainBegin(evaluations.before_training)],
+        [warnings, totals, attempts, health, *tracking.callbacks],
+        live,
     )
     health.watch(trainer)
     tracking.watch(trainer)
@@ -176,7 +181,8 @@ def _train(
     found = prepared.recipe.stage.finish(trainer)
     why = health.why_untrained()
     if trainer.is_world_process_zero():
-        results = _finish(prepared, trainer, evaluations, after, totals, why, command, found, warnings.kept)
+        more = {"warnings": warnings.kept, "attempts": attempts.all()}
+        results = _finish(prepared, trainer, evaluations, after, totals, why, command, found, more)
         tracking.trained(results)
         draw_and_close(Path(prepared.recipe.config.output_dir), results, printed=live is None)
     # As Trainer.end does, which transformers 5.17 lacks.
@@ -365,13 +371,13 @@ def _finish(
     why_untrained: str | None,
     command: list[str],
     found: dict[str, Any] | None,
-    warnings: list[dict[str, Any]],
+    more: dict[str, Any],
 ) -> dict[str, Any]:
     """Writes results.json and the card.
 
     Args:
         found: results of the stage's own.
-        warnings: what the run was warned of.
+        more: what the run was warned of, and its attempts.
 
     Returns:
         What results.json says.
@@ -395,7 +401,7 @@ def _finish(
         "trained": why_untrained is None,
         **({} if why_untrained is None else {"why_untrained": why_untrained}),
         "train_loss": totals.train_loss(),
-        "warnings": warnings,
+        **more,
         "wall_time_s": wall,
         "tokens": {
             "training": spent.tokens,

@@ -14,6 +14,7 @@ from typing import Any
 
 from hpt_trl.digests import DIGESTS_FILE, files_below, note_digests
 from hpt_trl.files import valid_json, write_atomically
+from hpt_trl.models.whole_files import refuse_damaged_model
 from hpt_trl.placing import put_in_place, replace_files
 from hpt_trl.run_files import REMOVING, SAVING
 from hpt_trl.runs.checkpoints import RUN_FILE, TRAINER_STATE, checkpoint_name, numbered_checkpoints
@@ -27,6 +28,7 @@ def save_whole(trainer: Any, note: Mapping[str, Any]) -> None:
         note: What a checkpoint says of its run, beside its step.
     """
     stock, wait = trainer._save_checkpoint, trainer.accelerator.wait_for_everyone
+    load_best = trainer._load_best_model
     folder = Path(trainer.args.output_dir)
     staging = folder / SAVING
 
@@ -60,7 +62,11 @@ def save_whole(trainer: Any, note: Mapping[str, Any]) -> None:
             _rotate(folder, trainer.args.save_total_limit, {new.name, Path(state.best_model_checkpoint or "").name})
         wait()
 
-    trainer._save_checkpoint = save
+    def best() -> None:
+        refuse_damaged_model(trainer.state.best_model_checkpoint)
+        load_best()
+
+    trainer._save_checkpoint, trainer._load_best_model = save, best
 
 
 def save_final(trainer: Any) -> None:

@@ -44,6 +44,10 @@ _BEFORE_TRAINING = {
 _KEPT = ("checkpoints", DAMAGED, ABANDONED)
 
 
+class Occupied(UserError):
+    """The output folder holds a run that would be written over; nothing is wrong with the recipe."""
+
+
 @dataclass(frozen=True)
 class Start:
     """A run that is to start.
@@ -72,6 +76,11 @@ class Start:
         return {key: value for key, value in self.values.items() if key not in STARTING_KEYS[:2]}
 
 
+def _occupied(start: Start, message: str) -> Occupied:
+    error = start.error("output_dir", message)
+    return Occupied(str(error), error.place)
+
+
 def check_start(start: Start) -> Path | None:
     """Checks that a run may write to its `output_dir`; nothing is written or removed.
 
@@ -79,8 +88,8 @@ def check_start(start: Start) -> Path | None:
         The checkpoint to resume from, None for a new run.
 
     Raises:
-        UserError: the folder is not a run's, or holds a run that would be written over; or there is nothing to
-            resume from.
+        Occupied: the folder holds a run that would be written over.
+        UserError: the folder is not a run's, or there is nothing to resume from.
     """
     refuse_inputs_inside(start.values, start.error)
     folder, checkpoint = start.folder, None
@@ -109,20 +118,20 @@ def check_start(start: Start) -> Path | None:
         return None
     choices = "Name another `--output_dir`, or start anew with `--overwrite true`"
     if (folder / RESULTS_FILE).exists():
-        raise start.error("output_dir", f"{folder} holds a finished run. {choices}.")
+        raise _occupied(start, f"{folder} holds a finished run. {choices}.")
     if checkpoints := complete_checkpoints(folder):
-        raise start.error(
-            "output_dir",
+        raise _occupied(
+            start,
             f"{folder} holds a run that stopped after {checkpoints[-1].name}. Go on with `--resume_from_checkpoint "
             f"true`. {choices}.",
         )
     if _failed_at_start(folder):
         return checkpoint
     if _differs(start):
-        raise start.error("output_dir", f"{folder} holds a run of another recipe, not finished. {choices}.")
+        raise _occupied(start, f"{folder} holds a run of another recipe, not finished. {choices}.")
     if kept := [name for name in _KEPT if (folder / name).is_dir() and any((folder / name).iterdir())]:
-        raise start.error(
-            "output_dir",
+        raise _occupied(
+            start,
             f"{folder} holds a run that did not finish, and what it kept in {' and '.join(kept)}. {choices}, which "
             "removes that as well.",
         )
@@ -153,7 +162,10 @@ def stored_recipe(folder: Path) -> dict[str, Any] | None:
         found = yaml.safe_load(text) if text.startswith(MARK) else None
     except (OSError, ValueError, yaml.YAMLError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None
+    if not isinstance(found, dict):
+        return None
+    # Variables are no keys.
+    return {key: value for key, value in found.items() if key != "env"}
 
 
 def _refuse_training(start: Start) -> None:
