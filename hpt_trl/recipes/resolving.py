@@ -6,6 +6,7 @@ torch and TRL in `hpt_trl.recipes.early`, before they are imported.
 """
 
 import os
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,10 @@ def resolve_recipe(sources: Sources, world_size: int | None = None, profile: Pro
             arguments, config, model_args = TrlParser(classes, conflict_handler="resolve").parse_dict(values)
     except (ValueError, TypeError, ImportError, OSError) as error:
         raise place_of(error, known, sources) from error
+    targets = values.get("lora_target_modules")
+    if targets and len(targets) == 1 and re.fullmatch(r"[\w.]+", targets[0]) and targets != ["all-linear"]:
+        # Of a single name the base makes a text, which PEFT takes for a pattern of whole paths.
+        model_args.lora_target_modules = list(targets)
     if stage.trains:
         with mistakes.noted():
             _check_schedule(config, sources)

@@ -14,10 +14,11 @@ ROLLOUT_RULES = (
     one_of("vllm_mode", "colocate", "server"),
     one_of("vllm_model_impl", "vllm", "transformers"),
     one_of("vllm_importance_sampling_mode", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"),
-    at_least(2, "num_generations"),
+    Rule(("num_generations",), "2 or more", least=2, needed=True),
+    Rule(("max_completion_length",), "1 or more", least=1, needed=True),
     at_least(
         1,
-        *("max_completion_length", "num_generations_eval", "generation_batch_size", "steps_per_generation"),
+        *("num_generations_eval", "generation_batch_size", "steps_per_generation"),
         *("num_iterations", "ref_model_sync_steps", "num_completions_to_print", "max_tool_calling_iterations"),
         *("vllm_max_model_length", "vllm_tensor_parallel_size"),
     ),
