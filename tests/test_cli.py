@@ -197,3 +197,21 @@ def test_a_report_imports_no_training_library(tmp_path):
     result = subprocess.run(words, capture_output=True, text=True, env=ENVIRONMENT, cwd=ROOT)
     assert result.returncode == 0, result.stderr
     assert "Not finished: 2 steps are logged" in result.stdout and (run / "curves.png").exists()
+
+
+@pytest.mark.parametrize("command", ["run", "eval", "check", "score-reference"])
+def test_a_command_without_its_recipe_says_what_it_needs(command, capsys):
+    assert main([command]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: hpt-trl {command} needs a recipe: a YAML file, or the name of a bundled one")
+
+
+def test_what_only_unix_has_is_imported_where_it_is_used():
+    """As on Windows, which has none of these modules."""
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(['resource', 'fcntl', 'pwd', 'grp', 'termios', 'readline']));"
+        "import hpt_trl.cli.process, hpt_trl.runs.runner, hpt_trl.planning.check, hpt_trl.rewards.answers.worker;"
+        "from hpt_trl.rewards.functions import REWARDS"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT, cwd=ROOT)
+    assert done.returncode == 0, done.stderr

@@ -6,11 +6,15 @@ on something else, after the model is loaded.
 
 from hpt_trl.settings.ranges import Rule, above, at_least, one_of, share
 
+# Those of `transformers.generation` that are not about to go.
+CACHES = ("static", "offloaded_static", "dynamic", "offloaded", "quantized")
+
 ROLLOUT_RULES = (
     one_of("loss_type", "grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo"),
     one_of("importance_sampling_level", "token", "sequence"),
     one_of("scale_rewards", "group", "batch", "none"),
     one_of("multi_objective_aggregation", "sum_then_normalize", "normalize_then_sum"),
+    one_of("cache_implementation", *CACHES),
     one_of("vllm_mode", "colocate", "server"),
     one_of("vllm_model_impl", "vllm", "transformers"),
     one_of("vllm_importance_sampling_mode", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"),

@@ -29,6 +29,7 @@ from hpt_trl.models.hub_parts import value_model_folder
 from hpt_trl.models.loading import ModelParts, load_config, load_tokenizer, model_exists, parts_of, positions_of
 from hpt_trl.recipes.adapter_targets import check_adapter_targets
 from hpt_trl.recipes.bundled import find_recipe
+from hpt_trl.recipes.model_settings import check_model_settings
 from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.recipes.resolving import read_recipe
 from hpt_trl.rewards.completions import text_tokenizer
@@ -114,6 +115,7 @@ def prepare_recipe(recipe: Recipe, trained: "Trained | None" = None) -> Prepared
         model_config = load_config(parts.base, **of_base)
         _refuse_reward_model(recipe, model_config, parts)
         shipped_by(recipe, model_config)
+        check_model_settings(recipe, model_config)
         check_adapter_targets(recipe, model_config)
     if trained is not None:
         ends = trained.end_ids

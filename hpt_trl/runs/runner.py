@@ -39,7 +39,7 @@ from hpt_trl.recipes.resolving import read_recipe
 from hpt_trl.rollouts.vllm import open_engine
 from hpt_trl.run_files import BEFORE_FILE, EVALUATIONS, RESULTS_FILE
 from hpt_trl.runs.acting import rows_placed
-from hpt_trl.runs.callbacks import AtTrainBegin, EndWhereDone, NothingLeft, close_bars
+from hpt_trl.runs.callbacks import AtTrainBegin, EndWhereDone, KnowsBest, NothingLeft, close_bars
 from hpt_trl.runs.checkpoints import full_disk_explained
 from hpt_trl.runs.closing import draw_and_close
 from hpt_trl.runs.collecting import collect_as_usual
@@ -124,7 +124,10 @@ def _train(
     # Who ends a training comes before those who note what a checkpoint has. The totals come before all that logs and
     # evaluates, the health before the evaluation that costs minutes.
     trainer = _build_trainer(
-        prepared, [AtTrainBegin(evaluations.before_training)], [warnings, totals, health, *tracking.callbacks], live
+        prepared,
+        [AtTrainBegin(evaluations.before_training)],
+        [KnowsBest(), warnings, totals, health, *tracking.callbacks],
+        live,
     )
     health.watch(trainer)
     tracking.watch(trainer)
