@@ -13,7 +13,7 @@ VLLM_INSTALLED := $(VLLM_VENV)/.installed
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart notebooks test test-slow test-vllm lint docs format keys clean
+.PHONY: help install quickstart notebooks test test-slow test-faults test-vllm lint docs format keys clean
 
 help:  ## show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,12 @@ test: $(INSTALLED)  ## run the tests
 
 test-slow: $(INSTALLED)  ## run all tests, also those that take minutes
 	$(BIN)/python -m pytest -n 2 -m "slow or not slow"
+
+MINUTES ?= 60
+
+test-faults: $(INSTALLED)  ## kill runs and damage files for MINUTES=60, and print what came of it; goes on where it was
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.campaign --minutes $(MINUTES)
+	$(BIN)/python -m tests.faults.campaign --report
 
 test-vllm: $(VLLM_INSTALLED)  ## run the tests of vLLM on its engine for CPUs, in .venv-vllm
 	OMP_NUM_THREADS=1 $(VLLM_BIN)/python -m pytest tests_vllm

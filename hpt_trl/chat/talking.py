@@ -164,8 +164,9 @@ def talk(chat: Chat, image: str | None = None) -> None:
     """
     asks = sys.stdin.isatty()
     if asks:
-        # Line editing and the former texts at the arrow keys.
-        import readline  # noqa: F401
+        # Line editing and the former texts at the arrow keys; the console of Windows has its own.
+        with suppress(ImportError):
+            import readline  # noqa: F401
 
         print(_HELP if chat.wording.chat else f"No chat: each text is continued by itself. {_HELP}", file=sys.stderr)
     while True:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
-from hpt_trl.data.names import check_name
+from hpt_trl.data.names import check_name, names_of
 from hpt_trl.errors import Collector
 from hpt_trl.models.folders import check_model_folder, check_model_name, is_adapter
 from hpt_trl.recipes.batches import BATCH_KEYS, settle_batch
@@ -110,13 +110,14 @@ def look_at_sources(
     if has_model and not declared.makes_model and _MODEL in taken:
         with mistakes.noted(), sources.placing(_MODEL):
             _check_model(str(taken[_MODEL]), declared, made)
-    if taken.get("dataset_name") and str(taken["dataset_name"]) not in made:
+    names = names_of(taken.get("dataset_name"))
+    if names and set(made).isdisjoint(names):
         with (
             mistakes.noted(),
             sources.placing("dataset_name", "dataset_options", "dataset_config", "dataset_streaming"),
         ):
             given = {name: taken.get(f"dataset_{name}") for name in ("options", "config")}
-            check_name(taken["dataset_name"], streaming=bool(taken.get("dataset_streaming")), **given)
+            check_name(names, streaming=bool(taken.get("dataset_streaming")), **given)
     if has_model and "report_to" in taken and declared.stage:
         with mistakes.noted():
             settings: dict[str, Any] = {"stage": declared.stage, "trains": declared.trains}

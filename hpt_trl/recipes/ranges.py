@@ -7,6 +7,7 @@ The other wings declare those of their own keys: `hpt_trl.data.arguments`, `hpt_
 from typing import TYPE_CHECKING
 
 from hpt_trl.data.arguments import DATA_RULES
+from hpt_trl.data.forms.ranges import layout_rule
 from hpt_trl.models.ranges import MODEL_RULES
 from hpt_trl.rewards.arguments import REWARD_RULES
 from hpt_trl.settings.ranges import Rule, above, at_least, count_or_share, share
@@ -37,5 +38,5 @@ COMMON_RULES = (
 
 def rules_for(stage: "Stage") -> dict[str, Rule]:
     """Returns key -> rule for the keys of a stage; its own rules stand above the common ones."""
-    rules = (*COMMON_RULES, *DATA_RULES, *MODEL_RULES, *REWARD_RULES, *stage.rules)
+    rules = (*COMMON_RULES, *DATA_RULES, *MODEL_RULES, *REWARD_RULES, layout_rule(stage.layouts), *stage.rules)
     return {key: rule for rule in rules for key in rule.keys}

@@ -14,7 +14,7 @@ from hpt_trl.recipes.joint import Values, note_joint_mistakes
 from hpt_trl.recipes.paths import paths_fault
 from hpt_trl.recipes.stages import STAGE_MODULES, check_stage, load_stage
 from hpt_trl.settings.file import RecipeFile, Sources, shown
-from hpt_trl.settings.keys import unknown_key
+from hpt_trl.settings.keys import meant_by, unknown_key
 from hpt_trl.settings.ranges import problem
 from hpt_trl.settings.secrets import TOKEN_KEY, take_token_of
 from hpt_trl.settings.values import NotAllowed, convert, did_you_mean, members, read_words
@@ -59,7 +59,7 @@ def declared_for(sources: Sources, mistakes: Collector, declare: Callable[[str],
         declared = declared_somewhere()
         unknown = [] if declared is None else [name for name in _names(sources) if name not in declared.keys]
         # A misspelt `stage` is told as such.
-        if declared is None or not any("`stage`" in unknown_key(name, declared.keys) for name in unknown):
+        if declared is None or not any(meant_by(name, declared.keys) == "stage" for name in unknown):
             mistakes.note(error)
         return declared
 
@@ -72,14 +72,23 @@ def stage_of(sources: Sources) -> str:
     """
     name = sources.given("stage")
     if not name:
-        file = shown(sources.file.path)
+        file, guess = shown(sources.file.path), _guessed_stage(sources)
         written = ", ".join(f"`stage: {stage}`" for stage in sorted(STAGE_MODULES))
-        raise Place(file, file, "stage").error(f"the key `stage` is missing. Write one of: {written}.")
+        likely = f" This looks like `stage: {guess}`." if guess else ""
+        raise Place(file, file, "stage").error(f"the key `stage` is missing.{likely} Write one of: {written}.")
     try:
         check_stage(name)
     except UserError as error:
         raise sources.error("stage", str(error)) from error
     return name
+
+
+def _guessed_stage(sources: Sources) -> str | None:
+    """The stage of a recipe that names none, as other projects' do: by its folder or name, else by a key."""
+    words = re.split(r"[^a-z]+", "/".join(sources.file.path.parts[-2:]).lower())
+    named = [stage for stage in ("sft", "dpo", "grpo", "ppo", "reward") if stage in words]
+    by_keys = {"reward_funcs": "grpo", "num_generations": "grpo", "beta": "dpo", "packing": "sft"}
+    return next(iter(named + [stage for key, stage in by_keys.items() if key in sources.file.values]), None)
 
 
 def read_values(sources: Sources, declared: Declared, mistakes: Collector) -> Values:
@@ -103,8 +112,8 @@ def read_values(sources: Sources, declared: Declared, mistakes: Collector) -> Va
         except UserError as error:
             mistakes.note(error)
             values.faulty.add(name)
-            if name not in declared.keys:
-                values.faulty |= set(re.findall("`([a-z_0-9]+)", str(error.said)))
+            if name not in declared.keys and (meant := meant_by(name, declared.keys)):
+                values.faulty.add(meant)
     note_joint_mistakes(values, declared, sources, mistakes)
     return values
 
@@ -144,7 +153,7 @@ def _read(name: str, sources: Sources, declared: Declared) -> tuple[str, Any]:
     if name in declared.left_out:
         raise sources.error(name, f"the stage `{declared.stage}` trains nothing, so the key says nothing; drop it.")
     if name not in known:
-        raise sources.error(name, unknown_key(name, known))
+        raise sources.error(name, unknown_key(name, known, sources.value(name)))
     key = known[name]
     try:
         if name in sources.overrides:

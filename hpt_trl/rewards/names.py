@@ -9,6 +9,21 @@ from typing import Any
 from hpt_trl.errors import UserError
 from hpt_trl.settings.values import did_you_mean
 
+# Rewards of open-r1 -> what to name here.
+_ELSEWHERE = {
+    "accuracy": "`math_answer`",
+    "code": "`code_tests`, which reads the column `tests`",
+    "binary_code": "`all_code_tests`, which reads the column `tests`",
+    "format": "`boxed_format`, or a function of your own for other tags",
+    **dict.fromkeys(
+        (
+            *("tag_count", "reasoning_steps", "cosine", "repetition_penalty", "length", "ioi_code", "cf_code"),
+            *("code_format", "soft_overlong_punishment"),
+        ),
+        "a function of your own",
+    ),
+}
+
 
 def is_path(name: str) -> bool:
     """Whether a recipe's name of a reward is the dotted path of a function of the user's."""
@@ -22,6 +37,8 @@ def unknown_reward(name: str, known: Iterable[str]) -> UserError:
         known: names of the bundled rewards.
     """
     known = list(known)
+    if name in _ELSEWHERE:
+        return UserError(f"reward_funcs: unknown reward `{name}`. Write {_ELSEWHERE[name]} (docs/rewards.md).")
     return UserError(
         f"reward_funcs: unknown reward `{name}`.{did_you_mean(name, known)} Known: {', '.join(known)}; your own "
         "function goes by its dotted path, e.g. my_package.rewards.brevity"

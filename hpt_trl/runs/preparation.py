@@ -16,7 +16,7 @@ from datasets import Dataset
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from trl.trainer.utils import get_callable_name
 
-from hpt_trl.data.layouts import Splits
+from hpt_trl.data.layouts import NO_PROMPTS, Splits
 from hpt_trl.data.loading import load_measured, load_splits, to_conversational
 from hpt_trl.data.overlap import find_overlap
 from hpt_trl.data.prompt_parts import prompt_parts
@@ -239,7 +239,7 @@ def _load_splits(recipe: Recipe, functions: list[Callable[..., Any]]) -> tuple[S
     shape: dict[str, Any] = {
         "seed": 0,
         "demonstration_column": stage.demonstration_column(config),
-        "layout": stage.layout(arguments),
+        "layout": stage.layouts,
     }
     if stage.trains:
         splits = load_splits(arguments, needs_demonstration=stage.needs_demonstration(config), **shape)
@@ -248,6 +248,12 @@ def _load_splits(recipe: Recipe, functions: list[Callable[..., Any]]) -> tuple[S
         wanted = getattr(arguments, "max_rows", None)
         if wanted is not None and wanted < len(splits.train):
             splits = replace(splits, train=drawn(splits.train, wanted))
+    if splits.layout == "documents" and arguments.eval_samples > 0 and stage.rewards != "none":
+        raise recipe.error(
+            "eval_samples",
+            f"{arguments.eval_samples}, but {NO_PROMPTS} (the loss is measured on all held-out rows anyway); drop the "
+            f"line, or write `dataset_layout: demonstrations`, if {splits.source} has them.",
+        )
     check_columns(arguments.reward_funcs or [], splits.train.column_names, splits.source)
     for rows, source in splits.named:
         check_rows(functions, rows, source)
@@ -264,7 +270,7 @@ def _load_splits(recipe: Recipe, functions: list[Callable[..., Any]]) -> tuple[S
     # An environment gets the whole row.
     if read is None or getattr(arguments, "environment", None) is not None:
         read = set(columns)
-    unused = unused_columns(columns, splits.layout, answers, read=[*parts, *read])
+    unused = unused_columns(columns, splits.layout, answers, read=[*parts, *read, *splits.used])
     splits = splits if stage.sample is None else stage.sample(recipe, splits)
     return splits, unused
 

@@ -80,6 +80,11 @@ class Sources:
             return " ".join(self.overrides[key])
         return self.file.texts.get(key, str(self.file.values.get(key, "")))
 
+    def value(self, key: str) -> Any:
+        """Returns what stands at a key, whether it is known or not; None where there is nothing."""
+        words = self.overrides.get(key)
+        return self.file.values.get(key) if words is None else " ".join(words)
+
     def place(self, key: str) -> Place:
         """Returns where a key is set."""
         file = shown(self.file.path)

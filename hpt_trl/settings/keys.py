@@ -6,30 +6,7 @@ import typing
 from dataclasses import dataclass
 from typing import Any
 
-# Keys of older Transformers and TRL releases that recipes found in the wild still carry -> what to write instead.
-# All 29 recipes of alignment-handbook and open-r1 hold at least one of them.
-RENAMED = {
-    "torch_dtype": "it is now `dtype`",
-    "warmup_ratio": "write `warmup_steps`; a value below 1 is a share of all steps",
-    "overwrite_output_dir": "it was removed; write `overwrite: true`, or name another `output_dir`",
-    "max_prompt_length": "it was removed: prompts are not cut; drop the line",
-    "max_seq_length": "it is now `max_length` (SFT) or `max_completion_length` (RL)",
-    "max_new_tokens": "write `max_completion_length`",
-    "evaluation_strategy": "it is now `eval_strategy`",
-    "no_cuda": "write `use_cpu`",
-    "group_by_length": "write `train_sampling_strategy: group_by_length`",
-    "logging_dir": "it was removed; drop the line",
-    "save_safetensors": "it was removed: models are always saved as safetensors; drop the line",
-    "dataset_mixer": "write `dataset_name`",
-    "dataset_splits": "write `dataset_train_split` and `dataset_test_split`",
-    "per_gpu_train_batch_size": "it is now `per_device_train_batch_size`",
-    "use_flash_attention_2": "write `attn_implementation: flash_attention_2`",
-    "tokenizer_name_or_path": "the tokenizer is the model's own; drop the line",
-    "kl_coef": "write `beta`",
-    "group_size": "write `num_generations`",
-    "push_to_hub_model_id": "it is now `hub_model_id`",
-    "hub_model_revision": "it is now `hub_revision`",
-}
+from hpt_trl.settings.renamed import renamed, stands_for
 
 
 @dataclass(frozen=True)
@@ -55,14 +32,28 @@ def keys_of(*config_classes: type) -> dict[str, Key]:
     return keys
 
 
-def unknown_key(name: str, known: dict[str, Key]) -> str:
-    """Returns the message for a key that no field declares: its new name, or the nearest known one."""
-    if name in RENAMED:
-        return f"there is no such key: {RENAMED[name]}."
+def unknown_key(name: str, known: dict[str, Key], value: Any = None) -> str:
+    """Returns the message for a key that no field declares: its new name, or the nearest known one.
+
+    Args:
+        name: the key. known: those that there are.
+        value: what stands there, where a new name depends on it.
+    """
+    if instead := renamed(name, value, known):
+        return f"there is no such key: {instead}."
     head, dot, tail = name.partition(".")
     if dot and head in known:
         return f"keys are flat; where `{head}` takes a mapping, write `{head}: {{{tail}: ...}}`."
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    near = _nearest(name, known)
     if near:
-        return f"there is no such key. Did you mean `{near[0]}`?"
+        return f"there is no such key. Did you mean `{near}`?"
     return "there is no such key, nor one of a similar name. Keys are the fields of the stage's config and ModelConfig."
+
+
+def meant_by(name: str, known: dict[str, Key]) -> str | None:
+    """Returns the known key that an unknown one is meant for, by its new name or the nearest; None for none."""
+    return stands_for(name) or (None if renamed(name, None, known) else _nearest(name, known))
+
+
+def _nearest(name: str, known: dict[str, Key]) -> str | None:
+    return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.6)), None)

@@ -80,7 +80,7 @@ STAGE = Stage(
         one_of("truncation_mode", "keep_start", "keep_end"),
         one_of("loss_type", *LOSSES),
     ),
-    layout=lambda arguments: "comparisons",
+    layouts=("comparisons",),
     rewards="optional",
     measures_held_out=True,
 )

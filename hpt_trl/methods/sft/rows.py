@@ -64,6 +64,7 @@ def check_images(recipe: Recipe, splits: Splits, encoder: Encoder, positions: in
     Raises:
         UserError: the first that cannot be trained as it is written, with its row.
     """
+    refuse_turns_of_documents(recipe, splits)
     config, arguments = recipe.config, recipe.arguments
     for rows, source in splits.named:
         if not has_images(rows, encoder):
@@ -81,6 +82,18 @@ def check_images(recipe: Recipe, splits: Splits, encoder: Encoder, positions: in
                 encode(row, encoder, config, arguments)
             except UserError as error:
                 raise UserError(f"{where(source, number)}: {error}") from error
+
+
+def refuse_turns_of_documents(recipe: Recipe, splits: Splits) -> None:
+    """Refuse a loss on turns where there are none.
+
+    Raises:
+        UserError: the key that asks for it.
+    """
+    if splits.layout == "documents" and recipe.config.assistant_only_loss:
+        raise recipe.error(
+            "assistant_only_loss", f"true, but {splits.source} holds documents, which have no turns; drop the line."
+        )
 
 
 def has_images(rows: Dataset, encoder: Encoder) -> bool:

@@ -49,7 +49,7 @@ STAGE = Stage(
         one_of("truncation_mode", "keep_start", "keep_end"),
         *ENVIRONMENT_RULES,
     ),
-    layout=lambda arguments: "demonstrations",
+    layouts=("demonstrations", "documents"),
     needs_demonstration=lambda config: True,
     rewards="optional",
     measures_held_out=True,

@@ -1,0 +1,242 @@
+"""What to write in place of keys that others' recipes hold: of older TRL and Transformers, and of other projects.
+
+Every recipe of alignment-handbook (at 925acdf) and open-r1 (at 1416fa0) holds several of them. Only keys that the stage
+at hand does not know are looked up here.
+"""
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+# Key -> the key of the same meaning.
+_SAME = {
+    # Transformers
+    "torch_dtype": "dtype",
+    "evaluation_strategy": "eval_strategy",
+    "no_cuda": "use_cpu",
+    "per_gpu_train_batch_size": "per_device_train_batch_size",
+    "per_gpu_eval_batch_size": "per_device_eval_batch_size",
+    "push_to_hub_model_id": "hub_model_id",
+    "push_to_hub_token": "hub_token",
+    "include_inputs_for_metrics": "include_for_metrics",
+    # TRL
+    "max_new_tokens": "max_completion_length",
+    "response_length": "max_completion_length",
+    "group_size": "num_generations",
+    "rloo_k": "num_generations",
+    "num_ppo_epochs": "num_iterations",
+    "ppo_epochs": "num_iterations",
+    "cliprange": "epsilon",
+    "init_kl_coef": "kl_coef",
+    "reward_model_path": "reward_model_name_or_path",
+    "sft_model_path": "model_name_or_path",
+    "use_liger": "use_liger_kernel",
+    "use_liger_loss": "use_liger_kernel",
+    "ref_model_init_kwargs": "model_init_kwargs",
+    "vllm_max_model_len": "vllm_max_model_length",
+    "vllm_guided_decoding_regex": "vllm_structured_outputs_regex",
+    "wandb_log_unique_prompts": "log_unique_prompts",
+    "streaming": "dataset_streaming",
+    "log_with": "report_to",
+    # alignment-handbook, open-r1
+    "hub_model_revision": "hub_revision",
+    "push_to_hub_revision": "hub_revision",
+    "overwrite_hub_revision": "hub_overwrite",
+    "model_code_revision": "model_revision",
+    "base_model_revision": "model_revision",
+    "preprocessing_num_workers": "dataset_num_proc",
+    "truncation_side": "truncation_mode",
+    "dataset_split": "dataset_train_split",
+    "benchmarks": "evaluations",
+    "wandb_project": "project",
+    "tracker_project_name": "project",
+    # LLaMA-Factory, axolotl and plain words
+    "base_model": "model_name_or_path",
+    "model": "model_name_or_path",
+    "model_name": "model_name_or_path",
+    "model_id": "model_name_or_path",
+    "dataset": "dataset_name",
+    "dataset_path": "dataset_name",
+    "lr": "learning_rate",
+    "num_epochs": "num_train_epochs",
+    "epochs": "num_train_epochs",
+    "steps": "max_steps",
+    "optimizer": "optim",
+    "lr_scheduler": "lr_scheduler_type",
+    "micro_batch_size": "per_device_train_batch_size",
+    "batch_size": "global_batch_size",
+    "train_batch_size": "global_batch_size",
+    "sequence_len": "max_length",
+    "cutoff_len": "max_length",
+    "lora_rank": "lora_r",
+    "lora_target": "lora_target_modules",
+    "val_set_size": "test_split_size",
+    "rewards": "reward_funcs",
+}
+
+# Key -> why it can be dropped.
+_NEEDLESS = {
+    "max_prompt_length": "it was removed: prompts are not cut",
+    "max_target_length": "it was removed: `max_length` bounds prompt and answer together",
+    "logging_dir": "it was removed",
+    "save_safetensors": "it was removed: models are always saved as safetensors",
+    "tokenizer_name_or_path": "the tokenizer is the model's own",
+    "auto_insert_empty_system_msg": "a system message comes from the rows, from `system_prompt` or from the template",
+    "callbacks": "runs are pushed by `push_to_hub` and measured by `evaluations`",
+    "is_encoder_decoder": "it was removed: the model's config says it",
+    "label_pad_token_id": "it was removed",
+    "padding_value": "it was removed",
+    "use_logits_to_keep": "it was removed",
+    "use_num_logits_to_keep": "it was removed",
+    "generate_during_eval": "it was removed; `eval_samples` answers held-out rows before and after",
+    "dataset_batch_size": "it was removed",
+    "vllm_dtype": "it was removed: vLLM takes the model's",
+    "vllm_enable_prefix_caching": "it was removed: vLLM does it by itself",
+    **dict.fromkeys(("code_eval_test_batch_size", "code_eval_scoring_mode"), "`code_tests` scores by the share passed"),
+    **dict.fromkeys(
+        ("code_language", "code_provider", "ioi_provider", "e2b_router_url", "morph_router_url"),
+        "programs run in a sandbox on this machine (docs/rewards.md)",
+    ),
+    "parallel_code_exec_per_proc": "`code_workers` says how many programs run at once",
+    **dict.fromkeys(
+        ("pass_rate_min", "pass_rate_max", "output_dataset_name"),
+        "a recipe filters no data; measure pass rates with `stage: evaluate` and keep the rows that you want",
+    ),
+    **dict.fromkeys(
+        (
+            *("cosine_min_value_wrong", "cosine_max_value_wrong", "cosine_min_value_correct"),
+            *("cosine_max_value_correct", "cosine_max_len", "repetition_n_grams", "repetition_max_penalty"),
+            *("max_completion_len", "soft_punish_cache"),
+        ),
+        "it is an argument of a reward; write that reward as a function of your own and name its dotted path in "
+        "`reward_funcs`",
+    ),
+}
+
+# Key -> what to write instead, in words.
+_INSTEAD = {
+    "overwrite_output_dir": "it was removed; write `overwrite: true`, or name another `output_dir`",
+    "group_by_length": "write `train_sampling_strategy: group_by_length`",
+    "use_flash_attention_2": "write `attn_implementation: flash_attention_2`",
+    "adafactor": "write `optim: adafactor`",
+    "kl_coef": "write `beta`",
+    "gradient_checkpointing_use_reentrant": "write `gradient_checkpointing_kwargs: {use_reentrant: ...}`",
+    "fsdp_transformer_layer_cls_to_wrap": "write `fsdp_config: {transformer_layer_cls_to_wrap: ...}`",
+    "finetuning_type": "write `use_peft: true` for LoRA, and drop the line otherwise",
+    "total_episodes": "write `max_steps` or `num_train_epochs`",
+    "chat_template": "write the text into a .jinja file and name it as `chat_template_path`",
+    "dataset_configs": "write `dataset_config`, one name",
+    "dataset_splits": "write `dataset_train_split` and `dataset_test_split`",
+    "vllm_device": "write `vllm: colocate`, or `vllm: server` for a server that you start",
+    "wandb_entity": "write `env: {WANDB_ENTITY: ...}`",
+    "wandb_run_group": "write `env: {WANDB_RUN_GROUP: ...}`",
+    "deepspeed_config": "start the run with `--accelerate zero3`, or name a file of your own as `deepspeed`",
+}
+
+
+def renamed(key: str, value: Any, known: Collection[str]) -> str | None:
+    """Returns what to write in place of a key that no field declares; None where nothing is known of it.
+
+    Args:
+        key: as it is written.
+        value: what stands there, where it is known.
+        known: the keys that the stage has.
+    """
+    if key in _BY_VALUE:
+        return _BY_VALUE[key](value, known)
+    if key in _SAME:
+        new = _SAME[key]
+        return f"it is now `{new}`" if new in known else f"it is now `{new}`, which this stage has not; drop the line"
+    if key in _NEEDLESS:
+        return f"{_NEEDLESS[key]}; drop the line"
+    return _INSTEAD.get(key)
+
+
+def stands_for(key: str) -> str | None:
+    """Returns the key for which another of `renamed` stands; None where there is no such key."""
+    return "dataset_name" if key in ("dataset_mixture", "dataset_mixer") else _SAME.get(key)
+
+
+def _warmup_ratio(value: Any, known: Collection[str]) -> str:
+    shown = f": {value}" if isinstance(value, float) and value < 1 else ""
+    return f"write `warmup_steps{shown}`; a value below 1 is a share of all steps"
+
+
+def _max_seq_length(value: Any, known: Collection[str]) -> str:
+    names = [name for name in ("max_length", "max_completion_length") if name in known]
+    return f"it is now `{'` (SFT) or `'.join(names) or 'max_length'}`{' (RL)' if len(names) > 1 else ''}"
+
+
+def _column(column: str) -> Callable[[Any, Collection[str]], str]:
+    """A key that names one column of the rows."""
+
+    def mapped(value: Any, known: Collection[str]) -> str:
+        if value == column:
+            return "the column has that name here too; drop the line"
+        return f"write `column_mapping: {{{column}: {value if isinstance(value, str) else '...'}}}`"
+
+    return mapped
+
+
+def _rpo_alpha(value: Any, known: Collection[str]) -> str:
+    shown = value if isinstance(value, int | float) else "..."
+    return f"write `loss_type: [sigmoid, sft]` and `loss_weights: [1.0, {shown}]`"
+
+
+def _mixer(value: Any, known: Collection[str]) -> str:
+    """alignment-handbook's older form: data set -> share of its rows."""
+    shares = value if isinstance(value, dict) else {}
+    return _data([{"id": name, "weight": weight} for name, weight in shares.items()], {}, known)
+
+
+def _mixture(value: Any, known: Collection[str]) -> str:
+    """alignment-handbook's and open-r1's form: `datasets`, each with id, config, split, columns and weight."""
+    mixture = value if isinstance(value, dict) else {}
+    entries = mixture.get("datasets")
+    return _data(entries if isinstance(entries, list) else [], mixture, known)
+
+
+def _data(entries: list[Any], mixture: dict[str, Any], known: Collection[str]) -> str:
+    """What reads these data sets here: of one its keys, of several the block `datasets`."""
+    entries = [entry for entry in entries if isinstance(entry, dict) and entry.get("id")]
+    held_out = mixture.get("test_split_size")
+    beside = "" if held_out is None else f", and `test_split_size: {held_out}`"
+    if len(entries) == 1:
+        config = f"`dataset_config: {entries[0]['config']}`, " if entries[0].get("config") else ""
+        written = f"`dataset_name: {entries[0]['id']}`, {config}`dataset_train_split: {_split(entries[0])}`"
+        return f"write {written}{beside}"
+    if "datasets" not in known:
+        return f"one data set is read: join them into a file and name it as `dataset_name`{beside}"
+    lines = [_entry(entry) for entry in entries[:_SHOWN]]
+    more = f", and the {len(entries) - _SHOWN} others alike" if len(entries) > _SHOWN else ""
+    return f"write `datasets: [{', '.join(lines) or '{path: ...}, {path: ...}'}]`{more}{beside}"
+
+
+# Entries of a mixture that are written out.
+_SHOWN = 8
+
+
+def _entry(entry: dict[str, Any]) -> str:
+    parts = {"path": entry["id"], "name": entry.get("config"), "split": _split(entry)}
+    written = [f"{key}: {value}" for key, value in parts.items() if value]
+    columns = entry.get("columns")
+    if isinstance(columns, list) and columns:
+        written.append(f"columns: [{', '.join(map(str, columns))}]")
+    return f"{{{', '.join(written)}}}"
+
+
+def _split(entry: dict[str, Any]) -> str:
+    """Its split; a weight is the share of the rows that is taken."""
+    split, weight = entry.get("split") or "train", entry.get("weight")
+    return split if not isinstance(weight, int | float) or weight == 1 else f'"{split}[:{weight * 100:g}%]"'
+
+
+# Keys of which the answer depends on the value, or on what the stage knows.
+_BY_VALUE: dict[str, Callable[[Any, Collection[str]], str]] = {
+    "warmup_ratio": _warmup_ratio,
+    "max_seq_length": _max_seq_length,
+    "rpo_alpha": _rpo_alpha,
+    "dataset_prompt_column": _column("prompt"),
+    "text_column": _column("text"),
+    "dataset_mixer": _mixer,
+    "dataset_mixture": _mixture,
+}

@@ -1,0 +1,102 @@
+"""The fault campaign: `python -m tests.faults.campaign --minutes 20` goes through the scenarios of `scenarios.py`.
+
+Each result is a line of JSON in the record, with the commit; a later call goes on with the scenarios that the record
+lacks, and another commit begins anew. `--only ID` does one again. `--report` prints the tables of what is there.
+`--control` runs without one of the safeguards: that must come to wrong results, or the verdicts see nothing.
+"""
+
+import argparse
+import fnmatch
+import json
+import subprocess
+import sys
+import time
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+
+from hpt_trl.runs.quiet import quiet_libraries
+from tests.faults.controls import CONTROLS
+from tests.faults.report import read_records, tables
+from tests.faults.scenarios import Scenario, all_scenarios
+from tests.faults.verdicts import WRONG
+from tests.faults.workshop import Workshop
+from tests.helpers.processes import ROOT
+
+
+def main(words: list[str] | None = None) -> int:
+    """Runs a part of the campaign; returns 1 where anything wrong was found, and in a control where nothing was."""
+    options = _parser().parse_args(words)
+    if options.report:
+        print(tables(read_records(options.record)))
+        return 0
+    record = options.record.with_suffix(f".{options.control}.jsonl") if options.control else options.record
+    commit = commit_of(ROOT)
+    left = _left(options, record, commit)
+    if options.list:
+        print("\n".join(scenario.id for scenario in left))
+        return 0
+    quiet_libraries()
+    shop = Workshop((options.folder or record.parent / "faults" / commit).absolute(), options.control)
+    ends, found = time.monotonic() + 60 * options.minutes, Counter()
+    try:
+        for scenario in left:
+            if time.monotonic() > ends:
+                break
+            found[_do(scenario, shop, record, commit)] += 1
+    finally:
+        shop.close()
+    print(f"{sum(found.values())} of {len(left)} scenarios: {', '.join(f'{word} {n}' for word, n in found.items())}")
+    wrong = sum(found[word] for word in WRONG)
+    return int(wrong == 0 if options.control else wrong > 0)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.faults.campaign", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=1e6, help="begin no scenario after this time")
+    parser.add_argument("--record", type=Path, default=ROOT / "build" / "faults.jsonl", help="lines of the results")
+    parser.add_argument("--folder", type=Path, help="for the runs; beside the record by default")
+    parser.add_argument("--seed", type=int, default=0, help="of the order")
+    parser.add_argument("--only", nargs="+", metavar="ID", help="these, done or not; patterns as of file names")
+    parser.add_argument("--count", type=int, help="how many at most")
+    parser.add_argument("--part", default="1/1", metavar="I/N", help="every Nth, for calls side by side in own folders")
+    parser.add_argument("--control", choices=[*CONTROLS], help="run without this safeguard")
+    parser.add_argument("--list", action="store_true", help="print the ids of what would be done")
+    parser.add_argument("--report", action="store_true", help="print the tables of the record")
+    return parser
+
+
+def _left(options: argparse.Namespace, record: Path, commit: str) -> list[Scenario]:
+    scenarios = all_scenarios(options.seed)
+    if options.only:
+        chosen = [one for one in scenarios if any(fnmatch.fnmatch(one.id, pattern) for pattern in options.only)]
+        if not chosen:
+            sys.exit(f"there is no scenario {' '.join(options.only)}")
+    else:
+        part, parts = (int(word) for word in options.part.split("/"))
+        done = {line["id"] for line in read_records(record) if line["commit"] == commit}
+        chosen = [one for place, one in enumerate(scenarios) if place % parts == part - 1 and one.id not in done]
+    return chosen[: options.count]
+
+
+def _do(scenario: Scenario, shop: Workshop, record: Path, commit: str) -> str:
+    began = time.monotonic()
+    verdict, noted = scenario.do(shop)
+    line = {"id": scenario.id, "kind": scenario.kind, "commit": commit, "time": datetime.now(UTC).isoformat()}
+    line |= verdict.record() | noted | {"seconds": round(time.monotonic() - began, 1)}
+    record.parent.mkdir(parents=True, exist_ok=True)
+    with open(record, "a", encoding="utf-8") as file:
+        file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    wrong = f": {'; '.join(noted.get('at', []))}: {verdict.differs or verdict.said}" if verdict.word in WRONG else ""
+    print(f"{line['seconds']:5.1f} s  {scenario.id}: {verdict.word}{wrong}", flush=True)
+    return verdict.word
+
+
+def commit_of(root: Path) -> str:
+    """The commit of the sources, with a mark where they are changed."""
+    said = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=9"], cwd=root, capture_output=True)
+    return said.stdout.decode().strip()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,133 @@
+"""Recipes of other projects and of older releases: one answer with every key that is not here, and what to write."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hpt_trl.errors import UserError
+from hpt_trl.recipes.declared import declared_in_file, declared_somewhere
+from hpt_trl.recipes.stages import STAGE_MODULES
+from hpt_trl.runs.early import check_run
+from hpt_trl.settings.keys import unknown_key
+from hpt_trl.settings.renamed import _SAME, renamed
+from tests.helpers.processes import hpt_trl
+
+FOREIGN = yaml.safe_load((Path(__file__).parent / "foreign_recipes.yaml").read_text())
+KNOWN = declared_somewhere().keys
+OURS = {
+    "model_name_or_path": "tiny-vlm",
+    "dataset_name": "arithmetic",
+    "reward_funcs": ["accuracy", "format"],
+    "torch_dtype": "bfloat16",
+    "warmup_ratio": 0.1,
+    "dataset_prompt_column": "question",
+    "dataset_mixer": {"a/b": 0.5},
+    "dataset_mixture": {"datasets": [{"id": "a/b", "config": "c", "split": "train_sft", "weight": 0.25}]},
+}
+# Key -> what its line has to tell.
+NEW = {
+    "torch_dtype": "`dtype`",
+    "warmup_ratio": "`warmup_steps: 0.1`",
+    "overwrite_output_dir": "`overwrite: true`",
+    "chat_template": "`chat_template_path`",
+    "dataset_mixture": '`dataset_name: a/b`, `dataset_config: c`, `dataset_train_split: "train_sft[:25%]"`',
+    "dataset_mixer": '`dataset_name: a/b`, `dataset_train_split: "train[:50%]"`',
+    "dataset_prompt_column": "`column_mapping: {prompt: question}`",
+    "hub_model_revision": "`hub_revision`",
+    "vllm_device": "`vllm: colocate`",
+    "wandb_project": "`project`",
+    "wandb_entity": "`env: {WANDB_ENTITY: ...}`",
+    "benchmarks": "`evaluations`",
+    "max_seq_length": "`max_length`",
+}
+
+
+def written(folder, name, output):
+    """The recipe's keys with values of our own, at which nothing is wrong."""
+    values = {}
+    for key in FOREIGN[name]:
+        default = KNOWN[key].default if key in KNOWN else "x"
+        values[key] = OURS.get(key, default)
+    if "output_dir" in values:
+        values["output_dir"] = str(output)
+    # Values that go together by their defaults.
+    for key in ("report_to", "gradient_accumulation_steps", "per_device_train_batch_size", "num_generations"):
+        values.pop(key, None)
+    path = folder / name.split("/")[0] / Path(name).parent.name / "config.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
+    return path, values
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_one_answer_names_every_key_that_is_not_here(name, tmp_path):
+    path, values = written(tmp_path, name, tmp_path / "out")
+    with pytest.raises(UserError) as refused:
+        check_run(str(path), [])
+    told = {error.place.key: error.said for error in refused.value.every}
+    unknown = [key for key in values if key not in KNOWN]
+    assert unknown and set(unknown) < set(told)
+    assert "`stage` is missing" in told["stage"]
+    if "/sft/" in name or "/dpo/" in name or "/grpo/" in name:
+        assert f"This looks like `stage: {Path(name).parent.name}`." in told["stage"]
+    for key in unknown:
+        assert NEW.get(key, ":") in told[key] and "Did you mean" not in told[key], told[key]
+    # Nothing but these: rewards of other names, and keys that a recipe here has to have.
+    assert set(told) - set(unknown) <= {"stage", "reward_funcs", "output_dir"}
+
+
+def test_the_command_prints_a_line_for_each(tmp_path):
+    path, values = written(tmp_path, "alignment-handbook/zephyr-7b-beta/sft/config_qlora", tmp_path / "out")
+    head, *lines = hpt_trl("run", str(path)).stderr.splitlines()
+    assert head == f"error: {len(lines)} mistakes in {path}:"
+    assert len(lines) == len([key for key in values if key not in KNOWN]) + 1
+
+
+@pytest.mark.parametrize("stage", sorted(STAGE_MODULES))
+def test_no_line_sends_to_a_key_that_the_stage_would_refuse(stage):
+    known = declared_in_file(stage).keys
+    for old, new in _SAME.items():
+        said = renamed(old, None, known)
+        assert new in KNOWN and f"`{new}`" in said
+        assert (new in known) != ("drop the line" in said)
+
+
+def test_mixtures_of_several_are_translated_or_said_to_be_one():
+    mixture = {
+        "datasets": [
+            {"id": "a/b", "config": "c", "split": "train", "columns": ["messages"], "weight": 0.5},
+            {"id": "d/e", "split": "test"},
+        ],
+        "test_split_size": 100,
+    }
+    with_block = renamed("dataset_mixture", mixture, {"datasets"})
+    assert with_block.startswith("write `datasets: [") and with_block.endswith("`, and `test_split_size: 100`")
+    block = yaml.safe_load(with_block.split("`")[1])
+    assert block["datasets"] == [
+        {"path": "a/b", "name": "c", "split": "train[:50%]", "columns": ["messages"]},
+        {"path": "d/e", "split": "test"},
+    ]
+    assert renamed("dataset_mixture", mixture, set()).startswith("one data set is read")
+    for odd in (None, 3, "x", [1], {"datasets": 3}, {"datasets": [3, {"id": None}]}):
+        assert renamed("dataset_mixture", odd, {"datasets"}) and renamed("dataset_mixer", odd, set())
+
+
+@pytest.mark.parametrize(
+    ("key", "stage", "said"),
+    [
+        ("max_seq_length", "sft", "`max_length`."),
+        ("max_seq_length", "grpo", "`max_completion_length`."),
+        ("use_liger_loss", "dpo", "`use_liger_kernel`"),
+        ("rpo_alpha", "dpo", "`loss_type: [sigmoid, sft]` and `loss_weights: [1.0, 0.5]`"),
+        ("evaluation_strategy", "sft", "`eval_strategy`"),
+        ("vllm_max_model_len", "grpo", "`vllm_max_model_length`"),
+        ("text_column", "sft", "`column_mapping: {text: ...}`"),
+        ("base_model", "sft", "`model_name_or_path`"),
+        ("lora_rank", "sft", "`lora_r`"),
+        ("kl_coef", "grpo", "`beta`"),
+        ("epochs", "sft", "`num_train_epochs`"),
+    ],
+)
+def test_older_names_and_those_of_others(key, stage, said):
+    assert said in unknown_key(key, declared_in_file(stage).keys, 0.5)

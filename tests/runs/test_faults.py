@@ -1,0 +1,110 @@
+"""A sample of `make test-faults`: kills that come to the same run, and that its verdicts see what is wrong."""
+
+import random
+import shutil
+
+import pytest
+
+from tests.faults import report
+from tests.faults.events import Kill, phases
+from tests.faults.killing import Killed, drawn, first_words
+from tests.faults.outcomes import differing, outcome
+from tests.faults.runs import Ended
+from tests.faults.scenarios import all_scenarios
+from tests.faults.verdicts import DIVERGED, IDENTICAL, REFUSED, RESTARTED, TRACEBACK, advised, after_kill, fault_of
+from tests.faults.workshop import Workshop
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    shop = Workshop(tmp_path_factory.mktemp("faults") / "shop")
+    yield shop
+    shop.close()
+
+
+def test_killed_runs_go_on_to_the_same_end(shop):
+    for name in ("kill/ppo/save/1", "kill/ppo/other/0"):
+        (scenario,) = (one for one in all_scenarios() if one.id == name)
+        verdict, noted = scenario.do(shop)
+        assert verdict.word in (IDENTICAL, RESTARTED, REFUSED), (verdict, noted)
+
+
+def test_a_run_without_its_states_is_seen_to_diverge(shop):
+    shop.reference("ppo")
+    folder = shop.stopped("ppo")
+    shop.control = "states"
+    verdict = after_kill(shop.going_on("ppo", folder), folder, shop.reference("ppo").outcome)
+    shop.control = None
+    assert verdict.word == DIVERGED and "model.safetensors" in verdict.differs
+    assert verdict.went_on_from == 4 == verdict.newest
+
+
+def test_an_outcome_is_of_all_that_a_run_says_but_times(shop, tmp_path):
+    whole = shop.reference("ppo")
+    folder = shop.finished("ppo") / "out"
+    assert differing(outcome(folder), whole.outcome) == []
+    for name in (
+        "model.safetensors",
+        "checkpoint-6/optimizer.pt",
+        "metrics.jsonl",
+        "value_head/value_head.safetensors",
+    ):
+        assert name in whole.outcome
+    copy = shutil.copytree(folder, tmp_path / "out")
+    text = (copy / "metrics.jsonl").read_text()
+    (copy / "metrics.jsonl").write_text(text.replace('"step_time": ', '"step_time": 1'))
+    assert differing(outcome(copy), whole.outcome) == []
+    (copy / "metrics.jsonl").write_text(text.replace('"loss": ', '"loss": 1', 1))
+    (copy / "checkpoint-6" / "rng_state.pth").unlink()
+    assert differing(outcome(copy), whole.outcome) == ["checkpoint-6/rng_state.pth", "metrics.jsonl"]
+
+
+def test_a_kill_comes_to_the_same_place_each_time(shop):
+    whole = shop.reference("ppo")
+    assert drawn(random.Random("a"), "save", whole, False) == drawn(random.Random("a"), "save", whole, False)
+    saving = whole.phases.index("saving")
+    left = []
+    for _ in range(2):
+        folder = shop.place("ppo")
+        ended = shop.server().killed(["run", str(folder / "recipe.yaml")], folder, Kill(saving + 3))
+        assert ended.code == -9
+        left.append(sorted(str(path.relative_to(folder)) for path in (folder / "out").rglob("*")))
+    assert left[0] == left[1] and any("checkpoint-2" in name for name in left[0])
+
+
+def test_phases_of_a_run():
+    events = [("open", "out/recipe.yaml"), ("os.mkdir", "out/checkpoint-2"), ("open", "out/metrics.jsonl")]
+    events += [("os.remove", "out/checkpoint-2/optimizer.pt"), ("open", "out/results.json")]
+    assert phases(events) == ["opening", "saving", "training", "rotating", "closing"]
+
+
+def test_what_a_user_does_after_an_error(tmp_path):
+    resume = ["--resume_from_checkpoint", "true"]
+    none = "--resume_from_checkpoint on the command line: out holds no checkpoint. Leave the key out to start anew"
+    assert advised(none, resume, ["--resume_from_checkpoint true"], tmp_path) == []
+    stopped = "out holds a run that stopped after checkpoint-4. Go on with `--resume_from_checkpoint true`."
+    assert advised(stopped, [], [""], tmp_path) == resume
+    finished = "out holds a finished run. Name another `--output_dir`, or start anew with `--overwrite true`"
+    assert advised(finished, [], [""], tmp_path) == ["--overwrite", "true"]
+    assert advised("the key `x` is not known", [], [""], tmp_path) is None
+
+
+def test_what_is_wrong_with_an_end():
+    assert fault_of(Ended([0], "", False, 1.0)) is None and fault_of(Ended([2], "error: no", False, 1.0)) is None
+    said = "Traceback (most recent call last):\n"
+    assert fault_of(Ended([2], said, False, 1.0)) == fault_of(Ended([-11], "", False, 1.0)) == TRACEBACK
+
+
+def test_every_scenario_has_an_id_and_its_place_in_a_fixed_order():
+    found = [scenario.id for scenario in all_scenarios(7)]
+    assert len(set(found)) == len(found) and found == [scenario.id for scenario in all_scenarios(7)]
+    assert found != [scenario.id for scenario in all_scenarios(8)]
+    assert sum(isinstance(scenario, Killed) for scenario in all_scenarios()) >= 300
+    assert first_words("sft") and not first_words("index")
+
+
+def test_tables_count_what_came_of_the_scenarios():
+    lines = [{"id": f"kill/sft/save/{n}", "kind": "kill", "word": word} for n, word in enumerate(["identical"] * 2)]
+    lines += [{"id": "kill/sft/end/1", "kind": "kill", "word": "diverged"}]
+    lines += [{"id": "kill/sft/end/2", "kind": "kill", "word": "missed"}]
+    assert report.tables(lines).splitlines()[-1] == "| kill, sft | 3 | 2 | 1 |"
