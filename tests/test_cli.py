@@ -209,8 +209,10 @@ def test_a_command_without_its_recipe_says_what_it_needs(command, capsys):
 def test_what_only_unix_has_is_imported_where_it_is_used():
     """As on Windows, which has none of these modules."""
     code = (
-        "import sys; sys.modules.update(dict.fromkeys(['resource', 'readline']));"
-        "import hpt_trl.cli.process, hpt_trl.runs.runner, hpt_trl.planning.check, hpt_trl.rewards.answers.worker;"
+        # Libraries on Linux import it as well.
+        "import sys, torch, datasets; from trl import GRPOTrainer, SFTTrainer; from peft import PeftModel;"
+        "sys.modules['resource'] = None;"
+        "import hpt_trl.runs.totals, hpt_trl.rewards.answers.worker, hpt_trl.runs.evaluation, hpt_trl.chat.talking;"
         "from hpt_trl.rewards.functions import REWARDS"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT, cwd=ROOT)

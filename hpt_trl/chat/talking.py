@@ -6,6 +6,7 @@ and its prompts are those of its recipe.
 
 import argparse
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
