@@ -19,6 +19,7 @@ from hpt_trl.models.built_in import BUILT_IN
 from hpt_trl.models.folders import ADAPTER_FILE, CONFIG_FILE, check_model_folder
 from hpt_trl.models.loading import model_exists
 from hpt_trl.pipeline.reading import PIPELINE, is_pipeline, read_plan
+from hpt_trl.recipes.anchoring import anchored_value
 from hpt_trl.recipes.bundled import comes_from, hardware_of, profile_of_command
 from hpt_trl.recipes.packages import installed, wanted
 from hpt_trl.recipes.stages import STAGE_MODULES
@@ -177,7 +178,8 @@ def needs_of(path: Path, machine: Machine, hub: Hub) -> list[Need]:
     """
     needs = [_hardware(path, machine)]
     if not is_pipeline(path):
-        values = read_recipe_file(path).values
+        given = read_recipe_file(path).values
+        values = {key: anchored_value(key, value, path.parent) for key, value in given.items()}
         needs += [*_stage(values), *needs_of_values(values, path, hub)]
     else:
         plan = read_plan(path, [])

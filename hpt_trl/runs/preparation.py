@@ -61,15 +61,16 @@ def prepare(name: str, overrides: list[str]) -> Prepared:
     return prepare_recipe(read_recipe(find_recipe(name), overrides))
 
 
-def prepare_recipe(recipe: Recipe, trained: "Trained | None" = None) -> Prepared:
+def prepare_recipe(recipe: Recipe, trained: "Trained | None" = None, *, planned: bool = False) -> Prepared:
     """Resolves a recipe that has been read; see `prepare`.
 
     Args:
         trained: Of an evaluation that a training names: the model that is trained, in place of a named one.
+        planned: No run is to start now: the output folder may hold one.
     """
     arguments, config, stage = recipe.arguments, recipe.config, recipe.stage
     mistakes = Collector()
-    checkpoint = note_settings(recipe, mistakes, trained=trained is not None)
+    checkpoint = note_settings(recipe, mistakes, trained=trained is not None, planned=planned)
     settings: dict[str, Any] = {
         "revision": recipe.model_args.model_revision,
         "trust_remote_code": recipe.setting("trust_remote_code", False),
@@ -200,8 +201,11 @@ def _evaluations(recipe: Recipe, trained: Trained) -> dict[str, Prepared]:
     return found
 
 
-def check_without_model(recipe: Recipe) -> Splits:
+def check_without_model(recipe: Recipe, *, planned: bool = False) -> Splits:
     """Checks what can be checked of a recipe whose models are yet to be made: settings, folder, rewards and rows.
+
+    Args:
+        planned: No run is to start now: the output folder may hold one.
 
     Returns:
         The rows.
@@ -210,7 +214,7 @@ def check_without_model(recipe: Recipe) -> Splits:
         UserError: the first mistake found.
     """
     mistakes = Collector()
-    note_settings(recipe, mistakes, model_is_there=False)
+    note_settings(recipe, mistakes, model_is_there=False, planned=planned)
     functions: list[Callable[..., Any]] = []
     with mistakes.noted(), recipe.sources.placing("reward_funcs"):
         functions = _functions(recipe)
