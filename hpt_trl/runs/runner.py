@@ -363,6 +363,7 @@ def _finish(
             "training": len(prepared.splits.train),
             "held_out": 0 if prepared.splits.test is None else len(prepared.splits.test),
         },
+        "faulty_rows": {"training": prepared.splits.dropped, "held_out": prepared.splits.test_dropped},
         "overlap": _overlap(prepared),
         "steps": trainer.state.global_step,
         "trained": why_untrained is None,
