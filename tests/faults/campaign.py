@@ -19,8 +19,8 @@ from hpt_trl.runs.quiet import quiet_libraries
 from tests.faults.controls import CONTROLS
 from tests.faults.report import read_records, tables
 from tests.faults.scenarios import Scenario, all_scenarios
-from tests.faults.verdicts import WRONG
-from tests.faults.workshop import Workshop
+from tests.faults.verdicts import BROKEN, WRONG, Verdict
+from tests.faults.workshop import BrokenError, Workshop
 from tests.helpers.processes import ROOT
 
 
@@ -81,7 +81,10 @@ def _left(options: argparse.Namespace, record: Path, commit: str) -> list[Scenar
 
 def _do(scenario: Scenario, shop: Workshop, record: Path, commit: str) -> str:
     began = time.monotonic()
-    verdict, noted = scenario.do(shop)
+    try:
+        verdict, noted = scenario.do(shop)
+    except BrokenError as error:
+        verdict, noted = Verdict(BROKEN, str(error)), {}
     line = {"id": scenario.id, "kind": scenario.kind, "commit": commit, "time": datetime.now(UTC).isoformat()}
     line |= verdict.record() | noted | {"seconds": round(time.monotonic() - began, 1)}
     record.parent.mkdir(parents=True, exist_ok=True)

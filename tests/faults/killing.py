@@ -42,10 +42,9 @@ class Killed:
             kills.append(drawn(draw, draw.choice([*WITHIN, CLOCK]), whole, self.profile is not None))
         folder = shop.place(self.run, self.profile)
         noted = {"at": [described(kill, whole) for kill in kills], "phase": phase_of(kills[0], whole)}
-        words = ["run", str(folder / "recipe.yaml")]
         for number, kill in enumerate(kills):
-            more = RESUME if number and self.run not in ("evaluate", "index") else ()
-            ended = shop.server(self.profile).killed([*words, *more], folder, kill)
+            words = ["run", str(folder / "recipe.yaml"), *(first_words(self.run) if number else ())]
+            ended = shop.server(self.profile).killed(words, folder, kill)
             if ended.code >= 0 and number == 0:
                 return Verdict(MISSED), noted
         run = shop.going_on(self.run, folder, self.profile)
