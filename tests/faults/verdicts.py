@@ -130,7 +130,7 @@ def error_of(said: str) -> str:
 
 
 def last_words(said: str) -> str:
-    """What a command that failed said last; of tracebacks, which several processes may print, how the first one ends."""
+    """What a command that failed said last; of tracebacks, of which each process may print one, how the first ends."""
     errors = re.findall(r"^[\w.]*(?:Error|Exception|Interrupt)\b.*$", said, flags=re.MULTILINE)
     return errors[0][:600] if errors else said.strip()[-600:]
 
