@@ -6,6 +6,9 @@ from trl import ScriptArguments
 
 from hpt_trl.settings.ranges import Rule, count_or_share
 
+# What becomes of faulty rows.
+ERROR, DROP = "error", "drop"
+
 DATA_RULES: tuple[Rule, ...] = (count_or_share("test_split_size"),)
 
 
@@ -14,10 +17,20 @@ class DataArguments(ScriptArguments):
     """Where the data comes from, what its columns are and what becomes of the prompts.
 
     The names of `ScriptArguments` (`dataset_name`, `dataset_config`, `dataset_train_split`, `dataset_test_split`)
-    keep TRL's meaning, and splits may be sliced (`train[:90%]`); `dataset_name` is a Hub id, a local .jsonl, .jsonl.gz,
-    .json or .parquet file, a folder (written by `save_to_disk`, or a copy of a Hub repository), or generated:
+    keep TRL's meaning, and splits may be sliced (`train[:90%]`); `dataset_name` is a Hub id, a local file
+    (.jsonl, .ndjson, .json, .csv, .tsv, .txt, .parquet, text also as .gz), several of them by a list or a pattern
+    (`data/*.jsonl`), a folder (of files, written by `save_to_disk`, or a copy of a Hub repository), or generated:
     `arithmetic`, `prompts`, `pages`, `stories:<part>`, `functions:<part>` or `reasoning_gym:<task>`.
     """
+
+    # TRL takes one name, and its parser no list with the type of its items beside a text.
+    dataset_name: list | str | None = field(  # type: ignore[assignment]
+        default=None,
+        metadata={
+            "help": "Data set: a Hub id, a local file, several of them (a list, or a pattern as `data/*.jsonl`), a "
+            "folder, or a generated one."
+        },
+    )
 
     dataset_options: dict | str | None = field(
         default=None,
@@ -32,6 +45,23 @@ class DataArguments(ScriptArguments):
             "help": "Column that the trainer reads -> column in the data (a dotted path reaches into a struct), e.g. "
             "{prompt: question, completion: answer, answer: reward_model.ground_truth}, {chosen: better, rejected: "
             "worse}, {text: content}."
+        },
+    )
+    dataset_layout: str | None = field(
+        default=None,
+        metadata={
+            "help": "What the rows are, where it does not show from their columns: the layout that they become "
+            "(`demonstrations`, `prompts`, `comparisons`, `documents`, `solutions`), or the form in which the file has "
+            "them (`messages`, `sharegpt`, `ultrachat`, `alpaca`, `dolly`, `question-answer`, `whole-conversations`, "
+            "`hh-rlhf`, `orca`, `llama-factory`, `vrag`, `vrag-parquet`, `slidevqa`)."
+        },
+    )
+    on_bad_row: str = field(
+        default=ERROR,
+        metadata={
+            "help": "What becomes of rows that cannot be read, or would be trained otherwise than they are written: "
+            "`error` refuses them, `drop` leaves them out and counts them.",
+            "choices": [ERROR, DROP],
         },
     )
     # TRL's `test` would not tell a written name from none.

@@ -23,6 +23,9 @@ _USUAL_NAMES = {
     "is_correct": ("correct", "passed", "label"),
 }
 
+# Columns that are listed in a message.
+_LISTED = 30
+
 
 def map_columns(dataset: Dataset, source: str, mapping: dict[str, str]) -> Dataset:
     """Rename and copy columns.
@@ -86,7 +89,7 @@ def missing_column(target: str, path: str, source: str, columns: list[str], mapp
     guess = near[0] if near else "<column>"
     suggestion = ", ".join(f"{key}: {value}" for key, value in {**mapping, target: guess}.items())
     return UserError(
-        f"{source} has no column `{path}`; it has {', '.join(columns)}. Write, e.g. column_mapping: {{{suggestion}}}"
+        f"{source} has no column `{path}`; it has {shortened(columns)}. Write, e.g. column_mapping: {{{suggestion}}}"
     )
 
 
@@ -97,3 +100,9 @@ def short_answer(value: Any) -> str | None:
     text = str(value).strip()
     found = final_answer(text)
     return text if found is None else found
+
+
+def shortened(columns: list[str]) -> str:
+    """The names of columns for a message, of many the first."""
+    names = [f"{name:.60}" for name in columns[:_LISTED]]
+    return ", ".join(names) + (f" and {len(columns) - _LISTED} others" if len(columns) > _LISTED else "")

@@ -14,9 +14,17 @@ from datasets import Dataset
 Layout = Literal["prompts", "demonstrations", "comparisons", "documents", "solutions"]
 
 
+# What is said where prompts are asked for.
+NO_PROMPTS = "documents hold no prompts to answer"
+
+
 @dataclass
 class Splits:
     """Training and held-out rows; `source` and `test_source` are how messages name them.
+
+    `form` is how the source has its rows, by the name that `dataset_layout` takes, `said` what it is called, and `used`
+    are the columns of the source that those of the layout are made of. `dropped` and `test_dropped` count the
+    faulty rows that `on_bad_row: drop` left out.
 
     Columns: those of the layout (`Layout`), all texts or all messages; of layout `prompts` the
     demonstration column is optional. Then `answer` (text or None; optional), `_row` (its number in the source)
@@ -29,6 +37,11 @@ class Splits:
     test_source: str
     demonstration_column: str = "completion"
     layout: Layout = "prompts"
+    form: str = ""
+    said: str = ""
+    used: frozenset[str] = frozenset()
+    dropped: int = 0
+    test_dropped: int = 0
 
     @property
     def named(self) -> list[tuple[Dataset, str]]:

@@ -15,24 +15,19 @@ from hpt_trl.data.arguments import DataArguments
 from hpt_trl.data.calculator_marks import drop_calculator_marks
 from hpt_trl.data.code_contests import one_row_per_solution
 from hpt_trl.data.column_mapping import map_columns, missing_column, short_answer
+from hpt_trl.data.faults import Faults
+from hpt_trl.data.forms.form import Found, converted
+from hpt_trl.data.forms.messages import as_messages, is_stored_otherwise
+from hpt_trl.data.forms.recognising import Wanted, near_forms, recognise
 from hpt_trl.data.holding_out import hold_out
 from hpt_trl.data.layouts import Layout, Splits, answer_columns
 from hpt_trl.data.model_solutions import one_row_per_model
 from hpt_trl.data.names import as_dict
 from hpt_trl.data.objects import column_values, with_column
-from hpt_trl.data.page_questions import page_questions
-from hpt_trl.data.prompt_parts import complete_prompts, filled_templates, refuse_marked_rows
-from hpt_trl.data.reading.places import ROW, where
+from hpt_trl.data.prompt_parts import complete_prompts, filled_templates, find_marked_rows, names_columns
+from hpt_trl.data.reading.places import ROW
 from hpt_trl.data.reading.sources import read_measured, read_source
-from hpt_trl.data.rendering import WHOLE
-from hpt_trl.data.row_checks import (
-    conversation_fault,
-    iterate_rows,
-    validate_comparisons,
-    validate_documents,
-    validate_rows,
-    validate_solutions,
-)
+from hpt_trl.data.row_checks import find_faults, iterate_rows, validate_rows
 from hpt_trl.data.solutions import ProblemArguments
 from hpt_trl.errors import UserError
 
@@ -48,12 +43,6 @@ __all__ = ["Splits", "columns_for", "load_splits", "to_conversational", "validat
 
 # GRPOTrainer passes these to the rewards itself; a column of the same name would be a second value for the argument.
 _RESERVED = ("prompts", "completions", "trainer_state", "log_extra", "log_metric", "environments")
-# Of layouts where every row has the same columns.
-_NEEDED: dict[str, tuple[str, ...]] = {
-    "documents": ("text",),
-    "solutions": ("instruction", "output", "problem_id", "is_correct"),
-    "comparisons": ("prompt", "chosen", "rejected"),
-}
 
 
 def load_splits(
@@ -62,7 +51,7 @@ def load_splits(
     seed: int,
     needs_demonstration: bool,
     demonstration_column: str = "completion",
-    layout: Layout = "prompts",
+    layout: Layout | tuple[Layout, ...] = "prompts",
 ) -> Splits:
     """Read the data of a recipe, map its columns, check every row and hold rows out.
 
@@ -74,17 +63,16 @@ def load_splits(
         seed: draws generated datasets and the held-out rows.
         needs_demonstration: every training row must have a demonstration.
         demonstration_column: name of the demonstrations' column, after the mapping.
-        layout: the columns that the rows must have.
+        layout: the layout that the rows must have, or several, of which they are of the first that they fit.
 
     Raises:
         UserError: data that cannot be read, a missing column, a faulty row, or a held-out size that does not fit.
     """
     (train, source), held_out = read_source(arguments, seed=seed)
-
-    def read(rows: Dataset, name: str, *, complete: bool) -> Dataset:
-        return _checked(rows, name, arguments, layout, demonstration_column, complete=complete)
-
-    train = read(train, source, complete=needs_demonstration)
+    wanted = _wanted(arguments, layout, demonstration_column, complete=needs_demonstration)
+    train, found, dropped = _checked(train, source, arguments, wanted)
+    layout, test_dropped = found.form.layout, 0
+    _told(source, found, arguments.dataset_layout)
     if held_out is None or arguments.test_split_size is not None:
         if held_out is not None:
             logger.warning(
@@ -100,12 +88,18 @@ def load_splits(
     else:
         test, test_source = held_out
         # Answering prompts takes no demonstrations, so a test split may lack them; a loss is measured on them.
-        test = read(test, test_source, complete=layout == "demonstrations")
-    return Splits(train, test, source, test_source, demonstration_column, layout)
+        wanted = replace(wanted, layouts=(layout,), complete=layout == "demonstrations")
+        test, _, test_dropped = _checked(test, test_source, arguments, wanted)
+    splits = _splits(train, test, source, test_source, demonstration_column, found)
+    return replace(splits, dropped=dropped, test_dropped=test_dropped)
 
 
 def load_measured(
-    arguments: DataArguments, *, seed: int, demonstration_column: str = "completion", layout: Layout = "prompts"
+    arguments: DataArguments,
+    *,
+    seed: int,
+    demonstration_column: str = "completion",
+    layout: Layout | tuple[Layout, ...] = "prompts",
 ) -> Splits:
     """Read the rows that an evaluation measures, as `load_splits` reads those of a training.
 
@@ -121,15 +115,17 @@ def load_measured(
         splits = load_splits(
             arguments,
             seed=seed,
-            needs_demonstration=layout == "demonstrations",
+            needs_demonstration=False,
             demonstration_column=demonstration_column,
             layout=layout,
         )
         return replace(splits, train=splits.test, test=None, source=splits.test_source)
     rows, source = read_measured(arguments, seed=seed)
-    complete = layout == "demonstrations"
-    rows = _checked(rows, source, arguments, layout, demonstration_column, complete=complete)
-    return Splits(rows, None, source, source, demonstration_column, layout)
+    rows, found, dropped = _checked(
+        rows, source, arguments, _wanted(arguments, layout, demonstration_column, complete=False)
+    )
+    _told(source, found, arguments.dataset_layout)
+    return replace(_splits(rows, None, source, source, demonstration_column, found), dropped=dropped)
 
 
 def columns_for(dataset: Dataset | None, *names: str) -> Dataset | None:
@@ -157,8 +153,11 @@ def to_conversational(splits: Splits, tokenizer: "PreTrainedTokenizerBase", argu
             if getattr(arguments, key):
                 raise UserError(f"{key}: documents (column `text`) are trained on as they are; drop the line.")
         return splits
-    if template is not None and "{prompt}" not in template:
-        raise UserError(f"prompt_template: {template!r} must hold `{{prompt}}`, which stands for the prompt.")
+    if template is not None and "{prompt}" not in template and not re.search(r"\{[^{}]+\}", template):
+        raise UserError(
+            f"prompt_template: {template!r:.200} must hold `{{prompt}}`, which stands for the prompt, or the names of "
+            "columns in braces."
+        )
     if template is not None and _LITERAL_BREAK.search(template):
         logger.warning(
             "prompt_template holds a backslash and an `n`, where a line break may be meant: in YAML that is "
@@ -180,6 +179,9 @@ def to_conversational(splits: Splits, tokenizer: "PreTrainedTokenizerBase", argu
             "system_prompt: string prompts have no system message; set conversational: true or write the text into "
             "prompt_template."
         )
+
+    # Otherwise the prompts are written with it already.
+    template = template if template is not None and "{prompt}" in template else None
 
     def prompt_of(prompt: Any, around: str | None) -> Any:
         if isinstance(prompt, str):
@@ -214,52 +216,80 @@ def to_conversational(splits: Splits, tokenizer: "PreTrainedTokenizerBase", argu
     return replace(splits, train=convert(splits.train), test=test)
 
 
-def _checked(
-    rows: Dataset, name: str, arguments: DataArguments, layout: Layout, demonstration_column: str, *, complete: bool
-) -> Dataset:
-    """Rows of one split, their columns mapped and every one checked."""
-    rows = _prepare(rows, name, arguments, layout, demonstration_column, complete=complete)
-    if layout == "documents":
-        validate_documents(rows, name)
-    elif layout == "solutions":
-        validate_solutions(rows, name)
-    elif layout == "comparisons":
-        validate_comparisons(rows, name)
-    else:
-        validate_rows(rows, name, demonstration_column=demonstration_column, needs_demonstration=complete)
-    return rows
+def _wanted(
+    arguments: DataArguments, layout: Layout | tuple[Layout, ...], demonstration_column: str, *, complete: bool
+) -> Wanted:
+    return Wanted(
+        layouts=(layout,) if isinstance(layout, str) else layout,
+        demonstration_column=demonstration_column,
+        complete=complete,
+        named=arguments.dataset_layout,
+        mapped=as_dict(arguments.column_mapping, "column_mapping").keys(),
+    )
 
 
-def _prepare(
-    dataset: Dataset,
-    source: str,
-    arguments: DataArguments,
-    layout: Layout,
-    demonstration_column: str,
-    *,
-    complete: bool,
-) -> Dataset:
-    if len(dataset) == 0:
-        raise UserError(f"{source} has no rows.")
-    mapping = as_dict(arguments.column_mapping, "column_mapping")
-    if layout == "prompts" and "prompt" not in mapping:
-        dataset = page_questions(dataset, source)
+def _told(source: str, found: Found, named: str | None) -> None:
+    """What was recognised, for who did not say it; conversations that end with their answer are no news."""
+    form = found.form
+    if named is None and form.convert is not None and form.name not in ("messages", "whole-conversations"):
+        logger.warning(
+            "%s is read as %s: `dataset_layout: %s`. Where that is not meant, name another, or the columns by "
+            "`column_mapping`.",
+            source,
+            form.said,
+            form.name,
+        )
+
+
+def _splits(
+    train: Dataset, test: Dataset | None, source: str, test_source: str, demonstration_column: str, found: Found
+) -> Splits:
+    form = found.form
+    return Splits(
+        train, test, source, test_source, demonstration_column, form.layout, form.name, form.said, frozenset(found.used)
+    )
+
+
+def _checked(rows: Dataset, name: str, arguments: DataArguments, wanted: Wanted) -> tuple[Dataset, Found, int]:
+    """Rows of one split in the columns of their layout, every one checked, and how many faulty ones were dropped."""
+    if len(rows) == 0:
+        raise UserError(f"{name} has no rows.")
+    faults = Faults(name, arguments.on_bad_row)
+    rows, found = _prepare(rows, faults, arguments, wanted)
+    layout, complete = found.form.layout, wanted.complete or found.form.layout == "demonstrations"
+    find_faults(rows, faults, layout, wanted.demonstration_column, complete=complete)
+    kept = faults.settled(rows)
+    return kept, found, len(rows) - len(kept)
+
+
+def _prepare(dataset: Dataset, faults: Faults, arguments: DataArguments, wanted: Wanted) -> tuple[Dataset, Found]:
+    source, mapping = faults.source, as_dict(arguments.column_mapping, "column_mapping")
+    demonstration_column, template = wanted.demonstration_column, arguments.prompt_template
     dataset = map_columns(dataset, source, mapping)
-    if layout == "demonstrations":
-        dataset = _split_messages(dataset, source, demonstration_column)
-    elif layout == "comparisons":
-        dataset = _split_conversations(dataset, source)
-    elif layout == "solutions":
+    for column in ("prompt", demonstration_column, "chosen", "rejected"):
+        dataset = _readable(dataset, column, faults)
+    # A template without `{prompt}` writes the whole prompt.
+    written = filled_templates(template, dataset) if template is not None and "{prompt}" not in template else None
+    found = recognise(dataset, source, wanted)
+    if written is not None and found.form.lacks(dataset.column_names) == ["prompt"]:
+        dataset = with_column(dataset, "prompt", written)
+        found = recognise(dataset, source, wanted)
+    layout = found.form.layout
+    near = near_forms(dataset, wanted) if found.form.lacks(dataset.column_names) else ""
+    dataset = converted(dataset, found, faults, demonstration_column)
+    if layout == "solutions":
         dataset = one_row_per_model(dataset, source)
         dataset = one_row_per_solution(dataset, source, cast(ProblemArguments, arguments).solution_languages)
-    if layout not in ("documents", "solutions"):
-        dataset = complete_prompts(dataset, source, mapping)
+    elif layout != "documents":
+        if written is not None:
+            dataset = with_column(dataset.remove_columns(["prompt"]), "prompt", written)
+        left_out = [name for name in dataset.column_names if written is not None and names_columns(template, [name])]
+        dataset = complete_prompts(dataset, faults, {*mapping, *left_out})
     present = [name for name in dataset.column_names if name != ROW]
     answers = answer_columns(layout, demonstration_column)
-    needed = _NEEDED.get(layout) or ("prompt", *(answers if complete else ()))
-    for column in needed:
-        if column not in present:
-            raise missing_column(column, column, source, present, mapping)
+    for column in found.form.lacks(present) if found.form.convert is None else []:
+        error = missing_column(column, column, source, present, mapping)
+        raise UserError(f"{error}{near}")
     for column in _RESERVED:
         if column in present:
             raise UserError(
@@ -267,58 +297,28 @@ def _prepare(
                 f"Rename it, e.g. column_mapping: {{source_{column}: {column}}}"
             )
     if layout in ("prompts", "demonstrations") and demonstration_column in present:
-        refuse_marked_rows(dataset, source, mapping)
+        find_marked_rows(dataset, faults, mapping)
     if "answer" in present:
         dataset = _replace(dataset, "answer", short_answer)
     answers = tuple(column for column in answers if column in present)
-    return _alike(drop_calculator_marks(dataset, list(answers), source), list(answers))
+    return _alike(drop_calculator_marks(dataset, list(answers), source), list(answers)), found
 
 
-def _split_messages(dataset: Dataset, source: str, demonstration_column: str) -> Dataset:
-    """A column `messages` in place of `prompt` and demonstration: the last message is the demonstration.
-
-    The rows are marked: as one conversation, every turn of the assistant in them is trained.
-    """
-    if "messages" not in dataset.column_names or "prompt" in dataset.column_names:
+def _readable(dataset: Dataset, column: str, faults: Faults) -> Dataset:
+    """With a column of messages as chat templates take them, which came with ShareGPT's keys or as text."""
+    if column not in dataset.column_names:
         return dataset
-    prompts, demonstrations = [], []
-    for row, (messages,) in iterate_rows(dataset, ["messages"]):
-        if fault := conversation_fault("messages", messages):
-            raise UserError(f"{where(source, row)}: {fault}")
-        prompts.append(messages[:-1])
-        demonstrations.append(messages[-1:])
-    dataset = with_column(dataset.remove_columns("messages"), "prompt", prompts)
-    dataset = dataset.add_column(WHOLE, [True] * len(dataset))
-    return with_column(dataset, demonstration_column, demonstrations)
-
-
-def _split_conversations(dataset: Dataset, source: str) -> Dataset:
-    """`chosen` and `rejected` as whole conversations: the prompt is what both begin with."""
-    if not {"chosen", "rejected"} <= set(dataset.column_names):
+    first = next((value for _, (value,) in iterate_rows(dataset, [column]) if value is not None), None)
+    if not is_stored_otherwise(first):
         return dataset
-    first = next((pair for _, pair in iterate_rows(dataset, ["chosen", "rejected"]) if all(pair)), None)
-    if first is None or not all(
-        isinstance(messages, list) and isinstance(messages[0], dict) and messages[0].get("role") != "assistant"
-        for messages in first
-    ):
-        return dataset
-    columns: dict[str, list[Any]] = {"prompt": [], "chosen": [], "rejected": []}
-    for row, pair in iterate_rows(dataset, ["chosen", "rejected"]):
-        for name, messages in zip(("chosen", "rejected"), pair, strict=True):
-            if fault := conversation_fault(name, messages):
-                raise UserError(f"{where(source, row)}: {fault}")
-        chosen, rejected = pair
-        shared = next((place for place, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b), None)
-        # Equal conversations keep their last message, for the check of the rows to find them.
-        shared = min(len(chosen), len(rejected)) - 1 if shared is None else shared
-        if shared == 0:
-            raise UserError(f"{where(source, row)}: `chosen` and `rejected` do not begin with the same prompt.")
-        for name, part in zip(columns, (chosen[:shared], chosen[shared:], rejected[shared:]), strict=True):
-            columns[name].append(part)
-    dataset = dataset.remove_columns([name for name in columns if name in dataset.column_names])
-    for name, values in columns.items():
-        dataset = with_column(dataset, name, values)
-    return dataset
+    changed = []
+    for row, (value,) in iterate_rows(dataset, [column]):
+        messages = as_messages(value)
+        if not isinstance(messages, list | None):
+            faults.add(row, f"`{column}` is {messages!r:.60}; write a list of messages, as in the first row.")
+            messages = None
+        changed.append(messages)
+    return with_column(dataset.remove_columns(column), column, changed)
 
 
 def _replace(dataset: Dataset, column: str, change: Callable[[Any], Any]) -> Dataset:

@@ -6,14 +6,14 @@ none of them: a prompt would lose a part of itself, and a bad answer be learnt, 
 
 import logging
 import re
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from datasets import Dataset
 
+from hpt_trl.data.faults import Faults
 from hpt_trl.data.objects import column_values, with_column
-from hpt_trl.data.reading.places import where
 from hpt_trl.data.row_checks import iterate_rows
-from hpt_trl.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -21,28 +21,29 @@ _SYSTEM_COLUMNS = ("system", "system_prompt")
 _GOOD, _BAD = ("true", "1", "1.0"), ("false", "0", "0.0")
 
 
-def complete_prompts(dataset: Dataset, source: str, mapping: dict[str, str]) -> Dataset:
+def complete_prompts(dataset: Dataset, faults: Faults, left_out: Collection[str]) -> Dataset:
     """Return the dataset with `input` after each prompt and `system` before it, where it has such columns.
 
     They are texts or numbers; others are no part of a prompt (see `prompt_parts`). A prompt that holds the text as
-    lines of its own stays as it is; a column that `column_mapping` gives another name is left out.
+    lines of its own stays as it is.
 
-    Raises:
-        UserError: a row whose prompt cannot take the text.
+    Args:
+        faults: takes the rows whose prompt cannot take the text.
+        left_out: columns that mean something else: `column_mapping` gives them, or the prompt is written with them.
     """
     if "prompt" not in dataset.column_names:
         return dataset
-    if "input" not in mapping and _is_part(dataset, "input"):
-        dataset = _joined(dataset, source, "input", _with_input)
+    if "input" not in left_out and _is_part(dataset, "input"):
+        dataset = _joined(dataset, faults, "input", _with_input)
         logger.warning(
             "%s: the text of the column `input` is put after the prompt, as Alpaca means it; to leave it out write "
             "column_mapping: {source_input: input}.",
-            source,
+            faults.source,
         )
     for column in _SYSTEM_COLUMNS:
-        if column not in mapping and _is_part(dataset, column):
-            dataset = _joined(dataset, source, column, _with_system)
-            logger.warning("%s: the column `%s` becomes the system message of each prompt.", source, column)
+        if column not in left_out and _is_part(dataset, column):
+            dataset = _joined(dataset, faults, column, _with_system)
+            logger.warning("%s: the column `%s` becomes the system message of each prompt.", faults.source, column)
     return dataset
 
 
@@ -51,23 +52,20 @@ def prompt_parts(dataset: Dataset) -> list[str]:
     return [column for column in ("input", *_SYSTEM_COLUMNS) if _is_part(dataset, column)]
 
 
-def refuse_marked_rows(dataset: Dataset, source: str, mapping: dict[str, str]) -> None:
-    """Refuse demonstrations that a column `label` marks as bad.
-
-    Raises:
-        UserError: the first such row, and how many there are.
-    """
+def find_marked_rows(dataset: Dataset, faults: Faults, mapping: dict[str, str]) -> None:
+    """Find demonstrations that a column `label` marks as bad."""
     if "label" not in dataset.column_names or "label" in mapping:
         return
     labels = [(row, str(label).strip().lower()) for row, (label,) in iterate_rows(dataset, ["label"])]
     # Classes of more than two kinds mark nothing.
     marks = {label for _, label in labels} <= {*_GOOD, *_BAD, "none"}
     bad = [row for row, label in labels if marks and label in _BAD]
-    if bad:
-        raise UserError(
-            f"{where(source, bad[0])}: `label` is false (or 0), as in {len(bad)} of {len(dataset)} rows: rows "
-            "marked false would be trained on. Leave them out of the data; if the label means something else, write "
-            "column_mapping: {source_label: label}."
+    for row in bad:
+        faults.add(
+            row,
+            f"`label` is false (or 0), as in {len(bad)} of {len(dataset)} rows: rows marked false would be trained on. "
+            "Leave them out of the data; if the label means something else, write column_mapping: "
+            "{source_label: label}.",
         )
 
 
@@ -80,21 +78,23 @@ def _is_part(dataset: Dataset, column: str) -> bool:
     return plain and any(str(value).strip() for value in values)
 
 
-def _joined(dataset: Dataset, source: str, column: str, join: Any) -> Dataset:
+def _joined(dataset: Dataset, faults: Faults, column: str, join: Any) -> Dataset:
     prompts = []
     for row, (prompt, text) in iterate_rows(dataset, ["prompt", column]):
         try:
             prompts.append(join(prompt, "" if text is None else str(text).strip()))
         except ValueError as error:
-            raise UserError(
-                f"{where(source, row)}: `{column}` belongs to the prompt, but {error}; put it there yourself, or leave "
-                f"the column out: column_mapping: {{source_{column}: {column}}}."
-            ) from error
+            prompts.append(None)
+            faults.add(
+                row,
+                f"`{column}` belongs to the prompt, but {error}; put it there yourself, or leave the column out: "
+                f"column_mapping: {{source_{column}: {column}}}.",
+            )
     return with_column(dataset.remove_columns("prompt"), "prompt", prompts)
 
 
 def _with_input(prompt: Any, text: str) -> Any:
-    if not text or not prompt:
+    if not text or not prompt or not isinstance(prompt, str | list):
         return prompt
     if isinstance(prompt, str):
         there = re.search(rf"^\s*{re.escape(text)}\s*$", prompt, re.MULTILINE)
@@ -108,7 +108,7 @@ def _with_input(prompt: Any, text: str) -> Any:
 def _with_system(prompt: Any, text: str) -> Any:
     # Blank ones too, so that all prompts are messages.
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-    if not text or not messages:
+    if not text or not messages or not isinstance(messages, list):
         return messages
     first = messages[0]
     if isinstance(first, dict) and first.get("role") in ("system", "developer"):
@@ -125,7 +125,7 @@ def filled_templates(template: str | None, dataset: Dataset) -> list[str | None]
     """
     if template is None:
         return [None] * len(dataset)
-    named = [name for name in dataset.column_names if name != "prompt" and f"{{{name}}}" in template]
+    named = names_columns(template, [name for name in dataset.column_names if name != "prompt"])
     if not named:
         return [template] * len(dataset)
     # In one go: a value may itself hold text in braces.
@@ -136,6 +136,11 @@ def filled_templates(template: str | None, dataset: Dataset) -> list[str | None]
         parts = re.split(f"({pattern})", template)
         filled.append("".join(texts[part[1:-1]] if place % 2 else part for place, part in enumerate(parts)))
     return filled
+
+
+def names_columns(template: str | None, columns: Sequence[str]) -> list[str]:
+    """Those of the columns that a `prompt_template` names."""
+    return [name for name in columns if f"{{{name}}}" in (template or "")]
 
 
 def _as_lines(value: Any) -> str:

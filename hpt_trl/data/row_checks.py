@@ -11,10 +11,15 @@ from typing import Any
 
 from datasets import Dataset
 
-from hpt_trl.data.reading.places import ROW, where
-from hpt_trl.errors import UserError
+from hpt_trl.data.faults import Faults
+from hpt_trl.data.layouts import Layout
+from hpt_trl.data.reading.places import ROW
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
+
+
+# What is wrong with a row, of the values of its columns; None if nothing is.
+FaultOf = Callable[..., str | None]
 
 
 def validate_rows(
@@ -23,28 +28,43 @@ def validate_rows(
     """Check every row: prompt and demonstration are there, not empty and, if messages, well formed.
 
     Raises:
-        UserError: the first faulty row, with the number of the others; or no rows at all.
+        UserError: the first faulty rows, with the number of the others; or no rows at all.
     """
-    has_demonstration = demonstration_column in dataset.column_names
+    faults = Faults(source)
+    find_faults(dataset, faults, "prompts", demonstration_column, complete=needs_demonstration)
+    faults.settled(dataset)
+
+
+def find_faults(
+    dataset: Dataset, faults: Faults, layout: Layout, demonstration_column: str = "completion", *, complete: bool
+) -> None:
+    """Check every row of a layout, whose columns are there.
+
+    Args:
+        faults: takes what is found.
+        complete: whether every row must have a demonstration.
+    """
+    check = {"documents": _documents, "solutions": _solutions, "comparisons": _comparisons}.get(layout)
+    columns, fault_of = check(dataset) if check else _demonstrations(dataset, demonstration_column, complete)
+    for row, values in iterate_rows(dataset, columns):
+        if fault := fault_of(*values):
+            faults.add(row, fault)
+
+
+def _demonstrations(dataset: Dataset, column: str, complete: bool) -> tuple[list[str], FaultOf]:
+    has_demonstration = column in dataset.column_names
 
     def fault_of(prompt: Any, demonstration: Any = None) -> str | None:
         fault = _prompt_fault(prompt)
-        if fault is None and has_demonstration and (needs_demonstration or demonstration):
-            return _demonstration_fault(demonstration_column, demonstration)
+        if fault is None and has_demonstration and (complete or demonstration):
+            return _demonstration_fault(column, demonstration)
         return fault
 
-    _refuse_faulty(dataset, source, ["prompt", demonstration_column] if has_demonstration else ["prompt"], fault_of)
+    return ["prompt", column] if has_demonstration else ["prompt"], fault_of
 
 
-def validate_comparisons(dataset: Dataset, source: str) -> None:
-    """Check every comparison: a prompt and two answers that are there, well formed and not the same.
-
-    A column `margin`, by which RewardTrainer shifts its loss, must hold numbers.
-
-    Raises:
-        UserError: the first faulty row, with the number of the others; or no rows at all.
-    """
-
+def _comparisons(dataset: Dataset) -> tuple[list[str], FaultOf]:
+    """A prompt and two answers that are well formed and not the same; `margin`, which shifts the loss, is a number."""
     columns = ["prompt", "chosen", "rejected"] + ["margin"] * ("margin" in dataset.column_names)
 
     def fault_of(prompt: Any, chosen: Any, rejected: Any, margin: Any = 0.0) -> str | None:
@@ -57,32 +77,20 @@ def validate_comparisons(dataset: Dataset, source: str) -> None:
             return f"`margin` is {margin!r:.60}; write how much better `chosen` is, a number, or drop the column."
         return fault
 
-    _refuse_faulty(dataset, source, columns, fault_of)
+    return columns, fault_of
 
 
-def validate_documents(dataset: Dataset, source: str) -> None:
-    """Check that every document is a text that is not empty.
-
-    Raises:
-        UserError: the first faulty row, with the number of the others; or no rows at all.
-    """
-
+def _documents(dataset: Dataset) -> tuple[list[str], FaultOf]:
     def fault_of(text: Any) -> str | None:
         if not isinstance(text, str):
             return f"`text` is {text!r:.60}; write a text."
         return None if text.strip() else "`text` is empty."
 
-    _refuse_faulty(dataset, source, ["text"], fault_of)
+    return ["text"], fault_of
 
 
-def validate_solutions(dataset: Dataset, source: str) -> None:
-    """Check that every solution has a problem and a text, and says whether it is correct.
-
-    `input` may be None or empty; a column `difficulty` must hold numbers or None.
-
-    Raises:
-        UserError: the first faulty row, with the number of the others; or no rows at all.
-    """
+def _solutions(dataset: Dataset) -> tuple[list[str], FaultOf]:
+    """A problem, a text, and whether it is correct; `input` may be None or empty, `difficulty` a number or None."""
     optional = [name for name in ("input", "difficulty") if name in dataset.column_names]
 
     def fault_of(instruction: Any, output: Any, problem: Any, correct: Any, *others: Any) -> str | None:
@@ -101,23 +109,7 @@ def validate_solutions(dataset: Dataset, source: str) -> None:
                 return f"`difficulty` is {value!r:.60}; write a number, or leave it out."
         return None
 
-    _refuse_faulty(dataset, source, ["instruction", "output", "problem_id", "is_correct", *optional], fault_of)
-
-
-def _refuse_faulty(dataset: Dataset, source: str, columns: list[str], fault_of: Callable[..., str | None]) -> None:
-    if len(dataset) == 0:
-        raise UserError(f"{source} has no rows.")
-    first, others = None, 0
-    for row, values in iterate_rows(dataset, columns):
-        fault = fault_of(*values)
-        if fault is None:
-            continue
-        if first is None:
-            first = f"{where(source, row)}: {fault}"
-        else:
-            others += 1
-    if first is not None:
-        raise UserError(first + (f"\n{others} more of {len(dataset)} rows are faulty." if others else ""))
+    return ["instruction", "output", "problem_id", "is_correct", *optional], fault_of
 
 
 def iterate_rows(dataset: Dataset, columns: list[str], batch_size: int = 1000) -> Iterator[tuple[int, tuple[Any, ...]]]:

@@ -97,7 +97,7 @@ def cost_of(
     settings, gpus = recipe.config, recipe.world_size
     flops = gpus * PEAK_FLOPS * assumed.utilisation
     rows = settings.per_device_train_batch_size * settings.gradient_accumulation_steps * gpus
-    pairs = recipe.stage.scores or recipe.stage.layout(recipe.arguments) == "comparisons"
+    pairs = recipe.stage.scores or recipe.layout == "comparisons"
     rows *= 2 if pairs else 1
     length = row_length(recipe, assumed)
     tokens, forward = rows * length, forward_flops(config, length)

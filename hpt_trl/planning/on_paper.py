@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 from hpt_trl.data.layouts import Splits
-from hpt_trl.data.names import as_dict
+from hpt_trl.data.names import as_dict, shown_names
 from hpt_trl.evaluation.measuring import PERPLEXITY, SCORED
 from hpt_trl.evaluation.perplexity import LONGEST
 from hpt_trl.methods.evaluate.stage import measures_of
@@ -13,7 +13,7 @@ from hpt_trl.methods.pretrain.model import PretrainArguments
 from hpt_trl.models.loading import load_config, load_tokenizer
 from hpt_trl.models.parameters import count_parameters
 from hpt_trl.planning.cost import GPU, Assumptions, Cost, cost_of
-from hpt_trl.planning.facts import batch_line, estimate_recipe, memory_line
+from hpt_trl.planning.facts import batch_line, estimate_recipe, memory_line, output_line
 from hpt_trl.planning.known_models import known_config, known_model
 from hpt_trl.planning.lengths import Lengths
 from hpt_trl.planning.memory import estimate_measuring
@@ -51,15 +51,15 @@ def facts_on_paper(recipe: Recipe, splits: Splits | None = None) -> list[tuple[s
         ),
         (
             "data",
-            f"{recipe.arguments.dataset_name}, not read"
+            f"{shown_names(recipe.arguments.dataset_name)}, not read"
             if splits is None
             else f"{splits.source}, {len(splits.train):,} rows",
         ),
     ]
     if not recipe.stage.trains:
-        return [*lines, *_measuring(recipe, config, assumed), ("output", recipe.config.output_dir)]
+        return [*lines, *_measuring(recipe, config, assumed), ("output", output_line(recipe))]
     rows = None if splits is None else len(splits.train)
-    return [*lines, *_training(recipe, config, rows, assumed), ("output", recipe.config.output_dir)]
+    return [*lines, *_training(recipe, config, rows, assumed), ("output", output_line(recipe))]
 
 
 def _measuring(recipe: Recipe, config: "PretrainedConfig", assumed: Assumptions) -> list[tuple[str, str]]:
@@ -82,7 +82,7 @@ def _training(
     cost = cost_of(recipe, config, assumed, generated_rows=generated, scored_by=_scorer(recipe))
     steps = _step_count(recipe, rows)
     return [
-        ("batch", batch_line(recipe, recipe.stage.layout(recipe.arguments))),
+        ("batch", batch_line(recipe, recipe.layout)),
         *([("rollouts", rollouts)] if (rollouts := describe(recipe)) else []),
         ("steps", _steps(recipe, steps, rows)),
         ("tokens", _tokens(steps, cost)),

@@ -5,6 +5,7 @@ from typing import Any
 
 from datasets import Dataset
 
+from hpt_trl.data.layouts import Splits
 from hpt_trl.data.rendering import WHOLE, Encoded
 from hpt_trl.data.row_lengths import count_tokens, examples
 from hpt_trl.evaluation.generating import encode_prompts
@@ -24,26 +25,30 @@ def describe_rows(prepared: Prepared) -> tuple[list[tuple[str, str]], Lengths]:
         return acted_rows(prepared, prepared.acting)
     first = splits.train[0]
     source = f"{splits.source}, {len(splits.train):,} rows"
+    if splits.dropped:
+        source += f" without {splits.dropped:,} faulty ones"
     texts = ("text",) if splits.layout == "documents" else ("prompt", *splits.answers)
     some, count = measured_rows(splits.train, texts)
     if splits.layout == "documents":
         longest = max(tokens for _, tokens in count_tokens(some, splits.source, encoder, ("text",)))
         shown = marked(encoder.document(first["text"]), encoder)
         limit = recipe.setting("max_length") or longest
-        lines = [("data", f"{source}, documents of up to {longest} tokens"), ("first document", shown.rstrip())]
+        data = ("data", f"{source}, documents of up to {longest} tokens")
+        lines = [data, ("layout", _layout(splits)), ("first document", shown.rstrip())]
         return lines, Lengths(limit, limit)
     encoded = encode_prompts(encoder, [some[index] for index in range(len(some))], return_tensors=None)
     prompts = [len(ids) for ids in encoded["input_ids"]]
     longest = max(prompts)
     lines = [
         ("data", f"{source}, prompts of up to {longest} tokens"),
+        ("layout", _layout(splits)),
         ("first prompt", cut(str(encoder.tokenizer.decode(encoded["input_ids"][0])), 2 * SHOWN).rstrip()),
         *_answers(prepared, first),
     ]
     if first.get("answer") is not None:
         lines.append(("answer", cut(str(first["answer"]))))
     if splits.layout == "demonstrations" and not isinstance(first["prompt"], str):
-        lines.insert(1, ("turns", _turns(prepared, some)))
+        lines[1] = ("layout", f"{splits.said}, {_turns(prepared, some)}{_named(splits)}")
     if splits.layout == "prompts":
         pair = _longest_demonstration(prepared, some, prompts)
         if pair is not None:
@@ -111,8 +116,19 @@ def encoded_row(prepared: Prepared, row: dict[str, Any], column: str) -> Encoded
     return encode(row, encoder, recipe.config, recipe.arguments)
 
 
+def _layout(splits: Splits) -> str:
+    return splits.said + _named(splits)
+
+
+def _named(splits: Splits) -> str:
+    """How the form is named in a recipe, where it is not the layout itself."""
+    return "" if splits.form == splits.layout else f" (dataset_layout: {splits.form})"
+
+
 def _turns(prepared: Prepared, rows: Any) -> str:
+    """How many turns of the assistant the rows have, and which of them are trained."""
     every = [encoded_row(prepared, row, "completion") for _, row in examples(rows, ("prompt", "completion"))]
     turns = sum(encoded.turns for encoded in every) / len(every)
     trained = sum(encoded.trained_turns for encoded in every) / len(every)
-    return f"{turns:.3g} of the assistant in a row on average, {trained:.3g} of them trained"
+    said = "every assistant turn" if trained == turns else f"{trained:.3g} of them"
+    return f"{turns:.3g} turn{'' if turns == 1 else 's'} on average, {said} trained"

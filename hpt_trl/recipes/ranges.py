@@ -7,6 +7,7 @@ The other wings declare those of their own keys: `hpt_trl.data.arguments`, `hpt_
 from typing import TYPE_CHECKING
 
 from hpt_trl.data.arguments import DATA_RULES
+from hpt_trl.data.forms.ranges import layout_rule
 from hpt_trl.models.ranges import MODEL_RULES
 from hpt_trl.rewards.arguments import REWARD_RULES
 from hpt_trl.settings.ranges import Rule, above, at_least, count_or_share, share
@@ -20,10 +21,13 @@ COMMON_RULES = (
         *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"),
         *("global_batch_size", "eval_num_generations", "eval_max_new_tokens", "eval_accumulation_steps"),
         *("save_total_limit", "max_length", "torch_empty_cache_steps", "ddp_timeout"),
-        *("ddp_bucket_cap_mb", "dataloader_prefetch_factor", "dataset_num_proc"),
+        *("ddp_bucket_cap_mb", "dataloader_prefetch_factor"),
     ),
     at_least(0, "weight_decay", "warmup_steps", "max_grad_norm", "eval_samples", "eval_temperature", "eval_delay"),
-    at_least(0, "dataloader_num_workers", "router_aux_loss_coef", "neftune_noise_alpha"),
+    at_least(0, "router_aux_loss_coef", "neftune_noise_alpha"),
+    # Each is a process of its own: a machine that is asked for more hangs.
+    Rule(("dataloader_num_workers",), "0 to 1024", least=0, most=1024),
+    Rule(("dataset_num_proc",), "1 to 1024", least=1, most=1024),
     above(0, "learning_rate", "num_train_epochs", "adam_epsilon"),
     share("adam_beta1", "adam_beta2", "label_smoothing_factor", one=False),
     Rule(("max_steps",), "1 or more, or -1 to count by `num_train_epochs`", least=1, also=(-1,)),
@@ -34,5 +38,5 @@ COMMON_RULES = (
 
 def rules_for(stage: "Stage") -> dict[str, Rule]:
     """Returns key -> rule for the keys of a stage; its own rules stand above the common ones."""
-    rules = (*COMMON_RULES, *DATA_RULES, *MODEL_RULES, *REWARD_RULES, *stage.rules)
+    rules = (*COMMON_RULES, *DATA_RULES, *MODEL_RULES, *REWARD_RULES, layout_rule(stage.layouts), *stage.rules)
     return {key: rule for rule in rules for key in rule.keys}

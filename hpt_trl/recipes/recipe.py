@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from hpt_trl.data.forms.ranges import layouts_of
 from hpt_trl.errors import UserError
 from hpt_trl.recipes.profiles import Profile
 from hpt_trl.settings.file import Sources, shown
@@ -62,6 +63,11 @@ class Recipe:
     def error(self, key: str, message: str) -> UserError:
         """Returns (does not raise) the error about a key, with the place that set it in front of the message."""
         return self.sources.error(key, message)
+
+    @property
+    def layout(self) -> "Layout":
+        """The layout of its rows, as far as it shows before they are read."""
+        return layouts_of(self.arguments.dataset_layout, self.stage.layouts)[0]
 
     def setting(self, key: str, default: Any = None) -> Any:
         """Returns the trainer config's value of a key, or the default where the stage has no such key."""
@@ -151,8 +157,11 @@ class Stage:
         check_tokenizer: the same for what depends on the tokenizer.
         check_rows: of the recipe, its rows, how the trainer encodes them, and how many tokens the model takes: the
             same for every row.
+        try_row: of the recipe, a row, how the trainer encodes it and the demonstrations' column: columns -> tokens. It
+            raises `UserError` where the row would be trained otherwise than it is written. None where the encoder is
+            asked for the prompt and each answer.
         rules: allowed ranges of the stage's own keys; they stand above those of `hpt_trl.recipes.ranges`.
-        layout: of the recipe's other keys: the rows that it reads.
+        layouts: of the rows that it reads; rows that fit several are of the first.
         sample: of a recipe and its rows: the rows that it trains on, where these are drawn or made from what it reads.
         fit: of a recipe, its rows and how the trainer encodes them: the rows without those that it leaves out.
         needs_demonstration: of a config: whether every row of layout `prompts` must have a demonstration.
@@ -179,8 +188,9 @@ class Stage:
     check: "Callable[[Recipe], None]" = lambda recipe: None
     check_tokenizer: "Callable[[Recipe, PreTrainedTokenizerBase], None]" = lambda recipe, tokenizer: None
     check_rows: "Callable[[Recipe, Splits, Encoder, int | None], None]" = lambda *arguments: None
+    try_row: "Callable[[Recipe, dict[str, Any], Encoder, str], dict[tuple[str, ...], int]] | None" = None
     rules: "tuple[Rule, ...]" = ()
-    layout: "Callable[[RecipeArguments], Layout]" = lambda arguments: "prompts"
+    layouts: "tuple[Layout, ...]" = ("prompts",)
     sample: "Callable[[Recipe, Splits], Splits] | None" = None
     fit: "Callable[[Recipe, Splits, Encoder], Splits]" = lambda recipe, splits, encoder: splits
     needs_demonstration: Callable[[Any], bool] = lambda config: False

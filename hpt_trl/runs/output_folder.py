@@ -28,7 +28,7 @@ from hpt_trl.run_files import (
     TRACKERS_FILE,
     WARNINGS_FILE,
 )
-from hpt_trl.runs.starting import STARTING_KEYS, Start, check_start
+from hpt_trl.runs.starting import STARTING_KEYS, Occupied, Start, check_start
 from hpt_trl.token_scores.weights_page import PAGE_FILE as WEIGHTS_PAGE
 from hpt_trl.token_scores.weights_page import SAMPLES_FILE as WEIGHTS_FILE
 
@@ -52,8 +52,11 @@ def resolved_recipe(recipe: Recipe) -> str:
     return f"{MARK}\n" + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
-def check_output_folder(recipe: Recipe) -> Path | None:
+def check_output_folder(recipe: Recipe, *, planned: bool = False) -> Path | None:
     """Checks that a run may write to its `output_dir`; see `hpt_trl.runs.starting`.
+
+    Args:
+        planned: no run is to start now: one that lies there already is no mistake (see `occupied`).
 
     Returns:
         The checkpoint to resume from, None for a new run.
@@ -61,7 +64,21 @@ def check_output_folder(recipe: Recipe) -> Path | None:
     Raises:
         UserError: the folder holds something else, or there is nothing to resume from.
     """
-    return check_start(_start_of(recipe))
+    try:
+        return check_start(_start_of(recipe))
+    except Occupied:
+        if not planned:
+            raise
+        return None
+
+
+def occupied(recipe: Recipe) -> str | None:
+    """Says what run lies in a recipe's output folder and would be written over; None where none does."""
+    try:
+        check_start(_start_of(recipe))
+    except Occupied as error:
+        return error.said
+    return None
 
 
 def open_output_folder(recipe: Recipe, *, resuming: bool) -> Path:

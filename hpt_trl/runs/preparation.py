@@ -16,7 +16,7 @@ from datasets import Dataset
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from trl.trainer.utils import get_callable_name
 
-from hpt_trl.data.layouts import Splits
+from hpt_trl.data.layouts import NO_PROMPTS, Splits
 from hpt_trl.data.loading import load_measured, load_splits, to_conversational
 from hpt_trl.data.overlap import find_overlap
 from hpt_trl.data.prompt_parts import prompt_parts
@@ -29,6 +29,7 @@ from hpt_trl.models.hub_parts import value_model_folder
 from hpt_trl.models.loading import ModelParts, load_config, load_tokenizer, model_exists, parts_of, positions_of
 from hpt_trl.recipes.adapter_targets import check_adapter_targets
 from hpt_trl.recipes.bundled import find_recipe
+from hpt_trl.recipes.model_settings import check_model_settings
 from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.recipes.resolving import read_recipe
 from hpt_trl.rewards.completions import text_tokenizer
@@ -38,6 +39,7 @@ from hpt_trl.rewards.loading import check_columns, check_rows, columns_read, loa
 from hpt_trl.rewards.names import distinct_names
 from hpt_trl.rewards.reward_model import RewardModel
 from hpt_trl.runs.acting import acting_for, rows_placed, trains_on_answers
+from hpt_trl.runs.bad_rows import settle_rows
 from hpt_trl.runs.early import check_run
 from hpt_trl.runs.lengths import check_lengths
 from hpt_trl.runs.model_files import shipped_by
@@ -60,15 +62,16 @@ def prepare(name: str, overrides: list[str]) -> Prepared:
     return prepare_recipe(read_recipe(find_recipe(name), overrides))
 
 
-def prepare_recipe(recipe: Recipe, trained: "Trained | None" = None) -> Prepared:
+def prepare_recipe(recipe: Recipe, trained: "Trained | None" = None, *, planned: bool = False) -> Prepared:
     """Resolves a recipe that has been read; see `prepare`.
 
     Args:
         trained: Of an evaluation that a training names: the model that is trained, in place of a named one.
+        planned: No run is to start now: the output folder may hold one.
     """
     arguments, config, stage = recipe.arguments, recipe.config, recipe.stage
     mistakes = Collector()
-    checkpoint = note_settings(recipe, mistakes, trained=trained is not None)
+    checkpoint = note_settings(recipe, mistakes, trained=trained is not None, planned=planned)
     settings: dict[str, Any] = {
         "revision": recipe.model_args.model_revision,
         "trust_remote_code": recipe.setting("trust_remote_code", False),
@@ -114,6 +117,7 @@ def prepare_recipe(recipe: Recipe, trained: "Trained | None" = None) -> Prepared
         model_config = load_config(parts.base, **of_base)
         _refuse_reward_model(recipe, model_config, parts)
         shipped_by(recipe, model_config)
+        check_model_settings(recipe, model_config)
         check_adapter_targets(recipe, model_config)
     if trained is not None:
         ends = trained.end_ids
@@ -121,7 +125,7 @@ def prepare_recipe(recipe: Recipe, trained: "Trained | None" = None) -> Prepared
         end = text_tokenizer(tokenizer).eos_token_id
         ends = None if parts is None else end_token_ids(parts.base, end, **of_base)
     encoder = _encoder(recipe, splits, tokenizer, ends, embedded_tokens(recipe, tokenizer, model_config))
-    splits = stage.fit(recipe, splits, encoder)
+    splits = stage.fit(recipe, settle_rows(recipe, splits, encoder), encoder)
     positions = (recipe.setting("model_init_kwargs") or {}).get("max_position_embeddings") or positions_of(model_config)
     stage.check_rows(recipe, splits, encoder, positions)
     acting = acting_for(recipe, splits, tokenizer, ends, positions)
@@ -198,8 +202,11 @@ def _evaluations(recipe: Recipe, trained: Trained) -> dict[str, Prepared]:
     return found
 
 
-def check_without_model(recipe: Recipe) -> Splits:
+def check_without_model(recipe: Recipe, *, planned: bool = False) -> Splits:
     """Checks what can be checked of a recipe whose models are yet to be made: settings, folder, rewards and rows.
+
+    Args:
+        planned: No run is to start now: the output folder may hold one.
 
     Returns:
         The rows.
@@ -208,7 +215,7 @@ def check_without_model(recipe: Recipe) -> Splits:
         UserError: the first mistake found.
     """
     mistakes = Collector()
-    note_settings(recipe, mistakes, model_is_there=False)
+    note_settings(recipe, mistakes, model_is_there=False, planned=planned)
     functions: list[Callable[..., Any]] = []
     with mistakes.noted(), recipe.sources.placing("reward_funcs"):
         functions = _functions(recipe)
@@ -237,7 +244,7 @@ def _load_splits(recipe: Recipe, functions: list[Callable[..., Any]]) -> tuple[S
     shape: dict[str, Any] = {
         "seed": 0,
         "demonstration_column": stage.demonstration_column(config),
-        "layout": stage.layout(arguments),
+        "layout": stage.layouts,
     }
     if stage.trains:
         splits = load_splits(arguments, needs_demonstration=stage.needs_demonstration(config), **shape)
@@ -246,6 +253,12 @@ def _load_splits(recipe: Recipe, functions: list[Callable[..., Any]]) -> tuple[S
         wanted = getattr(arguments, "max_rows", None)
         if wanted is not None and wanted < len(splits.train):
             splits = replace(splits, train=drawn(splits.train, wanted))
+    if splits.layout == "documents" and arguments.eval_samples > 0 and stage.rewards != "none":
+        raise recipe.error(
+            "eval_samples",
+            f"{arguments.eval_samples}, but {NO_PROMPTS} (the loss is measured on all held-out rows anyway); drop the "
+            f"line, or write `dataset_layout: demonstrations`, if {splits.source} has them.",
+        )
     check_columns(arguments.reward_funcs or [], splits.train.column_names, splits.source)
     for rows, source in splits.named:
         check_rows(functions, rows, source)
@@ -262,7 +275,7 @@ def _load_splits(recipe: Recipe, functions: list[Callable[..., Any]]) -> tuple[S
     # An environment gets the whole row.
     if read is None or getattr(arguments, "environment", None) is not None:
         read = set(columns)
-    unused = unused_columns(columns, splits.layout, answers, read=[*parts, *read])
+    unused = unused_columns(columns, splits.layout, answers, read=[*parts, *read, *splits.used])
     splits = splits if stage.sample is None else stage.sample(recipe, splits)
     return splits, unused
 

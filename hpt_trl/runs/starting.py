@@ -37,6 +37,10 @@ _BEFORE_TRAINING = {
 }
 
 
+class Occupied(UserError):
+    """The output folder holds a run that would be written over; nothing is wrong with the recipe."""
+
+
 @dataclass(frozen=True)
 class Start:
     """A run that is to start.
@@ -65,6 +69,11 @@ class Start:
         return {key: value for key, value in self.values.items() if key not in STARTING_KEYS[:2]}
 
 
+def _occupied(start: Start, message: str) -> Occupied:
+    error = start.error("output_dir", message)
+    return Occupied(str(error), error.place)
+
+
 def check_start(start: Start) -> Path | None:
     """Checks that a run may write to its `output_dir`; nothing is written or removed.
 
@@ -72,8 +81,8 @@ def check_start(start: Start) -> Path | None:
         The checkpoint to resume from, None for a new run.
 
     Raises:
-        UserError: the folder is not a run's, or holds a run that would be written over; or there is nothing to
-            resume from.
+        Occupied: the folder holds a run that would be written over.
+        UserError: the folder is not a run's, or there is nothing to resume from.
     """
     folder, checkpoint = start.folder, None
     if fault := folder_fault(folder):
@@ -102,15 +111,15 @@ def check_start(start: Start) -> Path | None:
         return None
     choices = "Name another `--output_dir`, or start anew with `--overwrite true`"
     if (folder / RESULTS_FILE).exists():
-        raise start.error("output_dir", f"{folder} holds a finished run. {choices}.")
+        raise _occupied(start, f"{folder} holds a finished run. {choices}.")
     if checkpoints := complete_checkpoints(folder):
-        raise start.error(
-            "output_dir",
+        raise _occupied(
+            start,
             f"{folder} holds a run that stopped after {checkpoints[-1].name}. Go on with `--resume_from_checkpoint "
             f"true`. {choices}.",
         )
     if _differs(start, stored) and not _failed_at_start(folder):
-        raise start.error("output_dir", f"{folder} holds a run of another recipe, not finished. {choices}.")
+        raise _occupied(start, f"{folder} holds a run of another recipe, not finished. {choices}.")
     return checkpoint
 
 

@@ -19,16 +19,21 @@ from hpt_trl.runs.trackers.tracking import Tracking
 from hpt_trl.terminal import flow
 
 
-def check_work(recipe: Recipe) -> None:
+def check_work(recipe: Recipe, *, planned: bool = False) -> None:
     """Checks what can be checked before anything is made.
+
+    Args:
+        planned: nothing is to be made now: the output folder may hold a run.
 
     Raises:
         UserError: the mistakes found, in the recipe or the output folder.
     """
     mistakes = Collector()
-    for check in (recipe.stage.check, settle_trackers, check_output_folder):
+    for check in (recipe.stage.check, settle_trackers):
         with mistakes.noted():
             check(recipe)
+    with mistakes.noted():
+        check_output_folder(recipe, planned=planned)
     mistakes.settle()
 
 

@@ -184,16 +184,16 @@ def test_reasoning_gym_refuses():
 
 
 def test_a_missing_column_is_answered_with_the_mapping(tmp_path):
-    path = write_jsonl(tmp_path / "data.jsonl", [{"question": "1 + 1?", "solution": "#### 2"}])
-    message = refused(path)
-    assert "has no column `prompt`; it has question, solution." in message
+    path = write_jsonl(tmp_path / "data.jsonl", [{"question": "1 + 1?", "solutions": "#### 2"}])
+    message = refused(path, layout="demonstrations")
+    assert "has no column `prompt`; it has question, solutions." in message
     assert "column_mapping: {prompt: question}" in message
     message = refused(path, column_mapping={"prompt": "question"})
-    assert "has no column `completion`" in message and "{prompt: question, completion: solution}" in message
+    assert "has no column `completion`" in message and "{prompt: question, completion: solutions}" in message
     message = refused(path, column_mapping={"prompt": "qestion"})
     assert "has no column `qestion`" in message and "{prompt: question}" in message
     splits = load(path, needs_demonstration=False, column_mapping='{"prompt": "question"}')
-    assert splits.train.column_names == ["prompt", "solution", "_row"]
+    assert splits.train.column_names == ["prompt", "solutions", "_row"]
 
 
 def test_dotted_paths(tmp_path):

@@ -101,7 +101,7 @@ def test_check_shows_the_turns_that_have_a_loss(recipe, rows, capsys):
     path = recipe("sft", dataset_name=rows(data), test_split_size=None)
     check(path, [])
     said = capsys.readouterr().out
-    assert "2 of the assistant in a row on average, 2 of them trained" in said
+    assert "2 turns on average, every assistant turn trained" in said
     first, second = said.count("⟦It is 1.<|im_end|>"), said.count("⟦It is 2.<|im_end|>")
     assert (first, second) == (1, 1) and "⟦What" not in said
     check(path, ["--train_on_turns", "last"])

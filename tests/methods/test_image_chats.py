@@ -82,7 +82,7 @@ def test_every_answer_is_trained(recipe, vlm_path, folder, tmp_path, capsys, col
     check(str(tmp_path / "sft.yaml"), ["--overwrite", "true"])
     said = capsys.readouterr().out
     assert "⟦It is shade 1.<|im_end|>" in said and "⟦Rather dark.<|im_end|>" in said and "⟦Bright" not in said
-    assert "2 of the assistant in a row on average, 2 of them trained" in said
+    assert "2 turns on average, every assistant turn trained" in said
 
 
 def test_rows_of_a_processor_without_images_are_trained_alike(recipe, vlm_path, folder, tmp_path):

@@ -10,7 +10,6 @@ from hpt_trl.recipes.arguments import RecipeArguments
 OBJECTIVES = ("pairwise", "regression")
 REGRESSIONS = ("smooth_l1", "mse")
 SCHEDULES = ("constant", "linear", "cosine")
-LAYOUTS = ("solutions", "comparisons")
 
 
 @dataclass
@@ -98,14 +97,6 @@ class ValueConfig(RewardConfig):
 class CriticArguments(PairArguments, RecipeArguments):
     """Which pairs of solutions the critic learns from; the prompt of a solution is Alpaca's text, not a chat."""
 
-    dataset_layout: str = field(
-        default="solutions",
-        metadata={
-            "help": "`solutions`: one solution in each row (or a problem with its solutions), of which pairs are "
-            "drawn; `comparisons`: pairs as they are (columns prompt, chosen, rejected).",
-            "choices": list(LAYOUTS),
-        },
-    )
     conversational: bool | None = field(
         default=False, metadata={"help": "Put prompts and solutions into user and assistant messages."}
     )

@@ -4,26 +4,20 @@ from typing import Any, cast
 
 from transformers import Trainer
 
-from hpt_trl.data.layouts import Layout, Splits
+from hpt_trl.data.layouts import Splits
 from hpt_trl.data.loading import columns_for
 from hpt_trl.data.rendering import Encoder
 from hpt_trl.data.solutions import SAMPLING_RULES
-from hpt_trl.methods.critic.config import LAYOUTS, CriticArguments, ValueConfig
+from hpt_trl.methods.critic.config import CriticArguments, ValueConfig
 from hpt_trl.methods.critic.held_out import held_out_results
 from hpt_trl.methods.critic.rows import candidate_rows, paired_rows
 from hpt_trl.methods.critic.trainer import SIDES, ValueTrainer, encoded_pairs
 from hpt_trl.methods.solution_rows import check_sampling
 from hpt_trl.methods.text_models import refuse_processor
-from hpt_trl.recipes.arguments import RecipeArguments
 from hpt_trl.recipes.recipe import Recipe, Stage, StageInputs
-from hpt_trl.settings.ranges import above, at_least, one_of, share
+from hpt_trl.settings.ranges import above, at_least, share
 
 _COLUMNS = ("prompt", *SIDES, "margin", "tools", "chat_template_kwargs")
-
-
-def layout(arguments: RecipeArguments) -> Layout:
-    """The layout that a recipe asks for."""
-    return cast(Layout, cast(CriticArguments, arguments).dataset_layout)
 
 
 def check(recipe: Recipe) -> None:
@@ -77,9 +71,8 @@ STAGE = Stage(
         at_least(1, "max_test_pairs_per_problem"),
         above(0, "head_learning_rate", "smooth_l1_beta"),
         share("return_gamma", "return_lambda", "return_lambda_start"),
-        one_of("dataset_layout", *LAYOUTS),
     ),
-    layout=layout,
+    layouts=("solutions", "comparisons"),
     sample=sample,
     fit=fit,
     measures_held_out=True,

@@ -1,12 +1,11 @@
 """The stage `evaluate`: recipes that measure a model and train nothing."""
 
 from dataclasses import dataclass, field, fields
-from typing import cast
 
 from transformers import PreTrainedTokenizerBase, ProcessorMixin, StopStringCriteria
 from trl import ModelConfig
 
-from hpt_trl.data.layouts import Layout, Splits
+from hpt_trl.data.layouts import NO_PROMPTS, Splits
 from hpt_trl.data.objects import column_values
 from hpt_trl.data.reading.places import ROW, where
 from hpt_trl.data.rendering import Encoder
@@ -19,9 +18,8 @@ from hpt_trl.methods.evaluate.config import TRAINING_KEYS, EvaluateConfig
 from hpt_trl.recipes.arguments import RecipeArguments
 from hpt_trl.recipes.recipe import Recipe, Stage
 from hpt_trl.rewards.completions import text_tokenizer
-from hpt_trl.settings.ranges import above, at_least, one_of, share
+from hpt_trl.settings.ranges import above, at_least, share
 
-LAYOUTS = ("prompts", "demonstrations", "documents")
 # Rewards that run code against tests.
 _CODE = ("code_tests", "all_code_tests")
 # Of the settings of every stage, those of a training, of an adapter that is trained, and of its evaluations.
@@ -46,14 +44,6 @@ _LEFT_OUT = TRAINING_KEYS | {
 class EvaluateArguments(ActingArguments):
     """Which rows are measured."""
 
-    dataset_layout: str = field(
-        default="prompts",
-        metadata={
-            "help": "`prompts`: prompts to answer, where the data has them with demonstrations; `demonstrations`: "
-            "prompt and completion (or `messages`); `documents`: plain text (column `text`), for `perplexity`.",
-            "choices": list(LAYOUTS),
-        },
-    )
     # Where a figure is at stake, a program that was not begun in time is not one that is wrong.
     code_batch_timeout: float | None = field(
         default=None,
@@ -85,17 +75,15 @@ def check(recipe: Recipe) -> None:
     Raises:
         UserError: the first such setting.
     """
-    config, measures, layout = recipe.config, measures_of(recipe), layout_of(recipe.arguments)
+    config, measures = recipe.config, measures_of(recipe)
     rewards = [*(recipe.arguments.reward_funcs or []), *(recipe.arguments.reward_model_name_or_path or [])]
     scored = [measure for measure in measures if measure in SCORED]
     if scored and not rewards:
         raise recipe.error(
             "reward_funcs", f"`{scored[0]}` scores completions; name at least one reward, e.g. `[math_answer]`."
         )
-    if scored and layout == "documents":
-        raise recipe.error(
-            "dataset_layout", f"documents hold no prompts to answer, which `{scored[0]}` needs; write `prompts`."
-        )
+    if scored and recipe.arguments.dataset_layout == "documents":
+        raise recipe.error("dataset_layout", f"{NO_PROMPTS}, which `{scored[0]}` needs; write `prompts`.")
     check_environment(recipe)
     if acting_arguments(recipe).environment is not None:
         for key, why in (
@@ -152,24 +140,25 @@ def check_tokenizer(recipe: Recipe, tokenizer: PreTrainedTokenizerBase | Process
             )
 
 
-def layout_of(arguments: RecipeArguments) -> Layout:
-    """The layout that a recipe asks for."""
-    return cast(Layout, cast(EvaluateArguments, arguments).dataset_layout)
-
-
 def check_rows(recipe: Recipe, splits: Splits, encoder: Encoder, positions: int | None) -> None:
     """Refuse rows without the answer that is to be measured, and another evaluation that is of other rows.
 
     Raises:
         UserError: the first such row, or what the other evaluation lacks.
     """
-    measures, layout = measures_of(recipe), layout_of(recipe.arguments)
+    measures = measures_of(recipe)
+    scored = [measure for measure in measures if measure in SCORED]
+    if scored and splits.layout == "documents":
+        raise UserError(
+            f"{splits.source}: {NO_PROMPTS}, which `{scored[0]}` needs; write `measures: [perplexity]`, or name the "
+            "prompts, e.g. `column_mapping: {prompt: text}`."
+        )
     if WIN_RATE in measures and recipe.config.against != DEMONSTRATIONS:
         try:
             check_against(recipe.config.against, splits.train)
         except UserError as error:
             raise recipe.error("against", str(error).removeprefix("against: ")) from error
-    if layout == "documents" or not (PERPLEXITY in measures or recipe.config.against == DEMONSTRATIONS):
+    if splits.layout == "documents" or not (PERPLEXITY in measures or recipe.config.against == DEMONSTRATIONS):
         return
     column = splits.demonstration_column
     rows = splits.train
@@ -192,7 +181,6 @@ STAGE = Stage(
     check_tokenizer=check_tokenizer,
     check_rows=check_rows,
     rules=(
-        one_of("dataset_layout", *LAYOUTS),
         at_least(1, "n", "max_rows", "max_completion_length", "vllm_tensor_parallel_size", "vllm_max_model_length"),
         at_least(2, "max_length"),
         at_least(0, "temperature", "top_k"),
@@ -201,7 +189,7 @@ STAGE = Stage(
         share("min_p"),
         *ENVIRONMENT_RULES,
     ),
-    layout=layout_of,
+    layouts=("prompts", "demonstrations", "documents"),
     rewards="optional",
     completion_length=lambda config: config.max_completion_length,
     counts_solved=lambda recipe: any(measure in (PASS, AVERAGE, MAJORITY) for measure in measures_of(recipe)),

@@ -1,11 +1,10 @@
 """The stage `mtp`: recipes that train several tokens ahead with WeightedMTPTrainer."""
 
-from dataclasses import dataclass, field
-from typing import cast
+from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase, Trainer
 
-from hpt_trl.data.layouts import Layout, Splits
+from hpt_trl.data.layouts import Splits
 from hpt_trl.data.rendering import Encoder
 from hpt_trl.data.row_lengths import count_tokens
 from hpt_trl.data.solutions import SAMPLING_RULES, SolutionArguments
@@ -14,7 +13,7 @@ from hpt_trl.methods.mtp.config import WeightedMTPConfig
 from hpt_trl.methods.mtp.frozen_models import check_frozen_models
 from hpt_trl.methods.mtp.own_heads import check_own_heads
 from hpt_trl.methods.mtp.trainer import WeightedMTPTrainer
-from hpt_trl.methods.sft.rows import training_splits
+from hpt_trl.methods.sft.rows import refuse_turns_of_documents, training_splits, try_row
 from hpt_trl.methods.sft.turns import TurnArguments, check_turns
 from hpt_trl.methods.solution_rows import check_sampling, drawn_demonstrations, without_long_ones
 from hpt_trl.methods.text_models import refuse_processor
@@ -27,27 +26,10 @@ from hpt_trl.recipes.arguments import RecipeArguments
 from hpt_trl.recipes.recipe import Recipe, Stage, StageInputs
 from hpt_trl.settings.ranges import one_of
 
-LAYOUTS = ("demonstrations", "documents", "solutions")
-
 
 @dataclass
 class MtpArguments(TurnArguments, SolutionArguments, RecipeArguments):
-    """Which rows are trained on."""
-
-    dataset_layout: str = field(
-        default="demonstrations",
-        metadata={
-            "help": "`demonstrations`: prompt and completion (or `messages`), trained on the completion; `documents`: "
-            "plain text (column `text`), trained on as a whole; `solutions`: of programming problems, drawn as "
-            "`stage: ref_tuning` draws them, correct ones by default.",
-            "choices": list(LAYOUTS),
-        },
-    )
-
-
-def layout(arguments: RecipeArguments) -> Layout:
-    """The layout that a recipe asks for."""
-    return cast(Layout, cast(MtpArguments, arguments).dataset_layout)
+    """Which turns and which solutions are trained on."""
 
 
 def check(recipe: Recipe) -> None:
@@ -61,17 +43,11 @@ def check(recipe: Recipe) -> None:
     config.begins_anew = arguments.shipped_heads == DROP
     if config.head_init == SHIPPED:
         raise recipe.error("head_init", "shipped: in a recipe it is asked for by `shipped_heads: train`.")
-    if layout(arguments) == "solutions":
+    if recipe.layout == "solutions":
         check_sampling(recipe)
         if arguments.conversational is None:
             # Alpaca's prompt is a text.
             arguments.conversational = False
-    if layout(arguments) == "documents" and arguments.eval_samples > 0:
-        raise recipe.error(
-            "eval_samples",
-            f"{arguments.eval_samples}, but documents hold no prompts to answer (the loss is measured on all held-out "
-            "rows anyway); drop the line, or write `dataset_layout: demonstrations`.",
-        )
     if config.dataset_text_field != "text":
         raise recipe.error(
             "dataset_text_field",
@@ -125,21 +101,32 @@ def check_tokenizer(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def sample(recipe: Recipe, splits: Splits) -> Splits:
-    """Draw from solutions; other rows stay."""
-    return drawn_demonstrations(recipe, splits) if layout(recipe.arguments) == "solutions" else splits
+    """Draw from solutions; other rows stay.
+
+    Raises:
+        UserError: the rows are solutions, and the recipe does not say so: its other keys and `hpt-trl chat` go by it.
+    """
+    if splits.layout != "solutions":
+        return splits
+    if recipe.layout != "solutions":
+        raise UserError(
+            f"{splits.source} holds solutions, correct or not (`is_correct`); write `dataset_layout: solutions`."
+        )
+    return drawn_demonstrations(recipe, splits)
 
 
 def fit(recipe: Recipe, splits: Splits, encoder: Encoder) -> Splits:
     """Leave out solutions that would be cut; other rows stay."""
-    return without_long_ones(recipe, splits, encoder) if layout(recipe.arguments) == "solutions" else splits
+    return without_long_ones(recipe, splits, encoder) if recipe.layout == "solutions" else splits
 
 
 def check_rows(recipe: Recipe, splits: Splits, encoder: Encoder, positions: int | None) -> None:
-    """Refuse rows that are all too short for the last head.
+    """Refuse rows that are all too short for the last head, and a loss on turns where there are none.
 
     Raises:
         UserError: their longest.
     """
+    refuse_turns_of_documents(recipe, splits)
     wanted, longest = recipe.config.n_future_tokens, 0
     columns = ("text",) if splits.layout == "documents" else ("prompt", "completion")
     for _, tokens in count_tokens(splits.train, splits.source, encoder, columns):
@@ -167,13 +154,13 @@ STAGE = Stage(
     check=check,
     check_tokenizer=check_tokenizer,
     check_rows=check_rows,
+    try_row=try_row,
     build=build,
     rules=(
         *SAMPLING_RULES,
-        one_of("dataset_layout", *LAYOUTS),
         one_of("truncation_mode", "keep_start", "keep_end"),
     ),
-    layout=layout,
+    layouts=("demonstrations", "documents", "solutions"),
     sample=sample,
     fit=fit,
     needs_demonstration=lambda config: True,

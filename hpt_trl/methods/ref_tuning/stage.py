@@ -61,7 +61,7 @@ STAGE = Stage(
         one_of("loss_type", "nll", "dft"),
         one_of("truncation_mode", "keep_start", "keep_end"),
     ),
-    layout=lambda arguments: "solutions",
+    layouts=("solutions",),
     sample=drawn_demonstrations,
     fit=without_long_ones,
     measures_held_out=True,

@@ -72,7 +72,7 @@ STAGE = Stage(
     check_tokenizer=refuse_processor,
     finish=finish,
     rules=(at_least(0, "center_rewards_coefficient"),),
-    layout=lambda arguments: "comparisons",
+    layouts=("comparisons",),
     measures_held_out=True,
     scores=True,
 )

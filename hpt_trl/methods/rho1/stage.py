@@ -1,42 +1,25 @@
 """The stage `rho1`: recipes that train on selected tokens with Rho1Trainer."""
 
-from dataclasses import dataclass, field
-from typing import cast
+from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase, Trainer
 
-from hpt_trl.data.layouts import Layout, Splits
+from hpt_trl.data.layouts import Splits
 from hpt_trl.data.rendering import Encoder
 from hpt_trl.errors import UserError
 from hpt_trl.methods.rho1.checks import check_selection
 from hpt_trl.methods.rho1.config import Rho1Config
 from hpt_trl.methods.rho1.trainer import IMAGES_REFUSED, Rho1Trainer
-from hpt_trl.methods.sft.rows import has_images, training_splits
+from hpt_trl.methods.sft.rows import has_images, refuse_turns_of_documents, training_splits, try_row
 from hpt_trl.methods.sft.turns import TurnArguments, check_turns
 from hpt_trl.recipes.arguments import RecipeArguments
 from hpt_trl.recipes.recipe import Recipe, Stage, StageInputs
 from hpt_trl.settings.ranges import one_of
 
-LAYOUTS = ("documents", "demonstrations")
-
 
 @dataclass
 class Rho1Arguments(TurnArguments, RecipeArguments):
-    """Which rows Rho-1 trains on."""
-
-    dataset_layout: str = field(
-        default="documents",
-        metadata={
-            "help": "`documents`: plain text (column `text`), trained on as a whole; `demonstrations`: prompt and "
-            "completion (or `messages`), trained on the completion.",
-            "choices": list(LAYOUTS),
-        },
-    )
-
-
-def layout(arguments: RecipeArguments) -> Layout:
-    """The layout that a recipe asks for."""
-    return cast(Layout, cast(Rho1Arguments, arguments).dataset_layout)
+    """Which turns Rho-1 trains on."""
 
 
 def check(recipe: Recipe) -> None:
@@ -46,13 +29,7 @@ def check(recipe: Recipe) -> None:
         UserError: the first such setting.
     """
     check_turns(recipe)
-    config, arguments = recipe.config, recipe.arguments
-    if layout(arguments) == "documents" and arguments.eval_samples > 0:
-        raise recipe.error(
-            "eval_samples",
-            f"{arguments.eval_samples}, but documents hold no prompts to answer (the loss is measured on all held-out "
-            "rows anyway); drop the line, or write `dataset_layout: demonstrations`.",
-        )
+    config = recipe.config
     if config.dataset_text_field != "text":
         raise recipe.error(
             "dataset_text_field",
@@ -76,11 +53,12 @@ def check_tokenizer(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def check_rows(recipe: Recipe, splits: Splits, encoder: Encoder, positions: int | None) -> None:
-    """Refuse rows with images.
+    """Refuse rows with images, and a loss on turns where there are none.
 
     Raises:
         UserError: there are some.
     """
+    refuse_turns_of_documents(recipe, splits)
     for rows, source in splits.named:
         if has_images(rows, encoder):
             raise UserError(f"{source}: {IMAGES_REFUSED}")
@@ -98,9 +76,10 @@ STAGE = Stage(
     check=check,
     check_tokenizer=check_tokenizer,
     check_rows=check_rows,
+    try_row=try_row,
     build=build,
-    rules=(one_of("dataset_layout", *LAYOUTS), one_of("truncation_mode", "keep_start", "keep_end")),
-    layout=layout,
+    rules=(one_of("truncation_mode", "keep_start", "keep_end"),),
+    layouts=("documents", "demonstrations"),
     needs_demonstration=lambda config: True,
     rewards="optional",
     measures_held_out=True,

@@ -1,0 +1,110 @@
+"""What a form is, and the one loop that makes the trainer's columns of its rows."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from datasets import Dataset
+
+from hpt_trl.data.faults import Faults
+from hpt_trl.data.layouts import Layout
+from hpt_trl.data.objects import with_column
+from hpt_trl.data.row_checks import iterate_rows
+
+# Columns by which one part of a row goes.
+Names = tuple[str, ...]
+# Part of a row -> its value, resp. the column that holds it.
+Parts = dict[str, Any]
+Columns = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a file has its rows.
+
+    Attributes:
+        name: the value of `dataset_layout`; of a form whose columns are the trainer's own, the layout's.
+        layout: what the rows become.
+        said: what `check` calls them.
+        parts: part -> the columns by which it goes, of which the first that is there is taken.
+        convert: of the parts of a row and their columns: the trainer's columns, the demonstration as `completion`; a
+            text is what is wrong with the row. None where the columns are the trainer's already.
+        optional: as `parts`, of what a row may lack.
+        looks: of the parts of the first row that has them: whether they are of this form.
+        kept: parts whose columns stay beside those that are made of them.
+    """
+
+    name: str
+    layout: Layout
+    said: str
+    parts: Mapping[str, Names]
+    convert: Callable[[Parts, Columns], Parts | str] | None = None
+    optional: Mapping[str, Names] = field(default_factory=dict)
+    looks: Callable[[Parts], bool] = lambda parts: True
+    kept: tuple[str, ...] = ()
+
+    def columns_of(self, names: Sequence[str]) -> Columns:
+        """The column of each part that a file with these columns has."""
+        every = {**self.parts, **self.optional}
+        found = {part: next((name for name in usual if name in names), None) for part, usual in every.items()}
+        return {part: name for part, name in found.items() if name is not None}
+
+    def lacks(self, names: Sequence[str]) -> list[str]:
+        """The parts that a file with these columns does not have."""
+        there = self.columns_of(names)
+        return [part for part in self.parts if part not in there]
+
+    def wanted(self) -> str:
+        """Its columns, for a message."""
+        return ", ".join(" or ".join(f"`{name}`" for name in usual) for usual in self.parts.values())
+
+
+@dataclass(frozen=True)
+class Found:
+    """A form, and where a file has its parts."""
+
+    form: Form
+    columns: Columns
+
+    @property
+    def used(self) -> set[str]:
+        """The columns that others are made of."""
+        if self.form.convert is None:
+            return set()
+        return {name for part, name in self.columns.items() if part not in self.form.kept}
+
+    @property
+    def gone(self) -> set[str]:
+        """Those of them that are of no further use."""
+        return self.used - {self.columns[part] for part in self.form.kept if part in self.columns}
+
+
+def converted(rows: Dataset, found: Found, faults: Faults, demonstration_column: str) -> Dataset:
+    """The rows with the columns that the trainer reads; what they are made of is gone, all others stay.
+
+    Of a row that cannot be converted the new columns are None, and `faults` knows why.
+
+    Raises:
+        UserError: no row can be converted.
+    """
+    convert, columns = found.form.convert, found.columns
+    if convert is None:
+        return rows
+    names = list(dict.fromkeys(columns.values()))
+    made: list[Parts] = []
+    for row, values in iterate_rows(rows, names):
+        held = dict(zip(names, values, strict=True))
+        result = convert({part: held[name] for part, name in columns.items()}, columns)
+        if isinstance(result, str):
+            faults.add(row, result)
+            result = {}
+        made.append(result)
+    targets = list(dict.fromkeys(target for one in made for target in one))
+    if not targets:
+        faults.settled(rows)
+    named = {target: demonstration_column if target == "completion" else target for target in targets}
+    dropped = found.gone | set(named.values())
+    rows = rows.remove_columns([name for name in rows.column_names if name in dropped])
+    for target, name in named.items():
+        rows = with_column(rows, name, [one.get(target) for one in made])
+    return rows

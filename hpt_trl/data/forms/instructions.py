@@ -1,0 +1,80 @@
+"""Forms of an instruction or question and its answer, a column each: Alpaca, dolly, question and answer."""
+
+from typing import Any
+
+from hpt_trl.data.forms.form import Columns, Form, Names, Parts
+from hpt_trl.data.layouts import Layout
+
+QUESTIONS: Names = ("prompt", "question", "problem", "instruction", "query", "inputs", "input")
+# `answer` is the last: beside a solution it is the result alone.
+_DEMONSTRATIONS: Names = ("completion", "solution", "response", "output", "target", "targets", "demonstration")
+
+
+def alpaca(layout: Layout) -> Form:
+    """`instruction`, `input` (which `complete_prompts` puts after it), `output`; turns before them in `history`."""
+    return Form(
+        "alpaca",
+        layout,
+        "Alpaca's instructions (instruction and input → prompt, output → completion)",
+        {"question": ("instruction",), "answer": ("output",)},
+        _convert,
+        optional={"history": ("history",)},
+    )
+
+
+def dolly(layout: Layout) -> Form:
+    """`instruction`, `context`, `response`."""
+    return Form(
+        "dolly",
+        layout,
+        "dolly's instructions (instruction and context → prompt, response → completion)",
+        {"question": ("instruction",), "context": ("context",), "answer": ("response",)},
+        _convert,
+    )
+
+
+def question_answer(layout: Layout) -> Form:
+    """A question and what answers it, under their usual names.
+
+    A bare `answer` stays for the rewards; of prompts it is no demonstration.
+    """
+    required: dict[str, Names] = {"question": QUESTIONS}
+    optional: dict[str, Names] = {"result": ("answer",)}
+    if layout == "demonstrations":
+        required["answer"] = (*_DEMONSTRATIONS, "answer")
+    else:
+        optional["answer"] = _DEMONSTRATIONS
+    return Form(
+        "question-answer", layout, "questions and answers", required, _convert, optional=optional, kept=("result",)
+    )
+
+
+def _convert(parts: Parts, columns: Columns) -> Parts | str:
+    question = parts["question"]
+    if (context := parts.get("context")) is not None and str(context).strip():
+        if not isinstance(question, str) or not isinstance(context, str):
+            return f"`{columns['context']}` is {context!r:.60}, and belongs to the prompt; write both as texts."
+        question = f"{question}\n\n{context.strip()}"
+    made: Parts = {"prompt": question}
+    if "answer" in parts:
+        made["completion"] = parts["answer"]
+    # Where the column is there at all, so that the prompts of all rows are messages.
+    if "history" in parts:
+        turns = _history(parts["history"])
+        if isinstance(turns, str):
+            return turns
+        made["prompt"] = [*turns, {"role": "user", "content": question}]
+        made["completion"] = [{"role": "assistant", "content": made["completion"]}]
+    return made
+
+
+def _history(history: Any) -> list[dict[str, str]] | str:
+    """Earlier turns, each a pair of what the user and the assistant said."""
+    turns = []
+    if not isinstance(history, list | None):
+        return f"`history` is {history!r:.60}; write a list of [what the user said, what the assistant said]."
+    for place, pair in enumerate(history or [], 1):
+        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
+            return f"`history`, entry {place}, is {pair!r:.60}; write [what the user said, what the assistant said]."
+        turns += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
+    return turns

@@ -1,0 +1,99 @@
+"""Messages as files have them: OpenAI's keys or ShareGPT's, other names of the roles, stored as text."""
+
+import ast
+from typing import Any
+
+from trl import maybe_convert_to_chatml
+
+from hpt_trl.data.row_checks import ROLES
+from hpt_trl.files import parsed_json
+
+# ShareGPT, Vicuna, OpenAssistant, LLaMA-Factory and their like -> the roles that chat templates know.
+_ROLES = {
+    **dict.fromkeys(("human", "prompter", "usr"), "user"),
+    **dict.fromkeys(("gpt", "bot", "model", "ai", "chatgpt", "chatbot", "bing", "bard", "claude"), "assistant"),
+    **dict.fromkeys(("observation", "tool_response", "tool_output", "tool_result", "function_response"), "tool"),
+    "function": "tool",
+}
+# A turn of the assistant whose text is a call, or a list of calls, as JSON.
+_CALLS = ("function_call", "tool_call")
+_LONGEST_LOOK = 20
+
+
+def is_conversation(value: Any) -> bool:
+    """Whether a value holds messages, of OpenAI's keys or ShareGPT's, also as text."""
+    message = _first_message(value)
+    return message is not None and ({"role", "content"} <= message.keys() or {"from", "value"} <= message.keys())
+
+
+def is_sharegpt(value: Any) -> bool:
+    """Whether a value holds messages with ShareGPT's keys, `from` and `value`."""
+    message = _first_message(value)
+    return message is not None and {"from", "value"} <= message.keys()
+
+
+def is_stored_otherwise(value: Any) -> bool:
+    """Whether a value holds messages that no chat template takes as they are."""
+    return is_conversation(value) and as_messages(value) is not value
+
+
+def as_messages(value: Any) -> Any:
+    """Messages with OpenAI's keys and roles, whatever keys, roles or text they came as.
+
+    Returns:
+        The messages, the value itself where nothing is to be done; other values as they are, which the checks of rows
+        name.
+    """
+    messages = decoded(value)
+    if isinstance(messages, dict):
+        messages = [messages]
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+        return messages
+    if all("from" not in message and _role(message.get("role")) == message.get("role") for message in messages):
+        return messages
+    # TRL's converter changes the messages that it is given.
+    renamed = maybe_convert_to_chatml({"messages": [dict(message) for message in messages]})["messages"]
+    return [_with_calls(message) for message in renamed]
+
+
+def decoded(value: Any) -> Any:
+    """A value that was stored as text, JSON's or Python's, decoded; all others as they are."""
+    if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
+        return value
+    try:
+        return parsed_json(value)
+    except ValueError:
+        pass
+    try:
+        # As pandas writes lists into .csv files.
+        return ast.literal_eval(value.strip())
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return value
+
+
+def _first_message(value: Any) -> dict[str, Any] | None:
+    value = decoded(value)
+    value = value[0] if isinstance(value, list) and value else value
+    return value if isinstance(value, dict) else None
+
+
+def _role(role: Any) -> Any:
+    if not isinstance(role, str) or role in ROLES:
+        return role
+    plain = role.strip().lower()
+    return plain if plain in ROLES else _ROLES.get(plain, role)
+
+
+def _with_calls(message: dict[str, Any]) -> dict[str, Any]:
+    role, content = message.get("role"), message.get("content")
+    if role not in _CALLS:
+        return message | {"role": _role(role)}
+    calls = decoded(content)
+    calls = calls if isinstance(calls, list) else [calls]
+    if not calls or not all(isinstance(call, dict) and isinstance(call.get("name"), str) for call in calls):
+        return message
+    functions = [
+        {"type": "function", "function": {**call, "arguments": decoded(call.get("arguments", {}))}} for call in calls
+    ]
+    kept = {key: inner for key, inner in message.items() if key not in ("role", "content")}
+    return {"role": "assistant", "content": "", **kept, "tool_calls": functions}

@@ -1,0 +1,39 @@
+"""What `dataset_layout` may say: the layouts that a stage reads, and the forms in which files have them."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from hpt_trl.settings.ranges import Rule, one_of
+
+if TYPE_CHECKING:
+    from hpt_trl.data.layouts import Layout
+
+# Form -> the layouts that it becomes, which of them depends on the stage.
+FORM_LAYOUTS: "dict[str, tuple[Layout, ...]]" = {
+    "messages": ("demonstrations", "prompts"),
+    "sharegpt": ("demonstrations", "prompts"),
+    "ultrachat": ("demonstrations", "prompts"),
+    "alpaca": ("demonstrations", "prompts"),
+    "dolly": ("demonstrations", "prompts"),
+    "question-answer": ("demonstrations", "prompts"),
+    "vrag": ("prompts",),
+    "vrag-parquet": ("prompts",),
+    "slidevqa": ("prompts",),
+    "whole-conversations": ("comparisons",),
+    "hh-rlhf": ("comparisons",),
+    "orca": ("comparisons",),
+    "llama-factory": ("comparisons",),
+}
+
+
+def layout_rule(layouts: "Sequence[Layout]") -> Rule:
+    """The values that `dataset_layout` may have in a stage that reads these layouts."""
+    return one_of("dataset_layout", *layouts, *(name for name in FORM_LAYOUTS if layouts_of(name, layouts)))
+
+
+def layouts_of(name: str | None, layouts: "Sequence[Layout]") -> "tuple[Layout, ...]":
+    """Those of a stage's layouts that rows may have by what `dataset_layout` says; all where it says nothing."""
+    if name is None:
+        return tuple(layouts)
+    meant = FORM_LAYOUTS.get(name, (name,))
+    return tuple(layout for layout in layouts if layout in meant)

@@ -1,0 +1,288 @@
+"""Rows as people have them become the columns that a stage reads, or are refused by name; the right ones by hand."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.helpers.datasets import chat, load, refused, write_jsonl
+
+USER, SAID = chat("user", "Hi"), chat("assistant", "Hello.")
+AGAIN, MORE = chat("user", "And?"), chat("assistant", "More.")
+LONG = [*USER, *SAID, *AGAIN, *MORE]
+
+
+def sharegpt(*turns, **keys):
+    return {"conversations": [{"from": speaker, "value": said} for speaker, said in turns], **keys}
+
+
+HI = [("human", "Hi"), ("gpt", "Hello."), ("human", "And?"), ("gpt", "More.")]
+WEATHER = [
+    ("system", "Be brief."),
+    ("human", "Is it warm in Rome?"),
+    ("function_call", '{"name": "weather", "arguments": {"city": "Rome"}}'),
+    ("observation", '{"degrees": 31}'),
+    ("gpt", "Yes."),
+]
+CALL = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Rome"}}}
+HUMAN = "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: And?\nReally?\n\nAssistant:"
+ASKED = [*USER, *SAID, *chat("user", "And?\nReally?")]
+
+
+@pytest.mark.parametrize(
+    "form, row, prompt, completion",
+    [
+        ("messages", {"messages": LONG}, LONG[:3], MORE),
+        ("messages", {"messages": json.dumps(LONG)}, LONG[:3], MORE),
+        ("messages", {"messages": str(LONG)}, LONG[:3], MORE),
+        ("messages", {"dialogue": LONG}, LONG[:3], MORE),
+        (
+            "messages",
+            {"messages": [{"role": "human", "content": "Hi"}, {"role": "model", "content": "Hello."}]},
+            USER,
+            SAID,
+        ),
+        ("sharegpt", sharegpt(*HI), LONG[:3], MORE),
+        ("sharegpt", {"messages": sharegpt(*HI)["conversations"]}, LONG[:3], MORE),
+        ("sharegpt", {"conversations": json.dumps(sharegpt(*HI)["conversations"])}, LONG[:3], MORE),
+        (
+            "sharegpt",
+            sharegpt(*WEATHER),
+            [
+                *chat("system", "Be brief."),
+                *chat("user", "Is it warm in Rome?"),
+                {"role": "assistant", "content": "", "tool_calls": [CALL]},
+                *chat("tool", '{"degrees": 31}'),
+            ],
+            chat("assistant", "Yes."),
+        ),
+        ("sharegpt", sharegpt(*HI[:2], system="Be brief."), [*chat("system", "Be brief."), *USER], SAID),
+        ("ultrachat", {"prompt": "Hi", "messages": LONG}, LONG[:3], MORE),
+        ("alpaca", {"instruction": "Add.", "input": "1 2", "output": "3"}, "Add.\n\n1 2", "3"),
+        ("alpaca", {"instruction": "Add.", "input": "", "output": "3", "text": "whole"}, "Add.", "3"),
+        (
+            "alpaca",
+            {
+                "instruction": "Add.",
+                "input": "1 2",
+                "output": "3",
+                "history": [["Hi", "Hello."]],
+                "system": "Be brief.",
+            },
+            [*chat("system", "Be brief."), *USER, *SAID, *chat("user", "Add.\n\n1 2")],
+            chat("assistant", "3"),
+        ),
+        ("dolly", {"instruction": "When?", "context": "In May.", "response": "May"}, "When?\n\nIn May.", "May"),
+        ("question-answer", {"question": "1 + 1?", "answer": "It is 2."}, "1 + 1?", "It is 2."),
+        ("question-answer", {"problem": "1 + 1?", "solution": "So 2.", "answer": "2"}, "1 + 1?", "So 2."),
+        ("question-answer", {"input": "1 + 1?", "output": "2"}, "1 + 1?", "2"),
+        (
+            "question-answer",
+            {"system_prompt": "Be brief.", "question": "Hi", "response": "Hello."},
+            [*chat("system", "Be brief."), *USER],
+            SAID,
+        ),
+        ("demonstrations", {"prompt": "Hi", "completion": "Hello."}, "Hi", "Hello."),
+        ("demonstrations", {"prompt": json.dumps(USER), "completion": json.dumps(SAID)}, USER, SAID),
+        ("demonstrations", {"prompt": "[1, 2] is a list?", "completion": "Yes."}, "[1, 2] is a list?", "Yes."),
+    ],
+)
+def test_demonstrations(tmp_path, form, row, prompt, completion):
+    path = write_jsonl(tmp_path / "data.jsonl", [row, row])
+    for named in {None, form}:
+        splits = load(path, layout=("demonstrations", "documents"), dataset_layout=named)
+        assert (splits.form, splits.layout) == (form, "demonstrations")
+        assert splits.train["prompt"][:] == [prompt] * 2 and splits.train["completion"][:] == [completion] * 2
+    whole = form in ("messages", "sharegpt", "ultrachat")
+    assert splits.train.to_dict().get("whole_conversation", [False])[0] is whole
+
+
+@pytest.mark.parametrize(
+    "form, row, chosen, rejected, prompt",
+    [
+        ("comparisons", {"prompt": "Hi", "chosen": "Hello.", "rejected": "No."}, "Hello.", "No.", "Hi"),
+        ("orca", {"question": "Hi", "chosen": "Hello.", "rejected": "No."}, "Hello.", "No.", "Hi"),
+        (
+            "orca",
+            {"system": "Be brief.", "question": "Hi", "chosen": "Hello.", "rejected": "Be it so."},
+            SAID,
+            chat("assistant", "Be it so."),
+            [*chat("system", "Be brief."), *USER],
+        ),
+        (
+            "hh-rlhf",
+            {"chosen": f"{HUMAN} The one.", "rejected": f"{HUMAN} The other."},
+            chat("assistant", "The one."),
+            chat("assistant", "The other."),
+            ASKED,
+        ),
+        ("whole-conversations", {"chosen": LONG, "rejected": [*LONG[:3], *SAID]}, MORE, SAID, LONG[:3]),
+        (
+            "whole-conversations",
+            {"prompt": "Hi", "chosen": [*USER, *SAID], "rejected": [*USER, *MORE], "score_chosen": 9.0},
+            SAID,
+            MORE,
+            USER,
+        ),
+        (
+            "whole-conversations",
+            {"chosen": json.dumps([*USER, *SAID]), "rejected": json.dumps([*USER, *MORE])},
+            SAID,
+            MORE,
+            USER,
+        ),
+        (
+            "llama-factory",
+            sharegpt(("human", "Hi"))
+            | {"chosen": {"from": "gpt", "value": "Hello."}, "rejected": {"from": "gpt", "value": "More."}},
+            SAID,
+            MORE,
+            USER,
+        ),
+    ],
+)
+def test_comparisons(tmp_path, form, row, chosen, rejected, prompt):
+    splits = load(write_jsonl(tmp_path / "data.jsonl", [row, row]), layout=("comparisons",))
+    assert (splits.form, splits.layout) == (form, "comparisons")
+    for name, expected in (("prompt", prompt), ("chosen", chosen), ("rejected", rejected)):
+        assert splits.train[name][:] == [expected] * 2
+
+
+@pytest.mark.parametrize(
+    "row, prompt, demonstration",
+    [
+        ({"question": "1 + 1?", "answer": "So 2.\n#### 2"}, "1 + 1?", None),
+        ({"problem": "1 + 1?", "solution": "So 2.", "answer": "2"}, "1 + 1?", "So 2."),
+        (sharegpt(*HI), LONG[:3], MORE),
+        ({"messages": LONG[:3]}, LONG[:3], None),
+        ({"prompt": "Hi", "messages": LONG}, "Hi", None),
+        ({"instruction": "Add.", "input": "1 1", "output": "2"}, "Add.\n\n1 1", "2"),
+    ],
+)
+def test_prompts(tmp_path, row, prompt, demonstration):
+    rows = load(write_jsonl(tmp_path / "data.jsonl", [row, row]), needs_demonstration=False).train
+    assert rows["prompt"][0] == prompt and "whole_conversation" not in rows.column_names
+    assert rows.to_dict().get("completion", [None])[0] == demonstration
+    # What the rewards compare with is the final answer.
+    assert rows.to_dict().get("answer", ["2"])[0] == "2"
+
+
+def test_documents_are_read_where_nothing_else_fits(tmp_path):
+    path = write_jsonl(tmp_path / "data.jsonl", [{"text": "Once.", "meta": 1}])
+    assert load(path, layout=("demonstrations", "documents")).layout == "documents"
+    both = write_jsonl(tmp_path / "both.jsonl", [{"text": "Once.", "prompt": "a", "completion": "b"}])
+    assert load(both, layout=("demonstrations", "documents")).layout == "demonstrations"
+    assert load(both, layout=("documents", "demonstrations")).layout == "documents"
+    assert load(both, layout=("demonstrations", "documents"), dataset_layout="documents").layout == "documents"
+
+
+def test_a_table_gives_messages_keys_that_are_null(tmp_path):
+    turns = [{"from": "human", "value": "Hi", "weight": None}, {"from": "gpt", "value": "Hello.", "weight": 0}]
+    pq.write_table(pa.table({"conversations": [turns]}), tmp_path / "data.parquet")
+    row = load(tmp_path / "data.parquet", layout="demonstrations").train[0]
+    assert row["prompt"] == [{"role": "user", "content": "Hi", "weight": None}]
+    assert row["completion"] == [{"role": "assistant", "content": "Hello.", "weight": 0}]
+
+
+@pytest.mark.parametrize(
+    "row, layouts, keys, said",
+    [
+        (
+            {"instruction": "a", "output": "b", "conversations": sharegpt(*HI)["conversations"]},
+            ("demonstrations",),
+            {},
+            "`dataset_layout: sharegpt` (`messages` or `conversations`",
+        ),
+        (
+            {"question": "a", "problem": "b", "output": "c"},
+            ("demonstrations",),
+            {},
+            "`question` and `problem` may each be",
+        ),
+        (
+            {"question": "a", "response": "b", "output": "c"},
+            ("demonstrations",),
+            {},
+            "column_mapping: {completion: response}",
+        ),
+        ({"question": "a", "chosen": "b"}, ("comparisons",), {}, "Nearly of the form orca"),
+        (
+            sharegpt(*HI),
+            ("comparisons",),
+            {},
+            "The rows are ShareGPT conversations, from which this stage makes no comp",
+        ),
+        ({"chosen": "b", "rejected": "c"}, ("demonstrations",), {}, "has no column `prompt`"),
+        ({"prompt": "a", "completion": "b", "label": True}, ("comparisons",), {}, "which are unpaired"),
+        (
+            {"instruction": "a", "output": "b"},
+            ("demonstrations",),
+            {"dataset_layout": "sharegpt"},
+            "dataset_layout: sharegpt has",
+        ),
+        (
+            {"conversations": LONG},
+            ("demonstrations",),
+            {"dataset_layout": "sharegpt"},
+            "whose first rows look otherwise",
+        ),
+        (
+            sharegpt(*HI[:3]),
+            ("demonstrations",),
+            {},
+            "line 1: `conversations` must hold a prompt and end with a message",
+        ),
+        (sharegpt(("human", "Hi"), ("narrator", "x")), ("demonstrations",), {}, "message 2 has the role 'narrator'"),
+        (
+            sharegpt(("human", "Hi"), ("function_call", "no JSON")),
+            ("demonstrations",),
+            {},
+            "has the role 'function_call'",
+        ),
+        ({"instruction": "a", "output": "b", "history": ["x"]}, ("demonstrations",), {}, "line 1: `history`, entry 1"),
+        ({"chosen": f"{HUMAN} One.", "rejected": HUMAN}, ("comparisons",), {}, "line 1: `rejected` must be a dialogue"),
+        (
+            {"chosen": [*USER, *SAID], "rejected": [*AGAIN, *SAID]},
+            ("comparisons",),
+            {},
+            "do not begin with the same prompt",
+        ),
+    ],
+)
+def test_what_is_no_form_is_refused(tmp_path, row, layouts, keys, said):
+    assert said in refused(write_jsonl(tmp_path / "data.jsonl", [row]), layout=layouts, **keys)
+
+
+def test_judgements_are_counted(tmp_path):
+    rows = [{"prompt": prompt, "completion": "x", "label": label} for prompt, label in (("a", 1), ("a", 0), ("b", 1))]
+    message = refused(write_jsonl(tmp_path / "data.jsonl", rows), layout="comparisons")
+    assert "1 of 2 prompts have an answer of either label" in message
+
+
+def test_a_mapping_stands_above_what_is_recognised(tmp_path):
+    row = {"instruction": "a", "output": "b", "better": "c", "question": "d"}
+    path = write_jsonl(tmp_path / "data.jsonl", [row])
+    loaded = load(path, layout="demonstrations", column_mapping={"prompt": "question", "completion": "better"}).train
+    assert (loaded[0]["prompt"], loaded[0]["completion"], loaded[0]["output"]) == ("d", "c", "b")
+    # The answer alone is named: the question is still found.
+    loaded = load(path, layout="demonstrations", column_mapping={"prompt": "question"}).train
+    assert (loaded[0]["prompt"], loaded[0]["completion"]) == ("d", "b")
+
+
+def test_a_template_may_write_the_whole_prompt(tmp_path):
+    rows = [{"title": "Rain", "place": "Rome", "poem": "It rains."}]
+    path = write_jsonl(tmp_path / "data.jsonl", rows)
+    template = "A poem named {title}, of {place}."
+    loaded = load(path, layout="demonstrations", prompt_template=template, column_mapping={"completion": "poem"}).train
+    assert (loaded[0]["prompt"], loaded[0]["completion"]) == ("A poem named Rain, of Rome.", "It rains.")
+    alpaca = write_jsonl(tmp_path / "alpaca.jsonl", [{"instruction": "Add.", "input": "1 2", "output": "3"}])
+    loaded = load(alpaca, layout="demonstrations", prompt_template="### {instruction}\n{input}\n###").train
+    assert (loaded[0]["prompt"], loaded[0]["completion"]) == ("### Add.\n1 2\n###", "3")
+
+
+def test_faulty_rows_are_told_together(tmp_path):
+    rows = [sharegpt(*HI), sharegpt(*HI[:3]), sharegpt(("human", ""), ("gpt", "x")), *[sharegpt(*HI[:1])] * 9]
+    message = refused(write_jsonl(tmp_path / "data.jsonl", rows), layout="demonstrations")
+    assert "line 2: `conversations` must hold" in message and "line 3: `conversations`, message 1 (user)" in message
+    assert message.endswith("9 more of 12 rows are faulty.")
