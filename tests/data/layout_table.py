@@ -112,11 +112,8 @@ def _texts(inputs: dict[str, Any], tokenizer: Any) -> list[str]:
         return _rollouts(inputs, tokenizer)
     ids, present = inputs["input_ids"], inputs.get("attention_mask")
     present = torch.ones_like(ids) if present is None else present
-    if "labels" in inputs:
-        trained = inputs["labels"] != -100
-    else:
-        # A reward model scores the whole text.
-        trained = inputs.get("completion_mask", present).bool()
+    # A reward model scores the whole text.
+    trained = inputs["labels"] != -100 if "labels" in inputs else inputs.get("completion_mask", present).bool()
     return [
         _marked(row[there.bool()], mask[there.bool()], tokenizer)
         for row, mask, there in zip(ids, trained, present, strict=True)
