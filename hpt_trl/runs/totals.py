@@ -61,10 +61,14 @@ class RunTotals(TrainerCallback):
             # A training that had no step left says nothing; what it would say was of the attempt that was killed.
             self.trainer.log({"total_flos": self.trainer.state.total_flos, "train_loss": 0.0})
 
+    def attempt_seconds(self) -> float:
+        """Wall time of this attempt so far."""
+        return time.perf_counter() - self.started
+
     def now(self) -> Totals:
         """The totals of the whole run so far."""
         own = Totals(
-            seconds=time.perf_counter() - self.started,
+            seconds=self.attempt_seconds(),
             training_seconds=self._training_time() if self._training_seconds is None else self._training_seconds,
             evaluation_seconds=self.evaluation_seconds,
             loss=self._loss,
