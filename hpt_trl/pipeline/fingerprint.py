@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from hpt_trl.data.entries import every_name
 from hpt_trl.data.names import files_of, is_pattern
 from hpt_trl.errors import UserError
 from hpt_trl.hub.destination import HUB_KEYS
@@ -64,10 +65,11 @@ def _local_data(values: dict[str, Any]) -> dict[str, str]:
     evaluations that it names name in turn."""
     found = {}
     for key, value in values.items():
-        folders = key in ("dataset_name", "against", "pages") or key.endswith("_name_or_path")
+        folders = key in ("dataset_name", "datasets", "against", "pages") or key.endswith("_name_or_path")
         items = value if isinstance(value, list) else [value]
-        if key == "dataset_name":
-            items = [part for item in items for part in _matched(item)]
+        if key in ("dataset_name", "datasets"):
+            names = every_name(value, None) if key == "dataset_name" else every_name(None, value)
+            items = [part for name in names for part in _matched(name)]
         for item in items:
             if isinstance(item, str) and item and not references_of(item):
                 # Any text may stand here, also one that no file system takes for a name.
@@ -81,9 +83,9 @@ def _local_data(values: dict[str, Any]) -> dict[str, str]:
     return found
 
 
-def _matched(item: Any) -> list[Any]:
-    """The files that a pattern stands for; anything else as it is."""
-    return [str(path) for path in files_of([item])] if isinstance(item, str) and is_pattern(item) else [item]
+def _matched(name: str) -> list[str]:
+    """The files that a pattern stands for; any other name as it is."""
+    return [str(path) for path in files_of([name])] if is_pattern(name) else [name]
 
 
 def _of_evaluation(name: str) -> dict[str, Any]:
