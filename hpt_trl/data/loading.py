@@ -72,8 +72,8 @@ def load_splits(
     read = [part.read(lambda arguments: read_source(arguments, seed=seed)) for part in parts]
     training = taken(parts, [train for train, _ in read])
     wanted = _wanted(layout, demonstration_column, complete=needs_demonstration)
-    train, source, found = _joined(parts, training, wanted)
-    layout = found[0].form.layout
+    train, source, found, dropped = _joined(parts, training, wanted)
+    layout, test_dropped = found[0].form.layout, 0
     held_out = [(part, test) for part, (_, test) in zip(parts, read, strict=True) if test is not None]
     if not held_out or arguments.test_split_size is not None:
         for _, (unused, name) in held_out:
@@ -91,10 +91,11 @@ def load_splits(
         # Answering prompts takes no demonstrations, so a test split may lack them; a loss is measured on them.
         wanted = replace(wanted, layouts=(layout,), complete=layout == "demonstrations")
         parts, tests = [part for part, _ in held_out], [test for _, test in held_out]
-        test, test_source, _ = _joined(parts, tests, wanted, told=False)
+        test, test_source, _, test_dropped = _joined(parts, tests, wanted, told=False)
         if arguments.datasets is not None:
             test_source = test_source.called(f"{source} (held out)")
-    return _splits(train, test, source, test_source, demonstration_column, found)
+    splits = _splits(train, test, source, test_source, demonstration_column, found)
+    return replace(splits, dropped=dropped, test_dropped=test_dropped)
 
 
 def load_measured(
@@ -126,8 +127,8 @@ def load_measured(
     parts = parts_of(arguments, measured=True)
     read = [part.read(lambda arguments: read_measured(arguments, seed=seed)) for part in parts]
     wanted = _wanted(layout, demonstration_column, complete=False)
-    rows, source, found = _joined(parts, taken(parts, read), wanted)
-    return _splits(rows, None, source, source, demonstration_column, found)
+    rows, source, found, dropped = _joined(parts, taken(parts, read), wanted)
+    return replace(_splits(rows, None, source, source, demonstration_column, found), dropped=dropped)
 
 
 def columns_for(dataset: Dataset | None, *names: str) -> Dataset | None:
@@ -225,14 +226,15 @@ def _wanted(layout: Layout | tuple[Layout, ...], demonstration_column: str, *, c
 
 def _joined(
     parts: list[Part], read: list[tuple[Dataset, Source]], wanted: Wanted, *, told: bool = True
-) -> tuple[Dataset, Source, list[Found]]:
-    """The rows of all data sets, each checked in its own form, and these forms."""
-    checked = []
+) -> tuple[Dataset, Source, list[Found], int]:
+    """The rows of all data sets, each checked in its own form, these forms, and how many faulty rows were dropped."""
+    checked, dropped = [], 0
     for part, (rows, source) in zip(parts, read, strict=True):
         arguments = part.arguments
         mapped = as_dict(arguments.column_mapping, "column_mapping").keys()
         own = replace(wanted, named=arguments.dataset_layout, mapped=mapped)
-        rows, found = _checked(part.chosen(rows), source, arguments, own)
+        rows, found, faulty = _checked(part.chosen(rows), source, arguments, own)
+        dropped += faulty
         if told:
             _told(source, found, arguments.dataset_layout)
         checked.append((rows, found))
@@ -245,7 +247,7 @@ def _joined(
     answers = answer_columns(layouts[0], wanted.demonstration_column)
     names, sources = [part.name for part in parts], [source for _, source in read]
     rows, source = mixed(names, [rows for rows, _ in checked], sources, answers)
-    return rows, source, [found for _, found in checked]
+    return rows, source, [found for _, found in checked], dropped
 
 
 def _told(source: str, found: Found, named: str | None) -> None:
@@ -271,15 +273,16 @@ def _splits(
     return Splits(train, test, source, test_source, demonstration_column, layout, name, said, used)
 
 
-def _checked(rows: Dataset, name: str, arguments: DataArguments, wanted: Wanted) -> tuple[Dataset, Found]:
-    """Rows of one split in the columns of their layout, every one checked."""
+def _checked(rows: Dataset, name: str, arguments: DataArguments, wanted: Wanted) -> tuple[Dataset, Found, int]:
+    """Rows of one split in the columns of their layout, every one checked, and how many faulty ones were dropped."""
     if len(rows) == 0:
         raise UserError(f"{name} has no rows.")
-    faults = Faults(name)
+    faults = Faults(name, arguments.on_bad_row)
     rows, found = _prepare(rows, faults, arguments, wanted)
     layout, complete = found.form.layout, wanted.complete or found.form.layout == "demonstrations"
     find_faults(rows, faults, layout, wanted.demonstration_column, complete=complete)
-    return faults.settled(rows), found
+    kept = faults.settled(rows)
+    return kept, found, len(rows) - len(kept)
 
 
 def _prepare(dataset: Dataset, faults: Faults, arguments: DataArguments, wanted: Wanted) -> tuple[Dataset, Found]:

@@ -136,6 +136,10 @@ class StageSources(Sources):
     places: dict[str, Place]
     default_place: str
 
+    @property
+    def folder(self) -> None:
+        """None: the paths count from the file that sets each key, and are absolute where they lead somewhere there."""
+
     def place(self, key: str) -> Place:
         if key in self.places:
             return self.places[key]

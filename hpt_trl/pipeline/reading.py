@@ -14,11 +14,13 @@ from hpt_trl.pipeline.hub import check_repositories
 from hpt_trl.pipeline.ordering import check_references, ordered
 from hpt_trl.pipeline.plan import ALIASES, RECIPES_FOLDER, Plan, PlannedStage
 from hpt_trl.pipeline.references import references_of
+from hpt_trl.recipes.anchoring import anchored_value
 from hpt_trl.recipes.bundled import anchored, find_recipe, recipe_name, recipes_folder
 from hpt_trl.recipes.profiles import Profile, find_profile, read_profile
 from hpt_trl.recipes.stages import STAGE_MODULES
 from hpt_trl.settings.file import RecipeFile, RecipeLoader, Sources, parse_yaml_text, read_recipe_file, shown
 from hpt_trl.settings.file import split_overrides as split_words
+from hpt_trl.settings.imported import see_folder
 from hpt_trl.settings.secrets import TOKEN_KEY, take_secret_variables, take_token, take_token_of
 from hpt_trl.settings.values import did_you_mean
 
@@ -74,6 +76,7 @@ def read_plan(path: Path, overrides: list[str]) -> Plan:
             write to the same folder.
     """
     file = read_recipe_file(path)
+    see_folder(path.parent)
     words = split_words(take_token(overrides))
     top = Sources(file, {key: value for key, value in words.items() if "." not in key})
     settings = _settings(top)
@@ -234,11 +237,12 @@ def _plan_stage(name: str, keys: _Keys, file: RecipeFile, words: dict[str, list[
         for key, value in base.values.items():
             if key in _REFUSED:
                 continue
-            values[key] = anchored(value, base.path.parent) if key == EVALUATIONS else value
+            values[key] = _anchored(key, value, base.path.parent)
             at, line = shown(base.path), base.lines[key]
             text = f"{at}, line {line}, `{key}` (stage `{name}` of {shown(file.path)})"
             places[key] = Place(text, at, key, line)
-        texts = {key: text for key, text in base.texts.items() if key in values}
+        texts = {key: text for key, text in base.texts.items() if values.get(key) == base.values[key]}
+        see_folder(base.path.parent)
     measure = written.pop("measure", None)
     if measure is not None and not isinstance(measure, str):
         raise UserError(f"{place('measure')}: write the name of one measure, e.g. `held_out.loss` or `reward`.")
@@ -247,14 +251,14 @@ def _plan_stage(name: str, keys: _Keys, file: RecipeFile, words: dict[str, list[
         long = ALIASES.get(key, key)
         if long == "reward_model_name_or_path" and isinstance(value, str):
             value = [value]
-        if key == EVALUATIONS:
-            value = anchored(value, file.path.parent)
+        if key == EVALUATIONS or key not in words:
+            value = _anchored(long, value, file.path.parent)
         values[long], places[long] = value, place(key)
         texts.pop(long, None)
         if key in words:
             if not references_of(value):
                 passed[long] = value if key == EVALUATIONS and isinstance(value, list) else words[key]
-        elif key in keys.texts:
+        elif key in keys.texts and value == keys.values[key]:
             texts[long] = keys.texts[key]
     # What is left is written down: into the stage's recipe, and into the record of the pipeline.
     take_secret_variables(values)
@@ -283,6 +287,11 @@ def _plan_stage(name: str, keys: _Keys, file: RecipeFile, words: dict[str, list[
         uses=list(dict.fromkeys(used for value in values.values() for used in references_of(value))),
         measure=measure,
     )
+
+
+def _anchored(key: str, value: Any, folder: Path) -> Any:
+    """A key's value with paths that count from the file that sets it; recipes are absolute in any case."""
+    return anchored(value, folder) if key == EVALUATIONS else anchored_value(key, value, folder)
 
 
 def _base_recipe(recipe: Any, file: RecipeFile, place: Place) -> tuple[RecipeFile, str]:

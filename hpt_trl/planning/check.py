@@ -63,10 +63,10 @@ def _here(recipe: Recipe, missing: list[Need]) -> tuple[str, Checked]:
     """The facts of a recipe whose model and rows are at hand, and what else is missing."""
     found: Prepared | Recipe
     if recipe.stage.work is None:
-        found = prepare_recipe(recipe)
+        found = prepare_recipe(recipe, planned=True)
         text = facts(found)
     else:
-        check_work(recipe)
+        check_work(recipe, planned=True)
         found, text = recipe, facts_of_work(recipe)
     return text + (f"\n{shown_facts([_missing(missing)])}" if missing else ""), Checked(found, missing)
 
@@ -82,12 +82,12 @@ def _facts_on_paper(
     splits = None
     if "search" in absent:
         # Without its index nothing of an environment can be looked at.
-        check_output_folder(recipe)
+        check_output_folder(recipe, planned=True)
     elif "data" in absent:
         recipe.stage.check(recipe)
-        check_output_folder(recipe)
+        check_output_folder(recipe, planned=True)
     else:
-        splits = check_without_model(recipe)
+        splits = check_without_model(recipe, planned=True)
     lines = facts_on_paper(recipe, splits)
     return [*lines[:2], ("processes", f"as the recipe's header starts them: {starts}"), *lines[2:]] if starts else lines
 

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from transformers import PretrainedConfig
@@ -24,6 +25,7 @@ from hpt_trl.rewards.judge.reward import JudgedAnswer
 from hpt_trl.runs.evaluating import task_of
 from hpt_trl.runs.hub import destination_line
 from hpt_trl.runs.model_files import shipped_by
+from hpt_trl.runs.output_folder import occupied
 from hpt_trl.runs.prepared import Prepared
 from hpt_trl.runs.steps import draws_rows_anew
 from hpt_trl.terminal import pairs, printable
@@ -65,7 +67,7 @@ def facts(prepared: Prepared) -> str:
         ("evaluation", _evaluation(prepared)),
         ("peak memory", memory_line(recipe, estimate)),
         ("device", "CPU" if config.use_cpu else str(config.device)),
-        ("output", config.output_dir + (f", resuming from {prepared.checkpoint}" if prepared.checkpoint else "")),
+        ("output", output_line(recipe, prepared.checkpoint)),
         *([("hub", line)] if (line := destination_line(recipe)) else []),
     ]
     return shown_facts(lines)
@@ -74,8 +76,13 @@ def facts(prepared: Prepared) -> str:
 def facts_of_work(recipe: Recipe) -> str:
     """Returns what a recipe without model and rows comes to: the keys that it sets."""
     given = [(key, str(value)) for key, value in recipe.raw.items() if key not in ("stage", "output_dir")]
-    output = ("output", recipe.config.output_dir)
+    output = ("output", output_line(recipe))
     return shown_facts([("recipe", str(recipe.path)), ("stage", recipe.stage.name), *given, output])
+
+
+def output_line(recipe: Recipe, checkpoint: Path | None = None) -> str:
+    """Where a run writes, whether it goes on there, and what it would write over."""
+    return occupied(recipe) or recipe.config.output_dir + (f", resuming from {checkpoint}" if checkpoint else "")
 
 
 def shown_facts(lines: list[tuple[str, str]]) -> str:
@@ -116,7 +123,7 @@ def _measured(prepared: Prepared) -> list[tuple[str, str]]:
         *lines,
         ("peak memory", f"{estimate.total / 2**30:.1f} GiB per process, estimated from\n{estimate.table()}"),
         ("device", "CPU" if config.use_cpu else str(config.device)),
-        ("output", config.output_dir),
+        ("output", output_line(recipe)),
     ]
 
 

@@ -9,6 +9,7 @@ from hpt_trl.planning.needs import Need
 from hpt_trl.recipes.batches import planned_steps
 from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.runs.evaluating import task_of
+from hpt_trl.runs.output_folder import occupied
 from hpt_trl.runs.prepared import Prepared
 
 
@@ -63,7 +64,8 @@ def _known(checked: Prepared | Recipe) -> dict[str, Any]:
 
 
 def _common(recipe: Recipe) -> dict[str, Any]:
-    return {"recipe": str(Path(recipe.path)), "stage": recipe.stage.name, "output_dir": recipe.config.output_dir}
+    common = {"recipe": str(Path(recipe.path)), "stage": recipe.stage.name, "output_dir": recipe.config.output_dir}
+    return {**common, "occupied": occupied(recipe)}
 
 
 def _training(prepared: Prepared) -> dict[str, Any]:

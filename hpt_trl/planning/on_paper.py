@@ -14,7 +14,7 @@ from hpt_trl.methods.pretrain.model import PretrainArguments
 from hpt_trl.models.loading import load_config, load_tokenizer
 from hpt_trl.models.parameters import count_parameters
 from hpt_trl.planning.cost import GPU, Assumptions, Cost, cost_of
-from hpt_trl.planning.facts import batch_line, estimate_recipe, memory_line
+from hpt_trl.planning.facts import batch_line, estimate_recipe, memory_line, output_line
 from hpt_trl.planning.known_models import known_config, known_model
 from hpt_trl.planning.lengths import Lengths
 from hpt_trl.planning.memory import estimate_measuring
@@ -58,9 +58,9 @@ def facts_on_paper(recipe: Recipe, splits: Splits | None = None) -> list[tuple[s
         ),
     ]
     if not recipe.stage.trains:
-        return [*lines, *_measuring(recipe, config, assumed), ("output", recipe.config.output_dir)]
+        return [*lines, *_measuring(recipe, config, assumed), ("output", output_line(recipe))]
     rows = None if splits is None else len(splits.train)
-    return [*lines, *_training(recipe, config, rows, assumed), ("output", recipe.config.output_dir)]
+    return [*lines, *_training(recipe, config, rows, assumed), ("output", output_line(recipe))]
 
 
 def _measuring(recipe: Recipe, config: "PretrainedConfig", assumed: Assumptions) -> list[tuple[str, str]]:

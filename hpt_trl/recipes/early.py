@@ -5,12 +5,13 @@ The run itself tells them by the same functions, where they have not been told b
 
 import os
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from hpt_trl.data.entries import check_entries, every_name
 from hpt_trl.data.names import check_name, names_of
-from hpt_trl.errors import Collector
-from hpt_trl.models.folders import check_model_folder, check_model_name, is_adapter
+from hpt_trl.errors import Collector, UserError
+from hpt_trl.models.folders import check_model_folder, check_model_name, is_adapter, is_local
 from hpt_trl.recipes.batches import BATCH_KEYS, settle_batch
 from hpt_trl.recipes.bundled import anchored, comes_from, find_recipe
 from hpt_trl.recipes.declared import Declared, declared_in_file, rewards_in_file
@@ -23,6 +24,8 @@ from hpt_trl.settings.imported import check_found
 from hpt_trl.settings.secrets import take_token
 
 _MODEL, _REWARD_MODELS = "model_name_or_path", "reward_model_name_or_path"
+# Models beside the trained one; whether their folders hold what the stage reads there is for the stage to say.
+_FROZEN = ("reference_model_name_or_path", "value_model_name_or_path")
 
 
 class Checked(NamedTuple):
@@ -76,7 +79,7 @@ def look_at(
 
 
 def _to_come(sources: Sources) -> set[str]:
-    values = [sources.given(key) for key in (_MODEL, "dataset_name")]
+    values = [sources.given(key) for key in (_MODEL, "dataset_name", *_FROZEN)]
     mixture = sources.file.values.get("datasets")
     values += every_name(None, mixture) if isinstance(mixture, list) else []
     models = sources.file.values.get(_REWARD_MODELS) or []
@@ -112,7 +115,13 @@ def look_at_sources(
     _note_rewards(taken, sources, mistakes, made)
     if has_model and not declared.makes_model and _MODEL in taken:
         with mistakes.noted(), sources.placing(_MODEL):
-            _check_model(str(taken[_MODEL]), declared, made)
+            _check_model(str(taken[_MODEL]), declared, made, sources.file.path)
+    for key in _FROZEN:
+        if taken.get(key) and str(taken[key]) not in made:
+            with mistakes.noted(), sources.placing(key):
+                _refuse_unmade(str(taken[key]), key, sources.file.path)
+                if not Path(taken[key]).expanduser().exists():
+                    check_model_folder(str(taken[key]), key=key)
     names = names_of(taken.get("dataset_name"))
     if names and set(made).isdisjoint(names):
         with (
@@ -135,10 +144,23 @@ def look_at_sources(
     return Checked(values, declared, sources)
 
 
-def _check_model(name: str, declared: Declared, made: Collection[str]) -> None:
+def _check_model(name: str, declared: Declared, made: Collection[str], path: Path) -> None:
     # Of an adapter that is measured, the model that it stands on has to be there.
     if name not in made and (declared.trains or not is_adapter(name)):
+        _refuse_unmade(name, _MODEL, path)
         check_model_name(name)
+
+
+def _refuse_unmade(name: str, key: str, path: Path) -> None:
+    """Refuses a folder that is not there and that another recipe, or what a recipe's header says, makes.
+
+    Raises:
+        UserError: the message begins with the key, and gives the command.
+    """
+    if is_local(name) and not Path(name).expanduser().exists() and (made_by := comes_from(name, path)):
+        if made_by.startswith("see "):
+            raise UserError(f"{key}: there is no folder {name} yet; {made_by}")
+        raise UserError(f"{key}: there is no folder {name} yet; make it first: {made_by}")
 
 
 def _note_rewards(values: dict[str, Any], sources: Sources, mistakes: Collector, made: Collection[str]) -> None:
@@ -152,6 +174,7 @@ def _note_rewards(values: dict[str, Any], sources: Sources, mistakes: Collector,
     for name in values.get(_REWARD_MODELS) or []:
         with mistakes.noted(), sources.placing(_REWARD_MODELS):
             if name not in made:
+                _refuse_unmade(name, _REWARD_MODELS, sources.file.path)
                 check_model_folder(name, key=_REWARD_MODELS, adapters=True)
 
 

@@ -9,11 +9,13 @@ from collections.abc import Callable
 from typing import Any, get_origin
 
 from hpt_trl.errors import Collector, Place, UserError
+from hpt_trl.recipes.anchoring import anchored_value
 from hpt_trl.recipes.declared import Declared, declared_by, declared_in_file, declared_somewhere
 from hpt_trl.recipes.joint import Values, note_joint_mistakes
 from hpt_trl.recipes.paths import paths_fault
 from hpt_trl.recipes.stages import STAGE_MODULES, check_stage, load_stage
 from hpt_trl.settings.file import RecipeFile, Sources, shown
+from hpt_trl.settings.imported import see_folder
 from hpt_trl.settings.keys import meant_by, unknown_key
 from hpt_trl.settings.ranges import problem
 from hpt_trl.settings.secrets import TOKEN_KEY, take_token_of
@@ -97,6 +99,8 @@ def read_values(sources: Sources, declared: Declared, mistakes: Collector) -> Va
     The variables of the recipe's block `env` are set.
     """
     values = Values()
+    if sources.folder is not None:
+        see_folder(sources.folder)
     _set_environment(sources.file, mistakes)
     with mistakes.noted():
         if not take_token_of(sources.file.values, sources.file.texts):
@@ -105,7 +109,9 @@ def read_values(sources: Sources, declared: Declared, mistakes: Collector) -> Va
         try:
             key, value = _read(name, sources, declared)
             if key in declared.rules and (message := problem(declared.rules[key], value)):
-                raise sources.error(key, f"{sources.given(key)} {message}")
+                raise sources.error(key, f"{sources.given(key) or 'null'} {message}")
+            if name not in sources.overrides:
+                value = anchored_value(key, value, sources.folder)
             if fault := paths_fault(key, value):
                 raise sources.error(key, fault)
             values.taken[key] = value

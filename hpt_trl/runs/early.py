@@ -1,8 +1,11 @@
 """What shows of a run without torch, told before the seconds in which it is imported."""
 
+from contextlib import suppress
+
 from hpt_trl.errors import Collector
 from hpt_trl.recipes.early import Checked, look_at
-from hpt_trl.runs.starting import STARTING_KEYS, Start, check_start
+from hpt_trl.runs.changes import STARTING_KEYS
+from hpt_trl.runs.starting import Occupied, Start, check_start
 
 
 def check_run(
@@ -16,13 +19,13 @@ def check_run(
     mistakes = Collector()
     checked = look_at(name, overrides, mistakes, world_size, planned=planned, live=live)
     if checked is not None:
-        note_output(checked, mistakes)
+        note_output(checked, mistakes, planned=planned)
     mistakes.settle()
 
 
-def note_output(checked: Checked, mistakes: Collector) -> None:
-    """Notes why a run may not write to its output folder."""
+def note_output(checked: Checked, mistakes: Collector, *, planned: bool = False) -> None:
+    """Notes why a run may not write to its output folder; one that lies there is no mistake where none is to start."""
     values, declared = checked.values, checked.declared
     if values.are_sound(*STARTING_KEYS) and values.taken.get("output_dir"):
-        with mistakes.noted():
+        with mistakes.noted(), suppress(*((Occupied,) if planned else ())):
             check_start(Start(values.taken, declared.stage, declared.trains, declared.works, checked.sources.error))

@@ -14,9 +14,13 @@ from hpt_trl.runs.warned import check_warnings
 
 
 def note_settings(
-    recipe: Recipe, mistakes: Collector, *, trained: bool = False, model_is_there: bool = True
+    recipe: Recipe, mistakes: Collector, *, trained: bool = False, model_is_there: bool = True, planned: bool = False
 ) -> Path | None:
     """Notes what is wrong with settings, trackers, output folder and the way to the Hub.
+
+    Args:
+        trained: it is an evaluation that a training names. model_is_there: whether the named model exists already.
+        planned: no run is to start now.
 
     Returns:
         The checkpoint to resume from, None for a new run.
@@ -30,7 +34,7 @@ def note_settings(
         with mistakes.noted():
             check_warnings(recipe)
         with mistakes.noted():
-            checkpoint = check_output_folder(recipe)
+            checkpoint = check_output_folder(recipe, planned=planned)
     with mistakes.noted():
         settle_hub(recipe, model_is_there=model_is_there)
     return checkpoint

@@ -23,12 +23,15 @@ from hpt_trl.data.prompt_parts import prompt_parts
 from hpt_trl.data.rendering import Encoder
 from hpt_trl.data.unused import unused_columns
 from hpt_trl.errors import Collector, UserError
+from hpt_trl.models.built_in import BUILT_IN
 from hpt_trl.models.end_tokens import end_token_ids
 from hpt_trl.models.folders import is_value_model
 from hpt_trl.models.hub_parts import value_model_folder
 from hpt_trl.models.loading import ModelParts, load_config, load_tokenizer, model_exists, parts_of, positions_of
+from hpt_trl.models.whole_files import refuse_torn_weights
 from hpt_trl.recipes.adapter_targets import check_adapter_targets
 from hpt_trl.recipes.bundled import find_recipe
+from hpt_trl.recipes.model_settings import check_model_settings
 from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.recipes.resolving import read_recipe
 from hpt_trl.rewards.completions import text_tokenizer
@@ -38,12 +41,14 @@ from hpt_trl.rewards.loading import check_columns, check_rows, columns_read, loa
 from hpt_trl.rewards.names import distinct_names
 from hpt_trl.rewards.reward_model import RewardModel
 from hpt_trl.runs.acting import acting_for, rows_placed, trains_on_answers
+from hpt_trl.runs.bad_rows import settle_rows
 from hpt_trl.runs.early import check_run
 from hpt_trl.runs.lengths import check_lengths
 from hpt_trl.runs.model_files import shipped_by
 from hpt_trl.runs.noting import note_settings, reads_here
 from hpt_trl.runs.prepared import Prepared
 from hpt_trl.runs.probe import Probe, check_thresholds, success_of
+from hpt_trl.runs.resuming import refuse_other_processes
 from hpt_trl.runs.steps import check_steps
 from hpt_trl.runs.tokenizer import embedded_tokens, settle_tokenizer
 
@@ -60,15 +65,16 @@ def prepare(name: str, overrides: list[str]) -> Prepared:
     return prepare_recipe(read_recipe(find_recipe(name), overrides))
 
 
-def prepare_recipe(recipe: Recipe, trained: "Trained | None" = None) -> Prepared:
+def prepare_recipe(recipe: Recipe, trained: "Trained | None" = None, *, planned: bool = False) -> Prepared:
     """Resolves a recipe that has been read; see `prepare`.
 
     Args:
         trained: Of an evaluation that a training names: the model that is trained, in place of a named one.
+        planned: No run is to start now: the output folder may hold one.
     """
     arguments, config, stage = recipe.arguments, recipe.config, recipe.stage
     mistakes = Collector()
-    checkpoint = note_settings(recipe, mistakes, trained=trained is not None)
+    checkpoint = note_settings(recipe, mistakes, trained=trained is not None, planned=planned)
     settings: dict[str, Any] = {
         "revision": recipe.model_args.model_revision,
         "trust_remote_code": recipe.setting("trust_remote_code", False),
@@ -114,6 +120,7 @@ def prepare_recipe(recipe: Recipe, trained: "Trained | None" = None) -> Prepared
         model_config = load_config(parts.base, **of_base)
         _refuse_reward_model(recipe, model_config, parts)
         shipped_by(recipe, model_config)
+        check_model_settings(recipe, model_config)
         check_adapter_targets(recipe, model_config)
     if trained is not None:
         ends = trained.end_ids
@@ -121,7 +128,7 @@ def prepare_recipe(recipe: Recipe, trained: "Trained | None" = None) -> Prepared
         end = text_tokenizer(tokenizer).eos_token_id
         ends = None if parts is None else end_token_ids(parts.base, end, **of_base)
     encoder = _encoder(recipe, splits, tokenizer, ends, embedded_tokens(recipe, tokenizer, model_config))
-    splits = stage.fit(recipe, splits, encoder)
+    splits = stage.fit(recipe, settle_rows(recipe, splits, encoder), encoder)
     positions = (recipe.setting("model_init_kwargs") or {}).get("max_position_embeddings") or positions_of(model_config)
     stage.check_rows(recipe, splits, encoder, positions)
     acting = acting_for(recipe, splits, tokenizer, ends, positions)
@@ -150,6 +157,13 @@ def prepare_recipe(recipe: Recipe, trained: "Trained | None" = None) -> Prepared
         unused=unused,
         acting=acting,
     )
+    if parts is not None:
+        for name in (parts.base, parts.adapter):
+            if name is not None and name not in BUILT_IN:
+                with recipe.sources.placing("model_name_or_path"):
+                    refuse_torn_weights(name)
+    if checkpoint is not None:
+        refuse_other_processes(recipe, checkpoint, model_config)
     check_lengths(recipe, splits, encoder, prepared.answered, prepared.eval_max_new_tokens, positions)
     # A judge costs money.
     if functions and not any(isinstance(reward, JudgedAnswer) for reward in functions):
@@ -198,8 +212,11 @@ def _evaluations(recipe: Recipe, trained: Trained) -> dict[str, Prepared]:
     return found
 
 
-def check_without_model(recipe: Recipe) -> Splits:
+def check_without_model(recipe: Recipe, *, planned: bool = False) -> Splits:
     """Checks what can be checked of a recipe whose models are yet to be made: settings, folder, rewards and rows.
+
+    Args:
+        planned: No run is to start now: the output folder may hold one.
 
     Returns:
         The rows.
@@ -208,7 +225,7 @@ def check_without_model(recipe: Recipe) -> Splits:
         UserError: the first mistake found.
     """
     mistakes = Collector()
-    note_settings(recipe, mistakes, model_is_there=False)
+    note_settings(recipe, mistakes, model_is_there=False, planned=planned)
     functions: list[Callable[..., Any]] = []
     with mistakes.noted(), recipe.sources.placing("reward_funcs"):
         functions = _functions(recipe)

@@ -74,6 +74,11 @@ class Sources:
     file: RecipeFile
     overrides: dict[str, list[str]]
 
+    @property
+    def folder(self) -> Path | None:
+        """The folder from which the paths of the file count first."""
+        return self.file.path.parent
+
     def given(self, key: str) -> str:
         """Returns a key's value as the user wrote it; empty where there is none."""
         if key in self.overrides:

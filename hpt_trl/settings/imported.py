@@ -5,12 +5,24 @@ import inspect
 import os
 import sys
 from importlib import import_module
-from importlib.util import find_spec
+from importlib.machinery import PathFinder
+from importlib.util import find_spec, module_from_spec
+from pathlib import Path
 from typing import Any
 
 from hpt_trl.errors import UserError
 
 _NOTHING = object()
+
+
+# Folders of the recipes that are read, the last one first; the processes that this one starts see them too.
+_FOLDERS = "HPT_TRL_RECIPE_FOLDERS"
+
+
+def see_folder(folder: Path) -> None:
+    """Has modules that lie in a recipe's folder found: before those of the working directory and installed ones."""
+    seen = os.environ.get(_FOLDERS, "").split(os.pathsep)
+    os.environ[_FOLDERS] = os.pathsep.join(dict.fromkeys(filter(None, [os.path.abspath(folder), *seen])))
 
 
 def check_found(path: str, key: str) -> None:
@@ -19,13 +31,30 @@ def check_found(path: str, key: str) -> None:
     Raises:
         UserError: as `imported` does.
     """
-    _see_working_directory()
-    if find_spec(path.partition(".")[0]) is None:
+    name = path.partition(".")[0]
+    _extend_path()
+    if _folder_of(name) is None and find_spec(name) is None:
         imported(path, key)
 
 
+def file_of(path: str) -> Path | None:
+    """The file of the module in which a dotted path lies; None where it is not found. Nothing is imported."""
+    parts = path.split(".")[:-1]
+    if not parts or not all(parts):
+        return None
+    _extend_path()
+    folder = _folder_of(parts[0])
+    if folder is None:
+        # A program that is run as `__main__` has none.
+        spec = None if parts[0] == "__main__" else find_spec(parts[0])
+        inside = None if spec is None else next(iter(spec.submodule_search_locations or []), None)
+        folder = os.path.dirname(inside or ("" if spec is None else spec.origin or ""))
+    place = Path(folder).joinpath(*parts)
+    return next((file for file in (place.with_name(f"{place.name}.py"), place / "__init__.py") if file.is_file()), None)
+
+
 def imported(path: str, key: str) -> Any:
-    """Imports what a dotted path names, from installed modules and from the working directory.
+    """Imports what a dotted path names: from the recipe's folder, else an installed module or the working directory.
 
     Args:
         path: with a module before its last dot.
@@ -35,8 +64,9 @@ def imported(path: str, key: str) -> Any:
         UserError: the module cannot be imported, or has nothing of that name.
     """
     module_name, _, name = path.rpartition(".")
-    _see_working_directory()
     try:
+        _extend_path()
+        _import_from_recipe(path.partition(".")[0])
         module = import_module(module_name)
         found = getattr(module, name, _NOTHING)
     # The user's module may raise anything while it is imported; if it left the process, nothing would be said.
@@ -53,7 +83,50 @@ def imported(path: str, key: str) -> Any:
     return found
 
 
-def _see_working_directory() -> None:
+def _folders() -> list[str]:
+    return [folder for folder in os.environ.get(_FOLDERS, "").split(os.pathsep) if folder]
+
+
+def _extend_path() -> None:
+    """Has what a user's module imports found beside it, after everything that is installed."""
+    for folder in _folders():
+        if folder not in sys.path:
+            sys.path.append(folder)
     # A console script does not have the working directory on its path, `python -m` does.
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.append(os.getcwd())
+
+
+def _folder_of(name: str) -> str | None:
+    """The recipe's folder in which a module of this name lies."""
+    return next((folder for folder in _folders() if any(map(os.path.isfile, _files(folder, name)))), None)
+
+
+def _files(folder: str, name: str) -> tuple[str, str]:
+    return os.path.join(folder, f"{name}.py"), os.path.join(folder, name, "__init__.py")
+
+
+def _import_from_recipe(name: str) -> None:
+    """Imports the module of this name that lies in a recipe's folder, where one does.
+
+    It alone: with its folder in front of the path, files that happen to lie there would shadow libraries.
+    """
+    folder = _folder_of(name)
+    if folder is None:
+        return
+    loaded = getattr(sys.modules.get(name), "__file__", None)
+    if loaded is not None:
+        others = [file for other in [*_folders(), os.getcwd()] if other != folder for file in _files(other, name)]
+        if os.path.abspath(loaded) not in others:
+            return
+        # Of another recipe.
+        for one in [one for one in sys.modules if one == name or one.startswith(f"{name}.")]:
+            del sys.modules[one]
+    spec = PathFinder.find_spec(name, [folder])
+    assert spec is not None and spec.loader is not None
+    sys.modules[name] = module_from_spec(spec)
+    try:
+        spec.loader.exec_module(sys.modules[name])
+    except BaseException:
+        del sys.modules[name]
+        raise
