@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 from hpt_trl.errors import UserError
 from hpt_trl.pipeline.plan import PlannedStage
-from hpt_trl.pipeline.references import FROM, references_of
+from hpt_trl.pipeline.references import references_of
+from hpt_trl.recipes.pipeline_keys import FROM
 from hpt_trl.settings.values import did_you_mean
 
 # The key of stages that search, which names an index.

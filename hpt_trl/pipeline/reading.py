@@ -12,10 +12,11 @@ from typing import Any
 from hpt_trl.errors import Collector, Place, UserError
 from hpt_trl.pipeline.hub import check_repositories
 from hpt_trl.pipeline.ordering import check_references, ordered
-from hpt_trl.pipeline.plan import ALIASES, RECIPES_FOLDER, Plan, PlannedStage
+from hpt_trl.pipeline.plan import RECIPES_FOLDER, Plan, PlannedStage
 from hpt_trl.pipeline.references import references_of
 from hpt_trl.recipes.anchoring import anchored_value
 from hpt_trl.recipes.bundled import anchored, find_recipe, recipe_name, recipes_folder
+from hpt_trl.recipes.pipeline_keys import ALIASES, PIPELINE, PIPELINE_KEYS
 from hpt_trl.recipes.profiles import Profile, find_profile, read_profile
 from hpt_trl.recipes.stages import STAGE_MODULES
 from hpt_trl.settings.file import RecipeFile, RecipeLoader, Sources, parse_yaml_text, read_recipe_file, shown
@@ -24,18 +25,9 @@ from hpt_trl.settings.imported import see_folder
 from hpt_trl.settings.secrets import TOKEN_KEY, take_secret_variables, take_token, take_token_of
 from hpt_trl.settings.values import did_you_mean
 
-PIPELINE = "pipeline"
 # The key that names further recipes.
 EVALUATIONS = "evaluations"
 
-_PIPELINE_KEYS = {
-    "stage": "pipeline",
-    "output_dir": "the folder of all stages, e.g. `output_dir: outputs/my-pipeline`",
-    "stages": "a mapping of names to stages",
-    "accelerate_config": "a file of `accelerate config`, or the name of one of accelerate_configs/",
-    "num_processes": "a whole number",
-    "overwrite": "true or false",
-}
 _REFUSED = {
     "output_dir": "a stage writes to the folder of its name in the pipeline's `output_dir`; drop the line.",
     "overwrite": "the pipeline runs a stage anew where its recipe or its inputs changed; to start all of it anew write "
@@ -99,13 +91,13 @@ def read_plan(path: Path, overrides: list[str]) -> Plan:
 def _settings(top: Sources) -> dict[str, Any]:
     """Checks the pipeline's own keys; returns their values, the command line over the file."""
     for key in [*top.file.values, *top.overrides]:
-        if key not in _PIPELINE_KEYS:
-            hint = did_you_mean(key, _PIPELINE_KEYS) or (
+        if key not in PIPELINE_KEYS:
+            hint = did_you_mean(key, PIPELINE_KEYS) or (
                 f" A key of a stage is written `--<stage>.{key}`." if key in top.overrides else ""
             )
             raise top.error(
                 key,
-                f"a pipeline has no such key.{hint} Its keys: {', '.join(_PIPELINE_KEYS)}; all others are a stage's.",
+                f"a pipeline has no such key.{hint} Its keys: {', '.join(PIPELINE_KEYS)}; all others are a stage's.",
             )
     values = {key: value for key, value in top.file.values.items() if value is not None}
     for key, words in top.overrides.items():
@@ -115,9 +107,9 @@ def _settings(top: Sources) -> dict[str, Any]:
     kinds: dict[str, type] = {"output_dir": str, "accelerate_config": str, "num_processes": int, "overwrite": bool}
     for key, kind in kinds.items():
         if key in values and type(values[key]) is not kind:
-            raise top.error(key, f"{top.given(key)} is not allowed; allowed: {_PIPELINE_KEYS[key]}.")
+            raise top.error(key, f"{top.given(key)} is not allowed; allowed: {PIPELINE_KEYS[key]}.")
     if not values.get("output_dir"):
-        raise top.error("output_dir", f"a pipeline needs it: {_PIPELINE_KEYS['output_dir']}.")
+        raise top.error("output_dir", f"a pipeline needs it: {PIPELINE_KEYS['output_dir']}.")
     if "num_processes" in values and "accelerate_config" not in values:
         raise top.error(
             "num_processes", "it needs `accelerate_config` (`--accelerate`), which says how they are started."

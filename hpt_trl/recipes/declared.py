@@ -97,7 +97,8 @@ def _declared(file: Path, stage: str) -> Declared | None:
         for variant in variants:
             if stage not in variant["stages"]:
                 continue
-            keys[name] = Key(name, from_plain(variant["type"]), variant["default"], tuple(variant.get("choices", ())))
+            hint, choices = from_plain(variant["type"]), tuple(variant.get("choices", ()))
+            keys[name] = Key(name, hint, variant["default"], choices, written["help"].get(name, ""))
             if "range" in variant:
                 rules[name] = _rule(name, variant["range"])
     facts = written["stages"][stage]
