@@ -3,9 +3,12 @@
     python -m benchmarks.memory                                   # every configuration, about a quarter of an hour
     python -m benchmarks.memory --only sft grpo
     python -m benchmarks.memory --output benchmarks/results/memory-cpu.json
+    python -m benchmarks.memory --output build/memory.json --minutes 5     # until they are over; again: goes on
 
-A Llama of random weights (8 layers of width 640, 48M parameters with a vocabulary of 16,384) takes two steps of each
-stage by `hpt-trl run`'s own code, on a few rows of nearly one length. Each configuration runs in processes of its own.
+A Llama of random weights (8 layers of width 640, 48M parameters with a vocabulary of 16,384) takes a few steps of each
+stage by `hpt-trl run`'s own code. Three of four rows are about as long as the configuration's `Rows` allow, the fourth
+much shorter; where `Rows` are crossed, long prompts have short answers, and no row is as long as the longest prompt
+with the longest answer. Each configuration runs in processes of its own.
 What is measured is the largest resident size of a process up to the end of its training less the size just before the
 model is loaded: weights, gradients, optimizer, activations, and not the libraries. The estimate is what `hpt-trl check`
 prints for the same recipe. Of several processes the largest counts.
@@ -16,12 +19,14 @@ its hoard would be measured in place of the tensors.
 
 import argparse
 import gc
+import hashlib
 import json
 import os
 import random
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, cast
@@ -34,12 +39,26 @@ PROMPT, COMPLETION = 96, 288
 
 
 @dataclass(frozen=True)
+class Rows:
+    """How long prompts and answers are.
+
+    Attributes:
+        crossed: no row has both a long prompt and a long answer.
+        completion: longest completion that is drawn, as a share of the longest answer of the rows.
+    """
+
+    crossed: bool = False
+    completion: float = 1.0
+
+
+@dataclass(frozen=True)
 class Configuration:
-    """A recipe's keys beside the shared ones, and how it is launched."""
+    """A recipe's keys beside the shared ones, how it is launched, and the rows that it reads."""
 
     settings: dict[str, Any]
     processes: int = 1
     profile: str | None = None
+    rows: Rows = Rows()
 
 
 @dataclass(frozen=True)
@@ -66,6 +85,16 @@ _ROLLOUTS = {
     "num_generations": 4,
     "steps_per_generation": 1,
 }
+# Of two prompts of a micro-batch one calls for its demonstration; in five steps one of these is a long one.
+_DEMONSTRATED = {
+    **_ROLLOUTS,
+    "reward_funcs": ["benchmarks.memory.every_fourth"],
+    "num_generations": 2,
+    "max_steps": 5,
+}
+_SOFT = {**_ROLLOUTS, "unify_strategy": "soft", "soft_table": "on_sft"}
+_CROSSED = Rows(crossed=True)
+_LONG_DEMONSTRATIONS = Rows(crossed=True, completion=1 / 3)
 _LORA = {"use_peft": True, "lora_r": 16, "lora_dropout": 0.0, "lora_target_modules": "all-linear"}
 _RHO1 = {"stage": "rho1", **_DEMONSTRATIONS, "dataset_layout": "demonstrations", "select_ratio": 0.6}
 
@@ -82,10 +111,20 @@ CONFIGURATIONS = {
     "sft-accumulation": Configuration(
         {"stage": "sft", **_DEMONSTRATIONS, **_CHECKPOINTING, "gradient_accumulation_steps": 2}
     ),
+    "sft-crossed": Configuration({"stage": "sft", **_DEMONSTRATIONS, **_CHECKPOINTING}, rows=_CROSSED),
+    "sft-packing": Configuration({"stage": "sft", **_DEMONSTRATIONS, **_CHECKPOINTING, "packing": True}),
+    "dpo-crossed": Configuration({"stage": "dpo", **_COMPARISONS, "per_device_train_batch_size": 2}, rows=_CROSSED),
     "dpo": Configuration({"stage": "dpo", **_COMPARISONS, "per_device_train_batch_size": 2}),
     "reward": Configuration({"stage": "reward", **_COMPARISONS, "per_device_train_batch_size": 2}),
     "grpo": Configuration({"stage": "grpo", **_ROLLOUTS}),
+    "grpo-kl": Configuration({"stage": "grpo", **_ROLLOUTS, "beta": 0.04}),
+    "grpo-lora": Configuration({"stage": "grpo", **_ROLLOUTS, **_LORA, **_CHECKPOINTING}),
     "hpt": Configuration({"stage": "hpt", **_ROLLOUTS, **_CHECKPOINTING}),
+    "hpt-long-demonstrations": Configuration({"stage": "hpt", **_DEMONSTRATED}, rows=_LONG_DEMONSTRATIONS),
+    "hpt-soft": Configuration({"stage": "hpt", **_SOFT}),
+    "hpt-soft-long-demonstrations": Configuration({"stage": "hpt", **_SOFT, "max_steps": 5}, rows=_LONG_DEMONSTRATIONS),
+    "hpt-entropy": Configuration({"stage": "hpt", **_DEMONSTRATED, "entropy_coef": 0.001}, rows=_LONG_DEMONSTRATIONS),
+    "hpt-kl": Configuration({"stage": "hpt", **_DEMONSTRATED, "beta": 0.04}, rows=_LONG_DEMONSTRATIONS),
     "ppo": Configuration({"stage": "ppo", **_ROLLOUTS, **_CHECKPOINTING}),
     "ppo-value-model": Configuration({"stage": "ppo", **_ROLLOUTS, "value_model_name_or_path": "model"}),
     "rho1-online": Configuration({**_RHO1, "reference_mode": "online", "reference_model_name_or_path": "reference"}),
@@ -97,6 +136,9 @@ CONFIGURATIONS = {
     ),
     # DDP lays out its buckets anew in the second step: the third is the first that finds them filled.
     "sft-ddp": Configuration({"stage": "sft", **_DEMONSTRATIONS, **_CHECKPOINTING, "max_steps": 3}, 2, "cpu"),
+    "dpo-ddp": Configuration(
+        {"stage": "dpo", **_COMPARISONS, "per_device_train_batch_size": 2, "max_steps": 3}, 2, "cpu"
+    ),
     "sft-fsdp2": Configuration({"stage": "sft", **_DEMONSTRATIONS, **_CHECKPOINTING}, 2, "fsdp2"),
     "sft-zero2": Configuration({"stage": "sft", **_DEMONSTRATIONS, **_CHECKPOINTING}, 2, "zero2"),
     "sft-zero3": Configuration({"stage": "sft", **_DEMONSTRATIONS, **_CHECKPOINTING}, 2, "zero3"),
@@ -108,8 +150,21 @@ def every_other(completion_ids: list[list[int]], **_: Any) -> list[float]:
     return [float(index % 2) for index in range(len(completion_ids))]
 
 
+def every_fourth(completion_ids: list[list[int]], **_: Any) -> list[float]:
+    """1 for every fourth completion: of two pairs the first is not solved, the second is in part."""
+    return [float(index % 4 == 3) for index in range(len(completion_ids))]
+
+
+def lengths_of(number: int, rows: Rows, shape: Shape) -> tuple[int, int]:
+    """Tokens of a row's prompt and answer, which differ a little, as rows do: batches are padded."""
+    prompt, completion = shape.prompt - number % 3, shape.completion - 1 - number % 5
+    if rows.crossed:
+        return (prompt, completion // 4) if number % 4 == 0 else (prompt // 4, completion)
+    return (prompt // 4, completion // 4) if number % 4 == 0 else (prompt, completion)
+
+
 def write_inputs(folder: Path, shape: Shape) -> None:
-    """Writes the model, a reference of other weights, and rows of fixed length."""
+    """Writes the model, a reference of other weights, and rows of each kind."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -143,15 +198,22 @@ def write_inputs(folder: Path, shape: Shape) -> None:
     def text(count: int) -> str:
         return " ".join(draw.choices(words, k=count))
 
-    demonstrations, comparisons = [], []
-    for number in range(64):
-        # Lengths differ a little, as rows do: batches are padded. The trainer ends a completion with its own token.
-        length = shape.completion - 1 - number % 8
-        prompt, completion = text(shape.prompt - number % 4), " " + text(length)
-        demonstrations.append({"prompt": prompt, "completion": completion})
-        comparisons.append({"prompt": prompt, "chosen": completion, "rejected": " " + text(length)})
-    for name, rows in (("demonstrations", demonstrations), ("comparisons", comparisons)):
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for rows in {Rows(crossed=configuration.rows.crossed) for configuration in CONFIGURATIONS.values()}:
+        of_rows = _folder_of(folder, rows)
+        of_rows.mkdir(exist_ok=True)
+        demonstrations, comparisons = [], []
+        for number in range(64):
+            # The trainer ends a completion with its own token.
+            length, answer = lengths_of(number, rows, shape)
+            prompt, completion = text(length), " " + text(answer)
+            demonstrations.append({"prompt": prompt, "completion": completion})
+            comparisons.append({"prompt": prompt, "chosen": completion, "rejected": " " + text(answer)})
+        for name, written in (("demonstrations", demonstrations), ("comparisons", comparisons)):
+            (of_rows / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in written))
+
+
+def _folder_of(folder: Path, rows: Rows) -> Path:
+    return folder / ("crossed" if rows.crossed else "straight")
 
 
 def write_recipe(name: str, folder: Path, shape: Shape) -> Path:
@@ -171,12 +233,15 @@ def write_recipe(name: str, folder: Path, shape: Shape) -> Path:
         "dataloader_pin_memory": False,
         **CONFIGURATIONS[name].settings,
     }
-    for key in ("dataset_name", "value_model_name_or_path", "reference_model_name_or_path"):
+    rows = CONFIGURATIONS[name].rows
+    keys["dataset_name"] = str(_folder_of(folder, rows) / keys["dataset_name"])
+    for key in ("value_model_name_or_path", "reference_model_name_or_path"):
         if key in keys:
             keys[key] = str(folder / keys[key])
     if keys["stage"] == "rho1":
         keys["reference_cache_dir"] = str(folder / "scores")
-    for key, value in (("max_length", shape.prompt + shape.completion), ("max_completion_length", shape.completion)):
+    drawn = round(rows.completion * shape.completion)
+    for key, value in (("max_length", shape.prompt + shape.completion), ("max_completion_length", drawn)):
         if key in keys:
             keys[key] = value
     path = folder / f"{name}.yaml"
@@ -264,6 +329,9 @@ def _read(path: Path) -> dict[str, Any] | None:
 def main(words: list[str] | None = None) -> dict[str, Any]:
     parser = parser_of(__doc__, output="JSON for the figures; others of the same machine and shape stay in it")
     parser.add_argument("--only", nargs="+", default=list(CONFIGURATIONS), choices=list(CONFIGURATIONS))
+    parser.add_argument(
+        "--minutes", type=float, help="begin no configuration after them; those that --output has of this code stay"
+    )
     for field in fields(Shape):
         parser.add_argument(f"--{field.name}", type=int, default=field.default)
     parser.add_argument("--folder", help="for models and runs; by default a temporary one")
@@ -272,24 +340,40 @@ def main(words: list[str] | None = None) -> dict[str, Any]:
     if arguments.memory_of:
         memory_of(arguments.memory_of, Path(arguments.folder))
         return {}
+    if arguments.minutes and not arguments.output:
+        parser.error("--minutes goes on where the last slice ended: name the file by --output")
     shape = Shape(**{field.name: getattr(arguments, field.name) for field in fields(Shape)})
-    report: dict[str, Any] = {"hardware": hardware(), "shape": asdict(shape), "configurations": {}}
+    report: dict[str, Any] = {"hardware": hardware(), "shape": asdict(shape), "code": code_digest()}
     earlier = _read(Path(arguments.output)) if arguments.output else None
-    if earlier and all(earlier[key] == report[key] for key in ("hardware", "shape")):
-        report["configurations"] = earlier["configurations"]
-    print(f"{'configuration':<24}{'processes':>9}{'estimate':>14}{'measured':>14}{'ratio':>8}")
+    same = ("hardware", "shape", *(["code"] if arguments.minutes else []))
+    known = earlier["configurations"] if earlier and all(earlier.get(key) == report[key] for key in same) else {}
+    report["configurations"] = known
+    names = [name for name in arguments.only if not (arguments.minutes and name in known)]
+    print(f"{'configuration':<30}{'processes':>9}{'estimate':>14}{'measured':>14}{'ratio':>8}")
+    begin = time.monotonic()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(arguments.folder or temporary)
         write_inputs(folder, shape)
-        for name in arguments.only:
+        for place, name in enumerate(names):
+            if arguments.minutes and time.monotonic() - begin > 60 * arguments.minutes:
+                print(f"{len(names) - place} configurations are left: the same command goes on.")
+                break
             found = report["configurations"][name] = measure(name, folder, shape)
             print(
-                f"{name:<24}{found['processes']:>9}{found['estimate_mib']:>10.0f} MiB{found['measured_mib']:>10.0f} MiB"
+                f"{name:<30}{found['processes']:>9}{found['estimate_mib']:>10.0f} MiB{found['measured_mib']:>10.0f} MiB"
                 f"{found['ratio']:>8.2f}",
                 flush=True,
             )
             write_report(report, arguments.output)
     return report
+
+
+def code_digest() -> str:
+    """Of the sources that a measurement depends on: the package's and this script."""
+    digest = hashlib.blake2b(digest_size=8)
+    for path in [*sorted((ROOT / "hpt_trl").rglob("*.py")), Path(__file__)]:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 if __name__ == "__main__":

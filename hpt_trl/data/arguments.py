@@ -14,10 +14,20 @@ class DataArguments(ScriptArguments):
     """Where the data comes from, what its columns are and what becomes of the prompts.
 
     The names of `ScriptArguments` (`dataset_name`, `dataset_config`, `dataset_train_split`, `dataset_test_split`)
-    keep TRL's meaning, and splits may be sliced (`train[:90%]`); `dataset_name` is a Hub id, a local .jsonl, .jsonl.gz,
-    .json or .parquet file, a folder (written by `save_to_disk`, or a copy of a Hub repository), or generated:
+    keep TRL's meaning, and splits may be sliced (`train[:90%]`); `dataset_name` is a Hub id, a local file
+    (.jsonl, .ndjson, .json, .csv, .tsv, .txt, .parquet, text also as .gz), several of them by a list or a pattern
+    (`data/*.jsonl`), a folder (of files, written by `save_to_disk`, or a copy of a Hub repository), or generated:
     `arithmetic`, `prompts`, `pages`, `stories:<part>`, `functions:<part>` or `reasoning_gym:<task>`.
     """
+
+    # TRL takes one name, and its parser no list with the type of its items beside a text.
+    dataset_name: list | str | None = field(  # type: ignore[assignment]
+        default=None,
+        metadata={
+            "help": "Data set: a Hub id, a local file, several of them (a list, or a pattern as `data/*.jsonl`), a "
+            "folder, or a generated one."
+        },
+    )
 
     dataset_options: dict | str | None = field(
         default=None,

@@ -22,8 +22,6 @@ FAMILIES = {
     "functions:": "hpt_trl.data.functions:functions",
 }
 NAMES = (*GENERATED, *FAMILIES)
-# Endings of the files that rows are read from.
-FILES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
 
 
 def is_generated(name: str) -> bool:

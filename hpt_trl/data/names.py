@@ -4,12 +4,19 @@ The module imports nothing heavy: a file that is not there is told before the se
 """
 
 import difflib
+import glob
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hpt_trl.data.generated import FILES, NAMES, is_generated
+from hpt_trl.data.generated import NAMES, is_generated
 from hpt_trl.errors import UserError
 from hpt_trl.files import parsed_json, path_fault
+
+# Endings of the files that rows are read from; those of text may be compressed.
+KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt", ".parquet")
+FILES = (*KINDS, *(f"{kind}.gz" for kind in KINDS[:-1]))
+_ALLOWED = f"{', '.join(KINDS)}, or a text file compressed as .gz"
 
 
 def as_dict(value: dict | str | None, key: str) -> dict[str, Any]:
@@ -31,38 +38,82 @@ def as_dict(value: dict | str | None, key: str) -> dict[str, Any]:
     return value
 
 
+def kind_of(file: str) -> str | None:
+    """The ending of a file's name by which it is read, in small letters and without .gz; None for an unknown one."""
+    ending = next((ending for ending in FILES if file.lower().endswith(ending)), None)
+    return ending and ending.removesuffix(".gz")
+
+
+def names_of(value: str | Sequence[str] | None) -> list[str]:
+    """What a recipe's `dataset_name` names: one name, or several files."""
+    return [value] if isinstance(value, str) else list(value or [])
+
+
+def shown_names(value: str | Sequence[str] | None) -> str:
+    """The names on one line, of many the first and how many there are."""
+    names = names_of(value)
+    return ", ".join(names) if len(names) <= 3 else f"{names[0]} and {len(names) - 1} more"
+
+
+def files_of(names: Sequence[str]) -> list[Path]:
+    """The files that names and patterns (`data/*.jsonl`, `**` for any folders) stand for, those of a pattern sorted."""
+    return [
+        path
+        for name in names
+        for path in (sorted(map(Path, _matches(name))) if is_pattern(name) else [Path(name).expanduser()])
+    ]
+
+
+def is_there(name: str) -> bool:
+    """Whether a file or folder has the name, or files match it."""
+    return bool(_matches(name)) if is_pattern(name) else Path(name).expanduser().exists()
+
+
 def check_name(
-    name: str | None, *, options: dict | str | None = None, config: str | None = None, streaming: bool = False
+    name: str | Sequence[str] | None,
+    *,
+    options: dict | str | None = None,
+    config: str | None = None,
+    streaming: bool = False,
 ) -> None:
     """Refuse what can be read by no means, and settings that do not go with the name.
 
     Args:
-        name: `dataset_name`. options: `dataset_options`. config: `dataset_config`. streaming: `dataset_streaming`.
+        name: `dataset_name`, one or several. options: `dataset_options`. config: `dataset_config`.
+        streaming: `dataset_streaming`.
 
     Raises:
         UserError: no name, a file or folder that is not there, or a setting that does not apply.
     """
-    if not name:
+    names = names_of(name)
+    if not names or not all(names):
         raise UserError(
             "dataset_name is missing: write arithmetic, prompts, pages, reasoning_gym:<task>, stories:<part>, "
-            "functions:<part>, a local .jsonl, .jsonl.gz, .json or .parquet file, a folder written by save_to_disk, or "
-            "a Hub id."
+            f"functions:<part>, a local file ({_ALLOWED}), several of them, a folder of files or one written by "
+            "save_to_disk, or a Hub id."
         )
     if streaming:
         raise UserError(
             "dataset_streaming: every row is checked before training, so the data is not streamed; drop it."
         )
-    if fault := path_fault(name):
-        raise UserError(f"dataset_name: {name[:200]} {fault}; name another.")
-    generated, local = is_generated(name), looks_local(name)
-    if not generated and local:
-        _check_there(name)
+    for one in names:
+        if fault := path_fault(one):
+            raise UserError(f"dataset_name: {one[:200]} {fault}; name another.")
+        if len(names) > 1 and (is_generated(one) or not looks_local(one) or Path(one).expanduser().is_dir()):
+            raise UserError(
+                f"dataset_name: `{one}` is no file, and several names are those of files; other data is mixed in by "
+                "the key `datasets`."
+            )
+        if not is_generated(one) and looks_local(one):
+            _check_there(one)
+    generated = is_generated(names[0])
     if as_dict(options, "dataset_options") and not generated:
         known = ", ".join(NAMES)
         raise UserError(f"dataset_options: only generated datasets ({known}…) have options; drop it.")
-    if config is not None and (generated or not _may_be_hub(name)):
+    if config is not None and (len(names) > 1 or generated or not _may_be_hub(names[0])):
         raise UserError(
-            f"dataset_config: {config} names a part of a Hub dataset, and {name} is none; write `dataset_config: null`."
+            f"dataset_config: {config} names a part of a Hub dataset, and {shown_names(names)} is none; write "
+            "`dataset_config: null`."
         )
 
 
@@ -73,7 +124,9 @@ def looks_local(name: str) -> bool:
     """
     return (
         Path(name).exists()
-        or name.endswith((*FILES, "/"))
+        or kind_of(name) is not None
+        or name.endswith("/")
+        or is_pattern(name)
         or name.startswith((".", "/", "~", "outputs/"))
         or name.count("/") > 1
     )
@@ -90,12 +143,38 @@ def _may_be_hub(name: str) -> bool:
     return not is_saved(folder) if folder.is_dir() else not looks_local(name)
 
 
+def is_pattern(name: str) -> bool:
+    """Whether a name stands for the files that match it."""
+    # Brackets may also be part of a name.
+    return any(mark in name for mark in "*?[") and not Path(name).expanduser().exists()
+
+
+def _matches(pattern: str) -> list[str]:
+    return glob.glob(str(Path(pattern).expanduser()), recursive=True)
+
+
 def _check_there(name: str) -> None:
+    if is_pattern(name):
+        found = files_of([name])
+        if not found:
+            raise UserError(f"dataset_name: no file matches {name} (looked from {Path.cwd()}).")
+        for path in found:
+            _check_file(path, f"{path}, which {name} matches,")
+        return
     path = Path(name).expanduser()
     if not path.exists():
-        what = "file" if name.endswith(FILES) else "file or folder"
+        what = "file or folder" if kind_of(name) is None else "file"
         near = difflib.get_close_matches(path.name, [file.name for file in path.parent.glob("*.*")], n=1)
         hint = f" Did you mean {path.parent / near[0]}?" if near else ""
         raise UserError(f"dataset_name: there is no {what} {name} (looked in {path.parent.resolve()}).{hint}")
-    if not Path(name).is_dir() and not path.name.endswith(FILES):
-        raise UserError(f"dataset_name: {name} is of an unknown kind; write one of {', '.join(FILES)}.")
+    if not path.is_dir():
+        _check_file(path, name)
+
+
+def _check_file(path: Path, shown: str) -> None:
+    if fault := path_fault(path):
+        raise UserError(f"dataset_name: {shown} {fault}; name another.")
+    if path.is_dir():
+        raise UserError(f"dataset_name: {shown} is a folder; write a pattern that files match, e.g. {path}/*.jsonl.")
+    if kind_of(path.name) is None:
+        raise UserError(f"dataset_name: {shown} is of an unknown kind; write {_ALLOWED}.")

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from hpt_trl.data.generated import is_generated
+from hpt_trl.data.names import shown_names
 from hpt_trl.errors import UserError
 from hpt_trl.files import write_atomically
 from hpt_trl.hub.card_text import card_text
@@ -86,7 +87,7 @@ def new_card(run: RunFolder, name: str, revision: str | None, *, ask: bool) -> s
     licence = licence_of(run.root, folder, ask=ask)
     tags = ["hpt-trl", "trl", run.stage, *_kinds(run)]
     papers = method_of(run.recipe)[1]
-    data = str(public_value("dataset_name", run.recipe.get("dataset_name")))
+    data = shown_names(public_value("dataset_name", run.recipe.get("dataset_name")))
     metadata: dict[str, Any] = {
         **licence,
         "library_name": "transformers" if run.adapter is None else "peft",

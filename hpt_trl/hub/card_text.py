@@ -4,6 +4,7 @@ from typing import Any
 
 import yaml
 
+from hpt_trl.data.names import shown_names
 from hpt_trl.hub.citations import method_of
 from hpt_trl.hub.destination import HUB_KEYS
 from hpt_trl.hub.figures import Measure
@@ -105,7 +106,7 @@ def _made(run: RunFolder) -> str:
     results = run.results or {}
     wall, hardware = results.get("wall_time_s") or {}, results.get("hardware") or {}
     rows = results.get("rows") or {}
-    data = str(public_value("dataset_name", run.recipe.get("dataset_name")))
+    data = shown_names(public_value("dataset_name", run.recipe.get("dataset_name")))
     count = f", {rows['training']:,} training rows" if rows.get("training") else ""
     held_out = f", {rows['held_out']:,} held out" if rows.get("held_out") else ""
     lines = [f"- Data: `{data}`{count}{held_out}"]

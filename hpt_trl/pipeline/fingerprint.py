@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from hpt_trl.data.names import files_of, is_pattern
 from hpt_trl.errors import UserError
 from hpt_trl.hub.destination import HUB_KEYS
 from hpt_trl.pipeline.plan import PlannedStage
@@ -64,7 +65,10 @@ def _local_data(values: dict[str, Any]) -> dict[str, str]:
     found = {}
     for key, value in values.items():
         folders = key in ("dataset_name", "against", "pages") or key.endswith("_name_or_path")
-        for item in value if isinstance(value, list) else [value]:
+        items = value if isinstance(value, list) else [value]
+        if key == "dataset_name":
+            items = [part for item in items for part in _matched(item)]
+        for item in items:
             if isinstance(item, str) and item and not references_of(item):
                 # Any text may stand here, also one that no file system takes for a name.
                 with suppress(OSError, RuntimeError):
@@ -75,6 +79,11 @@ def _local_data(values: dict[str, Any]) -> dict[str, str]:
                     # Not its model, in whose place the stage's is measured.
                     found |= _local_data(_of_evaluation(item))
     return found
+
+
+def _matched(item: Any) -> list[Any]:
+    """The files that a pattern stands for; anything else as it is."""
+    return [str(path) for path in files_of([item])] if isinstance(item, str) and is_pattern(item) else [item]
 
 
 def _of_evaluation(name: str) -> dict[str, Any]:

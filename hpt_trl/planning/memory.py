@@ -197,14 +197,17 @@ def _of_batch(
     kv_cache += sizes.generated_rows * (sizes.prompt_length * layer.working + vocabulary * (sizes.activation_bytes + 8))
 
     reference = sizes.reference_bytes + (base / sharding.weights if sizes.reference_model else 0.0)
-    stays = weights + value_weights + reference + sizes.reward_models + optimizer + buckets
+    stays = weights + value_weights + reference + sizes.reward_models + optimizer
+    stays += buckets if sharding.bucket_stays else 0.0
+    # Allocated as a backward pass begins; on a CPU no gradient has reached its pages then.
+    begins, ends = (0.0, 0.0) if sharding.bucket_stays else (buckets if sizes.triton else 0.0, buckets)
     waiting = gradients if sizes.accumulates else 0.0
     # Tied or not, the embedding's gradient is made whole before it is added to what is there.
     embedding = 0 if counts.adapter else vocabulary * hidden * sizes.trainable_bytes
     working = layer.working * batch.tokens
     phases = {
-        BEGINS_BACKWARD: stays + copies + waiting + max(begin - working + head, begin + head_gradient),
-        ENDS_BACKWARD: stays + (copies if sharding.gathered else 0) + gradients + embedding + end,
+        BEGINS_BACKWARD: stays + begins + copies + waiting + max(begin - working + head, begin + head_gradient),
+        ENDS_BACKWARD: stays + ends + (copies if sharding.gathered else 0) + gradients + embedding + end,
     }
     if sizes.generates:
         phases[GENERATES] = stays + copies_to_generate + kv_cache

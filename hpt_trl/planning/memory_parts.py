@@ -129,7 +129,9 @@ def head_of(text_config: "PretrainedConfig", sizes: Sizes, batch: Batch, *, trai
         # The losses of all heads at once: states and their gradients, and a tile of logits with its gradient.
         states = (1 + sizes.heads.count) * tokens * hidden * 2 * sizes.activation_bytes
         logits = min(tokens * (1 + sizes.heads.count) * vocabulary, HEADS_TILE if sizes.triton else HEADS_TILE_ON_CPU)
-        each = sizes.activation_bytes if sizes.triton else 8 + sizes.activation_bytes
+        # On a CPU the tile before, in float32 and its probabilities; what is formed of it, beside what was formed last.
+        size = sizes.activation_bytes
+        each = size if sizes.triton else 2 * size + 4 + (4 + size if size < 4 else 0)
         return states + logits * each + gradient, gradient
     scored = tokens if not sizes.triton or not batch.prompt_length else batch.rows * batch.completion_length
     states = scored * hidden * (sizes.activation_bytes + 4)
@@ -156,8 +158,11 @@ def copies_of(counts: Parameters, layers: int, sizes: Sizes) -> tuple[float, flo
     """Returns bytes of the copies of weights in a training step, and in a generation."""
     sharding, everything = sizes.sharding, counts.total * sizes.sharding.gathered_bytes
     if not sharding.gathered:
-        autocast = counts.linear * sizes.activation_bytes if sizes.activation_bytes < sizes.linear_bytes else 0.0
-        return autocast, autocast
+        half = sizes.activation_bytes
+        autocast = counts.linear * half if half < sizes.linear_bytes else 0.0
+        # Beside an adapter heads for future tokens are none of the base's layers, and are trained in its type.
+        heads = sizes.heads.parameters * half if counts.adapter and sizes.autocast else 0.0
+        return autocast + heads, autocast
     if sharding.gathered == "layers":
         outside = counts.total - counts.linear
         gathered = min(counts.total, 2 * counts.linear / layers + outside) * sharding.gathered_bytes

@@ -49,6 +49,7 @@ def sharding_of(profile: "Profile", *, compute_bytes: float, mixed: bool) -> Sha
             gradient_bytes=compute_bytes if mixed else None,
             master_weights=True,
             bucket=ZERO_BUCKET,
+            bucket_stays=stage == 3,
             **offload,
         )
     if profile.distributed_type == "FSDP":

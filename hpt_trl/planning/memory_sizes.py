@@ -19,6 +19,7 @@ class Sharding:
         gradient_bytes: bytes of a trained parameter's gradient; None for the parameter's own.
         master_weights: the optimizer keeps float32 copies of what it trains (DeepSpeed).
         bucket: elements of the buffer in which gradients are reduced, None for as many as are trained (DDP), 0 without.
+        bucket_stays: it is there between backward passes, too (ZeRO-1 and ZeRO-2 allocate it for each).
         offload_weights: weights lie in the CPU's memory until they are used.
         offload_optimizer: so do the optimizer's states, master weights and gradients.
     """
@@ -32,6 +33,7 @@ class Sharding:
     gradient_bytes: float | None = None
     master_weights: bool = False
     bucket: int | None = 0
+    bucket_stays: bool = True
     offload_weights: bool = False
     offload_optimizer: bool = False
 

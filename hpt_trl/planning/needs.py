@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from hpt_trl.data.generated import FILES, is_generated
+from hpt_trl.data.generated import is_generated
+from hpt_trl.data.names import is_there, looks_local, names_of
 from hpt_trl.errors import UserError
 from hpt_trl.models.built_in import BUILT_IN
 from hpt_trl.models.folders import ADAPTER_FILE, CONFIG_FILE, check_model_folder
@@ -231,7 +232,7 @@ def needs_of_values(values: dict[str, Any], path: Path, hub: Hub) -> list[Need]:
         found = (True, "a local folder") if here else hub.tokenizer(name)
         needs.append(_from_hub(f"tokenizer {name}", found, f"with the network: hf download {name}"))
     if values.get("dataset_name"):
-        needs.append(_data(str(values["dataset_name"]), path, hub))
+        needs += [_data(name, path, hub) for name in names_of(values["dataset_name"])]
     if values.get("search_index"):
         needs += [_search_index(str(values["search_index"]), path), *_searching(Path(values["search_index"]))]
     needs = [need._replace(is_read=True) for need in needs]
@@ -267,9 +268,9 @@ def _data(name: str, path: Path, hub: Hub) -> Need:
         return _package(what, "reasoning-gym")
     if is_generated(name):
         return Need(what, True, "generated")
-    if Path(name).expanduser().exists():
+    if is_there(name):
         return Need(what, True, "local")
-    if name.startswith((".", "~", "/", "outputs/")) or name.endswith(FILES):
+    if looks_local(name):
         remedy = comes_from(name, path)
         return Need(what, False, "not there yet" if remedy else "there is no such file or folder", remedy)
     remedy = "with the network the run downloads it; without: --dataset_name path/to/file.jsonl"

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 from hpt_trl.data.layouts import Splits
-from hpt_trl.data.names import as_dict
+from hpt_trl.data.names import as_dict, shown_names
 from hpt_trl.evaluation.measuring import PERPLEXITY, SCORED
 from hpt_trl.evaluation.perplexity import LONGEST
 from hpt_trl.methods.evaluate.stage import measures_of
@@ -51,7 +51,7 @@ def facts_on_paper(recipe: Recipe, splits: Splits | None = None) -> list[tuple[s
         ),
         (
             "data",
-            f"{recipe.arguments.dataset_name}, not read"
+            f"{shown_names(recipe.arguments.dataset_name)}, not read"
             if splits is None
             else f"{splits.source}, {len(splits.train):,} rows",
         ),

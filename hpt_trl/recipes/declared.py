@@ -117,9 +117,8 @@ def _declared_somewhere(file: Path) -> Declared | None:
         taken = tuple(dict.fromkeys(choice for some in choices for choice in some)) if all(choices) else ()
         hint = from_plain([kind for at, kind in enumerate(types) if kind not in types[:at]])
         keys[name] = Key(name, hint, variants[0]["default"], taken)
-        ranges = [variant.get("range") for variant in variants]
-        if ranges[0] is not None and ranges.count(ranges[0]) == len(ranges):
-            rules[name] = _rule(name, ranges[0])
+        if (joined := _joined_range([variant.get("range") for variant in variants])) is not None:
+            rules[name] = _rule(name, joined)
     return Declared("", keys, frozenset(), rules, trains=False, makes_model=False, works=False, rewards="optional")
 
 
@@ -151,6 +150,17 @@ def digests(names: Iterable[str]) -> dict[str, str]:
         path = PACKAGE / name
         found[name] = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
     return found
+
+
+def _joined_range(ranges: list[dict[str, Any] | None]) -> dict[str, Any] | None:
+    """What any of several ranges allows, where that is one range: equal ones, or lists of names."""
+    first = ranges[0]
+    if first is None or ranges.count(first) == len(ranges):
+        return first
+    if not all(one is not None and set(one) == {"allowed", "names"} for one in ranges):
+        return None
+    names = list(dict.fromkeys(name for one in ranges if one is not None for name in one["names"]))
+    return {"allowed": ", ".join(names), "names": names}
 
 
 def _rule(key: str, written: dict[str, Any]) -> Rule:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hpt_trl.data.names import check_name
+from hpt_trl.data.names import check_name, names_of
 from hpt_trl.errors import Collector, UserError
 from hpt_trl.models.folders import check_model_folder, check_model_name, is_adapter, is_local
 from hpt_trl.recipes.batches import BATCH_KEYS, settle_batch
@@ -119,13 +119,14 @@ def look_at_sources(
                 _refuse_unmade(str(taken[key]), key, sources.file.path)
                 if not Path(taken[key]).expanduser().exists():
                     check_model_folder(str(taken[key]), key=key)
-    if taken.get("dataset_name") and str(taken["dataset_name"]) not in made:
+    names = names_of(taken.get("dataset_name"))
+    if names and set(made).isdisjoint(names):
         with (
             mistakes.noted(),
             sources.placing("dataset_name", "dataset_options", "dataset_config", "dataset_streaming"),
         ):
             given = {name: taken.get(f"dataset_{name}") for name in ("options", "config")}
-            check_name(taken["dataset_name"], streaming=bool(taken.get("dataset_streaming")), **given)
+            check_name(names, streaming=bool(taken.get("dataset_streaming")), **given)
     if has_model and "report_to" in taken and declared.stage:
         with mistakes.noted():
             settings: dict[str, Any] = {"stage": declared.stage, "trains": declared.trains}
@@ -151,8 +152,9 @@ def _refuse_unmade(name: str, key: str, path: Path) -> None:
         UserError: the message begins with the key, and gives the command.
     """
     if is_local(name) and not Path(name).expanduser().exists() and (made_by := comes_from(name, path)):
-        first = made_by if made_by.startswith("see ") else f"make it first: {made_by}"
-        raise UserError(f"{key}: there is no folder {name} yet; {first}")
+        if made_by.startswith("see "):
+            raise UserError(f"{key}: there is no folder {name} yet; {made_by}")
+        raise UserError(f"{key}: there is no folder {name} yet; make it first: {made_by}")
 
 
 def _note_rewards(values: dict[str, Any], sources: Sources, mistakes: Collector, made: Collection[str]) -> None:

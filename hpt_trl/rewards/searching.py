@@ -99,7 +99,7 @@ def crop_overlap(
     completions: Sequence[Any],
     reference_boxes: Sequence[Sequence[dict[str, Any]] | None] | None = None,
     crops: Sequence[Sequence[dict[str, Any]]] | None = None,
-    row: Sequence[int] | None = None,
+    _row: Sequence[int] | None = None,
     **_: Any,
 ) -> list[float | None]:
     """The best intersection over union of a crop with each reference box of its page, averaged over the boxes.
@@ -116,7 +116,7 @@ def crop_overlap(
         try:
             found = boxes_of(boxes)
         except UserError as error:
-            where = f"row {row[place]}" if row is not None else f"position {place + 1} of the batch"
+            where = f"row {_row[place]}" if _row is not None else f"position {place + 1} of the batch"
             raise UserError(f"{where}: {error}") from error
         best = [
             max((overlap(cut["box"], box) for cut in cuts if cut["page"] == page), default=0.0) for page, box in found

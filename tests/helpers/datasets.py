@@ -19,7 +19,7 @@ def load(
     **keys,
 ):
     return load_splits(
-        RecipeArguments(dataset_name=str(name), **keys),
+        RecipeArguments(**{"dataset_name": str(name), **keys}),
         seed=seed,
         needs_demonstration=needs_demonstration,
         demonstration_column=demonstration_column,

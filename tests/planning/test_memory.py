@@ -213,6 +213,10 @@ def test_what_profiles_leave_to_each_of_eight_processes():
         assert parts.gradients == round(2 * counts.total / gradients)
         assert parts.optimizer == round(12 * counts.total / 8)
         assert parts.buckets == 2 * ZERO_BUCKET
+        # ZeRO-1 and -2 allocate it for a backward pass, ZeRO-3 keeps it.
+        phases = parts.phases
+        held = parts.weights + parts.optimizer + (parts.copies if stage == 3 else 0) + parts.kv_cache
+        assert phases[GENERATES] == pytest.approx(held + (parts.buckets if stage == 3 else 0), abs=5)
         assert parts.copies == (2 * counts.total if stage == 3 else 0)
     offloads = {"offload_optimizer": True, "offload_params": True}
     offloaded = sharded(Profile("", None, "DEEPSPEED", 8, zero_stage=3, **offloads), **half)
@@ -250,11 +254,15 @@ def test_table_shows_every_part_and_the_peak():
 SMALL = benchmark.Shape(hidden=384, layers=4, width=1024, heads=6, key_value_heads=3, rows=4, prompt=64, completion=128)
 
 
-@pytest.mark.parametrize("name", ["sft-checkpointing", "dpo"])
-def test_estimate_is_within_a_quarter_of_the_measured_peak(name, tmp_path):
+# What docs/memory.md says.
+TOLERANCE = 0.15
+
+
+@pytest.mark.parametrize("name", ["sft-checkpointing", "dpo-crossed"])
+def test_estimate_is_near_the_measured_peak(name, tmp_path):
     benchmark.write_inputs(tmp_path, SMALL)
     found = benchmark.measure(name, tmp_path, SMALL)
-    assert found["ratio"] == pytest.approx(1, abs=0.25), found
+    assert found["ratio"] == pytest.approx(1, abs=TOLERANCE), found
 
 
 RECORDED = json.loads((benchmark.ROOT / "benchmarks" / "results" / "memory-cpu.json").read_text())
@@ -275,7 +283,7 @@ def recorded_inputs(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", benchmark.CONFIGURATIONS)
+@pytest.mark.parametrize("name", RECORDED["configurations"])
 def test_estimates_of_today_fit_the_recorded_peaks(name, recorded_inputs):
     """`python -m benchmarks.memory --output benchmarks/results/memory-cpu.json` records them anew."""
     configuration, recorded = benchmark.CONFIGURATIONS[name], RECORDED["configurations"][name]
@@ -288,7 +296,7 @@ def test_estimates_of_today_fit_the_recorded_peaks(name, recorded_inputs):
     prepared = prepare_recipe(read_recipe(recipe, ["--use_cpu", "true"], profile=profile))
     estimated = facts.estimate_of(prepared).total / 2**20
     assert recorded["processes"] == configuration.processes
-    assert estimated / recorded["measured_mib"] == pytest.approx(1, abs=0.25)
+    assert estimated / recorded["measured_mib"] == pytest.approx(1, abs=TOLERANCE)
     # What the file and docs/memory.md say of the estimate is what the estimate says.
     assert estimated == pytest.approx(recorded["estimate_mib"], rel=0.01)
 

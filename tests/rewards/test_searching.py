@@ -115,7 +115,7 @@ def test_a_reference_box_that_is_none_is_named_with_its_row_and_the_form(entries
         UserError, match=r'row 7: `reference_boxes` holds .* write a list of {"page": "report_1", "box"'
     ):
         guard(crop_overlap)(
-            prompts=["?"], completions=[""], reference_boxes=[entries], crops=[[]], row=[7], completion_ids=[[]]
+            prompts=["?"], completions=[""], reference_boxes=[entries], crops=[[]], _row=[7], completion_ids=[[]]
         )
 
 

@@ -1,111 +1,80 @@
-"""Files of JSON: one object a line, or one list.
+"""Files of JSON: one object a line, a list of objects, or an object that holds the list.
 
-They are read line by line here rather than by a builder: a broken line must be named, no text may turn into a date
-because it looks like one, and no object gets the keys of others.
+They are read here rather than by the builder of `datasets`, which makes dates of texts that look like some, gives
+objects the keys of others as nulls, names no line and takes conversations for traces of agents.
 """
 
-import gzip
 import json
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import pyarrow as pa
-from datasets import Dataset
-
-from hpt_trl.data.objects import arrow_column
-from hpt_trl.data.reading.places import ROW, Piece, Rows, Source, refuse_own_numbers
+from hpt_trl.data.reading.text import lines
 from hpt_trl.errors import UserError
 from hpt_trl.files import parsed_json
 
+# Names under which the list of rows stands, whatever is in it.
+_USUAL = ("data", "examples", "rows", "train")
 
-def read_json(name: str, path: Path) -> Rows:
-    """Rows of a .jsonl, .jsonl.gz or .json file, their objects as they stand there.
+
+def read_json(path: Path) -> tuple[Iterator[tuple[int, Any]], bool]:
+    """Rows of a file with their numbers, and whether these are lines; else they count the rows of a list.
+
+    A list may be the file, or stand in an object beside what is no list of objects (`{"data": […]}`); of an object that
+    is itself a row, as it holds messages, nothing is unpacked.
 
     Raises:
-        UserError: a line that is no object, or a value whose type does not fit the rows before it.
-        OSError, EOFError: the file cannot be read.
+        UserError: what is no JSON, also on the way; or an object with several lists.
+        OSError, EOFError, zlib.error: the file cannot be read.
     """
-    array = _json_array(name, path) if path.suffix == ".json" else None
-    if array is not None:
-        return _rows_of(list(enumerate(array, 1)), name, Piece(name, path))
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        return _rows_of(list(_json_lines(name, file)), name, Piece(name, path, by_line=True))
-
-
-def _json_array(name: str, path: Path) -> list[Any] | None:
-    """Return the rows of a .json file that holds one list, also as `examples` of one object (VRAG, ViDoSeek).
-
-    None where it holds JSON lines.
-    """
-    text = path.read_bytes()
-    if text.lstrip()[:1] == b"{":
+    text = lines(path, newline="\n")
+    first = next((line for line in text if line.strip()), "")
+    begins = first.lstrip()[:1]
+    # In a .jsonl file an object is a row.
+    if begins == "[" or (begins == "{" and ".jsonl" not in path.name.lower() and ".ndjson" not in path.name.lower()):
+        whole = "".join(chain([first], text))
         try:
-            value = parsed_json(text)
-        except ValueError:
+            value = parsed_json(whole)
+        except ValueError as error:
             # More than one object, or a broken line, which its reader names.
-            return None
-        examples = value.get("examples")
-        return examples if isinstance(examples, list) else None
-    if text.lstrip()[:1] != b"[":
+            if begins == "[":
+                raise UserError(f"dataset_name: {path} is not valid JSON: {error}") from error
+            value = None
+        rows = value if isinstance(value, list) else None if value is None else _listed(value, path)
+        if rows is not None:
+            return iter(enumerate(rows, 1)), False
+    return _lines(path), True
+
+
+def _listed(value: dict[str, Any], path: Path) -> list[Any] | None:
+    found = {
+        name: items
+        for name, items in value.items()
+        if isinstance(items, list) and (name in _USUAL or (items and isinstance(items[0], dict)))
+    }
+    firsts = [items[0] for items in found.values() if items and isinstance(items[0], dict)]
+    if not found or any(not first.keys().isdisjoint({"role", "from"}) for first in firsts):
         return None
-    try:
-        return parsed_json(text)
-    except ValueError as error:
-        raise UserError(f"dataset_name: {name} is not valid JSON: {error}") from error
+    if len(found) > 1:
+        raise UserError(
+            f"dataset_name: {path} holds several lists of objects ({', '.join(list(found)[:8])}); write each into a "
+            "file of its own."
+        )
+    return next(iter(found.values()))
 
 
-def _json_lines(name: str, file: BinaryIO | gzip.GzipFile) -> Iterator[tuple[int, Any]]:
-    for number, line in enumerate(file, 1):
+def _lines(path: Path) -> Iterator[tuple[int, Any]]:
+    for number, line in enumerate(lines(path, newline="\n"), 1):
         if not line.strip():
             continue
         try:
-            row = parsed_json(line)
-        except UnicodeDecodeError as error:
-            raise UserError(f"{name}, line {number}: not UTF-8 text ({error.reason} at byte {error.start}).") from error
+            yield number, parsed_json(line)
         except json.JSONDecodeError as error:
-            shown = line[:80].decode(errors="replace").rstrip()
             raise UserError(
-                f"{name}, line {number}: not valid JSON ({error.msg}, character {error.pos + 1}): {shown}\n"
-                "Every line must be one JSON object."
+                f"{path}, line {number}: not valid JSON ({error.msg}, character {error.pos + 1}): "
+                f"{line[:80].rstrip()}\nEvery line must be one JSON object."
             ) from error
         # Nested too deep, or a whole number of more digits than Python reads.
         except ValueError as error:
-            raise UserError(f"{name}, line {number}: {error}.") from error
-        yield number, row
-
-
-def _rows_of(rows: list[tuple[int, Any]], name: str, piece: Piece) -> Rows:
-    """Build a dataset from numbered rows; a key that a row lacks is None there."""
-    source = Source(name, [piece])
-    for number, row in rows:
-        if not isinstance(row, dict):
-            raise UserError(f'{source.place(number)}: {row!r:.80} is not an object; write {{"prompt": …}}.')
-    columns = {}
-    for key in dict.fromkeys(key for _, row in rows for key in row):
-        values = [row.get(key) for _, row in rows]
-        try:
-            columns[key] = arrow_column(values)
-        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
-            index = _first_misfit(values)
-            before = arrow_column(values[:index]).type
-            raise UserError(
-                f"{source.place(rows[index][0])}: `{key}` is {values[index]!r:.80}, but the rows before it hold "
-                f"{before}; write the same type in every row."
-            ) from error
-    refuse_own_numbers(columns, source)
-    columns[ROW] = pa.array([number for number, _ in rows], pa.int64())
-    return Rows(Dataset(pa.table(columns)), rows[-1][0] if rows else 0, (piece,))
-
-
-def _first_misfit(values: list[Any]) -> int:
-    """Return the index of the value that Arrow cannot add to those before it."""
-    low, high = 0, len(values)
-    while high - low > 1:
-        middle = (low + high) // 2
-        try:
-            arrow_column(values[:middle])
-            low = middle
-        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-            high = middle
-    return low
+            raise UserError(f"{path}, line {number}: {error}.") from error

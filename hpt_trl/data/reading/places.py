@@ -51,11 +51,13 @@ class Source(str):
         return self.pieces[place] if self.pieces else None
 
     def place(self, row: int) -> str:
-        """Name a row: `data.jsonl, line 3`, `openai/gsm8k (train), row 3` or `data/*.jsonl, data/b.jsonl, line 3`."""
+        """Name a row: `data.jsonl, line 3`, `openai/gsm8k (train), row 3`; of several files by its own alone."""
         piece = self.piece_of(row)
         if piece is None:
             return f"{self}, row {row}"
-        named = f"{self}, {piece.name}" if len(self.pieces) > 1 else str(self)
+        named = str(self)
+        if len(self.pieces) > 1:
+            named = f"{self}, {piece.name}" if piece.path is None else piece.name
         return f"{named}, {'line' if piece.by_line else 'row'} {row - piece.before}"
 
 
@@ -90,19 +92,19 @@ def where(source: str, row: int) -> str:
     return source.place(row) if isinstance(source, Source) else f"{source}, row {row}"
 
 
-def numbered(dataset: Dataset, source: str, piece: Piece | None = None) -> Rows:
+def numbered(dataset: Dataset, source: str, pieces: Sequence[Piece] = ()) -> Rows:
     """Rows numbered one by one.
 
     Args:
         source: what messages name.
-        piece: the file that they are of.
+        pieces: the files that they are of.
 
     Raises:
         UserError: there is a column `_row` already.
     """
     refuse_own_numbers(dataset.column_names, source)
     rows = dataset.add_column(ROW, range(1, len(dataset) + 1))
-    return Rows(rows, len(dataset), () if piece is None else (piece,))
+    return Rows(rows, len(dataset), tuple(pieces))
 
 
 def refuse_own_numbers(columns: Iterable[str], source: str) -> None:

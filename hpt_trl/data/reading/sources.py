@@ -2,20 +2,18 @@
 
 from pathlib import Path
 
-from datasets import Dataset, DatasetDict
+from datasets import Dataset
 
 from hpt_trl.data.arguments import DataArguments
-from hpt_trl.data.generated import FILES, generate, is_generated
-from hpt_trl.data.names import as_dict, check_name, looks_local
+from hpt_trl.data.generated import generate, is_generated
+from hpt_trl.data.names import as_dict, check_name, files_of, kind_of, looks_local, names_of, shown_names
 from hpt_trl.data.objects import warn_of_filled_objects
-from hpt_trl.data.reading.files import read_file, read_folder
+from hpt_trl.data.reading.files import read_files
+from hpt_trl.data.reading.folders import read_folder
 from hpt_trl.data.reading.hub import read_hub
 from hpt_trl.data.reading.places import Rows, Source, numbered
 from hpt_trl.data.reading.splits import pick_measured, pick_splits
 from hpt_trl.errors import UserError
-
-# Files whose objects are read as they stand there.
-_JSON = tuple(ending for ending in FILES if ending != ".parquet")
 
 
 def read_source(arguments: DataArguments, *, seed: int) -> tuple[tuple[Dataset, Source], tuple[Dataset, Source] | None]:
@@ -33,10 +31,10 @@ def read_source(arguments: DataArguments, *, seed: int) -> tuple[tuple[Dataset, 
             f"{arguments.dataset_test_split}` names the held-out rows; drop one of the two."
         )
     splits, named = _read_splits(arguments, seed=seed)
-    name, train, test = str(arguments.dataset_name), str(arguments.dataset_train_split), arguments.dataset_test_split
+    name, train, test = shown_names(arguments.dataset_name), arguments.dataset_train_split, arguments.dataset_test_split
     training, held_out = pick_splits(splits, name, train, test, named=named)
     for part, shown in [training, *([held_out] if held_out else [])]:
-        _warn(name, part, shown)
+        _warn(arguments, part, shown)
     return training, held_out
 
 
@@ -49,28 +47,29 @@ def read_measured(arguments: DataArguments, *, seed: int) -> tuple[Dataset, Sour
         UserError: as `read_source` does, or the data has several splits and none of them is `test`.
     """
     splits, named = _read_splits(arguments, seed=seed)
-    name = str(arguments.dataset_name)
+    name = shown_names(arguments.dataset_name)
     rows, shown = pick_measured(splits, name, arguments.dataset_test_split, named=named)
-    _warn(name, rows, shown)
+    _warn(arguments, rows, shown)
     return rows, shown
 
 
-def _warn(name: str, rows: Dataset, shown: str) -> None:
-    if not is_generated(name) and not name.endswith(_JSON):
+def _warn(arguments: DataArguments, rows: Dataset, shown: str) -> None:
+    names = names_of(arguments.dataset_name)
+    # Of text files the objects are read as they stand there.
+    if any(not is_generated(name) and kind_of(name) in (None, ".parquet") for name in names):
         warn_of_filled_objects(rows, shown)
 
 
 def _read_splits(arguments: DataArguments, *, seed: int) -> tuple[dict[str, Rows], bool]:
     """All splits of a source, and whether it gives them names itself."""
-    name = str(arguments.dataset_name or "")
-    options, generated = arguments.dataset_options, is_generated(name)
-    check_name(name, options=options, config=arguments.dataset_config, streaming=arguments.dataset_streaming)
-    if not generated and looks_local(name) and not Path(name).is_dir():
-        return {"train": read_file(name)}, False
-    if generated:
-        splits = generate(name, as_dict(options, "dataset_options"), seed=seed)
-    elif Path(name).is_dir():
-        splits = read_folder(name, arguments.dataset_config)
-    else:
-        splits = read_hub(name, arguments.dataset_config)
-    return {split: numbered(rows, name) for split, rows in splits.items()}, isinstance(splits, DatasetDict)
+    names, options, config = names_of(arguments.dataset_name), arguments.dataset_options, arguments.dataset_config
+    check_name(names, options=options, config=config, streaming=arguments.dataset_streaming)
+    name = names[0]
+    if is_generated(name):
+        made = generate(name, as_dict(options, "dataset_options"), seed=seed)
+        return {split: numbered(rows, name) for split, rows in made.items()}, False
+    if Path(name).expanduser().is_dir():
+        return read_folder(Path(name).expanduser(), config)
+    if looks_local(name):
+        return {"train": read_files(files_of(names), shown_names(names))}, False
+    return {split: numbered(rows, name) for split, rows in read_hub(name, config).items()}, True

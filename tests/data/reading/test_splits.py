@@ -11,7 +11,9 @@ from tests.helpers.datasets import load, refused, write_jsonl
 ROWS = [{"prompt": f"What is {n}?", "completion": f"It is {n}."} for n in range(1, 41)]
 
 
-@pytest.fixture(params=["jsonl", "json", "parquet", "saved", "saved splits", "copy of a repository"])
+@pytest.fixture(
+    params=["jsonl", "json", "csv", "parquet", "*.jsonl", "saved", "saved splits", "copy of a repository", "folder"]
+)
 def source(request, tmp_path):
     """Forty rows as split `train`."""
     path = tmp_path / f"data.{request.param}"
@@ -21,6 +23,14 @@ def source(request, tmp_path):
         path.write_text(json.dumps(ROWS))
     elif request.param == "parquet":
         Dataset.from_list(ROWS).to_parquet(path)
+    elif request.param == "csv":
+        path.write_text("prompt,completion\n" + "".join(f"{row['prompt']},{row['completion']}\n" for row in ROWS))
+    elif request.param in ("*.jsonl", "folder"):
+        folder = tmp_path / "folder"
+        folder.mkdir()
+        for name, rows in (("a", ROWS[:15]), ("b", ROWS[15:])):
+            write_jsonl(folder / f"{name}.jsonl", rows)
+        return folder if request.param == "folder" else folder / request.param
     elif request.param == "saved":
         Dataset.from_list(ROWS).save_to_disk(path)
     elif request.param == "saved splits":
@@ -46,14 +56,17 @@ def source(request, tmp_path):
 )
 def test_a_slice_is_read_and_its_rows_keep_their_numbers(source, name, rows):
     splits = load(source, dataset_train_split=name)
-    assert splits.train["_row"][:] == list(rows)
+    # A line of a .csv file stands below the header.
+    below = 1 if source.suffix == ".csv" else 0
+    assert splits.train["_row"][:] == [row + below for row in rows]
     assert splits.train["prompt"][:] == [ROWS[row - 1]["prompt"] for row in rows]
     assert splits.source == f"{source} ({name})" and splits.test is None
 
 
 def test_the_held_out_rows_may_be_a_slice_of_the_same_split(source):
     splits = load(source, dataset_train_split="train[:90%]", dataset_test_split="train[90%:]")
-    assert (splits.train["_row"][:], splits.test["_row"][:]) == (list(range(1, 37)), list(range(37, 41)))
+    assert splits.train["prompt"][:] == [row["prompt"] for row in ROWS[:36]]
+    assert splits.test["prompt"][:] == [row["prompt"] for row in ROWS[36:]]
     assert splits.test_source == f"{source} (train[90%:])"
     for train, test, shared in [
         ("train", "train[90%:]", 4),

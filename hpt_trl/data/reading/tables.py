@@ -1,0 +1,94 @@
+"""Tables: delimited text, whose values all stay texts, lines of plain text, and parquet."""
+
+import csv
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+
+import pyarrow as pa
+from datasets import Dataset
+
+from hpt_trl.data.reading.text import lines
+from hpt_trl.errors import UserError
+
+
+def read_delimited(path: Path) -> Iterator[tuple[int, dict[str, str | None]]]:
+    """Rows of a .csv or .tsv file, each with the line on which it begins.
+
+    By Python's own reader rather than the builder of `datasets`, which names no line. All values are texts, as they
+    stand there (`007`, `NA`, dates); an empty field is None, a blank line no row. A column without a name is called as
+    pandas does (`Unnamed: 0`). A .csv file without a comma in its header may separate by semicolon or tab.
+
+    Raises:
+        UserError: no header, two columns of one name, a row of more or fewer fields, a quote without its end.
+        OSError, EOFError, zlib.error: the file cannot be read.
+    """
+    csv.field_size_limit(sys.maxsize)
+    text = lines(path, newline="")
+    header = next(text, "")
+    separator = "\t" if ".tsv" in path.name.lower() else max(",;\t", key=header.count)
+    records = csv.reader(chain([header], text), delimiter=separator, strict=True)
+    begins = 1
+    try:
+        names = [name.strip() or f"Unnamed: {place}" for place, name in enumerate(next(records, []))]
+        if not names:
+            raise UserError(f"dataset_name: {path} has no header: its first line names the columns.")
+        if doubled := [name for name, count in Counter(names).items() if count > 1]:
+            raise UserError(f"{path}, line 1: the column `{doubled[0]:.60}` is there twice; give each its own name.")
+        begins = records.line_num + 1
+        for record in records:
+            if record and len(record) != len(names):
+                raise UserError(
+                    f"{path}, line {begins}: {len(record)} fields, but the header has {len(names)} "
+                    f"({', '.join(names):.120}); put a field that holds {separator!r} or a line break into "
+                    "double quotes."
+                )
+            if record:
+                yield begins, {name: value or None for name, value in zip(names, record, strict=True)}
+            begins = records.line_num + 1
+    except csv.Error as error:
+        raise UserError(
+            f"{path}, line {begins}: the row that begins here cannot be read ({error}). A field in double quotes ends "
+            'with one, and a quote inside it is written twice ("").'
+        ) from error
+
+
+def read_text(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """Lines of a .txt file that are not blank, each a document (`text`), with their numbers.
+
+    Raises:
+        UserError: a line that is no text.
+        OSError, EOFError, zlib.error: the file cannot be read.
+    """
+    return (
+        (number, {"text": line.rstrip("\n")})
+        for number, line in enumerate(lines(path, newline=None), 1)
+        if line.strip()
+    )
+
+
+def same_columns(paths: list[Path]) -> list[int]:
+    """The number of rows of each .parquet file; none where their columns differ, or one cannot be read."""
+    import pyarrow.parquet as pq
+
+    try:
+        files = [pq.ParquetFile(path) for path in paths]
+    except (OSError, pa.ArrowInvalid):
+        return []
+    same = all(file.schema_arrow.equals(files[0].schema_arrow) for file in files)
+    return [file.metadata.num_rows for file in files] if same else []
+
+
+def read_parquet(path: Path) -> Dataset:
+    """The table of a .parquet file.
+
+    Raises:
+        OSError, pa.ArrowInvalid: the file cannot be read.
+    """
+    import pyarrow.parquet as pq
+
+    file = pq.ParquetFile(path, memory_map=True)
+    # Whole row groups decode at once into several times their size; batches do not.
+    return Dataset(pa.Table.from_batches(file.iter_batches(batch_size=1000), schema=file.schema_arrow))
