@@ -17,10 +17,9 @@ from hpt_trl.launching.accelerate import check_startable, launch_words, start
 from hpt_trl.launching.options import LaunchOptions
 from hpt_trl.launching.processes import call, hpt_trl_command
 from hpt_trl.models.folders import is_adapter
-from hpt_trl.pipeline.checks import check_early, headline
+from hpt_trl.pipeline.checks import check_early, headline, read_whole
 from hpt_trl.pipeline.hub import NOT_BY_ITSELF, push_stage, refuse_unpushed
 from hpt_trl.pipeline.plan import RECIPES_FOLDER, Plan, PlannedStage
-from hpt_trl.pipeline.reading import read_plan
 from hpt_trl.pipeline.record import (
     Action,
     Record,
@@ -52,7 +51,7 @@ def run(path: Path, overrides: list[str]) -> None:
             f"a pipeline starts the processes of its stages by itself ({launched[0]} is set: this is a launcher's "
             "process). Run it plainly, with `--accelerate <file or name>`."
         )
-    plan = read_plan(path, overrides)
+    plan = read_whole(path, overrides)
     if plan.profile is not None:
         check_startable(plan.profile)
     with ending_on_signals():

@@ -151,6 +151,35 @@ def test_every_stage_of_a_pipeline_is_told_of(tmp_path, capsys):
     assert "3 mistakes" in said and all(f"{words[place]} on the command line" in said for place in (0, 2, 4)), said
 
 
+def test_mistakes_of_a_pipeline_s_own_file_are_told_with_those_of_its_stages(tmp_path, capsys):
+    chain = {
+        "stage": "pipeline",
+        "outputdir": "out",
+        "output_dir": str(tmp_path / "out"),
+        "num_processes": "many",
+        "stages": {
+            "one": {"recipe": "sft/stories-tiny", "model": "from:nowhere", "max_stepz": 3},
+            "two": {"recipe": "sft/stories-tini"},
+            "three": {"recipe": "dpo/stories-tiny", "model": "from:two", "learning_rate": "high"},
+            "four": {},
+        },
+    }
+    path = tmp_path / "chain.yaml"
+    path.write_text(yaml.safe_dump(chain, sort_keys=False))
+    words = ["--five.max_steps", "3", "--one.seed", "x"]
+    for command in ("check", "run"):
+        assert main([command, str(path), *words]) == 2
+        said = capsys.readouterr().err
+        lines = [line for line in said.splitlines() if line.startswith("  ")]
+        for wanted in (
+            *("`outputdir`", "`num_processes`", "`stages.one.max_stepz`", "`stages.two.recipe`"),
+            *("`stages.three.learning_rate`", "`stages.four`", "--five.max_steps", "--one.seed"),
+        ):
+            assert len([line for line in lines if wanted in line]) == 1, (wanted, said)
+        assert "from:two" not in said and len(lines) <= 10, said
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_only_the_libraries_know_is_told_together_too(tmp_path):
     lines = ("stop_on_warnings: [nonsense]", "eval_strategy: steps", "push_to_hub: true", "success_reward: nothing")
     path, _ = write(tmp_path, *lines, dataset_name=str(tmp_path / "rows.jsonl"), test_split_size=0)
