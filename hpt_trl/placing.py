@@ -50,6 +50,28 @@ def put_in_place(new: Path, target: Path) -> None:
         _put_back(old, target)
 
 
+def replace_files(new: Path, target: Path, last: str) -> None:
+    """Moves the files of a finished folder into one that holds other things as well, in place of those of their names.
+
+    Args:
+        new: The finished folder, which is gone after.
+        target: The other one.
+        last: Name of the file that says what the others are: the former one goes first, the new one comes last.
+
+    Raises:
+        OSError: a file cannot be moved.
+    """
+    (target / last).unlink(missing_ok=True)
+    files = sorted(path for path in new.rglob("*") if path.is_file() and path != new / last)
+    for path in [*files, new / last]:
+        place = target / path.relative_to(new)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(path, place)
+    for folder in {target, *(target / path.relative_to(new).parent for path in files)}:
+        sync_to_disk(folder)
+    shutil.rmtree(new)
+
+
 def clear_left(target: Path) -> None:
     """Removes what processes of this machine that were killed have left beside a folder.
 

@@ -24,3 +24,13 @@ MARK = "# Resolved recipe of a run of hpt-trl."
 # Where a checkpoint or a model is written before it has its name, and where one goes that is being removed.
 SAVING = ".saving"
 REMOVING = ".removing"
+# Checkpoints that are kept and not gone on from: damaged ones, and those of an attempt that was left.
+DAMAGED = "damaged"
+ABANDONED = "abandoned"
+# Held by the run that writes to the folder, and what it says of itself.
+LOCK_FILE = ".run.lock"
+OWNER_FILE = ".run.owner"
+# Variable by which the attempts of one launch know each other, which a launcher makes one after the other.
+LAUNCH_ID = "HPT_TRL_LAUNCH_ID"
+# The files of a run that is started anew, until the new one has trained a step.
+REPLACED = ".replaced"

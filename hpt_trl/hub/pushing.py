@@ -13,6 +13,7 @@ from hpt_trl.hub.destination import Destination
 from hpt_trl.hub.files import Bundle, bundle_of, stale
 from hpt_trl.hub.origin import note_push
 from hpt_trl.hub.run_folder import read_run_folder, without_results_refused
+from hpt_trl.models.whole_files import refuse_damaged_model
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ def push(folder: str | Path, wanted: Destination, message: str | None = None) ->
     from huggingface_hub import HfApi
 
     run = without_results_refused(read_run_folder(folder))
+    refuse_damaged_model(run.folder)
     target = check_destination(wanted)
     bundle = bundle_of(run, target.name, card_for(run, target.name, wanted.revision, ask=True))
     old = stale(list(target.files), bundle)

@@ -18,12 +18,14 @@ from pathlib import Path
 from queue import Empty
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from hpt_trl.errors import UserError
 from hpt_trl.launching.accelerate import check_file, check_installed, chosen_profile, launch_words
 from hpt_trl.launching.options import LaunchOptions
 from hpt_trl.recipes.bundled import find_recipe
 from hpt_trl.recipes.profiles import LAUNCH_OPTIONS, Profile
+from hpt_trl.run_files import LAUNCH_ID
 from hpt_trl.settings.file import Sources, read_recipe_file, split_overrides
 from hpt_trl.signals import ending_on_signals
 
@@ -226,6 +228,8 @@ def _trainer(
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     terminal = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+    # The next attempt may run on another machine while the note of a dead one is fresh.
+    environment = environment | {LAUNCH_ID: uuid4().hex}
     task = Task(recipe, overrides, os.getcwd(), str(storage), output_dir, left_in(output_dir), environment, terminal)
     on_gpu = resource == "GPU"
     trainer = TorchTrainer(

@@ -15,6 +15,8 @@ from hpt_trl.models.folders import adapter_refused, check_model_folder, check_mo
 from hpt_trl.models.hub_parts import adapter_folder
 from hpt_trl.models.merging import load_merged
 from hpt_trl.models.sharded_weights import whole_weights
+from hpt_trl.models.trainable import refuse_broken
+from hpt_trl.models.whole_files import refuse_damaged_model
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
@@ -33,6 +35,17 @@ def resolve_model(name: str) -> str:
         return str(unpacked(name))
     check_model_folder(name)
     return name
+
+
+def whole_model(name: str) -> str:
+    """Return what `from_pretrained` takes for the weights of `name`, whose files are read and found to be whole.
+
+    Raises:
+        UserError: as `resolve_model` does, or a file is not what was written.
+    """
+    resolved = resolve_model(name)
+    refuse_damaged_model(resolved)
+    return resolved
 
 
 def model_exists(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> None:
@@ -154,7 +167,9 @@ def load_sequence_classifier(
         folder = adapter_folder(name, revision=revision)
         if is_adapter(folder):
             return load_merged(folder, pad_token_id=pad_token_id, dtype=dtype, **settings)
+        refuse_damaged_model(name)
         model = AutoModelForSequenceClassification.from_pretrained(name, revision=revision, dtype=dtype, **settings)
+    refuse_broken(model, name)
     model.config.get_text_config().pad_token_id = pad_token_id
     return model
 

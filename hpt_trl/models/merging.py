@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hpt_trl.digests import note_digests
 from hpt_trl.errors import UserError
 from hpt_trl.models.folders import (
     HEADS_FOLDER,
@@ -17,6 +18,7 @@ from hpt_trl.models.folders import (
 )
 from hpt_trl.models.future_heads.shipped import announce_nothing, find_shipped_heads, keep_heads
 from hpt_trl.models.hub_parts import found_adapter
+from hpt_trl.models.whole_files import refuse_damaged_model
 
 if TYPE_CHECKING:
     import torch
@@ -49,6 +51,7 @@ def merge_adapter(folder: str | Path, destination: str | Path, *, revision: str 
     target = Path(destination)
     check_merge(str(folder), target)
     source = Path(found_adapter(str(folder), revision=revision))
+    refuse_damaged_model(source)
     tokenizer, processor = _tokenizer_of(source)
     merged = load_merged(str(source), pad_token_id=tokenizer.pad_token_id, dtype="auto")
     partial = target.with_name(f".{target.name}.partial")
@@ -62,6 +65,7 @@ def merge_adapter(folder: str | Path, destination: str | Path, *, revision: str 
             if (source / name).is_dir():
                 shutil.copytree(source / name, partial / name)
         _keep_shipped(source, merged, partial)
+        note_digests(partial)
         os.replace(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -5,6 +5,9 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
+import torch
+from torch.distributed.tensor import DTensor
+
 
 @contextmanager
 def whole_weights() -> Iterator[None]:
@@ -23,6 +26,12 @@ def whole_weights() -> Iterator[None]:
         deepspeed._hf_deepspeed_config_weak_ref = reference
         if first_only is not None:
             os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = first_only
+
+
+def local_part(parameter: torch.nn.Parameter) -> torch.Tensor:
+    """What this process holds of a parameter: all of it, its shard (FSDP 2), or its partition (ZeRO-3)."""
+    tensor: Any = getattr(parameter, "ds_tensor", parameter)
+    return (tensor.to_local() if isinstance(tensor, DTensor) else tensor).detach()
 
 
 def whole(*weights: Any) -> AbstractContextManager[None]:

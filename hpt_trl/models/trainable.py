@@ -1,8 +1,35 @@
-"""Whether there is anything to train: an optimizer without a parameter runs through with healthy-looking curves."""
+"""Whether a model can be trained and asked at all: weights that are numbers, and some of them not frozen."""
 
 from typing import Any
 
+import torch
+
 from hpt_trl.errors import UserError
+from hpt_trl.models.sharded_weights import local_part
+
+_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")
+
+
+def refuse_broken(model: torch.nn.Module, name: str) -> None:
+    """Find weights that are no numbers, or embeddings of zeros alone, as a damaged file gives them.
+
+    Args:
+        model: that was loaded; spread over processes or not.
+        name: of it, for the message.
+
+    Raises:
+        UserError: the first such weight.
+    """
+    for key, parameter in model.named_parameters():
+        part = local_part(parameter)
+        if part.is_meta or not part.numel() or not part.is_floating_point() or part.element_size() < 2:
+            continue
+        if not bool(torch.isfinite(part).all()):
+            raise UserError(
+                f"{name}: weights of {key} are NaN or infinite: its file is damaged, or its training had diverged."
+            )
+        if key.endswith(_EMBEDDINGS) and not bool(part.any()):
+            raise UserError(f"{name}: all weights of {key} are 0: its file is damaged. Copy the model anew.")
 
 
 def refuse_untrainable(model: Any) -> None:

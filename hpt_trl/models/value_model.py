@@ -30,8 +30,10 @@ from hpt_trl.errors import UserError
 from hpt_trl.files import write_atomically
 from hpt_trl.models.folders import VALUE_CONFIG_FILE, VALUE_HEAD_FILE, VALUE_TASK, is_adapter, is_value_model
 from hpt_trl.models.hub_parts import value_model_folder
-from hpt_trl.models.loading import load_config, resolve_model
+from hpt_trl.models.loading import load_config, whole_model
 from hpt_trl.models.sharded_weights import whole
+from hpt_trl.models.trainable import refuse_broken
+from hpt_trl.models.whole_files import refuse_damaged_model
 
 _FORMAT = 1
 
@@ -274,7 +276,7 @@ def new_value_model(
         adapter_settings: of `get_peft_model`.
         loading: of `from_pretrained`.
     """
-    trunk: Any = AutoModel.from_pretrained(resolve_model(name), **loading)
+    trunk: Any = AutoModel.from_pretrained(whole_model(name), **loading)
     made = settings(trunk.config.get_text_config().hidden_size)
     # Drawn before the adapter: with and without one it is the same.
     head = new_head(made)
@@ -305,15 +307,17 @@ def load_value_model(name: str, *, trainable: bool, **loading: Any) -> ValueMode
     if not is_value_model(name):
         return _borrowed(name, **loading)
     settings = read_head_settings(name)
+    refuse_damaged_model(name)
     if is_adapter(name):
         adapter = PeftConfig.from_pretrained(name)
-        base = resolve_model(str(adapter.base_model_name_or_path))
+        base = whole_model(str(adapter.base_model_name_or_path))
         trunk: Any = AutoModel.from_pretrained(base, **{**loading, "revision": adapter.revision})
         trunk = PeftModel.from_pretrained(trunk, name, is_trainable=trainable)
     else:
         trunk = AutoModel.from_pretrained(name, **loading)
     model = ValueModel(trunk, new_head(settings), settings)
     model.load_head(name)
+    refuse_broken(model, name)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -328,7 +332,7 @@ def _borrowed(name: str, **loading: Any) -> ValueModel:
     if reason is not None:
         raise UserError(f"{name} {reason}")
     loader: Any = AutoModelForSequenceClassification if is_classifier else AutoModel
-    model = loader.from_pretrained(resolve_model(name), **loading)
+    model = loader.from_pretrained(whole_model(name), **loading)
     settings = HeadSettings(hidden_size=model.config.get_text_config().hidden_size)
     head = LinearValueHead(settings.hidden_size)
     if is_classifier:

@@ -13,6 +13,7 @@ from typing import Any
 
 from hpt_trl.errors import UserError
 from hpt_trl.files import valid_json, write_atomically
+from hpt_trl.models.whole_files import refuse_damaged_model
 from hpt_trl.pipeline.fingerprint import changes, contents_of, fingerprint
 from hpt_trl.pipeline.plan import Plan, PlannedStage
 from hpt_trl.run_files import PIPELINE_FILE, RECIPE_FILE, RESULTS_FILE
@@ -159,7 +160,8 @@ def _step(plan: Plan, stage: PlannedStage, contents: dict[str, Any], known: Stag
     if not stage.leaves_model and opened and (folder / CONDITIONS_FILE).is_file():
         return Step(stage, contents, Action.RESUME, "from the completions that are there")
     if known.finished:
-        return Step(stage, contents, Action.AGAIN, f"its output in {folder} is no longer complete")
+        why = damage(folder) or f"its output in {folder} is no longer complete"
+        return Step(stage, contents, Action.AGAIN, why.removesuffix("."))
     checkpoints = complete_checkpoints(folder) if opened else []
     if checkpoints:
         return Step(stage, contents, Action.RESUME, f"from {checkpoints[-1].name}", checkpoints[-1])
@@ -185,7 +187,16 @@ def output_of(folder: Path) -> str:
 
 def is_whole(stage: PlannedStage, folder: Path) -> bool:
     """Whether a folder holds all that a finished stage leaves."""
-    return bool(output_of(folder)) and (has_weights(folder) or not stage.leaves_model)
+    return bool(output_of(folder)) and (not stage.leaves_model or (has_weights(folder) and damage(folder) is None))
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with the files of a stage's model, whose contents are read; None where nothing is."""
+    try:
+        refuse_damaged_model(folder)
+    except UserError as error:
+        return str(error)
+    return None
 
 
 def stamp_of(folder: Path) -> int:

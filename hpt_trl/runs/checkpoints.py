@@ -11,6 +11,7 @@ from pathlib import Path
 
 from hpt_trl.digests import DIGESTS_FILE, damage_of, has_digests
 from hpt_trl.errors import UserError
+from hpt_trl.files import parsed_json
 from hpt_trl.run_files import RECIPE_FILE
 
 # What a checkpoint notes of its run; where it is, so are digests.
@@ -34,10 +35,15 @@ def checkpoint_name(step: int) -> str:
     return f"checkpoint-{step}"
 
 
+def step_of(checkpoint: Path) -> int:
+    """The step in a checkpoint's name; -1 where there is none."""
+    number = checkpoint.name.removeprefix("checkpoint-")
+    return int(number) if number.isdecimal() else -1
+
+
 def numbered_checkpoints(folder: Path) -> list[Path]:
     """Folders that are named as checkpoints, in the order of their steps."""
-    found = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("checkpoint-")))
+    return sorted((path for path in folder.glob("checkpoint-*") if step_of(path) >= 0 and path.is_dir()), key=step_of)
 
 
 def complete_checkpoints(folder: Path) -> list[Path]:
@@ -68,11 +74,21 @@ def why_incomplete(checkpoint: Path) -> str | None:
     if lacking:
         why = "`save_only_model: true`, or a run that was killed while saving"
         return f"{checkpoint} lacks the {' and the '.join(lacking)} ({why})"
+    if not has_digests(checkpoint) and (torn := _torn_state(checkpoint / TRAINER_STATE)):
+        return torn
     # Of former versions, several processes; other programs than this one leave no note.
     alone = has_digests(checkpoint) or not (checkpoint / "rng_state_0.pth").exists()
     if not alone and (checkpoint.parent / RECIPE_FILE).is_file() and not (checkpoint / PROCESSES_FILE).exists():
         return f"{checkpoint} lacks {PROCESSES_FILE}: not all processes had written their part"
     return None
+
+
+def _torn_state(path: Path) -> str | None:
+    try:
+        state = parsed_json(path.read_bytes())
+        return None if isinstance(state["global_step"], int) else f"{path} names no step"
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"{path} is torn"
 
 
 @contextmanager

@@ -4,7 +4,8 @@ from contextlib import suppress
 
 from hpt_trl.errors import Collector
 from hpt_trl.recipes.early import Checked, look_at
-from hpt_trl.runs.starting import STARTING_KEYS, Occupied, Start, check_start
+from hpt_trl.runs.changes import STARTING_KEYS
+from hpt_trl.runs.starting import Occupied, Start, check_start
 
 
 def check_run(

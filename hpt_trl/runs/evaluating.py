@@ -8,6 +8,7 @@ import json
 import shlex
 import time
 from collections.abc import Collection, Iterator
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,14 +32,18 @@ from hpt_trl.files import valid_json, write_atomically
 from hpt_trl.methods.environments import environment_conditions
 from hpt_trl.methods.evaluate.stage import measures_of
 from hpt_trl.models.digests import adapter_digest, model_digest
-from hpt_trl.models.loading import parts_of, positions_of, resolve_model
+from hpt_trl.models.loading import parts_of, positions_of, whole_model
+from hpt_trl.models.trainable import refuse_broken
+from hpt_trl.models.whole_files import refuse_damaged_model
 from hpt_trl.reading import duration, write_results
 from hpt_trl.run_files import RESULTS_FILE
 from hpt_trl.runs.acting import rows_placed
 from hpt_trl.runs.checkpoints import full_disk_explained
-from hpt_trl.runs.output_folder import open_output_folder, write_recipe
+from hpt_trl.runs.locking import only_run
+from hpt_trl.runs.output_folder import check_output_folder, open_output_folder, run_files, write_recipe
 from hpt_trl.runs.prepared import Prepared
 from hpt_trl.runs.record import hardware, short_name, versions
+from hpt_trl.runs.replacing import put_back_on_failure
 from hpt_trl.runs.trackers.tracking import Tracking
 from hpt_trl.terminal import flow
 
@@ -55,17 +60,22 @@ def run_evaluation(prepared: Prepared, started: float, command: list[str]) -> No
     recipe, state = prepared.recipe, PartialState()
     task = task_of(prepared)
     store = SampleStore(recipe.config.output_dir)
-    with full_disk_explained(recipe.config.output_dir), rows_placed(prepared.splits):
-        if state.is_main_process:
-            _open(prepared, store)
-        state.wait_for_everyone()
-        there = broadcast_object_list([len(store.read()) if state.is_main_process else 0])[0]
-        left = task.answers and there < len(task.rows) * task.decoding.n
-        set_seed(recipe.config.seed)
-        accelerator = Accelerator(mixed_precision=_precision(recipe.config), cpu=recipe.config.use_cpu)
-        engine = _vllm_engine(prepared, task) if recipe.config.use_vllm and left else None
-        needed = (left and engine is None) or PERPLEXITY in task.measures
-        model = load_model(prepared, accelerator.device) if needed else None
+    with full_disk_explained(recipe.config.output_dir), rows_placed(prepared.splits), ExitStack() as held:
+        # What is drawn stays; until then a former evaluation is put back where this one fails.
+        with ExitStack() as opening:
+            if state.is_main_process:
+                held.enter_context(only_run(store.folder, command))
+                check_output_folder(recipe)
+                opening.enter_context(put_back_on_failure(store.folder, run_files))
+                _open(prepared, store)
+            state.wait_for_everyone()
+            there = broadcast_object_list([len(store.read()) if state.is_main_process else 0])[0]
+            left = task.answers and there < len(task.rows) * task.decoding.n
+            set_seed(recipe.config.seed)
+            accelerator = Accelerator(mixed_precision=_precision(recipe.config), cpu=recipe.config.use_cpu)
+            engine = _vllm_engine(prepared, task) if recipe.config.use_vllm and left else None
+            needed = (left and engine is None) or PERPLEXITY in task.measures
+            model = load_model(prepared, accelerator.device) if needed else None
         drawing = time.perf_counter()
         result, lines = measure(task, model, store, engine=engine, accelerator=accelerator)
         if state.is_main_process:
@@ -123,10 +133,12 @@ def load_named(name: str, device: torch.device, **settings: Any) -> torch.nn.Mod
     """
     parts = parts_of(name, revision=settings.pop("revision", None))
     model: Any = create_model_from_path(
-        resolve_model(parts.base), device_map={"": device}, revision=parts.revision, **settings
+        whole_model(parts.base), device_map={"": device}, revision=parts.revision, **settings
     )
     if parts.adapter is not None:
+        refuse_damaged_model(parts.adapter)
         model = PeftModel.from_pretrained(model, parts.adapter)
+    refuse_broken(model, name)
     return model.eval()
 
 
@@ -225,7 +237,7 @@ def _vllm_engine(prepared: Prepared, task: Task) -> Any:
     }
 
     def engine(done: Collection[Item]) -> Iterator[list[Sample]]:
-        return draw(resolve_model(parts.base), task, settings, adapter=parts.adapter, done=done)
+        return draw(whole_model(parts.base), task, settings, adapter=parts.adapter, done=done)
 
     return engine
 

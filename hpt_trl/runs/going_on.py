@@ -5,8 +5,8 @@ import shlex
 from pathlib import Path
 
 from hpt_trl.run_files import RESULTS_FILE
+from hpt_trl.runs.changes import STARTING_KEYS
 from hpt_trl.runs.checkpoints import complete_checkpoints
-from hpt_trl.runs.starting import STARTING_KEYS
 
 # Variable with the command that goes on where the run is a part of something larger.
 COMMAND = "HPT_TRL_GOES_ON_BY"

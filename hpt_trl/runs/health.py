@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 from accelerate.utils import gather_object
-from torch.distributed.tensor import DTensor
 from transformers import Trainer, TrainerCallback
 
 from hpt_trl.errors import UserError
+from hpt_trl.models.sharded_weights import local_part
 from hpt_trl.runs.checkpoints import complete_checkpoints
 from hpt_trl.runs.signs import has_no_contrast
 
@@ -127,7 +127,7 @@ class Health(TrainerCallback):
         Raises:
             UserError: a trained weight is NaN or infinite.
         """
-        shards = (_local(parameter) for parameter in _trained(self.trainer.model_wrapped))
+        shards = (local_part(parameter) for parameter in _trained(self.trainer.model_wrapped))
         finite = all(bool(torch.isfinite(shard).all()) for shard in shards)
         if not all(gather_object([finite])):
             raise self.diverged(f"after step {self.trainer.state.global_step} weights are NaN or infinite")
@@ -137,19 +137,13 @@ def fingerprint(model: torch.nn.Module) -> list[int]:
     """Sums over the bits of each trained parameter, of a sharded one over the part that this process holds."""
     sums = []
     for parameter in _trained(model):
-        shard = _local(parameter)
+        shard = local_part(parameter)
         sums.append(int(shard.contiguous().view(_INTEGERS[shard.element_size()]).sum(dtype=torch.int64)))
     return sums
 
 
 def _trained(model: torch.nn.Module) -> list[torch.nn.Parameter]:
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
-
-
-def _local(parameter: torch.nn.Parameter) -> torch.Tensor:
-    """What this process holds of a parameter: all of it, its shard (FSDP 2), or its partition (ZeRO-3)."""
-    tensor: Any = getattr(parameter, "ds_tensor", parameter)
-    return (tensor.to_local() if isinstance(tensor, DTensor) else tensor).detach()
 
 
 def refuse_untrained(why: str | None, trainer: Trainer) -> None:

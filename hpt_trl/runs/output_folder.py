@@ -1,13 +1,15 @@
 """The output folder of a run: what may be written there, what is cleared away, and the recipe that is kept there."""
 
 import shutil
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import yaml
 
+from hpt_trl.digests import DIGESTS_FILE
 from hpt_trl.environments.trajectories import FOLDER as TRAJECTORIES
 from hpt_trl.evaluation.samples import CONDITIONS_FILE, PARTS, SAMPLES_FILE, SCORED_FILE
-from hpt_trl.files import write_atomically
+from hpt_trl.files import PARTIAL, write_atomically
 from hpt_trl.hub.origin import PUSHED_FILE
 from hpt_trl.methods.critic.results import CURVES_FILE as CURVES_OF_VALUES
 from hpt_trl.methods.critic.results import PICTURE_FILE as PICTURE_OF_VALUES
@@ -16,25 +18,33 @@ from hpt_trl.methods.rho1.page import PAGE_FILE, SELECTIONS_FILE
 from hpt_trl.models.folders import HEADS_FOLDER
 from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.run_files import (
+    ABANDONED,
     BEFORE_FILE,
     CURVES_FILE,
+    DAMAGED,
     EVALUATIONS,
     MARK,
     METRICS_FILE,
     RECIPE_FILE,
+    REMOVING,
     REPORT_FILE,
     RESULTS_FILE,
+    SAVING,
     TENSORBOARD,
     TRACKERS_FILE,
     WARNINGS_FILE,
 )
-from hpt_trl.runs.starting import STARTING_KEYS, Occupied, Start, check_start
+from hpt_trl.runs.changes import STARTING_KEYS
+from hpt_trl.runs.replacing import set_aside
+from hpt_trl.runs.resuming import refuse_other_run
+from hpt_trl.runs.starting import Occupied, Start, check_start
+from hpt_trl.settings.masking import is_secret_variable, masked
 from hpt_trl.token_scores.weights_page import PAGE_FILE as WEIGHTS_PAGE
 from hpt_trl.token_scores.weights_page import SAMPLES_FILE as WEIGHTS_FILE
 
 # Everything that a run, TRL and `save_pretrained` write; `overwrite` removes these and nothing else.
 _RUN_FILES = (
-    *(RECIPE_FILE, BEFORE_FILE, METRICS_FILE, RESULTS_FILE, CURVES_FILE, REPORT_FILE),
+    *(DIGESTS_FILE, RECIPE_FILE, BEFORE_FILE, METRICS_FILE, RESULTS_FILE, CURVES_FILE, REPORT_FILE),
     *(SCORES_FILE, PICTURE_FILE),
     *(SELECTIONS_FILE, PAGE_FILE, CONDITIONS_FILE, SAMPLES_FILE, PARTS, SCORED_FILE, EVALUATIONS),
     *(WEIGHTS_FILE, WEIGHTS_PAGE, CURVES_OF_VALUES, PICTURE_OF_VALUES, TRAJECTORIES),
@@ -42,6 +52,7 @@ _RUN_FILES = (
     *("adapter_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "*.jinja"),
     *("vocab.json", "merges.txt", "added_tokens.json", "tokenizer.model", "*processor_config.json", "README.md"),
     *("checkpoint-*", "checkpoints", "completions", TENSORBOARD, "value_head", HEADS_FOLDER),
+    *(DAMAGED, ABANDONED),
     *(TRACKERS_FILE, WARNINGS_FILE, PUSHED_FILE),
 )
 
@@ -49,6 +60,11 @@ _RUN_FILES = (
 def resolved_recipe(recipe: Recipe) -> str:
     """The recipe with its overrides as YAML; it can be run again with another `output_dir`."""
     values = {key: value for key, value in recipe.raw.items() if key not in STARTING_KEYS[:2]}
+    # A secret among them is the user's to set anew.
+    variables = recipe.sources.file.values.get("env") or {}
+    told = {name: value for name, value in variables.items() if not is_secret_variable(str(name))}
+    told = {name: value for name, value in told.items() if masked(value) == value}
+    values |= {"env": told} if told else {}
     return f"{MARK}\n" + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
@@ -62,14 +78,18 @@ def check_output_folder(recipe: Recipe, *, planned: bool = False) -> Path | None
         The checkpoint to resume from, None for a new run.
 
     Raises:
-        UserError: the folder holds something else, or there is nothing to resume from.
+        UserError: the folder holds something else, or there is nothing to resume from, or what there is is of
+            another recipe.
     """
     try:
-        return check_start(_start_of(recipe))
+        checkpoint = check_start(_start_of(recipe))
     except Occupied:
         if not planned:
             raise
         return None
+    if checkpoint is not None:
+        refuse_other_run(recipe, checkpoint)
+    return checkpoint
 
 
 def occupied(recipe: Recipe) -> str | None:
@@ -82,17 +102,31 @@ def occupied(recipe: Recipe) -> str | None:
 
 
 def open_output_folder(recipe: Recipe, *, resuming: bool) -> Path:
-    """Makes the folder ready for a run that `check_output_folder` let pass: creates or clears it, writes the recipe."""
+    """Makes the folder ready for a run that `check_output_folder` let pass: creates or clears it, writes the recipe.
+
+    A former run's files are set aside; see `hpt_trl.runs.replacing`.
+    """
     folder = Path(recipe.config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
+    clear_unfinished(folder)
     if not resuming:
-        for path in {path for pattern in _RUN_FILES for path in folder.glob(pattern)}:
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+        set_aside(folder, run_files)
     write_recipe(recipe)
     return folder
+
+
+def run_files(folder: Path) -> list[Path]:
+    """What of a folder a run of this package, TRL or `save_pretrained` has written, links as they are."""
+    # `glob` would leave out a link that leads nowhere.
+    return sorted(path for path in folder.iterdir() if any(fnmatchcase(path.name, pattern) for pattern in _RUN_FILES))
+
+
+def clear_unfinished(folder: Path) -> None:
+    """Removes what a run that was killed was about to write or to remove; the run that holds the folder calls it."""
+    for name in (SAVING, REMOVING):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for path in folder.glob(f".*{PARTIAL}"):
+        path.unlink()
 
 
 def write_recipe(recipe: Recipe) -> None:

@@ -23,10 +23,12 @@ from hpt_trl.data.prompt_parts import prompt_parts
 from hpt_trl.data.rendering import Encoder
 from hpt_trl.data.unused import unused_columns
 from hpt_trl.errors import Collector, UserError
+from hpt_trl.models.built_in import BUILT_IN
 from hpt_trl.models.end_tokens import end_token_ids
 from hpt_trl.models.folders import is_value_model
 from hpt_trl.models.hub_parts import value_model_folder
 from hpt_trl.models.loading import ModelParts, load_config, load_tokenizer, model_exists, parts_of, positions_of
+from hpt_trl.models.whole_files import refuse_torn_weights
 from hpt_trl.recipes.adapter_targets import check_adapter_targets
 from hpt_trl.recipes.bundled import find_recipe
 from hpt_trl.recipes.model_settings import check_model_settings
@@ -46,6 +48,7 @@ from hpt_trl.runs.model_files import shipped_by
 from hpt_trl.runs.noting import note_settings, reads_here
 from hpt_trl.runs.prepared import Prepared
 from hpt_trl.runs.probe import Probe, check_thresholds, success_of
+from hpt_trl.runs.resuming import refuse_other_processes
 from hpt_trl.runs.steps import check_steps
 from hpt_trl.runs.tokenizer import embedded_tokens, settle_tokenizer
 
@@ -154,6 +157,13 @@ def prepare_recipe(recipe: Recipe, trained: "Trained | None" = None, *, planned:
         unused=unused,
         acting=acting,
     )
+    if parts is not None:
+        for name in (parts.base, parts.adapter):
+            if name is not None and name not in BUILT_IN:
+                with recipe.sources.placing("model_name_or_path"):
+                    refuse_torn_weights(name)
+    if checkpoint is not None:
+        refuse_other_processes(recipe, checkpoint, model_config)
     check_lengths(recipe, splits, encoder, prepared.answered, prepared.eval_max_new_tokens, positions)
     # A judge costs money.
     if functions and not any(isinstance(reward, JudgedAnswer) for reward in functions):

@@ -10,7 +10,7 @@ import os
 import shlex
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,23 +22,27 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
 from hpt_trl.data.unused import describe_unused
+from hpt_trl.digests import DIGESTS_FILE, digest_of
+from hpt_trl.errors import UserError
 from hpt_trl.evaluation.intervals import wilson
 from hpt_trl.evaluation.measuring import measure
 from hpt_trl.evaluation.samples import SampleStore
 from hpt_trl.files import valid_json, write_atomically
 from hpt_trl.methods.held_out import RowMeasures, errors_of, measure_held_out, shares_of
 from hpt_trl.models.adapters import keep_adapter_type, keep_four_bit_trainable
-from hpt_trl.models.loading import resolve_model
-from hpt_trl.models.trainable import refuse_untrainable
+from hpt_trl.models.loading import whole_model
+from hpt_trl.models.trainable import refuse_broken, refuse_untrainable
+from hpt_trl.models.whole_files import DIGESTS_KEY
 from hpt_trl.progress import lines_above_bars
-from hpt_trl.reading import write_results
+from hpt_trl.reading import read_object, read_results, write_results
 from hpt_trl.recipes.bundled import find_recipe
 from hpt_trl.recipes.profiles import LAUNCH_OPTIONS
 from hpt_trl.recipes.recipe import StageInputs
 from hpt_trl.recipes.resolving import read_recipe
 from hpt_trl.rollouts.vllm import open_engine
-from hpt_trl.run_files import BEFORE_FILE, EVALUATIONS, RESULTS_FILE
+from hpt_trl.run_files import BEFORE_FILE, EVALUATIONS
 from hpt_trl.runs.acting import rows_placed
+from hpt_trl.runs.attempts import Attempts
 from hpt_trl.runs.callbacks import AtTrainBegin, EndWhereDone, KnowsBest, NothingLeft, close_bars
 from hpt_trl.runs.checkpoints import full_disk_explained
 from hpt_trl.runs.closing import draw_and_close
@@ -49,14 +53,17 @@ from hpt_trl.runs.evaluation import evaluate
 from hpt_trl.runs.health import Health, refuse_untrained
 from hpt_trl.runs.hub import finish_on_hub, write_no_card, write_run_card
 from hpt_trl.runs.interrupting import SaveOnInterrupt, holding_interrupts, interrupts_explained
+from hpt_trl.runs.locking import only_run
 from hpt_trl.runs.model_files import complete_model_files
-from hpt_trl.runs.output_folder import open_output_folder
+from hpt_trl.runs.output_folder import check_output_folder, open_output_folder, run_files
 from hpt_trl.runs.preparation import prepare_recipe
 from hpt_trl.runs.prepared import Prepared
 from hpt_trl.runs.progress import MetricsWriter, ProgressLines, without_library_bars
 from hpt_trl.runs.quiet import quiet, say
 from hpt_trl.runs.record import hardware, short_name, versions
-from hpt_trl.runs.saving import save_whole
+from hpt_trl.runs.replacing import RemoveReplaced, put_back_on_failure
+from hpt_trl.runs.resuming import note_of, settle_checkpoint
+from hpt_trl.runs.saving import save_final, save_whole
 from hpt_trl.runs.totals import RunTotals
 from hpt_trl.runs.trackers.tracking import Tracking
 from hpt_trl.runs.warned import Warnings
@@ -101,16 +108,32 @@ def run(name: str, overrides: list[str], live: TrainerCallback | None = None) ->
             open_engine(prepared.recipe)
         # Every process has looked at the folder before the first one writes to it.
         state.wait_for_everyone()
-        if state.is_main_process:
-            open_output_folder(prepared.recipe, resuming=prepared.checkpoint is not None)
-            if prepared.unused:
-                print(f"Columns that nothing reads: {describe_unused(prepared.unused)}", flush=True)
-        state.wait_for_everyone()
         explained = (full_disk_explained(folder), interrupts_explained(folder, command))
-        with explained[0], explained[1], rows_placed(prepared.splits):
-            tracking = Tracking(prepared.recipe, prepared)
-            with tracking.running():
-                _train(prepared, started, command, tracking, live)
+        with explained[0], explained[1], ExitStack() as held:
+            if state.is_main_process:
+                held.enter_context(only_run(Path(folder), command))
+                # Another run may have written there in the meantime.
+                check_output_folder(prepared.recipe)
+            if prepared.checkpoint is not None:
+                prepared.checkpoint = _settled(prepared, prepared.checkpoint)
+            if state.is_main_process:
+                open_output_folder(prepared.recipe, resuming=prepared.checkpoint is not None)
+                held.enter_context(put_back_on_failure(Path(folder), run_files))
+                if prepared.unused:
+                    print(f"Columns that nothing reads: {describe_unused(prepared.unused)}", flush=True)
+            state.wait_for_everyone()
+            with rows_placed(prepared.splits):
+                tracking = Tracking(prepared.recipe, prepared)
+                with tracking.running():
+                    _train(prepared, started, command, tracking, live)
+
+
+def _settled(prepared: Prepared, checkpoint: Path) -> Path:
+    """Where the run goes on, as the first process finds it."""
+    found: list[Path] = [checkpoint]
+    if PartialState().is_main_process:
+        found = [settle_checkpoint(prepared.recipe, checkpoint, prepared.model_config)]
+    return broadcast_object_list(found)[0]
 
 
 def _train(
@@ -119,6 +142,7 @@ def _train(
     if live is None:
         say("Loading the model" if prepared.model else "Making the model")
     totals, health = RunTotals(started), Health()
+    attempts = Attempts(prepared.recipe, prepared.checkpoint, totals)
     warnings = Warnings(prepared.recipe, tracking.warn)
     evaluations = _Evaluations(prepared, totals)
     # Who ends a training comes before those who note what a checkpoint has. The totals come before all that logs and
@@ -126,7 +150,7 @@ def _train(
     trainer = _build_trainer(
         prepared,
         [AtTrainBegin(evaluations.before_training)],
-        [KnowsBest(), warnings, totals, health, *tracking.callbacks],
+        [KnowsBest(), warnings, totals, attempts, health, *tracking.callbacks],
         live,
     )
     health.watch(trainer)
@@ -149,7 +173,7 @@ def _train(
     health.check_weights()
     # Saved before it is evaluated: whatever fails there, the model stays.
     with holding_interrupts():
-        trainer.save_model(prepared.recipe.config.output_dir)
+        save_final(trainer)
     after = evaluations.evaluate("After training")
     loss = (after or {}).get("held_out", {}).get("loss", 0.0)
     if not math.isfinite(loss):
@@ -157,7 +181,8 @@ def _train(
     found = prepared.recipe.stage.finish(trainer)
     why = health.why_untrained()
     if trainer.is_world_process_zero():
-        results = _finish(prepared, trainer, evaluations, after, totals, why, command, found, warnings.kept)
+        more = {"warnings": warnings.kept, "attempts": attempts.all()}
+        results = _finish(prepared, trainer, evaluations, after, totals, why, command, found, more)
         tracking.trained(results)
         draw_and_close(Path(prepared.recipe.config.output_dir), results, printed=live is None)
     # As Trainer.end does, which transformers 5.17 lacks.
@@ -182,8 +207,9 @@ class _Evaluations:
         path = Path(self.prepared.recipe.config.output_dir) / BEFORE_FILE
         if self.prepared.checkpoint is not None:
             # The model is the checkpoint's by now; what it could do before any training was found by the first run.
-            self.before, rows = broadcast_object_list(list(_stored_before(path.parent)))
-            self.rows = None if rows is None else [RowMeasures(**row) for row in rows]
+            self.before, self.rows = broadcast_object_list(
+                list(_stored_before(path.parent)) if self.trainer.is_world_process_zero() else [None, None]
+            )
             return
         self.before = self.evaluate("Before training")
         if self.before is not None and self.trainer.is_world_process_zero():
@@ -265,17 +291,20 @@ class _Evaluations:
         )
 
 
-def _stored_before(folder: Path) -> tuple[dict[str, Any] | None, list[dict[str, Any]] | None]:
+def _stored_before(folder: Path) -> tuple[dict[str, Any] | None, list[RowMeasures] | None]:
     """The evaluation before training that the resumed run left, and what it had measured of each row.
 
-    It lies beside the checkpoints, or without the rows in the results.
+    It lies beside the checkpoints, or without the rows in the results. It cannot be measured again.
     """
-    if (folder / BEFORE_FILE).exists():
-        before = json.loads((folder / BEFORE_FILE).read_text(encoding="utf-8"))
-        return before, None if before is None else before.pop(_ROWS, None)
-    if (folder / RESULTS_FILE).exists():
-        return json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))["before"], None
-    return None, None
+    try:
+        if (before := read_object(folder / BEFORE_FILE, "an evaluation", "", or_null=True)) is not None:
+            rows = before.pop(_ROWS, None)
+            return before, None if rows is None else [RowMeasures(**row) for row in rows]
+        results = None if (folder / BEFORE_FILE).exists() else read_results(folder)
+        return None if results is None else results["before"], None
+    except (UserError, KeyError, TypeError) as error:
+        print(f"What was measured before the training is lost ({folder / BEFORE_FILE}): {error}", flush=True)
+        return None, None
 
 
 def _build_trainer(
@@ -299,7 +328,7 @@ def _build_trainer(
     assert recipe.stage.build is not None
     trainer = recipe.stage.build(
         StageInputs(
-            model=None if prepared.model is None else resolve_model(prepared.model),
+            model=None if prepared.model is None else whole_model(prepared.model),
             tokenizer=prepared.tokenizer,
             encoder=prepared.encoder,
             config=config,
@@ -315,16 +344,20 @@ def _build_trainer(
         )
     )
     refuse_untrainable(trainer.model)
+    for model in (trainer.model, getattr(trainer, "ref_model", None)):
+        if model is not None:
+            refuse_broken(model, prepared.model or "the model")
     keep_four_bit_trainable(trainer.model)
     keep_adapter_type(trainer.model)
     complete_model_files(trainer, recipe, prepared.model_config)
     write_no_card(trainer)
-    save_whole(trainer, dict)
+    save_whole(trainer, note_of(recipe) if trainer.args.should_save else {})
     if live is not None or not config.disable_tqdm:
         # Another one in a notebook, and with `disable_tqdm`.
         for stock in (DEFAULT_PROGRESS_CALLBACK, ProgressCallback, PrinterCallback):
             trainer.remove_callback(stock)
         trainer.add_callback(ProgressLines() if live is None else live)
+    trainer.add_callback(RemoveReplaced(Path(config.output_dir)))
     trainer.add_callback(SaveOnInterrupt())
     return trainer
 
@@ -338,13 +371,13 @@ def _finish(
     why_untrained: str | None,
     command: list[str],
     found: dict[str, Any] | None,
-    warnings: list[dict[str, Any]],
+    more: dict[str, Any],
 ) -> dict[str, Any]:
     """Writes results.json and the card.
 
     Args:
         found: results of the stage's own.
-        warnings: what the run was warned of.
+        more: what the run was warned of, and its attempts.
 
     Returns:
         What results.json says.
@@ -369,7 +402,7 @@ def _finish(
         "trained": why_untrained is None,
         **({} if why_untrained is None else {"why_untrained": why_untrained}),
         "train_loss": totals.train_loss(),
-        "warnings": warnings,
+        **more,
         "wall_time_s": wall,
         "tokens": {
             "training": spent.tokens,
@@ -378,6 +411,7 @@ def _finish(
         "versions": versions(),
         "hardware": hardware(trainer.accelerator.device, trainer.accelerator.num_processes, spent.peak_bytes),
         "command": shlex.join(command),
+        DIGESTS_KEY: digest_of(folder / DIGESTS_FILE),
     }
     write_results(folder, results)
     (folder / BEFORE_FILE).unlink(missing_ok=True)

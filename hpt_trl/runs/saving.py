@@ -8,25 +8,27 @@ files after the one that transformers writes last. So all of it is wrapped, and 
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hpt_trl.digests import note_digests
-from hpt_trl.files import write_atomically
-from hpt_trl.placing import put_in_place
+from hpt_trl.digests import DIGESTS_FILE, files_below, note_digests
+from hpt_trl.files import valid_json, write_atomically
+from hpt_trl.models.whole_files import refuse_damaged_model
+from hpt_trl.placing import put_in_place, replace_files
 from hpt_trl.run_files import REMOVING, SAVING
 from hpt_trl.runs.checkpoints import RUN_FILE, TRAINER_STATE, checkpoint_name, numbered_checkpoints
 
 
-def save_whole(trainer: Any, said: Callable[[], dict[str, Any]]) -> None:
+def save_whole(trainer: Any, note: Mapping[str, Any]) -> None:
     """Let a trainer's checkpoints come to their names as wholes; every process calls it once the trainer is built.
 
     Args:
         trainer: A `Trainer` of one process or many, its weights spread or not.
-        said: What a checkpoint notes of its run, beside the step and the number of processes.
+        note: What a checkpoint says of its run, beside its step.
     """
     stock, wait = trainer._save_checkpoint, trainer.accelerator.wait_for_everyone
+    load_best = trainer._load_best_model
     folder = Path(trainer.args.output_dir)
     staging = folder / SAVING
 
@@ -52,15 +54,44 @@ def save_whole(trainer: Any, said: Callable[[], dict[str, Any]]) -> None:
         if writes:
             if settled:
                 state.save_to_json(str(new / TRAINER_STATE))
-            note = {"step": state.global_step, "processes": trainer.accelerator.num_processes} | said()
-            write_atomically(new / RUN_FILE, json.dumps(note, indent=1, ensure_ascii=False) + "\n")
+            said = json.dumps(valid_json({"step": state.global_step, **note}), indent=1, ensure_ascii=False)
+            write_atomically(new / RUN_FILE, said + "\n")
             note_digests(new)
             put_in_place(new, folder / new.name)
             staging.rmdir()
             _rotate(folder, trainer.args.save_total_limit, {new.name, Path(state.best_model_checkpoint or "").name})
         wait()
 
-    trainer._save_checkpoint = save
+    def best() -> None:
+        refuse_damaged_model(trainer.state.best_model_checkpoint)
+        load_best()
+
+    trainer._save_checkpoint, trainer._load_best_model = save, best
+
+
+def save_final(trainer: Any) -> None:
+    """Saves the model into the output folder: written under another name, digests last, then moved file by file.
+
+    Without its digests a folder is none of a finished run; every process takes part.
+    """
+    folder, wait = Path(trainer.args.output_dir), trainer.accelerator.wait_for_everyone
+    new, writes = folder / SAVING / "model", trainer.args.should_save
+    if writes:
+        shutil.rmtree(new.parent, ignore_errors=True)
+    wait()
+    try:
+        trainer.save_model(str(new))
+    except BaseException:
+        if writes:
+            shutil.rmtree(new.parent, ignore_errors=True)
+        raise
+    wait()
+    if writes:
+        # PEFT's card is not the one that stays.
+        note_digests(new, [path for path in files_below(new) if path.name != "README.md"])
+        replace_files(new, folder, DIGESTS_FILE)
+        new.parent.rmdir()
+    wait()
 
 
 def _settle_best(state: Any, staging: Path, folder: Path) -> bool:

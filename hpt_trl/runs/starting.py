@@ -7,6 +7,7 @@ or names another folder.
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +15,33 @@ import yaml
 
 from hpt_trl.environments.trajectories import FOLDER as TRAJECTORIES
 from hpt_trl.errors import UserError
-from hpt_trl.files import folder_fault, lines_of
+from hpt_trl.files import PARTIAL, folder_fault, lines_of
 from hpt_trl.run_files import (
+    ABANDONED,
     BEFORE_FILE,
+    DAMAGED,
     EVALUATIONS,
+    LOCK_FILE,
     MARK,
     METRICS_FILE,
+    OWNER_FILE,
     RECIPE_FILE,
     RESULTS_FILE,
     TENSORBOARD,
     TRACKERS_FILE,
     WARNINGS_FILE,
 )
-from hpt_trl.runs.checkpoints import complete_checkpoints, why_incomplete
+from hpt_trl.runs.changes import STARTING_KEYS
+from hpt_trl.runs.checkpoints import RUN_FILE, complete_checkpoints, numbered_checkpoints, why_incomplete
+from hpt_trl.runs.inputs import refuse_inputs_inside
 
-# Keys that say how a run is started, not what it does.
-STARTING_KEYS = ("overwrite", "resume_from_checkpoint", "output_dir")
 # What a run leaves before its first step is done, trajectories of the evaluation before the training among it.
 _BEFORE_TRAINING = {
     *(RECIPE_FILE, BEFORE_FILE, METRICS_FILE, WARNINGS_FILE, EVALUATIONS, TRAJECTORIES),
     *(TRACKERS_FILE, TENSORBOARD),
 }
+# What a run keeps beside its checkpoints, and starting anew would remove: models of `stage: ref_tuning` among it.
+_KEPT = ("checkpoints", DAMAGED, ABANDONED)
 
 
 class Occupied(UserError):
@@ -84,6 +91,7 @@ def check_start(start: Start) -> Path | None:
         Occupied: the folder holds a run that would be written over.
         UserError: the folder is not a run's, or there is nothing to resume from.
     """
+    refuse_inputs_inside(start.values, start.error)
     folder, checkpoint = start.folder, None
     if fault := folder_fault(folder):
         raise start.error("output_dir", f"{folder} {fault}; name a folder that is new or empty.")
@@ -94,10 +102,9 @@ def check_start(start: Start) -> Path | None:
         checkpoint = _checkpoint(start, str(resume))
         if checkpoint.resolve().parent == folder.resolve():
             return checkpoint
-    if not folder.exists() or not any(folder.iterdir()):
+    if not folder.exists() or not _contents(folder):
         return checkpoint
-    stored = folder / RECIPE_FILE
-    if not stored.is_file() or not stored.read_text(encoding="utf-8").startswith(MARK):
+    if not _is_of_a_run(folder):
         raise start.error(
             "output_dir",
             f"{folder} is not empty and holds no run of hpt-trl, so nothing is written there. Name a folder that is "
@@ -107,7 +114,7 @@ def check_start(start: Start) -> Path | None:
         return None
     if not start.trains and not start.works:
         # Whether completions that are there are this recipe's is found out where they are read.
-        _refuse_training(start, stored)
+        _refuse_training(start)
         return None
     choices = "Name another `--output_dir`, or start anew with `--overwrite true`"
     if (folder / RESULTS_FILE).exists():
@@ -118,31 +125,71 @@ def check_start(start: Start) -> Path | None:
             f"{folder} holds a run that stopped after {checkpoints[-1].name}. Go on with `--resume_from_checkpoint "
             f"true`. {choices}.",
         )
-    if _differs(start, stored) and not _failed_at_start(folder):
+    if _failed_at_start(folder):
+        return checkpoint
+    if _differs(start):
         raise _occupied(start, f"{folder} holds a run of another recipe, not finished. {choices}.")
+    if kept := [name for name in _KEPT if (folder / name).is_dir() and any((folder / name).iterdir())]:
+        raise _occupied(
+            start,
+            f"{folder} holds a run that did not finish, and what it kept in {' and '.join(kept)}. {choices}, which "
+            "removes that as well.",
+        )
     return checkpoint
 
 
-def _refuse_training(start: Start, stored: Path) -> None:
-    there = yaml.safe_load(stored.read_text(encoding="utf-8")).get("stage")
+def _contents(folder: Path) -> list[Path]:
+    """What lies in a folder, but for the marks of a run that holds it and what a killed one was about to write."""
+    marks = (LOCK_FILE, OWNER_FILE)
+    return [path for path in folder.iterdir() if path.name not in marks and not fnmatch(path.name, f".*{PARTIAL}")]
+
+
+def _is_of_a_run(folder: Path) -> bool:
+    """Whether a run of this package has written to a folder, also where its recipe was torn."""
+    recipe = folder / RECIPE_FILE
+    try:
+        start = recipe.read_bytes()[: len(MARK)]
+    except OSError:
+        start = None
+    noted = any(folder.glob(f"checkpoint-*/{RUN_FILE}"))
+    return noted or (start is not None and (start == MARK.encode() or not start.strip(b"\0 \n")))
+
+
+def stored_recipe(folder: Path) -> dict[str, Any] | None:
+    """The resolved recipe of an output folder; None where there is none, or it is torn."""
+    try:
+        text = (folder / RECIPE_FILE).read_text(encoding="utf-8")
+        found = yaml.safe_load(text) if text.startswith(MARK) else None
+    except (OSError, ValueError, yaml.YAMLError, RecursionError):
+        return None
+    if not isinstance(found, dict):
+        return None
+    # Variables are no keys.
+    return {key: value for key, value in found.items() if key != "env"}
+
+
+def _refuse_training(start: Start) -> None:
+    folder, there = start.folder, (stored_recipe(start.folder) or {}).get("stage", "unknown (its recipe is torn)")
     if there != start.stage:
         raise start.error(
             "output_dir",
-            f"{stored.parent} holds a run of `stage: {there}`. Name another folder, e.g. {stored.parent}/evaluation or "
-            f"{stored.parent}-{start.stage}.",
+            f"{folder} holds a run of `stage: {there}`. Name another folder, e.g. {folder}/evaluation or "
+            f"{folder}-{start.stage}.",
         )
 
 
-def _differs(start: Start, stored: Path) -> bool:
+def _differs(start: Start) -> bool:
     """Whether the stored recipe says anything else than this one; where the folder lies does not matter."""
-    old = yaml.safe_load(stored.read_text(encoding="utf-8"))
+    old = stored_recipe(start.folder)
+    if old is None:
+        return True
     new = yaml.safe_load(yaml.safe_dump(start.resolved()))
     return any(old.get(key) != new.get(key) for key in {*old, *new} - set(STARTING_KEYS))
 
 
 def _failed_at_start(folder: Path) -> bool:
     """Whether a run ended before it had trained anything: its corrected recipe may take the folder."""
-    if any(path.name not in _BEFORE_TRAINING for path in folder.iterdir()) or _has_other_runs(folder):
+    if any(path.name not in _BEFORE_TRAINING for path in _contents(folder)) or _has_other_runs(folder):
         return False
     # A warning may be of the step that is being done; what is logged is of one that is.
     return not _goes_beyond(folder / METRICS_FILE, 0) and not _goes_beyond(folder / WARNINGS_FILE, 1)
@@ -175,15 +222,16 @@ def _is_later(line: str, step: int) -> bool:
 
 def _checkpoint(start: Start, resume: str) -> Path:
     if resume.lower() in ("true", "yes"):
-        checkpoints = complete_checkpoints(start.folder)
-        if not checkpoints:
-            raise start.error(
-                "resume_from_checkpoint",
-                f"{start.folder} holds no complete checkpoint. Leave the key out to start anew, or name the "
-                "checkpoint's folder.",
-            )
-        return checkpoints[-1]
-    path = Path(resume)
+        if checkpoints := complete_checkpoints(start.folder):
+            return checkpoints[-1]
+        there = [why for path in reversed(numbered_checkpoints(start.folder)) if (why := why_incomplete(path))]
+        said = f" ({there[0]})" if there else ""
+        anew = "Write `--overwrite true` in place of the key" if there else "Leave the key out"
+        raise start.error(
+            "resume_from_checkpoint",
+            f"{start.folder} holds no complete checkpoint{said}. {anew} to start anew, or name a checkpoint's folder.",
+        )
+    path = Path(resume).expanduser()
     if not path.is_dir():
         raise start.error("resume_from_checkpoint", f"there is no folder {resume}; write true, or a checkpoint folder.")
     if (why := why_incomplete(path)) is not None:

@@ -58,10 +58,14 @@ class RunTotals(TrainerCallback):
     def training_ends(self) -> None:
         self._training_seconds = self._training_time()
 
+    def attempt_seconds(self) -> float:
+        """Wall time of this attempt so far."""
+        return time.perf_counter() - self.started
+
     def now(self) -> Totals:
         """The totals of the whole run so far."""
         own = Totals(
-            seconds=time.perf_counter() - self.started,
+            seconds=self.attempt_seconds(),
             training_seconds=self._training_time() if self._training_seconds is None else self._training_seconds,
             evaluation_seconds=self.evaluation_seconds,
             loss=self._loss,

@@ -12,6 +12,7 @@ from hpt_trl.reading import duration, write_results
 from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.run_files import RESULTS_FILE
 from hpt_trl.runs.checkpoints import full_disk_explained
+from hpt_trl.runs.locking import only_run
 from hpt_trl.runs.output_folder import check_output_folder, write_recipe
 from hpt_trl.runs.record import hardware, short_name, versions
 from hpt_trl.runs.trackers.choosing import settle_trackers
@@ -52,8 +53,8 @@ def run_work(recipe: Recipe, started: float, command: list[str]) -> None:
     state.wait_for_everyone()
     if state.is_main_process:
         folder = Path(recipe.config.output_dir)
-        with full_disk_explained(recipe.config.output_dir):
-            folder.mkdir(parents=True, exist_ok=True)
+        with full_disk_explained(recipe.config.output_dir), only_run(folder, command):
+            check_output_folder(recipe)
             (folder / RESULTS_FILE).unlink(missing_ok=True)
             write_recipe(recipe)
             measures = work(recipe)

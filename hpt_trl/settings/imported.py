@@ -37,6 +37,22 @@ def check_found(path: str, key: str) -> None:
         imported(path, key)
 
 
+def file_of(path: str) -> Path | None:
+    """The file of the module in which a dotted path lies; None where it is not found. Nothing is imported."""
+    parts = path.split(".")[:-1]
+    if not parts or not all(parts):
+        return None
+    _extend_path()
+    folder = _folder_of(parts[0])
+    if folder is None:
+        # A program that is run as `__main__` has none.
+        spec = None if parts[0] == "__main__" else find_spec(parts[0])
+        inside = None if spec is None else next(iter(spec.submodule_search_locations or []), None)
+        folder = os.path.dirname(inside or ("" if spec is None else spec.origin or ""))
+    place = Path(folder).joinpath(*parts)
+    return next((file for file in (place.with_name(f"{place.name}.py"), place / "__init__.py") if file.is_file()), None)
+
+
 def imported(path: str, key: str) -> Any:
     """Imports what a dotted path names: from the recipe's folder, else an installed module or the working directory.
 

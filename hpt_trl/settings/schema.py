@@ -41,7 +41,7 @@ def schema_of(key: Key, rule: Rule | None = None) -> Schema:
             )
     if rule is not None and rule.also:
         found.append({"enum": list(rule.also)})
-    if types.NoneType in kinds:
+    if types.NoneType in kinds and not (rule is not None and rule.needed):
         found.append({"type": "null"})
     unique = [schema for place, schema in enumerate(found) if schema not in found[:place]]
     described = {"description": key.help} if key.help else {}

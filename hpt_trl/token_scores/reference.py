@@ -21,7 +21,7 @@ from hpt_trl.files import cache_folder
 from hpt_trl.models.adapters import keep_four_bit_trainable
 from hpt_trl.models.built_in import BUILT_IN
 from hpt_trl.models.folders import is_value_model
-from hpt_trl.models.loading import load_config, resolve_model
+from hpt_trl.models.loading import load_config, whole_model
 from hpt_trl.models.sharded_weights import spare_from_gathering, whole_weights
 from hpt_trl.token_scores.config import ReferenceConfig
 from hpt_trl.token_scores.sources import Source, preparation, source_of
@@ -82,7 +82,7 @@ def load_reference(config: ReferenceConfig, device: torch.device) -> PreTrainedM
     attention = dict(config.model_init_kwargs or {}).get("attn_implementation")  # type: ignore[arg-type]
     with whole_weights():
         model: Any = AutoModelForCausalLM.from_pretrained(
-            resolve_model(source.base),
+            whole_model(source.base),
             dtype=config.reference_dtype,
             quantization_config=_four_bit(config, source),
             device_map={"": device},

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from hpt_trl.digests import note_digests
 from hpt_trl.errors import UserError
 from hpt_trl.planning.check import check
 from hpt_trl.runs import reporting, runner
@@ -149,6 +150,7 @@ def test_a_resumed_run_has_the_totals_of_the_whole(recipe, tmp_path, stage):
     totals["training_seconds"] += 3600
     totals["peak_bytes"] = 2**45
     (out / "checkpoint-3" / "trainer_state.json").write_text(json.dumps(state))
+    note_digests(out / "checkpoint-3")
     runner.run(path, ["--resume_from_checkpoint", str(out / "checkpoint-3")])
     again = results(out)
     assert again["tokens"]["training"] == straight["tokens"]["training"]

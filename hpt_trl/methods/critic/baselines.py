@@ -20,7 +20,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from hpt_trl.data.solution_pairs import length_bin
 from hpt_trl.evaluation.intervals import wilson
-from hpt_trl.models.loading import resolve_model
+from hpt_trl.models.loading import whole_model
 from hpt_trl.models.sharded_weights import spare_from_gathering, whole_weights
 from hpt_trl.token_scores.kinds import REFERENCE_NLL
 from hpt_trl.token_scores.reference_scores import reference_nll
@@ -135,7 +135,7 @@ def language_model(name: str, device: torch.device, **loading: Any) -> Scorer:
 
     def load() -> torch.nn.Module:
         with whole_weights():
-            model: Any = AutoModelForCausalLM.from_pretrained(resolve_model(name), **loading)
+            model: Any = AutoModelForCausalLM.from_pretrained(whole_model(name), **loading)
         add_fused_lm_head(model)
         spare_from_gathering(model)
         return model.to(device).eval().requires_grad_(False)

@@ -4,13 +4,14 @@ They are for use, not for going on: TRL's own checkpoints (`save_strategy`) hold
 """
 
 import math
-import os
 import shutil
 from pathlib import Path
 
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from hpt_trl.digests import note_digests
 from hpt_trl.methods.held_out import measure_held_out
+from hpt_trl.placing import put_in_place
 
 FOLDER = "checkpoints"
 BEST = "best"
@@ -68,8 +69,8 @@ class KeptModels(TrainerCallback):
         self.trainer.save_model(str(partial), _internal_call=True)
         wait()
         if writes:
-            shutil.rmtree(folder / name, ignore_errors=True)
-            os.replace(partial, folder / name)
+            note_digests(partial)
+            put_in_place(partial, folder / name)
 
 
 def held_out_losses(state: TrainerState) -> list[tuple[int, float]]:

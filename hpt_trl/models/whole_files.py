@@ -1,0 +1,102 @@
+"""Models in local folders whose files are what was written: by their sizes, and read as wholes before they are loaded.
+
+What runs of this package leave has digests. Of other programs' folders only what the safetensors' headers say is known.
+"""
+
+import json
+import os
+from functools import lru_cache
+from pathlib import Path
+
+from hpt_trl.digests import DIGESTS_FILE, damage_of, files_below, has_digests
+from hpt_trl.errors import UserError
+from hpt_trl.files import parsed_json
+from hpt_trl.run_files import RESULTS_FILE
+
+_AGAIN = "Copy the folder anew, or make its model again."
+# No header of a safetensors file is longer.
+_LONGEST_HEADER = 10**8
+# In results.json: the digest of the folder's digests.
+DIGESTS_KEY = "digests"
+
+
+def shown_damage(folder: str | Path) -> str | None:
+    """What shows to be wrong with a model's files without reading them; None where nothing does.
+
+    Args:
+        folder: Of a model, an adapter or a value model.
+    """
+    place = Path(folder)
+    if not has_digests(place) and _had_digests(place):
+        return f"{place / DIGESTS_FILE} is missing"
+    return damage_of(place, contents=False)
+
+
+def refuse_torn_weights(folder: str | Path) -> None:
+    """Refuses safetensors files that are not as long as their headers tell; no weights are read.
+
+    Args:
+        folder: Of a model or an adapter; a Hub id passes unseen.
+
+    Raises:
+        UserError: the first such file.
+    """
+    if torn := next(filter(None, map(_torn, sorted(Path(folder).glob("*.safetensors")))), None):
+        raise UserError(f"{torn}. {_AGAIN}")
+
+
+def refuse_damaged_model(folder: str | Path) -> None:
+    """Reads a local model's files and refuses it where they are not what was written.
+
+    A folder is read once as long as it stays as it is, and by the first process of a machine alone.
+
+    Args:
+        folder: Of a model, an adapter or a value model; a Hub id passes unseen.
+
+    Raises:
+        UserError: the first file that is missing, cut or changed.
+    """
+    place = Path(folder)
+    if not place.is_dir():
+        return
+    damage = shown_damage(place)
+    if damage is None and has_digests(place) and os.environ.get("LOCAL_RANK", "0") == "0":
+        damage = _read(place, _state(place))
+    if damage is not None:
+        raise UserError(f"{damage}. {_AGAIN}")
+    refuse_torn_weights(place)
+
+
+@lru_cache(maxsize=64)
+def _read(folder: Path, state: tuple[tuple[str, int, int, int], ...]) -> str | None:
+    return damage_of(folder, contents=True)
+
+
+def _state(folder: Path) -> tuple[tuple[str, int, int, int], ...]:
+    """By which it shows that a file was written to: name, size, time and number of each."""
+    found = ((path, path.stat()) for path in [*files_below(folder), folder / DIGESTS_FILE])
+    return tuple(sorted((str(path), status.st_size, status.st_mtime_ns, status.st_ino) for path, status in found))
+
+
+def _had_digests(folder: Path) -> bool:
+    """Whether a run's results say that there are digests."""
+    try:
+        return bool(parsed_json((folder / RESULTS_FILE).read_bytes()).get(DIGESTS_KEY))
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _torn(file: Path) -> str | None:
+    """What is wrong with the length of a safetensors file, which its header tells."""
+    try:
+        size = file.stat().st_size
+        with file.open("rb") as opened:
+            length = int.from_bytes(opened.read(8), "little")
+            if not 0 < length <= min(size - 8, _LONGEST_HEADER):
+                return f"{file} is torn"
+            header = json.loads(opened.read(length))
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
+        return f"{file} is torn"
+    wanted = 8 + length + max(ends, default=0)
+    return None if size == wanted else f"{file} has {size:,} bytes, its header tells of {wanted:,}"

@@ -1,0 +1,93 @@
+"""What differs between the recipe of a checkpoint and the one that goes on from it, and what of it may differ."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hpt_trl.files import valid_json
+from hpt_trl.hub.destination import HUB_KEYS
+from hpt_trl.settings.keys import Key
+
+# Keys that say how a run is started, not what it does.
+STARTING_KEYS = ("overwrite", "resume_from_checkpoint", "output_dir")
+# How long a run goes on. A schedule that falls to its end follows, which is said.
+LENGTH_KEYS = ("max_steps", "num_train_epochs")
+# Keys that decide nothing about the weights that a step comes to. Any other key may, also one that is yet to come.
+SAFE_KEYS = frozenset(
+    {
+        *STARTING_KEYS,
+        *LENGTH_KEYS,
+        *HUB_KEYS,
+        *("save_strategy", "save_steps", "save_total_limit", "save_only_model"),
+        *("logging_strategy", "logging_steps", "logging_first_step", "log_level", "log_level_replica"),
+        *("log_on_each_node", "log_completions", "log_unique_prompts", "log_multimodal", "num_completions_to_print"),
+        *("log_completions_hub_repo", "report_to", "run_name", "project", "disable_tqdm", "stop_on_warnings"),
+        *("trackio_space_id", "trackio_bucket_id", "trackio_static_space_id"),
+        *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers"),
+        *("dataloader_prefetch_factor", "dataset_num_proc", "ddp_timeout", "skip_memory_metrics"),
+        *("torch_empty_cache_steps", "code_workers", "judge_retries", "judge_concurrency", "judge_api_key_env"),
+        *("vllm_server_base_url", "vllm_server_host", "vllm_server_port", "vllm_server_timeout", "vllm_group_port"),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Change:
+    """A key of two values; None stands for a key that one of the recipes does not give."""
+
+    key: str
+    was: Any
+    now: Any
+
+    def __str__(self) -> str:
+        return f"{self.key} {_short(self.was)} there, {_short(self.now)} here"
+
+
+def changes_between(old: Mapping[str, Any], new: Mapping[str, Any], keys: Mapping[str, Key]) -> list[Change]:
+    """The keys whose values differ, in the order of the new recipe.
+
+    Args:
+        old, new: key -> value.
+        keys: What the stage declares: a key that is not given has its default.
+    """
+    defaults = {name: _plain(key.default) for name, key in keys.items()}
+    old, new = _plain(dict(old)), _plain(dict(new))
+    found = []
+    for key in [*new, *(key for key in old if key not in new)]:
+        was, now = (recipe.get(key, defaults.get(key)) for recipe in (old, new))
+        if key not in STARTING_KEYS and not _same(was, now):
+            found.append(Change(key, was, now))
+    if any(change.key == "stage" for change in found):
+        # Which keys there are follows from it.
+        return [change for change in found if change.key == "stage"]
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON gives it back."""
+    return json.loads(json.dumps(valid_json(value)))
+
+
+def _same(was: Any, now: Any) -> bool:
+    if was == now:
+        return True
+    if isinstance(was, list) and isinstance(now, list):
+        return len(was) == len(now) and all(map(_same, was, now))
+    # Two ways to write the name of one file.
+    return isinstance(was, str) and isinstance(now, str) and _place(was) == _place(now) is not None
+
+
+def _place(name: str) -> Path | None:
+    try:
+        path = Path(name).expanduser()
+        return path.resolve() if path.exists() else None
+    except (OSError, RuntimeError, ValueError):
+        # Any text may stand here, also one that no file system takes for a name.
+        return None
+
+
+def _short(value: Any) -> str:
+    text = "not set" if value is None else str(value)
+    return text if len(text) <= 60 else f"{text[:28]}...{text[-29:]}"

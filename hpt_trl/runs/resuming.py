@@ -1,0 +1,262 @@
+"""Which checkpoint a run goes on from, and whether it may: its files, its recipe, its inputs and its processes.
+
+A checkpoint that is damaged is set aside, and the one before it taken; so are those that are newer than the one that a
+run goes on from, which another attempt has made. Nothing is removed.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import PretrainedConfig
+
+from hpt_trl.digests import damage_of, has_digests
+from hpt_trl.files import parsed_json
+from hpt_trl.recipes.batches import processes
+from hpt_trl.recipes.profiles import Profile
+from hpt_trl.recipes.recipe import Recipe
+from hpt_trl.run_files import ABANDONED, DAMAGED
+from hpt_trl.runs.changes import LENGTH_KEYS, SAFE_KEYS, STARTING_KEYS, Change, changes_between
+from hpt_trl.runs.checkpoints import RUN_FILE, numbered_checkpoints, step_of, why_incomplete
+from hpt_trl.runs.inputs import digests_of_inputs
+from hpt_trl.runs.record import versions
+from hpt_trl.runs.starting import stored_recipe
+
+_KEY = "resume_from_checkpoint"
+# Stages that come to the same weights in any number of processes, as long as nothing is drawn within a step.
+_SHARED_OUT = ("pretrain", "sft", "ref_tuning", "dpo", "reward", "critic", "rho1", "mtp")
+
+
+def note_of(recipe: Recipe) -> dict[str, Any]:
+    """What a checkpoint says of the run that made it: recipe, inputs, processes and versions."""
+    return {
+        "processes": recipe.world_size,
+        "profile": kind_of(recipe.profile),
+        "rows_per_step": _rows_per_step(recipe),
+        "recipe": _resolved(recipe),
+        "inputs": digests_of_inputs(recipe.raw),
+        "versions": versions(),
+    }
+
+
+def kind_of(profile: Profile) -> str:
+    """How a run's processes share its states out; files of one kind are not those of another."""
+    if profile.fsdp_version is not None:
+        return f"FSDP{profile.fsdp_version}"
+    if profile.distributed_type == "DEEPSPEED":
+        return f"ZeRO-{profile.zero_stage}"
+    return "whole states in each process"
+
+
+def refuse_other_run(recipe: Recipe, checkpoint: Path, *, said: bool = False) -> None:
+    """Refuses a checkpoint that this recipe cannot go on from.
+
+    Args:
+        recipe: Of the run that is to go on.
+        checkpoint: Where it is to go on.
+        said: Print what differs and may.
+
+    Raises:
+        UserError: all keys that differ and may not, or inputs whose contents have changed.
+    """
+    note = _note(checkpoint)
+    if note is None:
+        return
+    found = changes_between(note["recipe"], _resolved(recipe), recipe.keys)
+    changed = [change for change in found if change.key not in SAFE_KEYS]
+    if changed:
+        raise recipe.error(
+            _KEY,
+            f"{checkpoint} is of another recipe: {'; '.join(map(str, changed))}. {_instead(recipe, checkpoint)}",
+        )
+    # Each process would read them; one that is refused ends the others.
+    now = digests_of_inputs(recipe.raw) if os.environ.get("RANK", "0") == "0" else {}
+    other = [name for name, digest in note["inputs"].items() if name in now and now[name] != digest]
+    if other:
+        raise recipe.error(
+            _KEY,
+            f"{', '.join(other)} has changed since {checkpoint} was written: the steps to come would be of other "
+            f"contents than those before. Put the former contents back. {_instead(recipe, checkpoint)}",
+        )
+    if said and found:
+        longer = any(change.key in LENGTH_KEYS for change in found)
+        schedule = " The schedule of the learning rate is that of the new length." if longer else ""
+        print(f"Changed since {checkpoint.name}: {'; '.join(map(str, found))}.{schedule}", flush=True)
+    if said and note["versions"] and (others := _other_versions(note["versions"])):
+        print(f"{checkpoint.name} was written with {others}: figures may differ in their last digits.", flush=True)
+
+
+def changes_since(recipe: Recipe, checkpoint: Path) -> list[Change]:
+    """What differs between the recipe of a checkpoint, as far as that is known, and the one that goes on from it."""
+    note = _note(checkpoint)
+    return [] if note is None else changes_between(note["recipe"], _resolved(recipe), recipe.keys)
+
+
+def refuse_other_processes(recipe: Recipe, checkpoint: Path, config: PretrainedConfig) -> None:
+    """Refuses another number or kind of processes than the checkpoint's, where the run would come to other weights.
+
+    Args:
+        recipe: Of the run that is to go on.
+        checkpoint: Where it is to go on.
+        config: Of the model.
+
+    Raises:
+        UserError: with the reason, and the number that the checkpoint is of.
+    """
+    note = _note(checkpoint)
+    if note is None or not note["profile"]:
+        return
+    kind, count = kind_of(recipe.profile), recipe.world_size
+    was = f"{checkpoint} is of {processes(note['processes'])} ({note['profile']})"
+    back = f"Go on with {processes(note['processes'])}, or begin a new run from its model: --model_name_or_path"
+    if note["profile"] != kind:
+        raise recipe.error(
+            _KEY, f"{was}, and cannot be read by {kind}. Go on with the same kind of profile. {back} {checkpoint}."
+        )
+    if note["processes"] == count:
+        return
+    if kind.startswith("ZeRO"):
+        why = "DeepSpeed cannot share the optimizer's states out anew"
+    elif recipe.stage.name not in _SHARED_OUT:
+        why = f"in `stage: {recipe.stage.name}` each process draws from a stream and keeps rollouts of its own"
+    elif dropout := _dropout(recipe, config):
+        why = f"each process draws the units that {dropout} drops from a stream of its own"
+    elif note["rows_per_step"] != _rows_per_step(recipe):
+        why = f"a step had {note['rows_per_step']} rows and would have {_rows_per_step(recipe)}"
+    else:
+        return
+    raise recipe.error(_KEY, f"{was}, and this would be {processes(count)}: {why}. {back} {checkpoint}.")
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What is known of the checkpoints of a folder: where the run goes on, and those that are not whole."""
+
+    whole: Path
+    damaged: dict[Path, str]
+
+
+def settle_checkpoint(recipe: Recipe, checkpoint: Path, config: PretrainedConfig) -> Path:
+    """Reads the checkpoint that a run is to go on from, and sets aside what is damaged or newer.
+
+    Args:
+        recipe: Of the run.
+        checkpoint: As `check_output_folder` found it, by the sizes of its files.
+        config: Of the model.
+
+    Returns:
+        The one whose contents are whole.
+
+    Raises:
+        UserError: it was named by its path and is damaged; or none is whole; or the one that is, is another run's.
+    """
+    folder = Path(recipe.config.output_dir)
+    own = checkpoint.resolve().parent == folder.resolve()
+    by_name = str(recipe.config.resume_from_checkpoint).lower() not in ("true", "yes")
+    if by_name:
+        if (damage := damage_of(checkpoint, contents=True)) is not None:
+            raise recipe.error(_KEY, f"{damage}. {_last_whole_before(checkpoint)}")
+        found = _Found(checkpoint, {})
+    else:
+        found = _last_whole(recipe, folder)
+    if found.whole != checkpoint:
+        refuse_other_run(recipe, found.whole)
+        refuse_other_processes(recipe, found.whole, config)
+    for path, damage in found.damaged.items():
+        _set_aside(path, folder / DAMAGED)
+        print(f"{damage}: set aside in {folder / DAMAGED}; going on from {found.whole.name}.", flush=True)
+    newer = [path for path in numbered_checkpoints(folder) if own and step_of(path) > step_of(found.whole)]
+    for path in newer:
+        _set_aside(path, folder / ABANDONED)
+    if newer:
+        names = ", ".join(path.name for path in newer)
+        print(f"Newer than {found.whole.name}, set aside in {folder / ABANDONED}: {names}", flush=True)
+    if not has_digests(found.whole):
+        print(f"{found.whole} has no digests (a former version's): it is not known whether its bytes are whole.")
+    refuse_other_run(recipe, found.whole, said=True)
+    return found.whole
+
+
+def _last_whole(recipe: Recipe, folder: Path) -> _Found:
+    damaged: dict[Path, str] = {}
+    for path in reversed(numbered_checkpoints(folder)):
+        lacking = why_incomplete(path)
+        damage = lacking or damage_of(path, contents=True)
+        if damage is None:
+            return _Found(path, damaged)
+        if not has_digests(path) or damage != lacking or damage_of(path, contents=False) is not None:
+            damaged[path] = damage
+        # Else a model alone (`save_only_model`): whole, and none to go on from.
+    said = "; ".join(list(damaged.values())[:3])
+    raise recipe.error(
+        _KEY, f"no checkpoint in {folder} is whole: {said}. Start anew with `--overwrite true`, without this key."
+    )
+
+
+def _last_whole_before(checkpoint: Path) -> str:
+    before = [path for path in numbered_checkpoints(checkpoint.parent) if step_of(path) < step_of(checkpoint)]
+    for path in reversed(before):
+        if why_incomplete(path) is None and damage_of(path, contents=True) is None:
+            return f"The last whole one before it is {path}."
+    return "There is no whole one before it; start anew in another `--output_dir`."
+
+
+def _set_aside(path: Path, place: Path) -> None:
+    """Moves a folder; what has its name there stays as well."""
+    place.mkdir(exist_ok=True)
+    target, number = place / path.name, 1
+    while target.exists():
+        number += 1
+        target = place / f"{path.name}.{number}"
+    os.rename(path, target)
+
+
+def _note(checkpoint: Path) -> dict[str, Any] | None:
+    """What a checkpoint says of its run; of one without a note the folder's recipe; None of another program's."""
+    empty: dict[str, Any] = {"inputs": {}, "versions": {}, "profile": "", "processes": 0, "rows_per_step": 0}
+    try:
+        note = empty | parsed_json((checkpoint / RUN_FILE).read_bytes())
+        if isinstance(note.get("recipe"), dict):
+            return note
+    except (OSError, ValueError, TypeError):
+        pass
+    recipe = stored_recipe(checkpoint.parent)
+    return None if recipe is None else empty | {"recipe": recipe}
+
+
+def _resolved(recipe: Recipe) -> dict[str, Any]:
+    return {key: value for key, value in recipe.raw.items() if key not in STARTING_KEYS}
+
+
+def _rows_per_step(recipe: Recipe) -> int:
+    config = recipe.config
+    return int(config.per_device_train_batch_size * config.gradient_accumulation_steps * recipe.world_size)
+
+
+def _dropout(recipe: Recipe, config: PretrainedConfig) -> str | None:
+    """The first setting by which units are dropped at random; None where none are."""
+    if recipe.setting("disable_dropout", False):
+        return None
+    own = {name: recipe.setting(name) for name in ("value_head_dropout",) if recipe.setting(name)}
+    if recipe.model_args.use_peft and recipe.model_args.lora_dropout:
+        own["lora_dropout"] = recipe.model_args.lora_dropout
+    if recipe.setting("neftune_noise_alpha"):
+        own["neftune_noise_alpha"] = recipe.setting("neftune_noise_alpha")
+    of_model: Mapping[str, Any] = config.get_text_config().to_dict()
+    names = ("dropout", "pdrop", "dropout_prob", "drop_rate")
+    own |= {name: value for name, value in of_model.items() if name.endswith(names) and value}
+    return next(iter(own), None)
+
+
+def _other_versions(old: Mapping[str, str]) -> str:
+    now = versions()
+    return ", ".join(f"{name} {old[name]}" for name in old if name in now and old[name] != now[name])
+
+
+def _instead(recipe: Recipe, checkpoint: Path) -> str:
+    return (
+        f"Go on with what it was, or begin a new run from its model: --model_name_or_path {checkpoint} with another "
+        "--output_dir."
+    )

@@ -1,0 +1,134 @@
+"""Models whose files are not what was written: refused by whatever would load them, push them or keep them."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from hpt_trl.digests import damage_of
+from hpt_trl.errors import UserError
+from hpt_trl.hub.destination import Destination
+from hpt_trl.hub.pushing import push
+from hpt_trl.models.merging import merge_adapter
+from hpt_trl.models.trainable import refuse_broken
+from hpt_trl.models.value_model import load_value_model
+from hpt_trl.models.whole_files import shown_damage
+from hpt_trl.pipeline.record import damage
+from hpt_trl.rewards.reward_model import RewardModel
+from hpt_trl.runs import runner
+from hpt_trl.runs.evaluating import load_named
+from tests.helpers.stage_runs import LORA, results
+
+
+def flip(file: Path) -> None:
+    """Another byte in the middle; the file keeps its size and, of weights, their number."""
+    contents = bytearray(file.read_bytes())
+    contents[len(contents) * 3 // 4] ^= 0x01
+    file.write_bytes(contents)
+
+
+@pytest.fixture
+def finished(recipe, tmp_path):
+    """A run's folder, finished."""
+
+    def run(stage: str = "sft", **changes) -> Path:
+        runner.run(recipe(stage, max_steps=1, **changes), [])
+        return tmp_path / stage
+
+    return run
+
+
+def test_a_finished_run_says_what_its_files_are(finished):
+    folder = finished()
+    noted = json.loads((folder / "digests.json").read_text())["files"]
+    assert {"model.safetensors", "config.json", "tokenizer.json"} <= noted.keys()
+    assert results(folder)["digests"] and damage_of(folder, contents=True) is None and shown_damage(folder) is None
+    # What comes later beside them is no damage.
+    (folder / "report.html").write_text("")
+    assert shown_damage(folder) is None
+
+
+def test_whatever_reads_a_damaged_model_refuses_it(finished, recipe, tmp_path):
+    folder = finished()
+    flip(folder / "model.safetensors")
+    said = r"model\.safetensors is not what was written .* Copy the folder anew, or make its model again\."
+    values = {"stage": "evaluate", "measures": ["perplexity"], "dataset_name": str(tmp_path / "sums.jsonl")}
+    values |= {"model_name_or_path": str(folder), "output_dir": str(tmp_path / "e"), "use_cpu": True}
+    evaluation = tmp_path / "e.yaml"
+    evaluation.write_text(yaml.safe_dump(values | {"max_completion_length": 8}))
+    readers = [
+        lambda: runner.run(recipe("sft", model_name_or_path=str(folder), output_dir=str(tmp_path / "next")), []),
+        lambda: runner.run(str(evaluation), []),
+        lambda: load_named(str(folder), torch.device("cpu")),
+        lambda: push(folder, Destination("a/b")),
+        lambda: load_value_model(str(folder), trainable=False),
+    ]
+    for read in readers:
+        with pytest.raises(UserError, match=said):
+            read()
+    assert "is not what was written" in damage(folder)
+    # Put right, it is read again.
+    flip(folder / "model.safetensors")
+    assert damage(folder) is None
+
+
+def test_a_damaged_adapter_is_not_merged(finished, tmp_path):
+    folder = finished(**LORA)
+    whole = tmp_path / "merged"
+    merge_adapter(folder, whole)
+    assert damage_of(whole, contents=True) is None and (whole / "digests.json").is_file()
+    flip(folder / "adapter_model.safetensors")
+    with pytest.raises(UserError, match=r"adapter_model\.safetensors is not what was written"):
+        merge_adapter(folder, tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+
+
+def test_a_damaged_reward_model_scores_nothing(finished):
+    folder = finished("reward")
+    flip(folder / "model.safetensors")
+    with pytest.raises(UserError, match=r"model\.safetensors is not what was written"):
+        RewardModel(str(folder))(["What is 1 + 1?"], ["It is 2."])
+
+
+@pytest.mark.parametrize("damaged", ["cut", "deleted", "no digests"])
+def test_what_shows_is_told_before_anything_is_loaded(finished, recipe, tmp_path, damaged):
+    folder = finished()
+    if damaged == "cut":
+        (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:5000])
+    elif damaged == "deleted":
+        (folder / "tokenizer.json").unlink()
+    else:
+        (folder / "digests.json").unlink()
+    said = {"cut": r"model\.safetensors has 5,000 bytes", "deleted": r"tokenizer\.json is missing"}
+    with pytest.raises(UserError, match=said.get(damaged, r"digests\.json is missing")):
+        runner.run(recipe("sft", model_name_or_path=str(folder), output_dir=str(tmp_path / "next")), [])
+    assert not (tmp_path / "next").exists()
+
+
+@pytest.mark.parametrize("damaged", ["cut", "header", "nothing"])
+def test_another_program_s_torn_file_is_known_by_its_header(tiny_model_path, recipe, tmp_path, damaged):
+    folder = tmp_path / "foreign"
+    shutil.copytree(tiny_model_path, folder)
+    file = folder / "model.safetensors"
+    contents = file.read_bytes()
+    file.write_bytes({"cut": contents[:-100], "header": b"\xff" * 100 + contents[100:], "nothing": b""}[damaged])
+    with pytest.raises(UserError, match=r"model\.safetensors (has .* bytes, its header tells of|is torn)"):
+        runner.run(recipe("sft", model_name_or_path=str(folder)), [])
+
+
+@pytest.mark.parametrize(("value", "said"), [(float("nan"), "are NaN or infinite"), (0.0, "are 0")])
+def test_weights_that_are_none_are_refused(tiny_model_path, recipe, tmp_path, value, said):
+    folder = tmp_path / "foreign"
+    shutil.copytree(tiny_model_path, folder)
+    weights = load_file(folder / "model.safetensors")
+    name = "model.embed_tokens.weight"
+    weights[name] = torch.full_like(weights[name], value)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=rf"foreign: .*weights of model\.embed_tokens\.weight {said}"):
+        runner.run(recipe("sft", model_name_or_path=str(folder)), [])
+    refuse_broken(AutoModelForCausalLM.from_pretrained(tiny_model_path), "whole")
