@@ -114,6 +114,16 @@ def test_keys_are_judged_although_the_stage_is_missing_or_wrong(tmp_path):
         assert sorted(keys) == ["dataset_layout", "learning_rat", "max_completion_length", "stage"]
 
 
+def test_batches_that_do_not_depend_on_each_other_are_told_together(tmp_path):
+    lines = ("global_batch_size: 7", "eval_strategy: steps", "per_device_eval_batch_size: 3", "num_generations: 8")
+    path, _ = write(tmp_path, *lines, "generation_batch_size: 16", "steps_per_generation: 2")
+    keys = [error.place.key for error in refused(path).every]
+    assert keys == ["global_batch_size", "per_device_eval_batch_size", "steps_per_generation"]
+    # A group that does not fill a batch that does not divide is no mistake of its own.
+    path, _ = write(tmp_path, "global_batch_size: 7", "num_generations: 5")
+    assert [error.place.key for error in refused(path).every] == ["global_batch_size"]
+
+
 def test_those_of_the_file_come_before_those_of_the_command_line(tmp_path):
     path, _ = write(tmp_path, "learning_rat: 1", "optim: nope", dataset_name=None)
     found = refused(path, "--max_stepz", "3", "--seed", "-1")
