@@ -71,7 +71,8 @@ def _kind(kind: Any, rule: Rule | None, *, takes_text: bool) -> list[Schema]:
         items = [one for item in _items(kind) for one in _kind(item, None, takes_text=True)]
         nothing = [{"type": "null"}] if types.NoneType in _items(kind) else []
         item: Schema = {"anyOf": [*items, *nothing]}
-        return [{"type": "array", "items": item}, *items]
+        # One item may stand for a list of one, but not a mapping.
+        return [{"type": "array", "items": item}, *(one for one in items if one.get("type") != "object")]
     if get_origin(kind) is Literal:
         return [{"enum": list(get_args(kind))}]
     if is_enum(kind):
