@@ -4,7 +4,7 @@ from pathlib import Path
 
 from hpt_trl.data.entries import every_name
 from hpt_trl.data.generated import is_generated
-from hpt_trl.data.names import looks_local
+from hpt_trl.data.names import looks_local, names_of
 from hpt_trl.errors import Collector
 from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.runs.hub import settle_hub
@@ -16,7 +16,7 @@ from hpt_trl.runs.warned import check_warnings
 def note_settings(
     recipe: Recipe, mistakes: Collector, *, trained: bool = False, model_is_there: bool = True, planned: bool = False
 ) -> Path | None:
-    """Notes what is wrong with settings, trackers, output folder and the way to the Hub.
+    """Notes what is wrong with trackers, output folder and the way to the Hub.
 
     Args:
         trained: it is an evaluation that a training names. model_is_there: whether the named model exists already.
@@ -26,8 +26,6 @@ def note_settings(
         The checkpoint to resume from, None for a new run.
     """
     checkpoint = None
-    with mistakes.noted():
-        recipe.stage.check(recipe)
     if not trained:
         with mistakes.noted():
             settle_trackers(recipe)
@@ -42,5 +40,9 @@ def note_settings(
 
 def reads_here(recipe: Recipe) -> bool:
     """Whether the rows are made or lie on this machine."""
+<<<<<<< HEAD
     names = every_name(recipe.arguments.dataset_name, recipe.arguments.datasets)
     return all(is_generated(name) or looks_local(name) for name in names)
+=======
+    return all(is_generated(name) or looks_local(name) for name in names_of(recipe.arguments.dataset_name))
+>>>>>>> mistakes2

@@ -207,6 +207,28 @@ def refused_late(path):
     return late.value
 
 
+@pytest.mark.parametrize(
+    ("stage", "settings", "keys"),
+    [
+        (
+            "pretrain",
+            {"use_peft": True, "max_length": None, "dataset_text_field": "story", "chat_template_path": "none.jinja"},
+            {"use_peft", "max_length", "dataset_text_field", "chat_template_path"},
+        ),
+        (
+            "sft",
+            {"train_on_turns": "last", "completion_only_loss": False, "environment_options": {"a": 1}, "max_turns": 3},
+            {"train_on_turns", "environment_options", "max_turns"},
+        ),
+        ("mtp", {"head_init": "shipped", "dataset_text_field": "story"}, {"head_init", "dataset_text_field"}),
+    ],
+)
+def test_every_mistake_that_a_stage_tells_is_told(stage, settings, keys, recipe):
+    found = refused_late(recipe(stage, **{key: value for key, value in settings.items() if value is not None}))
+    keys = {key for key in keys if settings.get(key) is not None}
+    assert keys <= {error.place.key for error in found.every}
+
+
 def test_check_prints_them_as_json(tmp_path, capfd):
     path, lines = write(tmp_path, "learning_rat: 1e-5", "optim: nope", dataset_name=None)
     assert main(["check", str(path), "--max_stepz", "3", "--json"]) == 2
