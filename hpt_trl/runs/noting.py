@@ -4,7 +4,7 @@ from pathlib import Path
 
 from hpt_trl.data.entries import every_name
 from hpt_trl.data.generated import is_generated
-from hpt_trl.data.names import looks_local, names_of
+from hpt_trl.data.names import looks_local
 from hpt_trl.errors import Collector
 from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.runs.hub import settle_hub
@@ -40,9 +40,5 @@ def note_settings(
 
 def reads_here(recipe: Recipe) -> bool:
     """Whether the rows are made or lie on this machine."""
-<<<<<<< HEAD
     names = every_name(recipe.arguments.dataset_name, recipe.arguments.datasets)
     return all(is_generated(name) or looks_local(name) for name in names)
-=======
-    return all(is_generated(name) or looks_local(name) for name in names_of(recipe.arguments.dataset_name))
->>>>>>> mistakes2
