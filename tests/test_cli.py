@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from hpt_trl.cli import build_parser
+from hpt_trl.cli import build_parser, main
 from hpt_trl.cli.parser import JSON_COMMANDS
 from tests.helpers.processes import ENVIRONMENT, ROOT, hpt_trl
 
@@ -197,3 +197,23 @@ def test_a_report_imports_no_training_library(tmp_path):
     result = subprocess.run(words, capture_output=True, text=True, env=ENVIRONMENT, cwd=ROOT)
     assert result.returncode == 0, result.stderr
     assert "Not finished: 2 steps are logged" in result.stdout and (run / "curves.png").exists()
+
+
+@pytest.mark.parametrize("command", ["run", "eval", "check", "score-reference"])
+def test_a_command_without_its_recipe_says_what_it_needs(command, capsys):
+    assert main([command]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: hpt-trl {command} needs a recipe: a YAML file, or the name of a bundled one")
+
+
+def test_what_only_unix_has_is_imported_where_it_is_used():
+    """As on Windows, which has none of these modules."""
+    code = (
+        # Libraries on Linux import it as well.
+        "import sys, torch, datasets; from trl import GRPOTrainer, SFTTrainer; from peft import PeftModel;"
+        "sys.modules['resource'] = None;"
+        "import hpt_trl.runs.totals, hpt_trl.rewards.answers.worker, hpt_trl.runs.evaluation, hpt_trl.chat.talking;"
+        "from hpt_trl.rewards.functions import REWARDS"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT, cwd=ROOT)
+    assert done.returncode == 0, done.stderr

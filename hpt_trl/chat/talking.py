@@ -6,6 +6,7 @@ and its prompts are those of its recipe.
 
 import argparse
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -164,8 +165,9 @@ def talk(chat: Chat, image: str | None = None) -> None:
     """
     asks = sys.stdin.isatty()
     if asks:
-        # Line editing and the former texts at the arrow keys.
-        import readline  # noqa: F401
+        # Line editing and the former texts at the arrow keys; the console of Windows has its own.
+        with suppress(ImportError):
+            import readline  # noqa: F401
 
         print(_HELP if chat.wording.chat else f"No chat: each text is continued by itself. {_HELP}", file=sys.stderr)
     while True:

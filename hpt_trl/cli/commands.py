@@ -28,6 +28,12 @@ def run_command(words: list[str]) -> int:
     if words and words[0] in RECIPE_COMMANDS:
         # Before anything is parsed, since a complaint may quote the words, as the line of a launch does.
         words = take_token(words)
+    if len(words) == 1 and words[0] in RECIPE_COMMANDS:
+        # argparse would ask for the overrides as well.
+        raise UserError(
+            f"hpt-trl {words[0]} needs a recipe: a YAML file, or the name of a bundled one (`hpt-trl list`), as in "
+            f"`hpt-trl {words[0]} quickstart`."
+        )
     if len(words) > 1 and words[0] in RECIPE_COMMANDS and words[1].startswith("--") and words[1] != "--help":
         raise UserError(f"the recipe comes before its overrides: hpt-trl {words[0]} RECIPE {words[1]} ...")
     options = parser.parse_args(words)

@@ -6,6 +6,9 @@ from trl import ScriptArguments
 
 from hpt_trl.settings.ranges import Rule, count_or_share
 
+# What becomes of faulty rows.
+ERROR, DROP = "error", "drop"
+
 DATA_RULES: tuple[Rule, ...] = (count_or_share("test_split_size"),)
 
 
@@ -51,6 +54,14 @@ class DataArguments(ScriptArguments):
             "(`demonstrations`, `prompts`, `comparisons`, `documents`, `solutions`), or the form in which the file has "
             "them (`messages`, `sharegpt`, `ultrachat`, `alpaca`, `dolly`, `question-answer`, `whole-conversations`, "
             "`hh-rlhf`, `orca`, `llama-factory`, `vrag`, `vrag-parquet`, `slidevqa`)."
+        },
+    )
+    on_bad_row: str = field(
+        default=ERROR,
+        metadata={
+            "help": "What becomes of rows that cannot be read, or would be trained otherwise than they are written: "
+            "`error` refuses them, `drop` leaves them out and counts them.",
+            "choices": [ERROR, DROP],
         },
     )
     # TRL's `test` would not tell a written name from none.

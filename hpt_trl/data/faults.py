@@ -1,14 +1,17 @@
 """Faulty rows of one source, told together."""
 
-from typing import NoReturn
+import logging
 
 from datasets import Dataset
 
-from hpt_trl.data.reading.places import where
+from hpt_trl.data.arguments import ERROR
+from hpt_trl.data.reading.places import ROW, where
 from hpt_trl.errors import UserError
 
-# Faults that a message shows.
-_SHOWN = 5
+logger = logging.getLogger(__name__)
+
+# Faults that an error shows, and a warning.
+_SHOWN, _EXAMPLES = 5, 3
 
 
 class Faults:
@@ -16,10 +19,11 @@ class Faults:
 
     Args:
         source: the name that messages use.
+        policy: `on_bad_row` of the recipe: whether they are an error, or dropped.
     """
 
-    def __init__(self, source: str):
-        self.source = source
+    def __init__(self, source: str, policy: str = ERROR):
+        self.source, self.policy = source, policy
         self.found: dict[int, str] = {}
 
     def add(self, row: int, text: str) -> None:
@@ -27,20 +31,34 @@ class Faults:
         self.found.setdefault(row, text)
 
     def settled(self, rows: Dataset) -> Dataset:
-        """The rows, if none of them is faulty.
+        """The rows without the faulty ones, which a warning counts.
 
         Raises:
-            UserError: the first faulty ones, and how many there are.
+            UserError: the first faulty ones and how many there are, if they are not to be dropped, or no other is left.
         """
-        if self.found:
-            self._refuse(len(rows))
-        return rows
+        if not self.found:
+            return rows
+        if self.policy == ERROR:
+            lines = self._lines(_SHOWN)
+            others = len(self.found) - len(lines)
+            raise UserError(
+                "\n".join([*lines, *([f"{others} more of {len(rows):,} rows are faulty."] if others else [])])
+            )
+        kept = [place for place, number in enumerate(rows[ROW]) if number not in self.found]
+        lines = self._lines(_EXAMPLES)
+        if not kept:
+            raise UserError("\n".join([*lines, f"All {len(rows):,} rows are faulty: on_bad_row: drop leaves none."]))
+        logger.warning(
+            "%s: %d of %d rows are faulty and left out (on_bad_row: drop), such as\n%s",
+            self.source,
+            len(rows) - len(kept),
+            len(rows),
+            "\n".join(lines),
+        )
+        return rows.select(kept)
 
-    def _refuse(self, count: int) -> NoReturn:
+    def _lines(self, most: int) -> list[str]:
         # Of rows with the same fault the first.
         first = {text: number for number, text in sorted(self.found.items(), reverse=True)}
-        shown = sorted((number, text) for text, number in first.items())[:_SHOWN]
-        lines = [f"{where(self.source, number)}: {text}" for number, text in shown]
-        if others := len(self.found) - len(lines):
-            lines.append(f"{others} more of {count:,} rows are faulty.")
-        raise UserError("\n".join(lines))
+        shown = sorted((number, text) for text, number in first.items())[:most]
+        return [f"{where(self.source, number)}: {text}" for number, text in shown]

@@ -23,7 +23,8 @@ class Splits:
     """Training and held-out rows; `source` and `test_source` are how messages name them.
 
     `form` is how the source has its rows, by the name that `dataset_layout` takes, `said` what it is called, and `used`
-    are the columns of the source that those of the layout are made of.
+    are the columns of the source that those of the layout are made of. `dropped` and `test_dropped` count the
+    faulty rows that `on_bad_row: drop` left out.
 
     Columns: those of the layout (`Layout`), all texts or all messages; of layout `prompts` the
     demonstration column is optional. Then `answer` (text or None; optional), `_row` (its number in the source)
@@ -39,6 +40,8 @@ class Splits:
     form: str = ""
     said: str = ""
     used: frozenset[str] = frozenset()
+    dropped: int = 0
+    test_dropped: int = 0
 
     @property
     def named(self) -> list[tuple[Dataset, str]]:

@@ -70,8 +70,8 @@ def load_splits(
     """
     (train, source), held_out = read_source(arguments, seed=seed)
     wanted = _wanted(arguments, layout, demonstration_column, complete=needs_demonstration)
-    train, found = _checked(train, source, arguments, wanted)
-    layout = found.form.layout
+    train, found, dropped = _checked(train, source, arguments, wanted)
+    layout, test_dropped = found.form.layout, 0
     _told(source, found, arguments.dataset_layout)
     if held_out is None or arguments.test_split_size is not None:
         if held_out is not None:
@@ -89,8 +89,9 @@ def load_splits(
         test, test_source = held_out
         # Answering prompts takes no demonstrations, so a test split may lack them; a loss is measured on them.
         wanted = replace(wanted, layouts=(layout,), complete=layout == "demonstrations")
-        test, _ = _checked(test, test_source, arguments, wanted)
-    return _splits(train, test, source, test_source, demonstration_column, found)
+        test, _, test_dropped = _checked(test, test_source, arguments, wanted)
+    splits = _splits(train, test, source, test_source, demonstration_column, found)
+    return replace(splits, dropped=dropped, test_dropped=test_dropped)
 
 
 def load_measured(
@@ -120,9 +121,11 @@ def load_measured(
         )
         return replace(splits, train=splits.test, test=None, source=splits.test_source)
     rows, source = read_measured(arguments, seed=seed)
-    rows, found = _checked(rows, source, arguments, _wanted(arguments, layout, demonstration_column, complete=False))
+    rows, found, dropped = _checked(
+        rows, source, arguments, _wanted(arguments, layout, demonstration_column, complete=False)
+    )
     _told(source, found, arguments.dataset_layout)
-    return _splits(rows, None, source, source, demonstration_column, found)
+    return replace(_splits(rows, None, source, source, demonstration_column, found), dropped=dropped)
 
 
 def columns_for(dataset: Dataset | None, *names: str) -> Dataset | None:
@@ -247,15 +250,16 @@ def _splits(
     )
 
 
-def _checked(rows: Dataset, name: str, arguments: DataArguments, wanted: Wanted) -> tuple[Dataset, Found]:
-    """Rows of one split in the columns of their layout, every one checked."""
+def _checked(rows: Dataset, name: str, arguments: DataArguments, wanted: Wanted) -> tuple[Dataset, Found, int]:
+    """Rows of one split in the columns of their layout, every one checked, and how many faulty ones were dropped."""
     if len(rows) == 0:
         raise UserError(f"{name} has no rows.")
-    faults = Faults(name)
+    faults = Faults(name, arguments.on_bad_row)
     rows, found = _prepare(rows, faults, arguments, wanted)
     layout, complete = found.form.layout, wanted.complete or found.form.layout == "demonstrations"
     find_faults(rows, faults, layout, wanted.demonstration_column, complete=complete)
-    return faults.settled(rows), found
+    kept = faults.settled(rows)
+    return kept, found, len(rows) - len(kept)
 
 
 def _prepare(dataset: Dataset, faults: Faults, arguments: DataArguments, wanted: Wanted) -> tuple[Dataset, Found]:

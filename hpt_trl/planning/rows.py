@@ -25,6 +25,8 @@ def describe_rows(prepared: Prepared) -> tuple[list[tuple[str, str]], Lengths]:
         return acted_rows(prepared, prepared.acting)
     first = splits.train[0]
     source = f"{splits.source}, {len(splits.train):,} rows"
+    if splits.dropped:
+        source += f" without {splits.dropped:,} faulty ones"
     texts = ("text",) if splits.layout == "documents" else ("prompt", *splits.answers)
     some, count = measured_rows(splits.train, texts)
     if splits.layout == "documents":

@@ -1,9 +1,10 @@
 """Which layers a recipe's LoRA adapts, seen on the architecture itself: what the trainers cannot train is refused."""
 
 import dataclasses
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from hpt_trl.models.parameters import build_on_meta
+from hpt_trl.settings.values import did_you_mean
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -12,8 +13,36 @@ if TYPE_CHECKING:
     from hpt_trl.recipes.recipe import Recipe
 
 
+_KEYS = ("lora_target_modules", "lora_target_parameters", "lora_modules_to_save")
+
+
+def _names(arguments: Any, key: str) -> list[str] | str | None:
+    """What a key names; None without names, a text where it is a pattern."""
+    value = getattr(arguments, key)
+    return None if value == "all-linear" else value
+
+
+def _check_names(recipe: "Recipe", model: Any, key: str) -> None:
+    """PEFT adapts what it finds of a list, and says nothing of the rest."""
+    names = _names(recipe.model_args, key)
+    if names is None or isinstance(names, str):
+        return
+    named = model.named_parameters() if key == "lora_target_parameters" else model.named_modules()
+    paths = [path for path, _ in named if path]
+    if not names:
+        raise recipe.error(key, "the list is empty; name a layer, or leave the key out for its default.")
+    for name in names:
+        if not any(path == name or path.endswith(f".{name}") for path in paths):
+            ends = sorted({path.rpartition(".")[2] for path in paths} - {str(number) for number in range(1000)})
+            raise recipe.error(
+                key,
+                f"{name[:80]} is no {'parameter' if key == 'lora_target_parameters' else 'layer'} of the model; it has "
+                f"{', '.join(ends)}.{did_you_mean(name, ends)}",
+            )
+
+
 def check_adapter_targets(recipe: "Recipe", model_config: "PretrainedConfig") -> None:
-    """Check the layers that `lora_target_modules` and `lora_modules_to_save` name.
+    """Check the layers that `lora_target_modules`, `lora_target_parameters` and `lora_modules_to_save` name.
 
     Raises:
         UserError: a layer that the model does not have, LoRA on the head, or embeddings that vLLM could not be given.
@@ -24,8 +53,7 @@ def check_adapter_targets(recipe: "Recipe", model_config: "PretrainedConfig") ->
     from trl import get_peft_config
 
     arguments = recipe.model_args
-    named = arguments.lora_target_modules not in (None, "all-linear") or arguments.lora_modules_to_save
-    if not arguments.use_peft or not named:
+    if not arguments.use_peft or not any(_names(arguments, key) is not None for key in _KEYS):
         return
     scores = recipe.stage.scores
     if scores:
@@ -33,6 +61,8 @@ def check_adapter_targets(recipe: "Recipe", model_config: "PretrainedConfig") ->
     model = build_on_meta(model_config, scores=scores)
     head = model.get_output_embeddings()
     tied = head is not None and head.weight is model.get_input_embeddings().weight
+    for key in _KEYS:
+        _check_names(recipe, model, key)
     try:
         adapted = get_peft_model(model, cast("PeftConfig", get_peft_config(arguments)))
     except ValueError as error:

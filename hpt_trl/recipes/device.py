@@ -1,16 +1,13 @@
 """What a recipe asks of the machine, its packages and its processes, settled before a trainer's config is made."""
 
 import os
-from importlib.util import find_spec
 from typing import Any
 
 from hpt_trl.errors import UserError
 from hpt_trl.recipes.declared import Declared
+from hpt_trl.recipes.packages import missing
 from hpt_trl.recipes.profiles import Profile
 from hpt_trl.settings.file import Sources
-
-# Beginnings of the names that Transformers gives to the optimizers of bitsandbytes.
-BITSANDBYTES_OPTIMIZERS = ("adamw_bnb", "adamw_8bit", "paged_", "lion", "ademamix", "rmsprop_bnb")
 
 
 def check_quantization(values: dict[str, Any], declared: Declared, sources: Sources) -> None:
@@ -23,16 +20,12 @@ def check_quantization(values: dict[str, Any], declared: Declared, sources: Sour
         )
 
 
-def check_bitsandbytes(values: dict[str, Any], sources: Sources) -> None:
-    """Refuses keys that need bitsandbytes where it is not installed."""
-    asked = [key for key in ("load_in_4bit", "load_in_8bit") if values.get(key)]
-    if str(values.get("optim", "")).startswith(BITSANDBYTES_OPTIMIZERS):
-        asked.append("optim")
-    if asked and find_spec("bitsandbytes") is None:
+def check_packages(values: dict[str, Any], sources: Sources) -> None:
+    """Refuses keys that need a package which is not installed; the libraries do once the model is loaded."""
+    for one in missing(values)[:1]:
         raise sources.error(
-            asked[0],
-            f"{sources.given(asked[0])} needs bitsandbytes, which is not installed here: "
-            "pip install 'hpt-trl[quantization]'",
+            one.key,
+            f"{sources.given(one.key)} needs {one.package}, which is not installed here: {one.install}",
         )
 
 

@@ -157,6 +157,9 @@ class Stage:
         check_tokenizer: the same for what depends on the tokenizer.
         check_rows: of the recipe, its rows, how the trainer encodes them, and how many tokens the model takes: the
             same for every row.
+        try_row: of the recipe, a row, how the trainer encodes it and the demonstrations' column: columns -> tokens. It
+            raises `UserError` where the row would be trained otherwise than it is written. None where the encoder is
+            asked for the prompt and each answer.
         rules: allowed ranges of the stage's own keys; they stand above those of `hpt_trl.recipes.ranges`.
         layouts: of the rows that it reads; rows that fit several are of the first.
         sample: of a recipe and its rows: the rows that it trains on, where these are drawn or made from what it reads.
@@ -185,6 +188,7 @@ class Stage:
     check: "Callable[[Recipe], None]" = lambda recipe: None
     check_tokenizer: "Callable[[Recipe, PreTrainedTokenizerBase], None]" = lambda recipe, tokenizer: None
     check_rows: "Callable[[Recipe, Splits, Encoder, int | None], None]" = lambda *arguments: None
+    try_row: "Callable[[Recipe, dict[str, Any], Encoder, str], dict[tuple[str, ...], int]] | None" = None
     rules: "tuple[Rule, ...]" = ()
     layouts: "tuple[Layout, ...]" = ("prompts",)
     sample: "Callable[[Recipe, Splits], Splits] | None" = None

@@ -6,6 +6,7 @@ torch and TRL in `hpt_trl.recipes.early`, before they are imported.
 """
 
 import os
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,34 +14,15 @@ from typing import Any
 from hpt_trl.errors import Collector
 from hpt_trl.recipes.batches import settle_batch
 from hpt_trl.recipes.bundled import anchored
-from hpt_trl.recipes.device import check_bitsandbytes, check_profile, settle_device
+from hpt_trl.recipes.device import check_packages, check_profile, settle_device
 from hpt_trl.recipes.profiles import Profile, launched_profile
 from hpt_trl.recipes.recipe import Recipe, place_of
 from hpt_trl.recipes.stages import load_stage
+from hpt_trl.recipes.trying import try_settings
 from hpt_trl.recipes.values import checked_values
 from hpt_trl.recipes.vllm import settle_vllm
 from hpt_trl.settings.file import Sources, read_recipe_file, split_overrides
 from hpt_trl.settings.secrets import take_token
-
-
-def _check_schedule(config: Any, sources: Sources) -> None:
-    """Makes the learning rate schedule once for nothing: Trainer makes it only after the model is loaded."""
-    import torch
-    from transformers import get_scheduler
-
-    optimizer = torch.optim.SGD([torch.zeros(1)], lr=config.learning_rate)
-    try:
-        get_scheduler(
-            config.lr_scheduler_type,
-            optimizer,
-            num_warmup_steps=1,
-            num_training_steps=10,
-            scheduler_specific_kwargs=dict(config.lr_scheduler_kwargs or {}),
-        )
-    except (TypeError, ValueError) as error:
-        raise sources.error(
-            "lr_scheduler_kwargs", f"`lr_scheduler_type: {config.lr_scheduler_type.value}` does not take it: {error}."
-        ) from error
 
 
 def read_recipe(
@@ -76,7 +58,7 @@ def resolve_recipe(sources: Sources, world_size: int | None = None, profile: Pro
     known = declared.keys
     if not planned:
         with mistakes.noted():
-            check_bitsandbytes(values, sources)
+            check_packages(values, sources)
     stage = load_stage(declared.stage)
 
     from trl import ModelConfig, TrlParser
@@ -106,9 +88,12 @@ def resolve_recipe(sources: Sources, world_size: int | None = None, profile: Pro
             arguments, config, model_args = TrlParser(classes, conflict_handler="resolve").parse_dict(values)
     except (ValueError, TypeError, ImportError, OSError) as error:
         raise place_of(error, known, sources) from error
+    targets = values.get("lora_target_modules")
+    if targets and len(targets) == 1 and re.fullmatch(r"[\w.]+", targets[0]) and targets != ["all-linear"]:
+        # Of a single name the base makes a text, which PEFT takes for a pattern of whole paths.
+        model_args.lora_target_modules = list(targets)
     if stage.trains:
-        with mistakes.noted():
-            _check_schedule(config, sources)
+        try_settings(config, profile, sources, mistakes)
         with mistakes.noted():
             check_profile(config, profile, sources)
     if config.n_gpu > 1 and world_size == 1:

@@ -109,7 +109,7 @@ def read_values(sources: Sources, declared: Declared, mistakes: Collector) -> Va
         try:
             key, value = _read(name, sources, declared)
             if key in declared.rules and (message := problem(declared.rules[key], value)):
-                raise sources.error(key, f"{sources.given(key)} {message}")
+                raise sources.error(key, f"{sources.given(key) or 'null'} {message}")
             if name not in sources.overrides:
                 value = anchored_value(key, value, sources.folder)
             if fault := paths_fault(key, value):

@@ -6,18 +6,23 @@ on something else, after the model is loaded.
 
 from hpt_trl.settings.ranges import Rule, above, at_least, one_of, share
 
+# Those of `transformers.generation` that are not about to go.
+CACHES = ("static", "offloaded_static", "dynamic", "offloaded", "quantized")
+
 ROLLOUT_RULES = (
     one_of("loss_type", "grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo"),
     one_of("importance_sampling_level", "token", "sequence"),
     one_of("scale_rewards", "group", "batch", "none"),
     one_of("multi_objective_aggregation", "sum_then_normalize", "normalize_then_sum"),
+    one_of("cache_implementation", *CACHES),
     one_of("vllm_mode", "colocate", "server"),
     one_of("vllm_model_impl", "vllm", "transformers"),
     one_of("vllm_importance_sampling_mode", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"),
-    at_least(2, "num_generations"),
+    Rule(("num_generations",), "2 or more", least=2, needed=True),
+    Rule(("max_completion_length",), "1 or more", least=1, needed=True),
     at_least(
         1,
-        *("max_completion_length", "num_generations_eval", "generation_batch_size", "steps_per_generation"),
+        *("num_generations_eval", "generation_batch_size", "steps_per_generation"),
         *("num_iterations", "ref_model_sync_steps", "num_completions_to_print", "max_tool_calling_iterations"),
         *("vllm_max_model_length", "vllm_tensor_parallel_size"),
     ),

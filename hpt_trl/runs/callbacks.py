@@ -5,6 +5,9 @@ from typing import Any
 
 from transformers import ProgressCallback, Trainer, TrainerCallback
 
+from hpt_trl.errors import UserError
+from hpt_trl.settings.values import did_you_mean
+
 
 class AtTrainBegin(TrainerCallback):
     """Calls a function when everything is ready for the first step."""
@@ -14,6 +17,22 @@ class AtTrainBegin(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.function()
+
+
+class KnowsBest(TrainerCallback):
+    """Refuses a `metric_for_best_model` that no evaluation gives; the base raises where it looks for it."""
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        by_plateau = args.lr_scheduler_type == "reduce_lr_on_plateau"
+        if not (args.save_strategy == "best" or args.load_best_model_at_end or by_plateau):
+            return
+        asked, metrics = str(args.metric_for_best_model), kwargs.get("metrics") or {}
+        known = sorted(name for name in metrics if name.startswith("eval_"))
+        if known and f"eval_{asked.removeprefix('eval_')}" not in known:
+            raise UserError(
+                f"metric_for_best_model: the evaluation gives no `{asked}`; allowed: {', '.join(known)}."
+                f"{did_you_mean(f'eval_{asked}', known)}"
+            )
 
 
 class NothingLeft(Exception):

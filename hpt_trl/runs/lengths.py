@@ -1,17 +1,14 @@
 """Whether prompts and rows fit into what the model takes and what the recipe cuts at."""
 
 import logging
-from collections.abc import Sequence
 
-from datasets import Dataset, Image, List
+from datasets import Dataset
 
 from hpt_trl.data.layouts import Splits
-from hpt_trl.data.messages import IMAGES
 from hpt_trl.data.reading.places import where
 from hpt_trl.data.rendering import Encoder
 from hpt_trl.data.row_lengths import count_tokens, examples, validate_lengths
 from hpt_trl.errors import UserError
-from hpt_trl.methods.sft.rows import has_images
 from hpt_trl.methods.sft.turns import encode
 from hpt_trl.recipes.recipe import Recipe
 
@@ -29,25 +26,14 @@ def check_lengths(
         limit: how many tokens the model takes, None without a limit.
 
     Raises:
-        UserError: the longest row that does not, or the first comparison that would be trained otherwise than it is
-            written.
+        UserError: the longest row that does not.
     """
     if splits.layout == "documents":
-        if encoder.embedded is not None:
-            for rows, source in splits.named:
-                for _ in count_tokens(rows, source, encoder, ("text",)):
-                    pass
         return
     if getattr(recipe.arguments, "environment", None) is not None:
         return  # its own limits bound what is read and drawn
     if encoder.is_processor:
         # How many tokens an image takes is known when it is processed: vision-language rows are not measured here.
-        for rows, source in splits.named:
-            # Of demonstrations with images, the stage tries the answers.
-            whole = splits.layout == "comparisons" or (
-                splits.layout == "demonstrations" and not has_images(rows, encoder)
-            )
-            _try_rows(_undecoded(rows), source, encoder, splits.answers if whole else ())
         return
     checks = []
     if splits.layout == "prompts":
@@ -62,7 +48,6 @@ def check_lengths(
         checks.append((answered, splits.test_source, key, eval_new_tokens))
     for rows, source, key, new_tokens in checks:
         if limit is None:
-            _try_rows(rows, source, encoder, ())
             continue
         if new_tokens >= limit:
             raise recipe.error(key, f"{new_tokens} tokens leave no room for a prompt: the model takes {limit} in all.")
@@ -74,29 +59,6 @@ def check_lengths(
             reason=f"max_position_embeddings {limit} - {key} {new_tokens}",
             remedy=f"lower {key}",
         )
-
-
-def _try_rows(rows: Dataset, source: str, encoder: Encoder, answers: Sequence[str]) -> None:
-    """Whether every prompt can be encoded, or every answer together with it."""
-    for row, example in examples(rows, ("prompt", *answers)):
-        try:
-            for answer in answers:
-                encoder.answered(example, answer)
-            if not answers:
-                encoder.prompt(example)
-        except UserError as error:
-            raise UserError(f"{where(source, row)}: {error}") from error
-
-
-def _undecoded(rows: Dataset) -> Dataset:
-    """The rows with their images as they are stored: a prompt is rendered without looking at them."""
-    features = rows.features.copy()
-    for name in {*IMAGES} & set(rows.column_names):
-        inner = features[name].feature if isinstance(features[name], List) else features[name]
-        if isinstance(inner, Image):
-            stored = Image(decode=False)
-            features[name] = List(stored) if isinstance(features[name], List) else stored
-    return rows.cast(features) if features != rows.features else rows
 
 
 def _check_whole_rows(

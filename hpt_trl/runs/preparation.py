@@ -31,6 +31,7 @@ from hpt_trl.models.loading import ModelParts, load_config, load_tokenizer, mode
 from hpt_trl.models.whole_files import refuse_torn_weights
 from hpt_trl.recipes.adapter_targets import check_adapter_targets
 from hpt_trl.recipes.bundled import find_recipe
+from hpt_trl.recipes.model_settings import check_model_settings
 from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.recipes.resolving import read_recipe
 from hpt_trl.rewards.completions import text_tokenizer
@@ -40,6 +41,7 @@ from hpt_trl.rewards.loading import check_columns, check_rows, columns_read, loa
 from hpt_trl.rewards.names import distinct_names
 from hpt_trl.rewards.reward_model import RewardModel
 from hpt_trl.runs.acting import acting_for, rows_placed, trains_on_answers
+from hpt_trl.runs.bad_rows import settle_rows
 from hpt_trl.runs.early import check_run
 from hpt_trl.runs.lengths import check_lengths
 from hpt_trl.runs.model_files import shipped_by
@@ -118,6 +120,7 @@ def prepare_recipe(recipe: Recipe, trained: "Trained | None" = None, *, planned:
         model_config = load_config(parts.base, **of_base)
         _refuse_reward_model(recipe, model_config, parts)
         shipped_by(recipe, model_config)
+        check_model_settings(recipe, model_config)
         check_adapter_targets(recipe, model_config)
     if trained is not None:
         ends = trained.end_ids
@@ -125,7 +128,7 @@ def prepare_recipe(recipe: Recipe, trained: "Trained | None" = None, *, planned:
         end = text_tokenizer(tokenizer).eos_token_id
         ends = None if parts is None else end_token_ids(parts.base, end, **of_base)
     encoder = _encoder(recipe, splits, tokenizer, ends, embedded_tokens(recipe, tokenizer, model_config))
-    splits = stage.fit(recipe, splits, encoder)
+    splits = stage.fit(recipe, settle_rows(recipe, splits, encoder), encoder)
     positions = (recipe.setting("model_init_kwargs") or {}).get("max_position_embeddings") or positions_of(model_config)
     stage.check_rows(recipe, splits, encoder, positions)
     acting = acting_for(recipe, splits, tokenizer, ends, positions)

@@ -43,7 +43,7 @@ from hpt_trl.rollouts.vllm import open_engine
 from hpt_trl.run_files import BEFORE_FILE, EVALUATIONS
 from hpt_trl.runs.acting import rows_placed
 from hpt_trl.runs.attempts import Attempts
-from hpt_trl.runs.callbacks import AtTrainBegin, EndWhereDone, NothingLeft, close_bars
+from hpt_trl.runs.callbacks import AtTrainBegin, EndWhereDone, KnowsBest, NothingLeft, close_bars
 from hpt_trl.runs.checkpoints import full_disk_explained
 from hpt_trl.runs.closing import draw_and_close
 from hpt_trl.runs.collecting import collect_as_usual
@@ -150,7 +150,7 @@ def _train(
     trainer = _build_trainer(
         prepared,
         [AtTrainBegin(evaluations.before_training)],
-        [warnings, totals, attempts, health, *tracking.callbacks],
+        [KnowsBest(), warnings, totals, attempts, health, *tracking.callbacks],
         live,
     )
     health.watch(trainer)
@@ -396,6 +396,7 @@ def _finish(
             "training": len(prepared.splits.train),
             "held_out": 0 if prepared.splits.test is None else len(prepared.splits.test),
         },
+        "faulty_rows": {"training": prepared.splits.dropped, "held_out": prepared.splits.test_dropped},
         "overlap": _overlap(prepared),
         "steps": trainer.state.global_step,
         "trained": why_untrained is None,

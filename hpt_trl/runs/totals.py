@@ -4,7 +4,6 @@ A run that was stopped goes on from a checkpoint; what it had spent until then s
 state. What an attempt did after its last checkpoint is done again, and counts once.
 """
 
-import resource
 import sys
 import time
 from dataclasses import asdict, dataclass, fields
@@ -128,5 +127,11 @@ def peak_memory(device: torch.device) -> int:
     """Most memory that this process has held at a time, in bytes: on its GPU, else in RAM."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset
+    import resource
+
     # ru_maxrss is in KiB, on macOS in bytes.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -8,7 +8,7 @@ from hpt_trl.settings.values import did_you_mean
 
 @dataclass(frozen=True)
 class Rule:
-    """What the values of some keys must satisfy; a value of None (the default) is never asked.
+    """What the values of some keys must satisfy; a value of None is asked only where one is needed.
 
     Attributes:
         keys: the keys.
@@ -20,6 +20,7 @@ class Rule:
         whole: from 1 on only whole numbers are allowed.
         also: values that are allowed beside those in range.
         names: the only texts that are allowed; of a list one or more of them.
+        needed: None, which the field may take, is not allowed.
     """
 
     keys: tuple[str, ...]
@@ -31,6 +32,7 @@ class Rule:
     whole: bool = False
     also: tuple[Any, ...] = ()
     names: tuple[str, ...] = ()
+    needed: bool = False
 
     def holds(self, value: Any) -> bool:
         """Whether a value is in range."""
@@ -77,6 +79,6 @@ def one_of(key: str, *names: str) -> Rule:
 
 def problem(rule: Rule, value: Any) -> str | None:
     """Returns what to say after a value that is out of range, or None where it is in range."""
-    if value is None or rule.holds(value):
+    if not rule.needed if value is None else rule.holds(value):
         return None
     return f"is not allowed; allowed: {rule.allowed}.{did_you_mean(str(value), rule.names)}"

@@ -1,7 +1,8 @@
 """The fault campaign: `python -m tests.faults.campaign --minutes 20` goes through the scenarios of `scenarios.py`.
 
 Each result is a line of JSON in the record, with the commit; a later call goes on with the scenarios that the record
-lacks, and another commit begins anew. `--only ID` does one again. `--report` prints the tables of what is there.
+lacks, and another commit begins anew. `--only ID` does one again. `--report` prints the tables of what is there, and
+`--write` brings them into docs/reliability.md.
 `--control` runs without one of the safeguards: that must come to wrong results, or the verdicts see nothing.
 """
 
@@ -17,19 +18,21 @@ from pathlib import Path
 
 from hpt_trl.runs.quiet import quiet_libraries
 from tests.faults.controls import CONTROLS
-from tests.faults.report import read_records, tables
+from tests.faults.report import read_records, section, summed, written_into
 from tests.faults.scenarios import Scenario, all_scenarios
-from tests.faults.verdicts import WRONG
-from tests.faults.workshop import Workshop
+from tests.faults.verdicts import BROKEN, WRONG, Verdict
+from tests.faults.workshop import BrokenError, Workshop
 from tests.helpers.processes import ROOT
+
+FIGURES = ROOT / "benchmarks" / "results" / "faults-cpu.json"
+PAGE = ROOT / "docs" / "reliability.md"
 
 
 def main(words: list[str] | None = None) -> int:
     """Runs a part of the campaign; returns 1 where anything wrong was found, and in a control where nothing was."""
     options = _parser().parse_args(words)
-    if options.report:
-        print(tables(read_records(options.record)))
-        return 0
+    if options.report or options.write:
+        return _report(options)
     record = options.record.with_suffix(f".{options.control}.jsonl") if options.control else options.record
     commit = commit_of(ROOT)
     left = _left(options, record, commit)
@@ -62,8 +65,21 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--part", default="1/1", metavar="I/N", help="every Nth, for calls side by side in own folders")
     parser.add_argument("--control", choices=[*CONTROLS], help="run without this safeguard")
     parser.add_argument("--list", action="store_true", help="print the ids of what would be done")
-    parser.add_argument("--report", action="store_true", help="print the tables of the record")
+    parser.add_argument("--report", action="store_true", help="print the tables of the record's last commit")
+    parser.add_argument("--write", action="store_true", help=f"keep them in {FIGURES.name} and {PAGE.name}")
     return parser
+
+
+def _report(options: argparse.Namespace) -> int:
+    records = read_records(options.record)
+    if not records:
+        sys.exit(f"there is no result in {options.record}")
+    sums = summed(records, options.seed)
+    print(section(sums))
+    if options.write:
+        PAGE.write_text(written_into(PAGE.read_text(encoding="utf-8"), sums), encoding="utf-8")
+        FIGURES.write_text(json.dumps(sums, indent=1) + "\n", encoding="utf-8")
+    return 0
 
 
 def _left(options: argparse.Namespace, record: Path, commit: str) -> list[Scenario]:
@@ -81,7 +97,10 @@ def _left(options: argparse.Namespace, record: Path, commit: str) -> list[Scenar
 
 def _do(scenario: Scenario, shop: Workshop, record: Path, commit: str) -> str:
     began = time.monotonic()
-    verdict, noted = scenario.do(shop)
+    try:
+        verdict, noted = scenario.do(shop)
+    except BrokenError as error:
+        verdict, noted = Verdict(BROKEN, str(error)), {}
     line = {"id": scenario.id, "kind": scenario.kind, "commit": commit, "time": datetime.now(UTC).isoformat()}
     line |= verdict.record() | noted | {"seconds": round(time.monotonic() - began, 1)}
     record.parent.mkdir(parents=True, exist_ok=True)

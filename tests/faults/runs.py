@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from hpt_trl.recipes.profiles import find_profile
@@ -22,7 +21,6 @@ from tests.helpers.processes import ENVIRONMENT, ROOT, free_port
 PATIENCE = 60.0
 # Seconds that the others of a launch have when one of them is gone, until their launcher ends them.
 _GRACE = 0.5
-_NO_VARIABLES: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass
@@ -31,7 +29,8 @@ class Ended:
 
     Attributes:
         codes: exit codes of its processes; negative by a signal.
-        said: what they printed.
+        said: what they printed, errors last.
+        printed: what the first of them printed but for errors.
         hung: it was ended because it did not end.
         seconds: wall time.
     """
@@ -40,6 +39,7 @@ class Ended:
     said: str
     hung: bool
     seconds: float
+    printed: str = ""
 
     @property
     def code(self) -> int:
@@ -118,8 +118,6 @@ class Server:
         stop: Mapping[str, Any] | None = None,
         events: Path | None = None,
         control: str | None = None,
-        variables: Mapping[str, str] = _NO_VARIABLES,
-        typed: Path | None = None,
     ) -> Running:
         """Begins a command.
 
@@ -128,17 +126,13 @@ class Server:
             stop: what happens at an event: `do` (die, torn, tell, hold) and `event`.
             events: file for the events of the whole run.
             control: name of what it is to be without.
-            typed: file that it reads as its input.
         """
         self._jobs += 1
         number = self._jobs
         output = str(self.folder / f"output-{number}")
         job = {"number": number, "words": list(words), "cwd": str(folder), "watched": str(folder), "output": output}
         job |= {"stop": dict(stop) if stop else None, "events": str(events) if events else None, "control": control}
-        job |= {
-            "variables": dict(variables) | {"MASTER_PORT": str(free_port())},
-            "input": str(typed) if typed else None,
-        }
+        job["variables"] = {"MASTER_PORT": str(free_port())}
         started = self.running[number] = Running(number, output, time.monotonic())
         for pipe in self._requests:
             os.write(pipe, (json.dumps(job) + "\n").encode())
@@ -160,11 +154,13 @@ class Server:
                 hung = True
                 job.signal(signal.SIGKILL)
         del self.running[job.number]
-        outputs = [Path(f"{job.output}-{rank}") for rank in range(self.size)]
-        said = "".join(path.read_text(errors="replace") for path in outputs)
+        outputs = [Path(f"{job.output}-{rank}.{name}") for name in ("out", "err") for rank in range(self.size)]
+        # A process that was killed at once has opened none.
+        texts = [path.read_text(errors="replace") if path.exists() else "" for path in outputs]
         for path in outputs:
-            path.unlink()
-        return Ended([job.codes[rank] for rank in range(self.size)], said, hung, time.monotonic() - job.began)
+            path.unlink(missing_ok=True)
+        codes = [job.codes[rank] for rank in range(self.size)]
+        return Ended(codes, "".join(texts), hung, time.monotonic() - job.began, texts[0])
 
     def run(self, words: Sequence[str], folder: Path, **settings: Any) -> Ended:
         """Begins a command and waits for its end; see `begin`."""

@@ -3,8 +3,12 @@
 import random
 from typing import Any, Protocol
 
+from tests.faults.changing import changes
+from tests.faults.commanding import commands
+from tests.faults.damaging import damages
 from tests.faults.killing import CLOCK, WITHIN, Killed
 from tests.faults.stages import NAMES, RUNS
+from tests.faults.together import pairs
 from tests.faults.verdicts import Verdict
 from tests.faults.workshop import Workshop
 
@@ -29,7 +33,7 @@ class Scenario(Protocol):
 
 def all_scenarios(seed: int = 0) -> list[Scenario]:
     """Every scenario once; what each does is drawn from its id, the order from the seed."""
-    found = sorted([*_kills()], key=lambda scenario: scenario.id)
+    found = sorted([*_kills(), *commands(), *damages(), *pairs(), *changes()], key=lambda scenario: scenario.id)
     random.Random(seed).shuffle(found)
     return found
 

@@ -60,10 +60,9 @@ def _await(job: dict[str, Any], rank: int, replies: int) -> None:
 def _work(job: dict[str, Any], rank: int, reply: Any) -> int:
     # A group of its own, by which it is killed with all that it has started.
     os.setsid()
-    output = os.open(f"{job['output']}-{rank}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(os.open(job.get("input") or os.devnull, os.O_RDONLY), 0)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    for stream, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(f"{job['output']}-{rank}.{name}", os.O_WRONLY | os.O_CREAT), stream)
     faulthandler.dump_traceback_later(LIMIT, exit=True)
     os.chdir(job["cwd"])
     os.environ |= job["variables"]

@@ -93,6 +93,11 @@ _OTHERS: dict[str, dict[str, Any]] = {
 NAMES = (*RUNS, *_OTHERS)
 
 
+def has_checkpoints(name: str) -> bool:
+    """Whether a run saves any; the others begin anew, or go on by what they have done."""
+    return name in RUNS and RUNS[name].get("save_strategy") != "no"
+
+
 def write_inputs(folder: Path) -> None:
     """Writes models and rows that all runs read, and none changes."""
     folder.mkdir(parents=True)

@@ -16,13 +16,19 @@ RIGHT = (IDENTICAL, FELL_BACK, RESTARTED, REFUSED, HARMLESS)
 DIVERGED, ACCEPTED, TRACEBACK, HUNG, LOST = "diverged", "accepted damaged", "traceback", "hung", "lost"
 DEAD_END, UNTOLD, ACCEPTED_CHANGE = "dead end", "refused without a way on", "accepted change"
 RECORDS = "other records"
-WRONG = (DIVERGED, ACCEPTED, ACCEPTED_CHANGE, RECORDS, TRACEBACK, HUNG, LOST, DEAD_END, UNTOLD)
+# The same run fails without any fault.
+BROKEN = "broken"
+WRONG = (DIVERGED, ACCEPTED, ACCEPTED_CHANGE, RECORDS, TRACEBACK, HUNG, LOST, DEAD_END, UNTOLD, BROKEN)
 _RECORDS = ("metrics.jsonl", "results.json")
 # The fault did not come to pass: a run that was over before it was to be killed.
 MISSED = "missed"
 
 RESUME = ("--resume_from_checkpoint", "true")
 _ATTEMPTS = 4
+
+
+# Runs a recipe with further words; returns how it ended, and from which step it went on, None where it did not end.
+Run = Callable[[Sequence[str]], tuple[Ended, int | None]]
 
 
 @dataclass
@@ -51,7 +57,7 @@ class Verdict:
 
 
 def after_kill(
-    run: Callable[[Sequence[str]], tuple[Ended, int]],
+    run: Run,
     folder: Path,
     reference: dict[str, str],
     *,
@@ -124,7 +130,9 @@ def error_of(said: str) -> str:
 
 
 def last_words(said: str) -> str:
-    return said.strip()[-600:]
+    """What a command that failed said last; of tracebacks, of which each process may print one, how the first ends."""
+    errors = re.findall(r"^[\w.]*(?:Error|Exception|Interrupt)\b.*$", said, flags=re.MULTILINE)
+    return errors[0][:600] if errors else said.strip()[-600:]
 
 
 def advised(message: str, words: Sequence[str], tried: Sequence[str], folder: Path) -> list[str] | None:

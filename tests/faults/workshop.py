@@ -5,17 +5,20 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tests.faults.events import phases
 from tests.faults.outcomes import outcome
 from tests.faults.runs import Ended, Server
-from tests.faults.stages import STEPS, write_inputs, write_recipe
-from tests.faults.verdicts import went_on_from
+from tests.faults.stages import STEPS, has_checkpoints, write_inputs, write_recipe
+from tests.faults.verdicts import Run, went_on_from
 
-# Profile -> what a recipe says in two processes.
-_IN_TWO = {"use_cpu": None, "per_device_train_batch_size": 2, "per_device_eval_batch_size": 2, "global_batch_size": 4}
+# What a recipe says in two processes.
+IN_TWO = {"use_cpu": None, "per_device_train_batch_size": 2, "per_device_eval_batch_size": 2, "global_batch_size": 4}
 EVERY = 2
+
+
+class BrokenError(Exception):
+    """A run of the campaign fails where nothing was done to it."""
 
 
 @dataclass(frozen=True)
@@ -65,18 +68,16 @@ class Workshop:
             server.close()
 
     def server(self, profile: str | None = None) -> Server:
-        """The server of a profile; one launch of two processes at a time."""
+        """The server of a profile; all stay, since each takes about 20 s to start and 2 GB to wait."""
         if profile not in self._servers:
-            for other in [name for name in self._servers if name is not None and profile is not None]:
-                self._servers.pop(other).close()
-            self._servers[profile] = Server(self.folder / "servers" / f"{profile}-{len(self._servers)}", profile)
+            self._servers[profile] = Server(self.folder / "servers" / str(profile), profile)
         return self._servers[profile]
 
     def place(self, name: str, profile: str | None = None) -> Path:
         """The folder of a run, with its recipe alone."""
         folder = self.folder / "places" / _label(name, profile)
         shutil.rmtree(folder, ignore_errors=True)
-        write_recipe(name, self.inputs, folder, **(_IN_TWO if profile else {}))
+        write_recipe(name, self.inputs, folder, **(IN_TWO if profile else {}))
         return folder
 
     def reference(self, name: str, profile: str | None = None) -> Reference:
@@ -87,7 +88,7 @@ class Workshop:
             events = self.folder / "events.json"
             ended = self.server(profile).run(["run", str(folder / "recipe.yaml")], folder, events=events)
             if ended.code:
-                raise RuntimeError(f"{name} ({profile}) fails without any fault:\n{ended.said[-4000:]}")
+                raise BrokenError(f"{name} ({profile}) fails without any fault:\n{ended.said[-4000:]}")
             found = {"events": json.loads(Path(f"{events}-0").read_text()), "seconds": ended.seconds}
             found["outcome"] = outcome(folder / "out")
             shutil.rmtree(kept, ignore_errors=True)
@@ -111,22 +112,23 @@ class Workshop:
             stop = {"event": third, "do": "die"}
             ended = self.server(profile).run(["run", str(folder / "recipe.yaml")], folder, stop=stop)
             if ended.code == 0:
-                raise RuntimeError(f"{name} ({profile}) was to be killed at event {third}, and was not")
+                raise BrokenError(f"{name} ({profile}) was to be killed at event {third}, and was not")
             shutil.copytree(folder, kept, symlinks=True)
         return self._put(name, profile, kept)
 
-    def going_on(self, name: str, folder: Path, profile: str | None = None, **settings: Any) -> Any:
+    def going_on(self, name: str, folder: Path, profile: str | None = None) -> Run:
         """A function that runs the recipe of a folder with further words; see `verdicts.after_kill`."""
 
-        def run(words: Sequence[str]) -> tuple[Ended, int]:
+        def run(words: Sequence[str]) -> tuple[Ended, int | None]:
             events = self.folder / "events.json"
             written = Path(f"{events}-0")
             written.unlink(missing_ok=True)
             command = ["run", str(folder / "recipe.yaml"), *words]
-            ended = self.server(profile).run(command, folder, events=events, control=self.control, **settings)
-            seen = json.loads(written.read_text()) if written.exists() else []
-            saves = "kept" not in name and name not in ("evaluate", "index")
-            return ended, went_on_from([tuple(event) for event in seen], STEPS, EVERY) if saves else 0
+            ended = self.server(profile).run(command, folder, events=events, control=self.control)
+            if not written.exists():
+                return ended, None
+            seen = [(event, path) for event, path in json.loads(written.read_text())]
+            return ended, went_on_from(seen, STEPS, EVERY) if has_checkpoints(name) else 0
 
         return run
 

@@ -324,3 +324,12 @@ def test_variables_that_there_cannot_be(read, block, said):
 def test_a_number_beyond_all_numbers_is_none(read, value):
     assert "recipe.yaml" in refused(read, f"learning_rate: {value}\n")
     assert "recipe.yaml" in refused(read, f"max_steps: {value}\n")
+
+
+@pytest.mark.parametrize("key", ["max_completion_length", "num_generations"])
+@pytest.mark.parametrize("stage", ["hpt", "grpo", "ppo"])
+def test_numbers_that_a_rollout_needs_are_not_null(read, stage, key):
+    for written in ("null", ""):
+        message = refused(read, f"stage: {stage}\n{key}: {written}\n")
+        assert f"`{key}`: null is not allowed; allowed: " in message and "or more." in message
+    assert "null is not allowed" in refused(read, f"stage: {stage}\n", f"--{key} null")

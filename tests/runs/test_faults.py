@@ -4,8 +4,11 @@ import random
 import shutil
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from tests.faults import report
+from tests.faults.damaging import damage, ways_for
 from tests.faults.events import Kill, phases
 from tests.faults.killing import Killed, drawn, first_words
 from tests.faults.outcomes import differing, outcome
@@ -103,8 +106,35 @@ def test_every_scenario_has_an_id_and_its_place_in_a_fixed_order():
     assert first_words("sft") and not first_words("index")
 
 
-def test_tables_count_what_came_of_the_scenarios():
-    lines = [{"id": f"kill/sft/save/{n}", "kind": "kill", "word": word} for n, word in enumerate(["identical"] * 2)]
-    lines += [{"id": "kill/sft/end/1", "kind": "kill", "word": "diverged"}]
-    lines += [{"id": "kill/sft/end/2", "kind": "kill", "word": "missed"}]
-    assert report.tables(lines).splitlines()[-1] == "| kill, sft | 3 | 2 | 1 |"
+def lines(*words: str, **settings) -> list[dict]:
+    shared = {"commit": "c", "time": "2026-11-27T01:00", "seconds": 36.0} | settings
+    return [shared | {"id": f"{settings['kind']}/sft/save/{n}", "word": word} for n, word in enumerate(words)]
+
+
+def test_tables_count_what_came_of_the_scenarios_of_the_last_commit():
+    found = lines("diverged", kind="kill", commit="b") + lines("identical", "identical", "missed", "hung", kind="kill")
+    found += lines("refused", kind="damage", file="checkpoint-4/optimizer.pt", way="flip")
+    sums = report.summed(found, 0)
+    assert sums["missed"] == 1 and sums["wrong"] == {"kill/sft/save/3": "hung"} and sums["hours"] == 0.05
+    page = report.written_into(f"# Page\n\n{report.BEGIN}\nold\n{report.END}\nmore\n", sums)
+    head = "| Killed run | number | identical | diverged | accepted damaged | hung |"
+    assert f"{head}\n|---|---:|---:|---:|---:|---:|\n| sft | 3 | 2 | 0 | 0 | 1 |\n" in page
+    assert "| optimizer.pt | 1 | 1 | 0 | 0 |" in page and "old" not in page and page.endswith("\nmore\n")
+    assert report.written_into(page, sums) == page
+    with pytest.raises(ValueError, match="lacks the marks"):
+        report.written_into("# Page", sums)
+
+
+def test_damage_changes_a_file_and_nothing_that_shares_it(tmp_path):
+    for way in ways_for("x.safetensors", has_other=True):
+        path, shared, other = tmp_path / "x.safetensors", tmp_path / "shared", tmp_path / "other"
+        for old in (path, shared):
+            old.unlink(missing_ok=True)
+        save_file({"w": torch.arange(4000.0)}, path)
+        other.write_bytes(b"another")
+        shared.hardlink_to(path)
+        before = path.read_bytes()
+        assert damage(path, way, random.Random(0), other)
+        assert shared.read_bytes() == before and (way == "delete" or path.read_bytes() != before)
+    path.write_bytes(bytes(10))
+    assert not damage(path, "zero all", random.Random(0)) and not damage(path, "of another step", random.Random(0))

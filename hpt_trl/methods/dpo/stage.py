@@ -73,6 +73,7 @@ STAGE = Stage(
     check_rows=check_rows,
     build=build,
     rules=(
+        one_of("f_divergence_type", "reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"),
         at_least(0, "beta", "label_smoothing", "discopop_tau"),
         at_least(1, "precompute_ref_batch_size", "ref_model_sync_steps"),
         share("ref_model_mixup_alpha"),

@@ -10,7 +10,7 @@ from datasets import Dataset
 from hpt_trl.data.messages import as_text
 from hpt_trl.data.reading.places import ROW, where
 from hpt_trl.data.rendering import Encoder
-from hpt_trl.data.row_lengths import examples
+from hpt_trl.data.row_lengths import examples, recall
 from hpt_trl.data.turns import shown
 from hpt_trl.environments.pieces import Segment
 from hpt_trl.errors import UserError
@@ -110,6 +110,26 @@ def missing(example: dict[str, Any], column: str) -> UserError:
     )
 
 
+def demonstration_counts(
+    example: dict[str, Any], column: str, encoder: Encoder, max_length: int | None
+) -> dict[tuple[str, ...], int]:
+    """What `check_demonstrations` asks of a row: the tokens of its prompt and demonstration, and whether it is cut.
+
+    Raises:
+        UserError: it cannot be trained as it is written.
+    """
+    try:
+        found = demonstration_ids(example, column, encoder, max_length)
+    except UserError as error:
+        raise UserError(f"the demonstration `{column}`: {error}") from error
+    whole, cut = _counted(column, max_length)
+    return {whole: found.context + len(found.ids), cut: int(found.truncated)}
+
+
+def _counted(column: str, max_length: int | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    return ("prompt", column, f"up to {max_length}"), ("prompt", column, f"cut at {max_length}")
+
+
 def check_demonstrations(
     dataset: Dataset, source: str, column: str, encoder: Encoder, *, max_length: int | None, positions: int | None
 ) -> int:
@@ -129,26 +149,28 @@ def check_demonstrations(
     question = (encoder.state, column, max_length, positions)
     if question in known:
         return known[question]
-    cut, too_long, longest = 0, 0, (0, 0)
-    for row, example in examples(dataset, ("prompt", column)):
-        if not example[column]:
-            continue
-        try:
-            found = demonstration_ids(example, column, encoder, max_length)
-        except UserError as error:
-            raise UserError(f"{where(source, row)}, the demonstration `{column}`: {error}") from error
-        cut += found.truncated
-        tokens = found.context + len(found.ids)
-        if positions is not None and tokens > positions:
-            too_long, longest = too_long + 1, max(longest, (tokens, row))
+    whole, cut = (recall(dataset, encoder, columns) for columns in _counted(column, max_length))
+    if whole is None or cut is None:
+        whole, cut = [], []
+        for row, example in examples(dataset, ("prompt", column)):
+            if not example[column]:
+                continue
+            try:
+                counts = demonstration_counts(example, column, encoder, max_length)
+            except UserError as error:
+                raise UserError(f"{where(source, row)}, {error}") from error
+            for counted, tokens in zip((whole, cut), counts.values(), strict=True):
+                counted.append((row, tokens))
+    too_long = [(tokens, row) for row, tokens in whole if positions is not None and tokens > positions]
     if too_long:
+        most, row = max(too_long)
         raise UserError(
-            f"{where(source, longest[1])}: prompt and demonstration have {longest[0]} tokens, the model takes "
-            f"{positions} (max_position_embeddings); {too_long} of {len(dataset)} rows have more. Shorten or drop "
-            "them, or set `max_demonstration_length`."
+            f"{where(source, row)}: prompt and demonstration have {most} tokens, the model takes {positions} "
+            f"(max_position_embeddings); {len(too_long)} of {len(dataset)} rows have more. Shorten or drop them, or "
+            "set `max_demonstration_length`."
         )
-    known[question] = cut
-    return cut
+    known[question] = sum(count for _, count in cut)
+    return known[question]
 
 
 def _shown(example: dict[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """The stage `hpt`: recipes that train with HybridPostTrainer."""
 
 import logging
+from typing import Any
 
 from transformers import Trainer
 
@@ -9,7 +10,7 @@ from hpt_trl.data.rendering import Encoder
 from hpt_trl.environments.arguments import ENVIRONMENT_RULES
 from hpt_trl.methods.environments import ActingArguments, acting_arguments, check_environment
 from hpt_trl.methods.hybrid.config import HybridPostConfig
-from hpt_trl.methods.hybrid.demonstrations import check_demonstrations
+from hpt_trl.methods.hybrid.demonstrations import check_demonstrations, demonstration_counts
 from hpt_trl.methods.hybrid.routing import refuse_what_cannot_work
 from hpt_trl.methods.hybrid.trainer import HybridPostTrainer
 from hpt_trl.models.moving_reference import refuse_lost_reference
@@ -29,6 +30,18 @@ def check(recipe: Recipe) -> None:
         refuse_lost_reference(recipe.config, spread=recipe.profile.spreads_weights)
     except ValueError as error:
         raise recipe.place(error) from None
+
+
+def try_row(recipe: Recipe, row: dict[str, Any], encoder: Encoder, column: str) -> dict[tuple[str, ...], int]:
+    """Encode a row's prompt as rollouts get it, and its demonstration where one is trained on.
+
+    Raises:
+        UserError: it would be trained otherwise than it is written.
+    """
+    found: dict[tuple[str, ...], int] = {("prompt",): len(encoder.prompt(row))}
+    if not recipe.config.uses_demonstrations or not row.get(column):
+        return found
+    return found | demonstration_counts(row, column, encoder, recipe.config.max_demonstration_length)
 
 
 def check_rows(recipe: Recipe, splits: Splits, encoder: Encoder, positions: int | None) -> None:
@@ -69,6 +82,7 @@ STAGE = Stage(
     build=build,
     check=check,
     check_rows=check_rows,
+    try_row=try_row,
     rules=(*ROLLOUT_RULES, *ENVIRONMENT_RULES),
     needs_demonstration=lambda config: config.uses_demonstrations and config.on_missing_demonstration == "error",
     uses_demonstrations=lambda config: config.uses_demonstrations,

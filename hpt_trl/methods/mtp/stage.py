@@ -13,7 +13,7 @@ from hpt_trl.methods.mtp.config import WeightedMTPConfig
 from hpt_trl.methods.mtp.frozen_models import check_frozen_models
 from hpt_trl.methods.mtp.own_heads import check_own_heads
 from hpt_trl.methods.mtp.trainer import WeightedMTPTrainer
-from hpt_trl.methods.sft.rows import refuse_turns_of_documents, training_splits
+from hpt_trl.methods.sft.rows import refuse_turns_of_documents, training_splits, try_row
 from hpt_trl.methods.sft.turns import TurnArguments, check_turns
 from hpt_trl.methods.solution_rows import check_sampling, drawn_demonstrations, without_long_ones
 from hpt_trl.methods.text_models import refuse_processor
@@ -154,6 +154,7 @@ STAGE = Stage(
     check=check,
     check_tokenizer=check_tokenizer,
     check_rows=check_rows,
+    try_row=try_row,
     build=build,
     rules=(
         *SAMPLING_RULES,

@@ -9,7 +9,7 @@ from hpt_trl.recipes.recipe import Recipe, Stage, StageInputs
 from hpt_trl.rewards.completions import text_tokenizer
 from hpt_trl.rollouts.ranges import ROLLOUT_RULES
 from hpt_trl.rollouts.sampling import check_sampling
-from hpt_trl.settings.ranges import at_least
+from hpt_trl.settings.ranges import Rule
 from hpt_trl.token_scores.values import check_scores, value_source
 
 
@@ -56,7 +56,7 @@ STAGE = Stage(
     build=build,
     check=check,
     check_tokenizer=check_tokenizer,
-    rules=(*ROLLOUT_RULES, at_least(1, "num_generations")),
+    rules=(*ROLLOUT_RULES, Rule(("num_generations",), "1 or more", least=1, needed=True)),
     rewards="required",
     completion_length=lambda config: config.max_completion_length,
 )

@@ -10,7 +10,7 @@ from hpt_trl.errors import UserError
 from hpt_trl.methods.rho1.checks import check_selection
 from hpt_trl.methods.rho1.config import Rho1Config
 from hpt_trl.methods.rho1.trainer import IMAGES_REFUSED, Rho1Trainer
-from hpt_trl.methods.sft.rows import has_images, refuse_turns_of_documents, training_splits
+from hpt_trl.methods.sft.rows import has_images, refuse_turns_of_documents, training_splits, try_row
 from hpt_trl.methods.sft.turns import TurnArguments, check_turns
 from hpt_trl.recipes.arguments import RecipeArguments
 from hpt_trl.recipes.recipe import Recipe, Stage, StageInputs
@@ -76,6 +76,7 @@ STAGE = Stage(
     check=check,
     check_tokenizer=check_tokenizer,
     check_rows=check_rows,
+    try_row=try_row,
     build=build,
     rules=(one_of("truncation_mode", "keep_start", "keep_end"),),
     layouts=("documents", "demonstrations"),

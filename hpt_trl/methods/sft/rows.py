@@ -13,9 +13,7 @@ from trl import SFTConfig, SFTTrainer
 from hpt_trl.data.layouts import Splits
 from hpt_trl.data.loading import columns_for
 from hpt_trl.data.messages import IMAGES
-from hpt_trl.data.reading.places import where
 from hpt_trl.data.rendering import WHOLE, Encoder
-from hpt_trl.data.row_lengths import examples
 from hpt_trl.errors import UserError
 from hpt_trl.methods.sft.images import AnswerLabels, answers_apart, part
 from hpt_trl.methods.sft.turns import encode, is_whole, last_alone, trains_everything
@@ -58,30 +56,27 @@ def _as_trained(rows: Dataset | None, encoder: Encoder, config: SFTConfig, argum
     )
 
 
-def check_images(recipe: Recipe, splits: Splits, encoder: Encoder, positions: int | None) -> None:
-    """Encode every row with images, which the trainer reads one by one.
+def try_row(recipe: Recipe, row: dict[str, Any], encoder: Encoder, column: str) -> dict[tuple[str, ...], int]:
+    """Encode a row as the trainer on demonstrations does it.
+
+    Returns:
+        The tokens of its prompt, and of the whole row.
 
     Raises:
-        UserError: the first that cannot be trained as it is written, with its row.
+        UserError: it would be trained otherwise than it is written.
     """
-    refuse_turns_of_documents(recipe, splits)
     config, arguments = recipe.config, recipe.arguments
-    for rows, source in splits.named:
-        if not has_images(rows, encoder):
-            continue
-        for number, row in examples(rows, ("prompt", "completion")):
-            for name in ("tools", "chat_template_kwargs"):
-                if row.get(name):
-                    raise UserError(
-                        f"{where(source, number)}: `{name}` beside images: TRL renders such rows without it. Write it "
-                        "into the messages, or drop the column."
-                    )
-            try:
-                if not trains_everything(config):
-                    part(row, whole=is_whole(row, config), last_turn_only=last_alone(arguments))
-                encode(row, encoder, config, arguments)
-            except UserError as error:
-                raise UserError(f"{where(source, number)}: {error}") from error
+    if encoder.is_processor and {*IMAGES} & row.keys():
+        for name in ("tools", "chat_template_kwargs"):
+            if row.get(name):
+                raise UserError(
+                    f"`{name}` beside images: TRL renders such rows without it. Write it into the messages, or drop "
+                    "the column."
+                )
+        if not trains_everything(config):
+            part(row, whole=is_whole(row, config), last_turn_only=last_alone(arguments))
+    whole = encode(row, encoder, config, arguments)
+    return {("prompt",): len(encoder.prompt(row)), ("prompt", column): len(whole.ids)}
 
 
 def refuse_turns_of_documents(recipe: Recipe, splits: Splits) -> None:

@@ -8,7 +8,7 @@ from trl import SFTConfig
 from hpt_trl.environments.arguments import ENVIRONMENT_RULES
 from hpt_trl.methods.environments import ActingArguments, check_environment
 from hpt_trl.methods.sft.acted import build_acted, check_acted
-from hpt_trl.methods.sft.rows import check_images, has_images, label_answers, training_splits
+from hpt_trl.methods.sft.rows import has_images, label_answers, refuse_turns_of_documents, training_splits, try_row
 from hpt_trl.methods.sft.trainer import MeasuredSFTTrainer
 from hpt_trl.methods.sft.turns import TurnArguments, check_turns
 from hpt_trl.recipes.recipe import Recipe, Stage, StageInputs
@@ -42,7 +42,8 @@ STAGE = Stage(
     config_class=SFTConfig,
     argument_class=SftArguments,
     check=check,
-    check_rows=check_images,
+    check_rows=lambda recipe, splits, encoder, positions: refuse_turns_of_documents(recipe, splits),
+    try_row=try_row,
     build=build,
     rules=(
         one_of("loss_type", "nll", "dft"),

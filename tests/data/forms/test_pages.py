@@ -165,7 +165,7 @@ def test_pages_that_are_no_numbers_are_named(tmp_path):
         ('{"examples": [{"query": 1}, "x"]}', "row 2: 'x' is not an object"),
         ('{"examples": [{"query": "a"}]', "line 1: not valid JSON"),
         ('{\n  "examples": [{"query": "a"}]\n', "line 1: not valid JSON"),
-        ('{"rows": [{"query": "a"}]}', "no column `prompt`"),
+        ('{"rows": [{"asked": "a"}]}', "no column `prompt`"),
     ],
 )
 def test_files_of_another_form_are_refused(text, message, tmp_path):

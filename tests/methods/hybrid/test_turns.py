@@ -90,6 +90,9 @@ def test_rows_are_encoded_once_for_check_and_trainer(recipe, monkeypatch):
     hybrid_stage.check_rows(prepared.recipe, prepared.splits, prepared.encoder, 512)
     assert len(encoded) == rows_there
     hybrid_stage.check_rows(prepared.recipe, prepared.splits, prepared.encoder, 511)
+    assert len(encoded) == rows_there
+    prepared.recipe.config.max_demonstration_length = 9
+    hybrid_stage.check_rows(prepared.recipe, prepared.splits, prepared.encoder, 512)
     assert len(encoded) == 2 * rows_there
     runner._build_trainer(prepared, [])
     assert len(encoded) == 2 * rows_there

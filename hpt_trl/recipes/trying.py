@@ -1,0 +1,113 @@
+"""Settings that Transformers looks at only after the model is loaded, given to it once for nothing."""
+
+from typing import Any
+
+from hpt_trl.errors import Collector
+from hpt_trl.recipes.packages import missing
+from hpt_trl.recipes.profiles import Profile
+from hpt_trl.settings.file import Sources
+from hpt_trl.settings.values import did_you_mean
+
+# Optimizers that are made for the layers of a model.
+_OF_LAYERS = ("galore", "apollo", "lomo", "adalomo")
+# What `torch.utils.checkpoint.checkpoint` takes of a recipe, some of it by way of its keywords.
+_OF_CHECKPOINTING = ("use_reentrant", "preserve_rng_state", "determinism_check", "debug", "early_stop")
+
+
+def try_settings(config: Any, profile: Profile, sources: Sources, mistakes: Collector) -> None:
+    """Notes what a trainer would say of its optimizer, schedule, compiler, and of when it saves.
+
+    Args:
+        config: the trainer's.
+        profile: how the processes are started.
+    """
+    for check in (_check_schedule, _check_optimizer, _check_compiler, _check_saving, _check_memory, _check_reference):
+        with mistakes.noted():
+            check(config, sources)
+    with mistakes.noted():
+        if config.fsdp and profile.fsdp_version is None and profile.num_processes == 1:
+            raise sources.error(
+                "fsdp",
+                "one process has nothing to share out; drop it, and start several with `--accelerate fsdp2`.",
+            )
+
+
+def _check_schedule(config: Any, sources: Sources) -> None:
+    import torch
+    from transformers import get_scheduler
+
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=config.learning_rate)
+    try:
+        get_scheduler(
+            config.lr_scheduler_type,
+            optimizer,
+            num_warmup_steps=1,
+            num_training_steps=10,
+            scheduler_specific_kwargs=dict(config.lr_scheduler_kwargs or {}),
+        )
+    except (TypeError, ValueError) as error:
+        raise sources.error(
+            "lr_scheduler_kwargs", f"`lr_scheduler_type: {config.lr_scheduler_type.value}` does not take it: {error}."
+        ) from error
+
+
+def _check_optimizer(config: Any, sources: Sources) -> None:
+    from transformers import Trainer
+
+    if config.optim_args and any(part.count("=") != 1 for part in config.optim_args.replace(" ", "").split(",")):
+        raise sources.error(
+            "optim_args", f"{config.optim_args:.80} is not allowed; allowed: name=value, several with commas between."
+        )
+    name = config.optim.value
+    # What lacks is told with the other packages.
+    if name.startswith(_OF_LAYERS) or missing({"optim": name}):
+        return
+    try:
+        Trainer.get_optimizer_cls_and_kwargs(config)
+    except (ImportError, ValueError, TypeError) as error:
+        raise sources.error("optim", f"{name}: {str(error).splitlines()[0]}") from error
+
+
+def _check_compiler(config: Any, sources: Sources) -> None:
+    from accelerate.utils import DynamoBackend
+
+    backends = sorted(backend.value.lower() for backend in DynamoBackend)
+    if config.torch_compile and config.torch_compile_backend not in (None, *backends):
+        given = config.torch_compile_backend
+        raise sources.error(
+            "torch_compile_backend",
+            f"{given} is not allowed; allowed: {', '.join(backends)}.{did_you_mean(given, backends)}",
+        )
+
+
+def _check_memory(config: Any, sources: Sources) -> None:
+    if getattr(config, "activation_offloading", False) and config.use_cpu:
+        raise sources.error("activation_offloading", "true: on the CPU there is nowhere to move them; drop it.")
+    # The second is the first's name of old.
+    for key in ("activation_checkpointing_kwargs", "gradient_checkpointing_kwargs"):
+        unknown = [name for name in getattr(config, key) or {} if name not in _OF_CHECKPOINTING]
+        if unknown and sources.given(key):
+            near = did_you_mean(unknown[0], _OF_CHECKPOINTING)
+            raise sources.error(key, f"`{unknown[0]}` is not allowed; allowed: {', '.join(_OF_CHECKPOINTING)}.{near}")
+
+
+def _check_reference(config: Any, sources: Sources) -> None:
+    if getattr(config, "sync_ref_model", False) and config.beta == 0:
+        raise sources.error(
+            "sync_ref_model", "true: with `beta: 0` there is no reference to move; write a `beta` above 0, or drop it."
+        )
+
+
+def _check_saving(config: Any, sources: Sources) -> None:
+    """The best model is that of an evaluation, by a metric of it."""
+    if config.save_strategy == "best" and config.metric_for_best_model is None:
+        raise sources.error(
+            "save_strategy",
+            "best: by which metric the model is best is not said; write `metric_for_best_model: loss`.",
+        )
+    if config.save_strategy == "best" and config.eval_strategy == "no":
+        raise sources.error(
+            "save_strategy",
+            "best: with `eval_strategy: no` nothing is measured while the model is trained, and nothing would be "
+            "saved; write `eval_strategy: steps`.",
+        )

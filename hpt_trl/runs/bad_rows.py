@@ -1,0 +1,86 @@
+"""Every row encoded once before the training, to find those that would be trained otherwise than they are written."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from datasets import Dataset, Image, List
+
+from hpt_trl.data.faults import Faults
+from hpt_trl.data.layouts import Splits
+from hpt_trl.data.messages import IMAGES
+from hpt_trl.data.rendering import Encoder
+from hpt_trl.data.row_lengths import examples, remember
+from hpt_trl.errors import UserError
+from hpt_trl.recipes.recipe import Recipe
+
+Counts = dict[tuple[str, ...], list[tuple[int, int]]]
+
+
+def settle_rows(recipe: Recipe, splits: Splits, encoder: Encoder) -> Splits:
+    """The rows that the trainer can encode; by `on_bad_row` others are refused together, or left out and counted.
+
+    How many tokens the rows have is kept for the checks that ask for it.
+
+    Raises:
+        UserError: the first rows that cannot be encoded, with the number of the others.
+    """
+    # What an environment shows is rendered as it is played; solutions are encoded as they are drawn.
+    if getattr(recipe.arguments, "environment", None) is not None or splits.layout == "solutions":
+        return splits
+    if splits.layout == "documents" and encoder.embedded is None:
+        return splits
+    train, dropped = _settled(recipe, splits, encoder, splits.train, splits.source)
+    test, test_dropped = splits.test, 0
+    if test is not None:
+        test, test_dropped = _settled(recipe, splits, encoder, test, splits.test_source, held_out=True)
+    return replace(
+        splits,
+        train=train,
+        test=test,
+        dropped=splits.dropped + dropped,
+        test_dropped=splits.test_dropped + test_dropped,
+    )
+
+
+def _settled(
+    recipe: Recipe, splits: Splits, encoder: Encoder, rows: Dataset, source: str, *, held_out: bool = False
+) -> tuple[Dataset, int]:
+    faults, counts = Faults(source, recipe.arguments.on_bad_row), Counts()
+    # Held-out prompts are answered, and trained on by nobody.
+    own = None if held_out and splits.layout == "prompts" else recipe.stage.try_row
+    answers = list(splits.answers) if own is not None or splits.layout != "prompts" else []
+    read = ["text"] if splits.layout == "documents" else ["prompt", *(set(answers) & set(rows.column_names))]
+    for row, example in examples(_undecoded(rows), read):
+        try:
+            if splits.layout == "documents" or own is None:
+                found = _tokens(example, encoder, answers)
+            else:
+                found = own(recipe, example, encoder, splits.demonstration_column)
+        except UserError as error:
+            faults.add(row, str(error))
+            continue
+        for columns, tokens in found.items():
+            counts.setdefault(columns, []).append((row, tokens))
+    kept = faults.settled(rows)
+    for columns, counted in counts.items():
+        remember(kept, encoder, columns, counted)
+    return kept, len(rows) - len(kept)
+
+
+def _tokens(example: dict[str, Any], encoder: Encoder, answers: Sequence[str]) -> dict[tuple[str, ...], int]:
+    if "text" in example:
+        return {("text",): len(encoder.document(example["text"]).ids)}
+    found: dict[tuple[str, ...], int] = {("prompt",): len(encoder.prompt(example))}
+    return found | {("prompt", name): len(encoder.answered(example, name).ids) for name in answers}
+
+
+def _undecoded(rows: Dataset) -> Dataset:
+    """The rows with their images as they are stored: rendering does not look at them."""
+    features = rows.features.copy()
+    for name in {*IMAGES} & set(rows.column_names):
+        inner = features[name].feature if isinstance(features[name], List) else features[name]
+        if isinstance(inner, Image):
+            stored = Image(decode=False)
+            features[name] = List(stored) if isinstance(features[name], List) else stored
+    return rows.cast(features) if features != rows.features else rows
