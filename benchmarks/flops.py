@@ -1,32 +1,9 @@
-"""The FLOPs of a model, and of the devices that compute them."""
+"""The FLOPs of a model."""
 
-import re
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
-
-# Dense bfloat16 FLOPs per second by the name that CUDA gives the device (NVIDIA's data sheets, without sparsity; for
-# consumer cards with float32 accumulation). The first pattern that is found counts.
-PEAK_FLOPS = {
-    r"B200": 2250e12,
-    r"H200|H100 SXM|H100 80GB HBM3|H800|GH200": 989e12,
-    r"H100 NVL": 835e12,
-    r"H100": 756e12,
-    r"A100|A800": 312e12,
-    r"L40S": 362e12,
-    r"\bL40\b": 181e12,
-    r"\bL4\b": 121e12,
-    r"\bA10G?\b": 125e12,
-    r"A40|A6000": 150e12,
-    r"RTX 4090": 165e12,
-    r"RTX 3090": 71e12,
-}
-
-
-def peak_flops_of(device: str) -> float | None:
-    """Dense bfloat16 FLOPs per second of a device by its name, None where the table has none."""
-    return next((peak for pattern, peak in PEAK_FLOPS.items() if re.search(pattern, device)), None)
 
 
 class Flops:

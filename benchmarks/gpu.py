@@ -52,7 +52,7 @@ from transformers import (
 )
 from trl import GRPOConfig, GRPOTrainer, ModelConfig, SFTConfig, SFTTrainer, get_peft_config, get_quantization_config
 
-from benchmarks.flops import Flops, peak_flops_of
+from benchmarks.flops import Flops
 from benchmarks.shared import ROOT, parser_of, processors, versions, write_report
 from benchmarks.update_phase import GROUP, MIXES, rewards
 from hpt_trl import HybridPostConfig, HybridPostTrainer, Rho1Config, Rho1Trainer
@@ -61,6 +61,7 @@ from hpt_trl.data.rendering import Encoder
 from hpt_trl.methods.pretrain.tokenizer import train_tokenizer
 from hpt_trl.methods.sft.stage import STAGE as SFT_STAGE
 from hpt_trl.models.loading import load_tokenizer
+from hpt_trl.planning.devices import peak_flops_of
 from hpt_trl.planning.known_models import known_config
 from hpt_trl.recipes.recipe import StageInputs
 from hpt_trl.rollouts.trainer import RolloutTrainer

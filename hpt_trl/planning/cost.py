@@ -1,6 +1,7 @@
-"""Time and cost of a run on paper: computed by a model of an H100, not measured.
+"""Time and cost of a step: computed by a model of a device, not measured.
 
-The GPU is an H100 SXM of NVIDIA's data sheet: 989 TFLOPS in dense bfloat16, 3.35 TB/s, 80 GB.
+On paper the device is an H100 SXM of NVIDIA's data sheet: 989 TFLOPS in dense bfloat16, 3.35 TB/s, 80 GB; of a recipe
+whose model and rows are here it is this machine's (`hpt_trl.planning.devices`).
 
     a forward pass      2 FLOPs per parameter of the linear layers, the head among them, and token, and in each layer
                         2 x query width x row length for attention (causal: half of the square)
@@ -11,7 +12,9 @@ The GPU is an H100 SXM of NVIDIA's data sheet: 989 TFLOPS in dense bfloat16, 3.3
                         KL term, a reference's losses or a value model's values
     generation          of each new token the weights and the row's KV cache, read at `bandwidth` of the memory's; rows
                         at once: as many as the KV cache of vLLM's share of the memory holds, at most a GPU's part of
-                        the batch; prompts at the training's speed
+                        the batch; without vLLM all rows of a process, each token at least at the training's speed
+                        and with half a millisecond a layer, in which transformers prepares it; prompts at the
+                        training's speed
 
 Left out, so that real runs take longer: communication, the optimizer's step, data, rewards, weight sync, evaluation,
 checkpoints, vision towers, and the tail of a generation, when few rows are left. Left in, so that HPT takes less: the
@@ -22,14 +25,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hpt_trl.models.parameters import count_parameters
+from hpt_trl.planning.devices import H100, LAUNCH, Device
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
     from hpt_trl.recipes.recipe import Recipe
 
-GPU = "H100 SXM 80 GB"
-PEAK_FLOPS, BANDWIDTH, GPU_BYTES = 989e12, 3.35e12, 80e9
+GPU = H100.name
+GPU_BYTES = 80e9
 
 
 @dataclass(frozen=True)
@@ -85,17 +89,22 @@ def cost_of(
     assumed: Assumptions,
     *,
     generated_rows: int = 0,
+    weight_bytes: float = 2.0,
+    device: Device = H100,
     scored_by: "PretrainedConfig | None" = None,
 ) -> Cost:
-    """Computes what a step of a training costs on as many GPUs as it has processes.
+    """Computes what a step of a training costs on as many devices as it has processes.
 
     Args:
         config: of the model.
         generated_rows: completions that a process generates at once; 0 in stages without rollouts.
+        weight_bytes: of a weight, and of a number of the KV cache, as a generation reads it.
+        device: what a process computes on; its FLOPs are reached as far as is assumed.
         scored_by: of a model that scores the corpus once.
     """
     settings, gpus = recipe.config, recipe.world_size
-    flops = gpus * PEAK_FLOPS * assumed.utilisation
+    devices = 1 if device.shared else gpus
+    flops = devices * device.flops * assumed.utilisation
     rows = settings.per_device_train_batch_size * settings.gradient_accumulation_steps * gpus
     pairs = recipe.stage.scores or recipe.layout == "comparisons"
     rows *= 2 if pairs else 1
@@ -109,7 +118,8 @@ def cost_of(
     if rl:
         # Old log-probabilities, and those of the reference.
         passes += 1 + (recipe.setting("kl_coef", settings.beta) != 0)
-        generation = rows / gpus * _completion_seconds(recipe, config, generated_rows, assumed)
+        generated = rows / devices
+        generation = generated * _completion_seconds(recipe, config, generated_rows, assumed, device, weight_bytes)
         generation += rows * assumed.mean_prompt * forward_flops(config, assumed.mean_prompt) / flops
     elif pairs and not recipe.stage.scores:
         passes += 1
@@ -171,18 +181,28 @@ def _mean_completion(recipe: "Recipe", assumed: Assumptions) -> int:
     return min(assumed.mean_completion, recipe.config.max_completion_length)
 
 
-def _completion_seconds(recipe: "Recipe", config: "PretrainedConfig", rows: int, assumed: Assumptions) -> float:
-    """Seconds of a GPU for a completion, of `rows` that it generates."""
+def _completion_seconds(
+    recipe: "Recipe",
+    config: "PretrainedConfig",
+    rows: int,
+    assumed: Assumptions,
+    device: Device,
+    weight_bytes: float,
+) -> float:
+    """Seconds of a device for a completion, of `rows` that it generates."""
     text, length = config.get_text_config(), _mean_completion(recipe, assumed)
-    # Keys and values of a token in bfloat16.
+    # Keys and values of a token.
     heads = text.num_key_value_heads / text.num_attention_heads
-    cached = 2 * text.num_hidden_layers * _queries(text) * heads * 2
-    weights = 2 * count_parameters(config).total
+    cached = 2 * text.num_hidden_layers * _queries(text) * heads * weight_bytes
+    weights = weight_bytes * count_parameters(config).total
     # Half of a completion is there on average.
     mean = row_length(recipe, assumed) - length / 2
     at_once: float = rows
     if recipe.setting("use_vllm") and recipe.setting("vllm_mode") == "colocate":
         share = recipe.config.vllm_gpu_memory_utilization * GPU_BYTES
         at_once = max(min(rows, (share - weights) / (cached * mean)), 1)
-    step = (weights + at_once * mean * cached) / (BANDWIDTH * assumed.bandwidth)
+    step = (weights + at_once * mean * cached) / (device.bandwidth * assumed.bandwidth)
+    if not recipe.setting("use_vllm"):
+        computed = at_once * forward_flops(config, int(mean)) / (device.flops * assumed.utilisation)
+        step = max(step, computed) + text.num_hidden_layers * LAUNCH
     return length * step / at_once

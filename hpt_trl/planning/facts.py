@@ -17,6 +17,7 @@ from hpt_trl.planning import memory, memory_settings
 from hpt_trl.planning.acted_rows import environment_line
 from hpt_trl.planning.lengths import Lengths
 from hpt_trl.planning.rows import describe_rows
+from hpt_trl.planning.timing import step_line, step_of
 from hpt_trl.recipes.batches import planned_steps, processes
 from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.recipes.vllm import describe
@@ -66,6 +67,7 @@ def facts(prepared: Prepared) -> str:
         ("steps", _steps(prepared)),
         ("evaluation", _evaluation(prepared)),
         ("peak memory", memory_line(recipe, estimate)),
+        ("step", step_line(step_of(prepared, lengths))),
         ("device", "CPU" if config.use_cpu else str(config.device)),
         ("output", output_line(recipe, prepared.checkpoint)),
         *([("hub", line)] if (line := destination_line(recipe)) else []),
@@ -161,9 +163,13 @@ def _judge(prepared: Prepared) -> list[tuple[str, str]]:
     ]
 
 
-def estimate_of(prepared: Prepared) -> memory.MemoryEstimate:
-    """Returns the estimate of one process's peak memory that `facts` shows."""
-    return _estimate(prepared, describe_rows(prepared)[1])
+def estimate_of(prepared: Prepared, lengths: Lengths | None = None) -> memory.MemoryEstimate:
+    """Returns the estimate of one process's peak memory that `facts` shows.
+
+    Args:
+        lengths: of the rows, where these were measured before.
+    """
+    return _estimate(prepared, describe_rows(prepared)[1] if lengths is None else lengths)
 
 
 def estimate_of_measuring(prepared: Prepared) -> memory.MemoryEstimate:

@@ -6,6 +6,8 @@ from typing import Any
 
 from hpt_trl.planning.facts import estimate_of, estimate_of_measuring
 from hpt_trl.planning.needs import Need
+from hpt_trl.planning.rows import describe_rows
+from hpt_trl.planning.timing import step_of
 from hpt_trl.recipes.batches import planned_steps
 from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.runs.evaluating import task_of
@@ -74,7 +76,8 @@ def _training(prepared: Prepared) -> dict[str, Any]:
     # How many rows packing leaves is not known before the training.
     packed = config.max_steps <= 0 and recipe.setting("packing", False)
     steps = config.max_steps if config.max_steps > 0 else planned_steps(recipe, len(prepared.splits.train))
-    estimate = estimate_of(prepared)
+    lengths = describe_rows(prepared)[1]
+    estimate, step = estimate_of(prepared, lengths), step_of(prepared, lengths)
     return {
         "batch": {
             "processes": recipe.world_size,
@@ -87,6 +90,8 @@ def _training(prepared: Prepared) -> dict[str, Any]:
         "evaluated_rows": 0 if prepared.answered is None else len(prepared.answered),
         "peak_memory_bytes": estimate.total,
         "memory_bytes": estimate.parts(),
+        "step_seconds": None if step is None else step[0].seconds,
+        "generation_seconds": None if step is None else step[0].generation_seconds,
     }
 
 

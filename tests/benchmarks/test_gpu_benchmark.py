@@ -7,6 +7,7 @@ from importlib.util import find_spec
 import pytest
 
 from benchmarks import flops, gpu
+from hpt_trl.planning.devices import peak_flops_of
 from tests.helpers.processes import ROOT
 
 
@@ -19,7 +20,7 @@ def report(tmp_path_factory) -> dict:
 
 
 def test_a_peak_is_known_of_the_devices_of_the_table_alone(report):
-    peak = flops.peak_flops_of(report["device"])
+    peak = peak_flops_of(report["device"])
     assert report["peak_tflops"] == (peak and peak / 1e12)
     assert report["device"] != "cpu" or peak is None
 
@@ -93,4 +94,4 @@ def test_sections_are_left_out_when_the_time_is_over():
     ],
 )
 def test_peaks_by_device_name(name, tflops):
-    assert flops.peak_flops_of(name) == tflops * 1e12
+    assert peak_flops_of(name) == tflops * 1e12

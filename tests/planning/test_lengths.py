@@ -31,7 +31,8 @@ BASE = {
 def recipe_of(folder: Path, model: str, words: tuple[str, ...] = (), **settings):
     data = folder / "rows.jsonl"
     if not data.exists():
-        data.write_text("".join(json.dumps(row) + "\n" for row in rows(["mixed"] * 8).to_list()))
+        given = [row | {"answer": str(4 * number)} for number, row in enumerate(rows(["mixed"] * 8).to_list())]
+        data.write_text("".join(json.dumps(row) + "\n" for row in given))
     keys = {"model_name_or_path": model, "dataset_name": str(data), "output_dir": str(folder / "out")}
     path = folder / "recipe.yaml"
     path.write_text(json.dumps(BASE | keys | settings))
