@@ -9,7 +9,7 @@ import os
 import shlex
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from hpt_trl.data.unused import describe_unused
 from hpt_trl.digests import DIGESTS_FILE, digest_of
 from hpt_trl.models.adapters import keep_adapter_type, keep_four_bit_trainable
 from hpt_trl.models.loading import whole_model
+from hpt_trl.models.safe_loading import deepspeed_loads_weights_only
 from hpt_trl.models.trainable import refuse_broken, refuse_untrainable
 from hpt_trl.models.whole_files import DIGESTS_KEY
 from hpt_trl.progress import lines_above_bars
@@ -147,7 +148,8 @@ def _train(
     evaluations.trainer = trainer
     totals.training_begins(trainer)
     try:
-        with suppress(NothingLeft), without_library_bars():
+        safely = deepspeed_loads_weights_only() if trainer.is_deepspeed_enabled else nullcontext()
+        with suppress(NothingLeft), without_library_bars(), safely:
             trainer.train(resume_from_checkpoint=None if prepared.checkpoint is None else str(prepared.checkpoint))
     except KeyboardInterrupt:
         close_bars(trainer)
