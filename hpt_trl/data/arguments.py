@@ -32,6 +32,13 @@ class DataArguments(ScriptArguments):
         },
     )
 
+    datasets: list[dict] | None = field(
+        default=None,
+        metadata={
+            "help": "A mixture in place of `dataset_name`: for each data set its `path`, and where they are wanted "
+            "`name`, `split`, `test_split`, `columns`, `fraction`, `column_mapping`, `dataset_layout`, `options`."
+        },
+    )
     dataset_options: dict | str | None = field(
         default=None,
         metadata={

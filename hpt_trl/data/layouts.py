@@ -5,6 +5,8 @@ from typing import Literal
 
 from datasets import Dataset
 
+from hpt_trl.data.reading.places import ROW, shares
+
 # Which rows a stage trains on (columns after the mapping):
 #   prompts         prompt, and where the data has them a demonstration, `answer` and what else the rewards read
 #   demonstrations  prompt and completion; or `messages`, the last one the assistant's
@@ -42,6 +44,12 @@ class Splits:
     used: frozenset[str] = frozenset()
     dropped: int = 0
     test_dropped: int = 0
+
+    @property
+    def counted(self) -> str:
+        """The training data and the number of its rows, of a mixture also of each data set."""
+        parts = [f"{name} {count:,}" for name, count in shares(self.source, self.train[ROW][:]).items()]
+        return f"{self.source}, {len(self.train):,} rows" + (f" ({', '.join(parts)})" if parts else "")
 
     @property
     def named(self) -> list[tuple[Dataset, str]]:

@@ -5,7 +5,6 @@ Every stage reads its data here, so that a layout is described once, in the reci
 
 import logging
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -21,11 +20,12 @@ from hpt_trl.data.forms.messages import as_messages, is_stored_otherwise
 from hpt_trl.data.forms.recognising import Wanted, near_forms, recognise
 from hpt_trl.data.holding_out import hold_out
 from hpt_trl.data.layouts import Layout, Splits, answer_columns
+from hpt_trl.data.mixing import Part, as_assistant, as_user, kind_of_values, mixed, parts_of, replaced, taken
 from hpt_trl.data.model_solutions import one_row_per_model
 from hpt_trl.data.names import as_dict
 from hpt_trl.data.objects import column_values, with_column
 from hpt_trl.data.prompt_parts import complete_prompts, filled_templates, find_marked_rows, names_columns
-from hpt_trl.data.reading.places import ROW
+from hpt_trl.data.reading.places import ROW, Source
 from hpt_trl.data.reading.sources import read_measured, read_source
 from hpt_trl.data.row_checks import find_faults, iterate_rows, validate_rows
 from hpt_trl.data.solutions import ProblemArguments
@@ -68,28 +68,32 @@ def load_splits(
     Raises:
         UserError: data that cannot be read, a missing column, a faulty row, or a held-out size that does not fit.
     """
-    (train, source), held_out = read_source(arguments, seed=seed)
-    wanted = _wanted(arguments, layout, demonstration_column, complete=needs_demonstration)
-    train, found, dropped = _checked(train, source, arguments, wanted)
-    layout, test_dropped = found.form.layout, 0
-    _told(source, found, arguments.dataset_layout)
-    if held_out is None or arguments.test_split_size is not None:
-        if held_out is not None:
+    parts = parts_of(arguments)
+    read = [part.read(lambda arguments: read_source(arguments, seed=seed)) for part in parts]
+    training = taken(parts, [train for train, _ in read])
+    wanted = _wanted(layout, demonstration_column, complete=needs_demonstration)
+    train, source, found, dropped = _joined(parts, training, wanted)
+    layout, test_dropped = found[0].form.layout, 0
+    held_out = [(part, test) for part, (_, test) in zip(parts, read, strict=True) if test is not None]
+    if not held_out or arguments.test_split_size is not None:
+        for _, (unused, name) in held_out:
             logger.warning(
                 "test_split_size: the held-out rows are drawn from the training rows; %s, %d rows of the data's own, "
                 "stays unused. Drop the line to take those.",
-                held_out[1],
-                len(held_out[0]),
+                name,
+                len(unused),
             )
         test, test_source = None, source.called(f"{source} (held out)")
         if arguments.test_split_size is not None:
             answers = answer_columns(layout, demonstration_column)
             train, test = hold_out(train, source, arguments.test_split_size, seed, layout, answers)
     else:
-        test, test_source = held_out
         # Answering prompts takes no demonstrations, so a test split may lack them; a loss is measured on them.
         wanted = replace(wanted, layouts=(layout,), complete=layout == "demonstrations")
-        test, _, test_dropped = _checked(test, test_source, arguments, wanted)
+        parts, tests = [part for part, _ in held_out], [test for _, test in held_out]
+        test, test_source, _, test_dropped = _joined(parts, tests, wanted, told=False)
+        if arguments.datasets is not None:
+            test_source = test_source.called(f"{source} (held out)")
     splits = _splits(train, test, source, test_source, demonstration_column, found)
     return replace(splits, dropped=dropped, test_dropped=test_dropped)
 
@@ -120,11 +124,10 @@ def load_measured(
             layout=layout,
         )
         return replace(splits, train=splits.test, test=None, source=splits.test_source)
-    rows, source = read_measured(arguments, seed=seed)
-    rows, found, dropped = _checked(
-        rows, source, arguments, _wanted(arguments, layout, demonstration_column, complete=False)
-    )
-    _told(source, found, arguments.dataset_layout)
+    parts = parts_of(arguments, measured=True)
+    read = [part.read(lambda arguments: read_measured(arguments, seed=seed)) for part in parts]
+    wanted = _wanted(layout, demonstration_column, complete=False)
+    rows, source, found, dropped = _joined(parts, taken(parts, read), wanted)
     return replace(_splits(rows, None, source, source, demonstration_column, found), dropped=dropped)
 
 
@@ -186,7 +189,7 @@ def to_conversational(splits: Splits, tokenizer: "PreTrainedTokenizerBase", argu
     def prompt_of(prompt: Any, around: str | None) -> Any:
         if isinstance(prompt, str):
             prompt = prompt if around is None else around.replace("{prompt}", prompt)
-            messages = [{"role": "user", "content": prompt}]
+            messages = as_user(prompt)
         else:
             messages = _with_template(prompt, around)
         if not chat:
@@ -209,23 +212,42 @@ def to_conversational(splits: Splits, tokenizer: "PreTrainedTokenizerBase", argu
         if chat and is_text:
             for column in splits.answers:
                 if column in dataset.column_names:
-                    dataset = _replace(dataset, column, _assistant)
+                    dataset = replaced(dataset, column, as_assistant)
         return dataset
 
     test = None if splits.test is None else convert(splits.test)
     return replace(splits, train=convert(splits.train), test=test)
 
 
-def _wanted(
-    arguments: DataArguments, layout: Layout | tuple[Layout, ...], demonstration_column: str, *, complete: bool
-) -> Wanted:
-    return Wanted(
-        layouts=(layout,) if isinstance(layout, str) else layout,
-        demonstration_column=demonstration_column,
-        complete=complete,
-        named=arguments.dataset_layout,
-        mapped=as_dict(arguments.column_mapping, "column_mapping").keys(),
-    )
+def _wanted(layout: Layout | tuple[Layout, ...], demonstration_column: str, *, complete: bool) -> Wanted:
+    layouts = (layout,) if isinstance(layout, str) else layout
+    return Wanted(layouts=layouts, demonstration_column=demonstration_column, complete=complete)
+
+
+def _joined(
+    parts: list[Part], read: list[tuple[Dataset, Source]], wanted: Wanted, *, told: bool = True
+) -> tuple[Dataset, Source, list[Found], int]:
+    """The rows of all data sets, each checked in its own form, these forms, and how many faulty rows were dropped."""
+    checked, dropped = [], 0
+    for part, (rows, source) in zip(parts, read, strict=True):
+        arguments = part.arguments
+        mapped = as_dict(arguments.column_mapping, "column_mapping").keys()
+        own = replace(wanted, named=arguments.dataset_layout, mapped=mapped)
+        rows, found, faulty = _checked(part.chosen(rows), source, arguments, own)
+        dropped += faulty
+        if told:
+            _told(source, found, arguments.dataset_layout)
+        checked.append((rows, found))
+    layouts = [found.form.layout for _, found in checked]
+    if odd := next((place for place, layout in enumerate(layouts) if layout != layouts[0]), None):
+        raise UserError(
+            f"datasets: {parts[0].name} has {layouts[0]} and {parts[odd].name} {layouts[odd]}, which are trained "
+            "otherwise; write the same `dataset_layout` in both, where they can be read so, or train them one by one."
+        )
+    answers = answer_columns(layouts[0], wanted.demonstration_column)
+    names, sources = [part.name for part in parts], [source for _, source in read]
+    rows, source = mixed(names, [rows for rows, _ in checked], sources, answers)
+    return rows, source, [found for _, found in checked], dropped
 
 
 def _told(source: str, found: Found, named: str | None) -> None:
@@ -242,12 +264,13 @@ def _told(source: str, found: Found, named: str | None) -> None:
 
 
 def _splits(
-    train: Dataset, test: Dataset | None, source: str, test_source: str, demonstration_column: str, found: Found
+    train: Dataset, test: Dataset | None, source: str, test_source: str, demonstration_column: str, found: list[Found]
 ) -> Splits:
-    form = found.form
-    return Splits(
-        train, test, source, test_source, demonstration_column, form.layout, form.name, form.said, frozenset(found.used)
-    )
+    forms, layout = [one.form for one in found], found[0].form.layout
+    name = ", ".join(dict.fromkeys(form.name for form in forms))
+    said = " and ".join(dict.fromkeys(form.said for form in forms))
+    used = frozenset(column for one in found for column in one.used)
+    return Splits(train, test, source, test_source, demonstration_column, layout, name, said, used)
 
 
 def _checked(rows: Dataset, name: str, arguments: DataArguments, wanted: Wanted) -> tuple[Dataset, Found, int]:
@@ -299,7 +322,7 @@ def _prepare(dataset: Dataset, faults: Faults, arguments: DataArguments, wanted:
     if layout in ("prompts", "demonstrations") and demonstration_column in present:
         find_marked_rows(dataset, faults, mapping)
     if "answer" in present:
-        dataset = _replace(dataset, "answer", short_answer)
+        dataset = replaced(dataset, "answer", short_answer)
     answers = tuple(column for column in answers if column in present)
     return _alike(drop_calculator_marks(dataset, list(answers), source), list(answers)), found
 
@@ -321,31 +344,17 @@ def _readable(dataset: Dataset, column: str, faults: Faults) -> Dataset:
     return with_column(dataset.remove_columns(column), column, changed)
 
 
-def _replace(dataset: Dataset, column: str, change: Callable[[Any], Any]) -> Dataset:
-    values = column_values(dataset, column)
-    changed = [change(value) for value in values]
-    return dataset if changed == values else with_column(dataset.remove_columns(column), column, changed)
-
-
-def _kind(dataset: Dataset, column: str) -> type | None:
-    return next((type(value) for _, (value,) in iterate_rows(dataset, [column]) if value is not None), None)
-
-
 def _alike(dataset: Dataset, answers: list[str]) -> Dataset:
     """Make prompt and answers all texts or all messages, as TRL takes them."""
-    kinds = {column: _kind(dataset, column) for column in ("prompt", *answers)} if answers else {}
+    kinds = {column: kind_of_values(dataset, column) for column in ("prompt", *answers)} if answers else {}
     if set(kinds.values()) != {str, list}:
         return dataset
     for column in answers:
         if kinds[column] is str:
-            dataset = _replace(dataset, column, _assistant)
+            dataset = replaced(dataset, column, as_assistant)
     if kinds["prompt"] is str:
-        dataset = _replace(dataset, "prompt", lambda text: [{"role": "user", "content": text}])
+        dataset = replaced(dataset, "prompt", as_user)
     return dataset
-
-
-def _assistant(text: str | None) -> list[dict[str, str]] | None:
-    return None if text is None else [{"role": "assistant", "content": text}]
 
 
 def _with_template(messages: list[dict[str, Any]], template: str | None) -> list[dict[str, Any]]:

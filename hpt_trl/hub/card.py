@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
+from hpt_trl.data.entries import every_name
 from hpt_trl.data.generated import is_generated
-from hpt_trl.data.names import shown_names
 from hpt_trl.errors import UserError
 from hpt_trl.files import write_atomically
 from hpt_trl.hub.card_text import card_text
@@ -19,7 +19,7 @@ from hpt_trl.hub.citations import method_of
 from hpt_trl.hub.figures import eval_results, measures_of
 from hpt_trl.hub.files import CARD_FILE
 from hpt_trl.hub.licence import licence_of
-from hpt_trl.hub.public import public_value
+from hpt_trl.hub.public import shown_data
 from hpt_trl.hub.run_folder import RunFolder
 from hpt_trl.models.folders import is_local
 
@@ -87,7 +87,7 @@ def new_card(run: RunFolder, name: str, revision: str | None, *, ask: bool) -> s
     licence = licence_of(run.root, folder, ask=ask)
     tags = ["hpt-trl", "trl", run.stage, *_kinds(run)]
     papers = method_of(run.recipe)[1]
-    data = shown_names(public_value("dataset_name", run.recipe.get("dataset_name")))
+    data = shown_data(run.recipe)
     metadata: dict[str, Any] = {
         **licence,
         "library_name": "transformers" if run.adapter is None else "peft",
@@ -135,10 +135,8 @@ def _task(run: RunFolder) -> str | None:
 
 def _data_ids(run: RunFolder) -> list[str]:
     """The data as far as it is on the Hub."""
-    name = run.recipe.get("dataset_name")
-    if not isinstance(name, str) or is_generated(name) or is_local(name) or not _DATA_ID.fullmatch(name):
-        return []
-    return [name]
+    names = every_name(run.recipe.get("dataset_name"), run.recipe.get("datasets"))
+    return [name for name in names if not is_generated(name) and not is_local(name) and _DATA_ID.fullmatch(name)]
 
 
 def _digest(text: str) -> str:

@@ -4,12 +4,11 @@ from typing import Any
 
 import yaml
 
-from hpt_trl.data.names import shown_names
 from hpt_trl.hub.citations import method_of
 from hpt_trl.hub.destination import HUB_KEYS
 from hpt_trl.hub.figures import Measure
 from hpt_trl.hub.loading_code import loading_code
-from hpt_trl.hub.public import model_name, public_value
+from hpt_trl.hub.public import model_name, public_value, shown_data
 from hpt_trl.hub.run_folder import RunFolder
 from hpt_trl.reading import duration
 
@@ -106,7 +105,7 @@ def _made(run: RunFolder) -> str:
     results = run.results or {}
     wall, hardware = results.get("wall_time_s") or {}, results.get("hardware") or {}
     rows = results.get("rows") or {}
-    data = shown_names(public_value("dataset_name", run.recipe.get("dataset_name")))
+    data = shown_data(run.recipe)
     count = f", {rows['training']:,} training rows" if rows.get("training") else ""
     held_out = f", {rows['held_out']:,} held out" if rows.get("held_out") else ""
     lines = [f"- Data: `{data}`{count}{held_out}"]

@@ -8,6 +8,8 @@ from urllib.parse import urlsplit
 
 import yaml
 
+from hpt_trl.data.entries import every_name
+from hpt_trl.data.names import shown_names
 from hpt_trl.hub.destination import HUB_KEYS
 from hpt_trl.hub.run_folder import RunFolder
 from hpt_trl.run_files import MARK
@@ -40,6 +42,12 @@ def public_recipe(run: RunFolder, name: str) -> str:
 def public_value(key: str, value: Any) -> Any:
     """A recipe's value for others."""
     return "<hidden>" if is_secret(key) else _shown(key, value)
+
+
+def shown_data(recipe: Mapping[str, Any]) -> str:
+    """The data of a recipe, for others."""
+    names = every_name(recipe.get("dataset_name"), recipe.get("datasets"))
+    return shown_names([str(public_value("dataset_name", name)) for name in names])
 
 
 def public_results(run: RunFolder) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def acted_rows(prepared: Prepared, acting: "Acting") -> tuple[list[tuple[str, st
     prompts = [acting.episode(row).prompt for row in rows]
     longest, seen = max(len(prompt.ids) for prompt in prompts), None
     lines = [
-        ("data", f"{splits.source}, {len(splits.train):,} rows, first prompts of up to {longest} tokens"),
+        ("data", f"{splits.counted}, first prompts of up to {longest} tokens"),
         ("first prompt", cut(_short(encoder.tokenizer.decode(prompts[0].ids)), 1200).rstrip()),
     ]
     column = splits.demonstration_column

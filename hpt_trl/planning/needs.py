@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from hpt_trl.data.entries import every_name
 from hpt_trl.data.generated import is_generated
-from hpt_trl.data.names import is_there, looks_local, names_of
+from hpt_trl.data.names import is_there, looks_local
 from hpt_trl.errors import UserError
 from hpt_trl.models.built_in import BUILT_IN
 from hpt_trl.models.folders import ADAPTER_FILE, CONFIG_FILE, check_model_folder
@@ -229,8 +230,7 @@ def needs_of_values(values: dict[str, Any], path: Path, hub: Hub) -> list[Need]:
         here = Path(name).is_dir()
         found = (True, "a local folder") if here else hub.tokenizer(name)
         needs.append(_from_hub(f"tokenizer {name}", found, f"with the network: hf download {name}"))
-    if values.get("dataset_name"):
-        needs += [_data(name, path, hub) for name in names_of(values["dataset_name"])]
+    needs += [_data(name, path, hub) for name in every_name(values.get("dataset_name"), values.get("datasets"))]
     if values.get("search_index"):
         needs += [_search_index(str(values["search_index"]), path), *_searching(Path(values["search_index"]))]
     needs = [need._replace(is_read=True) for need in needs]

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
+from hpt_trl.data.entries import every_name
 from hpt_trl.data.layouts import Splits
 from hpt_trl.data.names import as_dict, shown_names
 from hpt_trl.evaluation.measuring import PERPLEXITY, SCORED
@@ -51,9 +52,9 @@ def facts_on_paper(recipe: Recipe, splits: Splits | None = None) -> list[tuple[s
         ),
         (
             "data",
-            f"{shown_names(recipe.arguments.dataset_name)}, not read"
+            f"{shown_names(every_name(recipe.arguments.dataset_name, recipe.arguments.datasets))}, not read"
             if splits is None
-            else f"{splits.source}, {len(splits.train):,} rows",
+            else splits.counted,
         ),
     ]
     if not recipe.stage.trains:

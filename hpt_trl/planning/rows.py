@@ -24,7 +24,7 @@ def describe_rows(prepared: Prepared) -> tuple[list[tuple[str, str]], Lengths]:
     if prepared.acting is not None:
         return acted_rows(prepared, prepared.acting)
     first = splits.train[0]
-    source = f"{splits.source}, {len(splits.train):,} rows"
+    source = splits.counted
     if splits.dropped:
         source += f" without {splits.dropped:,} faulty ones"
     texts = ("text",) if splits.layout == "documents" else ("prompt", *splits.answers)

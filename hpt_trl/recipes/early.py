@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hpt_trl.data.entries import check_entries, every_name
 from hpt_trl.data.names import check_name, names_of
 from hpt_trl.errors import Collector, UserError
 from hpt_trl.models.folders import check_model_folder, check_model_name, is_adapter, is_local
@@ -79,6 +80,8 @@ def look_at(
 
 def _to_come(sources: Sources) -> set[str]:
     values = [sources.given(key) for key in (_MODEL, "dataset_name", *_FROZEN)]
+    mixture = sources.file.values.get("datasets")
+    values += every_name(None, mixture) if isinstance(mixture, list) else []
     models = sources.file.values.get(_REWARD_MODELS) or []
     values += models if isinstance(models, list) else [models]
     return {name for name in map(str, values) if name and comes_from(name, sources.file.path)}
@@ -127,6 +130,9 @@ def look_at_sources(
         ):
             given = {name: taken.get(f"dataset_{name}") for name in ("options", "config")}
             check_name(names, streaming=bool(taken.get("dataset_streaming")), **given)
+    if taken.get("datasets") is not None:
+        with mistakes.noted(), sources.placing("datasets"):
+            check_entries(taken["datasets"], taken, tuple(made))
     if has_model and "report_to" in taken and declared.stage:
         with mistakes.noted():
             settings: dict[str, Any] = {"stage": declared.stage, "trains": declared.trains}

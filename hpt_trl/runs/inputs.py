@@ -8,6 +8,7 @@ from typing import Any
 
 import xxhash
 
+from hpt_trl.data.entries import every_name
 from hpt_trl.data.names import files_of, is_pattern
 from hpt_trl.digests import DIGESTS_FILE, digest_of, has_digests
 from hpt_trl.errors import UserError
@@ -92,6 +93,8 @@ def _texts_of(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for key, value in values.items():
         if key in SAFE_KEYS or key.endswith(("_cache", "_cache_dir")):
             continue
+        if key == "datasets":
+            key, value = "dataset_name", every_name(None, value)
         for text in _texts(value):
             if key == "dataset_name" and is_pattern(text):
                 yield from ((key, str(path)) for path in files_of([text]))

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from hpt_trl.data.entries import every_name
 from hpt_trl.data.generated import is_generated
 from hpt_trl.data.names import looks_local
 from hpt_trl.errors import Collector
@@ -41,5 +42,5 @@ def note_settings(
 
 def reads_here(recipe: Recipe) -> bool:
     """Whether the rows are made or lie on this machine."""
-    name = str(recipe.arguments.dataset_name)
-    return is_generated(name) or looks_local(name)
+    names = every_name(recipe.arguments.dataset_name, recipe.arguments.datasets)
+    return all(is_generated(name) or looks_local(name) for name in names)

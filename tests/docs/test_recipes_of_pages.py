@@ -26,6 +26,7 @@ SEARCH = {"environment": "vrag", "search_index": "indexes/mine", "test_split_siz
 BASES = {
     "sft": recipe_of("sft"),
     "sft without held-out rows": recipe_of("sft", test_split_size=None),
+    "sft from a mixture": recipe_of("sft", dataset_name=None, column_mapping=None, test_split_size=None),
     "sft with LoRA": recipe_of("sft", use_peft=True),
     "sft pushed": recipe_of("sft"),
     "hpt": recipe_of("hpt"),

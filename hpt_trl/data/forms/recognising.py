@@ -120,6 +120,8 @@ def near_forms(rows: Dataset, wanted: Wanted) -> str:
     said = [f"{one.name} ({one.wanted()})" for one in near if len(one.parts) == most]
     if said:
         return f"\nNearly of the form {', or '.join(said)}."
+    if _own(wanted.left[0], wanted).columns_of(names):
+        return ""
     elsewhere = Wanted(tuple(layout for layout in _BELOW if layout not in wanted.layouts), complete=True)
     others = [one for one in _every(elsewhere.layouts, elsewhere) if _fits(one, rows, names, elsewhere)]
     if others:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 from datasets import Dataset
 
 from hpt_trl.errors import UserError
@@ -23,12 +24,14 @@ class Piece:
         path: the file; None for what is no file.
         by_line: its rows are numbered by their line; else one by one.
         before: the greatest number of the pieces before it.
+        entry: of a mixture, the data set that it is of.
     """
 
     name: str
     path: Path | None = None
     by_line: bool = False
     before: int = 0
+    entry: str = ""
 
 
 class Source(str):
@@ -55,10 +58,20 @@ class Source(str):
         piece = self.piece_of(row)
         if piece is None:
             return f"{self}, row {row}"
-        named = str(self)
-        if len(self.pieces) > 1:
-            named = f"{self}, {piece.name}" if piece.path is None else piece.name
+        named = piece.name if len(self.pieces) > 1 else str(self)
         return f"{named}, {'line' if piece.by_line else 'row'} {row - piece.before}"
+
+
+def shares(source: str, numbers: Sequence[int]) -> dict[str, int]:
+    """How many of the numbered rows are of which data set of a mixture; nothing where the data is one."""
+    pieces = source.pieces if isinstance(source, Source) else ()
+    if len({piece.entry for piece in pieces}) < 2:
+        return {}
+    found = np.searchsorted([piece.before for piece in pieces], np.asarray(numbers)) - 1
+    counts = dict.fromkeys((piece.entry for piece in pieces), 0)
+    for place, count in zip(*np.unique(found, return_counts=True), strict=True):
+        counts[pieces[place].entry] += int(count)
+    return counts
 
 
 @dataclass(frozen=True)

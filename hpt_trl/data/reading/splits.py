@@ -35,7 +35,7 @@ def pick_splits(
     """
     parts = _parts(splits, source, train, "dataset_train_split")
     shown = source if train == "train" and not named else f"{source} ({train})"
-    training = _picked(splits, parts, shown)
+    training = _picked(splits, parts, source, shown)
     if test is None:
         if "test" not in splits or any(part.split == "test" for part in parts):
             return training, None
@@ -47,7 +47,7 @@ def pick_splits(
             "(`dataset_train_split`). Write slices that do not overlap, e.g. dataset_train_split: "
             f"{parts[0].split}[:90%] and dataset_test_split: {parts[0].split}[90%:], or `test_split_size`."
         )
-    return training, _picked(splits, others, f"{source} ({test})")
+    return training, _picked(splits, others, source, f"{source} ({test})")
 
 
 def pick_measured(splits: Mapping[str, Rows], source: str, test: str | None, *, named: bool) -> tuple[Dataset, Source]:
@@ -69,7 +69,7 @@ def pick_measured(splits: Mapping[str, Rows], source: str, test: str | None, *, 
             )
         test = "test" if "test" in splits else next(iter(splits))
     shown = source if len(splits) == 1 and test in splits and not named else f"{source} ({test})"
-    return _picked(splits, _parts(splits, source, test, "dataset_test_split"), shown)
+    return _picked(splits, _parts(splits, source, test, "dataset_test_split"), source, shown)
 
 
 def _parts(splits: Mapping[str, Rows], source: str, name: str, key: str) -> list[_Part]:
@@ -100,13 +100,13 @@ def _parts(splits: Mapping[str, Rows], source: str, name: str, key: str) -> list
     return parts
 
 
-def _picked(splits: Mapping[str, Rows], parts: list[_Part], shown: str) -> tuple[Dataset, Source]:
+def _picked(splits: Mapping[str, Rows], parts: list[_Part], source: str, shown: str) -> tuple[Dataset, Source]:
     """The rows of the parts; those of several splits are numbered through."""
     names = dict.fromkeys(part.split for part in parts)
     there: dict[str, Rows] = {}
     last = 0
     for name in names:
-        there[name] = splits[name].after(last, name)
+        there[name] = splits[name].after(last, f"{source} ({name})")
         last = there[name].last
     chosen = [
         rows if (part.start, part.stop) == (0, len(rows)) else rows.select(range(part.start, part.stop))

@@ -57,13 +57,13 @@ def test_rows_of_several_splits_are_told_apart(tmp_path):
     data = DatasetDict({name: Dataset.from_dict({"prompt": texts}) for name, texts in parts.items()})
     data.save_to_disk(tmp_path / "saved")
     found = refused(tmp_path / "saved", dataset_train_split="train+extra", needs_demonstration=False)
-    assert "(train+extra), extra, row 2: `prompt` is empty" in found
+    assert "saved (extra), row 2: `prompt` is empty" in found
     splits = load(tmp_path / "saved", dataset_train_split="train[1:]+extra[:1]", needs_demonstration=False)
     assert len({*splits.train["_row"]}) == 3
-    assert [where(splits.source, row).split("), ")[1] for row in splits.train["_row"]] == [
-        "train, row 2",
-        "train, row 3",
-        "extra, row 1",
+    assert [where(splits.source, row).split("/saved ")[1] for row in splits.train["_row"]] == [
+        "(train), row 2",
+        "(train), row 3",
+        "(extra), row 1",
     ]
 
 
@@ -71,7 +71,7 @@ def test_a_source_keeps_its_pieces_on_its_way_to_another_process():
     source = Source("both", [Piece("a.jsonl", by_line=True), Piece("b.json", before=10)])
     for one in (source, pickle.loads(pickle.dumps(source)), source.called("both (held out)")):
         assert [where(one, row) for row in (1, 10, 11)] == [
-            f"{one}, a.jsonl, line 1",
-            f"{one}, a.jsonl, line 10",
-            f"{one}, b.json, row 1",
+            "a.jsonl, line 1",
+            "a.jsonl, line 10",
+            "b.json, row 1",
         ]

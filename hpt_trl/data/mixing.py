@@ -1,0 +1,184 @@
+"""Rows of several data sets joined: how many of each are taken, and all prompts texts or all messages."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from datasets import Dataset
+
+from hpt_trl.data.arguments import DataArguments
+from hpt_trl.data.entries import OF_ENTRY, check_entries, read_entries, said_of_entry
+from hpt_trl.data.names import shown_names
+from hpt_trl.data.objects import column_values, with_column
+from hpt_trl.data.reading.joining import joined
+from hpt_trl.data.reading.places import ROW, Source
+from hpt_trl.data.row_checks import iterate_rows
+from hpt_trl.errors import UserError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A data set of a recipe, which has one or several.
+
+    Attributes:
+        arguments: the recipe's, as if it had this one alone.
+        name: what it is called among the others.
+        columns: those that are read; None for all.
+        fraction: its share of the mixture; None for all its rows.
+        number: of the entry; None where the recipe has one data set.
+    """
+
+    arguments: DataArguments
+    name: str
+    columns: list[str] | None = None
+    fraction: float | None = None
+    number: int | None = None
+
+    def read(self, reader: Callable[[DataArguments], T]) -> T:
+        """What a reader makes of the arguments; what it complains of is said in the words of the entry.
+
+        Raises:
+            UserError: as the reader does.
+        """
+        try:
+            return reader(self.arguments)
+        except UserError as error:
+            if self.number is None:
+                raise
+            raise UserError(f"datasets, entry {self.number}: {said_of_entry(error)}") from error
+
+    def chosen(self, rows: Dataset) -> Dataset:
+        """The rows with the columns that are read.
+
+        Raises:
+            UserError: the data lacks one of them.
+        """
+        if self.columns is None:
+            return rows
+        if absent := [name for name in self.columns if name not in rows.column_names]:
+            there = ", ".join(name for name in rows.column_names if name != ROW)
+            raise UserError(
+                f"datasets, entry {self.number}: `columns`: there is no `{absent[0]:.60}`; it has {there:.400}."
+            )
+        return rows.select_columns([*dict.fromkeys(self.columns), ROW])
+
+
+def parts_of(arguments: DataArguments, *, measured: bool = False) -> list[Part]:
+    """The data sets of a recipe: its one, or the entries of its mixture.
+
+    Args:
+        measured: `split` of an entry is what an evaluation measures, else what is trained on.
+
+    Raises:
+        UserError: an entry that cannot be read, or keys beside the mixture that do not go with it.
+    """
+    if arguments.datasets is None:
+        return [Part(arguments, shown_names(arguments.dataset_name))]
+    given = {key: getattr(arguments, key) for key in (*OF_ENTRY, "test_split_size")}
+    if given["dataset_train_split"] == "train":
+        # The default cannot be told from what is written.
+        del given["dataset_train_split"]
+    check_entries(arguments.datasets, given)
+    return [
+        Part(
+            replace(
+                arguments,
+                datasets=None,
+                dataset_name=entry.path,
+                dataset_config=entry.name,
+                dataset_options=entry.options,
+                dataset_train_split=entry.split or "train",
+                dataset_test_split=(entry.test_split or entry.split) if measured else entry.test_split,
+                test_split_size=None,
+                column_mapping=entry.column_mapping,
+                dataset_layout=entry.dataset_layout,
+            ),
+            shown_names(entry.path),
+            entry.columns,
+            entry.fraction,
+            number,
+        )
+        for number, entry in enumerate(read_entries(arguments.datasets), 1)
+    ]
+
+
+def taken(parts: Sequence[Part], read: Sequence[tuple[Dataset, Source]]) -> list[tuple[Dataset, Source]]:
+    """The first rows of each data set by its share, as `trl.get_dataset` takes them: as many as can be, none twice.
+
+    Raises:
+        UserError: a share that takes no row.
+    """
+    shares = [part.fraction for part in parts if part.fraction is not None]
+    if not shares:
+        return list(read)
+    weights = [share / sum(shares) for share in shares]
+    total = min(len(rows) / weight for (rows, _), weight in zip(read, weights, strict=True))
+    counts = [round(weight * total) for weight in weights]
+    for part, count in zip(parts, counts, strict=True):
+        if not count:
+            raise UserError(
+                f"datasets, entry {part.number}: `fraction: {part.fraction:g}` takes no row of {part.name}: the whole "
+                f"mixture has {sum(counts):,}. Write a larger one."
+            )
+    return [(rows.select(range(count)), source) for (rows, source), count in zip(read, counts, strict=True)]
+
+
+def mixed(
+    names: Sequence[str], rows: Sequence[Dataset], sources: Sequence[Source], answers: Sequence[str]
+) -> tuple[Dataset, Source]:
+    """The rows of all, numbered through, and their name, by which each row is named with its own data set.
+
+    Args:
+        names: of the data sets.
+        answers: columns of what follows a prompt.
+
+    Raises:
+        UserError: a column of values that have no type in common.
+    """
+    if len(rows) == 1:
+        return rows[0], sources[0]
+    last, pieces, numbered = 0, [], []
+    for name, one, source in zip(names, rows, sources, strict=True):
+        numbers = [number + last for number in one[ROW]]
+        pieces += [replace(piece, before=piece.before + last, entry=name) for piece in source.pieces]
+        numbered.append(one.remove_columns(ROW).add_column(ROW, numbers))
+        last = max(numbers, default=last)
+    return joined(_alike(numbered, answers), list(names)), Source(shown_names(names), pieces)
+
+
+def as_user(text: str) -> list[dict[str, str]]:
+    """A prompt as messages."""
+    return [{"role": "user", "content": text}]
+
+
+def as_assistant(text: str | None) -> list[dict[str, str]] | None:
+    """An answer as messages."""
+    return None if text is None else [{"role": "assistant", "content": text}]
+
+
+def replaced(dataset: Dataset, column: str, change: Callable[[Any], Any]) -> Dataset:
+    """The dataset with the values of a column changed."""
+    values = column_values(dataset, column)
+    changed = [change(value) for value in values]
+    return dataset if changed == values else with_column(dataset.remove_columns(column), column, changed)
+
+
+def kind_of_values(dataset: Dataset, column: str) -> type | None:
+    """The type of the first value of a column that is there."""
+    return next((type(value) for _, (value,) in iterate_rows(dataset, [column]) if value is not None), None)
+
+
+def _alike(rows: list[Dataset], answers: Sequence[str]) -> list[Dataset]:
+    """Texts as messages where prompts of another data set are messages."""
+    if {kind_of_values(one, "prompt") for one in rows if "prompt" in one.column_names} != {str, list}:
+        return rows
+    return [_as_messages(one, answers) for one in rows]
+
+
+def _as_messages(rows: Dataset, answers: Sequence[str]) -> Dataset:
+    for column, change in [("prompt", as_user), *((column, as_assistant) for column in answers)]:
+        if column in rows.column_names and kind_of_values(rows, column) is str:
+            rows = replaced(rows, column, change)
+    return rows
