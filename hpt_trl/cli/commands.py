@@ -141,14 +141,16 @@ def _with_recipe(
     if is_pipeline(path):
         _with_pipeline(command, path, pipeline_words(words), told)
         return 0
-    options, overrides = split_launch_options(words)
+    measures = command == "check" and "--measure" in words
+    options, overrides = split_launch_options([word for word in words if not (measures and word == "--measure")])
     refuse_inside_a_launcher(options)
     _check_early(command, recipe, overrides, options)
     if command == "check":
         from hpt_trl.launching.accelerate import planned_profile
-        from hpt_trl.planning.check import check
+        from hpt_trl.planning.check import check, with_measured
 
-        told(check(recipe, overrides, planned_profile(options)))
+        checked = check(recipe, overrides, planned_profile(options))
+        told(with_measured(checked, recipe, overrides, options) if measures else checked)
     elif options.launcher == "ray":
         if command != "run":
             raise UserError(f"--launcher: {command} is started by accelerate alone; allowed here: accelerate.")

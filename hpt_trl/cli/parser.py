@@ -65,6 +65,7 @@ _EXAMPLES_OF = {
     "check": """\
   hpt-trl check quickstart
   hpt-trl check my_recipe.yaml --use_peft true --max_completion_length 1024
+  hpt-trl check my_recipe.yaml --measure
   hpt-trl check ppo/tinyllama-1.1b-positive-words --accelerate zero2 --num_processes 4""",
     "score-reference": """\
   hpt-trl score-reference rho1/stories-tiny
@@ -107,7 +108,8 @@ def build_parser() -> argparse.ArgumentParser:
             "check a recipe without loading weights",
             "Check a recipe: keys, values, files, columns, first rows, and what it costs: batch, steps, an estimate of "
             "the peak memory of a process. What the recipe needs and this machine lacks is told at the end, with "
-            "what installs it; where that is the model or the rows, the cost is told by published sizes.",
+            "what installs it; where that is the model or the rows, the cost is told by published sizes. With "
+            "--measure a step is taken, in a process of its own that saves and reports nothing.",
         ),
         (
             "score-reference",

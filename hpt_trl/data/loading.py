@@ -17,6 +17,7 @@ from hpt_trl.data.column_mapping import map_columns, missing_column, short_answe
 from hpt_trl.data.faults import Faults
 from hpt_trl.data.forms.form import Found, converted
 from hpt_trl.data.forms.messages import as_messages, is_stored_otherwise
+from hpt_trl.data.forms.pictures import with_pictures, with_places
 from hpt_trl.data.forms.recognising import Wanted, near_forms, recognise
 from hpt_trl.data.holding_out import hold_out
 from hpt_trl.data.layouts import Layout, Splits, answer_columns
@@ -324,6 +325,8 @@ def _prepare(dataset: Dataset, faults: Faults, arguments: DataArguments, wanted:
     if "answer" in present:
         dataset = replaced(dataset, "answer", short_answer)
     answers = tuple(column for column in answers if column in present)
+    if layout not in ("documents", "solutions"):
+        dataset = with_places(with_pictures(dataset, faults), list(answers), faults)
     return _alike(drop_calculator_marks(dataset, list(answers), source), list(answers)), found
 
 

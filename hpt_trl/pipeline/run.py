@@ -5,7 +5,6 @@ The pipeline's process reads and writes small files only; no stage finds memory 
 
 import os
 import shlex
-import shutil
 import time
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from hpt_trl.pipeline.record import (
     Record,
     StageRecord,
     Step,
+    damage,
     has_weights,
     is_whole,
     output_of,
@@ -32,6 +32,7 @@ from hpt_trl.pipeline.record import (
     read_record,
     stamp_of,
 )
+from hpt_trl.placing import clear_left, put_in_place, written_aside
 from hpt_trl.recipes.profiles import LAUNCH_OPTIONS, profiles_folder
 from hpt_trl.runs.going_on import COMMAND as GOES_ON_BY
 from hpt_trl.settings.file import parse_yaml_text, shown
@@ -183,7 +184,7 @@ def _needs_merged(plan: Plan, stage: PlannedStage, used: str) -> bool:
 def _merge(plan: Plan, used: str, record: Record, mark: str) -> None:
     """Merges a stage's adapter into its base model, unless that is done already."""
     folder, merged, known = plan.folder(used), plan.merged_folder(used), record.stages[used]
-    if known.merged == known.output and has_weights(merged):
+    if known.merged == known.output and has_weights(merged) and damage(merged) is None:
         return
     if known.merged is None and merged.exists() and any(merged.iterdir()):
         raise UserError(
@@ -192,12 +193,14 @@ def _merge(plan: Plan, used: str, record: Record, mark: str) -> None:
         )
     known.merged = ""
     record.write()
-    if merged.exists():
-        shutil.rmtree(merged)
     print(f"{mark} {used}: its adapter is merged into {merged}", flush=True)
-    code, _ = call(hpt_trl_command("merge", str(folder), str(merged)))
-    if code == INTERRUPTED:
-        raise Interrupted
+    clear_left(merged)
+    with written_aside(merged) as new:
+        code, _ = call(hpt_trl_command("merge", str(folder), str(new)))
+        if code == INTERRUPTED:
+            raise Interrupted
+        if code == 0 and has_weights(new):
+            put_in_place(new, merged)
     if code != 0 or not has_weights(merged):
         raise UserError(f"the adapter of stage `{used}` could not be merged into {merged}; the message stands above.")
     known.merged = known.output
