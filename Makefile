@@ -57,7 +57,7 @@ format: $(INSTALLED)  ## rewrite the code in the project's format
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-keys: $(INSTALLED)  ## write hpt_trl/recipes/keys.json anew, after a change of keys or of TRL's version
+keys: $(INSTALLED)  ## write hpt_trl/recipes/keys.json and recipes/schema.json anew, after a change of keys or of TRL's version
 	$(BIN)/python -m hpt_trl.recipes.write_keys
 
 clean:  ## remove the virtual environment and caches (outputs stay)

@@ -43,6 +43,10 @@ def run_command(words: list[str]) -> int:
         from hpt_trl.recipes.listing import recipe_table
 
         print(recipe_table())
+    elif options.command == "schema":
+        from hpt_trl.recipes.schema import write_schema
+
+        write_schema(None if options.file is None else Path(options.file))
     elif options.command == "report":
         reports.report(options)
     elif options.command == "merge":
@@ -187,8 +191,8 @@ def _check_early(command: str, recipe: str, overrides: list[str], options: "Laun
 
 def _evaluation(recipe: str, words: list[str]) -> tuple[str, list[str]]:
     """Recipe and overrides of `hpt-trl eval`; a folder stands for the evaluation that it holds."""
-    from hpt_trl.pipeline.reading import PIPELINE
     from hpt_trl.recipes.bundled import find_recipe
+    from hpt_trl.recipes.pipeline_keys import PIPELINE
     from hpt_trl.recipes.stages import STAGE_MODULES
     from hpt_trl.settings.file import read_recipe_file
 

@@ -140,6 +140,17 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     listed.add_argument("--json", action="store_true", help="print them as JSON")
+    schema = commands.add_parser(
+        "schema",
+        help="write the JSON Schema by which editors complete recipes",
+        description="Write the JSON Schema of recipes and pipelines, for the versions of TRL and Transformers that are "
+        "installed. An editor that knows YAML completes and checks a recipe whose first line names the file: "
+        "`# yaml-language-server: $schema=recipe.schema.json`",
+        epilog="examples:\n  hpt-trl schema recipe.schema.json\n  hpt-trl schema > recipe.schema.json",
+        formatter_class=HelpText,
+        allow_abbrev=False,
+    )
+    schema.add_argument("file", nargs="?", type=path_word, metavar="FILE", help="by default it is printed")
     reports.add_commands(commands)
     merge = commands.add_parser(
         "merge",

@@ -295,7 +295,7 @@ def _prepare(dataset: Dataset, faults: Faults, arguments: DataArguments, wanted:
     # A template without `{prompt}` writes the whole prompt.
     written = filled_templates(template, dataset) if template is not None and "{prompt}" not in template else None
     found = recognise(dataset, source, wanted)
-    if written is not None and found.form.lacks(dataset.column_names) == ["prompt"]:
+    if written is not None and "prompt" in found.form.lacks(dataset.column_names):
         dataset = with_column(dataset, "prompt", written)
         found = recognise(dataset, source, wanted)
     layout = found.form.layout
