@@ -52,3 +52,11 @@ def test_a_flipped_byte_of_a_table_is_told(tmp_path):
     path.write_bytes(path.read_bytes().replace(b"unmistakable", b"unmist\x80kable"))
     message = refused(path)
     assert "rows.parquet cannot be read" in message and "UTF8" in message.replace("-", "").upper()
+
+
+@pytest.mark.parametrize("name", [b"pro\0pt", b"pro\x80pt"])
+def test_a_flipped_byte_of_a_columns_name_is_told(tmp_path, name):
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.Table.from_pylist([GOOD]), path, store_schema=False)
+    path.write_bytes(path.read_bytes().replace(b"prompt", name))
+    assert "rows.parquet cannot be read" in refused(path)

@@ -89,7 +89,12 @@ def read_parquet(path: Path) -> Dataset:
     """
     import pyarrow.parquet as pq
 
-    file = pq.ParquetFile(path, memory_map=True)
+    try:
+        file = pq.ParquetFile(path, memory_map=True)
+    except UnicodeDecodeError as error:
+        raise pa.ArrowInvalid(f"the name of a column is no UTF-8 ({error.reason})") from error
+    if broken := [name for name in file.schema_arrow.names if "\0" in name]:
+        raise pa.ArrowInvalid(f"the column {broken[0]!r:.60} has a null byte in its name")
     # Whole row groups decode at once into several times their size; batches do not.
     table = pa.Table.from_batches(file.iter_batches(batch_size=1000), schema=file.schema_arrow)
     # A flipped byte shows here, in texts that are no UTF-8, or only where a row is read.
