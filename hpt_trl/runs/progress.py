@@ -53,7 +53,7 @@ _SPEEDS = tuple(
 class MetricsWriter(TrainerCallback):
     """Appends one JSON line per log to `output_dir`/metrics.jsonl: step, epoch and every metric, NaN and inf as null.
 
-    A resumed run keeps the lines up to the step it resumes from; a new run starts an empty file.
+    A resumed run keeps the lines that its checkpoint knows of; a new run starts an empty file.
     """
 
     def __init__(self, output_dir: str | Path):
@@ -65,8 +65,12 @@ class MetricsWriter(TrainerCallback):
         self.path.parent.mkdir(parents=True, exist_ok=True)
         kept = []
         if state.global_step > 0 and self.path.exists():
-            # A run that was killed may have left half a line; whatever comes after the checkpoint is done again.
-            kept = [line for line in read_metrics(self.path.parent, tolerant=True) if line["step"] <= state.global_step]
+            # A run that was killed may have left half a line; whatever comes after the checkpoint is done again, also
+            # what a run says after its last step.
+            lines = read_metrics(self.path.parent, tolerant=True)
+            known = sum(entry["step"] == state.global_step for entry in state.log_history)
+            kept = [line for line in lines if line["step"] < state.global_step]
+            kept += [line for line in lines if line["step"] == state.global_step][:known]
         write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def on_log(self, args, state, control, logs=None, **kwargs):

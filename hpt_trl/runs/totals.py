@@ -57,6 +57,9 @@ class RunTotals(TrainerCallback):
 
     def training_ends(self) -> None:
         self._training_seconds = self._training_time()
+        if not self._closed:
+            # A training that had no step left says nothing; what it would say was of the attempt that was killed.
+            self.trainer.log({"total_flos": self.trainer.state.total_flos, "train_loss": 0.0})
 
     def attempt_seconds(self) -> float:
         """Wall time of this attempt so far."""

@@ -40,7 +40,8 @@ def main(words: list[str] | None = None) -> int:
         print("\n".join(scenario.id for scenario in left))
         return 0
     quiet_libraries()
-    shop = Workshop((options.folder or record.parent / "faults" / commit).absolute(), options.control)
+    named = "-".join([commit, *options.part.split("/")[:1]])
+    shop = Workshop((options.folder or record.parent / "faults" / named).absolute(), options.control)
     ends, found = time.monotonic() + 60 * options.minutes, Counter()
     try:
         for scenario in left:
@@ -62,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="of the order")
     parser.add_argument("--only", nargs="+", metavar="ID", help="these, done or not; patterns as of file names")
     parser.add_argument("--count", type=int, help="how many at most")
-    parser.add_argument("--part", default="1/1", metavar="I/N", help="every Nth, for calls side by side in own folders")
+    parser.add_argument("--part", default="1/1", metavar="I/N", help="every Nth, for calls side by side")
     parser.add_argument("--control", choices=[*CONTROLS], help="run without this safeguard")
     parser.add_argument("--list", action="store_true", help="print the ids of what would be done")
     parser.add_argument("--report", action="store_true", help="print the tables of the record's last commit")

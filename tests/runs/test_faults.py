@@ -1,5 +1,6 @@
 """A sample of `make test-faults`: kills that come to the same run, and that its verdicts see what is wrong."""
 
+import json
 import random
 import shutil
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.faults import report
+from tests.faults import campaign, report
 from tests.faults.damaging import damage, ways_for
 from tests.faults.events import Kill, phases
 from tests.faults.killing import Killed, drawn, first_words
@@ -123,6 +124,14 @@ def test_tables_count_what_came_of_the_scenarios_of_the_last_commit():
     assert report.written_into(page, sums) == page
     with pytest.raises(ValueError, match="lacks the marks"):
         report.written_into("# Page", sums)
+
+
+def test_the_page_has_the_figures_of_the_record():
+    page = campaign.PAGE.read_text()
+    if not campaign.FIGURES.exists():
+        assert page.partition(report.BEGIN)[2].partition(report.END)[0].strip() == ""
+        return
+    assert report.written_into(page, json.loads(campaign.FIGURES.read_text())) == page
 
 
 def test_damage_changes_a_file_and_nothing_that_shares_it(tmp_path):

@@ -166,6 +166,8 @@ def test_a_resumed_run_has_the_totals_of_the_whole(recipe, tmp_path, stage):
     before = weights(out)
     runner.run(path, ["--resume_from_checkpoint", str(out / "checkpoint-5")])
     assert results(out)["trained"] is True and weights(out) == before
+    # What is logged after the last step is not doubled, nor left out.
+    assert [line.keys() for line in reporting.read_metrics(out)] == [line.keys() for line in lines]
     assert results(out)["train_loss"] == pytest.approx(straight["train_loss"], rel=1e-6, abs=1e-9)
 
 

@@ -65,9 +65,10 @@ def folder(tmp_path):
     return tmp_path
 
 
-def writer(folder, *, step: int) -> tuple:
+def writer(folder, *, step: int, known: int = 1) -> tuple:
     arguments = TrainingArguments(str(folder), use_cpu=True, report_to="none")
     state = TrainerState(global_step=step, epoch=step / 10, is_world_process_zero=True)
+    state.log_history = [{"step": step - 1}, *[{"step": step}] * known]
     callback = progress.MetricsWriter(folder)
     callback.on_train_begin(arguments, state, TrainerControl())
     return callback, arguments, state
@@ -92,6 +93,19 @@ def test_a_resumed_run_keeps_the_lines_up_to_its_step(folder):
     assert reporting.read_metrics(folder)[-1] == {"step": 13, "epoch": 1.2, "reward": 1.0}
     writer(folder, step=0)
     assert (folder / "metrics.jsonl").read_text() == ""
+
+
+def test_a_resumed_run_says_again_what_came_after_its_checkpoint(folder):
+    metrics = folder / "metrics.jsonl"
+    before = metrics.read_text()
+    closing = '{"step": 20, "epoch": 2.0, "eval_loss": 1.0}\n{"step": 20, "epoch": 2.0, "train_loss": 1.0}\n'
+    metrics.write_text(before + closing)
+    writer(folder, step=20)
+    assert metrics.read_text() == before
+    metrics.write_text(before + closing)
+    # An evaluation between the steps comes before the checkpoint.
+    writer(folder, step=20, known=2)
+    assert [sorted(line) for line in reporting.read_metrics(folder)[20:]] == [["epoch", "eval_loss", "step"]]
 
 
 def test_another_process_writes_nothing(tmp_path):
