@@ -3,7 +3,7 @@
 import pytest
 
 from hpt_trl.data.loading import load_splits
-from hpt_trl.data.solutions import ProblemArguments
+from hpt_trl.methods.ref_tuning.config import RefTuningArguments
 from tests.helpers.datasets import load, refused
 
 
@@ -29,6 +29,6 @@ def test_truth_values_as_pandas_writes_them(tmp_path):
     path.write_text(
         "instruction,output,problem_id,is_correct,difficulty\na,b,1,True,0.25\na,c,1,False,3\na,d,1,true,\n"
     )
-    arguments = ProblemArguments(dataset_name=str(path))
+    arguments = RefTuningArguments(dataset_name=str(path))
     train = load_splits(arguments, seed=0, needs_demonstration=False, layout="solutions").train
     assert train["is_correct"][:] == [True, False, True] and train["difficulty"][:] == [0.25, 3.0, None]
