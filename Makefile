@@ -13,7 +13,7 @@ VLLM_INSTALLED := $(VLLM_VENV)/.installed
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart notebooks test test-slow test-faults test-vllm lint docs format keys clean
+.PHONY: help install quickstart notebooks test test-slow test-faults fuzz test-vllm lint docs format keys clean
 
 help:  ## show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ test-faults: $(INSTALLED)  ## kill runs and damage files for MINUTES=60, and pri
 	-$(BIN)/python -m tests.faults.campaign --minutes $(MINUTES)
 	$(BIN)/python -m tests.faults.campaign --report
 
+fuzz: $(INSTALLED)  ## draw 20,000 recipes, 5,000 files and as many words anew; what is found goes to tests/fuzz/corpus
+	HPT_FUZZ=20000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/fuzz
+
 test-vllm: $(VLLM_INSTALLED)  ## run the tests of vLLM on its engine for CPUs, in .venv-vllm
 	OMP_NUM_THREADS=1 $(VLLM_BIN)/python -m pytest tests_vllm
 
@@ -54,7 +57,7 @@ format: $(INSTALLED)  ## rewrite the code in the project's format
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-keys: $(INSTALLED)  ## write hpt_trl/recipes/keys.json anew, after a change of keys or of TRL's version
+keys: $(INSTALLED)  ## write hpt_trl/recipes/keys.json and recipes/schema.json anew, after a change of keys or of TRL's version
 	$(BIN)/python -m hpt_trl.recipes.write_keys
 
 clean:  ## remove the virtual environment and caches (outputs stay)

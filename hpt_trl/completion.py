@@ -44,7 +44,7 @@ def script(parser: argparse.ArgumentParser, shell: str, recipe_commands: tuple[s
                 _completed(action, recipes)
             elif action.dest in _FOLDERS and not action.option_strings:
                 _completed(action, shtab.DIRECTORY)
-            elif set(_FILES) & set(action.option_strings):
+            elif set(_FILES) & set(action.option_strings) or action.dest == "file":
                 _completed(action, shtab.FILE)
     return shtab.complete(parser, shell)
 

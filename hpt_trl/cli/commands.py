@@ -43,6 +43,10 @@ def run_command(words: list[str]) -> int:
         from hpt_trl.recipes.listing import recipe_table
 
         print(recipe_table())
+    elif options.command == "schema":
+        from hpt_trl.recipes.schema import write_schema
+
+        write_schema(None if options.file is None else Path(options.file))
     elif options.command == "report":
         reports.report(options)
     elif options.command == "merge":
@@ -137,14 +141,16 @@ def _with_recipe(
     if is_pipeline(path):
         _with_pipeline(command, path, pipeline_words(words), told)
         return 0
-    options, overrides = split_launch_options(words)
+    measures = command == "check" and "--measure" in words
+    options, overrides = split_launch_options([word for word in words if not (measures and word == "--measure")])
     refuse_inside_a_launcher(options)
     _check_early(command, recipe, overrides, options)
     if command == "check":
         from hpt_trl.launching.accelerate import planned_profile
-        from hpt_trl.planning.check import check
+        from hpt_trl.planning.check import check, with_measured
 
-        told(check(recipe, overrides, planned_profile(options)))
+        checked = check(recipe, overrides, planned_profile(options))
+        told(with_measured(checked, recipe, overrides, options) if measures else checked)
     elif options.launcher == "ray":
         if command != "run":
             raise UserError(f"--launcher: {command} is started by accelerate alone; allowed here: accelerate.")
@@ -185,8 +191,8 @@ def _check_early(command: str, recipe: str, overrides: list[str], options: "Laun
 
 def _evaluation(recipe: str, words: list[str]) -> tuple[str, list[str]]:
     """Recipe and overrides of `hpt-trl eval`; a folder stands for the evaluation that it holds."""
-    from hpt_trl.pipeline.reading import PIPELINE
     from hpt_trl.recipes.bundled import find_recipe
+    from hpt_trl.recipes.pipeline_keys import PIPELINE
     from hpt_trl.recipes.stages import STAGE_MODULES
     from hpt_trl.settings.file import read_recipe_file
 

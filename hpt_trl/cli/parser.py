@@ -65,6 +65,7 @@ _EXAMPLES_OF = {
     "check": """\
   hpt-trl check quickstart
   hpt-trl check my_recipe.yaml --use_peft true --max_completion_length 1024
+  hpt-trl check my_recipe.yaml --measure
   hpt-trl check ppo/tinyllama-1.1b-positive-words --accelerate zero2 --num_processes 4""",
     "score-reference": """\
   hpt-trl score-reference rho1/stories-tiny
@@ -107,7 +108,8 @@ def build_parser() -> argparse.ArgumentParser:
             "check a recipe without loading weights",
             "Check a recipe: keys, values, files, columns, first rows, and what it costs: batch, steps, an estimate of "
             "the peak memory of a process. What the recipe needs and this machine lacks is told at the end, with "
-            "what installs it; where that is the model or the rows, the cost is told by published sizes.",
+            "what installs it; where that is the model or the rows, the cost is told by published sizes. With "
+            "--measure a step is taken, in a process of its own that saves and reports nothing.",
         ),
         (
             "score-reference",
@@ -138,6 +140,17 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     listed.add_argument("--json", action="store_true", help="print them as JSON")
+    schema = commands.add_parser(
+        "schema",
+        help="write the JSON Schema by which editors complete recipes",
+        description="Write the JSON Schema of recipes and pipelines, for the versions of TRL and Transformers that are "
+        "installed. An editor that knows YAML completes and checks a recipe whose first line names the file: "
+        "`# yaml-language-server: $schema=recipe.schema.json`",
+        epilog="examples:\n  hpt-trl schema recipe.schema.json\n  hpt-trl schema > recipe.schema.json",
+        formatter_class=HelpText,
+        allow_abbrev=False,
+    )
+    schema.add_argument("file", nargs="?", type=path_word, metavar="FILE", help="by default it is printed")
     reports.add_commands(commands)
     merge = commands.add_parser(
         "merge",

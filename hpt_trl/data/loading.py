@@ -17,6 +17,7 @@ from hpt_trl.data.column_mapping import map_columns, missing_column, short_answe
 from hpt_trl.data.faults import Faults
 from hpt_trl.data.forms.form import Found, converted
 from hpt_trl.data.forms.messages import as_messages, is_stored_otherwise
+from hpt_trl.data.forms.pictures import with_pictures, with_places
 from hpt_trl.data.forms.recognising import Wanted, near_forms, recognise
 from hpt_trl.data.holding_out import hold_out
 from hpt_trl.data.layouts import Layout, Splits, answer_columns
@@ -295,7 +296,7 @@ def _prepare(dataset: Dataset, faults: Faults, arguments: DataArguments, wanted:
     # A template without `{prompt}` writes the whole prompt.
     written = filled_templates(template, dataset) if template is not None and "{prompt}" not in template else None
     found = recognise(dataset, source, wanted)
-    if written is not None and found.form.lacks(dataset.column_names) == ["prompt"]:
+    if written is not None and "prompt" in found.form.lacks(dataset.column_names):
         dataset = with_column(dataset, "prompt", written)
         found = recognise(dataset, source, wanted)
     layout = found.form.layout
@@ -325,6 +326,8 @@ def _prepare(dataset: Dataset, faults: Faults, arguments: DataArguments, wanted:
     if "answer" in present:
         dataset = replaced(dataset, "answer", short_answer)
     answers = tuple(column for column in answers if column in present)
+    if layout not in ("documents", "solutions"):
+        dataset = with_places(with_pictures(dataset, faults), list(answers), faults)
     return _alike(drop_calculator_marks(dataset, list(answers), source), list(answers)), found
 
 

@@ -19,6 +19,8 @@ _HINTS = {
     "context": "put it into the prompt where it belongs to it",
     "history": "put earlier turns into the prompt, as messages",
     "label": "nothing is left out by it",
+    "video": "no stage reads videos",
+    "videos": "no stage reads videos",
     "weight": "all rows count the same",
 }
 

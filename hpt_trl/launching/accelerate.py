@@ -79,8 +79,8 @@ def planned_profile(options: LaunchOptions) -> Profile | None:
     return Profile("", None, "MULTI_GPU" if workers > 1 else "NO", workers) if options.given else None
 
 
-def launch_words(profile: Profile, words: list[str]) -> list[str]:
-    """Returns the words of `accelerate launch` that start `hpt-trl` with the given words in every process.
+def launch_words(profile: Profile, words: list[str], *, module: str = "hpt_trl") -> list[str]:
+    """Returns the words of `accelerate launch` that start a module with the given words in every process.
 
     Raises:
         UserError: with several machines, a number or address that each of them needs is missing.
@@ -109,7 +109,7 @@ def launch_words(profile: Profile, words: list[str]) -> list[str]:
         raise UserError("--main_process_port: 0 chooses a port on one machine; several need one that all know.")
     numbers = {"num_processes": profile.num_processes, "num_machines": profile.num_machines, **places}
     stated = [word for name, value in numbers.items() for word in (f"--{name}", str(value))]
-    return ["--config_file", str(profile.path), *stated, "-m", "hpt_trl", *words]
+    return ["--config_file", str(profile.path), *stated, "-m", module, *words]
 
 
 def check_installed(profile: Profile) -> None:

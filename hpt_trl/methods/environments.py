@@ -12,7 +12,7 @@ from hpt_trl.environments.factory import TurnEnvironments
 from hpt_trl.environments.faults import raised
 from hpt_trl.environments.protocol import Environment
 from hpt_trl.environments.tools import ToolEnvironment
-from hpt_trl.errors import UserError
+from hpt_trl.errors import Collector, UserError
 from hpt_trl.methods.vrag.building import check_vrag, vrag_environments
 from hpt_trl.methods.vrag.environment import PageSearch
 from hpt_trl.recipes.arguments import RecipeArguments
@@ -90,16 +90,18 @@ def check_environment(recipe: Recipe) -> None:
     """Refuse an environment that cannot be made, and keys that say nothing without one.
 
     Raises:
-        UserError: the first such key.
+        UserError: every such key.
     """
-    arguments = acting_arguments(recipe)
+    arguments, mistakes = acting_arguments(recipe), Collector()
     if arguments.environment is None:
         for key in OF_ENVIRONMENT:
-            if key in recipe.raw and recipe.raw[key] is not None:
-                raise recipe.error(key, "it says nothing without `environment`; name one, or drop the line.")
+            if recipe.raw.get(key) is not None:
+                mistakes.note(recipe.error(key, "it says nothing without `environment`; name one, or drop the line."))
+        mistakes.settle()
         return
     if recipe.raw.get("max_length") is not None:
-        raise recipe.error("max_length", "in an environment `max_context_length` bounds what is read; write that key.")
+        said = "in an environment `max_context_length` bounds what is read; write that key."
+        mistakes.note(recipe.error("max_length", said))
     try:
         if arguments.environment == VRAG:
             check_vrag(_options(arguments), arguments.search_index)
@@ -108,7 +110,8 @@ def check_environment(recipe: Recipe) -> None:
             assert environments is not None
             _check_made(environments)
     except UserError as error:
-        raise _placed(recipe, error) from error
+        mistakes.note(_placed(recipe, error))
+    mistakes.settle()
 
 
 def _placed(recipe: Recipe, error: UserError) -> UserError:

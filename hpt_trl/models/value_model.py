@@ -317,7 +317,9 @@ def load_value_model(name: str, *, trainable: bool, **loading: Any) -> ValueMode
         trunk = AutoModel.from_pretrained(name, **loading)
     model = ValueModel(trunk, new_head(settings), settings)
     model.load_head(name)
-    refuse_broken(model, name)
+    if trainable:
+        # What scores alone is tried on rows.
+        refuse_broken(model, name)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0

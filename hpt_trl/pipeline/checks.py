@@ -23,7 +23,7 @@ def check(path: Path, overrides: list[str]) -> tuple[Plan, list[Step]]:
     Raises:
         UserError: the mistakes found.
     """
-    plan = read_plan(path, overrides)
+    plan = read_whole(path, overrides)
     steps = plan_steps(plan, read_record(plan.output_dir))
     check_early(plan, steps)
     lines = [f"pipeline: {shown(plan.file.path)}, {len(steps)} stages, in {plan.output_dir}"]
@@ -37,6 +37,20 @@ def check(path: Path, overrides: list[str]) -> tuple[Plan, list[Step]]:
     return plan, steps
 
 
+def read_whole(path: Path, overrides: list[str]) -> Plan:
+    """Reads a pipeline; where something is wrong with it, the mistakes of its stages' recipes are told as well.
+
+    Raises:
+        UserError: the mistakes found; see `read_plan`.
+    """
+    mistakes = Collector()
+    plan = read_plan(path, overrides, mistakes)
+    if mistakes.errors:
+        _note_stages(plan, [(stage, {}) for stage in plan.stages], mistakes)
+    mistakes.settle()
+    return plan
+
+
 def check_early(plan: Plan, steps: list[Step]) -> None:
     """Checks what shows of the stages that are to run without torch.
 
@@ -44,13 +58,22 @@ def check_early(plan: Plan, steps: list[Step]) -> None:
         UserError: the mistakes found, of all stages.
     """
     mistakes = Collector()
-    world_size = 1 if plan.profile is None else plan.profile.num_processes
-    names = [stage.name for stage in plan.stages]
-    made = {str(folder(name)) for name in names for folder in (plan.folder, plan.merged_folder)}
-    for step in steps:
-        if step.action is not Action.KEEP:
-            look_at_sources(plan.sources(step.stage, step.words), world_size, mistakes, made)
+    left = [(step.stage, step.words) for step in steps if step.action is not Action.KEEP]
+    _note_stages(plan, left, mistakes)
     mistakes.settle()
+
+
+def _note_stages(plan: Plan, stages: list[tuple[PlannedStage, dict[str, list[str]]]], mistakes: Collector) -> None:
+    """Notes what shows of stages without torch.
+
+    Args:
+        stages: each with the runner's keys.
+    """
+    world_size = 1 if plan.profile is None else plan.profile.num_processes
+    names = {name for stage in plan.stages for name in (stage.name, *stage.uses)}
+    made = {str(folder(name)) for name in names for folder in (plan.folder, plan.merged_folder)}
+    for stage, words in stages:
+        look_at_sources(plan.sources(stage, words), world_size, mistakes, made)
 
 
 def headline(stage: PlannedStage) -> str:

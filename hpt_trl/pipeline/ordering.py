@@ -2,71 +2,71 @@
 
 from collections.abc import Iterator
 
-from hpt_trl.errors import UserError
+from hpt_trl.errors import Collector, UserError
 from hpt_trl.pipeline.plan import PlannedStage
-from hpt_trl.pipeline.references import FROM, references_of
+from hpt_trl.pipeline.references import references_of
+from hpt_trl.recipes.pipeline_keys import FROM
 from hpt_trl.settings.values import did_you_mean
 
 # The key of stages that search, which names an index.
 INDEX_KEY = "search_index"
 
 
-def check_references(stages: list[PlannedStage]) -> None:
-    """Checks that every reference names another stage, of a kind that the key takes.
-
-    Raises:
-        UserError: one does not; the message names the place of the key.
-    """
+def check_references(stages: list[PlannedStage], mistakes: Collector) -> None:
+    """Notes every reference that does not name another stage, or one of a kind that the key does not take."""
     kinds = {stage.name: stage.kind for stage in stages}
-    evaluations = {stage.name for stage in stages if stage.kind == "evaluate"}
     for stage, key, used in _uses(stages):
-        where = stage.places[key]
-        if used not in kinds:
-            raise UserError(
-                f"{where}: `{FROM}{used}` names no stage of this pipeline.{did_you_mean(used, kinds)} Stages: "
-                f"{', '.join(kinds)}."
+        with mistakes.noted():
+            _check_reference(stage, key, used, kinds)
+
+
+def _check_reference(stage: PlannedStage, key: str, used: str, kinds: dict[str, str]) -> None:
+    where = stage.places[key]
+    evaluations = {name for name, kind in kinds.items() if kind == "evaluate"}
+    if used not in kinds:
+        raise where.error(
+            f"`{FROM}{used}` names no stage of this pipeline.{did_you_mean(used, kinds)} Stages: {', '.join(kinds)}."
+        )
+    if used == stage.name:
+        raise where.error("the stage names its own output; name an earlier stage, or a model.")
+    if key == "reward_model_name_or_path" and kinds[used] != "reward":
+        rewards = [name for name, kind in kinds.items() if kind == "reward"]
+        instead = f"name one of: {', '.join(rewards)}" if rewards else "the pipeline has no stage of that kind"
+        raise where.error(
+            f"`{used}` is a `{kinds[used]}` stage, whose output scores nothing; a reward model comes from "
+            f"a `reward` stage ({instead})."
+        )
+    if (kinds[used] == "index") != (key == INDEX_KEY):
+        raise where.error(
+            f"`{used}` is a `{kinds[used]}` stage; "
+            + (
+                f"`{INDEX_KEY}` names one of `stage: index`."
+                if key == INDEX_KEY
+                else f"a search index is named as `{INDEX_KEY}: {FROM}{used}` alone."
             )
-        if used == stage.name:
-            raise UserError(f"{where}: the stage names its own output; name an earlier stage, or a model.")
-        if key == "reward_model_name_or_path" and kinds[used] != "reward":
-            rewards = [name for name, kind in kinds.items() if kind == "reward"]
-            instead = f"name one of: {', '.join(rewards)}" if rewards else "the pipeline has no stage of that kind"
-            raise UserError(
-                f"{where}: `{used}` is a `{kinds[used]}` stage, whose output scores nothing; a reward model comes from "
-                f"a `reward` stage ({instead})."
+        )
+    if (used in evaluations) != (key == "against"):
+        raise where.error(
+            f"`{used}` is a `{kinds[used]}` stage; "
+            + (
+                "`against` names one of `stage: evaluate`."
+                if key == "against"
+                else "an evaluation leaves no model. Name the stage whose model it measures."
             )
-        if (kinds[used] == "index") != (key == INDEX_KEY):
-            raise UserError(
-                f"{where}: `{used}` is a `{kinds[used]}` stage; "
-                + (
-                    f"`{INDEX_KEY}` names one of `stage: index`."
-                    if key == INDEX_KEY
-                    else f"a search index is named as `{INDEX_KEY}: {FROM}{used}` alone."
-                )
-            )
-        if (used in evaluations) != (key == "against"):
-            raise UserError(
-                f"{where}: `{used}` is a `{kinds[used]}` stage; "
-                + (
-                    "`against` names one of `stage: evaluate`."
-                    if key == "against"
-                    else "an evaluation leaves no model. Name the stage whose model it measures."
-                )
-            )
-        if kinds[used] == "critic" and key.endswith("model_name_or_path") and key != "value_model_name_or_path":
-            raise UserError(
-                f"{where}: `{used}` is a value model, which generates no text and scores no answer; a stage takes it "
-                f"as `value_model: {FROM}{used}`."
-            )
-        if kinds[used] == "reward" and stage.kind != "reward":
-            needs = {
-                "model_name_or_path": f"`{stage.kind}` trains a language model. Did you mean `reward_model: "
-                f"{FROM}{used}`?",
-                "reference_model_name_or_path": "a reference gives tokens a likelihood. Name a stage that leaves a "
-                "language model, e.g. one of `stage: ref_tuning`.",
-            }
-            if key in needs:
-                raise UserError(f"{where}: `{used}` is a reward model, which generates no text; {needs[key]}")
+        )
+    if kinds[used] == "critic" and key.endswith("model_name_or_path") and key != "value_model_name_or_path":
+        raise where.error(
+            f"`{used}` is a value model, which generates no text and scores no answer; a stage takes it "
+            f"as `value_model: {FROM}{used}`."
+        )
+    if kinds[used] == "reward" and stage.kind != "reward":
+        needs = {
+            "model_name_or_path": f"`{stage.kind}` trains a language model. Did you mean `reward_model: {FROM}{used}`?",
+            "reference_model_name_or_path": "a reference gives tokens a likelihood. Name a stage that leaves a "
+            "language model, e.g. one of `stage: ref_tuning`.",
+        }
+        if key in needs:
+            raise where.error(f"`{used}` is a reward model, which generates no text; {needs[key]}")
 
 
 def _uses(stages: list[PlannedStage]) -> Iterator[tuple[PlannedStage, str, str]]:
@@ -102,7 +102,7 @@ def _cycle(stages: list[PlannedStage]) -> UserError:
     path = path[path.index(path[-1]) :]
     stage = by_name[path[0]]
     key = next(key for key, value in stage.values.items() if path[1] in references_of(value))
-    return UserError(
-        f"{stage.places[key]}: the stages use each other in a circle: {' uses '.join(path)}. One of them must start "
+    return stage.places[key].error(
+        f"the stages use each other in a circle: {' uses '.join(path)}. One of them must start "
         "from a model or a finished run."
     )

@@ -7,20 +7,13 @@ from typing import Any
 from hpt_trl.errors import Place
 from hpt_trl.models.folders import is_adapter, is_value_model
 from hpt_trl.pipeline.references import references_of
+from hpt_trl.recipes.pipeline_keys import ALIASES
 from hpt_trl.recipes.profiles import Profile
 from hpt_trl.settings.file import RecipeFile, Sources, shown
 from hpt_trl.settings.values import WORDS_FOR_TRUE
 
 # Where the stages' recipes are written, beside the stages' own folders.
 RECIPES_FOLDER = "recipes"
-
-# A stage's short keys -> the recipe's.
-ALIASES = {
-    "model": "model_name_or_path",
-    "reward_model": "reward_model_name_or_path",
-    "reference": "reference_model_name_or_path",
-    "value_model": "value_model_name_or_path",
-}
 
 
 @dataclass

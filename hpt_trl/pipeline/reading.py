@@ -12,10 +12,11 @@ from typing import Any
 from hpt_trl.errors import Collector, Place, UserError
 from hpt_trl.pipeline.hub import check_repositories
 from hpt_trl.pipeline.ordering import check_references, ordered
-from hpt_trl.pipeline.plan import ALIASES, RECIPES_FOLDER, Plan, PlannedStage
+from hpt_trl.pipeline.plan import RECIPES_FOLDER, Plan, PlannedStage
 from hpt_trl.pipeline.references import references_of
 from hpt_trl.recipes.anchoring import anchored_value
 from hpt_trl.recipes.bundled import anchored, find_recipe, recipe_name, recipes_folder
+from hpt_trl.recipes.pipeline_keys import ALIASES, PIPELINE, PIPELINE_KEYS
 from hpt_trl.recipes.profiles import Profile, find_profile, read_profile
 from hpt_trl.recipes.stages import STAGE_MODULES
 from hpt_trl.settings.file import RecipeFile, RecipeLoader, Sources, parse_yaml_text, read_recipe_file, shown
@@ -24,18 +25,9 @@ from hpt_trl.settings.imported import see_folder
 from hpt_trl.settings.secrets import TOKEN_KEY, take_secret_variables, take_token, take_token_of
 from hpt_trl.settings.values import did_you_mean
 
-PIPELINE = "pipeline"
 # The key that names further recipes.
 EVALUATIONS = "evaluations"
 
-_PIPELINE_KEYS = {
-    "stage": "pipeline",
-    "output_dir": "the folder of all stages, e.g. `output_dir: outputs/my-pipeline`",
-    "stages": "a mapping of names to stages",
-    "accelerate_config": "a file of `accelerate config`, or the name of one of accelerate_configs/",
-    "num_processes": "a whole number",
-    "overwrite": "true or false",
-}
 _REFUSED = {
     "output_dir": "a stage writes to the folder of its name in the pipeline's `output_dir`; drop the line.",
     "overwrite": "the pipeline runs a stage anew where its recipe or its inputs changed; to start all of it anew write "
@@ -63,67 +55,89 @@ def is_pipeline(path: Path) -> bool:
     return read_recipe_file(path, Collector()).values.get("stage") == PIPELINE
 
 
-def read_plan(path: Path, overrides: list[str]) -> Plan:
+def read_plan(path: Path, overrides: list[str], mistakes: Collector | None = None) -> Plan:
     """Reads a pipeline, its recipes and the command line.
 
     Args:
         path: the YAML file.
         overrides: words of the command line; a stage's keys are written `--<stage>.<key> value ...`.
+        mistakes: takes what is found, so that more can be told with it; the plan then has the stages that could be
+            read, in an order in which they can run only where nothing was found. By default they are raised.
 
     Raises:
-        UserError: the first mistake, with file, line and key: a key that does not exist, a stage without recipe or
-            kind, a reference that leads nowhere or to a stage of the wrong kind, a cycle, or two stages that would
-            write to the same folder.
+        UserError: the mistakes, with file, line and key: a key that does not exist, a stage without recipe or kind, a
+            reference that leads nowhere or to a stage of the wrong kind, a cycle, or two stages that would write to
+            the same folder. What leaves no stages to look at is raised in any case.
     """
-    file = read_recipe_file(path)
+    noted = Collector() if mistakes is None else mistakes
+    file = read_recipe_file(path, noted)
     see_folder(path.parent)
     words = split_words(take_token(overrides))
     top = Sources(file, {key: value for key, value in words.items() if "." not in key})
-    settings = _settings(top)
-    inner = _stage_keys(file)
-    given = _stage_words(words, file, inner)
-    stages = [_plan_stage(name, keys, file, given.get(name, {})) for name, keys in inner.items()]
-    _check_folders(stages, file)
-    check_references(stages)
+    settings = _settings(top, noted)
+    inner: dict[str, _Keys] = {}
+    with noted.noted():
+        inner = _stage_keys(file, noted)
+    given = _stage_words(words, file, inner, noted)
+    stages: list[PlannedStage] = []
+    for name, keys in inner.items():
+        with noted.noted():
+            stages.append(_plan_stage(name, keys, file, given.get(name, {})))
+    with noted.noted():
+        _check_folders(stages, file)
+    if len(stages) == len(inner):
+        # Of a stage that could not be read, the others' references say nothing.
+        check_references(stages, noted)
+    profile = None
+    with noted.noted():
+        profile = _profile(settings, top)
+    if mistakes is None or not stages or "output_dir" not in settings:
+        noted.settle()
     plan = Plan(
         file=file,
         output_dir=Path(settings["output_dir"]),
-        stages=ordered(stages),
-        profile=_profile(settings, top),
+        stages=stages if noted.errors else ordered(stages),
+        profile=profile,
         overwrite=bool(settings.get("overwrite", False)),
     )
-    check_repositories(plan)
+    if not noted.errors:
+        check_repositories(plan)
     return plan
 
 
-def _settings(top: Sources) -> dict[str, Any]:
-    """Checks the pipeline's own keys; returns their values, the command line over the file."""
-    for key in [*top.file.values, *top.overrides]:
-        if key not in _PIPELINE_KEYS:
-            hint = did_you_mean(key, _PIPELINE_KEYS) or (
+def _settings(top: Sources, mistakes: Collector) -> dict[str, Any]:
+    """Checks the pipeline's own keys; returns their values, the command line over the file, without faulty ones."""
+    meant = ""
+    for key in {**top.file.values, **top.overrides}:
+        if key not in PIPELINE_KEYS:
+            meant += did_you_mean(key, PIPELINE_KEYS)
+            hint = did_you_mean(key, PIPELINE_KEYS) or (
                 f" A key of a stage is written `--<stage>.{key}`." if key in top.overrides else ""
             )
-            raise top.error(
-                key,
-                f"a pipeline has no such key.{hint} Its keys: {', '.join(_PIPELINE_KEYS)}; all others are a stage's.",
-            )
+            said = f"a pipeline has no such key.{hint} Its keys: {', '.join(PIPELINE_KEYS)}; all others are a stage's."
+            mistakes.note(top.error(key, said))
     values = {key: value for key, value in top.file.values.items() if value is not None}
     for key, words in top.overrides.items():
         if key in ("stage", "stages"):
-            raise top.error(key, "it is set in the file alone; a stage's keys are written `--<stage>.<key> value`.")
-        values[key] = _value(words)
+            said = "it is set in the file alone; a stage's keys are written `--<stage>.<key> value`."
+            mistakes.note(top.error(key, said))
+        else:
+            values[key] = _value(words)
     kinds: dict[str, type] = {"output_dir": str, "accelerate_config": str, "num_processes": int, "overwrite": bool}
     for key, kind in kinds.items():
         if key in values and type(values[key]) is not kind:
-            raise top.error(key, f"{top.given(key)} is not allowed; allowed: {_PIPELINE_KEYS[key]}.")
-    if not values.get("output_dir"):
-        raise top.error("output_dir", f"a pipeline needs it: {_PIPELINE_KEYS['output_dir']}.")
-    if "num_processes" in values and "accelerate_config" not in values:
-        raise top.error(
-            "num_processes", "it needs `accelerate_config` (`--accelerate`), which says how they are started."
-        )
+            mistakes.note(top.error(key, f"{top.given(key)} is not allowed; allowed: {PIPELINE_KEYS[key]}."))
+            del values[key]
+        elif key == "output_dir" and not values.get(key):
+            values.pop(key, None)
+            # A misspelt one is told as such.
+            if f"`{key}`" not in meant:
+                mistakes.note(top.error(key, f"a pipeline needs it: {PIPELINE_KEYS[key]}."))
+    if "num_processes" in values and "accelerate_config" not in values and "accelerate_config" not in top.file.values:
+        said = "it needs `accelerate_config` (`--accelerate`), which says how they are started."
+        mistakes.note(top.error("num_processes", said))
     if values.get("num_processes", 1) < 1:
-        raise top.error("num_processes", f"{values['num_processes']} is not allowed; allowed: 1 or more.")
+        mistakes.note(top.error("num_processes", f"{values['num_processes']} is not allowed; allowed: 1 or more."))
     return values
 
 
@@ -152,8 +166,12 @@ def _value(words: list[str]) -> Any:
     return values[0] if len(values) == 1 else values
 
 
-def _stage_keys(file: RecipeFile) -> dict[str, _Keys]:
-    """The mapping under `stages`, with the lines of its keys, which `RecipeFile` has for the outermost ones only."""
+def _stage_keys(file: RecipeFile, mistakes: Collector) -> dict[str, _Keys]:
+    """The mapping under `stages`, with the lines of its keys, which `RecipeFile` has for the outermost ones only.
+
+    Raises:
+        UserError: there is no such mapping.
+    """
     sources = Sources(file, {})
     stages = file.values.get("stages")
     advice = "write one line per stage, e.g. `sft: {recipe: sft/stories-tiny, model: from:pretrain}`."
@@ -172,10 +190,13 @@ def _stage_keys(file: RecipeFile) -> dict[str, _Keys]:
             line = name.start_mark.line + 1
             keys = stages.get(name.value)
             where = f"{shown(file.path)}, line {line}, `stages.{name.value}`"
+            place = Place(where, shown(file.path), f"stages.{name.value}", line)
             if not _NAME.fullmatch(name.value):
-                raise UserError(f"{where}: a stage's name is letters, digits, `_` and `-`; it names its folder too.")
+                mistakes.note(place.error("a stage's name is letters, digits, `_` and `-`; it names its folder too."))
+                continue
             if not isinstance(keys, dict) or not keys:
-                raise UserError(f"{where}: the stage is empty; name a recipe or write its keys: {advice}")
+                mistakes.note(place.error(f"the stage is empty; name a recipe or write its keys: {advice}"))
+                continue
             loader.flatten_mapping(node)
             items = {key.value: (key, value) for key, value in node.value}
             found[name.value] = _Keys(
@@ -189,7 +210,7 @@ def _stage_keys(file: RecipeFile) -> dict[str, _Keys]:
 
 
 def _stage_words(
-    words: dict[str, list[str]], file: RecipeFile, stages: dict[str, _Keys]
+    words: dict[str, list[str]], file: RecipeFile, stages: dict[str, _Keys], mistakes: Collector
 ) -> dict[str, dict[str, list[str]]]:
     """Command line keys `<stage>.<key>` by stage."""
     # `split_overrides` writes every `-` of a key as `_`.
@@ -200,10 +221,10 @@ def _stage_words(
         if not dot:
             continue
         if stage not in names:
-            raise UserError(
-                f"--{full} on the command line ({shown(file.path)}): there is no stage `{stage}`."
-                f"{did_you_mean(stage, names)} Stages: {', '.join(stages)}."
-            )
+            place = Place(f"--{full} on the command line ({shown(file.path)})", shown(file.path), full, None, True)
+            said = f"there is no stage `{stage}`.{did_you_mean(stage, names)} Stages: {', '.join(stages)}."
+            mistakes.note(place.error(said))
+            continue
         found.setdefault(names[stage], {})[key] = value
     return found
 
@@ -223,14 +244,14 @@ def _plan_stage(name: str, keys: _Keys, file: RecipeFile, words: dict[str, list[
     written = {**keys.values, **{key: _value(value) for key, value in words.items()}}
     for key in written:
         if key in _REFUSED:
-            raise UserError(f"{place(key)}: {_REFUSED[key]}")
+            raise place(key).error(_REFUSED[key])
     for short, long in ALIASES.items():
         if short in words:
             written.pop(long, None)
         elif long in words:
             written.pop(short, None)
         if short in written and long in written:
-            raise UserError(f"{place(short)}: `{long}` is set as well, which means the same; keep one of the two.")
+            raise place(short).error(f"`{long}` is set as well, which means the same; keep one of the two.")
     recipe = written.pop("recipe", None)
     if recipe is not None:
         base, base_name = _base_recipe(recipe, file, place("recipe"))
@@ -245,7 +266,7 @@ def _plan_stage(name: str, keys: _Keys, file: RecipeFile, words: dict[str, list[
         see_folder(base.path.parent)
     measure = written.pop("measure", None)
     if measure is not None and not isinstance(measure, str):
-        raise UserError(f"{place('measure')}: write the name of one measure, e.g. `held_out.loss` or `reward`.")
+        raise place("measure").error("write the name of one measure, e.g. `held_out.loss` or `reward`.")
     passed: dict[str, list[str]] = {}
     for key, value in written.items():
         long = ALIASES.get(key, key)
@@ -263,17 +284,18 @@ def _plan_stage(name: str, keys: _Keys, file: RecipeFile, words: dict[str, list[
     # What is left is written down: into the stage's recipe, and into the record of the pipeline.
     take_secret_variables(values)
     if not take_token_of(values, texts):
-        raise UserError(f"{places[TOKEN_KEY]}: what is written there is no text; allowed: a token of the Hub.")
+        raise places[TOKEN_KEY].error("what is written there is no text; allowed: a token of the Hub.")
     kind = values.get("stage")
     if kind is None:
-        raise UserError(
-            f"{shown(file.path)}, line {keys.lines['']}, `stages.{name}`: it says neither `recipe` nor `stage`. Write "
-            f"`recipe: <name or path>`, or `stage: {name if name in STAGE_MODULES else 'sft'}` and all its keys."
+        line, full = keys.lines[""], f"stages.{name}"
+        raise Place(f"{shown(file.path)}, line {line}, `{full}`", shown(file.path), full, line).error(
+            "it says neither `recipe` nor `stage`. Write `recipe: <name or path>`, or `stage: "
+            f"{name if name in STAGE_MODULES else 'sft'}` and all its keys."
         )
     if kind not in STAGE_MODULES:
         inside = " A pipeline is no stage of a pipeline; write its stages here." if kind == PIPELINE else ""
-        raise UserError(
-            f"{places['stage']}: there is no stage `{kind}`.{inside or did_you_mean(str(kind), STAGE_MODULES)} Stages: "
+        raise places["stage"].error(
+            f"there is no stage `{kind}`.{inside or did_you_mean(str(kind), STAGE_MODULES)} Stages: "
             f"{', '.join(sorted(STAGE_MODULES))}."
         )
     return PlannedStage(
@@ -300,10 +322,10 @@ def _base_recipe(recipe: Any, file: RecipeFile, place: Place) -> tuple[RecipeFil
         beside = file.path.parent / str(recipe)
         path = beside if beside.is_file() else find_recipe(str(recipe))
     except UserError as error:
-        raise UserError(f"{place}: {error}") from error
+        raise place.error(str(error)) from error
     base = read_recipe_file(path)
     if base.values.get("stage") == PIPELINE:
-        raise UserError(f"{place}: {shown(path)} is a pipeline itself; a stage's recipe is of one training stage.")
+        raise place.error(f"{shown(path)} is a pipeline itself; a stage's recipe is of one training stage.")
     bundled = path.resolve().is_relative_to(recipes_folder())
     return base, recipe_name(path) if bundled else shown(path)
 

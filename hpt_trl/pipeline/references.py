@@ -2,7 +2,7 @@
 
 from typing import Any
 
-FROM = "from:"
+from hpt_trl.recipes.pipeline_keys import FROM
 
 
 def references_of(value: Any) -> list[str]:

@@ -5,7 +5,6 @@ The pipeline's process reads and writes small files only; no stage finds memory 
 
 import os
 import shlex
-import shutil
 import time
 from pathlib import Path
 
@@ -17,15 +16,15 @@ from hpt_trl.launching.accelerate import check_startable, launch_words, start
 from hpt_trl.launching.options import LaunchOptions
 from hpt_trl.launching.processes import call, hpt_trl_command
 from hpt_trl.models.folders import is_adapter
-from hpt_trl.pipeline.checks import check_early, headline
+from hpt_trl.pipeline.checks import check_early, headline, read_whole
 from hpt_trl.pipeline.hub import NOT_BY_ITSELF, push_stage, refuse_unpushed
 from hpt_trl.pipeline.plan import RECIPES_FOLDER, Plan, PlannedStage
-from hpt_trl.pipeline.reading import read_plan
 from hpt_trl.pipeline.record import (
     Action,
     Record,
     StageRecord,
     Step,
+    damage,
     has_weights,
     is_whole,
     output_of,
@@ -33,6 +32,7 @@ from hpt_trl.pipeline.record import (
     read_record,
     stamp_of,
 )
+from hpt_trl.placing import clear_left, put_in_place, written_aside
 from hpt_trl.recipes.profiles import LAUNCH_OPTIONS, profiles_folder
 from hpt_trl.runs.going_on import COMMAND as GOES_ON_BY
 from hpt_trl.settings.file import parse_yaml_text, shown
@@ -52,7 +52,7 @@ def run(path: Path, overrides: list[str]) -> None:
             f"a pipeline starts the processes of its stages by itself ({launched[0]} is set: this is a launcher's "
             "process). Run it plainly, with `--accelerate <file or name>`."
         )
-    plan = read_plan(path, overrides)
+    plan = read_whole(path, overrides)
     if plan.profile is not None:
         check_startable(plan.profile)
     with ending_on_signals():
@@ -184,7 +184,7 @@ def _needs_merged(plan: Plan, stage: PlannedStage, used: str) -> bool:
 def _merge(plan: Plan, used: str, record: Record, mark: str) -> None:
     """Merges a stage's adapter into its base model, unless that is done already."""
     folder, merged, known = plan.folder(used), plan.merged_folder(used), record.stages[used]
-    if known.merged == known.output and has_weights(merged):
+    if known.merged == known.output and has_weights(merged) and damage(merged) is None:
         return
     if known.merged is None and merged.exists() and any(merged.iterdir()):
         raise UserError(
@@ -193,12 +193,14 @@ def _merge(plan: Plan, used: str, record: Record, mark: str) -> None:
         )
     known.merged = ""
     record.write()
-    if merged.exists():
-        shutil.rmtree(merged)
     print(f"{mark} {used}: its adapter is merged into {merged}", flush=True)
-    code, _ = call(hpt_trl_command("merge", str(folder), str(merged)))
-    if code == INTERRUPTED:
-        raise Interrupted
+    clear_left(merged)
+    with written_aside(merged) as new:
+        code, _ = call(hpt_trl_command("merge", str(folder), str(new)))
+        if code == INTERRUPTED:
+            raise Interrupted
+        if code == 0 and has_weights(new):
+            put_in_place(new, merged)
     if code != 0 or not has_weights(merged):
         raise UserError(f"the adapter of stage `{used}` could not be merged into {merged}; the message stands above.")
     known.merged = known.output

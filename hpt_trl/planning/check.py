@@ -2,13 +2,17 @@
 
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from accelerate import PartialState
 
+from hpt_trl.errors import UserError
+from hpt_trl.launching.options import LaunchOptions
 from hpt_trl.planning.doctor import allowed_ranges, install_command
 from hpt_trl.planning.facts import facts, facts_of_work, shown_facts
 from hpt_trl.planning.facts_data import Checked
+from hpt_trl.planning.measuring import measured_step
 from hpt_trl.planning.needs import Hub, Need, needs_of_values
 from hpt_trl.planning.on_paper import facts_on_paper
 from hpt_trl.recipes.bundled import find_recipe, hardware_of, profile_of_command
@@ -57,6 +61,21 @@ def check(name: str, overrides: list[str], profile: Profile | None = None) -> Ch
         if PartialState().is_main_process:
             print(text)
         return checked
+
+
+def with_measured(checked: Checked, name: str, overrides: list[str], options: LaunchOptions) -> Checked:
+    """Takes a step of a checked recipe, and prints what it took: `hpt-trl check NAME --measure`.
+
+    Raises:
+        UserError: the recipe trains nothing, something that it needs is not here, or the step failed.
+    """
+    if not isinstance(checked.found, Prepared) or not checked.found.recipe.stage.trains:
+        raise UserError("--measure: only a training whose model and rows are here has a step to measure; drop it.")
+    if checked.missing:
+        raise UserError(f"--measure: {checked.missing[0].what} is missing here; drop it, or see the list above.")
+    measured = measured_step(name, overrides, options)
+    print(shown_facts([("measured", measured.line())]))
+    return replace(checked, measured=measured)
 
 
 def _here(recipe: Recipe, missing: list[Need]) -> tuple[str, Checked]:

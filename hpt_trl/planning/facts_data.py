@@ -1,10 +1,11 @@
 """What `hpt-trl check --json` prints of a recipe: the facts as values, by keys that stay."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from hpt_trl.planning.facts import estimate_of, estimate_of_measuring
+from hpt_trl.planning.measuring import Measured
 from hpt_trl.planning.needs import Need
 from hpt_trl.planning.rows import describe_rows
 from hpt_trl.planning.timing import step_of
@@ -23,10 +24,12 @@ class Checked:
         found: the recipe with its model, rows and rewards; of one that has none the recipe; where model or rows are not
             at hand what is known without them, as names and texts.
         missing: what the recipe needs and this machine lacks.
+        measured: what a step took, where one was taken.
     """
 
     found: Prepared | Recipe | list[tuple[str, str]]
     missing: list[Need]
+    measured: Measured | None = None
 
 
 def facts_data(checked: Checked) -> dict[str, Any]:
@@ -35,7 +38,8 @@ def facts_data(checked: Checked) -> dict[str, Any]:
     found = checked.found
     if isinstance(found, list):
         return {**dict(found[:2]), "facts": dict(found[2:]), "missing": missing}
-    return {**_known(found), "missing": missing}
+    measured = {} if checked.measured is None else {"measured": asdict(checked.measured)}
+    return {**_known(found), **measured, "missing": missing}
 
 
 def _known(checked: Prepared | Recipe) -> dict[str, Any]:

@@ -19,10 +19,11 @@ from hpt_trl.errors import UserError
 from hpt_trl.models.built_in import BUILT_IN
 from hpt_trl.models.folders import ADAPTER_FILE, CONFIG_FILE, check_model_folder
 from hpt_trl.models.loading import model_exists
-from hpt_trl.pipeline.reading import PIPELINE, is_pipeline, read_plan
+from hpt_trl.pipeline.reading import is_pipeline, read_plan
 from hpt_trl.recipes.anchoring import anchored_value
 from hpt_trl.recipes.bundled import comes_from, hardware_of, profile_of_command
 from hpt_trl.recipes.packages import installed, wanted
+from hpt_trl.recipes.pipeline_keys import PIPELINE
 from hpt_trl.recipes.stages import STAGE_MODULES
 from hpt_trl.recipes.trackers import TRACKERS, NotATracker, named_trackers, not_logged_in
 from hpt_trl.retrieval.index import kind_of_index

@@ -31,12 +31,12 @@ def step_of(prepared: Prepared, lengths: Lengths) -> tuple[Cost, Device] | None:
 def step_line(step: tuple[Cost, Device] | None) -> str:
     """The time of a step, and what it is computed of."""
     if step is None:
-        return "not known of this device"
+        return "not known of this device; --measure takes one"
     cost, device = step
     generating = f", {_seconds(cost.generation_seconds)} of it generating" if cost.generation_seconds else ""
     return (
         f"about {_seconds(cost.seconds)}{generating}\n"
-        f"  computed, not measured: {cost.rows:,} rows of {cost.row_length:,} tokens at "
+        f"  computed, not measured (--measure does): {cost.rows:,} rows of {cost.row_length:,} tokens at "
         f"{device.utilisation:.0%} of the {_flops(device.flops)} of {device.name}"
     )
 

@@ -27,11 +27,22 @@ def anchored_value(key: str, value: Any, folder: Path | None) -> Any:
     Args:
         folder: that of the recipe; None where its paths are absolute already.
     """
-    if folder is None or key not in ANCHORED_KEYS:
+    if folder is None:
+        return value
+    if key == "datasets" and isinstance(value, list):
+        return [_entry(entry, folder) for entry in value]
+    if key not in ANCHORED_KEYS:
         return value
     if isinstance(value, list):
         return [anchored_value(key, item, folder) for item in value]
     return _anchored(key, value, folder) if isinstance(value, str) and value else value
+
+
+def _entry(entry: Any, folder: Path) -> Any:
+    """One of several data sets that are mixed, whose name stands at `path`."""
+    if not isinstance(entry, dict) or "path" not in entry:
+        return entry
+    return {**entry, "path": anchored_value("dataset_name", entry["path"], folder)}
 
 
 def _anchored(key: str, name: str, folder: Path) -> str:

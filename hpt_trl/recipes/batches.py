@@ -3,6 +3,7 @@
 import math
 from typing import TYPE_CHECKING, Any
 
+from hpt_trl.errors import Collector
 from hpt_trl.settings.file import Sources
 
 if TYPE_CHECKING:
@@ -72,22 +73,43 @@ def settle_batch(values: dict[str, Any], known: "dict[str, Key]", world_size: in
     Raises:
         UserError: a batch does not divide, or is stated twice.
     """
+    mistakes = Collector()
+    with mistakes.noted():
+        _settle_accumulation(values, known, world_size, sources)
+    if "num_generations" in known:
+        # The generation batch follows from the accumulation.
+        follows = not mistakes.errors
+        with mistakes.noted():
+            _check_generation(values, known, world_size, sources, follows=follows)
+        with mistakes.noted():
+            _check_evaluation(values, known, world_size, sources)
+    mistakes.settle()
+
+
+def _settle_accumulation(values: dict[str, Any], known: "dict[str, Key]", world_size: int, sources: Sources) -> None:
     per_device = values.get("per_device_train_batch_size", known["per_device_train_batch_size"].default)
-    if values.get("global_batch_size") is not None:
-        if "gradient_accumulation_steps" in values:
-            raise sources.error(
-                "gradient_accumulation_steps",
-                "it follows from `global_batch_size` and the number of processes; keep one of the two.",
-            )
-        try:
-            steps = accumulation_steps(values["global_batch_size"], per_device, world_size)
-        except ValueError as error:
-            raise sources.error("global_batch_size", str(error)) from error
-        values["gradient_accumulation_steps"] = steps
-    if "num_generations" not in known:
+    if values.get("global_batch_size") is None:
         return
+    if "gradient_accumulation_steps" in values:
+        raise sources.error(
+            "gradient_accumulation_steps",
+            "it follows from `global_batch_size` and the number of processes; keep one of the two.",
+        )
+    try:
+        steps = accumulation_steps(values["global_batch_size"], per_device, world_size)
+    except ValueError as error:
+        raise sources.error("global_batch_size", str(error)) from error
+    values["gradient_accumulation_steps"] = steps
+
+
+def _check_generation(
+    values: dict[str, Any], known: "dict[str, Key]", world_size: int, sources: Sources, *, follows: bool
+) -> None:
     if values.get("generation_batch_size") is not None and values.get("steps_per_generation") is not None:
         raise sources.error("steps_per_generation", "it follows from `generation_batch_size`; keep one of the two.")
+    if not follows:
+        return
+    per_device = values.get("per_device_train_batch_size", known["per_device_train_batch_size"].default)
     group = values.get("num_generations", known["num_generations"].default)
     accumulation = values.get("gradient_accumulation_steps", known["gradient_accumulation_steps"].default)
     steps = values.get("steps_per_generation") or accumulation
@@ -107,7 +129,10 @@ def settle_batch(values: dict[str, Any], known: "dict[str, Key]", world_size: in
             f"{rows // (per_device * world_size)} steps) does not divide into groups of {group} (`num_generations`); "
             f"allowed: a multiple of {group}{either}.",
         )
-    evaluated = values.get("num_generations_eval") or group
+
+
+def _check_evaluation(values: dict[str, Any], known: "dict[str, Key]", world_size: int, sources: Sources) -> None:
+    evaluated = values.get("num_generations_eval") or values.get("num_generations", known["num_generations"].default)
     eval_rows = values.get("per_device_eval_batch_size", known["per_device_eval_batch_size"].default) * world_size
     if values.get("eval_strategy", "no") != "no" and eval_rows % evaluated:
         raise sources.error(

@@ -10,6 +10,9 @@ from hpt_trl.errors import UserError
 from hpt_trl.files import path_fault
 from hpt_trl.settings.file import read_recipe_file, shown
 
+# What an editor reads of a file's first line, before the schema's address.
+FOR_EDITORS = "# yaml-language-server: $schema="
+
 
 class RecipeSummary(NamedTuple):
     """One line of `hpt-trl list`."""
@@ -129,6 +132,6 @@ def profile_of_command(path: Path) -> tuple[str, int | None]:
 
 
 def header_of(path: Path) -> str:
-    """Returns the comment lines of a recipe, without their marks."""
+    """Returns the comment lines of a recipe, without their marks; what is said to editors is none of them."""
     lines = path.read_text(encoding="utf-8").splitlines()
-    return "\n".join(line.lstrip("# ") for line in lines if line.startswith("#"))
+    return "\n".join(line.lstrip("# ") for line in lines if line.startswith("#") and not line.startswith(FOR_EDITORS))

@@ -97,7 +97,8 @@ def _declared(file: Path, stage: str) -> Declared | None:
         for variant in variants:
             if stage not in variant["stages"]:
                 continue
-            keys[name] = Key(name, from_plain(variant["type"]), variant["default"], tuple(variant.get("choices", ())))
+            hint, choices = from_plain(variant["type"]), tuple(variant.get("choices", ()))
+            keys[name] = Key(name, hint, variant["default"], choices, written["help"].get(name, ""))
             if "range" in variant:
                 rules[name] = _rule(name, variant["range"])
     facts = written["stages"][stage]
@@ -152,7 +153,13 @@ def digests(names: Iterable[str]) -> dict[str, str]:
 
 
 def _joined_range(ranges: list[dict[str, Any] | None]) -> dict[str, Any] | None:
-    """What any of several ranges allows, where that is one range: equal ones, or lists of names."""
+    """What any of several ranges allows, where that is one range: equal ones, or lists of names.
+
+    Whether null is allowed is left open.
+    """
+    ranges = [
+        None if one is None else {part: value for part, value in one.items() if part != "needed"} for one in ranges
+    ]
     first = ranges[0]
     if first is None or ranges.count(first) == len(ranges):
         return first

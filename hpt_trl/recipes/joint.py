@@ -58,6 +58,11 @@ def note_joint_mistakes(values: Values, declared: Declared, sources: Sources, mi
         )
 
 
+def required_keys(declared: Declared) -> list[str]:
+    """The keys that every recipe of a stage has to name, but for what one key can do in place of another."""
+    return list(_required(Values(), declared))
+
+
 def _required(values: Values, declared: Declared) -> dict[str, str]:
     """The keys that a recipe has to name, and what to write."""
     required = {"output_dir": "write the folder for the model and the results"}

@@ -6,7 +6,7 @@ Where keys.json is of the installed versions, neither torch nor TRL is imported 
 import os
 import re
 from collections.abc import Callable
-from typing import Any, get_origin
+from typing import Any
 
 from hpt_trl.errors import Collector, Place, UserError
 from hpt_trl.recipes.anchoring import anchored_value
@@ -19,10 +19,7 @@ from hpt_trl.settings.imported import see_folder
 from hpt_trl.settings.keys import meant_by, unknown_key
 from hpt_trl.settings.ranges import problem
 from hpt_trl.settings.secrets import TOKEN_KEY, take_token_of
-from hpt_trl.settings.values import NotAllowed, convert, did_you_mean, members, read_words
-
-# Fields of `dict | str` whose text is the path of a file; everywhere else text must be a mapping.
-MAPPING_OR_PATH = ("deepspeed", "fsdp_config", "accelerator_config")
+from hpt_trl.settings.values import NotAllowed, convert, did_you_mean, read_words
 
 
 def checked_values(sources: Sources) -> tuple[dict[str, Any], Declared]:
@@ -170,8 +167,7 @@ def _read(name: str, sources: Sources, declared: Declared) -> tuple[str, Any]:
             # TRL's other names for `group` and `none`.
             text = {"true": "group", "false": "none"}[text.lower()]
         taken = convert(key.hint, value, text, key.choices)
-        takes_text = name in MAPPING_OR_PATH or isinstance(key.default, str) or dict not in _bare_types(key.hint)
-        if isinstance(taken, str) and not takes_text:
+        if isinstance(taken, str) and not key.takes_text:
             raise NotAllowed("a mapping, or null")
         return name, taken
     except NotAllowed as problem:
@@ -180,7 +176,3 @@ def _read(name: str, sources: Sources, declared: Declared) -> tuple[str, Any]:
         raise sources.error(name, f"{said}; allowed: {problem}.{did_you_mean(given, problem.names)}") from problem
     except ValueError as problem:
         raise sources.error(name, f"{problem}.") from problem
-
-
-def _bare_types(hint: Any) -> set[Any]:
-    return {get_origin(kind) or kind for kind in members(hint)}

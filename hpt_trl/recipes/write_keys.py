@@ -3,7 +3,9 @@
 Its parts: the versions and sources that it is of; the stages; the bundled rewards' names; and each key with its
 variants, since stages may declare a key of one name differently. A variant has the stages' names, a type
 (`hpt_trl.settings.hints`), a default, the only texts that are allowed where there are such, and a range
-(`hpt_trl.settings.ranges`) where it has one.
+(`hpt_trl.settings.ranges`) where it has one. The help of a key is that of one stage.
+
+From it the JSON Schema of recipes is made and written beside them (`hpt_trl.recipes.schema`).
 """
 
 import dataclasses
@@ -15,6 +17,7 @@ from typing import Any
 
 from hpt_trl.recipes.declared import KEYS_FILE, PACKAGE, Declared, declared_by, digests, versions
 from hpt_trl.recipes.recipe import Stage
+from hpt_trl.recipes.schema import recipe_schema, schema_file, schema_text
 from hpt_trl.recipes.stages import STAGE_MODULES, load_stage
 from hpt_trl.rewards.functions import REWARDS
 from hpt_trl.settings.hints import to_plain
@@ -33,6 +36,9 @@ def keys_as_written() -> str:
         "stages": {one.stage: _facts(one) for one in declared},
         "rewards": list(REWARDS),
         "keys": _keys(declared),
+        "help": dict(
+            sorted({name: key.help for one in declared for name, key in one.keys.items() if key.help}.items())
+        ),
     }
     return "{\n" + ",\n".join(_lines(written)) + "\n}\n"
 
@@ -89,4 +95,5 @@ def _lines(written: dict[str, Any]) -> Iterator[str]:
 
 if __name__ == "__main__":
     KEYS_FILE.write_text(keys_as_written(), encoding="utf-8")
+    schema_file().write_text(schema_text(recipe_schema()), encoding="utf-8")
     print(f"{KEYS_FILE}: the keys of {len(STAGE_MODULES)} stages")

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-from hpt_trl.pipeline.plan import ALIASES
 from hpt_trl.pipeline.record import Record
 from hpt_trl.pipeline.references import references_of
+from hpt_trl.recipes.pipeline_keys import ALIASES
 
 # Heights of a stage's row, distance of two lanes and the radius of a corner, in the picture's units.
 ROW, LANE, CORNER = 108, 18, 9

@@ -16,7 +16,7 @@ from hpt_trl.runs.warned import check_warnings
 def note_settings(
     recipe: Recipe, mistakes: Collector, *, trained: bool = False, model_is_there: bool = True, planned: bool = False
 ) -> Path | None:
-    """Notes what is wrong with settings, trackers, output folder and the way to the Hub.
+    """Notes what is wrong with trackers, output folder and the way to the Hub.
 
     Args:
         trained: it is an evaluation that a training names. model_is_there: whether the named model exists already.
@@ -26,8 +26,6 @@ def note_settings(
         The checkpoint to resume from, None for a new run.
     """
     checkpoint = None
-    with mistakes.noted():
-        recipe.stage.check(recipe)
     if not trained:
         with mistakes.noted():
             settle_trackers(recipe)

@@ -74,6 +74,9 @@ def prepare_recipe(recipe: Recipe, trained: "Trained | None" = None, *, planned:
     """
     arguments, config, stage = recipe.arguments, recipe.config, recipe.stage
     mistakes = Collector()
+    with mistakes.noted():
+        stage.check(recipe)
+    settings_hold = not mistakes.errors
     checkpoint = note_settings(recipe, mistakes, trained=trained is not None, planned=planned)
     settings: dict[str, Any] = {
         "revision": recipe.model_args.model_revision,
@@ -97,8 +100,8 @@ def prepare_recipe(recipe: Recipe, trained: "Trained | None" = None, *, planned:
         rewards = _guarded(recipe, functions, reward_models)
         success = success_of(recipe, [get_callable_name(reward) for reward in rewards])
     names = [get_callable_name(reward) for reward in rewards]
-    # Rows of the Hub are not downloaded for a recipe that is refused anyway.
-    if reads_here(recipe) or not mistakes.errors:
+    # Rows of the Hub are not downloaded for a recipe that is refused, and none are read by settings that do not hold.
+    if not mistakes.errors or (settings_hold and reads_here(recipe)):
         with mistakes.noted(), recipe.sources.placing(*recipe.keys):
             splits, unused = _load_splits(recipe, functions)
     mistakes.settle()
@@ -225,6 +228,9 @@ def check_without_model(recipe: Recipe, *, planned: bool = False) -> Splits:
         UserError: the first mistake found.
     """
     mistakes = Collector()
+    with mistakes.noted():
+        recipe.stage.check(recipe)
+    settings_hold = not mistakes.errors
     note_settings(recipe, mistakes, model_is_there=False, planned=planned)
     functions: list[Callable[..., Any]] = []
     with mistakes.noted(), recipe.sources.placing("reward_funcs"):
@@ -234,7 +240,7 @@ def check_without_model(recipe: Recipe, *, planned: bool = False) -> Splits:
         success = success_of(recipe, names)
         if success < len(functions):
             check_thresholds(recipe, functions[success], names[success])
-    if reads_here(recipe) or not mistakes.errors:
+    if not mistakes.errors or (settings_hold and reads_here(recipe)):
         with mistakes.noted(), recipe.sources.placing(*recipe.keys):
             splits, _ = _load_splits(recipe, functions)
     mistakes.settle()

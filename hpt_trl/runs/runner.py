@@ -4,52 +4,44 @@ The evaluation before training takes place inside `Trainer.train`, once the trai
 (device, DDP, FSDP, DeepSpeed): the same code then serves one process and many.
 """
 
-import json
 import math
 import os
 import shlex
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import asdict
+from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from datasets import Dataset
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, set_seed
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
 from hpt_trl.data.unused import describe_unused
 from hpt_trl.digests import DIGESTS_FILE, digest_of
-from hpt_trl.errors import UserError
-from hpt_trl.evaluation.intervals import wilson
-from hpt_trl.evaluation.measuring import measure
-from hpt_trl.evaluation.samples import SampleStore
-from hpt_trl.files import valid_json, write_atomically
-from hpt_trl.methods.held_out import RowMeasures, errors_of, measure_held_out, shares_of
 from hpt_trl.models.adapters import keep_adapter_type, keep_four_bit_trainable
 from hpt_trl.models.loading import whole_model
+from hpt_trl.models.safe_loading import deepspeed_loads_weights_only
 from hpt_trl.models.trainable import refuse_broken, refuse_untrainable
 from hpt_trl.models.whole_files import DIGESTS_KEY
 from hpt_trl.progress import lines_above_bars
-from hpt_trl.reading import read_object, read_results, write_results
+from hpt_trl.reading import write_results
 from hpt_trl.recipes.bundled import find_recipe
 from hpt_trl.recipes.profiles import LAUNCH_OPTIONS
 from hpt_trl.recipes.recipe import StageInputs
 from hpt_trl.recipes.resolving import read_recipe
 from hpt_trl.rollouts.vllm import open_engine
-from hpt_trl.run_files import BEFORE_FILE, EVALUATIONS
+from hpt_trl.run_files import BEFORE_FILE
 from hpt_trl.runs.acting import rows_placed
 from hpt_trl.runs.attempts import Attempts
+from hpt_trl.runs.before_after import Evaluations
 from hpt_trl.runs.callbacks import AtTrainBegin, EndWhereDone, KnowsBest, NothingLeft, close_bars
 from hpt_trl.runs.checkpoints import full_disk_explained
 from hpt_trl.runs.closing import draw_and_close
 from hpt_trl.runs.collecting import collect_as_usual
 from hpt_trl.runs.early import check_run
-from hpt_trl.runs.evaluating import answered_conditions, run_evaluation, task_of, write_scored
-from hpt_trl.runs.evaluation import evaluate
+from hpt_trl.runs.evaluating import run_evaluation
 from hpt_trl.runs.health import Health, refuse_untrained
 from hpt_trl.runs.hub import finish_on_hub, write_no_card, write_run_card
 from hpt_trl.runs.interrupting import SaveOnInterrupt, holding_interrupts, interrupts_explained
@@ -69,9 +61,6 @@ from hpt_trl.runs.trackers.tracking import Tracking
 from hpt_trl.runs.warned import Warnings
 from hpt_trl.runs.working import run_work
 from hpt_trl.settings.secrets import take_token
-
-# In before.json alone: what was measured of each held-out row.
-_ROWS = "measured_rows"
 
 
 def run(name: str, overrides: list[str], live: TrainerCallback | None = None) -> None:
@@ -144,7 +133,7 @@ def _train(
     totals, health = RunTotals(started), Health()
     attempts = Attempts(prepared.recipe, prepared.checkpoint, totals)
     warnings = Warnings(prepared.recipe, tracking.warn)
-    evaluations = _Evaluations(prepared, totals)
+    evaluations = Evaluations(prepared, totals)
     # Who ends a training comes before those who note what a checkpoint has. The totals come before all that logs and
     # evaluates, the health before the evaluation that costs minutes.
     trainer = _build_trainer(
@@ -159,7 +148,8 @@ def _train(
     evaluations.trainer = trainer
     totals.training_begins(trainer)
     try:
-        with suppress(NothingLeft), without_library_bars():
+        safely = deepspeed_loads_weights_only() if trainer.is_deepspeed_enabled else nullcontext()
+        with suppress(NothingLeft), without_library_bars(), safely:
             trainer.train(resume_from_checkpoint=None if prepared.checkpoint is None else str(prepared.checkpoint))
     except KeyboardInterrupt:
         close_bars(trainer)
@@ -190,121 +180,6 @@ def _train(
     refuse_untrained(why, trainer)
     finish_on_hub(prepared.recipe, trainer)
     warnings.refuse_seen()
-
-
-class _Evaluations:
-    """Evaluates the trainer's model on the held-out rows and adds up the time that takes."""
-
-    def __init__(self, prepared: Prepared, totals: RunTotals):
-        self.prepared = prepared
-        self.totals = totals
-        self.trainer: Any = None
-        self.before: dict[str, Any] | None = None
-        # What was measured of each row before the training, for the error of the change.
-        self.rows: list[RowMeasures] | None = None
-
-    def before_training(self) -> None:
-        path = Path(self.prepared.recipe.config.output_dir) / BEFORE_FILE
-        if self.prepared.checkpoint is not None:
-            # The model is the checkpoint's by now; what it could do before any training was found by the first run.
-            self.before, self.rows = broadcast_object_list(
-                list(_stored_before(path.parent)) if self.trainer.is_world_process_zero() else [None, None]
-            )
-            return
-        self.before = self.evaluate("Before training")
-        if self.before is not None and self.trainer.is_world_process_zero():
-            rows = None if self.rows is None else [asdict(row) for row in self.rows]
-            stored = self.before | ({} if rows is None else {_ROWS: rows})
-            write_atomically(path, json.dumps(valid_json(stored), ensure_ascii=False))
-
-    def evaluate(self, description: str) -> dict[str, Any] | None:
-        prepared, recipe = self.prepared, self.prepared.recipe
-        measures = recipe.stage.measures_held_out and prepared.splits.test is not None
-        if prepared.answered is None and not measures and not prepared.evaluations:
-            return None
-        started = time.perf_counter()
-        result = {} if prepared.answered is None else self._answer(prepared.answered, description)
-        if measures:
-            result["held_out"] = measure_held_out(self.trainer)
-            if self.trainer.held_out_rows:
-                result |= self._errors(list(self.trainer.held_out_rows))
-        if prepared.evaluations:
-            result["evaluations"] = {
-                name: self._measure(name, inner, description) for name, inner in prepared.evaluations.items()
-            }
-        self.totals.evaluation_seconds += time.perf_counter() - started
-        return result
-
-    def _measure(self, name: str, evaluation: Prepared, description: str) -> dict[str, Any]:
-        """An evaluation that the recipe names; its completions lie in the output folder."""
-        folder = Path(self.prepared.recipe.config.output_dir) / EVALUATIONS / name
-        store, state = SampleStore(folder / description.split()[0].lower()), PartialState()
-        if state.is_main_process:
-            store.begin({"model": "of the training", **answered_conditions(evaluation)})
-        state.wait_for_everyone()
-        with rows_placed(evaluation.splits):
-            result, lines = measure(
-                task_of(evaluation),
-                self.trainer.model_wrapped,
-                store,
-                accelerator=self.trainer.accelerator,
-                trainer_state=self.trainer.state,
-                description=f"{description}: {name}",
-            )
-        if state.is_main_process:
-            write_scored(store.folder, lines)
-        return result
-
-    def _errors(self, rows: list[RowMeasures]) -> dict[str, Any]:
-        """How many held-out rows there are, how exactly their measures are known, and the change since the start."""
-        found: dict[str, Any] = {
-            "held_out_rows": len(rows),
-            "held_out_errors": errors_of(rows),
-            "held_out_intervals": {name: list(wilson(share, len(rows))) for name, share in shares_of(rows).items()},
-        }
-        if self.rows is None:
-            self.rows = rows
-        elif len(self.rows) == len(rows):
-            found["held_out_change_errors"] = errors_of(rows, self.rows)
-        return found
-
-    def _answer(self, rows: Dataset, description: str) -> dict[str, Any]:
-        prepared, recipe = self.prepared, self.prepared.recipe
-        return evaluate(
-            self.trainer.model_wrapped,
-            prepared.encoder,
-            rows,
-            prepared.rewards,
-            reward_weights=prepared.judge_weights,
-            success_reward=recipe.arguments.success_reward,
-            success_threshold=prepared.success_threshold,
-            trainer_state=self.trainer.state,
-            max_new_tokens=prepared.eval_max_new_tokens,
-            temperature=recipe.arguments.eval_temperature,
-            num_generations=recipe.arguments.eval_num_generations,
-            batch_size=recipe.config.per_device_eval_batch_size,
-            seed=recipe.config.seed,
-            accelerator=self.trainer.accelerator,
-            description=description,
-            acting=prepared.acting,
-            rollouts_kept=None if prepared.acting is None else Path(recipe.config.output_dir),
-        )
-
-
-def _stored_before(folder: Path) -> tuple[dict[str, Any] | None, list[RowMeasures] | None]:
-    """The evaluation before training that the resumed run left, and what it had measured of each row.
-
-    It lies beside the checkpoints, or without the rows in the results. It cannot be measured again.
-    """
-    try:
-        if (before := read_object(folder / BEFORE_FILE, "an evaluation", "", or_null=True)) is not None:
-            rows = before.pop(_ROWS, None)
-            return before, None if rows is None else [RowMeasures(**row) for row in rows]
-        results = None if (folder / BEFORE_FILE).exists() else read_results(folder)
-        return None if results is None else results["before"], None
-    except (UserError, KeyError, TypeError) as error:
-        print(f"What was measured before the training is lost ({folder / BEFORE_FILE}): {error}", flush=True)
-        return None, None
 
 
 def _build_trainer(
@@ -365,7 +240,7 @@ def _build_trainer(
 def _finish(
     prepared: Prepared,
     trainer: Trainer,
-    evaluations: _Evaluations,
+    evaluations: Evaluations,
     after: dict[str, Any] | None,
     totals: RunTotals,
     why_untrained: str | None,

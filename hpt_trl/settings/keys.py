@@ -7,16 +7,27 @@ from dataclasses import dataclass
 from typing import Any
 
 from hpt_trl.settings.renamed import renamed, stands_for
+from hpt_trl.settings.values import members
+
+# Fields of `dict | str` whose text is the path of a file; everywhere else text must be a mapping.
+MAPPING_OR_PATH = ("deepspeed", "fsdp_config", "accelerator_config")
 
 
 @dataclass(frozen=True)
 class Key:
-    """One recipe key: its declared type, its default and, where the field has some, the only texts it takes."""
+    """One recipe key: its declared type, its default, the only texts it takes where there are some, and its help."""
 
     name: str
     hint: Any
     default: Any
     choices: tuple[str, ...]
+    help: str = ""
+
+    @property
+    def takes_text(self) -> bool:
+        """Whether a text is a value of its own, and not only the way in which a mapping is written."""
+        bare = {typing.get_origin(kind) or kind for kind in members(self.hint)}
+        return self.name in MAPPING_OR_PATH or isinstance(self.default, str) or dict not in bare
 
 
 def keys_of(*config_classes: type) -> dict[str, Key]:
@@ -28,7 +39,8 @@ def keys_of(*config_classes: type) -> dict[str, Key]:
             if field.init:
                 default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
                 choices = tuple(field.metadata.get("choices") or ())
-                keys[field.name] = Key(field.name, hints[field.name], default, choices)
+                said = " ".join(str(field.metadata.get("help") or "").split())
+                keys[field.name] = Key(field.name, hints[field.name], default, choices, said)
     return keys
 
 

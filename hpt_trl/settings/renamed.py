@@ -227,7 +227,7 @@ def _entry(entry: dict[str, Any]) -> str:
 def _split(entry: dict[str, Any]) -> str:
     """Its split; a weight is the share of the rows that is taken."""
     split, weight = entry.get("split") or "train", entry.get("weight")
-    return split if not isinstance(weight, int | float) or weight == 1 else f'"{split}[:{weight * 100:g}%]"'
+    return f'"{split}[:{weight * 100:g}%]"' if isinstance(weight, int | float) and 0 < weight < 1 else split
 
 
 # Keys of which the answer depends on the value, or on what the stage knows.

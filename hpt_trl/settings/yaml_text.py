@@ -1,11 +1,14 @@
 """Whether a YAML text is one that can be composed: PyYAML's composer is recursive, and follows aliases without end."""
 
+import re
+
 import yaml
 from yaml.reader import ReaderError
 
 # Far above what a recipe has: a pipeline's deepest value stands in five structures.
 DEEPEST = 50
 MOST_VALUES = 100_000
+_HALVES = re.compile("[\ud800-\udfff]")
 _PLAIN = (None, "!", "tag:yaml.org,2002:str")
 
 
@@ -31,6 +34,10 @@ def check_yaml(text: str) -> None:
                 tag = getattr(event, "tag", None)
                 if tag not in _PLAIN:
                     raise _fault(f"a value has the type {tag!r:.80}, and is read by its key; leave the mark out", event)
+                if isinstance(event, yaml.ScalarEvent) and any(
+                    "\ud800" <= letter <= "\udfff" for letter in event.value
+                ):
+                    raise _fault("a value holds half a character (of a pair such as \\ud83d\\ude00)", event)
                 values += 1
                 if isinstance(event, yaml.CollectionStartEvent):
                     open_ones.append((event.anchor, values))

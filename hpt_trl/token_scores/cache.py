@@ -3,7 +3,8 @@
 A cache is one folder per model and preparation of the rows, `FOLDER/<hash of the contents>/`:
 
     manifest.json    what the scores belong to, readable; the hash of it names the folder
-    <unique>.nll     segments: a header, the rows' keys and lengths, then their scores, end to end
+    <unique>-<digest of the scores>.nll
+                     segments: a header, the rows' keys and lengths, then their scores, end to end
 
 A segment is written whole or not at all, and never changed. So processes and runs may fill one folder at once, a run
 that is killed loses only what it had not written yet, and rows are found after any shuffling.
@@ -24,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import xxhash
 
 from hpt_trl.errors import UserError
 from hpt_trl.token_scores.kinds import ScoreKind
@@ -127,6 +129,22 @@ class ScoreCache:
             return np.empty(0, self.kind.dtype)
         return _scores(*self._segments[self._owners[place]], self.kind.dtype)[start : start + length]
 
+    def refuse_damaged(self, keys: Sequence[bytes]) -> None:
+        """Read the segments in which rows lie, each once.
+
+        Raises:
+            UserError: a segment's scores are not those that were written.
+        """
+        numbers = np.frombuffer(b"".join(keys), dtype="<u8")
+        places = np.searchsorted(self._keys, numbers)
+        for owner in set(self._owners[places[places < self._keys.size]].tolist()):
+            path, rows = self._segments[owner]
+            if not _is_whole(path, rows, self.kind.dtype):
+                raise UserError(
+                    f"{self.kind.dir_key}: {path} does not hold the {self.kind.plural} that were written: its bytes "
+                    "have changed. Remove the file; its rows are scored anew."
+                )
+
     @property
     def tokens(self) -> int:
         """Scored tokens of the rows that are there."""
@@ -156,11 +174,15 @@ class ScoreCache:
         lengths = np.array([len(row) for row in scores], dtype=np.uint32)
         index = b"".join(keys) + lengths.tobytes()
         header = _HEADER.pack(self.kind.magic, len(keys), int(lengths.sum(dtype=np.int64)), _digest(index))
-        name = uuid.uuid4().hex
+        written = [row.astype(self.kind.dtype, copy=False).tobytes() for row in scores]
+        digest = xxhash.xxh3_128()
+        for part in written:
+            digest.update(part)
+        name = f"{uuid.uuid4().hex}-{digest.hexdigest()}"
         partial = self.folder / f"{name}.partial"
         try:
             with partial.open("wb") as file:
-                for part in (header, index, *(row.astype(self.kind.dtype, copy=False).tobytes() for row in scores)):
+                for part in (header, index, *written):
                     file.write(part)
                 file.flush()
                 os.fsync(file.fileno())
@@ -252,6 +274,7 @@ class WithScores:
                 f"{kind.dir_key}: {folder} has {kind.plural} that are no numbers: its files are damaged. Remove the "
                 "folder; it is filled anew."
             )
+        self.cache.refuse_damaged([example_key(example) for example in examples])
         found = torch.zeros(batch["labels"].shape, dtype=kind.torch_dtype)
         found[scored] = torch.from_numpy(scores)
         return {**batch, kind.name: as_bits(found)}
@@ -274,6 +297,16 @@ def scores_of(batch: dict[str, Any], kind: ScoreKind) -> torch.Tensor:
 def _scores(path: str, rows: int, dtype: np.dtype) -> np.ndarray:
     """A segment's scores; the number of segments open at a time is limited, as that of files is."""
     return np.memmap(path, dtype=dtype, mode="r", offset=_HEADER.size + rows * ROW_BYTES)
+
+
+@lru_cache(maxsize=65536)
+def _is_whole(path: str, rows: int, dtype: np.dtype) -> bool:
+    """Whether a segment's scores are those that were written; each is read once, when its first row is asked for.
+
+    Names of segments of former versions hold no digest.
+    """
+    digest = Path(path).stem.partition("-")[2]
+    return not digest or xxhash.xxh3_128(_scores(path, rows, dtype).tobytes()).hexdigest() == digest
 
 
 def _read_index(path: Path, kind: ScoreKind) -> tuple[np.ndarray, np.ndarray] | None:

@@ -93,7 +93,7 @@ def test_gpus_have_the_numbers_of_their_data_sheets(name, tflops, gigabytes):
 def test_check_tells_the_time_of_a_step(tiny_model_path, tmp_path, capsys):
     path = str(recipe_of(tmp_path, tiny_model_path).path)
     assert main(["check", path]) == 0
-    assert "computed, not measured: 32 rows of" in capsys.readouterr().out
+    assert "computed, not measured (--measure does): 32 rows of" in capsys.readouterr().out
     assert main(["check", path, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["step_seconds"] > found["generation_seconds"] > 0

@@ -114,6 +114,16 @@ def test_keys_are_judged_although_the_stage_is_missing_or_wrong(tmp_path):
         assert sorted(keys) == ["dataset_layout", "learning_rat", "max_completion_length", "stage"]
 
 
+def test_batches_that_do_not_depend_on_each_other_are_told_together(tmp_path):
+    lines = ("global_batch_size: 7", "eval_strategy: steps", "per_device_eval_batch_size: 3", "num_generations: 8")
+    path, _ = write(tmp_path, *lines, "generation_batch_size: 16", "steps_per_generation: 2")
+    keys = [error.place.key for error in refused(path).every]
+    assert keys == ["global_batch_size", "per_device_eval_batch_size", "steps_per_generation"]
+    # A group that does not fill a batch that does not divide is no mistake of its own.
+    path, _ = write(tmp_path, "global_batch_size: 7", "num_generations: 5")
+    assert [error.place.key for error in refused(path).every] == ["global_batch_size"]
+
+
 def test_those_of_the_file_come_before_those_of_the_command_line(tmp_path):
     path, _ = write(tmp_path, "learning_rat: 1", "optim: nope", dataset_name=None)
     found = refused(path, "--max_stepz", "3", "--seed", "-1")
@@ -151,6 +161,35 @@ def test_every_stage_of_a_pipeline_is_told_of(tmp_path, capsys):
     assert "3 mistakes" in said and all(f"{words[place]} on the command line" in said for place in (0, 2, 4)), said
 
 
+def test_mistakes_of_a_pipeline_s_own_file_are_told_with_those_of_its_stages(tmp_path, capsys):
+    chain = {
+        "stage": "pipeline",
+        "outputdir": "out",
+        "output_dir": str(tmp_path / "out"),
+        "num_processes": "many",
+        "stages": {
+            "one": {"recipe": "sft/stories-tiny", "model": "from:nowhere", "max_stepz": 3},
+            "two": {"recipe": "sft/stories-tini"},
+            "three": {"recipe": "dpo/stories-tiny", "model": "from:two", "learning_rate": "high"},
+            "four": {},
+        },
+    }
+    path = tmp_path / "chain.yaml"
+    path.write_text(yaml.safe_dump(chain, sort_keys=False))
+    words = ["--five.max_steps", "3", "--one.seed", "x"]
+    for command in ("check", "run"):
+        assert main([command, str(path), *words]) == 2
+        said = capsys.readouterr().err
+        lines = [line for line in said.splitlines() if line.startswith("  ")]
+        for wanted in (
+            *("`outputdir`", "`num_processes`", "`stages.one.max_stepz`", "`stages.two.recipe`"),
+            *("`stages.three.learning_rate`", "`stages.four`", "--five.max_steps", "--one.seed"),
+        ):
+            assert len([line for line in lines if wanted in line]) == 1, (wanted, said)
+        assert "from:two" not in said and len(lines) <= 10, said
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_only_the_libraries_know_is_told_together_too(tmp_path):
     lines = ("stop_on_warnings: [nonsense]", "eval_strategy: steps", "push_to_hub: true", "success_reward: nothing")
     path, _ = write(tmp_path, *lines, dataset_name=str(tmp_path / "rows.jsonl"), test_split_size=0)
@@ -166,6 +205,28 @@ def refused_late(path):
     with pytest.raises(UserError) as late:
         prepare(str(path), [])
     return late.value
+
+
+@pytest.mark.parametrize(
+    ("stage", "settings", "keys"),
+    [
+        (
+            "pretrain",
+            {"use_peft": True, "max_length": None, "dataset_text_field": "story", "chat_template_path": "none.jinja"},
+            {"use_peft", "max_length", "dataset_text_field", "chat_template_path"},
+        ),
+        (
+            "sft",
+            {"train_on_turns": "last", "completion_only_loss": False, "environment_options": {"a": 1}, "max_turns": 3},
+            {"train_on_turns", "environment_options", "max_turns"},
+        ),
+        ("mtp", {"head_init": "shipped", "dataset_text_field": "story"}, {"head_init", "dataset_text_field"}),
+    ],
+)
+def test_every_mistake_that_a_stage_tells_is_told(stage, settings, keys, recipe):
+    found = refused_late(recipe(stage, **{key: value for key, value in settings.items() if value is not None}))
+    keys = {key for key in keys if settings.get(key) is not None}
+    assert keys <= {error.place.key for error in found.every}
 
 
 def test_check_prints_them_as_json(tmp_path, capfd):

@@ -133,6 +133,14 @@ def test_what_is_a_path_and_what_is_none(key, value, found, tmp_path):
     assert anchoring.anchored_value(key, value, None) == value
 
 
+def test_the_data_sets_of_a_mixture_count_from_the_recipe(tmp_path):
+    (tmp_path / "a.jsonl").write_text("{}")
+    entries = [{"path": "a.jsonl", "fraction": 0.5}, {"path": "arithmetic"}, {"path": "none.jsonl"}, {}, "odd"]
+    found = anchoring.anchored_value("datasets", entries, tmp_path)
+    assert found == [{"path": str(tmp_path / "a.jsonl"), "fraction": 0.5}, *entries[1:]]
+    assert anchoring.anchored_value("datasets", "a.jsonl", tmp_path) == "a.jsonl"
+
+
 def test_a_file_beside_a_recipe_shadows_no_library(tmp_path):
     (tmp_path / "json.py").write_text("raise SystemExit('shadowed')")
     (tmp_path / "own_rewards.py").write_text("import json\n" + REWARD.format("json.loads('3')"))

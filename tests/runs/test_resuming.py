@@ -5,13 +5,17 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
 
 from hpt_trl.cli import main
-from hpt_trl.digests import damage_of
+from hpt_trl.digests import damage_of, note_digests
 from hpt_trl.errors import UserError
 from hpt_trl.recipes.declared import KEYS_FILE
 from hpt_trl.runs import runner
 from hpt_trl.runs.changes import SAFE_KEYS
+from tests.helpers.processes import hpt_trl
 from tests.helpers.stage_runs import results, weights
 
 SAVED = {"save_strategy": "steps", "save_steps": 2}
@@ -175,3 +179,79 @@ def test_a_state_that_is_missing_is_not_made_anew(recipe, tmp_path, name):
     (tmp_path / "grpo" / "checkpoint-2" / name).unlink()
     with pytest.raises(UserError, match=rf"no complete checkpoint \(.*{name} is missing\)\. Write `--overwrite true`"):
         runner.run(path, AGAIN)
+
+
+def of_another_launch(checkpoint: Path, **changes) -> None:
+    """Lets a checkpoint say that it is of other processes."""
+    note = json.loads((checkpoint / "run.json").read_text())
+    (checkpoint / "run.json").write_text(json.dumps(note | changes))
+    note_digests(checkpoint)
+
+
+def test_another_number_of_processes_goes_on_where_it_comes_to_the_same(stopped):
+    path, folder, straight = stopped
+    of_another_launch(folder / "checkpoint-6", processes=2)
+    runner.run(path, AGAIN)
+    assert weights(folder) == straight
+    (folder / "results.json").unlink()
+    of_another_launch(folder / "checkpoint-6", processes=2, rows_per_step=16)
+    with pytest.raises(UserError, match=r"2 processes .*this would be 1 process: a step had 16 rows and would have 4"):
+        runner.run(path, AGAIN)
+    of_another_launch(folder / "checkpoint-6", processes=1, profile="ZeRO-2")
+    with pytest.raises(UserError, match=r"1 process \(ZeRO-2\), and cannot be read by whole states in each process"):
+        runner.run(path, AGAIN)
+
+
+@pytest.mark.parametrize(
+    ("stage", "changes", "said"),
+    [
+        ("grpo", {}, "each process draws from a stream and keeps rollouts of its own"),
+        ("sft", {"use_peft": True, "lora_dropout": 0.1}, "draws the units that lora_dropout drops"),
+        ("sft", {"neftune_noise_alpha": 5.0}, "neftune_noise_alpha"),
+    ],
+)
+def test_another_number_of_processes_is_refused_where_it_would_not(recipe, tmp_path, stage, changes, said):
+    path = recipe(stage, **SAVED, max_steps=2, **changes)
+    runner.run(path, [])
+    (tmp_path / stage / "results.json").unlink()
+    of_another_launch(tmp_path / stage / "checkpoint-2", processes=2)
+    with pytest.raises(UserError, match=rf"is of 2 processes .*{said}.*Go on with 2 processes, or begin a new run"):
+        runner.run(path, AGAIN)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("profile", ["cpu", "fsdp2"])
+def test_other_numbers_of_real_processes_come_to_the_same_weights(recipe, tmp_path, profile):
+    path = recipe("sft", **SAVED, max_steps=4, global_batch_size=4, per_device_train_batch_size=1, use_cpu=None)
+    outs = {}
+    for name, count, words in (("two", 2, []), ("four", 4, [AGAIN[0], str(tmp_path / "two" / "checkpoint-2")])):
+        launched = ["run", path, "--accelerate", profile, "--num_processes", str(count), *words]
+        done = hpt_trl(*launched, "--output_dir", str(tmp_path / name))
+        assert done.returncode == 0, done.stderr[-3000:]
+        outs[name] = load_file(tmp_path / name / "model.safetensors")
+    for key, value in outs["two"].items():
+        assert torch.allclose(outs["four"][key], value, rtol=0, atol=1e-6), key
+
+
+def test_the_attempts_of_a_run_are_in_its_results(stopped, recipe):
+    path, folder, _ = stopped
+    runner.run(path, ["--resume_from_checkpoint", str(folder / "checkpoint-4"), "--max_steps", "8"])
+    first, second = results(folder)["attempts"]
+    assert (first["from_step"], first["to_step"], second["from_step"], second["to_step"]) == (0, 4, 4, 8)
+    assert first["changed"] == {} and second["changed"] == {"max_steps": [6, 8]}
+    assert first["processes"] == 1 and second["versions"]["trl"] and first["seconds"] > 0
+    assert first["seconds"] + second["seconds"] == pytest.approx(results(folder)["wall_time_s"]["total"], rel=0.2)
+
+
+def test_variables_are_in_the_stored_recipe_but_for_secrets(recipe, tmp_path, monkeypatch):
+    for name in ("PLAIN_SETTING", "SERVICE_API_KEY", "ADDRESS"):
+        monkeypatch.setenv(name, "")
+    variables = {"PLAIN_SETTING": "1", "SERVICE_API_KEY": "s3cret", "ADDRESS": "http://me:s3cret@host"}
+    path = recipe("sft", max_steps=2, **SAVED, env=variables)
+    runner.run(path, [])
+    stored = (tmp_path / "sft" / "recipe.yaml").read_text()
+    assert yaml.safe_load(stored)["env"] == {"PLAIN_SETTING": "1"} and "s3cret" not in stored
+    # It is no key: the run goes on, and starts over, as without it.
+    (tmp_path / "sft" / "results.json").unlink()
+    runner.run(path, AGAIN)
+    runner.run(str(tmp_path / "sft" / "recipe.yaml"), ["--output_dir", str(tmp_path / "again")])

@@ -23,6 +23,7 @@ FAULTY = [
     ("stage: sft\nseed: " + "- " * 3000, 2, "sequence entries are not allowed here"),
     (LAUGHS, 6, "it holds more than 100,000 values"),
     (LAUGHS.replace("[", "[{<<: ").replace(",", "}, {<<: ").replace("]", "}]"), 5, "more than 100,000 values"),
+    ('stage: sft\nrun_name: "a\\ud800"\n', 2, "a value holds half a character"),
     ("stage: sft\nseed: *missing\n", 2, "found undefined alias"),
     *(
         (f"stage: sft\nseed: {tagged}\n", 2, "a value has the type ")

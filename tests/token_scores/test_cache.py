@@ -340,6 +340,24 @@ def test_scores_that_are_no_numbers_are_refused(prepared, tmp_path):
         WithScores(made.collator, cache)(list(made.rows))
 
 
+def test_scores_that_have_changed_are_refused(prepared, tmp_path):
+    made = prepared(documents(), reference_check_rows=0)
+    made.cache()
+    [segment] = segments(tmp_path)
+    content = bytearray(segment.read_bytes())
+    content[-1] ^= 0x01
+    segment.write_bytes(content)
+    with pytest.raises(UserError, match=rf"{segment} does not hold the losses that were written.*Remove the file"):
+        WithScores(made.collator, made.cache())(list(made.rows))
+    segment.unlink()
+    WithScores(made.collator, made.cache())(list(made.rows))
+    # Of a former version the name says nothing of the scores.
+    [segment] = segments(tmp_path)
+    former = segment.rename(segment.with_name(f"{segment.name.partition('-')[0]}.nll"))
+    WithScores(made.collator, made.cache())(list(made.rows))
+    assert segments(tmp_path) == [former]
+
+
 def test_a_reference_that_gives_no_number_is_refused(prepared, tmp_path):
     broken = Path(save_tiny_model(tmp_path / "broken"))
     model = AutoModelForCausalLM.from_pretrained(broken)

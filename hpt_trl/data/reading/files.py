@@ -12,6 +12,7 @@ from hpt_trl.data.objects import arrow_column
 from hpt_trl.data.reading.joining import joined
 from hpt_trl.data.reading.json_files import read_json
 from hpt_trl.data.reading.places import ROW, Piece, Rows, Source, refuse_own_numbers
+from hpt_trl.data.reading.soundness import row_fault
 from hpt_trl.data.reading.tables import read_delimited, read_parquet, read_text
 from hpt_trl.data.reading.text import UNREADABLE
 from hpt_trl.errors import UserError
@@ -76,6 +77,8 @@ def _table(rows: list[tuple[int, Any]], source: Source) -> Dataset:
     for number, row in rows:
         if not isinstance(row, dict):
             raise UserError(f'{source.place(number)}: {row!r:.80} is not an object; write {{"prompt": …}}.')
+        if fault := row_fault(row):
+            raise UserError(f"{source.place(number)}: {fault}")
     columns = {}
     for key in dict.fromkeys(key for _, row in rows for key in row):
         values = [row.get(key) for _, row in rows]

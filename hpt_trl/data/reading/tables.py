@@ -91,4 +91,7 @@ def read_parquet(path: Path) -> Dataset:
 
     file = pq.ParquetFile(path, memory_map=True)
     # Whole row groups decode at once into several times their size; batches do not.
-    return Dataset(pa.Table.from_batches(file.iter_batches(batch_size=1000), schema=file.schema_arrow))
+    table = pa.Table.from_batches(file.iter_batches(batch_size=1000), schema=file.schema_arrow)
+    # A flipped byte shows here, in texts that are no UTF-8, or only where a row is read.
+    table.validate(full=True)
+    return Dataset(table)

@@ -8,6 +8,7 @@ from hpt_trl.data.layouts import Splits
 from hpt_trl.data.loading import columns_for
 from hpt_trl.data.rendering import Encoder
 from hpt_trl.data.solutions import SAMPLING_RULES
+from hpt_trl.errors import Collector
 from hpt_trl.methods.critic.config import CriticArguments, ValueConfig
 from hpt_trl.methods.critic.held_out import held_out_results
 from hpt_trl.methods.critic.rows import candidate_rows, paired_rows
@@ -24,16 +25,18 @@ def check(recipe: Recipe) -> None:
     """Refuse what cannot work before the data is read.
 
     Raises:
-        UserError: the first such setting.
+        UserError: every such setting.
     """
-    check_sampling(recipe)
+    mistakes = Collector()
+    with mistakes.noted():
+        check_sampling(recipe)
     if recipe.config.train_sampling_strategy == "group_by_length":
-        raise recipe.error(
-            "train_sampling_strategy",
-            "group_by_length also sorts the held-out pairs, whose scores are kept in their order; drop the key.",
-        )
+        said = "group_by_length also sorts the held-out pairs, whose scores are kept in their order; drop the key."
+        mistakes.note(recipe.error("train_sampling_strategy", said))
     if recipe.config.activation_offloading:
-        raise recipe.error("activation_offloading", "true: the value head's activations are not offloaded; drop it.")
+        said = "true: the value head's activations are not offloaded; drop it."
+        mistakes.note(recipe.error("activation_offloading", said))
+    mistakes.settle()
 
 
 def sample(recipe: Recipe, splits: Splits) -> Splits:

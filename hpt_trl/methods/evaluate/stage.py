@@ -10,7 +10,7 @@ from hpt_trl.data.objects import column_values
 from hpt_trl.data.reading.places import ROW, where
 from hpt_trl.data.rendering import Encoder
 from hpt_trl.environments.arguments import ENVIRONMENT_RULES
-from hpt_trl.errors import UserError
+from hpt_trl.errors import Collector, UserError
 from hpt_trl.evaluation.measuring import AVERAGE, DEMONSTRATIONS, MAJORITY, PASS, PERPLEXITY, SCORED, WIN_RATE
 from hpt_trl.evaluation.win_rate import check_against
 from hpt_trl.methods.environments import ActingArguments, acting_arguments, check_environment
@@ -73,47 +73,68 @@ def check(recipe: Recipe) -> None:
     """Refuse what cannot be measured, before the data is read.
 
     Raises:
-        UserError: the first such setting.
+        UserError: every such setting.
     """
-    config, measures = recipe.config, measures_of(recipe)
+    mistakes, config, measures = Collector(), recipe.config, measures_of(recipe)
     rewards = [*(recipe.arguments.reward_funcs or []), *(recipe.arguments.reward_model_name_or_path or [])]
     scored = [measure for measure in measures if measure in SCORED]
     if scored and not rewards:
-        raise recipe.error(
-            "reward_funcs", f"`{scored[0]}` scores completions; name at least one reward, e.g. `[math_answer]`."
+        mistakes.note(
+            recipe.error(
+                "reward_funcs", f"`{scored[0]}` scores completions; name at least one reward, e.g. `[math_answer]`."
+            )
         )
     if scored and recipe.arguments.dataset_layout == "documents":
-        raise recipe.error("dataset_layout", f"{NO_PROMPTS}, which `{scored[0]}` needs; write `prompts`.")
-    check_environment(recipe)
+        mistakes.note(recipe.error("dataset_layout", f"{NO_PROMPTS}, which `{scored[0]}` needs; write `prompts`."))
+    with mistakes.noted():
+        check_environment(recipe)
     if acting_arguments(recipe).environment is not None:
         for key, why in (
             ("stop", "a turn ends on the model's own end token"),
             ("vllm", "the turns of an environment are drawn with transformers in an evaluation"),
         ):
             if recipe.raw.get(key):
-                raise recipe.error(key, f"{why}; drop the line.")
+                mistakes.note(recipe.error(key, f"{why}; drop the line."))
         if PERPLEXITY in measures:
-            raise recipe.error("measures", "`perplexity` reads texts, and no turns of an environment; drop it.")
+            mistakes.note(
+                recipe.error("measures", "`perplexity` reads texts, and no turns of an environment; drop it.")
+            )
         if recipe.config.against == DEMONSTRATIONS:
-            raise recipe.error("against", "trajectories are not scored; name the folder of another evaluation.")
+            mistakes.note(
+                recipe.error("against", "trajectories are not scored; name the folder of another evaluation.")
+            )
     if rewards and not scored:
-        raise recipe.error("reward_funcs", "`perplexity` scores no completions; drop the line, or name more measures.")
+        mistakes.note(
+            recipe.error("reward_funcs", "`perplexity` scores no completions; drop the line, or name more measures.")
+        )
     if recipe.profile.spreads_weights:
-        raise recipe.error(
-            "stage",
-            "evaluate holds the whole model in each process; allowed: a profile that does not share it out, such as "
-            "`--accelerate multi_gpu`, or `vllm: colocate` with `vllm_tensor_parallel_size`.",
+        mistakes.note(
+            recipe.error(
+                "stage",
+                "evaluate holds the whole model in each process; allowed: a profile that does not share it out, as "
+                "`--accelerate multi_gpu`, or `vllm: colocate` with `vllm_tensor_parallel_size`.",
+            )
         )
     if config.use_vllm and recipe.world_size > 1:
-        raise recipe.error(
-            "vllm", "vLLM spreads the work itself (`vllm_tensor_parallel_size`); start one process, without a launcher."
+        mistakes.note(
+            recipe.error(
+                "vllm",
+                "vLLM spreads the work itself (`vllm_tensor_parallel_size`); start one process, without a launcher.",
+            )
         )
     if config.use_vllm and config.model_init_kwargs:
-        raise recipe.error("model_init_kwargs", "vLLM loads the model by its own settings; drop the line, or `vllm`.")
+        mistakes.note(
+            recipe.error("model_init_kwargs", "vLLM loads the model by its own settings; drop the line, or `vllm`.")
+        )
     if config.use_vllm and recipe.model_args.load_in_8bit:
-        raise recipe.error("load_in_8bit", "vLLM reads 4 bits alone (`load_in_4bit`); drop the line, or `vllm`.")
+        mistakes.note(
+            recipe.error("load_in_8bit", "vLLM reads 4 bits alone (`load_in_4bit`); drop the line, or `vllm`.")
+        )
     if config.use_vllm and PERPLEXITY in measures:
-        raise recipe.error("vllm", "`perplexity` is computed with transformers; measure it by a recipe of its own.")
+        mistakes.note(
+            recipe.error("vllm", "`perplexity` is computed with transformers; measure it by a recipe of its own.")
+        )
+    mistakes.settle()
 
 
 def check_tokenizer(recipe: Recipe, tokenizer: PreTrainedTokenizerBase | ProcessorMixin) -> None:

@@ -9,7 +9,7 @@ from trl import ModelConfig
 
 from hpt_trl.data.pages.settings import PageSettings, page_settings
 from hpt_trl.data.pages.writing import write_pages
-from hpt_trl.errors import UserError
+from hpt_trl.errors import Collector, UserError
 from hpt_trl.recipes.arguments import RecipeArguments
 from hpt_trl.recipes.recipe import Recipe, Stage
 from hpt_trl.retrieval.index import INDEX_FOLDER, build_index
@@ -72,24 +72,27 @@ def check(recipe: Recipe) -> None:
     """Refuse settings that do not belong together, before a page is read.
 
     Raises:
-        UserError: the first such setting.
+        UserError: every such setting.
     """
-    arguments = _arguments(recipe)
-    if not arguments.pages:
-        raise recipe.error("pages", "a recipe needs it; write a folder of page images and PDFs.")
-    if arguments.made_pages is not None:
-        _make(recipe, arguments)
-    if not Path(arguments.pages).is_dir():
-        raise recipe.error("pages", f"there is no folder {arguments.pages}.")
+    arguments, mistakes = _arguments(recipe), Collector()
+    with mistakes.noted():
+        if not arguments.pages:
+            raise recipe.error("pages", "a recipe needs it; write a folder of page images and PDFs.")
+        if arguments.made_pages is not None:
+            _make(recipe, arguments)
+        if not Path(arguments.pages).is_dir():
+            raise recipe.error("pages", f"there is no folder {arguments.pages}.")
     try:
         check_settings(_settings(arguments))
     except UserError as error:
-        raise recipe.error("embedding_model" if arguments.index_kind != LEXICAL else "language", str(error)) from error
+        key = "embedding_model" if arguments.index_kind != LEXICAL else "language"
+        mistakes.note(recipe.error(key, str(error)))
     if arguments.questions is not None:
         try:
             read_questions(arguments.questions)
         except UserError as error:
-            raise recipe.error("questions", str(error)) from error
+            mistakes.note(recipe.error("questions", str(error)))
+    mistakes.settle()
 
 
 def _make(recipe: Recipe, arguments: IndexArguments) -> None:

@@ -8,7 +8,7 @@ from hpt_trl.data.layouts import Splits
 from hpt_trl.data.rendering import Encoder
 from hpt_trl.data.row_lengths import count_tokens
 from hpt_trl.data.solutions import SAMPLING_RULES, SolutionArguments
-from hpt_trl.errors import UserError
+from hpt_trl.errors import Collector, UserError
 from hpt_trl.methods.mtp.config import WeightedMTPConfig
 from hpt_trl.methods.mtp.frozen_models import check_frozen_models
 from hpt_trl.methods.mtp.own_heads import check_own_heads
@@ -36,23 +36,26 @@ def check(recipe: Recipe) -> None:
     """Refuse what cannot work before the data is read.
 
     Raises:
-        UserError: the first such setting.
+        UserError: every such setting.
     """
-    check_turns(recipe)
+    mistakes = Collector()
+    with mistakes.noted():
+        check_turns(recipe)
     config, arguments = recipe.config, recipe.arguments
     config.begins_anew = arguments.shipped_heads == DROP
     if config.head_init == SHIPPED:
-        raise recipe.error("head_init", "shipped: in a recipe it is asked for by `shipped_heads: train`.")
+        said = "shipped: in a recipe it is asked for by `shipped_heads: train`."
+        mistakes.note(recipe.error("head_init", said))
     if recipe.layout == "solutions":
-        check_sampling(recipe)
+        with mistakes.noted():
+            check_sampling(recipe)
         if arguments.conversational is None:
             # Alpaca's prompt is a text.
             arguments.conversational = False
     if config.dataset_text_field != "text":
-        raise recipe.error(
-            "dataset_text_field",
-            f"{config.dataset_text_field}: write `column_mapping: {{text: {config.dataset_text_field}}}` instead.",
-        )
+        said = f"{config.dataset_text_field}: write `column_mapping: {{text: {config.dataset_text_field}}}` instead."
+        mistakes.note(recipe.error("dataset_text_field", said))
+    mistakes.settle()
 
 
 def check_tokenizer(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase, Trainer, set_seed
 
 from hpt_trl.data.layouts import Splits
 from hpt_trl.data.loading import columns_for
-from hpt_trl.errors import UserError
+from hpt_trl.errors import Collector, UserError
 from hpt_trl.methods.pretrain.config import PretrainArguments, PretrainConfig
 from hpt_trl.methods.pretrain.model import check_model_config, make_config, new_model
 from hpt_trl.methods.pretrain.tokenizer import BYTES, SPECIAL, train_tokenizer
@@ -24,35 +24,36 @@ def check(recipe: Recipe) -> None:
     """Refuse what cannot work before the corpus is read.
 
     Raises:
-        UserError: the first such setting.
+        UserError: every such setting.
     """
+    mistakes = Collector()
     model_args, config = recipe.model_args, recipe.config
     arguments = cast(PretrainArguments, recipe.arguments)
     if model_args.model_name_or_path:
-        raise recipe.error(
-            "model_name_or_path",
+        said = (
             f"{model_args.model_name_or_path} has weights, but a pretraining starts at random ones; drop it (its "
-            "config can be taken by `model_config_name_or_path`, its tokenizer by `tokenizer_name_or_path`).",
+            "config can be taken by `model_config_name_or_path`, its tokenizer by `tokenizer_name_or_path`)."
         )
+        mistakes.note(recipe.error("model_name_or_path", said))
     if model_args.use_peft:
-        raise recipe.error(
-            "use_peft",
-            "true: an adapter changes a trained model a little, and would leave these random weights random; drop it.",
-        )
+        said = "an adapter changes a trained model a little, and would leave these random weights random; drop it."
+        mistakes.note(recipe.error("use_peft", f"true: {said}"))
     for key in ("load_in_4bit", "load_in_8bit"):
         if getattr(model_args, key):
-            raise recipe.error(key, "true: quantized weights are frozen, and these are random yet; drop it.")
+            mistakes.note(recipe.error(key, "true: quantized weights are frozen, and these are random yet; drop it."))
     if config.max_length is None:
-        raise recipe.error("max_length", "null: it is the length of a block; write e.g. 1024.")
+        mistakes.note(recipe.error("max_length", "null: it is the length of a block; write e.g. 1024."))
     if config.dataset_text_field != "text":
-        raise recipe.error(
-            "dataset_text_field",
-            f"{config.dataset_text_field}: write `column_mapping: {{text: {config.dataset_text_field}}}` instead.",
-        )
+        said = f"{config.dataset_text_field}: write `column_mapping: {{text: {config.dataset_text_field}}}` instead."
+        mistakes.note(recipe.error("dataset_text_field", said))
     if config.chat_template_path is not None and not Path(config.chat_template_path).is_file():
-        raise recipe.error("chat_template_path", f"there is no file {config.chat_template_path}; name a .jinja file.")
-    _check_tokenizer_keys(recipe, arguments)
-    check_model_config(recipe)
+        said = f"there is no file {config.chat_template_path}; name a .jinja file."
+        mistakes.note(recipe.error("chat_template_path", said))
+    with mistakes.noted():
+        _check_tokenizer_keys(recipe, arguments)
+    with mistakes.noted():
+        check_model_config(recipe)
+    mistakes.settle()
 
 
 def make_tokenizer(recipe: Recipe, splits: Splits) -> PreTrainedTokenizerBase:

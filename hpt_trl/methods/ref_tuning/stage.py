@@ -5,6 +5,7 @@ from pathlib import Path
 from transformers import Trainer
 
 from hpt_trl.data.solutions import SAMPLING_RULES
+from hpt_trl.errors import Collector
 from hpt_trl.methods.ref_tuning.checkpoints import KeptModels, kept
 from hpt_trl.methods.ref_tuning.config import RefTuningArguments, RefTuningConfig
 from hpt_trl.methods.sft.rows import training_splits
@@ -19,17 +20,18 @@ def check(recipe: Recipe) -> None:
     """Refuse what cannot work before the data is read.
 
     Raises:
-        UserError: the first such setting.
+        UserError: every such setting.
     """
-    check_sampling(recipe)
-    config = recipe.config
+    mistakes, config = Collector(), recipe.config
+    with mistakes.noted():
+        check_sampling(recipe)
     if config.completion_only_loss is False:
-        raise recipe.error("completion_only_loss", "false: a reference is tuned on the solutions alone; drop the line.")
+        said = "false: a reference is tuned on the solutions alone; drop the line."
+        mistakes.note(recipe.error("completion_only_loss", said))
     if config.load_best_model_at_end:
-        raise recipe.error(
-            "load_best_model_at_end",
-            "true: the best model is kept as `checkpoints/best`, beside the last one; drop the line.",
-        )
+        said = "true: the best model is kept as `checkpoints/best`, beside the last one; drop the line."
+        mistakes.note(recipe.error("load_best_model_at_end", said))
+    mistakes.settle()
 
 
 def build(inputs: StageInputs) -> Trainer:

@@ -6,7 +6,7 @@ from transformers import PreTrainedTokenizerBase, Trainer
 
 from hpt_trl.data.layouts import Splits
 from hpt_trl.data.rendering import Encoder
-from hpt_trl.errors import UserError
+from hpt_trl.errors import Collector, UserError
 from hpt_trl.methods.rho1.checks import check_selection
 from hpt_trl.methods.rho1.config import Rho1Config
 from hpt_trl.methods.rho1.trainer import IMAGES_REFUSED, Rho1Trainer
@@ -26,15 +26,16 @@ def check(recipe: Recipe) -> None:
     """Refuse what cannot work before the data is read.
 
     Raises:
-        UserError: the first such setting.
+        UserError: every such setting.
     """
-    check_turns(recipe)
+    mistakes = Collector()
+    with mistakes.noted():
+        check_turns(recipe)
     config = recipe.config
     if config.dataset_text_field != "text":
-        raise recipe.error(
-            "dataset_text_field",
-            f"{config.dataset_text_field}: write `column_mapping: {{text: {config.dataset_text_field}}}` instead.",
-        )
+        said = f"{config.dataset_text_field}: write `column_mapping: {{text: {config.dataset_text_field}}}` instead."
+        mistakes.note(recipe.error("dataset_text_field", said))
+    mistakes.settle()
 
 
 def check_tokenizer(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -16,7 +16,7 @@ from hpt_trl.environments.acting import Acting
 from hpt_trl.environments.faults import named
 from hpt_trl.environments.fillers import fillers_of
 from hpt_trl.environments.pieces import Segment
-from hpt_trl.errors import UserError
+from hpt_trl.errors import Collector, UserError
 from hpt_trl.methods.environments import acting_arguments
 from hpt_trl.methods.held_out import ROW_LENGTHS, share_of_rows
 from hpt_trl.methods.sft.trainer import MeasuredSFTTrainer
@@ -32,15 +32,18 @@ def check_acted(recipe: Recipe) -> None:
     """Refuse settings that say something of texts.
 
     Raises:
-        UserError: the first such setting.
+        UserError: every such setting.
     """
+    mistakes = Collector()
     if acting_arguments(recipe).environment is None:
         return
     for key, value in _OF_TEXTS.items():
         if getattr(recipe.config, key) is value:
-            raise recipe.error(key, f"{str(value).lower()} does not go with `environment`; drop the line.")
+            mistakes.note(recipe.error(key, f"{str(value).lower()} does not go with `environment`; drop the line."))
     if last_alone(recipe.arguments):
-        raise recipe.error("train_on_turns", "in an environment every turn of a trajectory is trained; drop the line.")
+        said = "in an environment every turn of a trajectory is trained; drop the line."
+        mistakes.note(recipe.error("train_on_turns", said))
+    mistakes.settle()
 
 
 class TrajectoryCollator:

@@ -6,6 +6,7 @@ from transformers import Trainer
 from trl import SFTConfig
 
 from hpt_trl.environments.arguments import ENVIRONMENT_RULES
+from hpt_trl.errors import Collector
 from hpt_trl.methods.environments import ActingArguments, check_environment
 from hpt_trl.methods.sft.acted import build_acted, check_acted
 from hpt_trl.methods.sft.rows import has_images, label_answers, refuse_turns_of_documents, training_splits, try_row
@@ -22,9 +23,11 @@ class SftArguments(TurnArguments, ActingArguments):
 
 def check(recipe: Recipe) -> None:
     """Refuse keys that contradict each other, and an environment that cannot be used."""
-    check_turns(recipe)
-    check_environment(recipe)
-    check_acted(recipe)
+    mistakes = Collector()
+    for part in (check_turns, check_environment, check_acted):
+        with mistakes.noted():
+            part(recipe)
+    mistakes.settle()
 
 
 def build(inputs: StageInputs) -> Trainer:

@@ -276,6 +276,7 @@ def test_a_template_may_write_the_whole_prompt(tmp_path):
     template = "A poem named {title}, of {place}."
     loaded = load(path, layout="demonstrations", prompt_template=template, column_mapping={"completion": "poem"}).train
     assert (loaded[0]["prompt"], loaded[0]["completion"]) == ("A poem named Rain, of Rome.", "It rains.")
+    assert "has no column `completion`" in refused(path, layout="demonstrations", prompt_template=template)
     alpaca = write_jsonl(tmp_path / "alpaca.jsonl", [{"instruction": "Add.", "input": "1 2", "output": "3"}])
     loaded = load(alpaca, layout="demonstrations", prompt_template="### {instruction}\n{input}\n###").train
     assert (loaded[0]["prompt"], loaded[0]["completion"]) == ("### Add.\n1 2\n###", "3")

@@ -1,0 +1,131 @@
+"""Pictures of rows as files have them: paths from the data's folder, `{bytes, path}`, `<image>` marks in the text."""
+
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, Image, List
+
+from hpt_trl.data.faults import Faults
+from hpt_trl.data.messages import IMAGES, images_of
+from hpt_trl.data.objects import with_column
+from hpt_trl.data.reading.places import Source
+from hpt_trl.data.row_checks import iterate_rows
+
+MARK = "<image>"
+_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+
+def with_pictures(rows: Dataset, faults: Faults) -> Dataset:
+    """The rows with pictures that are read where they lie; columns `image` and `images` of other things stay.
+
+    A path counts from the folder of the row's file, else from the working directory.
+    """
+    for name in IMAGES:
+        if name not in rows.column_names or _is_read(rows.features[name]):
+            continue
+        first = next((value for _, (value,) in iterate_rows(rows, [name]) if value), None)
+        if not _is_picture(first[0] if isinstance(first, list) else first):
+            continue
+        read: list[Any] = []
+        for row, (value,) in iterate_rows(rows, [name]):
+            held = value if isinstance(value, list) else [] if value is None else [value]
+            found = [_read(one, _folder(faults.source, row)) for one in held]
+            if fault := next((one for one in found if isinstance(one, str)), None):
+                faults.add(row, f"`{name}`: {fault}")
+                found = []
+            read.append(found)
+        alone = not isinstance(first, list)
+        values = [(found[0] if found else None) if alone else found for found in read]
+        rows = with_column(rows.remove_columns(name), name, values).cast_column(
+            name, Image() if alone else List(Image())
+        )
+    return rows
+
+
+def with_places(rows: Dataset, answers: list[str], faults: Faults) -> Dataset:
+    """The rows with a part of type image for each `<image>` in the text of a row with pictures."""
+    names = [name for name in IMAGES if name in rows.column_names]
+    columns = [name for name in ("prompt", *answers) if name in rows.column_names]
+    if not names or not any(MARK in str(value) for _, values in iterate_rows(rows, columns) for value in values):
+        return rows
+    made: dict[str, list[Any]] = {name: [] for name in columns}
+    stored = rows
+    for name in names:
+        # As they lie on disk: nothing is decoded to be counted.
+        if _is_read(rows.features[name]):
+            undecoded = Image(decode=False)
+            alone = isinstance(rows.features[name], Image)
+            stored = stored.cast_column(name, undecoded if alone else List(undecoded))
+    for row, values in iterate_rows(stored, [*columns, *names]):
+        held = dict(zip([*columns, *names], values, strict=True))
+        parted = {name: _parted(held[name], "user" if name == "prompt" else "assistant") for name in columns}
+        places = sum(_places(parted[name]) for name in columns)
+        count = len(images_of({name: held[name] for name in names}) or [])
+        if places and places != count:
+            faults.add(
+                row,
+                f"the text has {places} places for images (`{MARK}`), and the row {count} images; write one for each.",
+            )
+        for name in columns:
+            made[name].append(parted[name])
+    for name, changed in made.items():
+        rows = with_column(rows.remove_columns(name), name, changed)
+    return rows
+
+
+def _is_read(feature: Any) -> bool:
+    return isinstance(feature.feature if isinstance(feature, List) else feature, Image)
+
+
+def _is_picture(value: Any) -> bool:
+    if isinstance(value, dict):
+        return bool(value) and value.keys() <= {"bytes", "path"}
+    return isinstance(value, str) and value.lower().endswith(_ENDINGS) and "://" not in value
+
+
+def _folder(source: str, row: int) -> Path:
+    piece = source.piece_of(row) if isinstance(source, Source) else None
+    return Path() if piece is None or piece.path is None else piece.path.parent
+
+
+def _read(value: Any, folder: Path) -> dict[str, Any] | str:
+    """Where a picture lies, or its bytes; a text is what is wrong with it."""
+    if isinstance(value, dict) and value.get("bytes"):
+        return {"bytes": value["bytes"], "path": value.get("path")}
+    path = value.get("path") if isinstance(value, dict) else value
+    if not isinstance(path, str) or not path:
+        return f"{value!r:.60} is no picture; write its path, or {{bytes, path}}."
+    found = next((place for place in (folder / path, Path(path)) if place.is_file()), None)
+    if found is None:
+        return f"there is no picture {path:.120} (looked in {folder.resolve()})."
+    return {"bytes": None, "path": str(found)}
+
+
+def _parted(value: Any, role: str) -> Any:
+    """Messages whose contents are lists of parts, so that no image is put before the first of them."""
+    if isinstance(value, str):
+        value = [{"role": role, "content": value}]
+    if not isinstance(value, list):
+        return value
+    return [
+        {**message, "content": _parts(message["content"])}
+        if isinstance(message, dict) and isinstance(message.get("content"), str)
+        else message
+        for message in value
+    ]
+
+
+def _parts(text: str) -> list[dict[str, str]]:
+    parts: list[dict[str, str]] = []
+    for place, said in enumerate(text.split(MARK)):
+        if place:
+            parts.append({"type": "image"})
+        if said:
+            parts.append({"type": "text", "text": said})
+    return parts
+
+
+def _places(messages: Any) -> int:
+    contents = [message.get("content") for message in messages or [] if isinstance(message, dict)]
+    parts = [part for content in contents if isinstance(content, list) for part in content]
+    return sum(isinstance(part, dict) and part.get("type") == "image" for part in parts)

@@ -1,0 +1,69 @@
+"""Pictures by path, as bytes and in lists, and the places in the text where they stand."""
+
+import io
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from hpt_trl.runs import runner
+from tests.helpers.datasets import chat, load, refused, write_jsonl
+
+
+def picture(shade: int) -> Image.Image:
+    return Image.new("RGB", (32, 32), (shade * 40, 255 - shade * 40, 128))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "seen").mkdir()
+    for shade in range(3):
+        picture(shade).save(tmp_path / "seen" / f"{shade}.png")
+    return tmp_path
+
+
+def test_paths_count_from_the_file(folder):
+    rows = [{"prompt": "Which?", "completion": f"{n}", "image": f"seen/{n}.png"} for n in range(3)]
+    read = load(write_jsonl(folder / "data.jsonl", rows)).train
+    assert [one.getpixel((0, 0)) for one in read["image"]] == [picture(n).getpixel((0, 0)) for n in range(3)]
+    lists = [{"prompt": "Which?", "completion": f"{n}", "images": ["seen/1.png"] * n} for n in range(1, 3)]
+    read = load(write_jsonl(folder / "lists.jsonl", lists)).train
+    assert [len(one) for one in read["images"]] == [1, 2]
+    rows[1]["image"] = "seen/9.png"
+    path = write_jsonl(folder / "data.jsonl", rows)
+    assert "line 2: `image`: there is no picture seen/9.png" in refused(path)
+    assert load(path, on_bad_row="drop").train["completion"][:] == ["0", "2"]
+
+
+def test_bytes_without_a_type(folder):
+    held = io.BytesIO()
+    picture(2).save(held, "PNG")
+    value = {"bytes": held.getvalue(), "path": None}
+    pq.write_table(pa.table({"prompt": ["a"], "completion": ["b"], "image": [value]}), folder / "data.parquet")
+    assert load(folder / "data.parquet").train[0]["image"].getpixel((0, 0)) == picture(2).getpixel((0, 0))
+
+
+def test_marks_become_places(folder):
+    turns = [*chat("user", "Hi"), *chat("assistant", "Yes?"), *chat("user", "<image>\nWhich?"), *chat("assistant", "x")]
+    row = {"messages": turns, "images": ["seen/0.png"]}
+    read = load(write_jsonl(folder / "data.jsonl", [row]), layout="demonstrations").train[0]
+    assert read["prompt"][0] == {"role": "user", "content": [{"type": "text", "text": "Hi"}]}
+    assert read["prompt"][2]["content"] == [{"type": "image"}, {"type": "text", "text": "\nWhich?"}]
+    message = refused(
+        write_jsonl(folder / "data.jsonl", [row | {"images": ["seen/0.png"] * 2}]), layout="demonstrations"
+    )
+    assert "line 1: the text has 1 places for images (`<image>`), and the row 2 images" in message
+
+
+def test_other_columns_of_the_name_stay(folder):
+    rows = [{"prompt": "a", "completion": "b", "image": "https://example.org/1.png"}]
+    assert load(write_jsonl(folder / "data.jsonl", rows)).train[0]["image"] == "https://example.org/1.png"
+
+
+def test_a_model_is_trained_on_them(folder, recipe, vlm_path):
+    rows = [{"prompt": f"Which? <image> {n}", "completion": f"{n}", "image": f"seen/{n % 3}.png"} for n in range(8)]
+    data = str(write_jsonl(folder / "data.jsonl", rows))
+    path = recipe("sft", dataset_name=data, model_name_or_path=vlm_path, max_steps=1, test_split_size=None)
+    runner.run(path, [])
+    assert (folder / "sft" / "results.json").is_file()
