@@ -30,6 +30,7 @@ from hpt_trl.data.reading.places import ROW, Source
 from hpt_trl.data.reading.sources import read_measured, read_source
 from hpt_trl.data.row_checks import find_faults, iterate_rows, validate_rows
 from hpt_trl.data.solutions import ProblemArguments
+from hpt_trl.data.written_scalars import read_scalars
 from hpt_trl.errors import UserError
 
 if TYPE_CHECKING:
@@ -289,7 +290,7 @@ def _checked(rows: Dataset, name: str, arguments: DataArguments, wanted: Wanted)
 def _prepare(dataset: Dataset, faults: Faults, arguments: DataArguments, wanted: Wanted) -> tuple[Dataset, Found]:
     source, mapping = faults.source, as_dict(arguments.column_mapping, "column_mapping")
     demonstration_column, template = wanted.demonstration_column, arguments.prompt_template
-    dataset = map_columns(dataset, source, mapping)
+    dataset = read_scalars(map_columns(dataset, source, mapping))
     for column in ("prompt", demonstration_column, "chosen", "rejected"):
         dataset = _readable(dataset, column, faults)
     # A template without `{prompt}` writes the whole prompt.
