@@ -221,7 +221,7 @@ def _build_trainer(
         )
     )
     # The model is loaded; every checkpoint has the arguments in `training_args.bin`.
-    trainer.args.model_init_kwargs = masked(trainer.args.model_init_kwargs)
+    config.model_init_kwargs = masked(config.model_init_kwargs)
     refuse_untrainable(trainer.model)
     for model in (trainer.model, getattr(trainer, "ref_model", None)):
         if model is not None:
