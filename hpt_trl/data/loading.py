@@ -246,12 +246,6 @@ def _joined(
             f"datasets: {parts[0].name} has {layouts[0]} and {parts[odd].name} {layouts[odd]}, which are trained "
             "otherwise; write the same `dataset_layout` in both, where they can be read so, or train them one by one."
         )
-    margins = ["margin" in rows.column_names for rows, _ in checked]
-    if layouts[0] == "comparisons" and any(margins) and not all(margins):
-        raise UserError(
-            f"datasets, entry {margins.index(False) + 1}: {parts[margins.index(False)].name} has no column `margin`, as "
-            f"entry {margins.index(True) + 1} has; give every comparison one, or leave it out by `columns`."
-        )
     answers = answer_columns(layouts[0], wanted.demonstration_column)
     names, sources = [part.name for part in parts], [source for _, source in read]
     rows, source = mixed(names, [rows for rows, _ in checked], sources, answers)

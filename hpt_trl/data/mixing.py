@@ -138,10 +138,12 @@ def mixed(
         answers: columns of what follows a prompt.
 
     Raises:
-        UserError: a column of values that have no type in common.
+        UserError: a column of values that have no type in common, or `margin` in some comparisons alone.
     """
     if len(rows) == 1:
         return rows[0], sources[0]
+    if "chosen" in answers:
+        _check_margins(rows, names)
     last, numbered = 0, []
     pieces: list[Piece] = []
     for name, one, source in zip(_told_apart(names), rows, sources, strict=True):
@@ -155,9 +157,18 @@ def mixed(
 
 def _told_apart(names: Sequence[str]) -> list[str]:
     """The names; of data sets that share one, such as two configurations of a Hub id, each with its entry's number."""
-    return [
-        f"{name} (entry {number})" if list(names).count(name) > 1 else name for number, name in enumerate(names, 1)
-    ]
+    return [f"{name} (entry {number})" if list(names).count(name) > 1 else name for number, name in enumerate(names, 1)]
+
+
+def _check_margins(rows: Sequence[Dataset], names: Sequence[str]) -> None:
+    """Every comparison has a margin, or none: collators make one tensor of them."""
+    having = ["margin" in one.column_names for one in rows]
+    if any(having) and not all(having):
+        lacking = having.index(False)
+        raise UserError(
+            f"datasets, entry {lacking + 1}: {names[lacking]} has no column `margin`, as entry {having.index(True) + 1} "
+            "has; give every comparison one, or leave it out by `columns`."
+        )
 
 
 def as_user(text: str) -> list[dict[str, str]]:
