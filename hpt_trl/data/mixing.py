@@ -164,10 +164,10 @@ def _check_margins(rows: Sequence[Dataset], names: Sequence[str]) -> None:
     """Every comparison has a margin, or none: collators make one tensor of them."""
     having = ["margin" in one.column_names for one in rows]
     if any(having) and not all(having):
-        lacking = having.index(False)
+        odd, even = having.index(False), having.index(True)
         raise UserError(
-            f"datasets, entry {lacking + 1}: {names[lacking]} has no column `margin`, as entry {having.index(True) + 1} "
-            "has; give every comparison one, or leave it out by `columns`."
+            f"datasets, entry {odd + 1}: {names[odd]} has no column `margin`, as entry {even + 1} has; give every "
+            "comparison one, or leave it out by `columns`."
         )
 
 
