@@ -1,11 +1,14 @@
 """Sizes and digests of a folder's files, written last: by them a damaged or unfinished folder is told from a whole one.
 
 They are against accidents (torn writes, bad disks, mixed-up files), not against somebody who means to deceive.
+`python -m hpt_trl.digests FOLDER` notes the settings that were changed by hand.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable
+import shlex
+import sys
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,8 @@ from hpt_trl.files import parsed_json, sync_to_disk, write_atomically
 DIGESTS_FILE = "digests.json"
 
 _ALGORITHM = "xxh3_128"
+# Endings of files that people write in: configs, templates, cards.
+_BY_HAND = (".json", ".jinja", ".txt", ".md", ".yaml")
 # Files that are read at a time: digests let go of the interpreter's lock.
 _THREADS = 4
 
@@ -38,11 +43,36 @@ def note_digests(folder: Path, files: Iterable[Path] | None = None) -> None:
         digests = list(pool.map(_settled, found))
     for below in sorted({path.parent for path in found}):
         sync_to_disk(below)
-    noted = {
-        path.relative_to(folder).as_posix(): {"bytes": size, "digest": digest}
-        for path, size, digest in zip(found, sizes, digests, strict=True)
-    }
-    write_atomically(folder / DIGESTS_FILE, json.dumps({"algorithm": _ALGORITHM, "files": noted}, indent=1) + "\n")
+    names = [path.relative_to(folder).as_posix() for path in found]
+    _write(folder, dict(zip(names, zip(sizes, digests, strict=True), strict=True)))
+
+
+def note_changed_by_hand(folder: Path) -> list[Path]:
+    """Notes what settings and texts of a folder are by now; its weights stay what was written.
+
+    Returns:
+        The files that differ from what was noted.
+
+    Raises:
+        UserError: the folder does not say what its files are, or lacks one.
+    """
+    try:
+        noted = _read(folder)
+        digests = {name: digest_of(folder / name) for name in noted if name.endswith(_BY_HAND)}
+        changed = [name for name, digest in digests.items() if digest != noted[name][1]]
+        noted |= {name: ((folder / name).stat().st_size, digests[name]) for name in changed}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{folder} has no {DIGESTS_FILE} that can be noted anew: {error}.") from error
+    if changed:
+        _write(folder, noted)
+    return [folder / name for name in changed]
+
+
+def hand_noted(folder: Path, damage: str) -> str:
+    """How to say that a damage is the user's own change; empty where it is of a file that nobody writes in."""
+    own = any(damage.startswith(f"{path} ") for path in files_below(folder) if path.name.endswith(_BY_HAND))
+    command = shlex.join(["python", "-m", "hpt_trl.digests", str(folder)])
+    return f" If you have changed the file yourself, note what it is now: `{command}`." if own else ""
 
 
 def files_below(folder: Path) -> list[Path]:
@@ -122,3 +152,23 @@ def _read(folder: Path) -> dict[str, tuple[int, str]]:
     if said["algorithm"] != _ALGORITHM:
         raise ValueError(said["algorithm"])
     return {str(name): (int(file["bytes"]), str(file["digest"])) for name, file in said["files"].items()}
+
+
+def _write(folder: Path, noted: Mapping[str, tuple[int, str]]) -> None:
+    files = {name: {"bytes": size, "digest": digest} for name, (size, digest) in noted.items()}
+    write_atomically(folder / DIGESTS_FILE, json.dumps({"algorithm": _ALGORITHM, "files": files}, indent=1) + "\n")
+
+
+def _main(words: list[str]) -> str:
+    if len(words) != 1:
+        return "Write one folder: python -m hpt_trl.digests FOLDER"
+    try:
+        changed = note_changed_by_hand(Path(words[0]))
+    except UserError as error:
+        return str(error)
+    print("\n".join(f"noted anew: {path}" for path in changed) or "Nothing that is written by hand has changed.")
+    return ""
+
+
+if __name__ == "__main__":
+    sys.exit(_main(sys.argv[1:]) or None)

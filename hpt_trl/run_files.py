@@ -7,7 +7,7 @@ RESULTS_FILE = "results.json"
 CURVES_FILE = "curves.png"
 # The page of `hpt-trl report`.
 REPORT_FILE = "report.html"
-# The evaluation before the training, until the results have it.
+# The evaluation before the training, with what was measured of each row; also for a run that goes on after its end.
 BEFORE_FILE = "before.json"
 # The record of a pipeline, beside the folders of its stages.
 PIPELINE_FILE = "pipeline.json"

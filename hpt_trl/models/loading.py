@@ -166,9 +166,10 @@ def load_sequence_classifier(
     with whole_weights():
         folder = adapter_folder(name, revision=revision)
         if is_adapter(folder):
-            return load_merged(folder, pad_token_id=pad_token_id, dtype=dtype, **settings)
-        refuse_damaged_model(name)
-        model = AutoModelForSequenceClassification.from_pretrained(name, revision=revision, dtype=dtype, **settings)
+            model: Any = load_merged(folder, pad_token_id=pad_token_id, dtype=dtype, **settings)
+        else:
+            refuse_damaged_model(name)
+            model = AutoModelForSequenceClassification.from_pretrained(name, revision=revision, dtype=dtype, **settings)
     refuse_broken(model, name)
     model.config.get_text_config().pad_token_id = pad_token_id
     return model

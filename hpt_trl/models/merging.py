@@ -92,12 +92,13 @@ def load_merged(folder: str, *, pad_token_id: int, dtype: str, trust_remote_code
         pad_token_id: what the base model of a reward model's adapter pads with; its own config need not say.
 
     Raises:
-        UserError: the base model cannot be loaded, the adapter has no merged form, or the merged model does not compute
-            what base and adapter compute.
+        UserError: base or adapter is damaged or cannot be loaded, the adapter has no merged form, or the merged model
+            does not compute what base and adapter compute.
     """
     import torch
     from peft import PeftConfig, PeftModel
 
+    refuse_damaged_model(folder)
     adapter = PeftConfig.from_pretrained(folder)
     if adapter.is_prompt_learning:
         raise UserError(f"{folder}: an adapter of the type {adapter.peft_type.value} has no merged form; train LoRA.")
@@ -143,6 +144,7 @@ def _load_base(
     settings: dict[str, Any] = {"dtype": dtype, "trust_remote_code": trust_remote_code, "revision": adapter.revision}
     try:
         check_model_folder(base)
+        refuse_damaged_model(base)
         if adapter.task_type == "SEQ_CLS":
             model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1, **settings)
             model.config.get_text_config().pad_token_id = pad_token_id

@@ -8,7 +8,7 @@ import os
 from functools import lru_cache
 from pathlib import Path
 
-from hpt_trl.digests import DIGESTS_FILE, damage_of, files_below, has_digests
+from hpt_trl.digests import DIGESTS_FILE, damage_of, files_below, hand_noted, has_digests
 from hpt_trl.errors import UserError
 from hpt_trl.files import parsed_json
 from hpt_trl.run_files import RESULTS_FILE
@@ -30,6 +30,11 @@ def shown_damage(folder: str | Path) -> str | None:
     if not has_digests(place) and _had_digests(place):
         return f"{place / DIGESTS_FILE} is missing"
     return damage_of(place, contents=False)
+
+
+def remedy(folder: str | Path, damage: str) -> str:
+    """What to do about a folder of which something is not what was written: sentences."""
+    return f"{_AGAIN}{hand_noted(Path(folder), damage)}"
 
 
 def refuse_torn_weights(folder: str | Path) -> None:
@@ -63,7 +68,7 @@ def refuse_damaged_model(folder: str | Path) -> None:
     if damage is None and has_digests(place) and os.environ.get("LOCAL_RANK", "0") == "0":
         damage = _read(place, _state(place))
     if damage is not None:
-        raise UserError(f"{damage}. {_AGAIN}")
+        raise UserError(f"{damage}. {remedy(place, damage)}")
     refuse_torn_weights(place)
 
 

@@ -238,6 +238,8 @@ def _vllm_engine(prepared: Prepared, task: Task) -> Any:
     }
 
     def engine(done: Collection[Item]) -> Iterator[list[Sample]]:
+        if parts.adapter is not None:
+            refuse_damaged_model(parts.adapter)
         return draw(whole_model(parts.base), task, settings, adapter=parts.adapter, done=done)
 
     return engine

@@ -14,6 +14,7 @@ from transformers import PretrainedConfig
 
 from hpt_trl.digests import damage_of, has_digests
 from hpt_trl.files import parsed_json
+from hpt_trl.placing import kept_in
 from hpt_trl.recipes.batches import processes
 from hpt_trl.recipes.profiles import Profile
 from hpt_trl.recipes.recipe import Recipe
@@ -166,11 +167,11 @@ def settle_checkpoint(recipe: Recipe, checkpoint: Path, config: PretrainedConfig
         refuse_other_run(recipe, found.whole)
         refuse_other_processes(recipe, found.whole, config)
     for path, damage in found.damaged.items():
-        _set_aside(path, folder / DAMAGED)
+        kept_in(folder / DAMAGED, path)
         print(f"{damage}: set aside in {folder / DAMAGED}; going on from {found.whole.name}.", flush=True)
     newer = [path for path in numbered_checkpoints(folder) if own and step_of(path) > step_of(found.whole)]
     for path in newer:
-        _set_aside(path, folder / ABANDONED)
+        kept_in(folder / ABANDONED, path)
     if newer:
         names = ", ".join(path.name for path in newer)
         print(f"Newer than {found.whole.name}, set aside in {folder / ABANDONED}: {names}", flush=True)
@@ -202,16 +203,6 @@ def _last_whole_before(checkpoint: Path) -> str:
         if why_incomplete(path) is None and damage_of(path, contents=True) is None:
             return f"The last whole one before it is {path}."
     return "There is no whole one before it; start anew in another `--output_dir`."
-
-
-def _set_aside(path: Path, place: Path) -> None:
-    """Moves a folder; what has its name there stays as well."""
-    place.mkdir(exist_ok=True)
-    target, number = place / path.name, 1
-    while target.exists():
-        number += 1
-        target = place / f"{path.name}.{number}"
-    os.rename(path, target)
 
 
 def _note(checkpoint: Path) -> dict[str, Any] | None:

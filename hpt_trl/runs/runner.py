@@ -32,7 +32,6 @@ from hpt_trl.recipes.profiles import LAUNCH_OPTIONS
 from hpt_trl.recipes.recipe import StageInputs
 from hpt_trl.recipes.resolving import read_recipe
 from hpt_trl.rollouts.vllm import open_engine
-from hpt_trl.run_files import BEFORE_FILE
 from hpt_trl.runs.acting import rows_placed
 from hpt_trl.runs.attempts import Attempts
 from hpt_trl.runs.before_after import Evaluations
@@ -293,7 +292,6 @@ def _finish(
         DIGESTS_KEY: digest_of(folder / DIGESTS_FILE),
     }
     write_results(folder, results)
-    (folder / BEFORE_FILE).unlink(missing_ok=True)
     write_run_card(recipe)
     return results
 

@@ -23,6 +23,8 @@ from hpt_trl.models.built_in import BUILT_IN
 from hpt_trl.models.folders import is_value_model
 from hpt_trl.models.loading import load_config, whole_model
 from hpt_trl.models.sharded_weights import spare_from_gathering, whole_weights
+from hpt_trl.models.trainable import refuse_broken
+from hpt_trl.models.whole_files import refuse_damaged_model
 from hpt_trl.token_scores.config import ReferenceConfig
 from hpt_trl.token_scores.sources import Source, preparation, source_of
 
@@ -94,7 +96,9 @@ def load_reference(config: ReferenceConfig, device: torch.device) -> PreTrainedM
         keep_four_bit_trainable(model)
         add_fused_lm_head(model)
         if source.adapter is not None:
+            refuse_damaged_model(source.folder)
             model = PeftModel.from_pretrained(model, source.folder, torch_device=str(device))
+    refuse_broken(model, source.name)
     spare_from_gathering(model)
     model.requires_grad_(False)
     return model.eval()

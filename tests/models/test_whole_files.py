@@ -1,16 +1,20 @@
 """Models whose files are not what was written: refused by whatever would load them, push them or keep them."""
 
 import json
+import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from hpt_trl.digests import damage_of
+from hpt_trl.digests import damage_of, note_changed_by_hand, note_digests
 from hpt_trl.errors import UserError
 from hpt_trl.hub.destination import Destination
 from hpt_trl.hub.pushing import push
@@ -19,9 +23,13 @@ from hpt_trl.models.trainable import refuse_broken
 from hpt_trl.models.value_model import load_value_model
 from hpt_trl.models.whole_files import shown_damage
 from hpt_trl.pipeline.record import damage
+from hpt_trl.retrieval.reranking import QueryLikelihood
 from hpt_trl.rewards.reward_model import RewardModel
 from hpt_trl.runs import runner
 from hpt_trl.runs.evaluating import load_named
+from hpt_trl.token_scores.config import ReferenceConfig
+from hpt_trl.token_scores.reference import load_reference
+from tests.helpers.processes import ENVIRONMENT
 from tests.helpers.stage_runs import LORA, results
 
 
@@ -132,3 +140,77 @@ def test_weights_that_are_none_are_refused(tiny_model_path, recipe, tmp_path, va
     with pytest.raises(UserError, match=rf"foreign: .*weights of model\.embed_tokens\.weight {said}"):
         runner.run(recipe("sft", model_name_or_path=str(folder)), [])
     refuse_broken(AutoModelForCausalLM.from_pretrained(tiny_model_path), "whole")
+
+
+@pytest.fixture
+def adapters(tmp_path, tiny_model_path):
+    """Writes an adapter over a copy of the tiny model, both with digests, and a reader that takes it."""
+
+    def write(kind: str) -> tuple[Path, Path]:
+        base, folder = tmp_path / f"{kind}-base", tmp_path / kind
+        shutil.copytree(tiny_model_path, base)
+        loader = {"CAUSAL_LM": AutoModelForCausalLM, "SEQ_CLS": AutoModelForSequenceClassification}[kind]
+        model = loader.from_pretrained(base, **({"num_labels": 1} if kind == "SEQ_CLS" else {}))
+        get_peft_model(model, LoraConfig(task_type=kind, target_modules=["q_proj"])).save_pretrained(folder)
+        AutoTokenizer.from_pretrained(base).save_pretrained(folder)
+        note_digests(base)
+        note_digests(folder)
+        return base, folder
+
+    return write
+
+
+@pytest.mark.parametrize("damaged", ["adapter", "base"])
+@pytest.mark.parametrize("reader", ["merge", "reward", "reference", "evaluation"])
+def test_adapter_and_base_are_read_by_whatever_loads_them(adapters, tmp_path, reader, damaged):
+    base, folder = adapters("SEQ_CLS" if reader == "reward" else "CAUSAL_LM")
+    flip(base / "model.safetensors" if damaged == "base" else folder / "adapter_model.safetensors")
+    config = ReferenceConfig(reference_model_name_or_path=str(folder), output_dir=str(tmp_path), use_cpu=True)
+    read = {
+        "merge": lambda: merge_adapter(folder, tmp_path / "merged"),
+        "reward": lambda: RewardModel(str(folder))(["What is 1 + 1?"], ["It is 2."]),
+        "reference": lambda: load_reference(config, torch.device("cpu")),
+        "evaluation": lambda: load_named(str(folder), torch.device("cpu")),
+    }[reader]
+    with pytest.raises(UserError, match=r"model\.safetensors is not what was written"):
+        read()
+    assert not (tmp_path / "merged").exists()
+    flip(base / "model.safetensors" if damaged == "base" else folder / "adapter_model.safetensors")
+    read()
+
+
+def test_a_broken_reference_and_reranker_are_refused(tiny_model_path, tmp_path):
+    folder = tmp_path / "foreign"
+    shutil.copytree(tiny_model_path, folder)
+    weights = load_file(folder / "model.safetensors")
+    save_file(
+        weights | {"model.norm.weight": weights["model.norm.weight"] * float("nan")}, folder / "model.safetensors"
+    )
+    config = ReferenceConfig(reference_model_name_or_path=str(folder), output_dir=str(tmp_path), use_cpu=True)
+    with pytest.raises(UserError, match=r"model\.norm\.weight are NaN"):
+        load_reference(config, torch.device("cpu"))
+    with pytest.raises(UserError, match=r"reranker: .*model\.norm\.weight are NaN"):
+        QueryLikelihood(str(folder))
+
+
+def test_a_config_that_was_changed_by_hand_is_noted_by_the_command_that_is_told(adapters, tmp_path):
+    base, folder = adapters("CAUSAL_LM")
+    moved = base.rename(tmp_path / "moved")
+    config = folder / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": str(moved)}))
+    with pytest.raises(
+        UserError, match=r"adapter_config\.json has .* were written.*python -m hpt_trl\.digests"
+    ) as said:
+        load_named(str(folder), torch.device("cpu"))
+    command = shlex.split(str(said.value).partition("`")[2].partition("`")[0])
+    done = subprocess.run([sys.executable, *command[1:]], env=ENVIRONMENT, capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"noted anew: {config}\n", "")
+    load_named(str(folder), torch.device("cpu"))
+    # Weights are not taken as they are.
+    flip(folder / "adapter_model.safetensors")
+    assert not note_changed_by_hand(folder)
+    with pytest.raises(UserError, match=r"is not what was written .* its model again\.$"):
+        load_named(str(folder), torch.device("cpu"))
+    (folder / "digests.json").write_text("{")
+    with pytest.raises(UserError, match="that can be noted anew"):
+        note_changed_by_hand(folder)

@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from transformers import TrainerCallback
 
 from hpt_trl.cli import main
 from hpt_trl.digests import damage_of, note_digests
@@ -15,6 +16,7 @@ from hpt_trl.errors import UserError
 from hpt_trl.recipes.declared import KEYS_FILE
 from hpt_trl.runs import runner
 from hpt_trl.runs.changes import SAFE_KEYS
+from hpt_trl.signals import Interrupted
 from tests.helpers.processes import hpt_trl
 from tests.helpers.stage_runs import results, weights
 
@@ -255,3 +257,33 @@ def test_variables_are_in_the_stored_recipe_but_for_secrets(recipe, tmp_path, mo
     (tmp_path / "sft" / "results.json").unlink()
     runner.run(path, AGAIN)
     runner.run(str(tmp_path / "sft" / "recipe.yaml"), ["--output_dir", str(tmp_path / "again")])
+
+
+class StoppingAt(TrainerCallback):
+    """Ctrl-C in a step."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            raise KeyboardInterrupt
+
+
+def test_a_finished_run_that_goes_on_is_none_until_it_ends(recipe, tmp_path):
+    path, folder = recipe("sft", **SAVED, max_steps=2, lr_scheduler_type="constant"), tmp_path / "sft"
+    runner.run(path, [])
+    first = results(folder)
+    assert first["after"]["held_out_change_errors"]
+    # As one that was killed once its results were written: with nothing left to do, it says the same again.
+    runner.run(path, AGAIN)
+    assert results(folder)["after"] == first["after"] and results(folder)["before"] == first["before"]
+    # One of a former version has the evaluation in its results alone.
+    (folder / "before.json").unlink()
+    with pytest.raises(Interrupted, match=r"checkpoint-2 is complete\. Go on with"):
+        runner.run(path, [*AGAIN, "--max_steps", "5"], StoppingAt(3))
+    assert not (folder / "results.json").exists()
+    kept = sorted(path.name for path in (folder / "abandoned").iterdir())
+    assert kept == ["results.json", "results.json.2"]
+    runner.run(path, [*AGAIN, "--max_steps", "4"])
+    assert results(folder)["steps"] == 4 and results(folder)["before"] == first["before"]
