@@ -1,5 +1,6 @@
 """Small files that a run leaves, written in one go; JSON that any reader takes; paths that lead nowhere; the cache."""
 
+import errno
 import json
 import math
 import os
@@ -126,5 +127,9 @@ def sync_to_disk(path: Path) -> None:
     opened = os.open(path, os.O_RDONLY)
     try:
         os.fsync(opened)
+    except OSError as error:
+        # Some network disks keep a folder's entries in order by themselves, and refuse to be asked.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP) or not path.is_dir():
+            raise
     finally:
         os.close(opened)

@@ -1,10 +1,12 @@
 """Files of JSON lines whose texts hold what other readers take for the end of a line."""
 
+import errno
 import json
+import os
 
 import pytest
 
-from hpt_trl.files import lines_of, parsed_json
+from hpt_trl.files import lines_of, parsed_json, sync_to_disk
 from hpt_trl.methods.critic.results import read_curves
 from hpt_trl.methods.reward.shift import read_scores
 from hpt_trl.reading import read_metrics
@@ -59,3 +61,15 @@ def test_samples_of_tokens_are_added_to(tmp_path):
         samples.write(step, tokenizer(TEXT)["input_ids"], {"text": TEXT})
     found = [json.loads(line) for line in lines_of(tmp_path / "samples.jsonl")]
     assert [(line["step"], line["text"]) for line in found] == [(1, TEXT), (2, TEXT), (4, TEXT)]
+
+
+def test_a_disk_that_orders_folders_by_itself_is_taken_at_its_word(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("x")
+
+    def refuse(opened):
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    sync_to_disk(tmp_path)
+    with pytest.raises(OSError, match="Invalid argument"):
+        sync_to_disk(tmp_path / "file")

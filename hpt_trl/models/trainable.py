@@ -28,7 +28,8 @@ def refuse_broken(model: torch.nn.Module, name: str) -> None:
             raise UserError(
                 f"{name}: weights of {key} are NaN or infinite: its file is damaged, or its training had diverged."
             )
-        if key.endswith(_EMBEDDINGS) and not bool(part.any()):
+        # A part may be of rows that pad the vocabulary.
+        if key.endswith(_EMBEDDINGS) and _is_all(part, parameter) and not bool(part.any()):
             raise UserError(f"{name}: all weights of {key} are 0: its file is damaged. Copy the model anew.")
 
 
@@ -53,3 +54,8 @@ def refuse_untrainable(model: Any) -> None:
         "Nothing to train: every weight of the model is frozen. Unfreeze what is to be trained, e.g. "
         "`model.requires_grad_(True)`, or pass a `peft_config` for a new adapter."
     )
+
+
+def _is_all(part: torch.Tensor, parameter: Any) -> bool:
+    """Whether what this process holds of a parameter is all of it; ZeRO-3 leaves an empty one in its place."""
+    return part.numel() == getattr(parameter, "ds_numel", parameter.numel())

@@ -5,6 +5,7 @@ What runs of this package leave has digests. Of other programs' folders only wha
 
 import json
 import os
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -79,8 +80,13 @@ def _read(folder: Path, state: tuple[tuple[str, int, int, int], ...]) -> str | N
 
 def _state(folder: Path) -> tuple[tuple[str, int, int, int], ...]:
     """By which it shows that a file was written to: name, size, time and number of each."""
-    found = ((path, path.stat()) for path in [*files_below(folder), folder / DIGESTS_FILE])
-    return tuple(sorted((str(path), status.st_size, status.st_mtime_ns, status.st_ino) for path, status in found))
+    found: list[tuple[str, int, int, int]] = []
+    for path in [*files_below(folder), folder / DIGESTS_FILE]:
+        # A run that goes on there may remove its checkpoints.
+        with suppress(FileNotFoundError):
+            status = path.stat()
+            found.append((str(path), status.st_size, status.st_mtime_ns, status.st_ino))
+    return tuple(sorted(found))
 
 
 def _had_digests(folder: Path) -> bool:

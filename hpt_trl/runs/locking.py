@@ -4,6 +4,7 @@ The kernel holds the lock (flock) and lets go of it when its owner ends, also by
 which such a lock does not reach the others, a note tells that its owner has lately been alive.
 """
 
+import errno
 import json
 import os
 import platform
@@ -23,8 +24,10 @@ from hpt_trl.files import parsed_json, write_atomically
 from hpt_trl.run_files import LAUNCH_ID, LOCK_FILE, OWNER_FILE
 from hpt_trl.settings.masking import masked_command
 
-# Seconds between two signs of life, and after how many an owner on another machine is taken for dead.
-_BEAT, _DEAD_AFTER = 30, 300
+# Seconds between two signs of life, for how many one is waited for, and after how many none is expected.
+_BEAT, _WATCHED, _DEAD_AFTER = 30, 70, 300
+# What a disk says that knows no locks.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 
 
 @contextmanager
@@ -45,6 +48,14 @@ def only_run(folder: Path, command: Sequence[str]) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         raise UserError(_told(folder, _owner(note))) from None
+    except (OSError, NotImplementedError) as error:
+        if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+            raise
+        Path(lock.lock_file).unlink(missing_ok=True)
+        raise UserError(
+            f"{folder} lies on a disk that locks no files ({error}), so two runs might write there at once. Name an "
+            "`--output_dir` on another disk, or have locks switched on where it is mounted."
+        ) from error
     try:
         owner = _owner(note)
         if _lives_elsewhere(owner, note):
@@ -102,7 +113,26 @@ def _lives_elsewhere(owner: dict[str, Any], note: Path) -> bool:
     launch = os.environ.get(LAUNCH_ID)
     if launch and owner.get("launch") == launch:
         return False
-    return time.time() - note.stat().st_mtime < _DEAD_AFTER
+    seen = _sign(note)
+    if seen is None or time.time() - seen >= _DEAD_AFTER:
+        return False
+    # Where a killed run is started anew on another machine, its note is fresh and its lock is free.
+    place = f"process {owner.get('pid')} on {owner.get('host')}"
+    print(f"Looking whether {place}, which wrote to {note.parent}, is alive: up to {_WATCHED} s.", flush=True)
+    until = time.monotonic() + _WATCHED
+    while (sign := _sign(note)) == seen and time.monotonic() < until:
+        time.sleep(1)
+    return sign is not None and sign != seen
+
+
+def _sign(note: Path) -> float | None:
+    """Time of an owner's last sign of life; None once it has ended."""
+    try:
+        # Opened, the time is asked of the machine that has the disk; else it may be one that is remembered here.
+        with note.open("rb") as file:
+            return os.fstat(file.fileno()).st_mtime
+    except FileNotFoundError:
+        return None
 
 
 def _told(folder: Path, owner: dict[str, Any]) -> str:

@@ -12,10 +12,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import broadcast_object_list
+
 from hpt_trl.digests import DIGESTS_FILE, files_below, note_digests
+from hpt_trl.errors import UserError
 from hpt_trl.files import valid_json, write_atomically
 from hpt_trl.models.whole_files import refuse_damaged_model
-from hpt_trl.placing import put_in_place, replace_files
+from hpt_trl.placing import clear_left, put_in_place, replace_files
 from hpt_trl.run_files import REMOVING, SAVING
 from hpt_trl.runs.checkpoints import RUN_FILE, TRAINER_STATE, checkpoint_name, numbered_checkpoints
 
@@ -57,16 +60,36 @@ def save_whole(trainer: Any, note: Mapping[str, Any]) -> None:
             said = json.dumps(valid_json({"step": state.global_step, **note}), indent=1, ensure_ascii=False)
             write_atomically(new / RUN_FILE, said + "\n")
             note_digests(new)
+            clear_left(folder / new.name)
             put_in_place(new, folder / new.name)
             staging.rmdir()
             _rotate(folder, trainer.args.save_total_limit, {new.name, Path(state.best_model_checkpoint or "").name})
         wait()
 
     def best() -> None:
-        refuse_damaged_model(trainer.state.best_model_checkpoint)
+        state = trainer.state
+        damage = _damage_of(Path(state.best_model_checkpoint)) if trainer.args.process_index == 0 else None
+        (damage,) = broadcast_object_list([damage])
+        if damage is not None:
+            if trainer.args.should_save:
+                print(f"{damage} The best checkpoint is lost: the last model is saved in its place.", flush=True)
+            state.best_model_checkpoint = None
+            return
+        if trainer.args.should_save and trainer.args.save_total_limit == 1:
+            # The trainer would remove the others in place.
+            _rotate(folder, 1, {Path(state.best_model_checkpoint).name})
         load_best()
 
     trainer._save_checkpoint, trainer._load_best_model = save, best
+
+
+def _damage_of(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint's files, read as wholes; None where nothing is."""
+    try:
+        refuse_damaged_model(checkpoint)
+    except UserError as error:
+        return str(error)
+    return None
 
 
 def save_final(trainer: Any) -> None:

@@ -1,16 +1,19 @@
 """One run in a folder at a time: real processes that are at work there, killed ones, and notes of other machines."""
 
+import errno
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
 from hpt_trl.errors import UserError
-from hpt_trl.runs import runner
+from hpt_trl.runs import locking, runner
 from hpt_trl.runs.locking import only_run
 from tests.helpers.processes import ENVIRONMENT
 from tests.helpers.stage_runs import results
@@ -62,6 +65,9 @@ def test_a_lock_does_not_survive_its_owner(recipe, tmp_path, holder):
 def test_an_owner_on_another_machine_counts_while_it_lives(tmp_path, monkeypatch):
     note = tmp_path / ".run.owner"
     note.write_text(json.dumps({"host": "elsewhere", "pid": 7, "since": "then", "command": "c", "launch": "a"}))
+    monkeypatch.setattr(locking, "_WATCHED", 2)
+    alive = threading.Timer(0.3, os.utime, [note])
+    alive.start()
     with (
         pytest.raises(UserError, match=rf"process 7 on elsewhere.*If it is dead, remove {note}\."),
         only_run(tmp_path, []),
@@ -78,6 +84,11 @@ def test_an_owner_on_another_machine_counts_while_it_lives(tmp_path, monkeypatch
     with only_run(tmp_path, []):
         assert json.loads(note.read_text())["pid"] == os.getpid()
     assert not note.exists()
+    # Killed just now, and started anew elsewhere: it gives no sign any more.
+    note.write_text(json.dumps({"host": "elsewhere", "pid": 7}))
+    with only_run(tmp_path, []):
+        assert json.loads(note.read_text())["pid"] == os.getpid()
+
     note.write_text("torn {")
     with only_run(tmp_path, []):
         pass
@@ -87,3 +98,15 @@ def test_a_folder_that_nothing_was_written_to_goes_again(tmp_path):
     with pytest.raises(ValueError, match="broken"), only_run(tmp_path / "new", []):
         raise ValueError("broken")
     assert not (tmp_path / "new").exists()
+
+
+def test_a_disk_without_locks_is_told(tmp_path, monkeypatch):
+    def refuse(*args):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with (
+        pytest.raises(UserError, match=r"on a disk that locks no files \(.*No locks available"),
+        only_run(tmp_path, []),
+    ):
+        raise AssertionError

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from transformers import TrainerCallback
 
 from hpt_trl.digests import damage_of, note_digests
 from hpt_trl.runs import runner
@@ -57,6 +58,30 @@ def test_the_best_checkpoint_is_known_by_its_name(recipe, tmp_path):
         state = json.loads((folder / name / "trainer_state.json").read_text())
         assert state["best_model_checkpoint"] == str(folder / "checkpoint-1")
     assert weights(folder) == weights(folder / "checkpoint-1")
+
+
+def test_a_best_checkpoint_that_is_damaged_costs_the_best_alone(recipe, tmp_path, monkeypatch, capsys):
+    best = {"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 1, "metric_for_best_model": "loss"}
+    path, folder = recipe("sft", **SAVED | best | {"greater_is_better": True}), tmp_path / "sft"
+    removed = []
+    rmtree = shutil.rmtree
+    monkeypatch.setattr(shutil, "rmtree", lambda path, *rest, **more: (removed.append(str(path)), rmtree(path, **more)))
+    runner.run(path, [])
+    # Nothing that has a checkpoint's name is removed under it.
+    assert names(folder) == ["checkpoint-1"] and f"{folder}/.removing/checkpoint-3" in removed
+    assert not [path for path in removed if path.startswith(f"{folder}/checkpoint-")]
+
+    class Damaging(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 3:
+                file = folder / "checkpoint-1" / "model.safetensors"
+                file.write_bytes(file.read_bytes()[:-1])
+
+    capsys.readouterr()
+    runner.run(path, ["--overwrite", "true"], Damaging())
+    assert "The best checkpoint is lost: the last model is saved in its place." in capsys.readouterr().out
+    assert names(folder) == ["checkpoint-1", "checkpoint-3"]
+    assert weights(folder) == weights(folder / "checkpoint-3")
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "deleted", "unnamed"])

@@ -11,7 +11,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from hpt_trl.digests import note_digests
 from hpt_trl.methods.held_out import measure_held_out
-from hpt_trl.placing import put_in_place
+from hpt_trl.placing import clear_left, put_in_place
 
 FOLDER = "checkpoints"
 BEST = "best"
@@ -37,6 +37,14 @@ class KeptModels(TrainerCallback):
     def __init__(self, trainer: Trainer, fraction: float):
         self.trainer = trainer
         self.fraction = fraction
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        if self.trainer.is_world_process_zero():
+            # A run that was killed as it put a model in place has left the one before under another name.
+            for name in (BEST, *checkpoint_steps(state.max_steps, self.fraction).values()):
+                clear_left(Path(str(args.output_dir)) / FOLDER / name)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
