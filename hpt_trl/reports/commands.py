@@ -8,6 +8,7 @@ from typing import Any
 
 from hpt_trl.errors import UserError
 from hpt_trl.help_text import HelpText, path_word
+from hpt_trl.reports.notices import missing_lines
 from hpt_trl.run_files import PIPELINE_FILE, REPORT_FILE
 from hpt_trl.terminal import flow
 
@@ -98,8 +99,8 @@ def _runs(folders: Sequence[Path], page: Path) -> None:
 
     for run in runs:
         reporting.report(run.folder)
-        for name in run.cut:
-            print(f"{run.folder / name} ends in half a line, as a run that was killed leaves it; it is left out.")
+        for said in missing_lines(run):
+            print(f"{run.folder}: {said}")
     # Behind the summaries, which draw the pages that it refers to.
     write_runs(runs, page)
 

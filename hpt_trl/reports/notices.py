@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from hpt_trl.evaluation.lines import undecided_line
 from hpt_trl.reports.figures import HELD_OUT, groups_of
 from hpt_trl.reports.run import Run
+from hpt_trl.run_files import METRICS_FILE
 from hpt_trl.settings.masking import masked_text
 
 # A share whose 95 % interval is wider than this tells two models apart only where they are far apart.
@@ -34,8 +35,16 @@ def _ending(run: Run) -> list[Notice]:
         found.append(Notice("not finished", text))
     elif run.results.get("trained") is False:
         found.append(Notice("not trained", f"Nothing was trained: {run.results['why_untrained']}."))
-    for name in run.cut:
-        found.append(Notice("cut", f"{name} ends in half a line, as a run that was killed leaves it; it is left out."))
+    return [*found, *(Notice("cut", said) for said in missing_lines(run))]
+
+
+def missing_lines(run: Run) -> list[str]:
+    """What shows that a run's files lack lines: half a one at their end, or an end before the run's."""
+    found = [f"{name} ends in half a line, as a run that was killed leaves it; it is left out." for name in run.cut]
+    done = (run.results or {}).get("steps")
+    last = run.lines[-1]["step"] if run.lines else None
+    if isinstance(done, int) and last is not None and last < done:
+        found.append(f"{METRICS_FILE} ends at step {last:,}, and the run took {done:,}: what is drawn is a part.")
     return found
 
 

@@ -44,7 +44,7 @@ class Evaluations:
         path = Path(self.prepared.recipe.config.output_dir) / BEFORE_FILE
         if self.prepared.checkpoint is not None:
             # The model is the checkpoint's by now; what it could do before any training was found by the first run.
-            stored: list[Any] = [None, None]
+            stored: Any = [None, None]
             if self.trainer.is_world_process_zero():
                 stored = list(_stored_before(path.parent))
                 _reopen(path, stored[0])

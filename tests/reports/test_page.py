@@ -223,6 +223,15 @@ def test_a_run_that_was_killed(copy, capsys):
     assert page.all("figure") and not page.all("table", class_="results")
 
 
+def test_a_finished_run_whose_metrics_were_cut_at_a_line_s_end_is_told(copy, capsys):
+    folder = copy("one")
+    path = folder / "metrics.jsonl"
+    path.write_text("".join(line for line in path.read_text().splitlines(True) if json.loads(line)["step"] < 3))
+    (notices,) = page_of(folder).all("ul", class_="notices")
+    assert "metrics.jsonl ends at step 2, and the run took 4" in notices.text
+    assert "metrics.jsonl ends at step 2, and the run took 4" in capsys.readouterr().out
+
+
 def test_a_value_that_is_not_finite_is_a_gap(copy):
     folder = copy("sft")
     losses = [1.0, 2.0, None, 2.5, 3.0, None, 1.5, None]
