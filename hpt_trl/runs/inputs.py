@@ -13,7 +13,7 @@ from typing import Any
 import xxhash
 
 from hpt_trl.data.entries import every_name
-from hpt_trl.data.names import files_of, is_pattern
+from hpt_trl.data.names import files_of, is_pattern, is_saved
 from hpt_trl.digests import DIGESTS_FILE, digest_of, has_digests
 from hpt_trl.errors import UserError
 from hpt_trl.files import parsed_json
@@ -119,7 +119,8 @@ def refuse_inputs_inside(values: Mapping[str, Any], error: Callable[[str, str], 
         error: Makes the error about a key.
 
     Raises:
-        UserError: a path of the recipe, of an evaluation that it names or of an adapter's base, at or below the folder.
+        UserError: a path of the recipe, of an evaluation that it names or of an adapter's base, at or below the folder;
+            or a folder of rows above it, which what the run writes would be rows of once it goes on.
     """
     folder = Path(values["output_dir"]).expanduser().resolve()
     for key, item, path in _named(values):
@@ -128,6 +129,13 @@ def refuse_inputs_inside(values: Mapping[str, Any], error: Callable[[str, str], 
                 key,
                 f"{item} lies in the `output_dir` of this run, {values['output_dir']}, where files are replaced "
                 "and removed. Name another `output_dir`.",
+            )
+        rows = key == "dataset_name" and path.is_dir() and not is_saved(path)
+        if rows and folder.is_relative_to(path.resolve()):
+            raise error(
+                key,
+                f"all files in {item} are read as rows, and the `output_dir` of this run, {values['output_dir']}, lies "
+                "there. Name another `output_dir`.",
             )
 
 

@@ -65,8 +65,7 @@ def refuse_other_run(recipe: Recipe, checkpoint: Path, *, said: bool = False) ->
         UserError: all keys that differ and may not, or inputs whose contents have changed.
     """
     note = _note(checkpoint)
-    # Each process would read the inputs; one that is refused ends the others.
-    if note is None or os.environ.get("RANK", "0") != "0":
+    if note is None:
         return
     found = changes_since(recipe, checkpoint)
     safe = SAFE_KEYS - BEST_KEYS if recipe.config.load_best_model_at_end else SAFE_KEYS
@@ -76,8 +75,9 @@ def refuse_other_run(recipe: Recipe, checkpoint: Path, *, said: bool = False) ->
             _KEY,
             f"{checkpoint} is of another recipe: {'; '.join(map(str, changed))}. {_instead(recipe, checkpoint)}",
         )
-    other = [] if note["inputs"] is None else inputs_changed(note["inputs"], digests_of_inputs(recipe.raw))
-    if other:
+    # Each process would read them; one that is refused ends the others.
+    known = note["inputs"] is not None and os.environ.get("RANK", "0") == "0"
+    if known and (other := inputs_changed(note["inputs"], digests_of_inputs(recipe.raw))):
         more = f" and {len(other) - _TOLD} more" if len(other) > _TOLD else ""
         raise recipe.error(
             _KEY,

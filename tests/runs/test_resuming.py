@@ -310,6 +310,15 @@ def test_what_a_run_writes_is_none_of_its_inputs(tmp_path):
         (tmp_path / name).write_text(name)
 
 
+def test_a_run_does_not_write_among_its_rows(recipe, tmp_path):
+    (tmp_path / "rows").mkdir()
+    shutil.copy(tmp_path / "sums.jsonl", tmp_path / "rows")
+    path = recipe("sft", dataset_name=str(tmp_path / "rows"), output_dir=str(tmp_path / "rows" / "out"))
+    with pytest.raises(UserError, match=r"all files in .*rows are read as rows, and the `output_dir`"):
+        runner.run(path, [])
+    assert not (tmp_path / "rows" / "out").exists()
+
+
 def test_installed_rewards_are_known_by_their_version(tmp_path):
     rewards = [
         "trl.rewards.think_format_reward",
