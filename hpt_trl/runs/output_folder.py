@@ -35,7 +35,7 @@ from hpt_trl.run_files import (
     WARNINGS_FILE,
 )
 from hpt_trl.runs.changes import STARTING_KEYS
-from hpt_trl.runs.replacing import set_aside
+from hpt_trl.runs.replacing import put_back_half, set_aside
 from hpt_trl.runs.resuming import refuse_other_run
 from hpt_trl.runs.starting import Occupied, Start, check_start
 from hpt_trl.settings.masking import is_secret_variable, masked
@@ -109,6 +109,7 @@ def open_output_folder(recipe: Recipe, *, resuming: bool) -> Path:
     folder = Path(recipe.config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     clear_unfinished(folder)
+    put_back_half(folder)
     if not resuming:
         set_aside(folder, run_files)
     write_recipe(recipe)

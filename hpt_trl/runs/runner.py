@@ -106,8 +106,9 @@ def run(name: str, overrides: list[str], live: TrainerCallback | None = None) ->
             if prepared.checkpoint is not None:
                 prepared.checkpoint = _settled(prepared, prepared.checkpoint)
             if state.is_main_process:
+                if prepared.checkpoint is None:
+                    held.enter_context(put_back_on_failure(Path(folder), run_files))
                 open_output_folder(prepared.recipe, resuming=prepared.checkpoint is not None)
-                held.enter_context(put_back_on_failure(Path(folder), run_files))
                 if prepared.unused:
                     print(f"Columns that nothing reads: {describe_unused(prepared.unused)}", flush=True)
             state.wait_for_everyone()

@@ -26,6 +26,8 @@ from hpt_trl.run_files import (
     METRICS_FILE,
     OWNER_FILE,
     RECIPE_FILE,
+    REPLACED,
+    REPLACING,
     RESULTS_FILE,
     TENSORBOARD,
     TRACKERS_FILE,
@@ -41,7 +43,7 @@ _BEFORE_TRAINING = {
     *(TRACKERS_FILE, TENSORBOARD),
 }
 # What a run keeps beside its checkpoints, and starting anew would remove: models of `stage: ref_tuning` among it.
-_KEPT = ("checkpoints", DAMAGED, ABANDONED)
+_KEPT = ("checkpoints", DAMAGED, ABANDONED, REPLACED, REPLACING)
 
 
 class Occupied(UserError):
