@@ -115,7 +115,10 @@ def near_forms(rows: Dataset, wanted: Wanted) -> str:
         lost = sorted(_lost(one, names, wanted) - set(wanted.mapped))
         if lost and not one.lacks(names):
             replaced = ", ".join(f"`{name}`" for name in lost)
-            return f"\nAs {one.said} the file's own {replaced} would be lost; if that is meant, write `dataset_layout: {one.name}`."
+            return (
+                f"\nAs {one.said} the file's own {replaced} would be lost; if that is meant, write "
+                f"`dataset_layout: {one.name}`."
+            )
     near = [
         one
         for one in forms
