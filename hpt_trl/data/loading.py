@@ -76,10 +76,10 @@ def load_splits(
     Raises:
         UserError: data that cannot be read, a missing column, a faulty row, or a held-out size that does not fit.
     """
-    parts = parts_of(arguments)
+    wanted = _wanted(layout, demonstration_column, complete=needs_demonstration)
+    parts = parts_of(arguments, wanted.layouts)
     read = [part.read(lambda arguments: read_source(arguments, seed=seed)) for part in parts]
     training = taken(parts, [train for train, _ in read])
-    wanted = _wanted(layout, demonstration_column, complete=needs_demonstration)
     train, source, found, dropped = _joined(parts, training, wanted)
     layout, test_dropped = found[0].form.layout, 0
     held_out = [(part, test) for part, (_, test) in zip(parts, read, strict=True) if test is not None]
@@ -132,9 +132,9 @@ def load_measured(
             layout=layout,
         )
         return replace(splits, train=splits.test, test=None, source=splits.test_source)
-    parts = parts_of(arguments, measured=True)
-    read = [part.read(lambda arguments: read_measured(arguments, seed=seed)) for part in parts]
     wanted = _wanted(layout, demonstration_column, complete=False)
+    parts = parts_of(arguments, wanted.layouts, measured=True)
+    read = [part.read(lambda arguments: read_measured(arguments, seed=seed)) for part in parts]
     rows, source, found, dropped = _joined(parts, taken(parts, read), wanted)
     return replace(_splits(rows, None, source, source, demonstration_column, found), dropped=dropped)
 
