@@ -16,7 +16,6 @@ import yaml
 from hpt_trl.errors import Collector, Place, UserError
 from hpt_trl.settings.yaml_text import check_yaml
 
-
 # Letters of a value, or of a key, that messages quote.
 _QUOTED = 200
 
