@@ -16,8 +16,8 @@ from hpt_trl.files import parsed_json
 from hpt_trl.models.folders import ADAPTER_FILE
 from hpt_trl.recipes.bundled import find_recipe
 from hpt_trl.runs.changes import SAFE_KEYS
-from hpt_trl.settings.file import read_recipe_file
-from hpt_trl.settings.imported import file_of
+from hpt_trl.settings.file import Sources, read_recipe_file
+from hpt_trl.settings.imported import file_of, seeing
 
 # Larger files are known by their size and by pieces from all over them: of weights each differs between two trainings,
 # and reading hundreds of gigabytes would delay every start.
@@ -49,8 +49,9 @@ def digests_of_inputs(values: Mapping[str, Any]) -> dict[str, str]:
         if key in _CODE and (module := file_of(item)) is not None:
             found[str(module)] = _digest(module, "*")
         if key == "evaluations":
-            # Not its model, in whose place the stage's is measured.
-            found |= digests_of_inputs(_of_evaluation(item))
+            named, modules = _of_evaluation(item)
+            with seeing(modules):
+                found |= digests_of_inputs(named)
     return found
 
 
@@ -85,7 +86,7 @@ def _named(values: Mapping[str, Any]) -> Iterator[tuple[str, str, Path]]:
                 yield key, item, path
                 yield from ((key, base, Path(base)) for base in _bases(path))
         if key == "evaluations":
-            yield from ((key, found, path) for _, found, path in _named(_of_evaluation(item)))
+            yield from ((key, found, path) for _, found, path in _named(_of_evaluation(item)[0]))
 
 
 def _texts_of(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -134,13 +135,17 @@ def _bases(adapter: Path) -> Iterator[str]:
         adapter = Path(base)
 
 
-def _of_evaluation(name: str) -> dict[str, Any]:
-    """Keys of an evaluation, without its model; none of one that does not exist, which the check tells."""
+def _of_evaluation(name: str) -> tuple[dict[str, Any], list[str | Path]]:
+    """Keys of an evaluation and the folders of its modules; none of one that does not exist, which the check tells.
+
+    Without its model, in whose place the stage's is measured, and evaluations, which it has none of.
+    """
     try:
-        values = read_recipe_file(find_recipe(name)).values
+        sources = Sources(read_recipe_file(find_recipe(name)), {})
     except UserError:
-        return {}
-    return {key: value for key, value in values.items() if key != "model_name_or_path"}
+        return {}, []
+    left_out = ("model_name_or_path", "evaluations")
+    return {key: value for key, value in sources.file.values.items() if key not in left_out}, sources.module_folders
 
 
 def _digest(path: Path, pattern: str) -> str:

@@ -60,6 +60,7 @@ from hpt_trl.runs.totals import RunTotals
 from hpt_trl.runs.trackers.tracking import Tracking
 from hpt_trl.runs.warned import Warnings
 from hpt_trl.runs.working import run_work
+from hpt_trl.settings.masking import masked, masked_command
 from hpt_trl.settings.secrets import take_token
 
 
@@ -106,8 +107,9 @@ def run(name: str, overrides: list[str], live: TrainerCallback | None = None) ->
             if prepared.checkpoint is not None:
                 prepared.checkpoint = _settled(prepared, prepared.checkpoint)
             if state.is_main_process:
+                if prepared.checkpoint is None:
+                    held.enter_context(put_back_on_failure(Path(folder), run_files))
                 open_output_folder(prepared.recipe, resuming=prepared.checkpoint is not None)
-                held.enter_context(put_back_on_failure(Path(folder), run_files))
                 if prepared.unused:
                     print(f"Columns that nothing reads: {describe_unused(prepared.unused)}", flush=True)
             state.wait_for_everyone()
@@ -218,6 +220,8 @@ def _build_trainer(
             acting=prepared.acting,
         )
     )
+    # The model is loaded; every checkpoint has the arguments in `training_args.bin`.
+    config.model_init_kwargs = masked(config.model_init_kwargs)
     refuse_untrainable(trainer.model)
     for model in (trainer.model, getattr(trainer, "ref_model", None)):
         if model is not None:
@@ -285,7 +289,7 @@ def _finish(
         },
         "versions": versions(),
         "hardware": hardware(trainer.accelerator.device, trainer.accelerator.num_processes, spent.peak_bytes),
-        "command": shlex.join(command),
+        "command": masked_command(shlex.join(command)),
         DIGESTS_KEY: digest_of(folder / DIGESTS_FILE),
     }
     write_results(folder, results)

@@ -4,6 +4,7 @@ PyYAML speaks YAML 1.1, where `no` and `off` are booleans and `1e-6` is text. Re
 `learning_rate: 1e-6` and mean what they say, so scalars are read by the rules of YAML 1.2 (its core schema).
 """
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from typing import Any
 import yaml
 
 from hpt_trl.errors import Collector, Place, UserError
+from hpt_trl.settings.imported import MODULE_FOLDERS
 from hpt_trl.settings.yaml_text import check_yaml
 
 # Letters of a value, or of a key, that messages quote.
@@ -81,6 +83,15 @@ class Sources:
     def folder(self) -> Path | None:
         """The folder from which the paths of the file count first."""
         return self.file.path.parent
+
+    @property
+    def module_folders(self) -> list[str | Path]:
+        """The folders in which modules that the recipe names are looked up first; see `settings.imported`."""
+        variables = self.file.values.get("env")
+        stored = variables.get(MODULE_FOLDERS) if isinstance(variables, dict) else None
+        if isinstance(stored, str):
+            return [folder for folder in stored.split(os.pathsep) if folder]
+        return [] if self.folder is None else [self.folder]
 
     def given(self, key: str) -> str:
         """Returns a key's value as the user wrote it; empty where there is none."""

@@ -1,6 +1,7 @@
 """Every mistake of a recipe in one answer, each once, in the order of the file."""
 
 import json
+import os
 import re
 import time
 
@@ -155,6 +156,18 @@ def test_every_mistake_of_an_evaluation_is_told(tmp_path):
         assert str(found).count(said) >= 1
 
 
+@pytest.mark.parametrize("stage", ["grpo", "evalute"])
+def test_an_evaluation_is_no_training_and_has_none_of_its_own(stage, tmp_path):
+    path, _ = write(tmp_path, "evaluations: [r.yaml]", stage=stage)
+    path.rename(tmp_path / "r.yaml")
+    (tmp_path / "other.yaml").write_text((tmp_path / "r.yaml").read_text().replace("[r.yaml]", "[mine.yaml]"))
+    path, lines = write(tmp_path, "evaluations: [r.yaml, other.yaml, quickstart]")
+    path.rename(tmp_path / "mine.yaml")
+    found = refused(tmp_path / "mine.yaml").every
+    assert {error.place.line for error in found} == {lines["evaluations"]} and len(found) == 3
+    assert all("allowed here: evaluate" in str(error) or "Did you mean `evaluate`" in str(error) for error in found)
+
+
 def test_every_stage_of_a_pipeline_is_told_of(tmp_path, capsys):
     words = ["--sft.max_stepz", "3", "--ppo.learning_rate", "-1", "--reward.dataset_name", "nope.jsonl"]
     assert main(["check", "pipeline/rlhf-tiny", *words]) == 2
@@ -305,3 +318,28 @@ def test_all_are_told_in_a_second_and_a_half(command, tmp_path):
         if seconds[-1] < 1.5:
             return
     pytest.fail(f"{seconds} s")
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"WORD": "x\0"}, "null character"),
+        ({"MY_TOKEN": "x\0"}, "null character"),
+        ({"A=TOKEN": "x"}, "name of a variable"),
+        ({"HF_TOKEN": ["a"]}, "no single value"),
+        ({"": 1}, "name of a variable"),
+    ],
+)
+def test_variables_that_cannot_be_set_are_told(variables, said, tmp_path, capfd, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "before")
+    path, lines = write(tmp_path, yaml.safe_dump({"env": variables}))
+    (error,) = refused(path).every
+    assert said in error.said and error.place.line == lines["env"]
+    stages = {"one": {"recipe": "sft/stories-tiny", "env": variables}}
+    chain = {"stage": "pipeline", "output_dir": str(tmp_path / "all"), "stages": stages}
+    (tmp_path / "chain.yaml").write_text(yaml.safe_dump(chain))
+    for command in ("check", "run"):
+        assert main([command, str(tmp_path / "chain.yaml")]) == 2
+        told = capfd.readouterr().err
+        assert said in told and "`stages.one.env`" in told, told
+    assert os.environ["HF_TOKEN"] == "before"
