@@ -34,3 +34,5 @@ OWNER_FILE = ".run.owner"
 LAUNCH_ID = "HPT_TRL_LAUNCH_ID"
 # The files of a run that is started anew, until the new one has trained a step.
 REPLACED = ".replaced"
+# Where they go until all of them are there, and from where they are put back.
+REPLACING = ".replacing"

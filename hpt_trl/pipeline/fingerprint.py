@@ -7,6 +7,7 @@ from typing import Any
 from hpt_trl.hub.destination import HUB_KEYS
 from hpt_trl.pipeline.plan import PlannedStage
 from hpt_trl.runs.inputs import digests_of_inputs
+from hpt_trl.settings.imported import seeing
 from hpt_trl.version import __version__
 
 
@@ -16,11 +17,13 @@ def contents_of(stage: PlannedStage, inputs: dict[str, str]) -> dict[str, Any]:
     Args:
         inputs: fingerprint of each stage that this one uses.
     """
+    with seeing(stage.folders):
+        digests = digests_of_inputs(stage.values)
     return {
         "hpt_trl": __version__,
         **{f"`{key}`": value for key, value in sorted(stage.values.items()) if key not in HUB_KEYS},
         **{f"stage `{used}`": inputs[used] for used in stage.uses},
-        **{f"the files of {path}": digest for path, digest in sorted(digests_of_inputs(stage.values).items())},
+        **{f"the files of {path}": digest for path, digest in sorted(digests.items())},
     }
 
 

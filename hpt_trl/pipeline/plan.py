@@ -9,6 +9,7 @@ from hpt_trl.models.folders import is_adapter, is_value_model
 from hpt_trl.pipeline.references import references_of
 from hpt_trl.recipes.pipeline_keys import ALIASES
 from hpt_trl.recipes.profiles import Profile
+from hpt_trl.settings.environment import environment_of
 from hpt_trl.settings.file import RecipeFile, Sources, shown
 from hpt_trl.settings.values import WORDS_FOR_TRUE
 
@@ -28,6 +29,7 @@ class PlannedStage:
         texts: the values that are single scalars, as written.
         words: keys set on the command line -> the words that follow them.
         places: key -> where it is set, as messages name it.
+        folders: of the files that its keys are from, in which modules are looked up first.
         uses: names of the stages whose output it takes, in the order of the keys.
         measure: the measure that the table shows first; None for the stage's usual one.
     """
@@ -39,6 +41,7 @@ class PlannedStage:
     texts: dict[str, str]
     words: dict[str, list[str]]
     places: dict[str, Place]
+    folders: list[Path]
     uses: list[str]
     measure: str | None
 
@@ -102,6 +105,7 @@ class Plan:
                 for key, value in stage.values.items()
                 if key not in stage.words
             },
+            **environment_of(stage.values, stage.values.get("env"), stage.folders),
         }
 
     def sources(self, stage: PlannedStage, words: dict[str, list[str]]) -> "StageSources":

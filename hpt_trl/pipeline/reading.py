@@ -21,7 +21,6 @@ from hpt_trl.recipes.profiles import Profile, find_profile, read_profile
 from hpt_trl.recipes.stages import STAGE_MODULES
 from hpt_trl.settings.file import RecipeFile, RecipeLoader, Sources, parse_yaml_text, read_recipe_file, shown
 from hpt_trl.settings.file import split_overrides as split_words
-from hpt_trl.settings.imported import see_folder
 from hpt_trl.settings.secrets import TOKEN_KEY, take_secret_variables, take_token, take_token_of
 from hpt_trl.settings.values import did_you_mean
 
@@ -71,7 +70,6 @@ def read_plan(path: Path, overrides: list[str], mistakes: Collector | None = Non
     """
     noted = Collector() if mistakes is None else mistakes
     file = read_recipe_file(path, noted)
-    see_folder(path.parent)
     words = split_words(take_token(overrides))
     top = Sources(file, {key: value for key, value in words.items() if "." not in key})
     settings = _settings(top, noted)
@@ -126,7 +124,7 @@ def _settings(top: Sources, mistakes: Collector) -> dict[str, Any]:
     kinds: dict[str, type] = {"output_dir": str, "accelerate_config": str, "num_processes": int, "overwrite": bool}
     for key, kind in kinds.items():
         if key in values and type(values[key]) is not kind:
-            mistakes.note(top.error(key, f"{top.given(key)} is not allowed; allowed: {PIPELINE_KEYS[key]}."))
+            mistakes.note(top.error(key, f"{top.quoted(key)} is not allowed; allowed: {PIPELINE_KEYS[key]}."))
             del values[key]
         elif key == "output_dir" and not values.get(key):
             values.pop(key, None)
@@ -233,6 +231,7 @@ def _plan_stage(name: str, keys: _Keys, file: RecipeFile, words: dict[str, list[
     places: dict[str, Place] = {}
     values: dict[str, Any] = {}
     texts: dict[str, str] = {}
+    folders = [file.path.parent]
 
     def place(key: str) -> Place:
         if key in words:
@@ -263,7 +262,7 @@ def _plan_stage(name: str, keys: _Keys, file: RecipeFile, words: dict[str, list[
             text = f"{at}, line {line}, `{key}` (stage `{name}` of {shown(file.path)})"
             places[key] = Place(text, at, key, line)
         texts = {key: text for key, text in base.texts.items() if values.get(key) == base.values[key]}
-        see_folder(base.path.parent)
+        folders.insert(0, base.path.parent)
     measure = written.pop("measure", None)
     if measure is not None and not isinstance(measure, str):
         raise place("measure").error("write the name of one measure, e.g. `held_out.loss` or `reward`.")
@@ -306,6 +305,7 @@ def _plan_stage(name: str, keys: _Keys, file: RecipeFile, words: dict[str, list[
         texts=texts,
         words=passed,
         places=places,
+        folders=folders,
         uses=list(dict.fromkeys(used for value in values.values() for used in references_of(value))),
         measure=measure,
     )

@@ -16,14 +16,17 @@ from hpt_trl.recipes.batches import BATCH_KEYS, settle_batch
 from hpt_trl.recipes.bundled import anchored, comes_from, find_recipe
 from hpt_trl.recipes.declared import Declared, declared_in_file, rewards_in_file
 from hpt_trl.recipes.joint import Values
+from hpt_trl.recipes.pipeline_keys import PIPELINE
+from hpt_trl.recipes.stages import STAGE_MODULES
 from hpt_trl.recipes.trackers import check_trackers
 from hpt_trl.recipes.values import declared_for, declared_now, read_values
 from hpt_trl.rewards.names import is_path, unknown_reward
 from hpt_trl.settings.file import Sources, read_recipe_file, split_overrides
-from hpt_trl.settings.imported import check_found
+from hpt_trl.settings.imported import check_found, seeing
 from hpt_trl.settings.secrets import take_token
 
 _MODEL, _REWARD_MODELS = "model_name_or_path", "reward_model_name_or_path"
+_EVALUATE = "evaluate"
 # Models beside the trained one; whether their folders hold what the stage reads there is for the stage to say.
 _FROZEN = ("reference_model_name_or_path", "value_model_name_or_path")
 
@@ -132,14 +135,15 @@ def look_at_sources(
             check_name(names, streaming=bool(taken.get("dataset_streaming")), **given)
     if taken.get("datasets") is not None:
         with mistakes.noted(), sources.placing("datasets"):
-            check_entries(taken["datasets"], taken, tuple(made))
+            check_entries(taken["datasets"], taken, tuple(made), declared.rules.get("dataset_layout"))
     if has_model and "report_to" in taken and declared.stage:
         with mistakes.noted():
             settings: dict[str, Any] = {"stage": declared.stage, "trains": declared.trains}
             check_trackers(taken["report_to"], sources, packages=not planned, **settings)
     if taken.get("evaluations"):
         taken["evaluations"] = anchored(taken["evaluations"], sources.file.path.parent)
-    for name in taken.get("evaluations") or []:
+    # An evaluation has none of its own.
+    for name in (taken.get("evaluations") or []) if has_model else []:
         _note_evaluation(name, sources, world_size, mistakes, made, live=live)
     return Checked(values, declared, sources)
 
@@ -182,9 +186,11 @@ def _note_evaluation(
     name: str, sources: Sources, world_size: int, mistakes: Collector, made: Collection[str], *, live: bool
 ) -> None:
     own = Collector()
-    with own.noted():
-        file = read_recipe_file(find_recipe(name), own)
-        inner = Sources(file, {_MODEL: ["-"], "output_dir": ["-"]})
+    with own.noted(), seeing():
+        inner = Sources(read_recipe_file(find_recipe(name), own), {_MODEL: ["-"], "output_dir": ["-"]})
+        stage = inner.file.values.get("stage")
+        if stage in (*STAGE_MODULES, PIPELINE) and stage != _EVALUATE:
+            raise inner.error("stage", f"`{stage}` is no evaluation; allowed here: {_EVALUATE}.")
         look_at_sources(inner, world_size, own, made, has_model=False, live=live)
     for error in own.errors:
         mistakes.note(sources.error("evaluations", f"{name}: {error}"))

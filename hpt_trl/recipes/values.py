@@ -6,6 +6,7 @@ Where keys.json is of the installed versions, neither torch nor TRL is imported 
 import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from hpt_trl.errors import Collector, Place, UserError
@@ -14,8 +15,9 @@ from hpt_trl.recipes.declared import Declared, declared_by, declared_in_file, de
 from hpt_trl.recipes.joint import Values, note_joint_mistakes
 from hpt_trl.recipes.paths import paths_fault
 from hpt_trl.recipes.stages import STAGE_MODULES, check_stage, load_stage
-from hpt_trl.settings.file import RecipeFile, Sources, shown
-from hpt_trl.settings.imported import see_folder
+from hpt_trl.settings.environment import variable_fault
+from hpt_trl.settings.file import Sources, shown
+from hpt_trl.settings.imported import see_folders
 from hpt_trl.settings.keys import meant_by, unknown_key
 from hpt_trl.settings.ranges import problem
 from hpt_trl.settings.secrets import TOKEN_KEY, take_token_of
@@ -96,9 +98,8 @@ def read_values(sources: Sources, declared: Declared, mistakes: Collector) -> Va
     The variables of the recipe's block `env` are set.
     """
     values = Values()
-    if sources.folder is not None:
-        see_folder(sources.folder)
-    _set_environment(sources.file, mistakes)
+    _set_environment(sources, mistakes)
+    see_folders(sources.module_folders)
     with mistakes.noted():
         if not take_token_of(sources.file.values, sources.file.texts):
             raise sources.error(TOKEN_KEY, "what is written there is no text; allowed: a token of the Hub.")
@@ -106,7 +107,7 @@ def read_values(sources: Sources, declared: Declared, mistakes: Collector) -> Va
         try:
             key, value = _read(name, sources, declared)
             if key in declared.rules and (message := problem(declared.rules[key], value)):
-                raise sources.error(key, f"{sources.given(key) or 'null'} {message}")
+                raise sources.error(key, f"{sources.quoted(key) or 'null'} {message}")
             if name not in sources.overrides:
                 value = anchored_value(key, value, sources.folder)
             if fault := paths_fault(key, value):
@@ -126,22 +127,19 @@ def _names(sources: Sources) -> list[str]:
     return [name for name in {**sources.file.values, **sources.overrides} if name != "env" or name in sources.overrides]
 
 
-def _set_environment(file: RecipeFile, mistakes: Collector) -> None:
+def _set_environment(sources: Sources, mistakes: Collector) -> None:
     """Sets the variables of TrlParser's `env` block, before torch is imported and reads some of them."""
-    variables = file.values.get("env")
+    variables = sources.file.values.get("env")
     if variables is None:
         return
-    name, line = shown(file.path), file.lines["env"]
-    place = Place(f"{name}, line {line}, `env`", name, "env", line)
+    # The command line has no such block.
+    place = replace(sources, overrides={}).place("env")
     if not isinstance(variables, dict):
         mistakes.note(place.error("allowed: a mapping of variables to values."))
         return
     for variable, value in variables.items():
-        if not str(variable) or set(str(variable)) & {"=", "\0"}:
-            mistakes.note(place.error(f"{str(variable)[:80]!r} cannot be the name of a variable."))
-        elif value is None or isinstance(value, dict | list):
-            said = "is empty" if value is None else "is no single value"
-            mistakes.note(place.error(f'the value of {variable!s:.80} {said}; write a text, or "".'))
+        if fault := variable_fault(variable, value):
+            mistakes.note(place.error(fault))
         else:
             os.environ[str(variable)] = str(value)
 
@@ -171,7 +169,7 @@ def _read(name: str, sources: Sources, declared: Declared) -> tuple[str, Any]:
             raise NotAllowed("a mapping, or null")
         return name, taken
     except NotAllowed as problem:
-        given = sources.given(name)
+        given = sources.quoted(name)
         said = f"{given} is not allowed" if given else "there is no value"
         raise sources.error(name, f"{said}; allowed: {problem}.{did_you_mean(given, problem.names)}") from problem
     except ValueError as problem:

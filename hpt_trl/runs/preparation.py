@@ -19,7 +19,7 @@ from trl.trainer.utils import get_callable_name
 from hpt_trl.data.layouts import NO_PROMPTS, Splits
 from hpt_trl.data.loading import load_measured, load_splits, to_conversational
 from hpt_trl.data.overlap import find_overlap
-from hpt_trl.data.prompt_parts import prompt_parts
+from hpt_trl.data.prompt_parts import names_columns
 from hpt_trl.data.rendering import Encoder
 from hpt_trl.data.unused import unused_columns
 from hpt_trl.errors import Collector, UserError
@@ -32,6 +32,7 @@ from hpt_trl.models.whole_files import refuse_torn_weights
 from hpt_trl.recipes.adapter_targets import check_adapter_targets
 from hpt_trl.recipes.bundled import find_recipe
 from hpt_trl.recipes.model_settings import check_model_settings
+from hpt_trl.recipes.profiles import Profile
 from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.recipes.resolving import read_recipe
 from hpt_trl.rewards.completions import text_tokenizer
@@ -51,6 +52,7 @@ from hpt_trl.runs.probe import Probe, check_thresholds, success_of
 from hpt_trl.runs.resuming import refuse_other_processes
 from hpt_trl.runs.steps import check_steps
 from hpt_trl.runs.tokenizer import embedded_tokens, settle_tokenizer
+from hpt_trl.settings.imported import seeing
 
 logger = logging.getLogger(__name__)
 
@@ -199,20 +201,27 @@ def _evaluations(recipe: Recipe, trained: Trained) -> dict[str, Prepared]:
     profile = replace(recipe.profile, fsdp_version=None, zero_stage=None)
     for name in recipe.arguments.evaluations or []:
         try:
-            path = find_recipe(name)
-            words = ["--model_name_or_path", str(recipe.model_args.model_name_or_path or "the trained model")]
-            words += ["--output_dir", recipe.config.output_dir, "--use_cpu", str(recipe.config.use_cpu).lower()]
-            inner = read_recipe(path, words, world_size=recipe.world_size, profile=profile)
-            if inner.stage.trains:
-                raise inner.error("stage", f"{inner.stage.name} trains a model; allowed here: evaluate.")
+            # Modules of its folder have the names that they have there, and the recipe's keep theirs.
+            with seeing():
+                evaluation = _evaluation(recipe, find_recipe(name), trained, profile)
+            path = evaluation.recipe.path
             if path.stem in found:
                 raise UserError(f"{path}: another evaluation is called {path.stem} as well; rename one of the files.")
-            found[path.stem] = prepare_recipe(inner, trained)
+            found[path.stem] = evaluation
         except UserError as error:
             for one in error.every:
                 mistakes.note(recipe.error("evaluations", f"{name}: {one}"))
     mistakes.settle()
     return found
+
+
+def _evaluation(recipe: Recipe, path: Path, trained: Trained, profile: Profile) -> Prepared:
+    words = ["--model_name_or_path", str(recipe.model_args.model_name_or_path or "the trained model")]
+    words += ["--output_dir", recipe.config.output_dir, "--use_cpu", str(recipe.config.use_cpu).lower()]
+    inner = read_recipe(path, words, world_size=recipe.world_size, profile=profile)
+    if inner.stage.name != "evaluate":
+        raise inner.error("stage", f"`{inner.stage.name}` is no evaluation; allowed here: evaluate.")
+    return prepare_recipe(inner, trained)
 
 
 def check_without_model(recipe: Recipe, *, planned: bool = False) -> Splits:
@@ -285,8 +294,7 @@ def _load_splits(recipe: Recipe, functions: list[Callable[..., Any]]) -> tuple[S
             "`dataset_test_split`, or write `eval_strategy: no`.",
         )
     read, columns = columns_read(functions), splits.train.column_names
-    parts = prompt_parts(splits.train) if splits.layout not in ("documents", "solutions") else []
-    parts += [name for name in columns if f"{{{name}}}" in (arguments.prompt_template or "")]
+    parts = names_columns(arguments.prompt_template, columns)
     answers = splits.answers if trains_on_answers(recipe, splits) else ()
     # An environment gets the whole row.
     if read is None or getattr(arguments, "environment", None) is not None:

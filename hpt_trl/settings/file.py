@@ -4,6 +4,7 @@ PyYAML speaks YAML 1.1, where `no` and `off` are booleans and `1e-6` is text. Re
 `learning_rate: 1e-6` and mean what they say, so scalars are read by the rules of YAML 1.2 (its core schema).
 """
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,11 @@ from typing import Any
 import yaml
 
 from hpt_trl.errors import Collector, Place, UserError
+from hpt_trl.settings.imported import MODULE_FOLDERS
 from hpt_trl.settings.yaml_text import check_yaml
+
+# Letters of a value, or of a key, that messages quote.
+_QUOTED = 200
 
 
 class RecipeLoader(yaml.SafeLoader):
@@ -79,11 +84,24 @@ class Sources:
         """The folder from which the paths of the file count first."""
         return self.file.path.parent
 
+    @property
+    def module_folders(self) -> list[str | Path]:
+        """The folders in which modules that the recipe names are looked up first; see `settings.imported`."""
+        variables = self.file.values.get("env")
+        stored = variables.get(MODULE_FOLDERS) if isinstance(variables, dict) else None
+        if isinstance(stored, str):
+            return [folder for folder in stored.split(os.pathsep) if folder]
+        return [] if self.folder is None else [self.folder]
+
     def given(self, key: str) -> str:
         """Returns a key's value as the user wrote it; empty where there is none."""
         if key in self.overrides:
             return " ".join(self.overrides[key])
         return self.file.texts.get(key, str(self.file.values.get(key, "")))
+
+    def quoted(self, key: str) -> str:
+        """Returns a key's value as messages quote it: what the user wrote, of a long text the beginning."""
+        return self.given(key)[:_QUOTED]
 
     def value(self, key: str) -> Any:
         """Returns what stands at a key, whether it is known or not; None where there is nothing."""
@@ -94,10 +112,10 @@ class Sources:
         """Returns where a key is set."""
         file = shown(self.file.path)
         if key in self.overrides:
-            return Place(f"--{key} on the command line ({file})", file, key, on_command_line=True)
+            return Place(f"--{key[:_QUOTED]} on the command line ({file})", file, key, on_command_line=True)
         if key in self.file.lines:
             line = self.file.lines[key]
-            return Place(f"{file}, line {line}, `{key}`", file, key, line)
+            return Place(f"{file}, line {line}, `{key[:_QUOTED]}`", file, key, line)
         return Place(f"{file}, `{key}` (not set, its default holds)", file, key)
 
     def error(self, key: str, message: str) -> UserError:
@@ -129,7 +147,7 @@ def _note_duplicates(node: yaml.Node, path: Path, mistakes: Collector) -> None:
                 continue
             line, file = key.start_mark.line + 1, shown(path)
             if key.value in seen:
-                place = Place(f"{file}, line {line}, `{key.value}`", file, key.value, line)
+                place = Place(f"{file}, line {line}, `{key.value[:_QUOTED]}`", file, key.value, line)
                 mistakes.note(place.error(f"the key is already set on line {seen[key.value]}. Keep one of the two."))
             seen[key.value] = line
     elif isinstance(node, yaml.SequenceNode):
@@ -202,7 +220,9 @@ def split_overrides(words: list[str]) -> dict[str, list[str]]:
             key, equals, value = word[2:].partition("=")
             current = overrides[key.replace("-", "_")] = [value] if equals else []
         elif current is None:
-            raise UserError(f"`{word}` on the command line follows no key; overrides are written `--key value`.")
+            raise UserError(
+                f"`{word[:_QUOTED]}` on the command line follows no key; overrides are written `--key value`."
+            )
         else:
             current.append(word)
     return overrides

@@ -4,6 +4,8 @@ import difflib
 import inspect
 import os
 import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.machinery import PathFinder
 from importlib.util import find_spec, module_from_spec
@@ -15,14 +17,44 @@ from hpt_trl.errors import UserError
 _NOTHING = object()
 
 
-# Folders of the recipes that are read, the last one first; the processes that this one starts see them too.
-_FOLDERS = "HPT_TRL_RECIPE_FOLDERS"
+# Folders of the recipe that is read, the first one first; the processes that this one starts see them too, and a recipe
+# that is stored elsewhere names them in its block `env`.
+MODULE_FOLDERS = "HPT_TRL_RECIPE_FOLDERS"
+# All that were ever among them in this process.
+_SEEN: set[str] = set()
 
 
-def see_folder(folder: Path) -> None:
-    """Has modules that lie in a recipe's folder found: before those of the working directory and installed ones."""
-    seen = os.environ.get(_FOLDERS, "").split(os.pathsep)
-    os.environ[_FOLDERS] = os.pathsep.join(dict.fromkeys(filter(None, [os.path.abspath(folder), *seen])))
+def see_folders(folders: Iterable[str | Path]) -> None:
+    """Has modules that lie in a recipe's folders found: before those of the working directory and installed ones.
+
+    What was seen before is not any more: modules of another recipe may have the same names.
+    """
+    found = list(dict.fromkeys(map(os.path.abspath, folders)))
+    _SEEN.update(found)
+    os.environ[MODULE_FOLDERS] = os.pathsep.join(found)
+
+
+@contextmanager
+def seeing(folders: Iterable[str | Path] | None = None) -> Iterator[None]:
+    """Inside, other folders are seen; after it those that were seen before.
+
+    Args:
+        folders: those to begin with; by default the same ones.
+    """
+    before = _folders()
+    try:
+        if folders is not None:
+            see_folders(folders)
+        yield
+    finally:
+        see_folders(before)
+
+
+def folders_of_modules(paths: Iterable[str], folders: Iterable[str | Path]) -> list[str]:
+    """Those of some folders in which the modules of dotted paths lie, in their order, as absolute paths."""
+    names = {path.partition(".")[0] for path in paths if "." in path}
+    places = dict.fromkeys(map(os.path.abspath, folders))
+    return [folder for folder in places if any(_lies_in(folder, name) for name in names)]
 
 
 def check_found(path: str, key: str) -> None:
@@ -72,7 +104,8 @@ def imported(path: str, key: str) -> Any:
     # The user's module may raise anything while it is imported; if it left the process, nothing would be said.
     except (Exception, SystemExit) as error:
         raise UserError(
-            f"{key}: `{path}`: the module {module_name} cannot be imported: {type(error).__name__}: {error}"
+            f"{key}: `{path[:200]}`: the module {module_name[:200]} cannot be imported: "
+            f"{type(error).__name__}: {str(error)[:1000]}"
         ) from error
     if found is _NOTHING:
         own = [one for one, value in vars(module).items() if inspect.isroutine(value) or inspect.isclass(value)]
@@ -84,7 +117,7 @@ def imported(path: str, key: str) -> Any:
 
 
 def _folders() -> list[str]:
-    return [folder for folder in os.environ.get(_FOLDERS, "").split(os.pathsep) if folder]
+    return [folder for folder in os.environ.get(MODULE_FOLDERS, "").split(os.pathsep) if folder]
 
 
 def _extend_path() -> None:
@@ -99,7 +132,11 @@ def _extend_path() -> None:
 
 def _folder_of(name: str) -> str | None:
     """The recipe's folder in which a module of this name lies."""
-    return next((folder for folder in _folders() if any(map(os.path.isfile, _files(folder, name)))), None)
+    return next((folder for folder in _folders() if _lies_in(folder, name)), None)
+
+
+def _lies_in(folder: str, name: str) -> bool:
+    return any(map(os.path.isfile, _files(folder, name)))
 
 
 def _files(folder: str, name: str) -> tuple[str, str]:
@@ -116,7 +153,7 @@ def _import_from_recipe(name: str) -> None:
         return
     loaded = getattr(sys.modules.get(name), "__file__", None)
     if loaded is not None:
-        others = [file for other in [*_folders(), os.getcwd()] if other != folder for file in _files(other, name)]
+        others = [file for other in [*_SEEN, os.getcwd()] if other != folder for file in _files(other, name)]
         if os.path.abspath(loaded) not in others:
             return
         # Of another recipe.

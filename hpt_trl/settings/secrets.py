@@ -8,6 +8,7 @@ import os
 from collections.abc import MutableMapping
 from typing import Any
 
+from hpt_trl.settings.environment import variable_fault
 from hpt_trl.settings.masking import is_secret_variable
 
 TOKEN_KEY = "hub_token"
@@ -53,11 +54,18 @@ def take_token_of(values: MutableMapping[str, Any], texts: MutableMapping[str, s
 
 
 def take_secret_variables(values: MutableMapping[str, Any]) -> None:
-    """Set the variables of a recipe's `env` block that hold a secret, and take them out of the block."""
+    """Set the variables of a recipe's `env` block that hold a secret, and take them out of the block.
+
+    What cannot be set stays there, for who reads the block to tell.
+    """
     variables = values.get("env")
     if not isinstance(variables, dict):
         return
-    secret = {name: value for name, value in variables.items() if is_secret_variable(str(name))}
+    secret = {
+        name: value
+        for name, value in variables.items()
+        if is_secret_variable(str(name)) and not variable_fault(name, value)
+    }
     os.environ.update({str(name): str(value) for name, value in secret.items()})
     values["env"] = {name: value for name, value in variables.items() if name not in secret}
     if not values["env"]:

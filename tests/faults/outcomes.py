@@ -12,7 +12,7 @@ from transformers.trainer_pt_utils import safe_globals
 # Not of the training: pictures and pages, settings with paths, notes of who ran and what was written when.
 _LEFT_OUT = (".png", ".html", ".md", ".bin", ".lock", ".owner", ".partial")
 _NAMES_LEFT_OUT = ("recipe.yaml", "run.json", "digests.json", "trackers.json", "run.owner", "pipeline.json")
-_FOLDERS_LEFT_OUT = ("abandoned", "damaged", "runs", ".saving", ".removing", ".replaced", "recipes")
+_FOLDERS_LEFT_OUT = ("abandoned", "damaged", "runs", ".saving", ".removing", ".replaced", ".replacing", "recipes")
 _TIMES = ("step_time", "wall_time_s", "hardware", "versions", "command", "recipe", "model", "attempts", "digests")
 _TIMES += ("seconds", "training_seconds", "evaluation_seconds", "peak_bytes", "started", "since", "time")
 _TIMES_WITHIN = ("runtime", "per_second", "profiling", "_path", "_dir", "/time")

@@ -1,6 +1,7 @@
 """Every mistake of a recipe in one answer, each once, in the order of the file."""
 
 import json
+import os
 import re
 import time
 
@@ -9,6 +10,7 @@ import yaml
 
 from hpt_trl.cli import main
 from hpt_trl.errors import UserError
+from hpt_trl.recipes.declared import declared_in_file
 from hpt_trl.runs.early import check_run
 from hpt_trl.runs.preparation import prepare
 from tests.helpers.processes import hpt_trl
@@ -154,6 +156,18 @@ def test_every_mistake_of_an_evaluation_is_told(tmp_path):
         assert str(found).count(said) >= 1
 
 
+@pytest.mark.parametrize("stage", ["grpo", "evalute"])
+def test_an_evaluation_is_no_training_and_has_none_of_its_own(stage, tmp_path):
+    path, _ = write(tmp_path, "evaluations: [r.yaml]", stage=stage)
+    path.rename(tmp_path / "r.yaml")
+    (tmp_path / "other.yaml").write_text((tmp_path / "r.yaml").read_text().replace("[r.yaml]", "[mine.yaml]"))
+    path, lines = write(tmp_path, "evaluations: [r.yaml, other.yaml, quickstart]")
+    path.rename(tmp_path / "mine.yaml")
+    found = refused(tmp_path / "mine.yaml").every
+    assert {error.place.line for error in found} == {lines["evaluations"]} and len(found) == 3
+    assert all("allowed here: evaluate" in str(error) or "Did you mean `evaluate`" in str(error) for error in found)
+
+
 def test_every_stage_of_a_pipeline_is_told_of(tmp_path, capsys):
     words = ["--sft.max_stepz", "3", "--ppo.learning_rate", "-1", "--reward.dataset_name", "nope.jsonl"]
     assert main(["check", "pipeline/rlhf-tiny", *words]) == 2
@@ -244,6 +258,47 @@ def test_check_prints_them_as_json(tmp_path, capfd):
     assert len(told.err.splitlines()) == 1 and told.err.startswith("error: 4 mistakes in ")
 
 
+TOKEN = "hf_abcdefghijklmnopqrst"
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("", ["--model_init_kwargs", f'{{"token": "{TOKEN}']),
+        ("", ["--model_init_kwargs", f"token={TOKEN}"]),
+        ("", [TOKEN]),
+        ("", ["--push_to_hub", TOKEN]),
+        ("", [f"--{TOKEN}", "1"]),
+        (f'env: {{"HF_TOKEN={TOKEN}": x}}', []),
+        (f"reward_funcs_: [{TOKEN}]", []),
+        (f"{TOKEN}: 1", []),
+        (f"optim: {TOKEN}", []),
+    ],
+)
+def test_no_message_shows_a_token(line, words, tmp_path, capfd):
+    path, _ = write(tmp_path, line)
+    for more in ([], ["--json"]):
+        assert main(["check", str(path), *words, *more]) == 2
+        told = capfd.readouterr()
+        assert "error: " in told.err and TOKEN not in told.out + told.err
+
+
+@pytest.mark.parametrize("value", ["a." + "x" * 3000, [10**50] * 60, ["x" * 3000]])
+def test_a_message_is_short_however_long_what_it_quotes(value, tmp_path):
+    known = declared_in_file("grpo").keys
+    path = tmp_path / "long.yaml"
+    lines = [f"{key}: {json.dumps(value)}\n" for key in [*known, "env", "k" * 1000] if key != "stage"]
+    for stage in ("grpo", "x" * 3000):
+        path.write_text("".join([f"stage: {stage}\n", *lines]))
+        with pytest.raises(UserError) as found:
+            check_run(str(path), ["--" + "k" * 20_000, "3"])
+        told = [str(error) for error in found.value.every]
+        assert len(told) > 50 and [text[:999] for text in told if len(text) > 1500] == []
+    with pytest.raises(UserError) as found:
+        check_run(str(path), ["x" * 20_000])
+    assert len(str(found.value)) < 400
+
+
 def test_no_recipe_at_all_is_told_as_json_too(capfd):
     assert main(["check", "quikstart", "--json"]) == 2
     (found,) = json.loads(capfd.readouterr().out)["mistakes"]
@@ -263,3 +318,28 @@ def test_all_are_told_in_a_second_and_a_half(command, tmp_path):
         if seconds[-1] < 1.5:
             return
     pytest.fail(f"{seconds} s")
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"WORD": "x\0"}, "null character"),
+        ({"MY_TOKEN": "x\0"}, "null character"),
+        ({"A=TOKEN": "x"}, "name of a variable"),
+        ({"HF_TOKEN": ["a"]}, "no single value"),
+        ({"": 1}, "name of a variable"),
+    ],
+)
+def test_variables_that_cannot_be_set_are_told(variables, said, tmp_path, capfd, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "before")
+    path, lines = write(tmp_path, yaml.safe_dump({"env": variables}))
+    (error,) = refused(path).every
+    assert said in error.said and error.place.line == lines["env"]
+    stages = {"one": {"recipe": "sft/stories-tiny", "env": variables}}
+    chain = {"stage": "pipeline", "output_dir": str(tmp_path / "all"), "stages": stages}
+    (tmp_path / "chain.yaml").write_text(yaml.safe_dump(chain))
+    for command in ("check", "run"):
+        assert main([command, str(tmp_path / "chain.yaml")]) == 2
+        told = capfd.readouterr().err
+        assert said in told and "`stages.one.env`" in told, told
+    assert os.environ["HF_TOKEN"] == "before"

@@ -9,11 +9,15 @@ import pytest
 import yaml
 
 from hpt_trl.cli import main
+from hpt_trl.pipeline.fingerprint import contents_of
 from hpt_trl.pipeline.reading import read_plan
+from hpt_trl.pipeline.run import _write_recipe
 from hpt_trl.recipes import anchoring
-from hpt_trl.runs.preparation import prepare
-from hpt_trl.settings.imported import imported, see_folder
-from tests.helpers.processes import ENVIRONMENT
+from hpt_trl.recipes.resolving import resolve_recipe
+from hpt_trl.runs.output_folder import resolved_recipe
+from hpt_trl.runs.preparation import prepare, prepare_recipe
+from hpt_trl.settings.imported import imported, see_folders
+from tests.helpers.processes import ENVIRONMENT, hpt_trl
 
 TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
 REWARD = "def brevity(completions, **columns):\n    return [{} + place for place, _ in enumerate(completions)]\n"
@@ -72,7 +76,9 @@ def test_a_run_from_another_folder_writes_a_recipe_that_runs_from_anywhere(besid
     assert main(["run", "../mine/mine.yaml"]) == 0
     stored = yaml.safe_load((tmp_path / "elsewhere" / "out" / "recipe.yaml").read_text())
     assert stored["model_name_or_path"] == str(tmp_path / "mine" / "models" / "tiny")
-    assert main(["check", "out/recipe.yaml", "--output_dir", "again"]) == 0
+    words = ["check", "out/recipe.yaml", "--output_dir", "again"]
+    done = hpt_trl(*words)
+    assert done.returncode == 0, done.stderr
 
 
 def test_from_the_recipes_own_folder_nothing_changes(beside, tmp_path, monkeypatch):
@@ -145,7 +151,7 @@ def test_a_file_beside_a_recipe_shadows_no_library(tmp_path):
     (tmp_path / "json.py").write_text("raise SystemExit('shadowed')")
     (tmp_path / "own_rewards.py").write_text("import json\n" + REWARD.format("json.loads('3')"))
     code = (
-        f"from hpt_trl.settings.imported import imported, see_folder; see_folder({str(tmp_path)!r});"
+        f"from hpt_trl.settings.imported import imported, see_folders; see_folders([{str(tmp_path)!r}]);"
         "print(imported('own_rewards.brevity', 'k')(['a'])); import json.decoder, tomllib; print(json.__file__)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT)
@@ -158,8 +164,43 @@ def test_two_recipes_have_modules_of_one_name(tmp_path):
         (tmp_path / name / "own_package" / "__init__.py").write_text("")
         (tmp_path / name / "own_package" / "inner.py").write_text(REWARD.format(value))
     for name, value in (("one", 1), ("two", 2), ("one", 1)):
-        see_folder(tmp_path / name)
+        see_folders([tmp_path / name])
         assert imported("own_package.inner.brevity", "reward_funcs")(["a"]) == [value]
+
+
+def test_each_stage_of_a_pipeline_has_the_modules_of_its_own_recipe(beside, tmp_path, capfd):
+    other = shutil.copytree(tmp_path / "mine", tmp_path / "other")
+    (other / "own_rewards.py").write_text(REWARD.format(0.75))
+    stages = {"one": {"recipe": "mine/mine.yaml"}, "two": {"recipe": "other/mine.yaml"}}
+    chain = {"stage": "pipeline", "output_dir": str(tmp_path / "all"), "stages": stages}
+    (tmp_path / "chain.yaml").write_text(yaml.safe_dump(chain))
+    plan = read_plan(tmp_path / "chain.yaml", [])
+    (tmp_path / "all").mkdir()
+    for name, value in (("two", 0.75), ("one", 0.25)):
+        stage = next(stage for stage in plan.stages if stage.name == name)
+        rewards = [*prepare_recipe(resolve_recipe(plan.sources(stage, {}))).rewards]
+        # As the stage's own process reads it.
+        rewards += prepare(str(_write_recipe(plan, stage)), []).rewards
+        for reward in rewards:
+            assert reward(completions=["a"], prompts=["b"], completion_ids=[[1]]) == [value]
+        inputs = [name for name in contents_of(stage, {}) if name.endswith("own_rewards.py")]
+        assert inputs == [f"the files of {tmp_path / ('mine' if name == 'one' else 'other') / 'own_rewards.py'}"]
+
+
+def test_an_evaluation_has_its_own_modules_and_its_recipe_keeps_its_own(beside, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "own_rewards.py").write_text(REWARD.format(0.75))
+    measured = {"stage": "evaluate", "dataset_name": str(beside.parent / "rows.jsonl")}
+    measured |= {"reward_funcs": ["own_rewards.brevity"], "max_completion_length": 4, "output_dir": "out"}
+    (other / "measure.yaml").write_text(yaml.safe_dump(measured))
+    with beside.open("a") as file:
+        file.write(f"evaluations: [{other / 'measure.yaml'}]\n")
+    prepared = prepare(str(beside), [])
+    for one, value in ((prepared, 0.25), (prepared.evaluations["measure"], 0.75)):
+        assert one.rewards[0](completions=["a"], prompts=["b"], completion_ids=[[1]]) == [value]
+    assert imported("own_rewards.brevity", "k")(["a"]) == [0.25]
+    assert str(tmp_path / "mine") in resolved_recipe(prepared.recipe)
 
 
 def test_keys_of_a_pipeline_count_from_the_file_that_sets_them(beside, tmp_path):

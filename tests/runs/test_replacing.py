@@ -1,7 +1,9 @@
 """Runs that are started anew: nothing that they read goes, and what they replace goes once they have trained."""
 
+import errno
 import json
 import shutil
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -48,9 +50,8 @@ def test_a_model_in_the_folder_is_not_trained_into_it(recipe, finished, tmp_path
         recipe("sft", model_name_or_path=str(tmp_path / "link")),
         recipe("sft", evaluations=[str(tmp_path / "judged.yaml")]),
     ]
-    for path in [*others, *([] if "true" in words[:1] else [str(tmp_path / "evaluation.yaml")])]:
-        if path.endswith("evaluation.yaml") and words[:1] == ["--resume_from_checkpoint"]:
-            continue
+    # An evaluation has no checkpoints.
+    for path in others if "--resume_from_checkpoint" in words else [*others, str(tmp_path / "evaluation.yaml")]:
         assert main(["check", path, *words]) == 2
         with pytest.raises(UserError, match="lies in the `output_dir` of this run"):
             runner.run(path, words)
@@ -72,6 +73,54 @@ def test_a_start_that_fails_leaves_what_it_was_to_replace(recipe, finished, tmp_
     runner.run(recipe("sft", max_steps=3), ANEW)
     assert results(finished)["steps"] == 3
     assert not (finished / "checkpoint-2").exists() and not (finished / ".replaced").exists()
+
+
+@pytest.mark.parametrize("fails", ["os.rename", "hpt_trl.runs.output_folder.write_atomically"])
+def test_a_disk_that_is_full_at_the_start_leaves_what_it_was_to_replace(recipe, finished, monkeypatch, fails):
+    before, calls = contents(finished), []
+    module, _, name = fails.rpartition(".")
+    whole = getattr(import_module(module), name)
+
+    def broken(*arguments, **settings):
+        calls.append(arguments)
+        if len(calls) == (4 if name == "rename" else 1):
+            raise OSError(errno.EIO, "input/output error")
+        return whole(*arguments, **settings)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fails, broken)
+        with pytest.raises(OSError, match="input/output error"):
+            runner.run(recipe("sft", max_steps=3), ANEW)
+    assert calls and contents(finished) == before
+
+
+def test_what_cannot_be_removed_costs_the_new_run_nothing(recipe, finished, monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        # As where another machine has a file open, or owns it.
+        patched.setattr("hpt_trl.runs.replacing.shutil.rmtree", lambda *arguments, **settings: None)
+        patched.setattr("hpt_trl.runs.runner.save_final", interrupted)
+        with pytest.raises((KeyboardInterrupt, UserError)):
+            runner.run(recipe("sft", save_strategy="steps", save_steps=1, max_steps=3), ANEW)
+    assert (finished / "checkpoint-3").is_dir() and not (finished / ".replaced").exists()
+    assert not (finished / "results.json").exists()
+
+
+def test_what_was_set_aside_is_not_removed_silently(recipe, finished):
+    (finished / ".replaced").mkdir()
+    for path in ("results.json", "checkpoint-2", "model.safetensors"):
+        (finished / path).rename(finished / ".replaced" / path)
+    before = contents(finished)
+    path = recipe("sft", save_strategy="steps", save_steps=2, max_steps=2)
+    with pytest.raises(UserError, match=r"did not finish, and what it kept in \.replaced\..*overwrite true"):
+        runner.run(path, [])
+    assert contents(finished) == before
+    # Killed before all was there: it goes on as the run that it was.
+    (finished / ".replaced").rename(finished / ".replacing")
+    runner.run(path, [*ANEW, "--max_steps", "1"])
+    assert results(finished)["steps"] == 1 and not list(finished.glob(".repl*"))
 
 
 def test_a_start_that_is_killed_leaves_it_aside(recipe, finished, tmp_path):
