@@ -72,24 +72,6 @@ def replace_files(new: Path, target: Path, last: str) -> None:
     shutil.rmtree(new)
 
 
-def kept_in(place: Path, path: Path) -> Path:
-    """Moves a file or folder into a folder, which is made; what has its name there stays as well.
-
-    Returns:
-        Where it lies.
-
-    Raises:
-        OSError: it cannot be moved.
-    """
-    place.mkdir(exist_ok=True)
-    target, number = place / path.name, 1
-    while target.exists():
-        number += 1
-        target = place / f"{path.name}.{number}"
-    os.rename(path, target)
-    return target
-
-
 def clear_left(target: Path) -> None:
     """Removes what processes of this machine that were killed have left beside a folder.
 

@@ -16,9 +16,8 @@ from hpt_trl.evaluation.measuring import measure
 from hpt_trl.evaluation.samples import SampleStore
 from hpt_trl.files import valid_json, write_atomically
 from hpt_trl.methods.held_out import RowMeasures, errors_of, measure_held_out, shares_of
-from hpt_trl.placing import kept_in
 from hpt_trl.reading import read_object, read_results
-from hpt_trl.run_files import ABANDONED, BEFORE_FILE, EVALUATIONS, RESULTS_FILE
+from hpt_trl.run_files import BEFORE_FILE, EVALUATIONS
 from hpt_trl.runs.acting import rows_placed
 from hpt_trl.runs.evaluating import answered_conditions, task_of, write_scored
 from hpt_trl.runs.evaluation import evaluate
@@ -47,7 +46,6 @@ class Evaluations:
             stored: Any = [None, None]
             if self.trainer.is_world_process_zero():
                 stored = list(_stored_before(path.parent))
-                _reopen(path, stored[0])
             self.before, self.rows = broadcast_object_list(stored)
             return
         self.before = self.evaluate("Before training")
@@ -128,21 +126,6 @@ class Evaluations:
             acting=prepared.acting,
             rollouts_kept=None if prepared.acting is None else Path(recipe.config.output_dir),
         )
-
-
-def _reopen(path: Path, before: dict[str, Any] | None) -> None:
-    """Lets a run that had come to its end be one that has not: whoever looks would take its former results for these.
-
-    Args:
-        path: Of before.json, which a former version removed at the end.
-        before: What the results say of the model before the training.
-    """
-    results = path.with_name(RESULTS_FILE)
-    if not results.exists():
-        return
-    if before is not None and not path.exists():
-        write_atomically(path, json.dumps(valid_json(before), ensure_ascii=False))
-    print(f"The results of the run's former end are kept: {kept_in(path.parent / ABANDONED, results)}", flush=True)
 
 
 def _stored_before(folder: Path) -> tuple[dict[str, Any] | None, list[RowMeasures] | None]:
