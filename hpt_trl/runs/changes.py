@@ -9,6 +9,7 @@ from typing import Any
 from hpt_trl.files import valid_json
 from hpt_trl.hub.destination import HUB_KEYS
 from hpt_trl.settings.keys import Key
+from hpt_trl.settings.masking import masked
 
 # Keys that say how a run is started, not what it does.
 STARTING_KEYS = ("overwrite", "resume_from_checkpoint", "output_dir")
@@ -53,7 +54,8 @@ def changes_between(old: Mapping[str, Any], new: Mapping[str, Any], keys: Mappin
         keys: What the stage declares: a key that is not given has its default.
     """
     defaults = {name: _plain(key.default) for name, key in keys.items()}
-    old, new = _plain(dict(old)), _plain(dict(new))
+    # What is written down has no secrets; another one makes no other run.
+    old, new = _plain(masked(old)), _plain(masked(new))
     found = []
     for key in [*new, *(key for key in old if key not in new)]:
         was, now = (recipe.get(key, defaults.get(key)) for recipe in (old, new))

@@ -60,9 +60,11 @@ _RUN_FILES = (
 
 
 def resolved_recipe(recipe: Recipe) -> str:
-    """The recipe with its overrides as YAML; it can be run again with another `output_dir`."""
-    values = {key: value for key, value in recipe.raw.items() if key not in STARTING_KEYS[:2]}
-    # A secret among them is the user's to set anew.
+    """The recipe with its overrides as YAML; it can be run again with another `output_dir`.
+
+    A secret in it is the user's to set anew: `hpt_trl.recipes.withheld` refuses what stands in its place.
+    """
+    values = masked({key: value for key, value in recipe.raw.items() if key not in STARTING_KEYS[:2]})
     variables = recipe.sources.file.values.get("env") or {}
     told = {name: value for name, value in variables.items() if not is_secret_variable(str(name))}
     told = {name: value for name, value in told.items() if masked(value) == value}

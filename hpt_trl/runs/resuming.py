@@ -23,6 +23,7 @@ from hpt_trl.runs.checkpoints import RUN_FILE, numbered_checkpoints, step_of, wh
 from hpt_trl.runs.inputs import digests_of_inputs
 from hpt_trl.runs.record import versions
 from hpt_trl.runs.starting import stored_recipe
+from hpt_trl.settings.masking import masked
 
 _KEY = "resume_from_checkpoint"
 # Stages that come to the same weights in any number of processes, as long as nothing is drawn within a step.
@@ -35,7 +36,7 @@ def note_of(recipe: Recipe) -> dict[str, Any]:
         "processes": recipe.world_size,
         "profile": kind_of(recipe.profile),
         "rows_per_step": _rows_per_step(recipe),
-        "recipe": _resolved(recipe),
+        "recipe": masked(_resolved(recipe)),
         "inputs": digests_of_inputs(recipe.raw),
         "versions": versions(),
     }

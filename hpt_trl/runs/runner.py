@@ -60,6 +60,7 @@ from hpt_trl.runs.totals import RunTotals
 from hpt_trl.runs.trackers.tracking import Tracking
 from hpt_trl.runs.warned import Warnings
 from hpt_trl.runs.working import run_work
+from hpt_trl.settings.masking import masked, masked_command
 from hpt_trl.settings.secrets import take_token
 
 
@@ -219,6 +220,8 @@ def _build_trainer(
             acting=prepared.acting,
         )
     )
+    # The model is loaded; every checkpoint has the arguments in `training_args.bin`.
+    config.model_init_kwargs = masked(config.model_init_kwargs)
     refuse_untrainable(trainer.model)
     for model in (trainer.model, getattr(trainer, "ref_model", None)):
         if model is not None:
@@ -286,7 +289,7 @@ def _finish(
         },
         "versions": versions(),
         "hardware": hardware(trainer.accelerator.device, trainer.accelerator.num_processes, spent.peak_bytes),
-        "command": shlex.join(command),
+        "command": masked_command(shlex.join(command)),
         DIGESTS_KEY: digest_of(folder / DIGESTS_FILE),
     }
     write_results(folder, results)

@@ -36,6 +36,7 @@ from hpt_trl.run_files import (
 from hpt_trl.runs.changes import STARTING_KEYS
 from hpt_trl.runs.checkpoints import RUN_FILE, complete_checkpoints, numbered_checkpoints, why_incomplete
 from hpt_trl.runs.inputs import refuse_inputs_inside
+from hpt_trl.settings.masking import masked
 
 # What a run leaves before its first step is done, trajectories of the evaluation before the training among it.
 _BEFORE_TRAINING = {
@@ -185,8 +186,8 @@ def _differs(start: Start) -> bool:
     old = stored_recipe(start.folder)
     if old is None:
         return True
-    new = yaml.safe_load(yaml.safe_dump(start.resolved()))
-    return any(old.get(key) != new.get(key) for key in {*old, *new} - set(STARTING_KEYS))
+    new = yaml.safe_load(yaml.safe_dump(masked(start.resolved())))
+    return any(masked(old).get(key) != new.get(key) for key in {*old, *new} - set(STARTING_KEYS))
 
 
 def _failed_at_start(folder: Path) -> bool:
