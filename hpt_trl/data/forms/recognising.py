@@ -117,7 +117,8 @@ def near_forms(rows: Dataset, wanted: Wanted) -> str:
                 f"\nAs {one.said} the file's own {replaced} would be lost; if that is meant, write "
                 f"`dataset_layout: {one.name}`."
             )
-    if unanswered := _fitting(forms, rows, names, replace(wanted, complete=False)) if wanted.complete else []:
+    asks = wanted.complete and "prompt" not in names
+    if unanswered := _fitting(forms, rows, names, replace(wanted, complete=False)) if asks else []:
         return (
             f"\nRead as {unanswered[0].said}, the rows have no demonstration, which this stage needs of every row; if "
             f"a column holds one, name it: column_mapping: {{{wanted.demonstration_column}: …}}."
