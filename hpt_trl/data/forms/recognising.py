@@ -127,7 +127,7 @@ def near_forms(rows: Dataset, wanted: Wanted) -> str:
     layouts = sorted((layout for layout in _BELOW if layout not in wanted.layouts), key=lambda name: name == "prompts")
     elsewhere = Wanted(tuple(layouts), complete=True)
     others = _fitting(_every(elsewhere.layouts, elsewhere), rows, names, elsewhere)
-    if others and len(own.columns_of(names)) < 2:
+    if others and (others[0].convert is None or not own.columns_of(names)):
         return f"\nThe rows are {others[0].said}, from which this stage makes no {wanted.left[0]}."
     near = [
         one
