@@ -14,6 +14,7 @@ from hpt_trl.pipeline.reading import is_pipeline
 from hpt_trl.pipeline.report_data import report_data
 from hpt_trl.recipes.bundled import find_recipe
 from hpt_trl.settings.file import read_recipe_file, split_overrides
+from hpt_trl.settings.masking import masked_text
 
 
 @contextmanager
@@ -62,8 +63,8 @@ def mistaken(error: UserError) -> dict[str, Any]:
             {
                 "file": None if one.place is None else one.place.file,
                 "line": None if one.place is None else one.place.line,
-                "key": None if one.place is None else one.place.key,
-                "said": one.said,
+                "key": None if one.place is None else masked_text(one.place.key),
+                "said": masked_text(one.said),
             }
             for one in error.every
         ]

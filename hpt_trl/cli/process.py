@@ -12,6 +12,7 @@ from hpt_trl.cli.commands import run_command
 from hpt_trl.errors import UserError
 from hpt_trl.runs.collecting import collect_seldom
 from hpt_trl.runs.quiet import quiet_libraries
+from hpt_trl.settings.masking import masked_text
 from hpt_trl.signals import INTERRUPTED, Interrupted
 
 # Seconds that a process other than the first waits before it prints an error. Where the error is everyone's, the
@@ -39,8 +40,10 @@ def main(words: list[str] | None = None) -> int:
         if rank > 0:
             time.sleep(GRACE)
         sys.stdout.flush()
-        # A reader of JSON gets one line.
-        said = " ".join(str(error).split()) if "--json" in (sys.argv if words is None else words) else error
+        said = masked_text(str(error))
+        if "--json" in (sys.argv if words is None else words):
+            # A reader of JSON gets one line.
+            said = " ".join(said.split())
         print(f"error: {said}" if rank == 0 else f"error in process {rank}: {said}", file=sys.stderr, flush=True)
         return 2
     except KeyboardInterrupt as end:

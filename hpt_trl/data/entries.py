@@ -9,6 +9,7 @@ from typing import Any, get_type_hints
 
 from hpt_trl.data.names import check_name, names_of
 from hpt_trl.errors import UserError
+from hpt_trl.settings.ranges import Rule, problem
 from hpt_trl.settings.values import NotAllowed, convert, did_you_mean
 
 # Keys of the recipe that each entry has for itself -> what they are called there.
@@ -21,6 +22,8 @@ OF_ENTRY = {
     "column_mapping": "column_mapping",
     "dataset_layout": "dataset_layout",
 }
+# Bounds of a share: weights of all that are within them are numbers to reckon with.
+_LEAST, _MOST = 1e-6, 1_000_000
 # Fields of TRL's entries that name files for a builder.
 _BUILDERS = ("data_dir", "data_files")
 
@@ -33,7 +36,7 @@ class Entry:
         path: as `dataset_name`. name: as `dataset_config`. options: as `dataset_options`.
         split: its training rows, or in an evaluation those that are measured.
         test_split: its held-out rows; by default `test`, where the data has one.
-        columns: those that are read; all by default, and after `column_mapping` in any case.
+        columns: those that are read, by their names in the file; all by default.
         fraction: its share of the mixture, which is as large as it can be without a row taken twice; the first rows.
         column_mapping, dataset_layout: as the recipe's keys.
     """
@@ -67,12 +70,15 @@ def read_entries(value: Sequence[Any]) -> list[Entry]:
     return entries
 
 
-def check_entries(value: Sequence[Any], given: Mapping[str, Any], made: Sequence[str] = ()) -> None:
+def check_entries(
+    value: Sequence[Any], given: Mapping[str, Any], made: Sequence[str] = (), rule: Rule | None = None
+) -> None:
     """Refuse entries that can be read by no means, and keys beside them that each entry has for itself.
 
     Args:
         given: the recipe's keys as far as they are written.
         made: folders that will be there when the recipe runs.
+        rule: what `dataset_layout` may be; None where the stage is not known.
 
     Raises:
         UserError: the first of these.
@@ -86,6 +92,8 @@ def check_entries(value: Sequence[Any], given: Mapping[str, Any], made: Sequence
             raise UserError(
                 f"datasets, entry {number}: `test_split` and `test_split_size` both name held-out rows; drop one."
             )
+        if rule is not None and (fault := problem(rule, entry.dataset_layout)):
+            raise UserError(f"datasets, entry {number}: `dataset_layout: {entry.dataset_layout!s:.80}` {fault}")
         if not set(made).isdisjoint(names_of(entry.path)):
             continue
         try:
@@ -131,6 +139,9 @@ def _entry(item: Any, number: int) -> Entry:
     if not taken.get("path"):
         raise UserError(f"{at}: there is no `path`; write a file, a folder, a Hub id or a generated data set.")
     fraction = taken.get("fraction")
-    if fraction is not None and not fraction > 0:
-        raise UserError(f"{at}: `fraction: {fraction:g}`; allowed: a number above 0, or leave the entry out.")
+    if fraction is not None and not _LEAST <= fraction <= _MOST:
+        raise UserError(
+            f"{at}: `fraction: {fraction:g}`; allowed: a number above 0, from {_LEAST:g} to {_MOST:,}, or leave the "
+            "entry out."
+        )
     return Entry(**taken)

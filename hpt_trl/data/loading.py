@@ -25,7 +25,13 @@ from hpt_trl.data.mixing import Part, as_assistant, as_user, kind_of_values, mix
 from hpt_trl.data.model_solutions import one_row_per_model
 from hpt_trl.data.names import as_dict
 from hpt_trl.data.objects import column_values, with_column
-from hpt_trl.data.prompt_parts import complete_prompts, filled_templates, find_marked_rows, names_columns
+from hpt_trl.data.prompt_parts import (
+    check_template,
+    complete_prompts,
+    filled_templates,
+    find_marked_rows,
+    names_columns,
+)
 from hpt_trl.data.reading.places import ROW, Source
 from hpt_trl.data.reading.sources import read_measured, read_source
 from hpt_trl.data.row_checks import find_faults, iterate_rows, validate_rows
@@ -70,10 +76,10 @@ def load_splits(
     Raises:
         UserError: data that cannot be read, a missing column, a faulty row, or a held-out size that does not fit.
     """
-    parts = parts_of(arguments)
+    wanted = _wanted(layout, demonstration_column, complete=needs_demonstration)
+    parts = parts_of(arguments, wanted.layouts)
     read = [part.read(lambda arguments: read_source(arguments, seed=seed)) for part in parts]
     training = taken(parts, [train for train, _ in read])
-    wanted = _wanted(layout, demonstration_column, complete=needs_demonstration)
     train, source, found, dropped = _joined(parts, training, wanted)
     layout, test_dropped = found[0].form.layout, 0
     held_out = [(part, test) for part, (_, test) in zip(parts, read, strict=True) if test is not None]
@@ -126,9 +132,9 @@ def load_measured(
             layout=layout,
         )
         return replace(splits, train=splits.test, test=None, source=splits.test_source)
-    parts = parts_of(arguments, measured=True)
-    read = [part.read(lambda arguments: read_measured(arguments, seed=seed)) for part in parts]
     wanted = _wanted(layout, demonstration_column, complete=False)
+    parts = parts_of(arguments, wanted.layouts, measured=True)
+    read = [part.read(lambda arguments: read_measured(arguments, seed=seed)) for part in parts]
     rows, source, found, dropped = _joined(parts, taken(parts, read), wanted)
     return replace(_splits(rows, None, source, source, demonstration_column, found), dropped=dropped)
 
@@ -158,11 +164,7 @@ def to_conversational(splits: Splits, tokenizer: "PreTrainedTokenizerBase", argu
             if getattr(arguments, key):
                 raise UserError(f"{key}: documents (column `text`) are trained on as they are; drop the line.")
         return splits
-    if template is not None and "{prompt}" not in template and not re.search(r"\{[^{}]+\}", template):
-        raise UserError(
-            f"prompt_template: {template!r:.200} must hold `{{prompt}}`, which stands for the prompt, or the names of "
-            "columns in braces."
-        )
+    check_template(template, splits.train.column_names)
     if template is not None and _LITERAL_BREAK.search(template):
         logger.warning(
             "prompt_template holds a backslash and an `n`, where a line break may be meant: in YAML that is "
@@ -293,6 +295,7 @@ def _prepare(dataset: Dataset, faults: Faults, arguments: DataArguments, wanted:
     dataset = read_scalars(map_columns(dataset, source, mapping))
     for column in ("prompt", demonstration_column, "chosen", "rejected"):
         dataset = _readable(dataset, column, faults)
+    named = names_columns(template, [name for name in dataset.column_names if name != "prompt"])
     # A template without `{prompt}` writes the whole prompt.
     written = filled_templates(template, dataset) if template is not None and "{prompt}" not in template else None
     found = recognise(dataset, source, wanted)
@@ -301,15 +304,19 @@ def _prepare(dataset: Dataset, faults: Faults, arguments: DataArguments, wanted:
         found = recognise(dataset, source, wanted)
     layout = found.form.layout
     near = near_forms(dataset, wanted) if found.form.lacks(dataset.column_names) else ""
-    dataset = converted(dataset, found, faults, demonstration_column)
+    if layout not in ("documents", "solutions"):
+        check_template(template, dataset.column_names)
+    found = found.without(named)
+    dataset = converted(dataset, found, faults, demonstration_column, staying=named)
     if layout == "solutions":
         dataset = one_row_per_model(dataset, source)
         dataset = one_row_per_solution(dataset, source, cast(ProblemArguments, arguments).solution_languages)
     elif layout != "documents":
         if written is not None:
             dataset = with_column(dataset.remove_columns(["prompt"]), "prompt", written)
-        left_out = [name for name in dataset.column_names if written is not None and names_columns(template, [name])]
-        dataset = complete_prompts(dataset, faults, {*mapping, *left_out})
+        elsewhere = [] if found.asked else ["input"]
+        dataset, put = complete_prompts(dataset, faults, {*mapping, *named, *elsewhere})
+        found = replace(found, put=frozenset(put))
     present = [name for name in dataset.column_names if name != ROW]
     answers = answer_columns(layout, demonstration_column)
     for column in found.form.lacks(present) if found.form.convert is None else []:

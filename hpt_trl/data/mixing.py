@@ -8,10 +8,12 @@ from datasets import Dataset
 
 from hpt_trl.data.arguments import DataArguments
 from hpt_trl.data.entries import OF_ENTRY, check_entries, read_entries, said_of_entry
+from hpt_trl.data.forms.ranges import layout_rule
+from hpt_trl.data.layouts import Layout
 from hpt_trl.data.names import shown_names
 from hpt_trl.data.objects import column_values, with_column
 from hpt_trl.data.reading.joining import joined
-from hpt_trl.data.reading.places import ROW, Source
+from hpt_trl.data.reading.places import ROW, Piece, Source
 from hpt_trl.data.row_checks import iterate_rows
 from hpt_trl.errors import UserError
 
@@ -65,10 +67,11 @@ class Part:
         return rows.select_columns([*dict.fromkeys(self.columns), ROW])
 
 
-def parts_of(arguments: DataArguments, *, measured: bool = False) -> list[Part]:
+def parts_of(arguments: DataArguments, layouts: Sequence[Layout], *, measured: bool = False) -> list[Part]:
     """The data sets of a recipe: its one, or the entries of its mixture.
 
     Args:
+        layouts: those that are read.
         measured: `split` of an entry is what an evaluation measures, else what is trained on.
 
     Raises:
@@ -80,7 +83,7 @@ def parts_of(arguments: DataArguments, *, measured: bool = False) -> list[Part]:
     if given["dataset_train_split"] == "train":
         # The default cannot be told from what is written.
         del given["dataset_train_split"]
-    check_entries(arguments.datasets, given)
+    check_entries(arguments.datasets, given, rule=layout_rule(layouts))
     return [
         Part(
             replace(
@@ -135,17 +138,37 @@ def mixed(
         answers: columns of what follows a prompt.
 
     Raises:
-        UserError: a column of values that have no type in common.
+        UserError: a column of values that have no type in common, or `margin` in some comparisons alone.
     """
     if len(rows) == 1:
         return rows[0], sources[0]
-    last, pieces, numbered = 0, [], []
-    for name, one, source in zip(names, rows, sources, strict=True):
+    if "chosen" in answers:
+        _check_margins(rows, names)
+    last, numbered = 0, []
+    pieces: list[Piece] = []
+    for name, one, source in zip(_told_apart(names), rows, sources, strict=True):
         numbers = [number + last for number in one[ROW]]
         pieces += [replace(piece, before=piece.before + last, entry=name) for piece in source.pieces]
         numbered.append(one.remove_columns(ROW).add_column(ROW, numbers))
-        last = max(numbers, default=last)
+        # Pieces of which no row is taken stand before the next as well.
+        last = max([*numbers, *(piece.before for piece in pieces)], default=last)
     return joined(_alike(numbered, answers), list(names)), Source(shown_names(names), pieces)
+
+
+def _told_apart(names: Sequence[str]) -> list[str]:
+    """The names; of data sets that share one, such as two configurations of a Hub id, each with its entry's number."""
+    return [f"{name} (entry {number})" if list(names).count(name) > 1 else name for number, name in enumerate(names, 1)]
+
+
+def _check_margins(rows: Sequence[Dataset], names: Sequence[str]) -> None:
+    """Every comparison has a margin, or none: collators make one tensor of them."""
+    having = ["margin" in one.column_names for one in rows]
+    if any(having) and not all(having):
+        odd, even = having.index(False), having.index(True)
+        raise UserError(
+            f"datasets, entry {odd + 1}: {names[odd]} has no column `margin`, as entry {even + 1} has; give every "
+            "comparison one, or leave it out by `columns`."
+        )
 
 
 def as_user(text: str) -> list[dict[str, str]]:

@@ -11,30 +11,40 @@ from typing import Any
 
 from datasets import Dataset
 
+from hpt_trl.data.column_mapping import shortened
 from hpt_trl.data.faults import Faults
 from hpt_trl.data.objects import column_values, with_column
+from hpt_trl.data.reading.places import ROW
 from hpt_trl.data.row_checks import iterate_rows
+from hpt_trl.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 _SYSTEM_COLUMNS = ("system", "system_prompt")
+# Columns that say of a demonstration whether it is good.
+_MARKS = ("label", "is_correct")
 _GOOD, _BAD = ("true", "1", "1.0"), ("false", "0", "0.0")
 
 
-def complete_prompts(dataset: Dataset, faults: Faults, left_out: Collection[str]) -> Dataset:
+def complete_prompts(dataset: Dataset, faults: Faults, left_out: Collection[str]) -> tuple[Dataset, list[str]]:
     """Return the dataset with `input` after each prompt and `system` before it, where it has such columns.
 
-    They are texts or numbers; others are no part of a prompt (see `prompt_parts`). A prompt that holds the text as
-    lines of its own stays as it is.
+    They are texts or numbers; others are no part of a prompt. A prompt that holds the text as lines of its own stays
+    as it is.
 
     Args:
         faults: takes the rows whose prompt cannot take the text.
         left_out: columns that mean something else: `column_mapping` gives them, or the prompt is written with them.
+
+    Returns:
+        The dataset, and the columns that were put into the prompts.
     """
+    put: list[str] = []
     if "prompt" not in dataset.column_names:
-        return dataset
+        return dataset, put
     if "input" not in left_out and _is_part(dataset, "input"):
         dataset = _joined(dataset, faults, "input", _with_input)
+        put.append("input")
         logger.warning(
             "%s: the text of the column `input` is put after the prompt, as Alpaca means it; to leave it out write "
             "column_mapping: {source_input: input}.",
@@ -43,30 +53,27 @@ def complete_prompts(dataset: Dataset, faults: Faults, left_out: Collection[str]
     for column in _SYSTEM_COLUMNS:
         if column not in left_out and _is_part(dataset, column):
             dataset = _joined(dataset, faults, column, _with_system)
+            put.append(column)
             logger.warning("%s: the column `%s` becomes the system message of each prompt.", faults.source, column)
-    return dataset
-
-
-def prompt_parts(dataset: Dataset) -> list[str]:
-    """The columns that `complete_prompts` puts into the prompts."""
-    return [column for column in ("input", *_SYSTEM_COLUMNS) if _is_part(dataset, column)]
+    return dataset, put
 
 
 def find_marked_rows(dataset: Dataset, faults: Faults, mapping: dict[str, str]) -> None:
-    """Find demonstrations that a column `label` marks as bad."""
-    if "label" not in dataset.column_names or "label" in mapping:
-        return
-    labels = [(row, str(label).strip().lower()) for row, (label,) in iterate_rows(dataset, ["label"])]
-    # Classes of more than two kinds mark nothing.
-    marks = {label for _, label in labels} <= {*_GOOD, *_BAD, "none"}
-    bad = [row for row, label in labels if marks and label in _BAD]
-    for row in bad:
-        faults.add(
-            row,
-            f"`label` is false (or 0), as in {len(bad)} of {len(dataset)} rows: rows marked false would be trained on. "
-            "Leave them out of the data; if the label means something else, write column_mapping: "
-            "{source_label: label}.",
-        )
+    """Find demonstrations that a column `label` or `is_correct` marks as bad."""
+    for column in _MARKS:
+        if column not in dataset.column_names or column in mapping:
+            continue
+        labels = [(row, str(label).strip().lower()) for row, (label,) in iterate_rows(dataset, [column])]
+        # Classes of more than two kinds mark nothing.
+        marks = {label for _, label in labels} <= {*_GOOD, *_BAD, "none"}
+        bad = [row for row, label in labels if marks and label in _BAD]
+        for row in bad:
+            faults.add(
+                row,
+                f"`{column}` is false (or 0), as in {len(bad)} of {len(dataset)} rows: rows marked false would be "
+                f"trained on. Leave them out of the data; if `{column}` means something else, write column_mapping: "
+                f"{{source_{column}: {column}}}.",
+            )
 
 
 def _is_part(dataset: Dataset, column: str) -> bool:
@@ -141,6 +148,20 @@ def filled_templates(template: str | None, dataset: Dataset) -> list[str | None]
 def names_columns(template: str | None, columns: Sequence[str]) -> list[str]:
     """Those of the columns that a `prompt_template` names."""
     return [name for name in columns if f"{{{name}}}" in (template or "")]
+
+
+def check_template(template: str | None, columns: Sequence[str]) -> None:
+    """Refuse a `prompt_template` that makes the same prompt of every row.
+
+    Raises:
+        UserError: it holds neither `{prompt}` nor the name of a column.
+    """
+    if template is None or "{prompt}" in template or names_columns(template, columns):
+        return
+    raise UserError(
+        f"prompt_template: {template!r:.200} must hold `{{prompt}}`, which stands for the prompt, or the names of "
+        f"columns in braces; the columns are {shortened([name for name in columns if name != ROW])}."
+    )
 
 
 def _as_lines(value: Any) -> str:

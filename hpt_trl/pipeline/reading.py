@@ -129,7 +129,7 @@ def _settings(top: Sources, mistakes: Collector) -> dict[str, Any]:
     kinds: dict[str, type] = {"output_dir": str, "accelerate_config": str, "num_processes": int, "overwrite": bool}
     for key, kind in kinds.items():
         if key in values and type(values[key]) is not kind:
-            mistakes.note(top.error(key, f"{top.given(key)} is not allowed; allowed: {PIPELINE_KEYS[key]}."))
+            mistakes.note(top.error(key, f"{top.quoted(key)} is not allowed; allowed: {PIPELINE_KEYS[key]}."))
             del values[key]
         elif key == "output_dir" and not values.get(key):
             values.pop(key, None)

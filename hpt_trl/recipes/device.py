@@ -25,7 +25,7 @@ def check_packages(values: dict[str, Any], sources: Sources) -> None:
     for one in missing(values)[:1]:
         raise sources.error(
             one.key,
-            f"{sources.given(one.key)} needs {one.package}, which is not installed here: {one.install}",
+            f"{sources.quoted(one.key)} needs {one.package}, which is not installed here: {one.install}",
         )
 
 

@@ -135,7 +135,7 @@ def look_at_sources(
             check_name(names, streaming=bool(taken.get("dataset_streaming")), **given)
     if taken.get("datasets") is not None:
         with mistakes.noted(), sources.placing("datasets"):
-            check_entries(taken["datasets"], taken, tuple(made))
+            check_entries(taken["datasets"], taken, tuple(made), declared.rules.get("dataset_layout"))
     if has_model and "report_to" in taken and declared.stage:
         with mistakes.noted():
             settings: dict[str, Any] = {"stage": declared.stage, "trains": declared.trains}

@@ -20,6 +20,7 @@ from hpt_trl.recipes.stages import load_stage
 from hpt_trl.recipes.trying import try_settings
 from hpt_trl.recipes.values import checked_values
 from hpt_trl.recipes.vllm import settle_vllm
+from hpt_trl.recipes.withheld import note_secrets
 from hpt_trl.settings.file import Sources, read_recipe_file, split_overrides
 from hpt_trl.settings.secrets import take_token
 
@@ -67,6 +68,7 @@ def resolve_recipe(sources: Sources, world_size: int | None = None, profile: Pro
     profile = launched_profile(world_size) if profile is None else profile
     classes: tuple[Any, ...] = (stage.argument_class, stage.config_class, ModelConfig)
     raw = dict(values)
+    note_secrets({key: value for key, value in raw.items() if key != "env"}, sources, mistakes)
     if stage.trains:
         with mistakes.noted():
             settle_batch(values, known, world_size, sources)

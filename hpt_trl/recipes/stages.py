@@ -35,8 +35,8 @@ def check_stage(name: str) -> None:
         UserError: the message gives the nearest name and all names.
     """
     if name not in STAGE_MODULES:
-        meant = did_you_mean(name, STAGE_MODULES)
-        raise UserError(f"there is no stage `{name}`.{meant} Stages: {', '.join(sorted(STAGE_MODULES))}.")
+        meant = did_you_mean(name[:200], STAGE_MODULES)
+        raise UserError(f"there is no stage `{name[:200]}`.{meant} Stages: {', '.join(sorted(STAGE_MODULES))}.")
 
 
 def load_stage(name: str) -> Stage:

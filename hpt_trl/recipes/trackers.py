@@ -42,8 +42,8 @@ def named_trackers(value: Any) -> list[str]:
         raise NotATracker(f"not a name; {_allowed()}")
     for name in names:
         if name not in (*TRACKERS, *OTHERS, NONE, ALL):
-            meant = did_you_mean(name, [*TRACKERS, *OTHERS, NONE, ALL])
-            raise NotATracker(f"there is no tracker `{name}`; {_allowed()}{meant}")
+            meant = did_you_mean(name[:200], [*TRACKERS, *OTHERS, NONE, ALL])
+            raise NotATracker(f"there is no tracker `{name[:200]}`; {_allowed()}{meant}")
     if NONE in names and len(set(names)) > 1:
         raise NotATracker(
             f"`none` stands beside {', '.join(name for name in names if name != NONE)}; drop one of them."

@@ -111,7 +111,7 @@ def read_values(sources: Sources, declared: Declared, mistakes: Collector) -> Va
         try:
             key, value = _read(name, sources, declared)
             if key in declared.rules and (message := problem(declared.rules[key], value)):
-                raise sources.error(key, f"{sources.given(key) or 'null'} {message}")
+                raise sources.error(key, f"{sources.quoted(key) or 'null'} {message}")
             if name not in sources.overrides:
                 value = anchored_value(key, value, sources.folder)
             elif key == "evaluations":
@@ -176,7 +176,7 @@ def _read(name: str, sources: Sources, declared: Declared) -> tuple[str, Any]:
             raise NotAllowed("a mapping, or null")
         return name, taken
     except NotAllowed as problem:
-        given = sources.given(name)
+        given = sources.quoted(name)
         said = f"{given} is not allowed" if given else "there is no value"
         raise sources.error(name, f"{said}; allowed: {problem}.{did_you_mean(given, problem.names)}") from problem
     except ValueError as problem:

@@ -40,8 +40,8 @@ def unknown_reward(name: str, known: Iterable[str]) -> UserError:
     if name in _ELSEWHERE:
         return UserError(f"reward_funcs: unknown reward `{name}`. Write {_ELSEWHERE[name]} (docs/rewards.md).")
     return UserError(
-        f"reward_funcs: unknown reward `{name}`.{did_you_mean(name, known)} Known: {', '.join(known)}; your own "
-        "function goes by its dotted path, e.g. my_package.rewards.brevity"
+        f"reward_funcs: unknown reward `{name[:200]}`.{did_you_mean(name[:200], known)} Known: "
+        f"{', '.join(known)}; your own function goes by its dotted path, e.g. my_package.rewards.brevity"
     )
 
 

@@ -45,6 +45,7 @@ from hpt_trl.runs.prepared import Prepared
 from hpt_trl.runs.record import hardware, short_name, versions
 from hpt_trl.runs.replacing import put_back_on_failure
 from hpt_trl.runs.trackers.tracking import Tracking
+from hpt_trl.settings.masking import masked_command
 from hpt_trl.terminal import flow
 
 # Completions that stand in results.json, for reading.
@@ -267,7 +268,7 @@ def _write(
         "tokens": {"evaluation": tokens},
         "versions": versions(),
         "hardware": hardware(PartialState().device, PartialState().num_processes, None),
-        "command": shlex.join(command),
+        "command": masked_command(shlex.join(command)),
     }
     write_recipe(recipe)
     write_results(folder, results)

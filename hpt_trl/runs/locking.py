@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 from hpt_trl.errors import UserError
 from hpt_trl.files import parsed_json, write_atomically
 from hpt_trl.run_files import LAUNCH_ID, LOCK_FILE, OWNER_FILE
+from hpt_trl.settings.masking import masked_command
 
 # Seconds between two signs of life, and after how many an owner on another machine is taken for dead.
 _BEAT, _DEAD_AFTER = 30, 300
@@ -49,7 +50,8 @@ def only_run(folder: Path, command: Sequence[str]) -> Iterator[None]:
         if _lives_elsewhere(owner, note):
             raise UserError(f"{_told(folder, owner)} If it is dead, remove {note}.")
         started = datetime.now().astimezone().isoformat(timespec="seconds")
-        said = {"host": platform.node(), "pid": os.getpid(), "since": started, "command": shlex.join(command)}
+        shown = masked_command(shlex.join(command))
+        said = {"host": platform.node(), "pid": os.getpid(), "since": started, "command": shown}
         write_atomically(note, json.dumps(said | {"launch": os.environ.get(LAUNCH_ID)}) + "\n")
         try:
             with _beating(note):

@@ -19,7 +19,7 @@ from trl.trainer.utils import get_callable_name
 from hpt_trl.data.layouts import NO_PROMPTS, Splits
 from hpt_trl.data.loading import load_measured, load_splits, to_conversational
 from hpt_trl.data.overlap import find_overlap
-from hpt_trl.data.prompt_parts import prompt_parts
+from hpt_trl.data.prompt_parts import names_columns
 from hpt_trl.data.rendering import Encoder
 from hpt_trl.data.unused import unused_columns
 from hpt_trl.errors import Collector, UserError
@@ -294,8 +294,7 @@ def _load_splits(recipe: Recipe, functions: list[Callable[..., Any]]) -> tuple[S
             "`dataset_test_split`, or write `eval_strategy: no`.",
         )
     read, columns = columns_read(functions), splits.train.column_names
-    parts = prompt_parts(splits.train) if splits.layout not in ("documents", "solutions") else []
-    parts += [name for name in columns if f"{{{name}}}" in (arguments.prompt_template or "")]
+    parts = names_columns(arguments.prompt_template, columns)
     answers = splits.answers if trains_on_answers(recipe, splits) else ()
     # An environment gets the whole row.
     if read is None or getattr(arguments, "environment", None) is not None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from hpt_trl.digests import DIGESTS_FILE
 from hpt_trl.environments.trajectories import FOLDER as TRAJECTORIES
 from hpt_trl.errors import UserError
 from hpt_trl.files import PARTIAL, folder_fault, lines_of
@@ -36,6 +37,7 @@ from hpt_trl.run_files import (
 from hpt_trl.runs.changes import STARTING_KEYS
 from hpt_trl.runs.checkpoints import RUN_FILE, complete_checkpoints, numbered_checkpoints, why_incomplete
 from hpt_trl.runs.inputs import refuse_inputs_inside
+from hpt_trl.settings.masking import masked
 
 # What a run leaves before its first step is done, trajectories of the evaluation before the training among it.
 _BEFORE_TRAINING = {
@@ -154,7 +156,9 @@ def _is_of_a_run(folder: Path) -> bool:
     except OSError:
         start = None
     noted = any(folder.glob(f"checkpoint-*/{RUN_FILE}"))
-    return noted or (start is not None and (start == MARK.encode() or not start.strip(b"\0 \n")))
+    # Any program may have left an empty file of the name.
+    known = any((folder / name).exists() for name in (DIGESTS_FILE, RESULTS_FILE))
+    return noted or (start is not None and (start == MARK.encode() or (known and not start.strip(b"\0 \n"))))
 
 
 def stored_recipe(folder: Path) -> dict[str, Any] | None:
@@ -185,8 +189,8 @@ def _differs(start: Start) -> bool:
     old = stored_recipe(start.folder)
     if old is None:
         return True
-    new = yaml.safe_load(yaml.safe_dump(start.resolved()))
-    return any(old.get(key) != new.get(key) for key in {*old, *new} - set(STARTING_KEYS))
+    new = yaml.safe_load(yaml.safe_dump(masked(start.resolved())))
+    return any(masked(old).get(key) != new.get(key) for key in {*old, *new} - set(STARTING_KEYS))
 
 
 def _failed_at_start(folder: Path) -> bool:

@@ -17,6 +17,7 @@ from hpt_trl.runs.output_folder import check_output_folder, write_recipe
 from hpt_trl.runs.record import hardware, short_name, versions
 from hpt_trl.runs.trackers.choosing import settle_trackers
 from hpt_trl.runs.trackers.tracking import Tracking
+from hpt_trl.settings.masking import masked_command
 from hpt_trl.terminal import flow
 
 
@@ -66,7 +67,7 @@ def run_work(recipe: Recipe, started: float, command: list[str]) -> None:
                 "wall_time_s": {"total": seconds},
                 "versions": versions(),
                 "hardware": hardware(state.device, state.num_processes, None),
-                "command": shlex.join(command),
+                "command": masked_command(shlex.join(command)),
             }
             write_results(folder, results)
             tracking = Tracking(recipe)

@@ -18,6 +18,9 @@ from hpt_trl.errors import Collector, Place, UserError
 from hpt_trl.settings.imported import MODULE_FOLDERS
 from hpt_trl.settings.yaml_text import check_yaml
 
+# Letters of a value, or of a key, that messages quote.
+_QUOTED = 200
+
 
 class RecipeLoader(yaml.SafeLoader):
     """`yaml.SafeLoader` with the scalars of YAML 1.2: `true` and `false` only, no dates, no base 60, `1e-6` a float."""
@@ -96,6 +99,10 @@ class Sources:
             return " ".join(self.overrides[key])
         return self.file.texts.get(key, str(self.file.values.get(key, "")))
 
+    def quoted(self, key: str) -> str:
+        """Returns a key's value as messages quote it: what the user wrote, of a long text the beginning."""
+        return self.given(key)[:_QUOTED]
+
     def value(self, key: str) -> Any:
         """Returns what stands at a key, whether it is known or not; None where there is nothing."""
         words = self.overrides.get(key)
@@ -105,10 +112,10 @@ class Sources:
         """Returns where a key is set."""
         file = shown(self.file.path)
         if key in self.overrides:
-            return Place(f"--{key} on the command line ({file})", file, key, on_command_line=True)
+            return Place(f"--{key[:_QUOTED]} on the command line ({file})", file, key, on_command_line=True)
         if key in self.file.lines:
             line = self.file.lines[key]
-            return Place(f"{file}, line {line}, `{key}`", file, key, line)
+            return Place(f"{file}, line {line}, `{key[:_QUOTED]}`", file, key, line)
         return Place(f"{file}, `{key}` (not set, its default holds)", file, key)
 
     def error(self, key: str, message: str) -> UserError:
@@ -140,7 +147,7 @@ def _note_duplicates(node: yaml.Node, path: Path, mistakes: Collector) -> None:
                 continue
             line, file = key.start_mark.line + 1, shown(path)
             if key.value in seen:
-                place = Place(f"{file}, line {line}, `{key.value}`", file, key.value, line)
+                place = Place(f"{file}, line {line}, `{key.value[:_QUOTED]}`", file, key.value, line)
                 mistakes.note(place.error(f"the key is already set on line {seen[key.value]}. Keep one of the two."))
             seen[key.value] = line
     elif isinstance(node, yaml.SequenceNode):
@@ -213,7 +220,9 @@ def split_overrides(words: list[str]) -> dict[str, list[str]]:
             key, equals, value = word[2:].partition("=")
             current = overrides[key.replace("-", "_")] = [value] if equals else []
         elif current is None:
-            raise UserError(f"`{word}` on the command line follows no key; overrides are written `--key value`.")
+            raise UserError(
+                f"`{word[:_QUOTED]}` on the command line follows no key; overrides are written `--key value`."
+            )
         else:
             current.append(word)
     return overrides

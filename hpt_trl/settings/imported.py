@@ -104,7 +104,8 @@ def imported(path: str, key: str) -> Any:
     # The user's module may raise anything while it is imported; if it left the process, nothing would be said.
     except (Exception, SystemExit) as error:
         raise UserError(
-            f"{key}: `{path}`: the module {module_name} cannot be imported: {type(error).__name__}: {error}"
+            f"{key}: `{path[:200]}`: the module {module_name[:200]} cannot be imported: "
+            f"{type(error).__name__}: {str(error)[:1000]}"
         ) from error
     if found is _NOTHING:
         own = [one for one, value in vars(module).items() if inspect.isroutine(value) or inspect.isclass(value)]

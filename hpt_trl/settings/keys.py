@@ -55,7 +55,7 @@ def unknown_key(name: str, known: dict[str, Key], value: Any = None) -> str:
         return f"there is no such key: {instead}."
     head, dot, tail = name.partition(".")
     if dot and head in known:
-        return f"keys are flat; where `{head}` takes a mapping, write `{head}: {{{tail}: ...}}`."
+        return f"keys are flat; where `{head}` takes a mapping, write `{head}: {{{tail[:200]}: ...}}`."
     near = _nearest(name, known)
     if near:
         return f"there is no such key. Did you mean `{near}`?"
@@ -68,4 +68,4 @@ def meant_by(name: str, known: dict[str, Key]) -> str | None:
 
 
 def _nearest(name: str, known: dict[str, Key]) -> str | None:
-    return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.6)), None)
+    return next(iter(difflib.get_close_matches(name[:200], known, n=1, cutoff=0.6)), None)

@@ -12,7 +12,7 @@ _KEY = re.compile(
     r"(^|[_.-])(token|secret|secret_?key|password|passwd|api_?key|credential|authorization|cookie)s?$", re.IGNORECASE
 )
 _HARMLESS = re.compile(
-    r"(bos|eos|pad|unk|sep|cls|mask|image|video|audio|stop|start|end|special|max|min|new|num|total)_tokens?$",
+    r"(bos|eos|pad|unk|sep|cls|mask|image|video|audio|stop|start|end|special|max|min|new|num|total|future)_tokens?$",
     re.IGNORECASE,
 )
 # Of variables, in which a key of any kind is a secret.
@@ -49,6 +49,13 @@ def masked(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [masked(item) for item in value]
     return masked_text(value) if isinstance(value, str) else value
+
+
+def holds_mask(value: Any) -> bool:
+    """Whether a secret was left out of a value, which then stands for nothing."""
+    if isinstance(value, Mapping):
+        return any(map(holds_mask, value.values()))
+    return any(map(holds_mask, value)) if isinstance(value, list | tuple) else isinstance(value, str) and MASK in value
 
 
 def masked_command(command: str) -> str:

@@ -81,4 +81,4 @@ def problem(rule: Rule, value: Any) -> str | None:
     """Returns what to say after a value that is out of range, or None where it is in range."""
     if not rule.needed if value is None else rule.holds(value):
         return None
-    return f"is not allowed; allowed: {rule.allowed}.{did_you_mean(str(value), rule.names)}"
+    return f"is not allowed; allowed: {rule.allowed}.{did_you_mean(str(value)[:200], rule.names)}"

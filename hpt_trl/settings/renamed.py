@@ -7,6 +7,9 @@ at hand does not know are looked up here.
 from collections.abc import Callable, Collection
 from typing import Any
 
+# Letters of a value that are written out, and entries of a mixture.
+_QUOTED, _SHOWN = 100, 8
+
 # Key -> the key of the same meaning.
 _SAME = {
     # Transformers
@@ -172,13 +175,13 @@ def _column(column: str) -> Callable[[Any, Collection[str]], str]:
     def mapped(value: Any, known: Collection[str]) -> str:
         if value == column:
             return "the column has that name here too; drop the line"
-        return f"write `column_mapping: {{{column}: {value if isinstance(value, str) else '...'}}}`"
+        return f"write `column_mapping: {{{column}: {value[:_QUOTED] if isinstance(value, str) else '...'}}}`"
 
     return mapped
 
 
 def _rpo_alpha(value: Any, known: Collection[str]) -> str:
-    shown = value if isinstance(value, int | float) else "..."
+    shown = str(value)[:_QUOTED] if isinstance(value, int | float) else "..."
     return f"write `loss_type: [sigmoid, sft]` and `loss_weights: [1.0, {shown}]`"
 
 
@@ -199,35 +202,61 @@ def _data(entries: list[Any], mixture: dict[str, Any], known: Collection[str]) -
     """What reads these data sets here: of one its keys, of several the block `datasets`."""
     entries = [entry for entry in entries if isinstance(entry, dict) and entry.get("id")]
     held_out = mixture.get("test_split_size")
-    beside = "" if held_out is None else f", and `test_split_size: {held_out}`"
+    beside = "" if held_out is None else f", and `test_split_size: {_text(held_out)}`"
     if len(entries) == 1:
-        config = f"`dataset_config: {entries[0]['config']}`, " if entries[0].get("config") else ""
-        written = f"`dataset_name: {entries[0]['id']}`, {config}`dataset_train_split: {_split(entries[0])}`"
-        return f"write {written}{beside}"
+        config = f"`dataset_config: {_text(entries[0]['config'])}`, " if entries[0].get("config") else ""
+        written = f"`dataset_name: {_text(entries[0]['id'])}`, {config}`dataset_train_split: {_split(entries[0])}`"
+        return f"write {written}{beside}{_said_of_shares(entries)}"
     if "datasets" not in known:
         return f"one data set is read: join them into a file and name it as `dataset_name`{beside}"
     lines = [_entry(entry) for entry in entries[:_SHOWN]]
     more = f", and the {len(entries) - _SHOWN} others alike" if len(entries) > _SHOWN else ""
-    return f"write `datasets: [{', '.join(lines) or '{path: ...}, {path: ...}'}]`{more}{beside}"
-
-
-# Entries of a mixture that are written out.
-_SHOWN = 8
+    return (
+        f"write `datasets: [{', '.join(lines) or '{path: ...}, {path: ...}'}]`{more}{beside}{_said_of_shares(entries)}"
+    )
 
 
 def _entry(entry: dict[str, Any]) -> str:
-    parts = {"path": entry["id"], "name": entry.get("config"), "split": _split(entry)}
+    parts = {"path": _text(entry["id"]), "name": _text(entry.get("config") or ""), "split": _split(entry)}
     written = [f"{key}: {value}" for key, value in parts.items() if value]
     columns = entry.get("columns")
     if isinstance(columns, list) and columns:
-        written.append(f"columns: [{', '.join(map(str, columns))}]")
+        written.append(f"columns: [{_text(', '.join(map(str, columns)))}]")
     return f"{{{', '.join(written)}}}"
 
 
 def _split(entry: dict[str, Any]) -> str:
-    """Its split; a weight is the share of the rows that is taken."""
-    split, weight = entry.get("split") or "train", entry.get("weight")
-    return f'"{split}[:{weight * 100:g}%]"' if isinstance(weight, int | float) and 0 < weight < 1 else split
+    """Its split; a weight is the share of the rows that is taken, of each split where several are joined."""
+    split, share = _text(entry.get("split") or "train"), _share(entry)
+    if share is None:
+        return split
+    parts = [part if "[" in part else f"{part}[:{_percents(share)}%]" for part in split.split("+")]
+    return f'"{"+".join(parts)}"'
+
+
+def _share(entry: dict[str, Any]) -> float | None:
+    """The weight of an entry, where it takes less than all rows."""
+    weight = entry.get("weight")
+    return weight if isinstance(weight, int | float) and 0 < weight < 1 else None
+
+
+def _percents(share: float) -> int:
+    """A share as slices of a split are written, which `datasets.ReadInstruction` takes in whole percents."""
+    return max(1, round(share * 100))
+
+
+def _said_of_shares(entries: list[dict[str, Any]]) -> str:
+    """What the splits that are written do not say of the weights."""
+    weighted = [(entry, share) for entry in entries[:_SHOWN] if (share := _share(entry)) is not None]
+    rounded = any(abs(share * 100 - _percents(share)) > 1e-9 for _, share in weighted)
+    sliced = any("[" in str(entry.get("split")) for entry, _ in weighted)
+    return ("; slices are in whole percents, so shares are rounded" if rounded else "") + (
+        "; of what is a slice already, write the share yourself" if sliced else ""
+    )
+
+
+def _text(value: Any) -> str:
+    return str(value)[:_QUOTED]
 
 
 # Keys of which the answer depends on the value, or on what the stage knows.

@@ -67,6 +67,34 @@ def test_entries_of_several_forms_become_rows_of_one(files):
     )
 
 
+def test_rows_keep_their_place_where_pieces_before_them_give_none(tmp_path):
+    paths = [
+        str(write_jsonl(tmp_path / f"{name}.jsonl", [{"prompt": f"{name}{n}", "completion": "x"} for n in range(6)]))
+        for name in "abc"
+    ]
+    splits = entries({"path": paths[:2], "fraction": 1}, {"path": paths[2], "fraction": 2})
+    places = [where(splits.source, row).rpartition("/")[2] for row in splits.train["_row"]]
+    assert places == [f"{name}.jsonl, line {n}" for name, count in (("a", 3), ("c", 6)) for n in range(1, count + 1)]
+    assert "9 rows" in splits.counted and splits.counted.endswith(f" 3, {paths[2]} 6)")
+    sliced = entries({"path": paths[:2], "split": "train[:2]"}, {"path": paths[2]}, {"path": paths[0]})
+    places = [where(sliced.source, row).rpartition("/")[2] for row in sliced.train["_row"]]
+    assert places[1:3] == ["a.jsonl, line 2", "c.jsonl, line 1"] and places[-1] == "a.jsonl, line 6"
+
+
+def test_entries_of_one_path_are_counted_apart(files):
+    splits = entries({"path": files["own"], "split": "train[:3]"}, {"path": files["own"], "split": "train[10:15]"})
+    assert splits.counted.endswith(f" ({files['own']} (entry 1) 3, {files['own']} (entry 2) 5)")
+
+
+def test_a_margin_of_some_comparisons_alone(tmp_path):
+    pair = {"prompt": "p", "chosen": "a", "rejected": "b"}
+    paths = [str(write_jsonl(tmp_path / f"{n}.jsonl", [pair | more])) for n, more in enumerate([{"margin": 0.5}, {}])]
+    said = refused({"path": paths[0]}, {"path": paths[1]}, layout="comparisons")
+    assert "datasets, entry 2: " in said and "has no column `margin`, as entry 1 has" in said
+    splits = entries({"path": paths[0], "columns": list(pair)}, {"path": paths[1]}, layout="comparisons")
+    assert len(splits.train) == 2
+
+
 def test_texts_alone_stay_texts(files):
     splits = entries({"path": files["own"]}, {"path": files["alpaca"]}, layout="demonstrations")
     assert {type(prompt) for prompt in splits.train["prompt"]} == {str}
@@ -132,6 +160,10 @@ def test_what_is_wrong_is_said_of_its_entry(files, tmp_path):
         ([{**own, "columns": ["nonesuch"]}], {}, "datasets, entry 1: `columns`: there is no `nonesuch`; it has prompt"),
         ([{**own, "options": {"size": 3}}], {}, "datasets, entry 1: options: only generated"),
         ([{**own, "fraction": 1}, {"path": files["alpaca"], "fraction": 0.001}], {}, "takes no row of"),
+        ([{**own, "fraction": 1e300}, {**own, "fraction": 1e-300}], {}, "`fraction: 1e+300`; allowed: a number"),
+        ([{**own, "fraction": 1}, {**own, "fraction": 1e-300}], {}, "entry 2: `fraction: 1e-300`; allowed: a number"),
+        ([own, {**own, "dataset_layout": "nonsense"}], {}, "entry 2: `dataset_layout: nonsense` is not allowed"),
+        ([{**own, "dataset_layout": "documents"}], {"layout": "comparisons"}, "entry 1: `dataset_layout: documents`"),
         ([own], {"dataset_name": "arithmetic"}, "`dataset_name` stands beside it; in a mixture write `path` in each"),
         ([own], {"column_mapping": {"prompt": "q"}}, "`column_mapping` stands beside it"),
         ([own], {"dataset_train_split": "train[:3]"}, "`dataset_train_split` stands beside it"),

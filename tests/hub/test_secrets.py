@@ -9,9 +9,16 @@ import yaml
 from huggingface_hub import constants
 
 from hpt_trl import cli
-from hpt_trl.errors import UserError
+from hpt_trl.errors import Collector, UserError
 from hpt_trl.planning.check import check
-from hpt_trl.settings.masking import is_secret_variable
+from hpt_trl.recipes.declared import declared_in_file
+from hpt_trl.recipes.resolving import read_recipe
+from hpt_trl.recipes.withheld import note_secrets
+from hpt_trl.runs.changes import changes_between
+from hpt_trl.runs.locking import only_run
+from hpt_trl.runs.output_folder import resolved_recipe
+from hpt_trl.runs.resuming import note_of
+from hpt_trl.settings.masking import is_secret, is_secret_variable
 from hpt_trl.settings.secrets import take_secret_variables, take_token, take_token_of
 from tests.helpers.hub import TOKEN
 from tests.helpers.processes import hpt_trl
@@ -43,7 +50,11 @@ def test_no_token_is_written_printed_or_sent(recipe, hub, tmp_path, monkeypatch,
     home.mkdir(exist_ok=True)
     (home / "token").write_text(IN_CACHE)
     path = Path(recipe("sft", save_strategy="steps", save_steps=2, max_steps=2, push_to_hub=True, hub_model_id="me/x"))
-    secret = {"hub_token": IN_RECIPE, "env": {"WANDB_API_KEY": IN_BLOCK, "OTHER": "plain"}}
+    secret = {
+        "hub_token": IN_RECIPE,
+        "model_init_kwargs": {"token": IN_BLOCK},
+        "env": {"WANDB_API_KEY": IN_BLOCK, "OTHER": "plain"},
+    }
     path.write_text(path.read_text() + yaml.safe_dump(secret))
     hub.fails = {"POST .*/commit/": 500} if fails else {}
     monkeypatch.setenv("HF_TOKEN", "")
@@ -124,3 +135,40 @@ def test_keys_and_variables_lose_what_is_secret(monkeypatch):
     assert not is_secret_variable("TOKENIZERS_PARALLELISM") and not is_secret_variable("MAX_TOKENS")
     assert os.environ["HF_TOKEN"] == "hf_c" and os.environ["MY_API_KEY"] == "k"
     assert not take_token_of(wrong := {"hub_token": ["hf_d"]}, {}) and wrong == {}
+
+
+LOGIN = "http://u:pass12345@host:8000"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("vllm_server_base_url", LOGIN, "holds a login or a token"),
+        ("run_name", f"run of {TOKEN}", "holds a login or a token"),
+        ("model_init_kwargs", {"token": "••••"}, "stands for a secret that was left out"),
+        ("dataset_name", ["http://••••@host/a.jsonl"], "stands for a secret that was left out"),
+    ],
+)
+def test_what_checkpoints_would_hold_is_refused(key, value, said):
+    class AsIs:
+        error = staticmethod(lambda key, message: UserError(f"{key}: {message}"))
+
+    mistakes = Collector()
+    note_secrets({key: value, "max_new_tokens": 4, "chat_kwargs": {"eos_token": "</s>"}}, AsIs, mistakes)
+    with pytest.raises(UserError, match=f"^{key}: .*{said}") as refused:
+        mistakes.settle()
+    assert TOKEN not in str(refused.value) and "pass12345" not in str(refused.value)
+
+
+def test_no_key_but_the_tokens_is_taken_for_a_secret():
+    assert [key for key in declared_in_file("mtp").keys if is_secret(key)] == ["hub_token"]
+    assert not changes_between({"dataset_name": "http://a:b@h/x"}, {"dataset_name": "http://••••@h/x"}, {})
+
+
+def test_a_login_of_the_data_is_in_no_file(recipe, tmp_path):
+    path = recipe("sft", dataset_options={"storage_options": {"user": LOGIN}}, max_steps=1)
+    resolved = resolved_recipe(read_recipe(Path(path)))
+    assert "pass12345" not in resolved and "http://••••@host:8000" in resolved
+    assert "pass12345" not in json.dumps(note_of(read_recipe(Path(path))), ensure_ascii=False)
+    with only_run(tmp_path / "folder", ["hpt-trl", "run", "a.yaml", "--data", LOGIN]):
+        assert "pass12345" not in (tmp_path / "folder" / ".run.owner").read_text()

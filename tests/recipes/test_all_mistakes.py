@@ -11,6 +11,7 @@ import yaml
 from hpt_trl.cli import main
 from hpt_trl.errors import UserError
 from hpt_trl.recipes.bundled import find_recipe
+from hpt_trl.recipes.declared import declared_in_file
 from hpt_trl.recipes.resolving import read_recipe
 from hpt_trl.run_files import MARK
 from hpt_trl.runs.early import check_run
@@ -289,6 +290,47 @@ def test_check_prints_them_as_json(tmp_path, capfd):
     ]
     assert found[0]["said"] == "there is no such key. Did you mean `learning_rate`?"
     assert len(told.err.splitlines()) == 1 and told.err.startswith("error: 4 mistakes in ")
+
+
+TOKEN = "hf_abcdefghijklmnopqrst"
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("", ["--model_init_kwargs", f'{{"token": "{TOKEN}']),
+        ("", ["--model_init_kwargs", f"token={TOKEN}"]),
+        ("", [TOKEN]),
+        ("", ["--push_to_hub", TOKEN]),
+        ("", [f"--{TOKEN}", "1"]),
+        (f'env: {{"HF_TOKEN={TOKEN}": x}}', []),
+        (f"reward_funcs_: [{TOKEN}]", []),
+        (f"{TOKEN}: 1", []),
+        (f"optim: {TOKEN}", []),
+    ],
+)
+def test_no_message_shows_a_token(line, words, tmp_path, capfd):
+    path, _ = write(tmp_path, line)
+    for more in ([], ["--json"]):
+        assert main(["check", str(path), *words, *more]) == 2
+        told = capfd.readouterr()
+        assert "error: " in told.err and TOKEN not in told.out + told.err
+
+
+@pytest.mark.parametrize("value", ["a." + "x" * 3000, [10**50] * 60, ["x" * 3000]])
+def test_a_message_is_short_however_long_what_it_quotes(value, tmp_path):
+    known = declared_in_file("grpo").keys
+    path = tmp_path / "long.yaml"
+    lines = [f"{key}: {json.dumps(value)}\n" for key in [*known, "env", "k" * 1000] if key != "stage"]
+    for stage in ("grpo", "x" * 3000):
+        path.write_text("".join([f"stage: {stage}\n", *lines]))
+        with pytest.raises(UserError) as found:
+            check_run(str(path), ["--" + "k" * 20_000, "3"])
+        told = [str(error) for error in found.value.every]
+        assert len(told) > 50 and [text[:999] for text in told if len(text) > 1500] == []
+    with pytest.raises(UserError) as found:
+        check_run(str(path), ["x" * 20_000])
+    assert len(str(found.value)) < 400
 
 
 def test_no_recipe_at_all_is_told_as_json_too(capfd):

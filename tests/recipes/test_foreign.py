@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from datasets import ReadInstruction
 
 from hpt_trl.errors import UserError
 from hpt_trl.recipes.declared import declared_in_file, declared_somewhere
@@ -111,6 +112,32 @@ def test_mixtures_of_several_are_translated_or_said_to_be_one():
     assert renamed("dataset_mixture", mixture, set()).startswith("one data set is read")
     for odd in (None, 3, "x", [1], {"datasets": 3}, {"datasets": [3, {"id": None}]}):
         assert renamed("dataset_mixture", odd, {"datasets"}) and renamed("dataset_mixer", odd, set())
+
+
+@pytest.mark.parametrize("weight", [0.001, 0.005, 0.125, 0.25, 1 / 3, 0.29, 0.996])
+@pytest.mark.parametrize("split", ["train", "train+test", "train[:50%]"])
+def test_shares_are_written_as_datasets_reads_them(weight, split):
+    mixture = {"datasets": [{"id": "a/b", "split": split, "weight": weight}, {"id": "d/e"}]}
+    said = renamed("dataset_mixture", mixture, {"datasets"})
+    (written, _) = yaml.safe_load(said.split("`")[1])["datasets"]
+    read = ReadInstruction.from_spec(written["split"]).to_absolute({"train": 1000, "test": 1000})
+    rows = [(one.to or 1000) - (one.from_ or 0) for one in read]
+    if "[" in split:
+        assert rows == [500] and "write the share yourself" in said
+    else:
+        assert all(abs(taken - 1000 * weight) <= (5 if weight > 0.01 else 10) for taken in rows), rows
+        assert all(rows) and len(rows) == len(split.split("+"))
+    assert ("shares are rounded" in said) == (weight not in (0.25, 0.29))
+
+
+def test_what_is_translated_is_short_however_long_it_is():
+    entry = dict.fromkeys(("id", "config", "split"), "x" * 20_000) | {"weight": 0.5, "columns": ["y" * 20_000] * 9}
+    mixture = {"datasets": [entry] * 100, "test_split_size": 10**400}
+    for key, value in (
+        *(("dataset_mixture", mixture), ("dataset_mixture", {"datasets": [entry]})),
+        *(("dataset_mixer", {"x" * 20_000: 0.5}), ("rpo_alpha", 10**400), ("dataset_prompt_column", "x" * 20_000)),
+    ):
+        assert len(renamed(key, value, {"datasets"})) < 4000
 
 
 @pytest.mark.parametrize(

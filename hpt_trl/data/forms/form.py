@@ -1,7 +1,7 @@
 """What a form is, and the one loop that makes the trainer's columns of its rows."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from datasets import Dataset
@@ -32,6 +32,8 @@ class Form:
         optional: as `parts`, of what a row may lack.
         looks: of the parts of the first row that has them: whether they are of this form.
         kept: parts whose columns stay beside those that are made of them.
+        replaced: the trainer's own columns that are made anew whatever the file has there; a form is not recognised
+            where it would lose another.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Form:
     optional: Mapping[str, Names] = field(default_factory=dict)
     looks: Callable[[Parts], bool] = lambda parts: True
     kept: tuple[str, ...] = ()
+    replaced: tuple[str, ...] = ()
 
     def columns_of(self, names: Sequence[str]) -> Columns:
         """The column of each part that a file with these columns has."""
@@ -61,28 +64,52 @@ class Form:
 
 @dataclass(frozen=True)
 class Found:
-    """A form, and where a file has its parts."""
+    """A form, and where a file has its parts.
+
+    Attributes:
+        put: further columns whose texts were put into the prompts.
+    """
 
     form: Form
     columns: Columns
+    put: frozenset[str] = frozenset()
+
+    @property
+    def asked(self) -> bool:
+        """Whether the prompt is a column of its own, so that an `input` beside it belongs to it."""
+        return self.form.convert is None or "question" in self.columns
 
     @property
     def used(self) -> set[str]:
         """The columns that others are made of."""
+        return self._parts | self.put
+
+    @property
+    def gone(self) -> set[str]:
+        """Those of its parts that are of no further use."""
+        return self._parts - {self.columns[part] for part in self.form.kept if part in self.columns}
+
+    @property
+    def _parts(self) -> set[str]:
         if self.form.convert is None:
             return set()
         return {name for part, name in self.columns.items() if part not in self.form.kept}
 
-    @property
-    def gone(self) -> set[str]:
-        """Those of them that are of no further use."""
-        return self.used - {self.columns[part] for part in self.form.kept if part in self.columns}
+    def without(self, names: Collection[str]) -> "Found":
+        """With the context left where it is, which a template that names its column puts into the prompt."""
+        columns = {part: name for part, name in self.columns.items() if part != "context" or name not in names}
+        return replace(self, columns=columns)
 
 
-def converted(rows: Dataset, found: Found, faults: Faults, demonstration_column: str) -> Dataset:
+def converted(
+    rows: Dataset, found: Found, faults: Faults, demonstration_column: str, staying: Collection[str] = ()
+) -> Dataset:
     """The rows with the columns that the trainer reads; what they are made of is gone, all others stay.
 
     Of a row that cannot be converted the new columns are None, and `faults` knows why.
+
+    Args:
+        staying: columns that stay though others are made of them.
 
     Raises:
         UserError: no row can be converted.
@@ -103,7 +130,7 @@ def converted(rows: Dataset, found: Found, faults: Faults, demonstration_column:
     if not targets:
         faults.settled(rows)
     named = {target: demonstration_column if target == "completion" else target for target in targets}
-    dropped = found.gone | set(named.values())
+    dropped = (found.gone - set(staying)) | set(named.values())
     rows = rows.remove_columns([name for name in rows.column_names if name in dropped])
     for target, name in named.items():
         rows = with_column(rows, name, [one.get(target) for one in made])

@@ -17,7 +17,7 @@ class _FaultyPart(ValueError):
     """A part of a row that no prompt can be made of."""
 
 
-def _page_form(name: str, said: str, question: str, answer: str, document: str, pages: str) -> Form:
+def _page_form(name: str, said: str, question: str, answer: str, document: str, pages: str, *replaced: str) -> Form:
     """The form of rows that have the four at these paths: a column each, or a field of it where it is a struct."""
     paths = {"question": question, "answer": answer, "document": document, "pages": pages}
 
@@ -46,6 +46,7 @@ def _page_form(name: str, said: str, question: str, answer: str, document: str, 
         {part: (path.partition(".")[0],) for part, path in paths.items()},
         convert,
         looks=looks,
+        replaced=replaced,
     )
 
 
@@ -67,6 +68,7 @@ PAGE_FORMS = (
         "extra_info.answer",
         "extra_info.file_name",
         "extra_info.reference_page",
+        "prompt",
     ),
     _page_form("slidevqa", "SlideVQA", "question", "answer", "deck_name", "evidence_pages"),
 )

@@ -8,11 +8,11 @@ from datasets import Dataset
 from hpt_trl.data.column_mapping import shortened
 from hpt_trl.data.forms.conversations import conversations, ultrachat
 from hpt_trl.data.forms.form import Columns, Form, Found, Parts
-from hpt_trl.data.forms.instructions import alpaca, dolly, question_answer
+from hpt_trl.data.forms.instructions import QUESTIONS, alpaca, dolly, question_answer
 from hpt_trl.data.forms.pages import PAGE_FORMS
 from hpt_trl.data.forms.preferences import HH_RLHF, LLAMA_FACTORY, ORCA, WHOLE_CONVERSATIONS, said_of_judgements
 from hpt_trl.data.forms.ranges import layouts_of
-from hpt_trl.data.layouts import Layout
+from hpt_trl.data.layouts import Layout, answer_columns
 from hpt_trl.data.reading.places import ROW
 from hpt_trl.data.row_checks import iterate_rows
 from hpt_trl.errors import UserError
@@ -89,7 +89,7 @@ def recognise(rows: Dataset, source: str, wanted: Wanted) -> Found:
                 choices = " or ".join(f"`dataset_layout: {one.name}` ({one.wanted()})" for one in fitting)
                 raise UserError(f"{source} can be read in several ways; write {choices}.")
             if fitting:
-                _refuse_two_names(fitting[0], source, names)
+                _refuse_two_names(fitting[0], source, names, named=form)
                 return Found(fitting[0], fitting[0].columns_of(names))
     if form:
         *_, one = (
@@ -111,6 +111,14 @@ def near_forms(rows: Dataset, wanted: Wanted) -> str:
     if judged is not None:
         return f"\n{judged}"
     forms = [one for one in _every(wanted.left, wanted) if one.convert is not None]
+    for one in forms:
+        lost = sorted(_lost(one, names, wanted) - set(wanted.mapped))
+        if lost and not one.lacks(names):
+            replaced = ", ".join(f"`{name}`" for name in lost)
+            return (
+                f"\nAs {one.said} the file's own {replaced} would be lost; if that is meant, write "
+                f"`dataset_layout: {one.name}`."
+            )
     near = [
         one
         for one in forms
@@ -168,13 +176,25 @@ def _fits(form: Form, rows: Dataset, names: list[str], wanted: Wanted) -> bool:
     if form.lacks(names):
         return False
     columns = form.columns_of(names)
-    own = {wanted.demonstration_column if name == "completion" else name for name in _OWN}
-    if form.convert is not None and not own & set(wanted.mapped) <= set(columns.values()):
+    if form.convert is not None and _lost(form, names, wanted):
         return False
     answers = {"answer", "conversation"} & columns.keys() or wanted.demonstration_column in names
     if form.layout == "prompts" and wanted.complete and not answers:
         return False
     return form.looks(_first(rows, columns))
+
+
+def _lost(form: Form, names: list[str], wanted: Wanted) -> set[str]:
+    """The trainer's own columns that a form would make anew, and that it does not read.
+
+    Those that a mapping gives are never replaced; others are, where the recipe names the form.
+    """
+    own = {wanted.demonstration_column if name == "completion" else name for name in _OWN}
+    made = {"prompt", *answer_columns(form.layout, wanted.demonstration_column)} - set(form.replaced)
+    lost = own & set(wanted.mapped)
+    if form.name != wanted.named:
+        lost |= made & set(names)
+    return lost - set(form.columns_of(names).values())
 
 
 def _first(rows: Dataset, columns: Columns) -> Parts:
@@ -186,11 +206,14 @@ def _first(rows: Dataset, columns: Columns) -> Parts:
     return {part: row[name] for part, name in columns.items()}
 
 
-def _refuse_two_names(form: Form, source: str, names: list[str]) -> None:
+def _refuse_two_names(form: Form, source: str, names: list[str], *, named: bool) -> None:
     """Two columns of one meaning: which is meant is the user's to say."""
-    if form.convert is None:
+    if form.convert is None or form in PAGE_FORMS:
         return
     for part, usual in {**form.parts, **form.optional}.items():
+        if part == "question" and not named:
+            # Also of a form that has one name for it: the other column would be lost.
+            usual = QUESTIONS
         there = [name for name in usual if name in names and name not in _WEAK]
         if len(there) > 1 and there[0] not in _OWN:
             own = {"question": "prompt", "answer": "completion"}.get(part, there[0])

@@ -6,6 +6,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from hpt_trl.data.loading import to_conversational
+from hpt_trl.models.loading import load_tokenizer
+from hpt_trl.recipes.arguments import RecipeArguments
 from tests.helpers.datasets import chat, load, refused, write_jsonl
 
 USER, SAID = chat("user", "Hi"), chat("assistant", "Hello.")
@@ -84,6 +87,9 @@ ASKED = [*USER, *SAID, *chat("user", "And?\nReally?")]
             SAID,
         ),
         ("demonstrations", {"prompt": "Hi", "completion": "Hello."}, "Hi", "Hello."),
+        ("question-answer", {"prompt": "The one.", "instruction": "i", "output": "o"}, "The one.", "o"),
+        ("messages", {"messages": LONG, "input": "meta.txt"}, LONG[:3], MORE),
+        ("sharegpt", sharegpt(*HI, input="meta.txt"), LONG[:3], MORE),
         ("demonstrations", {"prompt": json.dumps(USER), "completion": json.dumps(SAID)}, USER, SAID),
         ("demonstrations", {"prompt": "[1, 2] is a list?", "completion": "Yes."}, "[1, 2] is a list?", "Yes."),
     ],
@@ -201,6 +207,24 @@ def test_a_table_gives_messages_keys_that_are_null(tmp_path):
             "`question` and `problem` may each be",
         ),
         (
+            {"question": "2+2?", "instruction": "Answer the question.", "output": "4"},
+            ("demonstrations",),
+            {},
+            "`question` and `instruction` may each be",
+        ),
+        (
+            {"instruction": "a", "output": "b", "problem_id": 1, "is_correct": False},
+            ("demonstrations",),
+            {},
+            "`is_correct` is false (or 0), as in 1 of 1 rows",
+        ),
+        (
+            {"prompt": "a", "conversations": LONG},
+            ("demonstrations",),
+            {},
+            "own `prompt` would be lost; if that is meant",
+        ),
+        (
             {"question": "a", "response": "b", "output": "c"},
             ("demonstrations",),
             {},
@@ -280,6 +304,37 @@ def test_a_template_may_write_the_whole_prompt(tmp_path):
     alpaca = write_jsonl(tmp_path / "alpaca.jsonl", [{"instruction": "Add.", "input": "1 2", "output": "3"}])
     loaded = load(alpaca, layout="demonstrations", prompt_template="### {instruction}\n{input}\n###").train
     assert (loaded[0]["prompt"], loaded[0]["completion"]) == ("### Add.\n1 2\n###", "3")
+
+
+@pytest.mark.parametrize(
+    "row, template, prompt",
+    [
+        (
+            {"instruction": "Add.", "input": "1 2", "output": "3"},
+            "### Instruction:\n{prompt}\n\n### Input:\n{input}",
+            "### Instruction:\nAdd.\n\n### Input:\n1 2",
+        ),
+        (
+            {"instruction": "When?", "context": "In May.", "response": "May"},
+            "{prompt}\nContext: {context}",
+            "When?\nContext: In May.",
+        ),
+        ({"question": "1 + 1?", "answer": "2"}, "Q: {question}\n({prompt})", "Q: 1 + 1?\n(1 + 1?)"),
+        ({"question": "1 + 1?", "answer": "2"}, "Q: {question}\n", "Q: 1 + 1?\n"),
+    ],
+)
+def test_a_template_takes_columns_that_a_form_reads(tmp_path, tiny_model_path, row, template, prompt):
+    path = write_jsonl(tmp_path / "data.jsonl", [row, row])
+    splits = load(path, layout="demonstrations", prompt_template=template)
+    tokenizer = load_tokenizer(tiny_model_path)
+    made = to_conversational(splits, tokenizer, RecipeArguments(conversational=False, prompt_template=template))
+    assert made.train["prompt"][:] == [prompt] * 2
+
+
+def test_a_template_that_names_no_column_is_refused(tmp_path):
+    path = write_jsonl(tmp_path / "data.jsonl", [{"question": "1 + 1?", "answer": "2"}])
+    message = refused(path, layout="demonstrations", prompt_template="Q: {qestion}")
+    assert "must hold `{prompt}`" in message and "question, answer" in message
 
 
 def test_faulty_rows_are_told_together(tmp_path):
