@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from hpt_trl.errors import Collector, Place, UserError
@@ -76,7 +77,7 @@ def stage_of(sources: Sources) -> str:
         file, guess = shown(sources.file.path), _guessed_stage(sources)
         written = ", ".join(f"`stage: {stage}`" for stage in sorted(STAGE_MODULES))
         likely = f" This looks like `stage: {guess}`." if guess else ""
-        raise Place(file, file, "stage").error(f"the key `stage` is missing.{likely} Write one of: {written}.")
+        raise Place(file, file, "stage").error(f"the key `stage` is missing. Write one of: {written}.{likely}")
     try:
         check_stage(name)
     except UserError as error:
@@ -104,12 +105,18 @@ def read_values(sources: Sources, declared: Declared, mistakes: Collector) -> Va
         if not take_token_of(sources.file.values, sources.file.texts):
             raise sources.error(TOKEN_KEY, "what is written there is no text; allowed: a token of the Hub.")
     for name in _names(sources):
+        if name == "stage" and not declared.stage:
+            # Told by who looked for the stage.
+            continue
         try:
             key, value = _read(name, sources, declared)
             if key in declared.rules and (message := problem(declared.rules[key], value)):
                 raise sources.error(key, f"{sources.quoted(key) or 'null'} {message}")
             if name not in sources.overrides:
                 value = anchored_value(key, value, sources.folder)
+            elif key == "evaluations":
+                # Where they are read later, the working directory may be another.
+                value = anchored_value(key, value, Path())
             if fault := paths_fault(key, value):
                 raise sources.error(key, fault)
             values.taken[key] = value
