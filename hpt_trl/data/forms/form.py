@@ -9,6 +9,7 @@ from datasets import Dataset
 from hpt_trl.data.faults import Faults
 from hpt_trl.data.layouts import Layout
 from hpt_trl.data.objects import with_column
+from hpt_trl.data.reading.soundness import decoded_fault
 from hpt_trl.data.row_checks import iterate_rows
 
 # Columns by which one part of a row goes.
@@ -57,9 +58,10 @@ class Form:
         there = self.columns_of(names)
         return [part for part in self.parts if part not in there]
 
-    def wanted(self) -> str:
-        """Its columns, for a message."""
-        return ", ".join(" or ".join(f"`{name}`" for name in usual) for usual in self.parts.values())
+    def wanted(self, parts: Sequence[str] | None = None) -> str:
+        """Its columns, or those of some of its parts, for a message."""
+        shown = self.parts if parts is None else parts
+        return ", ".join(" or ".join(f"`{name}`" for name in self.parts[part]) for part in shown)
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,10 @@ def converted(
     for row, values in iterate_rows(rows, names):
         held = dict(zip(names, values, strict=True))
         result = convert({part: held[name] for part, name in columns.items()}, columns)
+        if not isinstance(result, str):
+            # What was text in the file may have become objects.
+            checked = (decoded_fault(columns.get("conversation", target), value) for target, value in result.items())
+            result = next((fault for fault in checked if fault), result)
         if isinstance(result, str):
             faults.add(row, result)
             result = {}
