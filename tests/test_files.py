@@ -1,10 +1,12 @@
 """Files of JSON lines whose texts hold what other readers take for the end of a line."""
 
+import glob
 import json
+import os
 
 import pytest
 
-from hpt_trl.files import lines_of, parsed_json
+from hpt_trl.files import lines_of, matching, parsed_json
 from hpt_trl.methods.critic.results import read_curves
 from hpt_trl.methods.reward.shift import read_scores
 from hpt_trl.reading import read_metrics
@@ -59,3 +61,29 @@ def test_samples_of_tokens_are_added_to(tmp_path):
         samples.write(step, tokenizer(TEXT)["input_ids"], {"text": TEXT})
     found = [json.loads(line) for line in lines_of(tmp_path / "samples.jsonl")]
     assert [(line["step"], line["text"]) for line in found] == [(1, TEXT), (2, TEXT), (4, TEXT)]
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["**/*.jsonl", "d/**/*.jsonl", "d/**/e/*", "*/**/f/**/*.jsonl", "d/[ef]/*.jsonl", "d/**/none", "x[[]1]/**/*.jsonl"],
+)
+def test_patterns_match_what_glob_finds(tmp_path, monkeypatch, pattern):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("d/e/f/g", "d/f/e", "d/.hidden", "x[1]/y"):
+        os.makedirs(folder)
+    for folder, _, _ in os.walk("."):
+        (tmp_path / folder / "rows.jsonl").write_text("")
+    for one in (pattern, str(tmp_path / pattern)):
+        assert sorted(map(os.path.normpath, matching(one))) == sorted(
+            set(map(os.path.normpath, glob.glob(one, recursive=True)))
+        )
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path):
+    (tmp_path / "d").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "rows.jsonl").write_text("")
+    for name in ("a", "b"):
+        (tmp_path / "d" / name).symlink_to(".")
+    (tmp_path / "d" / "c").symlink_to("../elsewhere")
+    assert matching(f"{tmp_path}/d/**/*.jsonl") == [f"{tmp_path}/d/c/rows.jsonl"]
