@@ -30,7 +30,7 @@ STAGE = Stage(
     name="copying",
     config_class=SFTConfig,
     build=build,
-    layout=lambda arguments: "demonstrations",
+    layouts=("demonstrations",),
     needs_demonstration=lambda config: True,
     rewards="optional",
 )

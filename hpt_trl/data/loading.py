@@ -8,7 +8,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
-from datasets import Dataset
+from datasets import Dataset, Value
 
 from hpt_trl.data.arguments import DataArguments
 from hpt_trl.data.calculator_marks import drop_calculator_marks
@@ -18,6 +18,7 @@ from hpt_trl.data.faults import Faults
 from hpt_trl.data.forms.form import Found, converted
 from hpt_trl.data.forms.messages import as_messages, is_stored_otherwise
 from hpt_trl.data.forms.pictures import with_pictures, with_places
+from hpt_trl.data.forms.preferences import asked_turns
 from hpt_trl.data.forms.recognising import Wanted, near_forms, recognise
 from hpt_trl.data.holding_out import hold_out
 from hpt_trl.data.layouts import Layout, Splits, answer_columns
@@ -190,8 +191,14 @@ def to_conversational(splits: Splits, tokenizer: "PreTrainedTokenizerBase", argu
     # Otherwise the prompts are written with it already.
     template = template if template is not None and "{prompt}" in template else None
 
+    dialogues = chat and is_text and asked_turns(splits.train[0]["prompt"]) is not None
+    if dialogues:
+        logger.warning("%s: the turns of `Human:` and `Assistant:` in the prompts become messages.", splits.source)
+
     def prompt_of(prompt: Any, around: str | None) -> Any:
-        if isinstance(prompt, str):
+        if dialogues and (turns := asked_turns(prompt)):
+            messages = _with_template(turns, around)
+        elif isinstance(prompt, str):
             prompt = prompt if around is None else around.replace("{prompt}", prompt)
             messages = as_user(prompt)
         else:
@@ -216,8 +223,12 @@ def to_conversational(splits: Splits, tokenizer: "PreTrainedTokenizerBase", argu
         if chat and is_text:
             for column in splits.answers:
                 if column in dataset.column_names:
-                    dataset = replaced(dataset, column, as_assistant)
+                    dataset = replaced(dataset, column, as_answer)
         return dataset
+
+    def as_answer(text: str | None) -> list[dict[str, str]] | None:
+        # Behind `Assistant:` stands a space.
+        return as_assistant(text.strip() if dialogues and text is not None else text)
 
     test = None if splits.test is None else convert(splits.test)
     return replace(splits, train=convert(splits.train), test=test)
@@ -240,7 +251,7 @@ def _joined(
         rows, found, faulty = _checked(part.chosen(rows), source, arguments, own)
         dropped += faulty
         if told:
-            _told(source, found, arguments.dataset_layout)
+            _told(source, rows, found, own)
         checked.append((rows, found))
     layouts = [found.form.layout for _, found in checked]
     if odd := next((place for place, layout in enumerate(layouts) if layout != layouts[0]), None):
@@ -254,9 +265,22 @@ def _joined(
     return rows, source, [found for _, found in checked], dropped
 
 
-def _told(source: str, found: Found, named: str | None) -> None:
+def _told(source: str, rows: Dataset, found: Found, wanted: Wanted) -> None:
     """What was recognised, for who did not say it; conversations that end with their answer are no news."""
-    form = found.form
+    form, named = found.form, wanted.named
+    if named is None and form.layout == "documents" and wanted.layouts[0] != "documents":
+        texts = [
+            f"`{name}`"
+            for name, kind in rows.features.items()
+            if isinstance(kind, Value) and kind.dtype in ("string", "large_string") and name not in ("text", ROW)
+        ]
+        if texts:
+            logger.warning(
+                "%s is read as documents: `text` is trained whole, and nothing of %s. Where that is meant, write "
+                "`dataset_layout: documents`; else name prompt and completion by `column_mapping`.",
+                source,
+                ", ".join(texts[:10]),
+            )
     if named is None and form.convert is not None and form.name not in ("messages", "whole-conversations"):
         logger.warning(
             "%s is read as %s: `dataset_layout: %s`. Where that is not meant, name another, or the columns by "
@@ -319,7 +343,11 @@ def _prepare(dataset: Dataset, faults: Faults, arguments: DataArguments, wanted:
         found = replace(found, put=frozenset(put))
     present = [name for name in dataset.column_names if name != ROW]
     answers = answer_columns(layout, demonstration_column)
-    for column in found.form.lacks(present) if found.form.convert is None else []:
+    lacking = found.form.lacks(present) if found.form.convert is None else []
+    if layout == "prompts" and wanted.complete and demonstration_column not in [*present, *lacking]:
+        lacking = [demonstration_column]
+        near = f"\nRead as {found.form.said}, no row has a demonstration, which this stage needs of every row."
+    for column in lacking:
         error = missing_column(column, column, source, present, mapping)
         raise UserError(f"{error}{near}")
     for column in _RESERVED:

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 from datasets import Dataset
 from transformers.image_utils import load_image
 
+from hpt_trl.data.forms.pictures import undecoded
 from hpt_trl.data.layouts import Splits
 from hpt_trl.data.messages import IMAGES, images_of, text_of
 from hpt_trl.data.reading.places import where
@@ -49,9 +49,10 @@ def check_acted_rows(splits: Splits, acting: Acting, column: str | None) -> None
 
 def _look_at(rows: Dataset, source: str, acting: Acting, column: str | None, search: PageSearch | None) -> None:
     """Refuses what is wrong with a row whatever the environment shows."""
-    read = ["prompt", *([] if column is None else [column]), *_named_images(rows)]
+    images = [name for name in IMAGES if name in rows.column_names]
+    read = ["prompt", *([] if column is None else [column]), *images]
     shortest: tuple[int, int] | None = None
-    for number, values in iterate_rows(rows, read):
+    for number, values in iterate_rows(undecoded(rows), read):
         row = dict(zip(read, values, strict=True))
         try:
             _check_images(row, acting)
@@ -85,23 +86,13 @@ def _lengths(row: dict[str, Any], acting: Acting, column: str, search: PageSearc
             raise goes_on(column, place, "answer", row[column][place])
 
 
-def _named_images(rows: Dataset) -> list[str]:
-    """Columns of images that are files, addresses or base64: what a dataset holds itself is there."""
-    found = []
-    for name in IMAGES:
-        if name in rows.column_names:
-            kind = rows.data.schema.field(name).type
-            kind = kind.value_type if pa.types.is_list(kind) or pa.types.is_large_list(kind) else kind
-            found += [name] * (pa.types.is_string(kind) or pa.types.is_large_string(kind))
-    return found
-
-
 def _check_images(row: dict[str, Any], acting: Acting) -> None:
     images = images_of(row) or []
     if acting.encoder.encoder.is_processor:
         with_images(prompt_of(row), images)
     for image in images:
-        if image is None or image.startswith(("http://", "https://")) or Path(image).is_file():
+        # What a dataset holds itself is there.
+        if not isinstance(image, str) or image.startswith(("http://", "https://")) or Path(image).is_file():
             continue
         try:
             load_image(image)

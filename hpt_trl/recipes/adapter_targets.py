@@ -37,7 +37,8 @@ def _check_names(recipe: "Recipe", model: Any, key: str) -> None:
             ends = sorted({path.rpartition(".")[2] for path in paths} - {str(number) for number in range(1000)})
             raise recipe.error(
                 key,
-                f"{name[:80]} is no {'parameter' if key == 'lora_target_parameters' else 'layer'} of the model; it has "
+                f"{name[:80]} is not found in the base model, whose "
+                f"{'parameters' if key == 'lora_target_parameters' else 'layers'} are "
                 f"{', '.join(ends)}.{did_you_mean(name, ends)}",
             )
 

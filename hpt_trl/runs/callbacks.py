@@ -1,11 +1,13 @@
 """Small callbacks of a run."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from transformers import ProgressCallback, Trainer, TrainerCallback
 
 from hpt_trl.errors import UserError
+from hpt_trl.runs.best import best_of
 from hpt_trl.settings.values import did_you_mean
 
 
@@ -20,7 +22,18 @@ class AtTrainBegin(TrainerCallback):
 
 
 class KnowsBest(TrainerCallback):
-    """Refuses a `metric_for_best_model` that no evaluation gives; the base raises where it looks for it."""
+    """Finds the best checkpoint of a run that goes on, which the base takes for gone once the folder was moved.
+
+    Refuses a `metric_for_best_model` that no evaluation gives; the base raises where it looks for it.
+    """
+
+    def __init__(self, checkpoint: Path | None):
+        self.checkpoint = checkpoint
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.checkpoint is not None:
+            best = best_of(self.checkpoint, Path(args.output_dir))
+            state.best_model_checkpoint = None if best is None else str(best)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         by_plateau = args.lr_scheduler_type == "reduce_lr_on_plateau"

@@ -1,7 +1,7 @@
 """What differs between the recipe of a checkpoint and the one that goes on from it, and what of it may differ."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,16 @@ from hpt_trl.settings.masking import masked
 STARTING_KEYS = ("overwrite", "resume_from_checkpoint", "output_dir")
 # How long a run goes on. A schedule that falls to its end follows, which is said.
 LENGTH_KEYS = ("max_steps", "num_train_epochs")
+# Which checkpoints there are to choose the best one from, where the run ends with it.
+BEST_KEYS = frozenset({"save_strategy", "save_steps", "save_total_limit"})
 # Keys that decide nothing about the weights that a step comes to. Any other key may, also one that is yet to come.
 SAFE_KEYS = frozenset(
     {
         *STARTING_KEYS,
         *LENGTH_KEYS,
         *HUB_KEYS,
-        *("save_strategy", "save_steps", "save_total_limit", "save_only_model"),
+        *BEST_KEYS,
+        *("save_only_model", "save_on_each_node", "logging_nan_inf_filter"),
         *("logging_strategy", "logging_steps", "logging_first_step", "log_level", "log_level_replica"),
         *("log_on_each_node", "log_completions", "log_unique_prompts", "log_multimodal", "num_completions_to_print"),
         *("log_completions_hub_repo", "report_to", "run_name", "project", "disable_tqdm", "stop_on_warnings"),
@@ -30,6 +33,8 @@ SAFE_KEYS = frozenset(
         *("dataloader_prefetch_factor", "dataset_num_proc", "ddp_timeout", "skip_memory_metrics"),
         *("torch_empty_cache_steps", "code_workers", "judge_retries", "judge_concurrency", "judge_api_key_env"),
         *("vllm_server_base_url", "vllm_server_host", "vllm_server_port", "vllm_server_timeout", "vllm_group_port"),
+        *("vllm_gpu_memory_utilization", "vllm_enable_sleep_mode"),
+        *("reference_cache_dir", "value_cache_dir", "judge_cache"),
     }
 )
 
@@ -46,12 +51,18 @@ class Change:
         return f"{self.key} {_short(self.was)} there, {_short(self.now)} here"
 
 
-def changes_between(old: Mapping[str, Any], new: Mapping[str, Any], keys: Mapping[str, Key]) -> list[Change]:
+def changes_between(
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+    keys: Mapping[str, Key],
+    same_contents: Callable[[str, str], bool],
+) -> list[Change]:
     """The keys whose values differ, in the order of the new recipe.
 
     Args:
         old, new: key -> value.
         keys: What the stage declares: a key that is not given has its default.
+        same_contents: Whether two texts, at any depth of a value, name files of the same contents.
     """
     defaults = {name: _plain(key.default) for name, key in keys.items()}
     # What is written down has no secrets; another one makes no other run.
@@ -59,7 +70,7 @@ def changes_between(old: Mapping[str, Any], new: Mapping[str, Any], keys: Mappin
     found = []
     for key in [*new, *(key for key in old if key not in new)]:
         was, now = (recipe.get(key, defaults.get(key)) for recipe in (old, new))
-        if key not in STARTING_KEYS and not _same(was, now):
+        if key not in STARTING_KEYS and not _same(was, now, same_contents):
             found.append(Change(key, was, now))
     if any(change.key == "stage" for change in found):
         # Which keys there are follows from it.
@@ -72,13 +83,17 @@ def _plain(value: Any) -> Any:
     return json.loads(json.dumps(valid_json(value)))
 
 
-def _same(was: Any, now: Any) -> bool:
+def _same(was: Any, now: Any, same_contents: Callable[[str, str], bool]) -> bool:
     if was == now:
         return True
     if isinstance(was, list) and isinstance(now, list):
-        return len(was) == len(now) and all(map(_same, was, now))
-    # Two ways to write the name of one file.
-    return isinstance(was, str) and isinstance(now, str) and _place(was) == _place(now) is not None
+        return len(was) == len(now) and all(_same(*pair, same_contents) for pair in zip(was, now, strict=True))
+    if isinstance(was, dict) and isinstance(now, dict):
+        return was.keys() == now.keys() and all(_same(was[key], now[key], same_contents) for key in was)
+    if not isinstance(was, str) or not isinstance(now, str):
+        return False
+    # Two ways to write the name of one file, or a project that was moved.
+    return _place(was) == _place(now) is not None or same_contents(was, now)
 
 
 def _place(name: str) -> Path | None:

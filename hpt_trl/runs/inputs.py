@@ -1,6 +1,10 @@
 """The files on this machine that a recipe names, and digests by which other contents of the same name are told."""
 
+import functools
+import itertools
 import os
+import site
+import sysconfig
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -9,7 +13,7 @@ from typing import Any
 import xxhash
 
 from hpt_trl.data.entries import every_name
-from hpt_trl.data.names import files_of, is_pattern
+from hpt_trl.data.names import files_of, is_pattern, is_saved
 from hpt_trl.digests import DIGESTS_FILE, digest_of, has_digests
 from hpt_trl.errors import UserError
 from hpt_trl.files import parsed_json
@@ -29,30 +33,81 @@ _PATHS = ("dataset_name", "against", "pages", "evaluations", "search_index", "so
 _COMPLETIONS = "samples.json*"
 # Keys that name functions and classes by their dotted path.
 _CODE = ("reward_funcs", "environment")
+# What is read of a model's folder: configuration, weights, tokenizer and code, not cards and files of other formats.
+_OF_A_MODEL = (
+    *("*.json", "*.jinja", "additional_chat_templates/*.jinja", "*.model", "*.tiktoken", "vocab.txt", "merges.txt"),
+    *("*.safetensors", "*.bin", "*.pt", "*.pth", "*.py"),
+)
 
 
 def digests_of_inputs(values: Mapping[str, Any]) -> dict[str, str]:
     """Path -> digest of each file that a recipe names, of folders named as data, model or evaluation, and what the
     evaluations that it names name in turn.
 
+    What the run itself writes is none of it, wherever its `output_dir` lies, nor are installed modules.
+
     Args:
         values: Key -> value.
     """
     found = {}
-    for key, item in _texts_of(values):
-        folders = key in ("dataset_name", "against", "pages") or key.endswith("_name_or_path")
+    own = Path(values["output_dir"]).expanduser().resolve() if "output_dir" in values else None
+    # In an order that does not depend on the recipe's, by which the inputs of a project that was moved are compared.
+    for key, item in _texts_of(dict(sorted(values.items()))):
+        model = key.endswith("_name_or_path")
+        folders = model or key in ("dataset_name", "against", "pages")
         # Any text may stand here, also one that no file system takes for a name.
         with suppress(OSError, RuntimeError, ValueError):
             path = Path(item).expanduser()
             if (path.is_file() and _may_be_path(key, item)) or (folders and path.is_dir()):
-                found[item] = _digest(path, _COMPLETIONS if key == "against" else "*")
-        if key in _CODE and (module := file_of(item)) is not None:
-            found[str(module)] = _digest(module, "*")
+                found[item] = _digest_of(path, own, model=model, completions=key == "against")
+        if key in _CODE and (module := file_of(item)) is not None and not _is_installed(module):
+            found[str(module)] = _digest((module,), module)
         if key == "evaluations":
             named, modules = _of_evaluation(item)
             with seeing(modules):
-                found |= digests_of_inputs(named)
+                found |= digests_of_inputs(named | ({} if own is None else {"output_dir": str(own)}))
     return found
+
+
+def inputs_changed(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
+    """The inputs of two recipes that differ in nothing else whose contents are others, also more or fewer of them.
+
+    The same contents in the same order may lie at other paths.
+
+    Args:
+        old, new: path -> digest, as `digests_of_inputs` has it.
+    """
+    if list(old.values()) == list(new.values()):
+        return []
+    differ = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    alone = [name for name in differ if name in old and name in new]
+    alone += [name for name in differ if (name in old) != (name in new)]
+    moved = {*old.values()} & {*new.values()}
+    return [name for name in alone if {old.get(name), new.get(name)}.isdisjoint(moved)] or alone
+
+
+def same_files(was: str, now: str, old: Mapping[str, str], new: Mapping[str, str]) -> bool:
+    """Whether two texts of recipes name the same contents, by a path or a pattern (`data/*.jsonl`).
+
+    Args:
+        old, new: path -> digest of each of the recipes.
+    """
+    found = [_below(text, digests) for text, digests in ((was, old), (now, new))]
+    return bool(found[0]) and found[0] == found[1]
+
+
+def _below(text: str, digests: Mapping[str, str]) -> dict[str, str]:
+    """Path -> digest of what a text names; of a pattern below the folder where it begins, with the pattern itself."""
+    if not is_pattern(text):
+        return {"": digests[text]} if text in digests else {}
+    parts = Path(text).parts
+    fixed = Path(*itertools.takewhile(lambda part: not is_pattern(part), parts))
+    below = {
+        str(Path(name).relative_to(fixed)): digest
+        for name, digest in digests.items()
+        if Path(name).is_relative_to(fixed)
+    }
+    return below | {"*": str(Path(text).relative_to(fixed))} if below else {}
 
 
 def refuse_inputs_inside(values: Mapping[str, Any], error: Callable[[str, str], UserError]) -> None:
@@ -65,7 +120,8 @@ def refuse_inputs_inside(values: Mapping[str, Any], error: Callable[[str, str], 
         error: Makes the error about a key.
 
     Raises:
-        UserError: a path of the recipe, of an evaluation that it names or of an adapter's base, at or below the folder.
+        UserError: a path of the recipe, of an evaluation that it names or of an adapter's base, at or below the folder;
+            or a folder of rows above it, which what the run writes would be rows of once it goes on.
     """
     folder = Path(values["output_dir"]).expanduser().resolve()
     for key, item, path in _named(values):
@@ -74,6 +130,13 @@ def refuse_inputs_inside(values: Mapping[str, Any], error: Callable[[str, str], 
                 key,
                 f"{item} lies in the `output_dir` of this run, {values['output_dir']}, where files are replaced "
                 "and removed. Name another `output_dir`.",
+            )
+        rows = key == "dataset_name" and path.is_dir() and not is_saved(path)
+        if rows and folder.is_relative_to(path.resolve()):
+            raise error(
+                key,
+                f"all files in {item} are read as rows, and the `output_dir` of this run, {values['output_dir']}, lies "
+                "there. Name another `output_dir`.",
             )
 
 
@@ -148,15 +211,40 @@ def _of_evaluation(name: str) -> tuple[dict[str, Any], list[str | Path]]:
     return {key: value for key, value in sources.file.values.items() if key not in left_out}, sources.module_folders
 
 
-def _digest(path: Path, pattern: str) -> str:
-    if path.is_dir() and pattern == "*" and has_digests(path):
+def _is_installed(module: Path) -> bool:
+    """Whether a module is an installed package's or this one's, whose versions are noted instead."""
+    places = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    places += [*site.getsitepackages(), site.getusersitepackages(), str(Path(__file__).parents[1])]
+    return any(module.resolve().is_relative_to(Path(place).resolve()) for place in places)
+
+
+def _digest_of(path: Path, own: Path | None, *, model: bool, completions: bool) -> str:
+    if path.is_dir() and not completions and has_digests(path):
         # It says of each file that matters what it is; reports and pictures may come and go beside them.
         return digest_of(path / DIGESTS_FILE)
-    files = [path] if path.is_file() else sorted(file for file in path.rglob(pattern) if file.is_file())
+    if path.is_file():
+        files = [path]
+    elif model:
+        files = [file for pattern in _OF_A_MODEL for file in path.glob(pattern)]
+    else:
+        files = list(path.rglob(_COMPLETIONS if completions else "*"))
+    kept = (file for file in files if own is None or not file.resolve().is_relative_to(own))
+    return _digest(tuple(sorted({file for file in kept if file.is_file()})), path)
+
+
+def _digest(files: tuple[Path, ...], above: Path) -> str:
+    known = [(file, file.stat()) for file in files]
+    return _digest_read(
+        tuple((file, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino) for file, stat in known), above
+    )
+
+
+# A start asks for them several times over.
+@functools.cache
+def _digest_read(files: tuple[tuple[Path, int, int, int, int], ...], above: Path) -> str:
     total = xxhash.xxh3_128()
-    for file in files:
-        size = file.stat().st_size
-        total.update(f"{file.relative_to(path)}\0{size}\0".encode())
+    for file, size, *_ in files:
+        total.update(f"{file.relative_to(above)}\0{size}\0".encode())
         with file.open("rb") as opened:
             if size <= _READ_WHOLE:
                 total.update(opened.read())

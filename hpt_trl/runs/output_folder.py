@@ -1,5 +1,6 @@
 """The output folder of a run: what may be written there, what is cleared away, and the recipe that is kept there."""
 
+import json
 import os
 import shutil
 from fnmatch import fnmatchcase
@@ -17,6 +18,7 @@ from hpt_trl.methods.critic.results import PICTURE_FILE as PICTURE_OF_VALUES
 from hpt_trl.methods.reward.shift import PICTURE_FILE, SCORES_FILE
 from hpt_trl.methods.rho1.page import PAGE_FILE, SELECTIONS_FILE
 from hpt_trl.models.folders import HEADS_FOLDER
+from hpt_trl.reading import read_results
 from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.run_files import (
     ABANDONED,
@@ -37,7 +39,7 @@ from hpt_trl.run_files import (
 )
 from hpt_trl.runs.changes import STARTING_KEYS
 from hpt_trl.runs.replacing import put_back_half, set_aside
-from hpt_trl.runs.resuming import refuse_other_run
+from hpt_trl.runs.resuming import move_aside, refuse_other_run
 from hpt_trl.runs.starting import Occupied, Start, check_start
 from hpt_trl.settings.environment import environment_of
 from hpt_trl.settings.masking import is_secret_variable, masked
@@ -116,8 +118,17 @@ def open_output_folder(recipe: Recipe, *, resuming: bool) -> Path:
     put_back_half(folder)
     if not resuming:
         set_aside(folder, run_files)
+    elif (folder / RESULTS_FILE).exists():
+        _take_up_finished(folder)
     write_recipe(recipe)
     return folder
+
+
+def _take_up_finished(folder: Path) -> None:
+    """Makes a finished run one that is not, since it goes on; what was measured before its training stays known."""
+    before = (read_results(folder) or {}).get("before")
+    write_atomically(folder / BEFORE_FILE, json.dumps(before, ensure_ascii=False))
+    move_aside(folder / RESULTS_FILE, folder / ABANDONED)
 
 
 def run_files(folder: Path) -> list[Path]:

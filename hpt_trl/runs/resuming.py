@@ -18,14 +18,17 @@ from hpt_trl.recipes.batches import processes
 from hpt_trl.recipes.profiles import Profile
 from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.run_files import ABANDONED, DAMAGED
-from hpt_trl.runs.changes import LENGTH_KEYS, SAFE_KEYS, STARTING_KEYS, Change, changes_between
+from hpt_trl.runs.best import best_named, best_of
+from hpt_trl.runs.changes import BEST_KEYS, LENGTH_KEYS, SAFE_KEYS, STARTING_KEYS, Change, changes_between
 from hpt_trl.runs.checkpoints import RUN_FILE, numbered_checkpoints, step_of, why_incomplete
-from hpt_trl.runs.inputs import digests_of_inputs
+from hpt_trl.runs.inputs import digests_of_inputs, inputs_changed, same_files
 from hpt_trl.runs.record import versions
 from hpt_trl.runs.starting import stored_recipe
 from hpt_trl.settings.masking import masked
 
 _KEY = "resume_from_checkpoint"
+# Inputs that have changed and are named.
+_TOLD = 5
 # Stages that come to the same weights in any number of processes, as long as nothing is drawn within a step.
 _SHARED_OUT = ("pretrain", "sft", "ref_tuning", "dpo", "reward", "critic", "rho1", "mtp")
 
@@ -65,21 +68,22 @@ def refuse_other_run(recipe: Recipe, checkpoint: Path, *, said: bool = False) ->
     note = _note(checkpoint)
     if note is None:
         return
-    found = changes_between(note["recipe"], _resolved(recipe), recipe.keys)
-    changed = [change for change in found if change.key not in SAFE_KEYS]
+    found = changes_since(recipe, checkpoint)
+    safe = SAFE_KEYS - BEST_KEYS if recipe.config.load_best_model_at_end else SAFE_KEYS
+    changed = [change for change in found if change.key not in safe]
     if changed:
         raise recipe.error(
             _KEY,
             f"{checkpoint} is of another recipe: {'; '.join(map(str, changed))}. {_instead(recipe, checkpoint)}",
         )
     # Each process would read them; one that is refused ends the others.
-    now = digests_of_inputs(recipe.raw) if os.environ.get("RANK", "0") == "0" else {}
-    other = [name for name, digest in note["inputs"].items() if name in now and now[name] != digest]
-    if other:
+    known = note["inputs"] is not None and os.environ.get("RANK", "0") == "0"
+    if known and (other := inputs_changed(note["inputs"], digests_of_inputs(recipe.raw))):
+        more = f" and {len(other) - _TOLD} more" if len(other) > _TOLD else ""
         raise recipe.error(
             _KEY,
-            f"{', '.join(other)} has changed since {checkpoint} was written: the steps to come would be of other "
-            f"contents than those before. Put the former contents back. {_instead(recipe, checkpoint)}",
+            f"{', '.join(other[:_TOLD])}{more} has changed since {checkpoint} was written: the steps to come would be "
+            f"of other contents than those before. Put the former contents back. {_instead(recipe, checkpoint)}",
         )
     if said and found:
         longer = any(change.key in LENGTH_KEYS for change in found)
@@ -92,7 +96,13 @@ def refuse_other_run(recipe: Recipe, checkpoint: Path, *, said: bool = False) ->
 def changes_since(recipe: Recipe, checkpoint: Path) -> list[Change]:
     """What differs between the recipe of a checkpoint, as far as that is known, and the one that goes on from it."""
     note = _note(checkpoint)
-    return [] if note is None else changes_between(note["recipe"], _resolved(recipe), recipe.keys)
+    if note is None:
+        return []
+
+    def same_contents(was: str, now: str) -> bool:
+        return same_files(was, now, note["inputs"] or {}, digests_of_inputs(recipe.raw))
+
+    return changes_between(note["recipe"], _resolved(recipe), recipe.keys, same_contents)
 
 
 def refuse_other_processes(recipe: Recipe, checkpoint: Path, config: PretrainedConfig) -> None:
@@ -165,12 +175,13 @@ def settle_checkpoint(recipe: Recipe, checkpoint: Path, config: PretrainedConfig
     if found.whole != checkpoint:
         refuse_other_run(recipe, found.whole)
         refuse_other_processes(recipe, found.whole, config)
+    _refuse_lost_best(recipe, found.whole)
     for path, damage in found.damaged.items():
-        _set_aside(path, folder / DAMAGED)
+        move_aside(path, folder / DAMAGED)
         print(f"{damage}: set aside in {folder / DAMAGED}; going on from {found.whole.name}.", flush=True)
     newer = [path for path in numbered_checkpoints(folder) if own and step_of(path) > step_of(found.whole)]
     for path in newer:
-        _set_aside(path, folder / ABANDONED)
+        move_aside(path, folder / ABANDONED)
     if newer:
         names = ", ".join(path.name for path in newer)
         print(f"Newer than {found.whole.name}, set aside in {folder / ABANDONED}: {names}", flush=True)
@@ -178,6 +189,19 @@ def settle_checkpoint(recipe: Recipe, checkpoint: Path, config: PretrainedConfig
         print(f"{found.whole} has no digests (a former version's): it is not known whether its bytes are whole.")
     refuse_other_run(recipe, found.whole, said=True)
     return found.whole
+
+
+def _refuse_lost_best(recipe: Recipe, checkpoint: Path) -> None:
+    """Refuses to go on to the end without the best model so far, where that is the one to be kept."""
+    folder = Path(recipe.config.output_dir)
+    if not recipe.config.load_best_model_at_end or best_named(checkpoint) is None or best_of(checkpoint, folder):
+        return
+    raise recipe.error(
+        _KEY,
+        f"the best checkpoint before {checkpoint}, {best_named(checkpoint)}, is not there, and the run would end with "
+        f"another model (`load_best_model_at_end`). Put it back into {folder}, or begin a new run from the model that "
+        f"is there: --model_name_or_path {checkpoint} with another --output_dir.",
+    )
 
 
 def _last_whole(recipe: Recipe, folder: Path) -> _Found:
@@ -204,8 +228,8 @@ def _last_whole_before(checkpoint: Path) -> str:
     return "There is no whole one before it; start anew in another `--output_dir`."
 
 
-def _set_aside(path: Path, place: Path) -> None:
-    """Moves a folder; what has its name there stays as well."""
+def move_aside(path: Path, place: Path) -> None:
+    """Moves a file or folder; what has its name there stays as well."""
     place.mkdir(exist_ok=True)
     target, number = place / path.name, 1
     while target.exists():
@@ -216,7 +240,7 @@ def _set_aside(path: Path, place: Path) -> None:
 
 def _note(checkpoint: Path) -> dict[str, Any] | None:
     """What a checkpoint says of its run; of one without a note the folder's recipe; None of another program's."""
-    empty: dict[str, Any] = {"inputs": {}, "versions": {}, "profile": "", "processes": 0, "rows_per_step": 0}
+    empty: dict[str, Any] = {"inputs": None, "versions": {}, "profile": "", "processes": 0, "rows_per_step": 0}
     try:
         note = empty | parsed_json((checkpoint / RUN_FILE).read_bytes())
         if isinstance(note.get("recipe"), dict):

@@ -9,7 +9,7 @@ import os
 import shlex
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack, nullcontext, suppress
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from hpt_trl.run_files import BEFORE_FILE
 from hpt_trl.runs.acting import rows_placed
 from hpt_trl.runs.attempts import Attempts
 from hpt_trl.runs.before_after import Evaluations
+from hpt_trl.runs.best import load_best
 from hpt_trl.runs.callbacks import AtTrainBegin, EndWhereDone, KnowsBest, NothingLeft, close_bars
 from hpt_trl.runs.checkpoints import full_disk_explained
 from hpt_trl.runs.closing import draw_and_close
@@ -141,7 +142,7 @@ def _train(
     trainer = _build_trainer(
         prepared,
         [AtTrainBegin(evaluations.before_training)],
-        [KnowsBest(), warnings, totals, attempts, health, *tracking.callbacks],
+        [KnowsBest(prepared.checkpoint), warnings, totals, attempts, health, *tracking.callbacks],
         live,
     )
     health.watch(trainer)
@@ -151,8 +152,11 @@ def _train(
     totals.training_begins(trainer)
     try:
         safely = deepspeed_loads_weights_only() if trainer.is_deepspeed_enabled else nullcontext()
-        with suppress(NothingLeft), without_library_bars(), safely:
-            trainer.train(resume_from_checkpoint=None if prepared.checkpoint is None else str(prepared.checkpoint))
+        with without_library_bars(), safely:
+            try:
+                trainer.train(resume_from_checkpoint=None if prepared.checkpoint is None else str(prepared.checkpoint))
+            except NothingLeft:
+                load_best(trainer)
     except KeyboardInterrupt:
         close_bars(trainer)
         raise

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from hpt_trl.digests import DIGESTS_FILE
 from hpt_trl.environments.trajectories import FOLDER as TRAJECTORIES
 from hpt_trl.errors import UserError
 from hpt_trl.files import PARTIAL, folder_fault, lines_of
@@ -155,7 +156,9 @@ def _is_of_a_run(folder: Path) -> bool:
     except OSError:
         start = None
     noted = any(folder.glob(f"checkpoint-*/{RUN_FILE}"))
-    return noted or (start is not None and (start == MARK.encode() or not start.strip(b"\0 \n")))
+    # Any program may have left an empty file of the name.
+    known = any((folder / name).exists() for name in (DIGESTS_FILE, RESULTS_FILE))
+    return noted or (start is not None and (start == MARK.encode() or (known and not start.strip(b"\0 \n"))))
 
 
 def stored_recipe(folder: Path) -> dict[str, Any] | None:

@@ -6,6 +6,7 @@ The rows are given as a file has them. ⟦…⟧ stands around tokens with a los
 drawn, only the prompt shows. A stage that does not read such rows says what its `check` says.
 """
 
+import argparse
 import json
 import logging
 import tempfile
@@ -178,6 +179,7 @@ def page(text: str) -> str:
 
 
 def main() -> None:
+    argparse.ArgumentParser(prog="python -m tests.data.layout_table", description=__doc__).parse_args()
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory() as folder:
         PAGE.write_text(page(table(Path(folder))))

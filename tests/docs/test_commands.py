@@ -101,7 +101,9 @@ def run_in_the_readers_folder(command: Command, planned: set[str]) -> None:
         if not planned & {word for word in words[:1] if not Path(word).exists()}:
             assert main([name, *words]) == 0, command
         return
-    recipe, overrides, shown = words[0], [word for word in words[1:] if word != "--json"], words.count("--json")
+    recipe, shown = words[0], words.count("--json")
+    # What `--measure` takes, a training of two steps, is shown by a test of its own.
+    overrides = [word for word in words[1:] if word not in ("--json", "--measure")]
     path = find_recipe(recipe)
     if is_pipeline(path):
         # They are run by tests/pipeline, which is minutes: here their stages are read with the words given.
@@ -162,9 +164,9 @@ def check_extras(words: tuple[str, ...]) -> None:
 
 
 def check_flags(words: tuple[str, ...], monkeypatch) -> None:
-    """`python -m benchmarks.NAME` or `python notebooks/NAME.py` with flags that its own parser takes."""
+    """`python -m NAME` of benchmarks or tests, or `python notebooks/NAME.py`, with flags that its own parser takes."""
     if words[1] == "-m":
-        assert words[2].startswith("benchmarks."), words
+        assert words[2].startswith(("benchmarks.", "tests.")), words
         name, given = words[2], words[2:]
     else:
         assert words[1].startswith("notebooks/") and (ROOT / words[1]).is_file(), words
@@ -275,4 +277,4 @@ def test_commands_within_sentences_can_be_given(command: Command, reader, monkey
         return
     parser.parse_args(words)
     if words[0] in RECIPE_COMMANDS and not is_pipeline(path := find_recipe(words[1])):
-        read_recipe(path, split_launch_options(words[2:])[1])
+        read_recipe(path, split_launch_options([word for word in words[2:] if word != "--measure"])[1])

@@ -31,6 +31,8 @@ _BEST = {
     "eval_steps": 2,
     "load_best_model_at_end": True,
     "metric_for_best_model": "eval_loss",
+    # The best one is not the last, which would be saved without it as well.
+    "greater_is_better": True,
 }
 # Name -> its keys, the stage of its own name first; None removes a key. `{inputs}` is the folder of `write_inputs`,
 # `{folder}` the run's.

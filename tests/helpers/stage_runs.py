@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -41,12 +42,17 @@ def sums(count: int = 24) -> list[dict]:
 @pytest.fixture
 def recipe(tmp_path, tiny_model_path):
     """Writes the recipe of a stage over `sums`, 6 of them held out, and returns its path."""
-    data = tmp_path / "sums.jsonl"
+    return recipe_in(tmp_path, tiny_model_path)
+
+
+def recipe_in(folder: Path, model: str) -> Callable[..., str]:
+    """What writes recipes into a folder, whose runs lie there as well."""
+    data = folder / "sums.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in sums()))
 
     def write(stage: str, **changes) -> str:
         values = {**KEYS, "stage": stage, "dataset_name": str(data), "test_split_size": 6}
-        values |= {"model_name_or_path": tiny_model_path, "output_dir": str(tmp_path / stage)}
+        values |= {"model_name_or_path": model, "output_dir": str(folder / stage)}
         if stage in ("grpo", "ppo"):
             values |= {
                 "num_generations": 2,
@@ -54,7 +60,7 @@ def recipe(tmp_path, tiny_model_path):
                 "reward_funcs": ["tests.helpers.stage_runs.remainder"],
             }
         values |= changes
-        path = tmp_path / f"{stage}.yaml"
+        path = folder / f"{stage}.yaml"
         path.write_text(yaml.safe_dump({key: value for key, value in values.items() if value is not None}))
         return str(path)
 

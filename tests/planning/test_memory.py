@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, DynamicCache, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen3Config
 from trl import ModelConfig
 
@@ -274,7 +275,7 @@ def recorded_inputs(tmp_path_factory) -> Path:
 
     def without_weights(model: LlamaForCausalLM, folder: Path) -> None:
         model.config.save_pretrained(folder)
-        (folder / "model.safetensors").touch()
+        save_file({}, folder / "model.safetensors")
 
     folder = tmp_path_factory.mktemp("recorded")
     with pytest.MonkeyPatch.context() as patch:

@@ -178,10 +178,10 @@ MISTAKES = {
     "reward_funcs: []": "name at least one reward",
     "lerning_rate: 1": "Did you mean `learning_rate`?",
     "torch_dtype: bfloat16": "it is now `dtype`",
-    "warmup_ratio: 0.1": "write `warmup_steps`",
+    "warmup_ratio: 0.1": "write `warmup_steps: 0.1`; a value below 1 is a share of all steps",
     "overwrite_output_dir: true": "it was removed",
     "max_prompt_length: 512": "it was removed",
-    "max_seq_length: 512": "it is now `max_length`",
+    "max_seq_length: 512": "it is now `max_completion_length`",
     "lr_scheduler_kwargs.min_lr: 1": "write `lr_scheduler_kwargs: {min_lr: ...}`",
     "stage: hptt": "Did you mean `hpt`?",
 }

@@ -257,7 +257,7 @@ def test_names_that_a_disk_does_not_take_are_messages(pages, tmp_path):
     name = "x" * 300
     with pytest.raises(UserError, match="File name too long"):
         load_index(tmp_path / name)
-    with pytest.raises(UserError, match=r"cannot be written: .*File name too long"):
+    with pytest.raises(UserError, match="File name too long"):
         build_index(pages, tmp_path / name, IndexSettings())
     with pytest.raises(UserError, match="is no folder"):
         build_index(tmp_path / name, tmp_path / "index", IndexSettings())

@@ -130,7 +130,7 @@ def test_guard_shows_the_row_of_a_raising_reward():
         return [1 / int(value) for value in answer]
 
     with pytest.raises(UserError) as caught:
-        _call(picky, answer=["1", "0", "2"], row=[11, 12, 13])
+        _call(picky, answer=["1", "0", "2"], _row=[11, 12, 13])
     message = str(caught.value)
     for part in ("picky", "ZeroDivisionError", "row 12", "prompt 1", "completion 1", "test_rewards.py, line"):
         assert part in message
@@ -143,7 +143,7 @@ def test_guard_reports_nan_and_infinity_and_hands_on_infinity(caplog):
         return [math.nan, 1.0, -math.inf]
 
     with caplog.at_level(logging.WARNING):
-        assert _call(shaky, row=[4, 5, 6]) == [math.inf, 1.0, math.inf]
+        assert _call(shaky, _row=[4, 5, 6]) == [math.inf, 1.0, math.inf]
     assert "row 4" in caplog.text and "row 6" in caplog.text and "prompt 0" in caplog.text
 
 

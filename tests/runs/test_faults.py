@@ -15,7 +15,7 @@ from tests.faults.killing import Killed, drawn, first_words
 from tests.faults.outcomes import differing, outcome
 from tests.faults.runs import Ended
 from tests.faults.scenarios import all_scenarios
-from tests.faults.verdicts import DIVERGED, IDENTICAL, REFUSED, RESTARTED, TRACEBACK, advised, after_kill, fault_of
+from tests.faults.verdicts import DIVERGED, IDENTICAL, RESTARTED, TRACEBACK, advised, after_kill, fault_of
 from tests.faults.workshop import Workshop
 
 
@@ -27,10 +27,11 @@ def shop(tmp_path_factory):
 
 
 def test_killed_runs_go_on_to_the_same_end(shop):
-    for name in ("kill/ppo/save/1", "kill/ppo/other/0"):
+    # Where the second one is killed depends on how many files a run opens: there may be no checkpoint yet.
+    for name, words in (("kill/ppo/save/1", [IDENTICAL]), ("kill/ppo/other/0", [IDENTICAL, RESTARTED])):
         (scenario,) = (one for one in all_scenarios() if one.id == name)
         verdict, noted = scenario.do(shop)
-        assert verdict.word in (IDENTICAL, RESTARTED, REFUSED), (verdict, noted)
+        assert verdict.word in words, (verdict, noted)
 
 
 def test_a_run_without_its_states_is_seen_to_diverge(shop):

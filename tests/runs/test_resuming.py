@@ -14,22 +14,33 @@ from hpt_trl.digests import damage_of, note_digests
 from hpt_trl.errors import UserError
 from hpt_trl.recipes.declared import KEYS_FILE
 from hpt_trl.runs import runner
-from hpt_trl.runs.changes import SAFE_KEYS
+from hpt_trl.runs.changes import SAFE_KEYS, changes_between
+from hpt_trl.runs.going_on import after_interrupt
+from hpt_trl.runs.inputs import digests_of_inputs, inputs_changed, same_files
 from tests.helpers.processes import hpt_trl
-from tests.helpers.stage_runs import results, weights
+from tests.helpers.stage_runs import recipe_in, results, weights
 
 SAVED = {"save_strategy": "steps", "save_steps": 2}
 AGAIN = ["--resume_from_checkpoint", "true"]
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, tiny_model_path):
+    """The folder of a run of 6 steps, trained once."""
+    folder = tmp_path_factory.mktemp("trained")
+    runner.run(recipe_in(folder, tiny_model_path)("sft", **SAVED, max_steps=6), [])
+    (folder / "sft" / "results.json").unlink()
+    return folder / "sft"
+
+
 @pytest.fixture
-def stopped(recipe, tmp_path):
+def stopped(recipe, tmp_path, trained):
     """A run of 6 steps as one that was stopped before its end leaves it; returns its recipe, folder and weights."""
-    path = recipe("sft", **SAVED, max_steps=6)
-    runner.run(path, [])
-    folder = tmp_path / "sft"
-    (folder / "results.json").unlink()
-    return path, folder, weights(folder)
+    folder = shutil.copytree(trained, tmp_path / "sft")
+    # What lies in another place now, as in a project that was moved; the notes of the checkpoints stay as they are.
+    stored = folder / "recipe.yaml"
+    stored.write_text(stored.read_text().replace(str(trained.parent), str(tmp_path)))
+    return recipe("sft", **SAVED, max_steps=6), folder, weights(folder)
 
 
 def flip(file: Path) -> None:
@@ -102,7 +113,7 @@ def test_newer_ones_than_the_one_that_goes_on_are_set_aside(stopped, capsys):
 
 def test_what_differs_is_told_at_once_and_refused(stopped, recipe, tmp_path):
     _, folder, _ = stopped
-    shutil.copy(tmp_path / "sums.jsonl", tmp_path / "others.jsonl")
+    (tmp_path / "others.jsonl").write_text((tmp_path / "sums.jsonl").read_text().replace("idea", "clue"))
     other = recipe("sft", **SAVED, max_steps=6, learning_rate=1e-3, dataset_name=str(tmp_path / "others.jsonl"), seed=4)
     before = (folder / "recipe.yaml").read_text()
     with pytest.raises(UserError, match="is of another recipe") as refused:
@@ -132,11 +143,13 @@ def test_the_keys_that_may_differ_are_keys():
     assert json.loads(KEYS_FILE.read_text())["keys"].keys() >= SAFE_KEYS
 
 
-def test_rows_that_have_changed_are_refused(stopped, tmp_path):
-    path = stopped[0]
+def test_rows_that_have_changed_are_refused(recipe, tmp_path):
+    path = recipe("sft", **SAVED, max_steps=2)
+    runner.run(path, [])
+    (tmp_path / "sft" / "results.json").unlink()
     rows = (tmp_path / "sums.jsonl").read_text()
     (tmp_path / "sums.jsonl").write_text(rows.replace("What is 3 + 1?", "What is 3+1?"))
-    with pytest.raises(UserError, match=r"sums\.jsonl has changed since .*checkpoint-6 was written"):
+    with pytest.raises(UserError, match=r"sums\.jsonl has changed since .*checkpoint-2 was written"):
         runner.run(path, AGAIN)
     (tmp_path / "sums.jsonl").write_text(rows)
     runner.run(path, AGAIN)
@@ -255,3 +268,144 @@ def test_variables_are_in_the_stored_recipe_but_for_secrets(recipe, tmp_path, mo
     (tmp_path / "sft" / "results.json").unlink()
     runner.run(path, AGAIN)
     runner.run(str(tmp_path / "sft" / "recipe.yaml"), ["--output_dir", str(tmp_path / "again")])
+
+
+def below(folder: Path) -> None:
+    (folder / "one.jsonl").write_text('{"text": "one"}\n')
+    (folder / "two.jsonl").write_text('{"text": "two"}\n')
+
+
+def test_inputs_that_come_go_or_are_others_are_told(tmp_path):
+    values = {"dataset_name": f"{tmp_path}/*.jsonl", "output_dir": str(tmp_path / "out")}
+    below(tmp_path)
+    old = digests_of_inputs(values)
+    (tmp_path / "three.jsonl").write_text('{"text": "three"}\n')
+    assert inputs_changed(old, digests_of_inputs(values)) == [str(tmp_path / "three.jsonl")]
+    (tmp_path / "two.jsonl").unlink()
+    assert {Path(name).name for name in inputs_changed(old, digests_of_inputs(values))} == {"two.jsonl", "three.jsonl"}
+    (tmp_path / "three.jsonl").unlink()
+    below(tmp_path)
+    assert inputs_changed(old, digests_of_inputs(values)) == []
+    # The same rows in another order are others.
+    (tmp_path / "one.jsonl").rename(tmp_path / "z.jsonl")
+    assert inputs_changed(old, digests_of_inputs(values))
+
+
+def test_what_a_run_writes_is_none_of_its_inputs(tmp_path):
+    for name in ("config.json", "model.safetensors", "vocab.txt", "tool.py"):
+        (tmp_path / name).write_text(name)
+    model = {"model_name_or_path": str(tmp_path), "output_dir": str(tmp_path / "sft")}
+    rows = {"dataset_name": str(tmp_path), "output_dir": str(tmp_path / "sft")}
+    old = [digests_of_inputs(values) for values in (model, rows)]
+    (tmp_path / "sft").mkdir()
+    (tmp_path / "sft" / "config.json").write_text("{}")
+    assert [digests_of_inputs(values) for values in (model, rows)] == old
+    (tmp_path / ".cache").mkdir()
+    for name in ("README.md", ".cache/x", "model.gguf"):
+        (tmp_path / name).write_text(name)
+    assert digests_of_inputs(model) == old[0] and digests_of_inputs(rows) != old[1]
+    for name in ("config.json", "model.safetensors", "vocab.txt", "tool.py"):
+        (tmp_path / name).write_text(name.upper())
+        assert inputs_changed(old[0], digests_of_inputs(model)) == [str(tmp_path)]
+        (tmp_path / name).write_text(name)
+
+
+def test_a_run_does_not_write_among_its_rows(recipe, tmp_path):
+    (tmp_path / "rows").mkdir()
+    shutil.copy(tmp_path / "sums.jsonl", tmp_path / "rows")
+    path = recipe("sft", dataset_name=str(tmp_path / "rows"), output_dir=str(tmp_path / "rows" / "out"))
+    with pytest.raises(UserError, match=r"all files in .*rows are read as rows, and the `output_dir`"):
+        runner.run(path, [])
+    assert not (tmp_path / "rows" / "out").exists()
+
+
+def test_installed_rewards_are_known_by_their_version(tmp_path):
+    rewards = [
+        "trl.rewards.think_format_reward",
+        "hpt_trl.rewards.answer_texts.accepted",
+        "tests.helpers.stage_runs.remainder",
+    ]
+    found = digests_of_inputs({"reward_funcs": rewards, "output_dir": str(tmp_path)})
+    assert [Path(name).name for name in found] == ["stage_runs.py"]
+
+
+def test_paths_of_the_same_contents_are_the_same(tmp_path):
+    found = []
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        below(tmp_path / name)
+        named = [f"{tmp_path}/{name}/*.jsonl", {"name": f"{tmp_path}/{name}/one.jsonl"}]
+        found.append({"dataset_name": named, "learning_rate": 1e-3})
+    old, new = found
+
+    def differ() -> list[str]:
+        digests = [digests_of_inputs(values) for values in (old, new)]
+        changes = changes_between(old, new, {}, lambda was, now: same_files(was, now, *digests))
+        return [change.key for change in changes]
+
+    assert differ() == []
+    (tmp_path / "new" / "two.jsonl").write_text('{"text": "2"}\n')
+    assert differ() == ["dataset_name"]
+    below(tmp_path / "new")
+    (tmp_path / "new" / "more.jsonl").write_text('{"text": "3"}\n')
+    assert differ() == ["dataset_name"]
+
+
+BEST = {"eval_strategy": "steps", "eval_steps": 2, "load_best_model_at_end": True, "greater_is_better": True}
+
+
+@pytest.fixture
+def best_stopped(recipe, tmp_path, monkeypatch):
+    """A run whose best model is its first, ended after its last checkpoint; returns its recipe and that model."""
+
+    def killed(*arguments):
+        raise RuntimeError("killed")
+
+    path = recipe("sft", **SAVED, **BEST, metric_for_best_model="eval_loss", max_steps=4)
+    with monkeypatch.context() as patched:
+        patched.setattr(runner, "save_final", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            runner.run(path, [])
+    best = weights(tmp_path / "sft" / "checkpoint-2")
+    assert best != weights(tmp_path / "sft" / "checkpoint-4")
+    return path, best
+
+
+def test_the_best_model_is_kept_where_nothing_was_left_to_train(best_stopped, tmp_path):
+    path, best = best_stopped
+    runner.run(path, AGAIN)
+    assert weights(tmp_path / "sft") == best
+
+
+def test_the_best_model_is_found_in_a_folder_that_was_moved(best_stopped, tmp_path):
+    path, best = best_stopped
+    shutil.copytree(tmp_path / "sft", tmp_path / "copy")
+    (tmp_path / "sft").rename(tmp_path / "gone")
+    runner.run(path, [*AGAIN, "--output_dir", str(tmp_path / "copy")])
+    assert weights(tmp_path / "copy") == best
+    (tmp_path / "copy").rename(tmp_path / "sft")
+    (tmp_path / "sft" / "results.json").unlink()
+    shutil.rmtree(tmp_path / "sft" / "checkpoint-2")
+    shutil.rmtree(tmp_path / "gone")
+    with pytest.raises(UserError, match=r"the best checkpoint before .*checkpoint-4, .*checkpoint-2, is not there"):
+        runner.run(path, AGAIN)
+    with pytest.raises(UserError, match=r"; save_steps 2\.0 there, 4\.0 here"):
+        runner.run(path, [*AGAIN, "--save_steps", "4", "--eval_steps", "4"])
+
+
+def test_a_finished_run_that_goes_on_is_not_finished(recipe, tmp_path, monkeypatch):
+    path, folder = recipe("sft", **SAVED, max_steps=2), tmp_path / "sft"
+    runner.run(path, [])
+    before = results(folder)["before"]
+
+    def killed(*arguments):
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(runner, "save_final", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            runner.run(path, [*AGAIN, "--max_steps", "4"])
+    assert not (folder / "results.json").exists() and (folder / "abandoned" / "results.json").exists()
+    assert "checkpoint-4 is complete. Go on with" in after_interrupt(folder, ["hpt-trl", "run", path])
+    runner.run(path, [*AGAIN, "--max_steps", "4"])
+    assert results(folder)["steps"] == 4 and results(folder)["before"] == before

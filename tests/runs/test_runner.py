@@ -219,7 +219,7 @@ def test_demonstrations_that_the_reward_calls_wrong_are_named(recipe, tmp_path):
     path = recipe(dataset_name=str(data), dataset_options=None, column_mapping=mapping, eval_samples=0)
     with pytest.raises(UserError, match=r"(?s)gives 0 to each of the first 8 demonstrations.*It is 1\.") as error:
         check(path, [])
-    assert "data.jsonl" in str(error.value) and "row 1" in str(error.value)
+    assert "data.jsonl, line 1" in str(error.value)
 
 
 def test_check_prints_the_resolved_facts_and_writes_nothing(recipe, tmp_path, capsys):

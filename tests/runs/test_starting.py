@@ -96,3 +96,12 @@ def test_a_run_that_broke_off_later_is_kept(broken_off):
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_folder_with_an_empty_recipe_is_not_a_runs(recipe, tmp_path):
+    (tmp_path / "sft").mkdir()
+    for name, text in (("recipe.yaml", ""), ("README.md", "mine"), ("model.safetensors", "mine as well")):
+        (tmp_path / "sft" / name).write_text(text)
+    with pytest.raises(UserError, match="holds no run of hpt-trl"):
+        runner.run(recipe("sft"), ["--overwrite", "true"])
+    assert (tmp_path / "sft" / "README.md").read_text() == "mine"

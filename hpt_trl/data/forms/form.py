@@ -57,9 +57,10 @@ class Form:
         there = self.columns_of(names)
         return [part for part in self.parts if part not in there]
 
-    def wanted(self) -> str:
-        """Its columns, for a message."""
-        return ", ".join(" or ".join(f"`{name}`" for name in usual) for usual in self.parts.values())
+    def wanted(self, parts: Sequence[str] | None = None) -> str:
+        """Its columns, or those of some of its parts, for a message."""
+        shown = self.parts if parts is None else parts
+        return ", ".join(" or ".join(f"`{name}`" for name in self.parts[part]) for part in shown)
 
 
 @dataclass(frozen=True)

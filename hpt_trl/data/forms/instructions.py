@@ -3,22 +3,24 @@
 from typing import Any
 
 from hpt_trl.data.forms.form import Columns, Form, Names, Parts
+from hpt_trl.data.forms.messages import is_conversation
 from hpt_trl.data.layouts import Layout
 
 QUESTIONS: Names = ("prompt", "question", "problem", "instruction", "query", "inputs", "input")
 # `answer` is the last: beside a solution it is the result alone.
-_DEMONSTRATIONS: Names = ("completion", "solution", "response", "output", "target", "targets", "demonstration")
+ANSWERS: Names = ("completion", "solution", "response", "output", "target", "targets", "demonstration")
 
 
 def alpaca(layout: Layout) -> Form:
-    """`instruction`, `input` (which `complete_prompts` puts after it), `output`; turns before them in `history`."""
+    """`instruction`, `input` (see `complete_prompts`) or `context`, `output`; earlier turns in `history`."""
     return Form(
         "alpaca",
         layout,
         "Alpaca's instructions (instruction and input → prompt, output → completion)",
         {"question": ("instruction",), "answer": ("output",)},
-        _convert,
-        optional={"history": ("history",)},
+        _CONVERTERS[layout],
+        optional={"history": ("history",), "context": ("context",)},
+        kept=_KEPT[layout],
     )
 
 
@@ -29,7 +31,8 @@ def dolly(layout: Layout) -> Form:
         layout,
         "dolly's instructions (instruction and context → prompt, response → completion)",
         {"question": ("instruction",), "context": ("context",), "answer": ("response",)},
-        _convert,
+        _CONVERTERS[layout],
+        kept=_KEPT[layout],
     )
 
 
@@ -39,22 +42,35 @@ def question_answer(layout: Layout) -> Form:
     A bare `answer` stays for the rewards; of prompts it is no demonstration.
     """
     required: dict[str, Names] = {"question": QUESTIONS}
-    optional: dict[str, Names] = {"result": ("answer",)}
+    optional: dict[str, Names] = {"result": ("answer",), "context": ("context",)}
     if layout == "demonstrations":
-        required["answer"] = (*_DEMONSTRATIONS, "answer")
+        required["answer"] = (*ANSWERS, "answer")
     else:
-        optional["answer"] = _DEMONSTRATIONS
+        optional["answer"] = ANSWERS
     return Form(
-        "question-answer", layout, "questions and answers", required, _convert, optional=optional, kept=("result",)
+        "question-answer",
+        layout,
+        "questions and answers",
+        required,
+        _CONVERTERS[layout],
+        optional=optional,
+        kept=("result", *_KEPT[layout]),
     )
 
 
 def _convert(parts: Parts, columns: Columns) -> Parts | str:
     question = parts["question"]
-    if (context := parts.get("context")) is not None and str(context).strip():
+    context = parts.get("context")
+    if isinstance(context, list) and all(isinstance(passage, str) for passage in context):
+        context = "\n\n".join(context)
+    if context is not None and str(context).strip():
         if not isinstance(question, str) or not isinstance(context, str):
-            return f"`{columns['context']}` is {context!r:.60}, and belongs to the prompt; write both as texts."
-        question = f"{question}\n\n{context.strip()}"
+            column = columns["context"]
+            return (
+                f"`{column}` is {context!r:.60}, and belongs to the prompt; write both as texts, or leave it out: "
+                f"column_mapping: {{source_{column}: {column}}}."
+            )
+        question = question if context.strip() in question else f"{question}\n\n{context.strip()}"
     made: Parts = {"prompt": question}
     if "answer" in parts:
         made["completion"] = parts["answer"]
@@ -64,8 +80,21 @@ def _convert(parts: Parts, columns: Columns) -> Parts | str:
         if isinstance(turns, str):
             return turns
         made["prompt"] = [*turns, {"role": "user", "content": question}]
-        made["completion"] = [{"role": "assistant", "content": made["completion"]}]
+        if made.get("completion") is not None:
+            made["completion"] = [{"role": "assistant", "content": made["completion"]}]
     return made
+
+
+def _convert_asked(parts: Parts, columns: Columns) -> Parts | str:
+    """As `_convert`, where no demonstration is needed: a number or a list is what rewards compare with."""
+    if not isinstance(parts.get("answer"), str | None) and not is_conversation(parts["answer"]):
+        parts = {part: value for part, value in parts.items() if part != "answer"}
+    return _convert(parts, columns)
+
+
+_CONVERTERS = {"demonstrations": _convert, "prompts": _convert_asked}
+# Rewards may read what answers.
+_KEPT: dict[Layout, Names] = {"demonstrations": (), "prompts": ("answer",)}
 
 
 def _history(history: Any) -> list[dict[str, str]] | str:

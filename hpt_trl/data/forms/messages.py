@@ -71,6 +71,30 @@ def decoded(value: Any) -> Any:
         return value
 
 
+def _holds(messages: Any, prompt: Any) -> bool:
+    """Whether messages hold all that a prompt beside them says, a text or messages; spaces do not count."""
+    held = " ".join(_texts(messages))
+    asked = [" ".join(prompt.split())] if isinstance(prompt, str) else _texts(as_messages(prompt))
+    return all(text in held for text in asked)
+
+
+def _texts(messages: Any) -> list[str]:
+    contents = [message.get("content") for message in messages or [] if isinstance(message, dict)]
+    parts = [part for content in contents for part in (content if isinstance(content, list) else [content])]
+    texts = [part.get("text") if isinstance(part, dict) else part for part in parts]
+    return [" ".join(text.split()) for text in texts if isinstance(text, str)]
+
+
+def lost_prompt(messages: Any, prompt: Any, where: str) -> str | None:
+    """What is wrong with a prompt that the conversation beside it does not hold; None if nothing is."""
+    if prompt is None or _holds(messages, prompt):
+        return None
+    return (
+        f"`prompt` ({prompt!r:.60}) is not in {where}, and would be lost; write it there as a message, or leave it "
+        "out: column_mapping: {source_prompt: prompt}."
+    )
+
+
 def _first_message(value: Any) -> dict[str, Any] | None:
     value = decoded(value)
     value = value[0] if isinstance(value, list) and value else value

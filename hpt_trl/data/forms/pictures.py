@@ -1,5 +1,6 @@
 """Pictures of rows as files have them: paths from the data's folder, `{bytes, path}`, `<image>` marks in the text."""
 
+import base64
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from hpt_trl.data.row_checks import iterate_rows
 
 MARK = "<image>"
 _ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+# Of files of these kinds.
+_BEGINNINGS = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"BM", b"GIF8", b"II*\0", b"MM\0*")
 
 
 def with_pictures(rows: Dataset, faults: Faults) -> Dataset:
@@ -31,7 +34,7 @@ def with_pictures(rows: Dataset, faults: Faults) -> Dataset:
             held = value if isinstance(value, list) else [] if value is None else [value]
             found = [_read(one, _folder(faults.source, row)) for one in held]
             if fault := next((one for one in found if isinstance(one, str)), None):
-                faults.add(row, f"`{name}`: {fault}")
+                faults.add(row, f"{fault} Column `{name}`.")
                 found = []
             read.append(found)
         alone = not isinstance(first, list)
@@ -49,14 +52,7 @@ def with_places(rows: Dataset, answers: list[str], faults: Faults) -> Dataset:
     if not names or not any(MARK in str(value) for _, values in iterate_rows(rows, columns) for value in values):
         return rows
     made: dict[str, list[Any]] = {name: [] for name in columns}
-    stored = rows
-    for name in names:
-        # As they lie on disk: nothing is decoded to be counted.
-        if _is_read(rows.features[name]):
-            undecoded = Image(decode=False)
-            alone = isinstance(rows.features[name], Image)
-            stored = stored.cast_column(name, undecoded if alone else List(undecoded))
-    for row, values in iterate_rows(stored, [*columns, *names]):
+    for row, values in iterate_rows(undecoded(rows), [*columns, *names]):
         held = dict(zip([*columns, *names], values, strict=True))
         parted = {name: _parted(held[name], "user" if name == "prompt" else "assistant") for name in columns}
         places = sum(_places(parted[name]) for name in columns)
@@ -73,6 +69,16 @@ def with_places(rows: Dataset, answers: list[str], faults: Faults) -> Dataset:
     return rows
 
 
+def undecoded(rows: Dataset) -> Dataset:
+    """The rows with their pictures as they are stored, to be counted or looked for."""
+    stored = Image(decode=False)
+    for name in IMAGES:
+        if name in rows.column_names and _is_read(rows.features[name]):
+            alone = isinstance(rows.features[name], Image)
+            rows = rows.cast_column(name, stored if alone else List(stored))
+    return rows
+
+
 def _is_read(feature: Any) -> bool:
     return isinstance(feature.feature if isinstance(feature, List) else feature, Image)
 
@@ -80,7 +86,9 @@ def _is_read(feature: Any) -> bool:
 def _is_picture(value: Any) -> bool:
     if isinstance(value, dict):
         return bool(value) and value.keys() <= {"bytes", "path"}
-    return isinstance(value, str) and value.lower().endswith(_ENDINGS) and "://" not in value
+    if not isinstance(value, str):
+        return False
+    return (value.lower().endswith(_ENDINGS) and "://" not in value) or _written_out(value) is not None
 
 
 def _folder(source: str, row: int) -> Path:
@@ -95,10 +103,21 @@ def _read(value: Any, folder: Path) -> dict[str, Any] | str:
     path = value.get("path") if isinstance(value, dict) else value
     if not isinstance(path, str) or not path:
         return f"{value!r:.60} is no picture; write its path, or {{bytes, path}}."
+    if (content := _written_out(path)) is not None:
+        return {"bytes": content, "path": None}
     found = next((place for place in (folder / path, Path(path)) if place.is_file()), None)
     if found is None:
-        return f"there is no picture {path:.120} (looked in {folder.resolve()})."
+        return f"the image {path:.120} is no file (looked in {folder.resolve()})."
     return {"bytes": None, "path": str(found)}
+
+
+def _written_out(text: str) -> bytes | None:
+    """A picture that stands in the text itself, in base64 with or without the head of a data URI; None of any other."""
+    try:
+        content = base64.b64decode(text.partition(";base64,")[2] if text.startswith("data:") else text, validate=True)
+    except ValueError:
+        return None
+    return content if content.startswith(_BEGINNINGS) else None
 
 
 def _parted(value: Any, role: str) -> Any:

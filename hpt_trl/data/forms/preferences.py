@@ -9,8 +9,8 @@ from datasets import Dataset
 from trl import extract_prompt
 
 from hpt_trl.data.forms.form import Columns, Form, Parts
-from hpt_trl.data.forms.instructions import QUESTIONS
-from hpt_trl.data.forms.messages import as_messages, is_conversation
+from hpt_trl.data.forms.instructions import ANSWERS, QUESTIONS
+from hpt_trl.data.forms.messages import as_messages, is_conversation, lost_prompt
 from hpt_trl.data.row_checks import conversation_fault, iterate_rows
 
 _PAIR = {"chosen": ("chosen",), "rejected": ("rejected",)}
@@ -25,7 +25,10 @@ def _convert_whole(parts: Parts, columns: Columns) -> Parts | str:
     for side, messages in pair.items():
         if fault := conversation_fault(columns[side], messages):
             return fault
-    return _parted(pair)
+    made = _parted(pair)
+    if isinstance(made, str):
+        return made
+    return lost_prompt(made["prompt"], parts.get("prompt"), "what `chosen` and `rejected` begin with") or made
 
 
 def _parted(pair: dict[str, Sequence[Any]]) -> Parts | str:
@@ -58,18 +61,32 @@ def _convert_dialogues(parts: Parts, columns: Columns) -> Parts | str:
         text = parts[side]
         if not isinstance(text, str):
             return f"`{side}` is {text!r:.60}; write a dialogue of turns that begin with `Human:` and `Assistant:`."
-        before, *turns = _SPEAKER.split(text)
-        spoken = [
-            {"role": _SPEAKERS[speaker], "content": said.strip()}
-            for speaker, said in zip(turns[::2], turns[1::2], strict=True)
-        ]
-        if before.strip() or len(spoken) < 2 or spoken[-1]["role"] != "assistant" or not spoken[-1]["content"]:
+        before, spoken = _spoken(text)
+        if before or len(spoken) < 2 or spoken[-1]["role"] != "assistant" or not spoken[-1]["content"]:
             return (
                 f"`{side}` must be a dialogue that begins with `Human:` and ends with an answer of `Assistant:`; it "
                 f"reads {_ends(text)}."
             )
         pair[side] = spoken
     return _parted(pair)
+
+
+def _spoken(text: str) -> tuple[str, list[dict[str, str]]]:
+    """What stands before a dialogue's first turn, and its turns as messages."""
+    before, *turns = _SPEAKER.split(text)
+    return before.strip(), [
+        {"role": _SPEAKERS[speaker], "content": said.strip()}
+        for speaker, said in zip(turns[::2], turns[1::2], strict=True)
+    ]
+
+
+def asked_turns(prompt: str) -> list[dict[str, str]] | None:
+    """The messages of a prompt that is a dialogue of HH-RLHF up to its last `Assistant:`; None of other texts."""
+    before, spoken = _spoken(prompt)
+    roles = [message["role"] for message in spoken]
+    if before or not roles or roles != ["user", "assistant"] * (len(roles) // 2) or spoken[-1]["content"]:
+        return None
+    return spoken[:-1]
 
 
 def _ends(text: str) -> str:
@@ -128,6 +145,8 @@ def said_of_judgements(rows: Dataset, columns: list[str]) -> str | None:
     """What to say of judgements of single answers (KTO) where pairs are needed; None of other rows."""
     asked = next((name for name in ("prompt", "messages", "conversations") if name in columns), None)
     if asked is None or "label" not in columns or {"chosen", "rejected"} & set(columns):
+        return None
+    if asked == "prompt" and not {*ANSWERS, "answer"} & set(columns):
         return None
     labels: dict[str, set[bool]] = defaultdict(set)
     for _, (prompt, label) in iterate_rows(rows, [asked, "label"]):

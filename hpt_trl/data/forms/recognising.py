@@ -1,13 +1,13 @@
 """Which form rows have, by their columns and the first of them, or by `dataset_layout`."""
 
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from datasets import Dataset
 
 from hpt_trl.data.column_mapping import shortened
 from hpt_trl.data.forms.conversations import conversations, ultrachat
-from hpt_trl.data.forms.form import Columns, Form, Found, Parts
+from hpt_trl.data.forms.form import Form, Found
 from hpt_trl.data.forms.instructions import QUESTIONS, alpaca, dolly, question_answer
 from hpt_trl.data.forms.pages import PAGE_FORMS
 from hpt_trl.data.forms.preferences import HH_RLHF, LLAMA_FACTORY, ORCA, WHOLE_CONVERSATIONS, said_of_judgements
@@ -17,7 +17,7 @@ from hpt_trl.data.reading.places import ROW
 from hpt_trl.data.row_checks import iterate_rows
 from hpt_trl.errors import UserError
 
-# Rows that are looked at for the first that has all parts of a form.
+# Rows that are looked at for one that is of a form.
 _LOOKED_AT = 100
 # Names that count only where no other of their part is there.
 _WEAK = ("input", "inputs", "answer")
@@ -82,9 +82,7 @@ def recognise(rows: Dataset, source: str, wanted: Wanted) -> Found:
     left = sorted(wanted.left, key=lambda layout: layout != "solutions") if _is_correct(names) else wanted.left
     for layout in left:
         for rank in _ranks(layout, wanted):
-            fitting = [
-                one for one in rank if (not form or one.name == wanted.named) and _fits(one, rows, names, wanted)
-            ]
+            fitting = _fitting([one for one in rank if not form or one.name == wanted.named], rows, names, wanted)
             if len(fitting) > 1:
                 choices = " or ".join(f"`dataset_layout: {one.name}` ({one.wanted()})" for one in fitting)
                 raise UserError(f"{source} can be read in several ways; write {choices}.")
@@ -119,22 +117,26 @@ def near_forms(rows: Dataset, wanted: Wanted) -> str:
                 f"\nAs {one.said} the file's own {replaced} would be lost; if that is meant, write "
                 f"`dataset_layout: {one.name}`."
             )
+    asks = wanted.complete and "prompt" not in names
+    if unanswered := _fitting(forms, rows, names, replace(wanted, complete=False)) if asks else []:
+        return (
+            f"\nRead as {unanswered[0].said}, the rows have no demonstration, which this stage needs of every row; if "
+            f"a column holds one, name it: column_mapping: {{{wanted.demonstration_column}: …}}."
+        )
+    own = _own(wanted.left[0], wanted)
+    layouts = sorted((layout for layout in _BELOW if layout not in wanted.layouts), key=lambda name: name == "prompts")
+    elsewhere = Wanted(tuple(layouts), complete=True)
+    others = _fitting(_every(elsewhere.layouts, elsewhere), rows, names, elsewhere)
+    if others and (others[0].convert is None or not own.columns_of(names)):
+        return f"\nThe rows are {others[0].said}, from which this stage makes no {wanted.left[0]}."
     near = [
         one
         for one in forms
         if len(one.lacks(names)) == 1 and any(name not in _OWN for name in one.columns_of(names).values())
     ]
     most = max((len(one.parts) for one in near), default=0)
-    said = [f"{one.name} ({one.wanted()})" for one in near if len(one.parts) == most]
-    if said:
-        return f"\nNearly of the form {', or '.join(said)}."
-    if _own(wanted.left[0], wanted).columns_of(names):
-        return ""
-    elsewhere = Wanted(tuple(layout for layout in _BELOW if layout not in wanted.layouts), complete=True)
-    others = [one for one in _every(elsewhere.layouts, elsewhere) if _fits(one, rows, names, elsewhere)]
-    if others:
-        return f"\nThe rows are {others[0].said}, from which this stage makes no {wanted.left[0]}."
-    return ""
+    said = [f"{one.name}, without {one.wanted(one.lacks(names))}" for one in near if len(one.parts) == most]
+    return f"\nNearly of the form {'; or of '.join(said)}." if said else ""
 
 
 def _ranks(layout: Layout, wanted: Wanted) -> Iterator[tuple[Form, ...]]:
@@ -172,16 +174,26 @@ def _is_correct(names: list[str]) -> bool:
     return not _own("solutions", Wanted(("solutions",))).lacks(names)
 
 
-def _fits(form: Form, rows: Dataset, names: list[str], wanted: Wanted) -> bool:
+def _fitting(forms: Iterable[Form], rows: Dataset, names: list[str], wanted: Wanted) -> list[Form]:
+    """Those of the forms that the rows have; of two that read the same columns the one that shows in an earlier row."""
+    places = [(one, _place(one, rows, names)) for one in forms if _may_fit(one, names, wanted)]
+    shown = [(one, place) for one, place in places if place is not None]
+    return [
+        one
+        for one, place in shown
+        if place == min(other for rival, other in shown if rival.parts.keys() == one.parts.keys())
+    ]
+
+
+def _may_fit(form: Form, names: list[str], wanted: Wanted) -> bool:
+    """Whether a form fits as far as the columns tell."""
     if form.lacks(names):
         return False
     columns = form.columns_of(names)
     if form.convert is not None and _lost(form, names, wanted):
         return False
     answers = {"answer", "conversation"} & columns.keys() or wanted.demonstration_column in names
-    if form.layout == "prompts" and wanted.complete and not answers:
-        return False
-    return form.looks(_first(rows, columns))
+    return form.layout != "prompts" or not wanted.complete or bool(answers)
 
 
 def _lost(form: Form, names: list[str], wanted: Wanted) -> set[str]:
@@ -197,13 +209,21 @@ def _lost(form: Form, names: list[str], wanted: Wanted) -> set[str]:
     return lost - set(form.columns_of(names).values())
 
 
-def _first(rows: Dataset, columns: Columns) -> Parts:
-    """The parts of the first row that has them all, or of the first."""
+def _place(form: Form, rows: Dataset, names: list[str]) -> int | None:
+    """The first of the rows that have all parts of a form in which they are of it; None where none is."""
+    columns = form.columns_of(names)
     read = list(dict.fromkeys(columns.values()))
     some = rows.select(range(min(len(rows), _LOOKED_AT)))
     held = [dict(zip(read, values, strict=True)) for _, values in iterate_rows(some, read)]
-    row = next((one for one in held if all(value is not None for value in one.values())), held[0])
-    return {part: row[name] for part, name in columns.items()}
+    complete = [one for one in held if all(value is not None for value in one.values())] or held[:1]
+    return next(
+        (
+            place
+            for place, row in enumerate(complete)
+            if form.looks({part: row[name] for part, name in columns.items()})
+        ),
+        None,
+    )
 
 
 def _refuse_two_names(form: Form, source: str, names: list[str], *, named: bool) -> None:

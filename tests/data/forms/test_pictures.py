@@ -1,5 +1,6 @@
 """Pictures by path, as bytes and in lists, and the places in the text where they stand."""
 
+import base64
 import io
 
 import pyarrow as pa
@@ -32,7 +33,7 @@ def test_paths_count_from_the_file(folder):
     assert [len(one) for one in read["images"]] == [1, 2]
     rows[1]["image"] = "seen/9.png"
     path = write_jsonl(folder / "data.jsonl", rows)
-    assert "line 2: `image`: there is no picture seen/9.png" in refused(path)
+    assert "line 2: the image seen/9.png is no file" in refused(path)
     assert load(path, on_bad_row="drop").train["completion"][:] == ["0", "2"]
 
 
@@ -67,3 +68,11 @@ def test_a_model_is_trained_on_them(folder, recipe, vlm_path):
     path = recipe("sft", dataset_name=data, model_name_or_path=vlm_path, max_steps=1, test_split_size=None)
     runner.run(path, [])
     assert (folder / "sft" / "results.json").is_file()
+
+
+@pytest.mark.parametrize("head", ["", "data:image/png;base64,"])
+def test_pictures_that_stand_in_the_text_itself(folder, head):
+    written = [base64.b64encode((folder / "seen" / f"{n}.png").read_bytes()).decode() for n in range(3)]
+    rows = [{"prompt": "Which?", "completion": f"{n}", "image": head + text} for n, text in enumerate(written)]
+    read = load(write_jsonl(folder / "data.jsonl", [*rows, rows[0] | {"image": "seen/1.png"}])).train
+    assert [one.getpixel((0, 0)) for one in read["image"]] == [picture(n).getpixel((0, 0)) for n in (0, 1, 2, 1)]

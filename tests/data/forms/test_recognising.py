@@ -86,6 +86,14 @@ ASKED = [*USER, *SAID, *chat("user", "And?\nReally?")]
             [*chat("system", "Be brief."), *USER],
             SAID,
         ),
+        (
+            "question-answer",
+            {"question": "When?", "context": ["It rained.", "In May."], "answer": "May"},
+            "When?\n\nIt rained.\n\nIn May.",
+            "May",
+        ),
+        ("alpaca", {"instruction": "When?", "context": "In May.", "output": "May"}, "When?\n\nIn May.", "May"),
+        ("ultrachat", {"prompt": USER, "messages": LONG}, LONG[:3], MORE),
         ("demonstrations", {"prompt": "Hi", "completion": "Hello."}, "Hi", "Hello."),
         ("question-answer", {"prompt": "The one.", "instruction": "i", "output": "o"}, "The one.", "o"),
         ("messages", {"messages": LONG, "input": "meta.txt"}, LONG[:3], MORE),
@@ -164,12 +172,15 @@ def test_comparisons(tmp_path, form, row, chosen, rejected, prompt):
         ({"messages": LONG[:3]}, LONG[:3], None),
         ({"prompt": "Hi", "messages": LONG}, "Hi", None),
         ({"instruction": "Add.", "input": "1 1", "output": "2"}, "Add.\n\n1 1", "2"),
+        ({"question": "1 + 1?", "target": 2}, "1 + 1?", None),
+        ({"problem": "1 + 1?", "solution": ["a", "b"]}, "1 + 1?", None),
     ],
 )
 def test_prompts(tmp_path, row, prompt, demonstration):
     rows = load(write_jsonl(tmp_path / "data.jsonl", [row, row]), needs_demonstration=False).train
     assert rows["prompt"][0] == prompt and "whole_conversation" not in rows.column_names
     assert rows.to_dict().get("completion", [None])[0] == demonstration
+    assert all(rows[name][0] == row[name] for name in ("target", "solution", "output") if name in row)
     # What the rewards compare with is the final answer.
     assert rows.to_dict().get("answer", ["2"])[0] == "2"
 
@@ -230,7 +241,23 @@ def test_a_table_gives_messages_keys_that_are_null(tmp_path):
             {},
             "column_mapping: {completion: response}",
         ),
-        ({"question": "a", "chosen": "b"}, ("comparisons",), {}, "Nearly of the form orca"),
+        ({"question": "a", "chosen": "b"}, ("comparisons",), {}, "Nearly of the form orca, without `rejected`."),
+        (
+            {"question": "a", "chosen": "b", "rejected": "c"},
+            ("demonstrations",),
+            {},
+            "The rows are a question and two answers",
+        ),
+        ({"prompt": "a", "completion": "b"}, ("documents",), {}, "The rows are prompt and completion, from which"),
+        ({"question": "a", "answer": "b"}, ("prompts",), {}, "the rows have no demonstration, which this stage needs"),
+        ({"messages": LONG[:3]}, ("prompts",), {}, "no row has a demonstration, which this stage needs"),
+        ({"prompt": "You are a pirate.", "messages": LONG}, ("demonstrations",), {}, "line 1: `prompt` ('You are a p"),
+        (
+            {"prompt": [*chat("system", "Be."), *USER], "chosen": [*USER, *SAID], "rejected": [*USER, *MORE]},
+            ("comparisons",),
+            {},
+            "is not in what `chosen` and `rejected` begin with",
+        ),
         (
             sharegpt(*HI),
             ("comparisons",),
@@ -342,3 +369,41 @@ def test_faulty_rows_are_told_together(tmp_path):
     message = refused(write_jsonl(tmp_path / "data.jsonl", rows), layout="demonstrations")
     assert "line 2: `conversations` must hold" in message and "line 3: `conversations`, message 1 (user)" in message
     assert message.endswith("9 more of 12 rows are faulty.")
+
+
+@pytest.mark.parametrize(
+    "bad, good, layout",
+    [
+        ({"conversations": []}, sharegpt(*HI), "demonstrations"),
+        ({"messages": "oops"}, {"messages": json.dumps(LONG)}, "demonstrations"),
+        ({"chosen": "x", "rejected": "y"}, {"chosen": f"{HUMAN} One.", "rejected": f"{HUMAN} Two."}, "comparisons"),
+        ({"chosen": [], "rejected": []}, {"chosen": [*USER, *SAID], "rejected": [*USER, *MORE]}, "comparisons"),
+    ],
+)
+def test_a_faulty_first_row_hides_no_form(tmp_path, bad, good, layout):
+    path = write_jsonl(tmp_path / "data.jsonl", [bad, good, good])
+    assert "line 1: " in refused(path, layout=layout)
+    splits = load(path, layout=layout, on_bad_row="drop")
+    assert (len(splits.train), splits.dropped) == (2, 1)
+
+
+def test_documents_beside_other_texts_are_told(tmp_path, caplog):
+    path = write_jsonl(tmp_path / "data.jsonl", [{"text": "Add two numbers.", "code": "a + b", "id": 1}])
+    load(path, layout=("demonstrations", "documents"))
+    assert "`text` is trained whole, and nothing of `code`." in caplog.text
+    caplog.clear()
+    load(path, layout=("demonstrations", "documents"), dataset_layout="documents")
+    load(path, layout=("documents", "demonstrations"))
+    assert not caplog.text
+
+
+def test_pairs_of_responses_are_no_judgements(tmp_path):
+    row = {"prompt": "a", "response_a": "b", "response_b": "c", "label": 1}
+    assert "judgements" not in refused(write_jsonl(tmp_path / "data.jsonl", [row]), layout="comparisons")
+
+
+def test_a_prompt_that_is_a_dialogue_becomes_messages(tmp_path, tiny_model_path):
+    row = {"prompt": HUMAN, "chosen": " Hello.", "rejected": " No."}
+    splits = load(write_jsonl(tmp_path / "data.jsonl", [row]), layout="comparisons")
+    made = to_conversational(splits, load_tokenizer(tiny_model_path), RecipeArguments()).train[0]
+    assert made["prompt"] == ASKED and made["chosen"] == SAID and made["rejected"] == chat("assistant", "No.")

@@ -88,7 +88,7 @@ def test_what_is_there_is_not_written_over(written, tmp_path):
     with pytest.raises(UserError, match="holds something else"):
         write_pages(theirs, SETTINGS)
     assert (theirs / "thesis.txt").read_text() == "mine"
-    with pytest.raises(UserError, match="holds something else"):
+    with pytest.raises(UserError, match="is a file"):
         write_pages(theirs / "thesis.txt", SETTINGS)
     with pytest.raises(UserError, match="cannot be written"):
         write_pages(theirs / "thesis.txt" / "below", SETTINGS)

@@ -192,7 +192,7 @@ def no_sandbox(monkeypatch):
 
 def test_without_a_sandbox_a_recipe_is_refused(recipe, no_sandbox, tmp_path):
     with pytest.raises(
-        UserError, match=r"reward_funcs: `code_tests` runs programs .*no sandbox can be set up"
+        UserError, match=r"`reward_funcs`: `code_tests` runs programs .*no sandbox can be set up"
     ) as caught:
         check(recipe(), [])
     assert "apt-get install bubblewrap" in str(caught.value)
