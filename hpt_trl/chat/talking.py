@@ -16,6 +16,7 @@ from transformers import TextStreamer, set_seed
 from trl import ModelConfig, get_quantization_config
 
 from hpt_trl.chat.found import ChatModel
+from hpt_trl.data.entries import named_layout
 from hpt_trl.data.rendering import Encoder
 from hpt_trl.data.solution_texts import PLAIN, alpaca_prompt
 from hpt_trl.errors import UserError
@@ -66,7 +67,8 @@ def wording_of(recipe: dict[str, Any], *, has_template: bool, system: str | None
         UserError: a system message for a model that is given no messages.
     """
     stage = recipe.get("stage")
-    solutions = stage == "ref_tuning" or (stage == "mtp" and recipe.get("dataset_layout") == "solutions")
+    layout = named_layout(recipe.get("dataset_layout"), recipe.get("datasets"))
+    solutions = stage == "ref_tuning" or (stage == "mtp" and layout == "solutions")
     # As those stages have it by default: their prompt is a text.
     asked = recipe.get("conversational")
     chat = has_template and (asked if asked is not None else not solutions)

@@ -111,6 +111,12 @@ def said_of_entry(error: UserError) -> str:
     return text
 
 
+def named_layout(dataset_layout: str | None, datasets: Any) -> str | None:
+    """What a recipe says that its rows are, in a mixture the first entry that says something."""
+    entries = [item.get("dataset_layout") for item in datasets or [] if isinstance(item, dict)]
+    return next((value for value in [dataset_layout, *entries] if value is not None), None)
+
+
 def every_name(dataset_name: Any, datasets: Any) -> list[str]:
     """All names of data in a recipe, those of the entries of a mixture included."""
     entries = [item.get("path") for item in datasets or [] if isinstance(item, dict)]

@@ -16,7 +16,7 @@ from hpt_trl.data.code_contests import one_row_per_solution
 from hpt_trl.data.column_mapping import map_columns, missing_column, short_answer
 from hpt_trl.data.faults import Faults
 from hpt_trl.data.forms.form import Found, converted
-from hpt_trl.data.forms.messages import as_messages, is_stored_otherwise
+from hpt_trl.data.forms.messages import with_messages
 from hpt_trl.data.forms.pictures import with_pictures, with_places
 from hpt_trl.data.forms.preferences import asked_turns
 from hpt_trl.data.forms.recognising import Wanted, near_forms, recognise
@@ -35,7 +35,7 @@ from hpt_trl.data.prompt_parts import (
 )
 from hpt_trl.data.reading.places import ROW, Source
 from hpt_trl.data.reading.sources import read_measured, read_source
-from hpt_trl.data.row_checks import find_faults, iterate_rows, validate_rows
+from hpt_trl.data.row_checks import find_faults, validate_rows
 from hpt_trl.data.solutions import ProblemArguments
 from hpt_trl.data.written_scalars import read_scalars
 from hpt_trl.errors import UserError
@@ -318,7 +318,7 @@ def _prepare(dataset: Dataset, faults: Faults, arguments: DataArguments, wanted:
     demonstration_column, template = wanted.demonstration_column, arguments.prompt_template
     dataset = read_scalars(map_columns(dataset, source, mapping))
     for column in ("prompt", demonstration_column, "chosen", "rejected"):
-        dataset = _readable(dataset, column, faults)
+        dataset = with_messages(dataset, column, faults)
     named = names_columns(template, [name for name in dataset.column_names if name != "prompt"])
     # A template without `{prompt}` writes the whole prompt.
     written = filled_templates(template, dataset) if template is not None and "{prompt}" not in template else None
@@ -364,23 +364,6 @@ def _prepare(dataset: Dataset, faults: Faults, arguments: DataArguments, wanted:
     if layout not in ("documents", "solutions"):
         dataset = with_places(with_pictures(dataset, faults), list(answers), faults)
     return _alike(drop_calculator_marks(dataset, list(answers), source), list(answers)), found
-
-
-def _readable(dataset: Dataset, column: str, faults: Faults) -> Dataset:
-    """With a column of messages as chat templates take them, which came with ShareGPT's keys or as text."""
-    if column not in dataset.column_names:
-        return dataset
-    first = next((value for _, (value,) in iterate_rows(dataset, [column]) if value is not None), None)
-    if not is_stored_otherwise(first):
-        return dataset
-    changed = []
-    for row, (value,) in iterate_rows(dataset, [column]):
-        messages = as_messages(value)
-        if not isinstance(messages, list | None):
-            faults.add(row, f"`{column}` is {messages!r:.60}; write a list of messages, as in the first row.")
-            messages = None
-        changed.append(messages)
-    return with_column(dataset.remove_columns(column), column, changed)
 
 
 def _alike(dataset: Dataset, answers: list[str]) -> Dataset:

@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from hpt_trl.errors import Collector, Place, UserError
+from hpt_trl.files import folder_fault
 from hpt_trl.pipeline.hub import check_repositories
 from hpt_trl.pipeline.ordering import check_references, ordered
 from hpt_trl.pipeline.plan import RECIPES_FOLDER, Plan, PlannedStage
@@ -33,7 +36,9 @@ _REFUSED = {
     "`--overwrite true` without a stage's name.",
     "resume_from_checkpoint": "the pipeline resumes an interrupted stage by itself; drop the line.",
 }
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+# With what is put after it, a folder's name is at most 255 letters.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
+_NAMING = "a stage's name is letters, digits, `_` and `-`, at most 100 of them; it names its folder too."
 
 
 @dataclass
@@ -131,6 +136,9 @@ def _settings(top: Sources, mistakes: Collector) -> dict[str, Any]:
             # A misspelt one is told as such.
             if f"`{key}`" not in meant:
                 mistakes.note(top.error(key, f"a pipeline needs it: {PIPELINE_KEYS[key]}."))
+    if "output_dir" in values and (fault := folder_fault(Path(values["output_dir"]))):
+        folder = values.pop("output_dir")
+        mistakes.note(top.error("output_dir", f"{folder:.120} {fault}; name a folder that is new or empty."))
     if "num_processes" in values and "accelerate_config" not in values and "accelerate_config" not in top.file.values:
         said = "it needs `accelerate_config` (`--accelerate`), which says how they are started."
         mistakes.note(top.error("num_processes", said))
@@ -144,7 +152,8 @@ def _profile(settings: dict[str, Any], top: Sources) -> Profile | None:
     if name is None:
         return None
     try:
-        profile = read_profile(find_profile(name, top.file.path.parent), settings.get("num_processes"))
+        beside = None if "accelerate_config" in top.overrides else top.file.path.parent
+        profile = read_profile(find_profile(name, beside), settings.get("num_processes"))
     except UserError as error:
         raise top.error("accelerate_config", str(error)) from error
     if profile.num_machines > 1:
@@ -181,24 +190,25 @@ def _stage_keys(file: RecipeFile, mistakes: Collector) -> dict[str, _Keys]:
     try:
         root = loader.get_single_node()
         loader.flatten_mapping(root)
-        (outer,) = [value for key, value in root.value if key.value == "stages"]
+        # Of one that is set twice, or merged as well, the last counts.
+        outer = [value for key, value in root.value if key.value == "stages"][-1]
         loader.flatten_mapping(outer)
         found = {}
         for name, node in outer.value:
             line = name.start_mark.line + 1
-            keys = stages.get(name.value)
             where = f"{shown(file.path)}, line {line}, `stages.{name.value}`"
             place = Place(where, shown(file.path), f"stages.{name.value}", line)
             if not _NAME.fullmatch(name.value):
-                mistakes.note(place.error("a stage's name is letters, digits, `_` and `-`; it names its folder too."))
+                mistakes.note(place.error(_NAMING))
                 continue
-            if not isinstance(keys, dict) or not keys:
+            if not isinstance(node, yaml.MappingNode) or not node.value:
                 mistakes.note(place.error(f"the stage is empty; name a recipe or write its keys: {advice}"))
                 continue
             loader.flatten_mapping(node)
             items = {key.value: (key, value) for key, value in node.value}
             found[name.value] = _Keys(
-                values=dict(keys),
+                # By their texts, as of every recipe: `1:` is no number there.
+                values={key: loader.construct_object(value, deep=True) for key, (_, value) in items.items()},
                 lines={key: inner.start_mark.line + 1 for key, (inner, _) in items.items()} | {"": line},
                 texts={key: value.value for key, (_, value) in items.items() if isinstance(value.value, str)},
             )
@@ -253,11 +263,12 @@ def _plan_stage(name: str, keys: _Keys, file: RecipeFile, words: dict[str, list[
             raise place(short).error(f"`{long}` is set as well, which means the same; keep one of the two.")
     recipe = written.pop("recipe", None)
     if recipe is not None:
-        base, base_name = _base_recipe(recipe, file, place("recipe"))
+        # What stands on the command line counts from the working directory.
+        base, base_name = _base_recipe(recipe, Path() if "recipe" in words else file.path.parent, place("recipe"))
         for key, value in base.values.items():
             if key in _REFUSED:
                 continue
-            values[key] = _anchored(key, value, base.path.parent)
+            values[key] = anchored_value(key, value, base.path.parent)
             at, line = shown(base.path), base.lines[key]
             text = f"{at}, line {line}, `{key}` (stage `{name}` of {shown(file.path)})"
             places[key] = Place(text, at, key, line)
@@ -269,10 +280,10 @@ def _plan_stage(name: str, keys: _Keys, file: RecipeFile, words: dict[str, list[
     passed: dict[str, list[str]] = {}
     for key, value in written.items():
         long = ALIASES.get(key, key)
-        if long == "reward_model_name_or_path" and isinstance(value, str):
+        if long in ("reward_model_name_or_path", EVALUATIONS) and isinstance(value, str):
             value = [value]
         if key == EVALUATIONS or key not in words:
-            value = _anchored(long, value, file.path.parent)
+            value = anchored_value(long, value, Path() if key in words else file.path.parent)
         values[long], places[long] = value, place(key)
         texts.pop(long, None)
         if key in words:
@@ -291,10 +302,10 @@ def _plan_stage(name: str, keys: _Keys, file: RecipeFile, words: dict[str, list[
             "it says neither `recipe` nor `stage`. Write `recipe: <name or path>`, or `stage: "
             f"{name if name in STAGE_MODULES else 'sft'}` and all its keys."
         )
-    if kind not in STAGE_MODULES:
+    if not isinstance(kind, str) or kind not in STAGE_MODULES:
         inside = " A pipeline is no stage of a pipeline; write its stages here." if kind == PIPELINE else ""
         raise places["stage"].error(
-            f"there is no stage `{kind}`.{inside or did_you_mean(str(kind), STAGE_MODULES)} Stages: "
+            f"there is no stage `{kind!s:.80}`.{inside or did_you_mean(str(kind), STAGE_MODULES)} Stages: "
             f"{', '.join(sorted(STAGE_MODULES))}."
         )
     return PlannedStage(
@@ -311,16 +322,10 @@ def _plan_stage(name: str, keys: _Keys, file: RecipeFile, words: dict[str, list[
     )
 
 
-def _anchored(key: str, value: Any, folder: Path) -> Any:
-    """A key's value with paths that count from the file that sets it; recipes are absolute in any case."""
-    return anchored(value, folder) if key == EVALUATIONS else anchored_value(key, value, folder)
-
-
-def _base_recipe(recipe: Any, file: RecipeFile, place: Place) -> tuple[RecipeFile, str]:
-    """The recipe that a stage stands on, and its name for reading; a path counts from the pipeline's folder first."""
+def _base_recipe(recipe: Any, folder: Path, place: Place) -> tuple[RecipeFile, str]:
+    """The recipe that a stage stands on, and its name for reading; a path counts from the folder first."""
     try:
-        beside = file.path.parent / str(recipe)
-        path = beside if beside.is_file() else find_recipe(str(recipe))
+        path = find_recipe(anchored(str(recipe), folder))
     except UserError as error:
         raise place.error(str(error)) from error
     base = read_recipe_file(path)

@@ -116,7 +116,7 @@ def read_record(folder: Path) -> Record:
         values = json.loads(path.read_text(encoding="utf-8"))
         stages = {name: StageRecord(**stage) for name, stage in values["stages"].items()}
         return Record(folder, values["pipeline"], list(values["order"]), stages)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
             f"{path} is not the record of a pipeline: {error!r}. Name another `output_dir`, or remove the "
             "file and start anew with `--overwrite true`."

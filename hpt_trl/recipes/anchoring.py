@@ -12,16 +12,20 @@ from typing import Any
 from hpt_trl.data.generated import is_generated
 from hpt_trl.files import matching
 from hpt_trl.models.built_in import BUILT_IN
+from hpt_trl.recipes.bundled import anchored
 from hpt_trl.recipes.paths import PATH_KEYS
 
 # What a run writes, or goes on from.
 _WRITTEN = {"output_dir", "resume_from_checkpoint", "judge_cache", "reference_cache_dir", "value_cache_dir"}
+# The rows' own answers, of which no other evaluation is asked.
+_DEMONSTRATIONS = ("against", "demonstrations")
 ANCHORED_KEYS = PATH_KEYS - _WRITTEN
 
 
 def anchored_value(key: str, value: Any, folder: Path | None) -> Any:
     """Returns a key's value with the paths that lead somewhere from the recipe's folder as absolute ones.
 
+    Of evaluations, which are recipes, also those that lead somewhere from the working directory.
     Where the working directory holds something of that name too, this is told once.
 
     Args:
@@ -31,6 +35,8 @@ def anchored_value(key: str, value: Any, folder: Path | None) -> Any:
         return value
     if key == "datasets" and isinstance(value, list):
         return [_entry(entry, folder) for entry in value]
+    if key == "evaluations":
+        return anchored(value, folder)
     if key not in ANCHORED_KEYS:
         return value
     if isinstance(value, list):
@@ -47,7 +53,12 @@ def _entry(entry: Any, folder: Path) -> Any:
 
 def _anchored(key: str, name: str, folder: Path) -> str:
     # Names of what the package makes itself are no paths.
-    if (key == "dataset_name" and is_generated(name)) or name in BUILT_IN or name.startswith("~"):
+    if (
+        (key == "dataset_name" and is_generated(name))
+        or (key, name) == _DEMONSTRATIONS
+        or name in BUILT_IN
+        or name.startswith("~")
+    ):
         return name
     beside = os.path.join(os.path.abspath(folder), name)
     if os.path.abspath(name) == beside or not _leads_somewhere(beside):

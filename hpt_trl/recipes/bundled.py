@@ -52,12 +52,12 @@ def find_recipe(name: str) -> Path:
     path = Path(name)
     if path.is_file():
         return path
-    if path.is_dir():
-        raise UserError(f"{name} is a folder; name a recipe file in it.")
     bundled = {recipe_name(recipe): recipe for recipe in bundled_recipes()}
     for asked in (name, name.removesuffix(".yaml").removesuffix(".yml")):
         if asked in bundled:
             return bundled[asked]
+    if path.is_dir():
+        raise UserError(f"{name} is a folder; name a recipe file in it.")
     short = {full.rpartition("/")[2]: full for full in bundled}
     near = difflib.get_close_matches(name, [*bundled, *short], n=1)
     meant = f" Did you mean `{short.get(near[0], near[0])}`?" if near else ""

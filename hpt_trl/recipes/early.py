@@ -13,7 +13,7 @@ from hpt_trl.data.names import check_name, names_of
 from hpt_trl.errors import Collector, UserError
 from hpt_trl.models.folders import check_model_folder, check_model_name, is_adapter, is_local
 from hpt_trl.recipes.batches import BATCH_KEYS, settle_batch
-from hpt_trl.recipes.bundled import anchored, comes_from, find_recipe
+from hpt_trl.recipes.bundled import comes_from, find_recipe
 from hpt_trl.recipes.declared import Declared, declared_in_file, rewards_in_file
 from hpt_trl.recipes.joint import Values
 from hpt_trl.recipes.pipeline_keys import PIPELINE
@@ -116,7 +116,7 @@ def look_at_sources(
         with mistakes.noted():
             settle_batch(dict(taken), declared.keys, world_size, sources)
     _note_rewards(taken, sources, mistakes, made)
-    if has_model and not declared.makes_model and _MODEL in taken:
+    if has_model and not declared.makes_model and taken.get(_MODEL):
         with mistakes.noted(), sources.placing(_MODEL):
             _check_model(str(taken[_MODEL]), declared, made, sources.file.path)
     for key in _FROZEN:
@@ -125,7 +125,7 @@ def look_at_sources(
                 _refuse_unmade(str(taken[key]), key, sources.file.path)
                 if not Path(taken[key]).expanduser().exists():
                     check_model_folder(str(taken[key]), key=key)
-    names = names_of(taken.get("dataset_name"))
+    names = names_of(taken.get("dataset_name") or None)
     if names and set(made).isdisjoint(names):
         with (
             mistakes.noted(),
@@ -140,8 +140,6 @@ def look_at_sources(
         with mistakes.noted():
             settings: dict[str, Any] = {"stage": declared.stage, "trains": declared.trains}
             check_trackers(taken["report_to"], sources, packages=not planned, **settings)
-    if taken.get("evaluations"):
-        taken["evaluations"] = anchored(taken["evaluations"], sources.file.path.parent)
     # An evaluation has none of its own.
     for name in (taken.get("evaluations") or []) if has_model else []:
         _note_evaluation(name, sources, world_size, mistakes, made, live=live)

@@ -13,7 +13,7 @@ PATH_KEYS = frozenset(
             "reward_model_name_or_path",
             "value_model_name_or_path",
         ),
-        *("tokenizer_name_or_path", "model_config_name_or_path", "embedding_model", "chat_template_path"),
+        *("tokenizer_name_or_path", "model_config_name_or_path", "embedding_model", "chat_template_path", "against"),
         *("dataset_name", "pages", "questions", "search_index", "evaluations", "resume_from_checkpoint", "output_dir"),
         *("judge_cache", "judge_prompt", "reference_cache_dir", "value_cache_dir"),
         *("deepspeed", "fsdp_config", "accelerator_config"),

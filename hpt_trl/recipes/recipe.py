@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from hpt_trl.data.entries import named_layout
 from hpt_trl.data.forms.ranges import layouts_of
 from hpt_trl.errors import UserError
 from hpt_trl.recipes.profiles import Profile
@@ -67,7 +68,8 @@ class Recipe:
     @property
     def layout(self) -> "Layout":
         """The layout of its rows, as far as it shows before they are read."""
-        return layouts_of(self.arguments.dataset_layout, self.stage.layouts)[0]
+        named = named_layout(self.arguments.dataset_layout, self.arguments.datasets)
+        return layouts_of(named, self.stage.layouts)[0]
 
     def setting(self, key: str, default: Any = None) -> Any:
         """Returns the trainer config's value of a key, or the default where the stage has no such key."""

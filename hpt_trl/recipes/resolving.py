@@ -13,7 +13,6 @@ from typing import Any
 
 from hpt_trl.errors import Collector
 from hpt_trl.recipes.batches import settle_batch
-from hpt_trl.recipes.bundled import anchored
 from hpt_trl.recipes.device import check_packages, check_profile, settle_device
 from hpt_trl.recipes.profiles import Profile, launched_profile
 from hpt_trl.recipes.recipe import Recipe, place_of
@@ -68,8 +67,6 @@ def resolve_recipe(sources: Sources, world_size: int | None = None, profile: Pro
         world_size = int(os.environ.get("WORLD_SIZE", "1")) if profile is None else profile.num_processes
     profile = launched_profile(world_size) if profile is None else profile
     classes: tuple[Any, ...] = (stage.argument_class, stage.config_class, ModelConfig)
-    if values.get("evaluations"):
-        values["evaluations"] = anchored(values["evaluations"], file.path.parent)
     raw = dict(values)
     note_secrets({key: value for key, value in raw.items() if key != "env"}, sources, mistakes)
     if stage.trains:

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from hpt_trl.errors import Collector, Place, UserError
@@ -104,12 +105,18 @@ def read_values(sources: Sources, declared: Declared, mistakes: Collector) -> Va
         if not take_token_of(sources.file.values, sources.file.texts):
             raise sources.error(TOKEN_KEY, "what is written there is no text; allowed: a token of the Hub.")
     for name in _names(sources):
+        if name == "stage" and not declared.stage:
+            # Told by who looked for the stage.
+            continue
         try:
             key, value = _read(name, sources, declared)
             if key in declared.rules and (message := problem(declared.rules[key], value)):
                 raise sources.error(key, f"{sources.quoted(key) or 'null'} {message}")
             if name not in sources.overrides:
                 value = anchored_value(key, value, sources.folder)
+            elif key == "evaluations":
+                # Where they are read later, the working directory may be another.
+                value = anchored_value(key, value, Path())
             if fault := paths_fault(key, value):
                 raise sources.error(key, fault)
             values.taken[key] = value

@@ -26,6 +26,6 @@ def check_run(
 def note_output(checked: Checked, mistakes: Collector, *, planned: bool = False) -> None:
     """Notes why a run may not write to its output folder; one that lies there is no mistake where none is to start."""
     values, declared = checked.values, checked.declared
-    if values.are_sound(*STARTING_KEYS) and values.taken.get("output_dir"):
+    if declared.stage and values.are_sound(*STARTING_KEYS) and values.taken.get("output_dir"):
         with mistakes.noted(), suppress(*((Occupied,) if planned else ())):
             check_start(Start(values.taken, declared.stage, declared.trains, declared.works, checked.sources.error))

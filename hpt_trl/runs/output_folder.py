@@ -126,8 +126,10 @@ def open_output_folder(recipe: Recipe, *, resuming: bool) -> Path:
 
 def _take_up_finished(folder: Path) -> None:
     """Makes a finished run one that is not, since it goes on; what was measured before its training stays known."""
-    before = (read_results(folder) or {}).get("before")
-    write_atomically(folder / BEFORE_FILE, json.dumps(before, ensure_ascii=False))
+    # Of a run that was killed as it ended the file is there, and says more.
+    if not (folder / BEFORE_FILE).exists():
+        before = (read_results(folder) or {}).get("before")
+        write_atomically(folder / BEFORE_FILE, json.dumps(before, ensure_ascii=False))
     move_aside(folder / RESULTS_FILE, folder / ABANDONED)
 
 

@@ -199,3 +199,14 @@ def test_a_recipe_with_a_mixture(files, tmp_path, tiny_model_path):
         with pytest.raises(UserError) as caught:
             check_early(str(path), [])
         assert message in str(caught.value)
+
+
+def test_a_mixture_of_solutions_is_known_by_its_entries(tmp_path, tiny_model_path):
+    rows = [{"instruction": "i", "output": f"o{n}", "problem_id": n % 5, "is_correct": n < 5} for n in range(10)]
+    entry = {"path": str(write_jsonl(tmp_path / "rows.jsonl", rows)), "dataset_layout": "solutions"}
+    recipe = {"stage": "mtp", "model_name_or_path": str(tiny_model_path), "output_dir": str(tmp_path / "out")}
+    keys = {"datasets": [entry, {**entry, "dataset_layout": None}], "n_samples": 4, "report_to": "none"}
+    path = tmp_path / "mtp.yaml"
+    path.write_text(json.dumps({**recipe, **keys, "max_steps": 1, "n_future_tokens": 2}))
+    prepared = prepare_recipe(read_recipe(path, []))
+    assert prepared.splits.layout == "demonstrations" and len(prepared.splits.train) == 4

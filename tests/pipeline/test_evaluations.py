@@ -71,10 +71,17 @@ def test_files_beside_a_recipe_are_found_by_the_stages_process(files, capsys):
     assert kept["evaluations"] == [str(files / "recipes" / "near.yaml")]
 
 
-def test_files_on_the_command_line_are_found_by_the_stages_process(files):
-    plan = read_plan(files / "chain.yaml", ["--second.evaluations", "beside.yaml", "evaluate/gsm8k"])
-    (second,) = [stage for stage in plan.stages if stage.name == "second"]
-    assert second.words["evaluations"] == [str(files / "beside.yaml"), "evaluate/gsm8k"]
+def test_files_on_the_command_line_count_from_the_working_directory(files, monkeypatch):
+    elsewhere = files / "elsewhere"
+    elsewhere.mkdir()
+    for name in ("beside.yaml", "recipes/sft.yaml"):
+        (elsewhere / Path(name).name).write_text((files / name).read_text())
+    monkeypatch.chdir(elsewhere)
+    for given in (["beside.yaml", "evaluate/gsm8k"], ["beside.yaml"]):
+        plan = read_plan(files / "chain.yaml", ["--second.evaluations", *given, "--second.recipe", "sft.yaml"])
+        (second,) = [stage for stage in plan.stages if stage.name == "second"]
+        assert second.words["evaluations"] == [str(elsewhere / "beside.yaml"), *given[1:]]
+        assert second.folders == [elsewhere, files]
 
 
 def test_the_documentation_names_all_stages():

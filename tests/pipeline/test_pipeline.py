@@ -114,12 +114,40 @@ BASE = "recipe: base.yaml"
         (f"a b: {{{BASE}}}", "a stage's name is letters"),
         (f"a: {{{BASE}}}\na: {{{BASE}}}", "line 5, `a`: the key is already set on line 4"),
         ("[]", "line 3, `stages`: a pipeline needs stages"),
+        ("a: {stage: [sft]}", "line 4, `stages.a.stage`: there is no stage"),
+        (f"a: {{recipe: {'x' * 400}}}", "line 4, `stages.a.recipe`: .*cannot be looked up"),
+        (f"{'a' * 101}: {{{BASE}}}", "at most 100"),
+        ("1:", "line 4, `stages.1`: the stage is empty"),
     ],
 )
 def test_mistakes_in_the_chain_are_named_by_line(pipeline, tmp_path, stages, message):
     with pytest.raises(UserError, match=rf"(?s)chain\.yaml.*{message}"):
         read_plan(pipeline(stages), [])
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("folder", ["x" * 300, "/proc/x", "chain.yaml/x", "a\0b"])
+def test_an_output_folder_that_cannot_be_is_told(pipeline, tmp_path, monkeypatch, folder):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"chain\.yaml, line 2, `output_dir`: "):
+        check(pipeline(f"a: {{{BASE}}}", output_dir=folder), [])
+
+
+def test_names_are_texts_whatever_they_look_like(pipeline, tmp_path):
+    plan = read_plan(pipeline(f"1: {{{BASE}}}\ntrue: {{{BASE}, model: from:1}}"), [])
+    assert [stage.name for stage in plan.stages] == ["1", "true"]
+    path = pipeline(f"a: {{{BASE}, 1: x, null: y}}")
+    with pytest.raises(UserError, match=r"(?s)`stages.a.1`: .*`stages.a.null`: "):
+        check(path, [])
+
+
+def test_stages_that_are_merged_or_set_twice_are_the_last(pipeline):
+    path = pipeline(f"a: {{{BASE}}}")
+    path.write_text("<<: {stages: {b: {recipe: base.yaml}}}\n" + path.read_text())
+    assert [stage.name for stage in read_plan(path, []).stages] == ["a"]
+    path.write_text(path.read_text() + f"stages: {{c: {{{BASE}}}}}\n")
+    with pytest.raises(UserError, match="`stages`: the key is already set on line 4"):
+        check(path, [])
 
 
 @pytest.mark.parametrize(

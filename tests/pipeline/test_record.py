@@ -29,6 +29,12 @@ def test_a_broken_record_is_told(tmp_path, text):
         read_record(tmp_path)
 
 
+def test_a_folder_is_no_record(tmp_path):
+    (tmp_path / "pipeline.json").mkdir()
+    with pytest.raises(UserError, match=r"pipeline\.json is not the record of a pipeline"):
+        read_record(tmp_path)
+
+
 def test_a_record_comes_back(tmp_path):
     assert read_record(tmp_path).stages == {}
     (tmp_path / "pipeline.json").write_text(json.dumps({"pipeline": "p", "order": ["a"], "stages": {"a": STAGE}}))

@@ -11,7 +11,10 @@ import yaml
 
 from hpt_trl.cli import main
 from hpt_trl.errors import UserError
+from hpt_trl.recipes.bundled import find_recipe
 from hpt_trl.recipes.declared import declared_in_file
+from hpt_trl.recipes.resolving import read_recipe
+from hpt_trl.run_files import MARK
 from hpt_trl.runs.early import check_run
 from hpt_trl.runs.preparation import prepare
 from hpt_trl.settings.imported import check_found
@@ -103,12 +106,26 @@ def test_one_fault_is_one_mistake(line, tmp_path):
         ({"stage": "sftt", "reward_funcs": None}, [], "Did you mean `sft`?"),
         ({"stage": "evalute", "dataset_name": None, "reward_funcs": None}, [], "Did you mean `evaluate`?"),
         ({}, ["load_in_4bit: maybe", "load_in_8bit: true"], "maybe is not allowed"),
+        ({"stage": None}, ["stage: null"], "there is no stage `null`"),
+        ({"stage": ["grpo"]}, [], "`stage`: "),
+        ({"stage": {"a": 1}}, [], "`stage`: "),
+        ({"model_name_or_path": None}, ['model_name_or_path: ""'], "model_name_or_path"),
+        ({"dataset_name": None}, ['dataset_name: ""'], "dataset_name"),
     ],
 )
 def test_what_follows_from_a_fault_is_none_of_its_own(values, lines, said, tmp_path):
     path, _ = write(tmp_path, *lines, **values)
     (error,) = refused(path).every
     assert said in str(error)
+
+
+@pytest.mark.parametrize("stage", [None, "gppo"])
+def test_of_an_unknown_stage_the_output_folder_is_no_mistake(stage, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "recipe.yaml").write_text(f"{MARK}\nstage: sft\n")
+    path, _ = write(tmp_path, stage=stage)
+    (error,) = refused(path).every
+    assert "stage" in error.said and "holds a run" not in error.said
 
 
 def test_keys_are_judged_although_the_stage_is_missing_or_wrong(tmp_path):
@@ -168,6 +185,23 @@ def test_an_evaluation_is_no_training_and_has_none_of_its_own(stage, tmp_path):
     found = refused(tmp_path / "mine.yaml").every
     assert {error.place.line for error in found} == {lines["evaluations"]} and len(found) == 3
     assert all("allowed here: evaluate" in str(error) or "Did you mean `evaluate`" in str(error) for error in found)
+
+
+def test_evaluations_are_found_where_they_are_named(tmp_path, monkeypatch):
+    for place in ("mine", "elsewhere/evaluate/humaneval", "mine/evaluate/humaneval"):
+        (tmp_path / place).mkdir(parents=True)
+    measure = yaml.safe_dump({**SOUND, "stage": "evaluate"} | {"output_dir": "x"}).replace("max_steps: 2\n", "")
+    path, _ = write(tmp_path / "mine", "evaluations: [evaluate/humaneval]")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert read_recipe(path).arguments.evaluations == ["evaluate/humaneval"]
+    assert find_recipe("evaluate/humaneval").name == "humaneval.yaml"
+    for place in ("mine", "elsewhere"):
+        (tmp_path / place / "ev.yaml").write_text(measure)
+    assert read_recipe(path, ["--evaluations", "ev.yaml"]).arguments.evaluations == [
+        str(tmp_path / "elsewhere" / "ev.yaml")
+    ]
+    path, _ = write(tmp_path / "mine", "evaluations: [ev.yaml]")
+    assert read_recipe(path).arguments.evaluations == [str(tmp_path / "mine" / "ev.yaml")]
 
 
 def test_every_stage_of_a_pipeline_is_told_of(tmp_path, capsys):

@@ -125,11 +125,13 @@ def test_what_is_only_in_the_working_directory_is_found_there(beside, tmp_path, 
         ("output_dir", "org", False),
         ("run_name", "org", False),
         ("dataset_name", "a\0b", False),
+        ("against", "pages", True),
+        ("against", "demonstrations", False),
         ("deepspeed", {"a": 1}, False),
     ],
 )
 def test_what_is_a_path_and_what_is_none(key, value, found, tmp_path):
-    for folder in ("org/model", "parts", "pages", "arithmetic", "smollm2-135m"):
+    for folder in ("org/model", "parts", "pages", "arithmetic", "smollm2-135m", "demonstrations"):
         (tmp_path / folder).mkdir(parents=True)
     for file in ("chat.jinja", "parts/a.jsonl"):
         (tmp_path / file).write_text("x")

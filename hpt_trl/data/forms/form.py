@@ -9,6 +9,7 @@ from datasets import Dataset
 from hpt_trl.data.faults import Faults
 from hpt_trl.data.layouts import Layout
 from hpt_trl.data.objects import with_column
+from hpt_trl.data.reading.soundness import decoded_fault
 from hpt_trl.data.row_checks import iterate_rows
 
 # Columns by which one part of a row goes.
@@ -123,6 +124,10 @@ def converted(
     for row, values in iterate_rows(rows, names):
         held = dict(zip(names, values, strict=True))
         result = convert({part: held[name] for part, name in columns.items()}, columns)
+        if not isinstance(result, str):
+            # What was text in the file may have become objects.
+            checked = (decoded_fault(columns.get("conversation", target), value) for target, value in result.items())
+            result = next((fault for fault in checked if fault), result)
         if isinstance(result, str):
             faults.add(row, result)
             result = {}

@@ -3,9 +3,13 @@
 import ast
 from typing import Any
 
+from datasets import Dataset
 from trl import maybe_convert_to_chatml
 
-from hpt_trl.data.row_checks import ROLES
+from hpt_trl.data.faults import Faults
+from hpt_trl.data.objects import with_column
+from hpt_trl.data.reading.soundness import decoded_fault
+from hpt_trl.data.row_checks import ROLES, iterate_rows
 from hpt_trl.files import parsed_json
 
 # ShareGPT, Vicuna, OpenAssistant, LLaMA-Factory and their like -> the roles that chat templates know.
@@ -66,9 +70,44 @@ def decoded(value: Any) -> Any:
         pass
     try:
         # As pandas writes lists into .csv files.
-        return ast.literal_eval(value.strip())
+        found = ast.literal_eval(value.strip())
+        return found if _is_json(found) else value
     except (ValueError, SyntaxError, RecursionError, MemoryError):
         return value
+
+
+def _is_json(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(key, str) for key in value) and all(map(_is_json, value.values()))
+    return all(map(_is_json, value)) if isinstance(value, list) else isinstance(value, str | bool | int | float | None)
+
+
+def with_messages(dataset: Dataset, column: str, faults: Faults) -> Dataset:
+    """With a column of messages as chat templates take them, which came with ShareGPT's keys or as text.
+
+    A value that is of another kind than the first becomes None, and `faults` knows why.
+    """
+    if column not in dataset.column_names:
+        return dataset
+    rows, values = zip(*((row, value) for row, (value,) in iterate_rows(dataset, [column])), strict=True)
+    stored = [is_stored_otherwise(value) for value in values]
+    if not any(stored):
+        return dataset
+    first = next(value for value in values if value is not None)
+    texts = isinstance(first, str) and not is_conversation(first)
+    changed = []
+    for row, value, otherwise in zip(rows, values, stored, strict=True):
+        messages = as_messages(value)
+        fault = None
+        if otherwise if texts else not isinstance(messages, list | None):
+            wanted = "a text" if texts else "a list of messages"
+            fault = f"`{column}` is {messages!r:.60}; write {wanted}, as in the first row."
+        elif otherwise:
+            fault = decoded_fault(column, messages)
+        if fault:
+            faults.add(row, fault)
+        changed.append(None if fault else value if texts else messages)
+    return with_column(dataset.remove_columns(column), column, changed)
 
 
 def _holds(messages: Any, prompt: Any) -> bool:

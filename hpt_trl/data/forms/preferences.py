@@ -122,9 +122,10 @@ ORCA = Form(
 
 
 def _convert_continued(parts: Parts, columns: Columns) -> Parts | str:
-    made = {"prompt": as_messages(parts["conversation"])}
-    for side in _PAIR:
-        made[side] = as_messages(parts[side])
+    made = {"prompt": as_messages(parts["conversation"])} | {side: as_messages(parts[side]) for side in _PAIR}
+    for part, target in (("conversation", "prompt"), *((side, side) for side in _PAIR)):
+        if not isinstance(made[target], list):
+            return f"`{columns[part]}` is {made[target]!r:.60}; write a list of messages, as in the first row."
     return made
 
 

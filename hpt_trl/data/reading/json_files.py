@@ -16,13 +16,15 @@ from hpt_trl.files import parsed_json
 
 # Names under which the list of rows stands, whatever is in it.
 _USUAL = ("data", "examples", "rows", "train")
+# Columns beside which a list of objects is one of the row (`tools`, `images`).
+_OF_ROWS = frozenset(("prompt", "completion", "text", "chosen", "rejected", "question", "instruction"))
 
 
 def read_json(path: Path) -> tuple[Iterator[tuple[int, Any]], bool]:
     """Rows of a file with their numbers, and whether these are lines; else they count the rows of a list.
 
-    A list may be the file, or stand in an object beside what is no list of objects (`{"data": […]}`); of an object that
-    is itself a row, as it holds messages, nothing is unpacked.
+    A list may be the file, or stand in an object beside what is no list of objects (`{"data": […]}`); an object
+    that is itself a row, as it holds messages or a prompt, is the only one.
 
     Raises:
         UserError: what is no JSON, also on the way; or an object with several lists.
@@ -41,9 +43,11 @@ def read_json(path: Path) -> tuple[Iterator[tuple[int, Any]], bool]:
             if begins == "[":
                 raise UserError(f"dataset_name: {path} is not valid JSON: {error}") from error
             value = None
-        rows = value if isinstance(value, list) else None if value is None else _listed(value, path)
-        if rows is not None:
-            return iter(enumerate(rows, 1)), False
+        if isinstance(value, dict):
+            listed = _listed(value, path)
+            value = [value] if listed is None else listed
+        if value is not None:
+            return iter(enumerate(value, 1)), False
     return _lines(path), True
 
 
@@ -51,7 +55,8 @@ def _listed(value: dict[str, Any], path: Path) -> list[Any] | None:
     found = {
         name: items
         for name, items in value.items()
-        if isinstance(items, list) and (name in _USUAL or (items and isinstance(items[0], dict)))
+        if isinstance(items, list)
+        and (name in _USUAL or (items and isinstance(items[0], dict) and value.keys().isdisjoint(_OF_ROWS)))
     }
     firsts = [items[0] for items in found.values() if items and isinstance(items[0], dict)]
     if not found or any(not first.keys().isdisjoint({"role", "from"}) for first in firsts):

@@ -16,6 +16,20 @@ def row_fault(row: dict[Any, Any]) -> str | None:
     return None
 
 
+def decoded_fault(column: str, value: Any) -> str | None:
+    """What no column of objects can hold of a value that was text in the file; None if nothing is."""
+    if fault := row_fault({column: value}):
+        return fault
+    inner = [value]
+    while inner:
+        one = inner.pop()
+        # The reader of `datasets.Json` knows integers of 64 bits.
+        if isinstance(one, int) and not -(2**63) <= one < 2**63:
+            return f"`{column:.60}` holds {one!s:.30}, which has more than 64 bits; write it as a text."
+        inner += one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
+    return None
+
+
 def _fault(value: Any) -> str | None:
     level, inner = 0, [value]
     while inner:

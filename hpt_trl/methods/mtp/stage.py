@@ -113,7 +113,8 @@ def sample(recipe: Recipe, splits: Splits) -> Splits:
         return splits
     if recipe.layout != "solutions":
         raise UserError(
-            f"{splits.source} holds solutions, correct or not (`is_correct`); write `dataset_layout: solutions`."
+            f"{splits.source} holds solutions, correct or not (`is_correct`); write `dataset_layout: solutions`, in a "
+            "mixture in its entries."
         )
     return drawn_demonstrations(recipe, splits)
 

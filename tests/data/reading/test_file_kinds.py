@@ -117,6 +117,11 @@ def test_an_object_that_is_a_row_or_has_two_lists(tmp_path):
     path = tmp_path / "data.json"
     path.write_text(json.dumps({"prompt": chat(), "completion": chat("assistant"), "tools": [{"name": "add"}]}))
     assert len(load(path).train) == 1
+    path.write_text(json.dumps({"prompt": "a", "completion": "b", "tools": [{"name": "add"}]}, indent=2))
+    train = load(path).train
+    assert train["prompt"][:] == ["a"] and train["tools"][:] == [[{"name": "add"}]]
+    path.write_text(json.dumps({"prompt": "a", "completion": "b"}, indent=2))
+    assert load(path).train["completion"][:] == ["b"]
     path.write_text(json.dumps({"easy": ROWS, "hard": ROWS}))
     assert "holds several lists of objects (easy, hard)" in refused(path)
 
