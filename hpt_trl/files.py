@@ -1,11 +1,13 @@
 """Small files that a run leaves, written in one go; JSON that any reader takes; paths that lead nowhere; the cache."""
 
 import errno
+import glob
 import json
 import math
 import os
 import stat
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -133,3 +135,34 @@ def sync_to_disk(path: Path) -> None:
             raise
     finally:
         os.close(opened)
+
+
+def matching(pattern: str) -> list[str]:
+    """The paths that match a pattern in which `**` stands for any folders, as `glob` finds them; each folder once.
+
+    Links are followed, but into no folder a second time: in a circle of them `glob` would find paths without end.
+    """
+    parts = pattern.split(os.sep)
+    if "**" not in parts:
+        return glob.glob(pattern)
+    at = parts.index("**")
+    head, tail = os.sep.join(parts[:at]) or (os.sep if at else ""), os.sep.join(parts[at + 1 :])
+    found: list[str] = []
+    for folder in _folders_below(glob.glob(head) if head else [""]):
+        within = os.path.join(glob.escape(folder), tail or "*")
+        found += [*([folder] if folder and not tail else []), *matching(within)]
+    return list(dict.fromkeys(found))
+
+
+def _folders_below(starts: list[str]) -> Iterator[str]:
+    """These folders and all that lie in them, but hidden ones."""
+    seen: set[str] = set()
+    for start in starts:
+        for folder, inner, _ in os.walk(start or ".", followlinks=True):
+            place = os.path.realpath(folder)
+            if place in seen:
+                inner.clear()
+                continue
+            seen.add(place)
+            inner[:] = sorted(name for name in inner if not name.startswith("."))
+            yield folder if start else os.path.normpath(folder).removeprefix(".")

@@ -1,12 +1,13 @@
 """Files of JSON lines whose texts hold what other readers take for the end of a line."""
 
 import errno
+import glob
 import json
 import os
 
 import pytest
 
-from hpt_trl.files import lines_of, parsed_json, sync_to_disk
+from hpt_trl.files import lines_of, matching, parsed_json, sync_to_disk
 from hpt_trl.methods.critic.results import read_curves
 from hpt_trl.methods.reward.shift import read_scores
 from hpt_trl.reading import read_metrics
@@ -73,3 +74,29 @@ def test_a_disk_that_orders_folders_by_itself_is_taken_at_its_word(tmp_path, mon
     sync_to_disk(tmp_path)
     with pytest.raises(OSError, match="Invalid argument"):
         sync_to_disk(tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["**/*.jsonl", "d/**/*.jsonl", "d/**/e/*", "*/**/f/**/*.jsonl", "d/[ef]/*.jsonl", "d/**/none", "x[[]1]/**/*.jsonl"],
+)
+def test_patterns_match_what_glob_finds(tmp_path, monkeypatch, pattern):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("d/e/f/g", "d/f/e", "d/.hidden", "x[1]/y"):
+        os.makedirs(folder)
+    for folder, _, _ in os.walk("."):
+        (tmp_path / folder / "rows.jsonl").write_text("")
+    for one in (pattern, str(tmp_path / pattern)):
+        assert sorted(map(os.path.normpath, matching(one))) == sorted(
+            set(map(os.path.normpath, glob.glob(one, recursive=True)))
+        )
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path):
+    (tmp_path / "d").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "rows.jsonl").write_text("")
+    for name in ("a", "b"):
+        (tmp_path / "d" / name).symlink_to(".")
+    (tmp_path / "d" / "c").symlink_to("../elsewhere")
+    assert matching(f"{tmp_path}/d/**/*.jsonl") == [f"{tmp_path}/d/c/rows.jsonl"]

@@ -120,7 +120,9 @@ def named_layout(dataset_layout: str | None, datasets: Any) -> str | None:
 def every_name(dataset_name: Any, datasets: Any) -> list[str]:
     """All names of data in a recipe, those of the entries of a mixture included."""
     entries = [item.get("path") for item in datasets or [] if isinstance(item, dict)]
-    return [name for value in [dataset_name, *entries] for name in names_of(value)]
+    # Of another type they are told of where the entries are read.
+    names = [value for value in [dataset_name, *entries] if isinstance(value, str | list)]
+    return [name for value in names for name in names_of(value)]
 
 
 def _entry(item: Any, number: int) -> Entry:

@@ -4,14 +4,13 @@ The module imports nothing heavy: a file that is not there is told before the se
 """
 
 import difflib
-import glob
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hpt_trl.data.generated import NAMES, is_generated
 from hpt_trl.errors import UserError
-from hpt_trl.files import parsed_json, path_fault
+from hpt_trl.files import matching, parsed_json, path_fault
 
 # Endings of the files that rows are read from; those of text may be compressed.
 KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt", ".parquet")
@@ -150,7 +149,7 @@ def is_pattern(name: str) -> bool:
 
 
 def _matches(pattern: str) -> list[str]:
-    return glob.glob(str(Path(pattern).expanduser()), recursive=True)
+    return matching(str(Path(pattern).expanduser()))
 
 
 def _check_there(name: str) -> None:

@@ -1,6 +1,7 @@
 """Which layers a recipe's LoRA adapts, seen on the architecture itself: what the trainers cannot train is refused."""
 
 import dataclasses
+import re
 from typing import TYPE_CHECKING, Any, cast
 
 from hpt_trl.models.parameters import build_on_meta
@@ -66,7 +67,7 @@ def check_adapter_targets(recipe: "Recipe", model_config: "PretrainedConfig") ->
         _check_names(recipe, model, key)
     try:
         adapted = get_peft_model(model, cast("PeftConfig", get_peft_config(arguments)))
-    except ValueError as error:
+    except (ValueError, re.error) as error:
         raise recipe.error("lora_target_modules", str(error).splitlines()[0]) from error
     embeddings, head = adapted.get_input_embeddings(), adapted.get_output_embeddings()
     if isinstance(head, BaseTunerLayer):

@@ -3,7 +3,6 @@
 Those of the command line count from the working directory, as everywhere; so does what a run writes.
 """
 
-import glob
 import os
 import sys
 from functools import cache
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hpt_trl.data.generated import is_generated
+from hpt_trl.files import matching
 from hpt_trl.models.built_in import BUILT_IN
 from hpt_trl.recipes.bundled import anchored
 from hpt_trl.recipes.paths import PATH_KEYS
@@ -71,7 +71,7 @@ def _anchored(key: str, name: str, folder: Path) -> str:
 def _leads_somewhere(path: str) -> bool:
     try:
         # A name that is there is no pattern, whatever it is called.
-        return os.path.lexists(path) or any(True for _ in glob.iglob(path, recursive=True))
+        return os.path.lexists(path) or bool(matching(path))
     except ValueError:
         # A NUL; `paths_fault` says so.
         return False

@@ -38,14 +38,19 @@ def _check_schedule(config: Any, sources: Sources) -> None:
 
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=config.learning_rate)
     try:
-        get_scheduler(
+        schedule = get_scheduler(
             config.lr_scheduler_type,
             optimizer,
             num_warmup_steps=1,
             num_training_steps=10,
             scheduler_specific_kwargs=dict(config.lr_scheduler_kwargs or {}),
         )
-    except (TypeError, ValueError) as error:
+        # Others go by what is measured.
+        if isinstance(schedule, torch.optim.lr_scheduler.LambdaLR):
+            for _ in range(10):
+                optimizer.step()
+                schedule.step()
+    except (TypeError, ValueError, ArithmeticError) as error:
         raise sources.error(
             "lr_scheduler_kwargs", f"`lr_scheduler_type: {config.lr_scheduler_type.value}` does not take it: {error}."
         ) from error

@@ -65,7 +65,8 @@ def check_found(path: str, key: str) -> None:
     """
     name = path.partition(".")[0]
     _extend_path()
-    if _folder_of(name) is None and find_spec(name) is None:
+    # A program that is run as `__main__` has no spec.
+    if not name or (name not in sys.modules and _folder_of(name) is None and find_spec(name) is None):
         imported(path, key)
 
 

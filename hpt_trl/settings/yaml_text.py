@@ -1,14 +1,11 @@
 """Whether a YAML text is one that can be composed: PyYAML's composer is recursive, and follows aliases without end."""
 
-import re
-
 import yaml
 from yaml.reader import ReaderError
 
 # Far above what a recipe has: a pipeline's deepest value stands in five structures.
 DEEPEST = 50
 MOST_VALUES = 100_000
-_HALVES = re.compile("[\ud800-\udfff]")
 _PLAIN = (None, "!", "tag:yaml.org,2002:str")
 
 

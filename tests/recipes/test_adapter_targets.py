@@ -17,6 +17,7 @@ from tests.helpers.stage_runs import LORA
         ("lora_target_modules", ["q_proj", ".*v_proj"], r"\.\*v_proj is no layer"),
         ("lora_target_modules", [".*nonesuch"], "Target modules .*nonesuch not found"),
         ("lora_target_modules", [], "the list is empty"),
+        ("lora_target_modules", ["["], "unterminated character set"),
         ("lora_target_modules", ["lm_head"], r"the head \(`lm_head`\) cannot have LoRA"),
         ("lora_target_modules", ["q_proj", "lm_head"], r"the head \(`lm_head`\) cannot have LoRA"),
         ("lora_modules_to_save", ["lm_heads"], r"lm_heads is no layer of the model; .* Did you mean `lm_head`\?"),

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import sys
 import time
 
 import pytest
@@ -16,6 +17,7 @@ from hpt_trl.recipes.resolving import read_recipe
 from hpt_trl.run_files import MARK
 from hpt_trl.runs.early import check_run
 from hpt_trl.runs.preparation import prepare
+from hpt_trl.settings.imported import check_found
 from tests.helpers.processes import hpt_trl
 
 # A recipe without a fault; what it is about is made by the package itself.
@@ -290,6 +292,24 @@ def test_check_prints_them_as_json(tmp_path, capfd):
     ]
     assert found[0]["said"] == "there is no such key. Did you mean `learning_rate`?"
     assert len(told.err.splitlines()) == 1 and told.err.startswith("error: 4 mistakes in ")
+
+
+@pytest.mark.parametrize(
+    ("line", "changes", "said"),
+    [
+        ("datasets: [{path: 3.5}, {path: {a: 1}}]", {"dataset_name": None}, "entry 2"),
+        ("reward_funcs: [.own.x]", {"reward_funcs": None}, "`.own.x`: the module .own cannot be imported"),
+    ],
+)
+def test_values_of_odd_types_are_told(line, changes, said, tmp_path, capfd):
+    path, _ = write(tmp_path, line, **changes)
+    assert main(["check", str(path)]) == 2
+    assert said in capfd.readouterr().err
+
+
+def test_a_function_of_the_program_that_is_run_may_be_a_reward(monkeypatch):
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
+    check_found("__main__.x", "reward_funcs")
 
 
 TOKEN = "hf_abcdefghijklmnopqrst"

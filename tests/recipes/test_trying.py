@@ -21,6 +21,14 @@ EVALUATING = {"eval_strategy": "steps", "eval_steps": 1}
 SETTINGS = [
     ({"save_strategy": "best"}, "save_strategy", "by which metric the model is best is not said"),
     ({"save_strategy": "best", "metric_for_best_model": "loss"}, "save_strategy", "nothing would be saved"),
+    *(
+        ({"lr_scheduler_type": kind, "lr_scheduler_kwargs": kwargs}, "lr_scheduler_kwargs", "does not take it")
+        for kind, kwargs in (
+            ("cosine", {"num_cycles": "two"}),
+            ("polynomial", {"power": "x"}),
+            ("inverse_sqrt", {"timescale": 0}),
+        )
+    ),
     ({"optim_args": "foo"}, "optim_args", "allowed: name=value"),
     ({"optim_args": "a=1,b"}, "optim_args", "allowed: name=value"),
     ({"optim": "adamw_torch_xla"}, "optim", "torch_xla"),
