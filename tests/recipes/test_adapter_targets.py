@@ -12,17 +12,21 @@ from tests.helpers.stage_runs import LORA
 @pytest.mark.parametrize(
     ("key", "names", "said"),
     [
-        ("lora_target_modules", ["nonesuch"], "nonesuch is no layer of the model; it has .*q_proj"),
-        ("lora_target_modules", ["q_proj", "v_prj"], r"v_prj is no layer of the model; .* Did you mean `v_proj`\?"),
-        ("lora_target_modules", ["q_proj", ".*v_proj"], r"\.\*v_proj is no layer"),
+        ("lora_target_modules", ["nonesuch"], "nonesuch is not found in the base model, whose layers are .*q_proj"),
+        (
+            "lora_target_modules",
+            ["q_proj", "v_prj"],
+            r"v_prj is not found in the base model, .* Did you mean `v_proj`\?",
+        ),
+        ("lora_target_modules", ["q_proj", ".*v_proj"], r"\.\*v_proj is not found"),
         ("lora_target_modules", [".*nonesuch"], "Target modules .*nonesuch not found"),
         ("lora_target_modules", [], "the list is empty"),
         ("lora_target_modules", ["["], "unterminated character set"),
         ("lora_target_modules", ["lm_head"], r"the head \(`lm_head`\) cannot have LoRA"),
         ("lora_target_modules", ["q_proj", "lm_head"], r"the head \(`lm_head`\) cannot have LoRA"),
-        ("lora_modules_to_save", ["lm_heads"], r"lm_heads is no layer of the model; .* Did you mean `lm_head`\?"),
-        ("lora_modules_to_save", ["lm_head", "x"], "x is no layer of the model"),
-        ("lora_target_parameters", ["q_proj.wait"], "q_proj.wait is no parameter of the model"),
+        ("lora_modules_to_save", ["lm_heads"], r"lm_heads is not found in the base model, .* Did you mean `lm_head`\?"),
+        ("lora_modules_to_save", ["lm_head", "x"], "x is not found in the base model"),
+        ("lora_target_parameters", ["q_proj.wait"], "q_proj.wait is not found in the base model, whose parameters are"),
     ],
 )
 def test_layers_that_the_model_does_not_have_are_named(recipe, key, names, said):
