@@ -208,6 +208,7 @@ def test_a_secret_is_on_no_page(made, copy, tmp_path):
 def test_a_run_that_was_killed(copy, capsys):
     folder = copy("one")
     (folder / "results.json").unlink()
+    (folder / "before.json").unlink()
     path = folder / "metrics.jsonl"
     lines = path.read_text().splitlines()[:4]
     path.write_text("\n".join([*lines[:3], lines[3][: len(lines[3]) // 2]]))
