@@ -1,13 +1,10 @@
 """Sizes and digests of a folder's files, written last: by them a damaged or unfinished folder is told from a whole one.
 
 They are against accidents (torn writes, bad disks, mixed-up files), not against somebody who means to deceive.
-`python -m hpt_trl.digests FOLDER` notes the settings that were changed by hand.
 """
 
 import hashlib
 import json
-import shlex
-import sys
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,7 +18,7 @@ from hpt_trl.files import parsed_json, sync_to_disk, write_atomically
 DIGESTS_FILE = "digests.json"
 
 _ALGORITHM = "xxh3_128"
-# Endings of files that people write in: configs, templates, cards.
+# Files that people write in: configs, templates, cards.
 _BY_HAND = (".json", ".jinja", ".txt", ".md", ".yaml")
 # Files that are read at a time: digests let go of the interpreter's lock.
 _THREADS = 4
@@ -47,34 +44,6 @@ def note_digests(folder: Path, files: Iterable[Path] | None = None) -> None:
     _write(folder, dict(zip(names, zip(sizes, digests, strict=True), strict=True)))
 
 
-def note_changed_by_hand(folder: Path) -> list[Path]:
-    """Notes what settings and texts of a folder are by now; its weights stay what was written.
-
-    Returns:
-        The files that differ from what was noted.
-
-    Raises:
-        UserError: the folder does not say what its files are, or lacks one.
-    """
-    try:
-        noted = _read(folder)
-        digests = {name: digest_of(folder / name) for name in noted if name.endswith(_BY_HAND)}
-        changed = [name for name, digest in digests.items() if digest != noted[name][1]]
-        noted |= {name: ((folder / name).stat().st_size, digests[name]) for name in changed}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{folder} has no {DIGESTS_FILE} that can be noted anew: {error}.") from error
-    if changed:
-        _write(folder, noted)
-    return [folder / name for name in changed]
-
-
-def hand_noted(folder: Path, damage: str) -> str:
-    """How to say that a damage is the user's own change; empty where it is of a file that nobody writes in."""
-    own = any(damage.startswith(f"{path} ") for path in files_below(folder) if path.name.endswith(_BY_HAND))
-    command = shlex.join(["python", "-m", "hpt_trl.digests", str(folder)])
-    return f" If you have changed the file yourself, note what it is now: `{command}`." if own else ""
-
-
 def files_below(folder: Path) -> list[Path]:
     """Every file below a folder but its digests."""
     return [path for path in folder.rglob("*") if path.is_file() and path != folder / DIGESTS_FILE]
@@ -85,12 +54,13 @@ def has_digests(folder: Path) -> bool:
     return (folder / DIGESTS_FILE).is_file()
 
 
-def damage_of(folder: Path, *, contents: bool) -> str | None:
+def damage_of(folder: Path, *, contents: bool, edited: bool = False) -> str | None:
     """The first file that is not what was written; None where all are, or where the folder does not say.
 
     Args:
         folder: Whose `digests.json` is read.
         contents: Whether each file is read as a whole; else its size alone is looked at.
+        edited: Whether texts that people write in may have changed, as long as they can be read (`edited_files`).
     """
     if not has_digests(folder):
         return None
@@ -102,16 +72,34 @@ def damage_of(folder: Path, *, contents: bool) -> str | None:
         path = folder / name
         if not path.is_file():
             return f"{path} is missing"
-        if path.stat().st_size != size:
+        if path.stat().st_size != size and not (edited and _is_readable_text(path)):
             return f"{path} has {path.stat().st_size:,} bytes, {size:,} were written"
     if not contents:
         return None
     with ThreadPoolExecutor(_THREADS) as pool:
         found = pool.map(digest_of, [folder / name for name in noted])
         for (name, (_, digest)), now in zip(noted.items(), found, strict=True):
-            if now != digest:
+            if now != digest and not (edited and _is_readable_text(folder / name)):
                 return f"{folder / name} is not what was written (its bytes have changed, their number has not)"
     return None
+
+
+def edited_files(folder: Path) -> list[Path]:
+    """Texts of a folder that people write in and that are not what was written there, though they can be read."""
+    if not has_digests(folder):
+        return []
+    noted = {folder / name: digest for name, (_, digest) in _read(folder).items()}
+    return [path for path, digest in noted.items() if _is_readable_text(path) and digest_of(path) != digest]
+
+
+def _is_readable_text(path: Path) -> bool:
+    if not path.name.endswith(_BY_HAND):
+        return False
+    try:
+        text = path.read_text(encoding="utf-8")
+        return "\0" not in text and (path.suffix != ".json" or isinstance(parsed_json(text), dict | list))
+    except (OSError, ValueError):
+        return False
 
 
 def digest_of(path: Path) -> str:
@@ -157,18 +145,3 @@ def _read(folder: Path) -> dict[str, tuple[int, str]]:
 def _write(folder: Path, noted: Mapping[str, tuple[int, str]]) -> None:
     files = {name: {"bytes": size, "digest": digest} for name, (size, digest) in noted.items()}
     write_atomically(folder / DIGESTS_FILE, json.dumps({"algorithm": _ALGORITHM, "files": files}, indent=1) + "\n")
-
-
-def _main(words: list[str]) -> str:
-    if len(words) != 1:
-        return "Write one folder: python -m hpt_trl.digests FOLDER"
-    try:
-        changed = note_changed_by_hand(Path(words[0]))
-    except UserError as error:
-        return str(error)
-    print("\n".join(f"noted anew: {path}" for path in changed) or "Nothing that is written by hand has changed.")
-    return ""
-
-
-if __name__ == "__main__":
-    sys.exit(_main(sys.argv[1:]) or None)

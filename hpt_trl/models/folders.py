@@ -5,7 +5,7 @@ from pathlib import Path
 from hpt_trl.errors import UserError
 from hpt_trl.files import folder_fault, path_fault
 from hpt_trl.models.built_in import BUILT_IN, is_unpacked
-from hpt_trl.models.whole_files import remedy, shown_damage
+from hpt_trl.models.whole_files import AGAIN, shown_damage
 
 # Where a value head lies beside its trunk, also PPO's on a policy; the second file makes a folder a value model's.
 VALUE_HEAD_FILE = "value_head/value_head.safetensors"
@@ -75,7 +75,7 @@ def check_model_folder(name: str, *, key: str = "model_name_or_path", adapters: 
             f"{key}: {name} holds no weights (*.safetensors or *.bin). Name the folder that save_pretrained wrote."
         )
     if (damage := shown_damage(folder)) is not None:
-        raise UserError(f"{key}: {damage}. {remedy(folder, damage)}")
+        raise UserError(f"{key}: {damage}. {AGAIN}")
 
 
 def adapter_refused(name: str, revision: str | None = None) -> str:

@@ -4,17 +4,20 @@ What runs of this package leave has digests. Of other programs' folders only wha
 """
 
 import json
+import logging
 import os
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
-from hpt_trl.digests import DIGESTS_FILE, damage_of, files_below, hand_noted, has_digests
+from hpt_trl.digests import DIGESTS_FILE, damage_of, edited_files, files_below, has_digests
 from hpt_trl.errors import UserError
 from hpt_trl.files import parsed_json
 from hpt_trl.run_files import RESULTS_FILE
 
-_AGAIN = "Copy the folder anew, or make its model again."
+logger = logging.getLogger(__name__)
+
+AGAIN = "Copy the folder anew, or make its model again."
 # No header of a safetensors file is longer.
 _LONGEST_HEADER = 10**8
 # In results.json: the digest of the folder's digests.
@@ -30,12 +33,7 @@ def shown_damage(folder: str | Path) -> str | None:
     place = Path(folder)
     if not has_digests(place) and _had_digests(place):
         return f"{place / DIGESTS_FILE} is missing"
-    return damage_of(place, contents=False)
-
-
-def remedy(folder: str | Path, damage: str) -> str:
-    """What to do about a folder of which something is not what was written: sentences."""
-    return f"{_AGAIN}{hand_noted(Path(folder), damage)}"
+    return damage_of(place, contents=False, edited=True)
 
 
 def refuse_torn_weights(folder: str | Path) -> None:
@@ -48,13 +46,14 @@ def refuse_torn_weights(folder: str | Path) -> None:
         UserError: the first such file.
     """
     if torn := next(filter(None, map(_torn, sorted(Path(folder).glob("*.safetensors")))), None):
-        raise UserError(f"{torn}. {_AGAIN}")
+        raise UserError(f"{torn}. {AGAIN}")
 
 
 def refuse_damaged_model(folder: str | Path) -> None:
     """Reads a local model's files and refuses it where they are not what was written.
 
-    A folder is read once as long as it stays as it is, and by the first process of a machine alone.
+    Settings and texts may be changed by hand, which is told; weights may not. A folder is read once as long as it stays
+    as it is, and by the first process of a machine alone.
 
     Args:
         folder: Of a model, an adapter or a value model; a Hub id passes unseen.
@@ -69,13 +68,16 @@ def refuse_damaged_model(folder: str | Path) -> None:
     if damage is None and has_digests(place) and os.environ.get("LOCAL_RANK", "0") == "0":
         damage = _read(place, _state(place))
     if damage is not None:
-        raise UserError(f"{damage}. {remedy(place, damage)}")
+        raise UserError(f"{damage}. {AGAIN}")
     refuse_torn_weights(place)
 
 
 @lru_cache(maxsize=64)
 def _read(folder: Path, state: tuple[tuple[str, int, int, int], ...]) -> str | None:
-    return damage_of(folder, contents=True)
+    damage = damage_of(folder, contents=True, edited=True)
+    for path in [] if damage else edited_files(folder):
+        logger.warning("%s is not what its run wrote: somebody has changed it, and it is taken as it stands.", path)
+    return damage
 
 
 def _state(folder: Path) -> tuple[tuple[str, int, int, int], ...]:

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from hpt_trl import PPOConfig, PPOTrainer
+from hpt_trl.digests import note_digests
 from hpt_trl.errors import UserError
 from hpt_trl.models.merging import merge_adapter
 from hpt_trl.planning.check import check
@@ -229,6 +230,7 @@ def test_reward_models_that_cannot_be_used_are_refused(recipe, tmp_path, tiny_mo
     tokenizer.pad_token, tokenizer.chat_template = "<|endoftext|>", None
     (folder / "chat_template.jinja").unlink()
     tokenizer.save_pretrained(folder)
+    note_digests(folder)
     assert "has no chat template" in refused()
 
 
