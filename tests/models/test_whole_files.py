@@ -18,7 +18,7 @@ from hpt_trl.hub.pushing import push
 from hpt_trl.models.merging import merge_adapter
 from hpt_trl.models.trainable import refuse_broken
 from hpt_trl.models.value_model import load_value_model
-from hpt_trl.models.whole_files import shown_damage
+from hpt_trl.models.whole_files import refuse_damaged_model, shown_damage
 from hpt_trl.pipeline.record import damage
 from hpt_trl.retrieval.reranking import QueryLikelihood
 from hpt_trl.rewards.reward_model import RewardModel
