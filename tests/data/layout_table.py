@@ -169,13 +169,13 @@ def table(folder: Path) -> str:
             except UserError as error:
                 shown = [said(error, own)]
             lines += [f"{stage if place == 0 else '':<10}{text}" for place, text in enumerate(shown)]
-        parts.append(f"### {name}\n\n```json\n{json.dumps(row)}\n```\n\n```text\n" + "\n".join(lines) + "\n```\n")
+        parts.append(f"## {name}\n\n```json\n{json.dumps(row)}\n```\n\n```text\n" + "\n".join(lines) + "\n```\n")
     return "\n".join(parts)
 
 
 def page(text: str) -> str:
     """docs/layouts.md with this table below its introduction."""
-    return PAGE.read_text().partition("\n### ")[0] + "\n" + text
+    return PAGE.read_text().partition("\n## ")[0] + "\n" + text
 
 
 def main() -> None:
