@@ -12,7 +12,6 @@ from typing import Any
 
 import xxhash
 
-from hpt_trl.errors import UserError
 from hpt_trl.files import parsed_json, sync_to_disk, write_atomically
 
 DIGESTS_FILE = "digests.json"
@@ -85,11 +84,11 @@ def damage_of(folder: Path, *, contents: bool, edited: bool = False) -> str | No
 
 
 def edited_files(folder: Path) -> list[Path]:
-    """Texts of a folder that people write in and that are not what was written there, though they can be read."""
+    """Texts of a folder that people write in and that are not what was written there."""
     if not has_digests(folder):
         return []
     noted = {folder / name: digest for name, (_, digest) in _read(folder).items()}
-    return [path for path, digest in noted.items() if _is_readable_text(path) and digest_of(path) != digest]
+    return [path for path, digest in noted.items() if path.name.endswith(_BY_HAND) and digest_of(path) != digest]
 
 
 def _is_readable_text(path: Path) -> bool:
@@ -112,20 +111,6 @@ def digest_of(path: Path) -> str:
             return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
     except OSError as error:
         return f"unreadable: {error.strerror}"
-
-
-def refuse_damaged(folder: Path, *, instead: str) -> None:
-    """Reads a folder's files and refuses it where they are not what was written.
-
-    Args:
-        folder: One that may have digests.
-        instead: What to do, for the message: a sentence.
-
-    Raises:
-        UserError: a file is missing, or another one than was written.
-    """
-    if (damage := damage_of(folder, contents=True)) is not None:
-        raise UserError(f"{damage}. {instead}")
 
 
 def _settled(path: Path) -> str:

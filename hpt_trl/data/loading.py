@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from datasets import Dataset, Value
 
+from hpt_trl.data.alike import alike, as_assistant, as_user
 from hpt_trl.data.arguments import DataArguments
 from hpt_trl.data.calculator_marks import drop_calculator_marks
 from hpt_trl.data.code_contests import one_row_per_solution
@@ -22,10 +23,10 @@ from hpt_trl.data.forms.preferences import asked_turns
 from hpt_trl.data.forms.recognising import Wanted, near_forms, recognise
 from hpt_trl.data.holding_out import hold_out
 from hpt_trl.data.layouts import Layout, Splits, answer_columns
-from hpt_trl.data.mixing import Part, as_assistant, as_user, kind_of_values, mixed, parts_of, replaced, taken
+from hpt_trl.data.mixing import Part, mixed, parts_of, taken
 from hpt_trl.data.model_solutions import one_row_per_model
 from hpt_trl.data.names import as_dict
-from hpt_trl.data.objects import column_values, with_column
+from hpt_trl.data.objects import column_values, replaced, with_column
 from hpt_trl.data.prompt_parts import (
     check_template,
     complete_prompts,
@@ -363,20 +364,8 @@ def _prepare(dataset: Dataset, faults: Faults, arguments: DataArguments, wanted:
     answers = tuple(column for column in answers if column in present)
     if layout not in ("documents", "solutions"):
         dataset = with_places(with_pictures(dataset, faults), list(answers), faults)
-    return _alike(drop_calculator_marks(dataset, list(answers), source), list(answers)), found
-
-
-def _alike(dataset: Dataset, answers: list[str]) -> Dataset:
-    """Make prompt and answers all texts or all messages, as TRL takes them."""
-    kinds = {column: kind_of_values(dataset, column) for column in ("prompt", *answers)} if answers else {}
-    if set(kinds.values()) != {str, list}:
-        return dataset
-    for column in answers:
-        if kinds[column] is str:
-            dataset = replaced(dataset, column, as_assistant)
-    if kinds["prompt"] is str:
-        dataset = replaced(dataset, "prompt", as_user)
-    return dataset
+    (dataset,) = alike([drop_calculator_marks(dataset, list(answers), source)], answers)
+    return dataset, found
 
 
 def _with_template(messages: list[dict[str, Any]], template: str | None) -> list[dict[str, Any]]:

@@ -2,19 +2,18 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from datasets import Dataset
 
+from hpt_trl.data.alike import alike
 from hpt_trl.data.arguments import DataArguments
 from hpt_trl.data.entries import OF_ENTRY, check_entries, read_entries, said_of_entry
 from hpt_trl.data.forms.ranges import layout_rule
 from hpt_trl.data.layouts import Layout
 from hpt_trl.data.names import shown_names
-from hpt_trl.data.objects import column_values, with_column
 from hpt_trl.data.reading.joining import joined
 from hpt_trl.data.reading.places import ROW, Piece, Source
-from hpt_trl.data.row_checks import iterate_rows
 from hpt_trl.errors import UserError
 
 T = TypeVar("T")
@@ -152,7 +151,7 @@ def mixed(
         numbered.append(one.remove_columns(ROW).add_column(ROW, numbers))
         # Pieces of which no row is taken stand before the next as well.
         last = max([*numbers, *(piece.before for piece in pieces)], default=last)
-    return joined(_alike(numbered, answers), list(names)), Source(shown_names(names), pieces)
+    return joined(alike(numbered, answers), list(names)), Source(shown_names(names), pieces)
 
 
 def _told_apart(names: Sequence[str]) -> list[str]:
@@ -169,39 +168,3 @@ def _check_margins(rows: Sequence[Dataset], names: Sequence[str]) -> None:
             f"datasets, entry {odd + 1}: {names[odd]} has no column `margin`, as entry {even + 1} has; give every "
             "comparison one, or leave it out by `columns`."
         )
-
-
-def as_user(text: str) -> list[dict[str, str]]:
-    """A prompt as messages."""
-    return [{"role": "user", "content": text}]
-
-
-def as_assistant(text: str | None) -> list[dict[str, str]] | None:
-    """An answer as messages."""
-    return None if text is None else [{"role": "assistant", "content": text}]
-
-
-def replaced(dataset: Dataset, column: str, change: Callable[[Any], Any]) -> Dataset:
-    """The dataset with the values of a column changed."""
-    values = column_values(dataset, column)
-    changed = [change(value) for value in values]
-    return dataset if changed == values else with_column(dataset.remove_columns(column), column, changed)
-
-
-def kind_of_values(dataset: Dataset, column: str) -> type | None:
-    """The type of the first value of a column that is there."""
-    return next((type(value) for _, (value,) in iterate_rows(dataset, [column]) if value is not None), None)
-
-
-def _alike(rows: list[Dataset], answers: Sequence[str]) -> list[Dataset]:
-    """Texts as messages where prompts of another data set are messages."""
-    if {kind_of_values(one, "prompt") for one in rows if "prompt" in one.column_names} != {str, list}:
-        return rows
-    return [_as_messages(one, answers) for one in rows]
-
-
-def _as_messages(rows: Dataset, answers: Sequence[str]) -> Dataset:
-    for column, change in [("prompt", as_user), *((column, as_assistant) for column in answers)]:
-        if column in rows.column_names and kind_of_values(rows, column) is str:
-            rows = replaced(rows, column, change)
-    return rows

@@ -8,6 +8,7 @@ when rows are read.
 
 import json
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import pyarrow as pa
@@ -159,3 +160,10 @@ def _null_keys(value: Any, path: str, found: set[str]) -> None:
                 found.add(name)
             else:
                 _null_keys(inner, name, found)
+
+
+def replaced(dataset: Dataset, column: str, change: Callable[[Any], Any]) -> Dataset:
+    """The dataset with the values of a column changed."""
+    values = column_values(dataset, column)
+    changed = [change(value) for value in values]
+    return dataset if changed == values else with_column(dataset.remove_columns(column), column, changed)

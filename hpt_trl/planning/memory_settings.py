@@ -110,11 +110,7 @@ def sizes_of(
     elif recipe.profile.distributed_type == "FSDP" and half and not quantized:
         # Accelerate casts the shards to float32; whole layers are gathered in half precision.
         weight_bytes = 4
-    linear_bytes: float = weight_bytes
-    if model_args.load_in_4bit:
-        linear_bytes = FOUR_BIT_NESTED if model_args.use_bnb_nested_quant else FOUR_BIT
-    elif model_args.load_in_8bit:
-        linear_bytes = EIGHT_BIT
+    linear_bytes = _linear_bytes(model_args, weight_bytes)
     # PEFT keeps adapters in float32, TRL those of a quantized model in bfloat16.
     trainable_bytes = (2 if quantized or sharding.gradient_bytes else 4) if model_args.use_peft else weight_bytes
     rl = isinstance(settings, GRPOConfig)
@@ -197,11 +193,7 @@ def measuring_sizes(
     """
     arguments, settings = recipe.model_args, recipe.config
     weight_bytes = dtype_of(arguments.dtype, config).itemsize
-    linear_bytes: float = weight_bytes
-    if arguments.load_in_4bit:
-        linear_bytes = FOUR_BIT_NESTED if arguments.use_bnb_nested_quant else FOUR_BIT
-    elif arguments.load_in_8bit:
-        linear_bytes = EIGHT_BIT
+    linear_bytes = _linear_bytes(arguments, weight_bytes)
     rows, half = settings.per_device_eval_batch_size, settings.bf16 or settings.fp16
     return Sizes(
         rows=rows if reads else 0,
@@ -225,3 +217,10 @@ def _frozen_bytes(recipe: "Recipe", prefix: str, config: "PretrainedConfig") -> 
     size = dtype_of(recipe.setting(f"{prefix}_dtype"), config).itemsize
     linear = FOUR_BIT_NESTED if recipe.setting(f"{prefix}_load_in_4bit") else size
     return (counts.total - counts.linear) * size + counts.linear * linear
+
+
+def _linear_bytes(arguments: "ModelConfig", weight_bytes: int) -> float:
+    """Bytes of a weight of a linear layer, which may be quantized."""
+    if arguments.load_in_4bit:
+        return FOUR_BIT_NESTED if arguments.use_bnb_nested_quant else FOUR_BIT
+    return EIGHT_BIT if arguments.load_in_8bit else weight_bytes

@@ -37,10 +37,7 @@ from hpt_trl.settings.values import did_you_mean
 # Seconds that the Hub, or a vLLM server, has to answer.
 TIMEOUT = 3.0
 
-MODEL_KEYS = (
-    *("model_name_or_path", "reward_model_name_or_path", "reference_model_name_or_path"),
-    "value_model_name_or_path",
-)
+MODEL_KEYS = tuple(f"{kind}model_name_or_path" for kind in ("", "reward_", "reference_", "value_"))
 
 
 # Packages that an index is made and searched with.

@@ -74,7 +74,7 @@ def refuse_other_run(recipe: Recipe, checkpoint: Path, *, said: bool = False) ->
     if changed:
         raise recipe.error(
             _KEY,
-            f"{checkpoint} is of another recipe: {'; '.join(map(str, changed))}. {_instead(recipe, checkpoint)}",
+            f"{checkpoint} is of another recipe: {'; '.join(map(str, changed))}. {_instead(checkpoint)}",
         )
     # Each process would read them; one that is refused ends the others.
     known = note["inputs"] is not None and os.environ.get("RANK", "0") == "0"
@@ -83,7 +83,7 @@ def refuse_other_run(recipe: Recipe, checkpoint: Path, *, said: bool = False) ->
         raise recipe.error(
             _KEY,
             f"{', '.join(other[:_TOLD])}{more} has changed since {checkpoint} was written: the steps to come would be "
-            f"of other contents than those before. Put the former contents back. {_instead(recipe, checkpoint)}",
+            f"of other contents than those before. Put the former contents back. {_instead(checkpoint)}",
         )
     if said and found:
         longer = any(change.key in LENGTH_KEYS for change in found)
@@ -280,7 +280,7 @@ def _other_versions(old: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {old[name]}" for name in old if name in now and old[name] != now[name])
 
 
-def _instead(recipe: Recipe, checkpoint: Path) -> str:
+def _instead(checkpoint: Path) -> str:
     return (
         f"Go on with what it was, or begin a new run from its model: --model_name_or_path {checkpoint} with another "
         "--output_dir."

@@ -7,9 +7,9 @@ from typing import Any
 import yaml
 
 from tests.helpers.code_problems import solutions
-from tests.helpers.evaluations import save_reward_model
+from tests.helpers.evaluations import EVALUATING, save_reward_model
 from tests.helpers.pages import write_corpus
-from tests.helpers.pretraining import MODEL
+from tests.helpers.pretraining import PRETRAINING
 from tests.helpers.stage_runs import KEYS, LORA, sums
 from tests.helpers.tiny import save_tiny_model
 from tests.helpers.value_models import save_value_model
@@ -37,15 +37,7 @@ _BEST = {
 # Name -> its keys, the stage of its own name first; None removes a key. `{inputs}` is the folder of `write_inputs`,
 # `{folder}` the run's.
 RUNS: dict[str, dict[str, Any]] = {
-    "pretrain": {
-        "model_config": MODEL,
-        "model_name_or_path": None,
-        "tokenizer_vocab_size": 400,
-        "dataset_name": "stories:documents",
-        "dataset_options": {"size": 200, "test_size": 20},
-        "test_split_size": None,
-        "max_length": 64,
-    },
+    "pretrain": PRETRAINING,
     "sft": {},
     "sft-lora": LORA,
     "sft-best": _BEST,
@@ -75,20 +67,13 @@ RUNS: dict[str, dict[str, Any]] = {
 }
 # Neither steps nor checkpoints.
 _OTHERS: dict[str, dict[str, Any]] = {
-    "evaluate": {
+    "evaluate": EVALUATING
+    | {
         "model_name_or_path": "{inputs}/model",
         "dtype": "float32",
         "dataset_name": "{inputs}/sums.jsonl",
         "max_rows": 12,
         "reward_funcs": ["tests.helpers.evaluations.remainder"],
-        "measures": ["pass@k", "avg@k"],
-        "n": 4,
-        "k": [1, 2, 4],
-        "temperature": 1.0,
-        "max_completion_length": 8,
-        "per_device_eval_batch_size": 5,
-        "use_cpu": True,
-        "seed": 3,
     },
     "index": {"pages": "{inputs}/pages", "questions": "{inputs}/questions.jsonl"},
 }

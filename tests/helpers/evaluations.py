@@ -46,6 +46,17 @@ def save_reward_model(model: str, folder: Path) -> None:
 
 
 HERE = "tests.helpers.evaluations"
+# Of a recipe that draws four completions a prompt.
+EVALUATING = {
+    "measures": ["pass@k", "avg@k"],
+    "n": 4,
+    "k": [1, 2, 4],
+    "temperature": 1.0,
+    "max_completion_length": 8,
+    "per_device_eval_batch_size": 5,
+    "use_cpu": True,
+    "seed": 3,
+}
 
 
 @pytest.fixture
@@ -55,22 +66,15 @@ def evaluation(tmp_path, tiny_model_path):
     data.write_text("".join(json.dumps(row) + "\n" for row in sums(6)))
 
     def write(name: str = "evaluate", **changes) -> str:
-        values = {
+        values = EVALUATING | {
             "stage": "evaluate",
             "model_name_or_path": tiny_model_path,
             "dtype": "float32",
             "dataset_name": str(data),
             "output_dir": str(tmp_path / name),
             "reward_funcs": [f"{HERE}.remainder"],
-            "measures": ["pass@k", "avg@k"],
-            "n": 4,
-            "k": [1, 2, 4],
-            "temperature": 1.0,
-            "max_completion_length": 8,
-            "per_device_eval_batch_size": 5,
-            "use_cpu": True,
-            "seed": 3,
-        } | changes
+            **changes,
+        }
         path = tmp_path / f"{name}.yaml"
         path.write_text(yaml.safe_dump({key: value for key, value in values.items() if value is not None}))
         return str(path)

@@ -1,4 +1,4 @@
-"""The config of a tiny model from random weights."""
+"""A tiny model from random weights: its config, and the keys of a recipe that trains it on stories."""
 
 MODEL = {
     "model_type": "llama",
@@ -8,4 +8,14 @@ MODEL = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "max_position_embeddings": 128,
+}
+
+PRETRAINING = {
+    "model_config": MODEL,
+    "model_name_or_path": None,
+    "tokenizer_vocab_size": 400,
+    "dataset_name": "stories:documents",
+    "dataset_options": {"size": 200, "test_size": 20},
+    "test_split_size": None,
+    "max_length": 64,
 }

@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from hpt_trl.models.value_model import HeadSettings, load_value_model, new_value_model
 from hpt_trl.recipes.profiles import find_profile
 from tests.helpers.acted import KINDS, room_rows
-from tests.helpers.pretraining import MODEL
+from tests.helpers.pretraining import PRETRAINING
 from tests.helpers.processes import ROOT, free_port
 from tests.helpers.shipped import save_shipping_model
 from tests.helpers.stage_runs import KEYS, LORA, sums
@@ -37,15 +37,7 @@ TOLERANCE = 5e-6
 PROFILES = {"one": "NO", "cpu": "MULTI_CPU", "fsdp2": "FSDP", "zero2": "DEEPSPEED", "zero3": "DEEPSPEED"}
 RL = {"num_generations": 2, "max_completion_length": 8, "reward_funcs": ["tests.helpers.stage_runs.remainder"]}
 STAGES = {
-    "pretrain": {
-        "model_config": MODEL,
-        "model_name_or_path": None,
-        "tokenizer_vocab_size": 400,
-        "dataset_name": "stories:documents",
-        "dataset_options": {"size": 200, "test_size": 20},
-        "test_split_size": None,
-        "max_length": 64,
-    },
+    "pretrain": PRETRAINING,
     "sft": {"evaluations": ["judged.yaml"]},
     "dpo": {},
     "reward": {},

@@ -21,7 +21,6 @@ _ROLES = {
 }
 # A turn of the assistant whose text is a call, or a list of calls, as JSON.
 _CALLS = ("function_call", "tool_call")
-_LONGEST_LOOK = 20
 
 
 def is_conversation(value: Any) -> bool:
