@@ -5,8 +5,9 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from datasets import Dataset, Image, Sequence
+from datasets import Dataset
 
+from hpt_trl.data.forms.pictures import undecoded
 from hpt_trl.data.layouts import Layout
 from hpt_trl.data.messages import IMAGES
 from hpt_trl.data.rendering import WHOLE
@@ -39,12 +40,7 @@ def digests(dataset: Dataset, columns: list[str]) -> Iterator[tuple[int, bytes]]
 
     Of a row that came as one conversation, all of whose turns are trained, the prompt is what stands before the first.
     """
-    for name in columns:
-        # As they lie on disk: nothing is decoded to be compared.
-        if isinstance(dataset.features[name], Image):
-            dataset = dataset.cast_column(name, Image(decode=False))
-        elif name in IMAGES:
-            dataset = dataset.cast_column(name, Sequence(Image(decode=False)))
+    dataset = undecoded(dataset)
     whole = [WHOLE] if WHOLE in dataset.column_names and "prompt" in columns else []
     for row, values in iterate_rows(dataset, [*columns, *whole]):
         named = dict(zip(columns, values, strict=False))

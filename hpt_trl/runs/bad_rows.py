@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from datasets import Dataset, Image, List
+from datasets import Dataset
 
 from hpt_trl.data.faults import Faults
+from hpt_trl.data.forms.pictures import undecoded
 from hpt_trl.data.layouts import Splits
-from hpt_trl.data.messages import IMAGES
 from hpt_trl.data.rendering import Encoder
 from hpt_trl.data.row_lengths import examples, remember
 from hpt_trl.errors import UserError
@@ -51,7 +51,7 @@ def _settled(
     own = None if held_out and splits.layout == "prompts" else recipe.stage.try_row
     answers = list(splits.answers) if own is not None or splits.layout != "prompts" else []
     read = ["text"] if splits.layout == "documents" else ["prompt", *(set(answers) & set(rows.column_names))]
-    for row, example in examples(_undecoded(rows), read):
+    for row, example in examples(undecoded(rows), read):
         try:
             if splits.layout == "documents" or own is None:
                 found = _tokens(example, encoder, answers)
@@ -73,14 +73,3 @@ def _tokens(example: dict[str, Any], encoder: Encoder, answers: Sequence[str]) -
         return {("text",): len(encoder.document(example["text"]).ids)}
     found: dict[tuple[str, ...], int] = {("prompt",): len(encoder.prompt(example))}
     return found | {("prompt", name): len(encoder.answered(example, name).ids) for name in answers}
-
-
-def _undecoded(rows: Dataset) -> Dataset:
-    """The rows with their images as they are stored: rendering does not look at them."""
-    features = rows.features.copy()
-    for name in {*IMAGES} & set(rows.column_names):
-        inner = features[name].feature if isinstance(features[name], List) else features[name]
-        if isinstance(inner, Image):
-            stored = Image(decode=False)
-            features[name] = List(stored) if isinstance(features[name], List) else stored
-    return rows.cast(features) if features != rows.features else rows

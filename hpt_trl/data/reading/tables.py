@@ -19,7 +19,8 @@ def read_delimited(path: Path) -> Iterator[tuple[int, dict[str, str | None]]]:
 
     By Python's own reader rather than the builder of `datasets`, which names no line. All values are texts, as they
     stand there (`007`, `NA`, dates); an empty field is None, a blank line no row. A column without a name is called as
-    pandas does (`Unnamed: 0`). A .csv file without a comma in its header may separate by semicolon or tab.
+    pandas does (`Unnamed: 0`). A .csv file is separated by what its header has
+    most of, commas, semicolons or tabs.
 
     Raises:
         UserError: no header, two columns of one name, a row of more or fewer fields, a quote without its end.
