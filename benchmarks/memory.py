@@ -84,6 +84,8 @@ _ROLLOUTS = {
     "max_completion_length": COMPLETION,
     "num_generations": 4,
     "steps_per_generation": 1,
+    # One prompt a step: the fourth is the first long one that finds the optimizer's states.
+    "max_steps": 4,
 }
 # Of two prompts of a micro-batch one calls for its demonstration; in five steps one of these is a long one.
 _DEMONSTRATED = {
