@@ -21,10 +21,10 @@ from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from hpt_trl.data.unused import describe_unused
 from hpt_trl.digests import DIGESTS_FILE, digest_of
 from hpt_trl.models.adapters import keep_adapter_type, keep_four_bit_trainable
-from hpt_trl.models.loading import whole_model
 from hpt_trl.models.safe_loading import deepspeed_loads_weights_only
 from hpt_trl.models.trainable import refuse_broken, refuse_untrainable
 from hpt_trl.models.whole_files import DIGESTS_KEY
+from hpt_trl.models.whole_models import whole_model
 from hpt_trl.progress import lines_above_bars
 from hpt_trl.reading import write_results
 from hpt_trl.recipes.bundled import find_recipe
