@@ -16,6 +16,7 @@ from hpt_trl.launching.processes import call
 from hpt_trl.recipes.bundled import find_recipe
 from hpt_trl.recipes.profiles import LAUNCH_OPTIONS, Profile, find_profile, read_profile
 from hpt_trl.settings.file import read_recipe_file, split_overrides
+from hpt_trl.settings.masking import masked_command
 from hpt_trl.signals import INTERRUPTED, ending_on_signals
 
 
@@ -180,7 +181,7 @@ def start(words: list[str], variables: Mapping[str, str]) -> int:
         words: those of `accelerate launch`.
         variables: variables of the environment that its processes have beside those of this one.
     """
-    print(f"starting: {shlex.join(['accelerate', 'launch', *words])}", flush=True)
+    print(f"starting: {masked_command(shlex.join(['accelerate', 'launch', *words]))}", flush=True)
     # The same words, to the same function of accelerate.
     code, _ = call([sys.executable, "-m", "hpt_trl.launching.agent", *words], variables=variables)
     return code if code >= 0 else 128 - code
@@ -210,4 +211,4 @@ def _how_to_go_on(recipe: str, overrides: list[str], words: list[str]) -> str:
     if not checkpoints:
         return "It left no complete checkpoint: the same command starts it anew."
     again = ["hpt-trl", *resuming(words)]
-    return f"Go on from its last complete checkpoint, {checkpoints[-1]}, with:\n  {shlex.join(again)}"
+    return f"Go on from its last complete checkpoint, {checkpoints[-1]}, with:\n  {masked_command(shlex.join(again))}"

@@ -36,6 +36,7 @@ from hpt_trl.placing import clear_left, put_in_place, written_aside
 from hpt_trl.recipes.profiles import LAUNCH_OPTIONS, profiles_folder
 from hpt_trl.runs.going_on import COMMAND as GOES_ON_BY
 from hpt_trl.settings.file import parse_yaml_text, shown
+from hpt_trl.settings.masking import masked_command
 from hpt_trl.signals import INTERRUPTED, Interrupted, ending_on_signals
 
 
@@ -64,7 +65,7 @@ def run(path: Path, overrides: list[str]) -> None:
         plan.output_dir.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(plan.output_dir / ".pipeline.lock", timeout=0):
-                _run_steps(plan, shlex.join(["hpt-trl", "run", shown(path), *overrides]))
+                _run_steps(plan, masked_command(shlex.join(["hpt-trl", "run", shown(path), *overrides])))
         except Timeout as error:
             raise UserError(f"another process runs a pipeline in {plan.output_dir}; wait for it to end.") from error
 

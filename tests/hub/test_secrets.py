@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,12 +10,14 @@ import yaml
 from huggingface_hub import constants
 
 from hpt_trl import cli
+from hpt_trl.cli import process
 from hpt_trl.errors import Collector, UserError
 from hpt_trl.planning.check import check
 from hpt_trl.recipes.declared import declared_in_file
 from hpt_trl.recipes.resolving import read_recipe
 from hpt_trl.recipes.withheld import note_secrets
 from hpt_trl.runs.changes import changes_between
+from hpt_trl.runs.going_on import after_interrupt
 from hpt_trl.runs.locking import only_run
 from hpt_trl.runs.output_folder import resolved_recipe
 from hpt_trl.runs.resuming import note_of
@@ -165,6 +168,23 @@ def test_no_key_but_the_tokens_is_taken_for_a_secret():
     assert not changes_between(
         {"dataset_name": "http://a:b@h/x"}, {"dataset_name": "http://••••@h/x"}, {}, {}, lambda was, now: False
     )
+
+
+def test_no_secret_of_a_command_is_noted_by_a_tracker_or_in_the_results(recipe, tmp_path, monkeypatch, capfd):
+    """wandb notes the words of the process by itself."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    secret = "s3cretOfTheCommand"
+    words = ["--model_init_kwargs", json.dumps({"token": secret}), "--hub_token", TOKEN]
+    monkeypatch.setattr("sys.argv", ["hpt-trl", "run", recipe("sft", max_steps=1, report_to="wandb"), *words])
+    assert process.main() == 0
+    assert sys.argv[3:] == ["--model_init_kwargs", '{"token": ••••}', "--hub_token", "••••"]
+    kept = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert any(path.suffix == ".wandb" for path in kept)
+    assert not [path for path in kept if secret.encode() in path.read_bytes() or TOKEN.encode() in path.read_bytes()]
+    printed = capfd.readouterr()
+    assert secret not in printed.out + printed.err
+    assert secret not in after_interrupt(tmp_path, ["hpt-trl", "run", "a.yaml", *words[:2]])
 
 
 def test_a_login_of_the_data_is_in_no_file(recipe, tmp_path):
