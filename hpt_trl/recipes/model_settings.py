@@ -115,7 +115,8 @@ def _check_experts(recipe: "Recipe", given: str | None) -> None:
     if given is not None and given not in known:
         raise recipe.error(
             "model_init_kwargs",
-            f"`experts_implementation: {given!r:.80}` is none; allowed: {', '.join(known)}.{did_you_mean(given, known)}",
+            f"`experts_implementation: {given!r:.60}` is none; allowed: {', '.join(known)}."
+            f"{did_you_mean(given, known)}",
         )
 
 

@@ -79,7 +79,7 @@ _LOADED = [
     (
         {"model_init_kwargs": {"device_map": {"": "disk"}}},
         "model_init_kwargs",
-        "`device_map: 'disk'` is no device here",
+        "`device_map: 'disk'` is no device",
     ),
     ({"model_init_kwargs": {"experts_implementation": "eagr"}}, "model_init_kwargs", "Did you mean `eager`?"),
     ({"model_init_kwargs": {"variant": "fp16"}}, "model_init_kwargs", "has no weights of that name"),
