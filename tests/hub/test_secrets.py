@@ -21,8 +21,9 @@ from hpt_trl.runs.going_on import after_interrupt
 from hpt_trl.runs.locking import only_run
 from hpt_trl.runs.output_folder import resolved_recipe
 from hpt_trl.runs.resuming import note_of
+from hpt_trl.settings.file import read_recipe_file
 from hpt_trl.settings.masking import is_secret, is_secret_variable
-from hpt_trl.settings.secrets import take_secret_variables, take_token, take_token_of
+from hpt_trl.settings.secrets import handed_on, take_secret_variables, take_token, take_token_of, withheld
 from tests.helpers.hub import TOKEN
 from tests.helpers.processes import hpt_trl
 
@@ -185,6 +186,20 @@ def test_no_secret_of_a_command_is_noted_by_a_tracker_or_in_the_results(recipe, 
     printed = capfd.readouterr()
     assert secret not in printed.out + printed.err
     assert secret not in after_interrupt(tmp_path, ["hpt-trl", "run", "a.yaml", *words[:2]])
+
+
+def test_a_stage_of_a_pipeline_gets_its_secrets_beside_its_recipe(tmp_path, monkeypatch):
+    values = {"seed": 1, "model_init_kwargs": {"token": "s3cret"}, "judge_model": LOGIN, "env": {"A": LOGIN, "B": "1"}}
+    written, kept = withheld(values)
+    assert written["env"] == {"B": "1"} and "s3cret" not in str(written) and "pass12345" not in str(written)
+    for name in ("stage.yaml", "other.yaml"):
+        (tmp_path / name).write_text(yaml.safe_dump(written))
+    for name, value in handed_on(tmp_path / "stage.yaml", kept).items():
+        monkeypatch.setenv(name, value)
+    read = read_recipe_file(tmp_path / "stage.yaml")
+    assert read.values == values and read.texts["judge_model"] == LOGIN
+    assert read_recipe_file(tmp_path / "other.yaml").values == written
+    assert handed_on(tmp_path, withheld({"seed": 1})[1]) == {}
 
 
 def test_a_login_of_the_data_is_in_no_file(recipe, tmp_path):
