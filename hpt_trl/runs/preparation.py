@@ -283,7 +283,7 @@ def _load_splits(recipe: Recipe, functions: list[Callable[..., Any]]) -> tuple[S
         splits = load_splits(arguments, needs_demonstration=stage.needs_demonstration(config), **shape)
     else:
         splits = load_measured(arguments, **shape)
-        wanted = getattr(arguments, "max_rows", None)
+        wanted = stage.most_rows(arguments)
         if wanted is not None and wanted < len(splits.train):
             splits = replace(splits, train=drawn(splits.train, wanted))
     if splits.layout == "documents" and arguments.eval_samples > 0 and stage.rewards != "none":
@@ -305,7 +305,7 @@ def _load_splits(recipe: Recipe, functions: list[Callable[..., Any]]) -> tuple[S
     parts = names_columns(arguments.prompt_template, columns)
     answers = splits.answers if trains_on_answers(recipe, splits) else ()
     # An environment gets the whole row.
-    if read is None or getattr(arguments, "environment", None) is not None:
+    if read is None or recipe.environment is not None:
         read = set(columns)
     unused = unused_columns(columns, splits.layout, answers, read=[*parts, *read, *splits.used])
     splits = splits if stage.sample is None else stage.sample(recipe, splits)
