@@ -13,6 +13,8 @@ FORM_LAYOUTS: "dict[str, tuple[Layout, ...]]" = {
     "messages": ("demonstrations", "prompts"),
     "sharegpt": ("demonstrations", "prompts"),
     "ultrachat": ("demonstrations", "prompts"),
+    "capybara": ("demonstrations", "prompts"),
+    "lima": ("demonstrations", "prompts"),
     "alpaca": ("demonstrations", "prompts"),
     "dolly": ("demonstrations", "prompts"),
     "question-answer": ("demonstrations", "prompts"),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from datasets import Dataset
 
 from hpt_trl.data.column_mapping import shortened
-from hpt_trl.data.forms.conversations import conversations, ultrachat
+from hpt_trl.data.forms.conversations import conversations, ultrachat, unnamed_turns
 from hpt_trl.data.forms.form import Form, Found
 from hpt_trl.data.forms.instructions import QUESTIONS, alpaca, dolly, question_answer
 from hpt_trl.data.forms.pages import PAGE_FORMS
@@ -29,7 +29,7 @@ def _answered(layout: Layout) -> tuple[tuple[Form, ...], ...]:
     return (
         (ultrachat(layout),),
         conversations(layout, ("messages",)),
-        (*conversations(layout), alpaca(layout), dolly(layout)),
+        (*conversations(layout), *unnamed_turns(layout), alpaca(layout), dolly(layout)),
         (question_answer(layout),),
     )
 

@@ -46,6 +46,37 @@ ASKED = [*USER, *SAID, *chat("user", "And?\nReally?")]
             USER,
             SAID,
         ),
+        ("messages", {"messages": [{"role": m["role"], "value": m["content"]} for m in LONG]}, LONG[:3], MORE),
+        ("messages", {"messages": [{"from": m["role"], "content": m["content"]} for m in LONG]}, LONG[:3], MORE),
+        ("messages", {"messages": [{"role": m["role"], "text": m["content"]} for m in LONG]}, LONG[:3], MORE),
+        (
+            "messages",
+            {
+                "messages": [
+                    *USER,
+                    {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": '{"x": 1}'}},
+                    {"role": "function", "name": "f", "content": "3"},
+                    *SAID,
+                ]
+            },
+            [
+                *USER,
+                {
+                    "role": "assistant",
+                    "content": "",
+                    "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}],
+                },
+                {"role": "tool", "name": "f", "content": "3"},
+            ],
+            SAID,
+        ),
+        (
+            "capybara",
+            {"conversation": [{"input": "Hi", "output": "Hello."}, {"input": "And?", "output": "More."}]},
+            LONG[:3],
+            MORE,
+        ),
+        ("lima", {"conversations": ["Hi", "Hello.", "And?", "More."], "source": "x"}, LONG[:3], MORE),
         ("sharegpt", sharegpt(*HI), LONG[:3], MORE),
         ("sharegpt", {"messages": sharegpt(*HI)["conversations"]}, LONG[:3], MORE),
         ("sharegpt", {"conversations": json.dumps(sharegpt(*HI)["conversations"])}, LONG[:3], MORE),
@@ -75,6 +106,12 @@ ASKED = [*USER, *SAID, *chat("user", "And?\nReally?")]
             },
             [*chat("system", "Be brief."), *USER, *SAID, *chat("user", "Add.\n\n1 2")],
             chat("assistant", "3"),
+        ),
+        (
+            "alpaca",
+            {"instruction": "And?", "output": "More.", "history": '[["Hi", "Hello."]]'},
+            LONG[:3],
+            MORE,
         ),
         ("dolly", {"instruction": "When?", "context": "In May.", "response": "May"}, "When?\n\nIn May.", "May"),
         ("question-answer", {"question": "1 + 1?", "answer": "It is 2."}, "1 + 1?", "It is 2."),
@@ -108,7 +145,7 @@ def test_demonstrations(tmp_path, form, row, prompt, completion):
         splits = load(path, layout=("demonstrations", "documents"), dataset_layout=named)
         assert (splits.form, splits.layout) == (form, "demonstrations")
         assert splits.train["prompt"][:] == [prompt] * 2 and splits.train["completion"][:] == [completion] * 2
-    whole = form in ("messages", "sharegpt", "ultrachat")
+    whole = form in ("messages", "sharegpt", "ultrachat", "capybara", "lima")
     assert splits.train.to_dict().get("whole_conversation", [False])[0] is whole
 
 
