@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from trl import ScriptArguments
 
-from hpt_trl.data.forms.ranges import FORM_LAYOUTS
+from hpt_trl.data.layout_names import FORM_LAYOUTS
 from hpt_trl.settings.ranges import Rule, count_or_share
 
 # What becomes of faulty rows.

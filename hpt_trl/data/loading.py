@@ -22,7 +22,8 @@ from hpt_trl.data.forms.pictures import with_pictures, with_places
 from hpt_trl.data.forms.preferences import asked_turns
 from hpt_trl.data.forms.recognising import Wanted, near_forms, recognise
 from hpt_trl.data.holding_out import hold_out
-from hpt_trl.data.layouts import Layout, Splits, answer_columns
+from hpt_trl.data.layout_names import Layout
+from hpt_trl.data.layouts import Splits, answer_columns
 from hpt_trl.data.mixing import Part, mixed, parts_of, taken
 from hpt_trl.data.model_solutions import one_row_per_model
 from hpt_trl.data.names import as_dict

@@ -9,8 +9,7 @@ from datasets import Dataset
 from hpt_trl.data.alike import alike
 from hpt_trl.data.arguments import DataArguments
 from hpt_trl.data.entries import OF_ENTRY, check_entries, read_entries, said_of_entry
-from hpt_trl.data.forms.ranges import layout_rule
-from hpt_trl.data.layouts import Layout
+from hpt_trl.data.layout_names import Layout, layout_rule
 from hpt_trl.data.names import shown_names
 from hpt_trl.data.reading.joining import joined
 from hpt_trl.data.reading.places import ROW, Piece, Source

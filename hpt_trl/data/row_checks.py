@@ -12,7 +12,7 @@ from typing import Any
 from datasets import Dataset
 
 from hpt_trl.data.faults import Faults
-from hpt_trl.data.layouts import Layout
+from hpt_trl.data.layout_names import Layout
 from hpt_trl.data.reading.places import ROW
 
 ROLES = ("system", "developer", "user", "assistant", "tool")

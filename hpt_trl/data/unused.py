@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from hpt_trl.data.layouts import Layout
+from hpt_trl.data.layout_names import Layout
 from hpt_trl.data.reading.places import ROW
 from hpt_trl.data.rendering import WHOLE
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from hpt_trl.data.forms.form import Columns, Form, Parts
 from hpt_trl.data.forms.messages import as_messages, decoded, is_conversation, is_sharegpt, lost_prompt
-from hpt_trl.data.layouts import Layout
+from hpt_trl.data.layout_names import Layout
 from hpt_trl.data.rendering import WHOLE
 from hpt_trl.data.row_checks import conversation_fault
 

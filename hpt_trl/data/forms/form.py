@@ -7,7 +7,7 @@ from typing import Any
 from datasets import Dataset
 
 from hpt_trl.data.faults import Faults
-from hpt_trl.data.layouts import Layout
+from hpt_trl.data.layout_names import Layout
 from hpt_trl.data.objects import with_column
 from hpt_trl.data.reading.soundness import decoded_fault
 from hpt_trl.data.row_checks import iterate_rows

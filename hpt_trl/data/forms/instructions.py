@@ -4,7 +4,7 @@ from typing import Any
 
 from hpt_trl.data.forms.form import Columns, Form, Names, Parts
 from hpt_trl.data.forms.messages import decoded, is_conversation
-from hpt_trl.data.layouts import Layout
+from hpt_trl.data.layout_names import Layout
 
 QUESTIONS: Names = ("prompt", "question", "problem", "instruction", "query", "inputs", "input")
 # `answer` is the last: beside a solution it is the result alone.

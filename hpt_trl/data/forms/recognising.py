@@ -11,8 +11,8 @@ from hpt_trl.data.forms.form import Form, Found
 from hpt_trl.data.forms.instructions import QUESTIONS, alpaca, dolly, question_answer
 from hpt_trl.data.forms.pages import PAGE_FORMS
 from hpt_trl.data.forms.preferences import HH_RLHF, LLAMA_FACTORY, ORCA, WHOLE_CONVERSATIONS, said_of_judgements
-from hpt_trl.data.forms.ranges import layouts_of
-from hpt_trl.data.layouts import Layout, answer_columns
+from hpt_trl.data.layout_names import Layout, layouts_of
+from hpt_trl.data.layouts import answer_columns
 from hpt_trl.data.reading.places import ROW
 from hpt_trl.data.row_checks import iterate_rows
 from hpt_trl.errors import UserError
