@@ -1,7 +1,7 @@
 """The layouts that stages read, and the forms in which files have them: what `dataset_layout` may say."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 from hpt_trl.settings.ranges import Rule, one_of
 
@@ -12,6 +12,7 @@ from hpt_trl.settings.ranges import Rule, one_of
 #   documents       text
 #   solutions       instruction, output, problem_id and is_correct, from which demonstrations are drawn
 Layout = Literal["prompts", "demonstrations", "comparisons", "documents", "solutions"]
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
 # Form -> the layouts that it becomes, which of them depends on the stage.
 FORM_LAYOUTS: dict[str, tuple[Layout, ...]] = {

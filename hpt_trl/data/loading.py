@@ -18,9 +18,10 @@ from hpt_trl.data.column_mapping import map_columns, missing_column, short_answe
 from hpt_trl.data.faults import Faults
 from hpt_trl.data.forms.form import Found, converted
 from hpt_trl.data.forms.messages import with_messages
+from hpt_trl.data.forms.near import near_forms
 from hpt_trl.data.forms.pictures import with_pictures, with_places
 from hpt_trl.data.forms.preferences import asked_turns
-from hpt_trl.data.forms.recognising import Wanted, near_forms, recognise
+from hpt_trl.data.forms.recognising import Wanted, recognise, renamed_to_fit
 from hpt_trl.data.holding_out import hold_out
 from hpt_trl.data.layout_names import Layout
 from hpt_trl.data.layouts import Splits, answer_columns
@@ -318,10 +319,17 @@ def _checked(rows: Dataset, name: str, arguments: DataArguments, wanted: Wanted)
 def _prepare(dataset: Dataset, faults: Faults, arguments: DataArguments, wanted: Wanted) -> tuple[Dataset, Found]:
     source, mapping = faults.source, as_dict(arguments.column_mapping, "column_mapping")
     demonstration_column, template = wanted.demonstration_column, arguments.prompt_template
-    dataset = read_scalars(map_columns(dataset, source, mapping))
+    dataset = map_columns(dataset, source, mapping)
+    named = names_columns(template, [name for name in dataset.column_names if name != "prompt"])
+    small = renamed_to_fit(dataset, wanted, {*mapping, *named})
+    dataset = read_scalars(dataset.rename_columns(small))
+    if small:
+        logger.warning(
+            "%s: its columns are read by their names in small letters: %s.", source, ", ".join(small.values())
+        )
+    faults.names = mapping | {name: column for column, name in small.items()}
     for column in ("prompt", demonstration_column, "chosen", "rejected"):
         dataset = with_messages(dataset, column, faults)
-    named = names_columns(template, [name for name in dataset.column_names if name != "prompt"])
     # A template without `{prompt}` writes the whole prompt.
     written = filled_templates(template, dataset) if template is not None and "{prompt}" not in template else None
     found = recognise(dataset, source, wanted)
@@ -329,10 +337,14 @@ def _prepare(dataset: Dataset, faults: Faults, arguments: DataArguments, wanted:
         dataset = with_column(dataset, "prompt", written)
         found = recognise(dataset, source, wanted)
     layout = found.form.layout
+    answers = answer_columns(layout, demonstration_column)
     near = near_forms(dataset, wanted) if found.form.lacks(dataset.column_names) else ""
     if layout not in ("documents", "solutions"):
         check_template(template, dataset.column_names)
     found = found.without(named)
+    for part, target in (("question", "prompt"), ("answer", demonstration_column), *((side, side) for side in answers)):
+        if part in found.columns:
+            faults.names[target] = faults.called(found.columns[part])
     dataset = converted(dataset, found, faults, demonstration_column, staying=named)
     if layout == "solutions":
         dataset = one_row_per_model(dataset, source)
@@ -344,13 +356,12 @@ def _prepare(dataset: Dataset, faults: Faults, arguments: DataArguments, wanted:
         dataset, put = complete_prompts(dataset, faults, {*mapping, *named, *elsewhere})
         found = replace(found, put=frozenset(put))
     present = [name for name in dataset.column_names if name != ROW]
-    answers = answer_columns(layout, demonstration_column)
     lacking = found.form.lacks(present) if found.form.convert is None else []
     if layout == "prompts" and wanted.complete and demonstration_column not in [*present, *lacking]:
         lacking = [demonstration_column]
         near = f"\nRead as {found.form.said}, no row has a demonstration, which this stage needs of every row."
-    for column in lacking:
-        error = missing_column(column, column, source, present, mapping)
+    if lacking:
+        error = missing_column(lacking[0], lacking[0], source, present, mapping, lacking[1:])
         raise UserError(f"{error}{near}")
     for column in _RESERVED:
         if column in present:

@@ -8,12 +8,10 @@ from hpt_trl.data.forms.messages import as_messages, decoded, is_conversation, i
 from hpt_trl.data.layout_names import Layout
 from hpt_trl.data.rendering import WHOLE
 from hpt_trl.data.row_checks import conversation_fault
-
-# Columns of conversations.
-NAMES = ("messages", "conversations", "conversation", "dialog", "dialogue", "chat")
+from hpt_trl.data.usual_names import CONVERSATIONS, Names
 
 
-def conversations(layout: Layout, names: tuple[str, ...] = NAMES) -> tuple[Form, ...]:
+def conversations(layout: Layout, names: Names = CONVERSATIONS) -> tuple[Form, ...]:
     """The forms of conversations in a column of one of these names."""
     parts, convert = {"conversation": names}, _CONVERTERS[layout]
     return (
@@ -43,7 +41,7 @@ def unnamed_turns(layout: Layout) -> tuple[Form, ...]:
             "capybara",
             layout,
             "conversations of pairs, `input` and `output` (Capybara)",
-            {"conversation": NAMES},
+            {"conversation": CONVERSATIONS},
             _unfolded(layout, _of_pairs),
             looks=lambda first: _of_pairs(first["conversation"]) is not None,
         ),

@@ -2,13 +2,10 @@
 
 from typing import Any
 
-from hpt_trl.data.forms.form import Columns, Form, Names, Parts
+from hpt_trl.data.forms.form import Columns, Form, Parts
 from hpt_trl.data.forms.messages import decoded, is_conversation
 from hpt_trl.data.layout_names import Layout
-
-QUESTIONS: Names = ("prompt", "question", "problem", "instruction", "query", "inputs", "input")
-# `answer` is the last: beside a solution it is the result alone.
-ANSWERS: Names = ("completion", "solution", "response", "output", "target", "targets", "demonstration")
+from hpt_trl.data.usual_names import ANSWERS, QUESTIONS, Names
 
 
 def alpaca(layout: Layout) -> Form:

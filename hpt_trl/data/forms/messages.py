@@ -100,15 +100,16 @@ def with_messages(dataset: Dataset, column: str, faults: Faults) -> Dataset:
         return dataset
     first = next(value for value in values if value is not None)
     texts = isinstance(first, str) and not is_conversation(first)
+    called = faults.called(column)
     changed = []
     for row, value, otherwise in zip(rows, values, stored, strict=True):
         messages = as_messages(value)
         fault = None
         if otherwise if texts else not isinstance(messages, list | None):
             wanted = "a text" if texts else "a list of messages"
-            fault = f"`{column}` is {messages!r:.60}; write {wanted}, as in the first row."
+            fault = f"`{called}` is {messages!r:.60}; write {wanted}, as in the first row."
         elif otherwise:
-            fault = decoded_fault(column, messages)
+            fault = decoded_fault(called, messages)
         if fault:
             faults.add(row, fault)
         changed.append(None if fault else value if texts else messages)

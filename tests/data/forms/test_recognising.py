@@ -135,6 +135,9 @@ ASKED = [*USER, *SAID, *chat("user", "And?\nReally?")]
         ("question-answer", {"prompt": "The one.", "instruction": "i", "output": "o"}, "The one.", "o"),
         ("messages", {"messages": LONG, "input": "meta.txt"}, LONG[:3], MORE),
         ("sharegpt", sharegpt(*HI, input="meta.txt"), LONG[:3], MORE),
+        ("question-answer", {"Question": "1 + 1?", "Response": "2", "Level": "easy"}, "1 + 1?", "2"),
+        ("alpaca", {"Instruction": "Add.", "Input": "1 2", "OUTPUT": "3"}, "Add.\n\n1 2", "3"),
+        ("messages", {"Messages": LONG}, LONG[:3], MORE),
         ("demonstrations", {"prompt": json.dumps(USER), "completion": json.dumps(SAID)}, USER, SAID),
         ("demonstrations", {"prompt": "[1, 2] is a list?", "completion": "Yes."}, "[1, 2] is a list?", "Yes."),
     ],
@@ -161,6 +164,9 @@ def test_demonstrations(tmp_path, form, row, prompt, completion):
             chat("assistant", "Be it so."),
             [*chat("system", "Be brief."), *USER],
         ),
+        ("orca", {"instruction": "Hi", "chosen_response": "Hello.", "rejected_response": "No."}, "Hello.", "No.", "Hi"),
+        ("orca", {"prompt": "Hi", "chosen_response": "Hello.", "rejected_response": "No."}, "Hello.", "No.", "Hi"),
+        ("comparisons", {"Prompt": "Hi", "Chosen": "Hello.", "Rejected": "No."}, "Hello.", "No.", "Hi"),
         (
             "hh-rlhf",
             {"chosen": f"{HUMAN} The one.", "rejected": f"{HUMAN} The other."},
@@ -278,7 +284,7 @@ def test_a_table_gives_messages_keys_that_are_null(tmp_path):
             {},
             "column_mapping: {completion: response}",
         ),
-        ({"question": "a", "chosen": "b"}, ("comparisons",), {}, "Nearly of the form orca, without `rejected`."),
+        ({"question": "a", "chosen": "b"}, ("comparisons",), {}, "Nearly of the form orca, without `rejected`"),
         (
             {"question": "a", "chosen": "b", "rejected": "c"},
             ("demonstrations",),
@@ -340,6 +346,62 @@ def test_a_table_gives_messages_keys_that_are_null(tmp_path):
 )
 def test_what_is_no_form_is_refused(tmp_path, row, layouts, keys, said):
     assert said in refused(write_jsonl(tmp_path / "data.jsonl", [row]), layout=layouts, **keys)
+
+
+@pytest.mark.parametrize(
+    "row, layouts, said",
+    [
+        ({"question": "a", "answer": None}, ("demonstrations",), "the demonstration (`answer`) is missing"),
+        ({"Question": None, "Answer": "b"}, ("demonstrations",), "`Question` is missing (None)"),
+        ({"query": " ", "output": "b"}, ("demonstrations",), "`query` is empty"),
+        (
+            {"question": "a", "chosen_response": "b", "rejected_response": "b"},
+            ("comparisons",),
+            "`rejected_response` are",
+        ),
+        ({"question": "", "chosen": "b", "rejected": "c"}, ("comparisons",), "`question` is empty"),
+        ({"Question": "a", "Response": "b", "Label": 0}, ("demonstrations",), "{source_Label: Label}"),
+        ({"Conversations": LONG[:3]}, ("demonstrations",), "`Conversations` must hold a prompt and end"),
+    ],
+)
+def test_a_faulty_row_is_named_by_the_column_of_its_file(tmp_path, row, layouts, said):
+    good = {"question": "x", "query": "x", "answer": "y", "chosen": "y", "Question": "x", "Answer": "y"}
+    rows = [{name: good.get(name, value) for name, value in row.items()}, row]
+    assert said in refused(write_jsonl(tmp_path / "data.jsonl", rows), layout=layouts)
+    mapped = write_jsonl(tmp_path / "mapped.jsonl", [{"q": "x", "body": {"a": "y"}}, {"q": "x", "body": {"a": ""}}])
+    message = refused(mapped, layout="demonstrations", column_mapping={"prompt": "q", "completion": "body.a"})
+    assert "line 2: the demonstration (`body.a`) is empty" in message
+
+
+@pytest.mark.parametrize(
+    "row, layouts, said",
+    [
+        ({"problem": "a", "generated_solution": "b"}, ("demonstrations",), "{prompt: problem, completion: generated_"),
+        (
+            {"prompt": "a", "canonical_solution": "b", "rots": 1},
+            ("demonstrations",),
+            "{completion: canonical_solution}",
+        ),
+        ({"context": "a", "response": "b", "rots": ["c"]}, ("demonstrations",), "{prompt: <column>, completion: resp"),
+        ({"question": "a", "response_j": "b", "response_k": "c"}, ("comparisons",), "{chosen: response_j, rejected: r"),
+        ({"prompt": "a", "response_0": "b", "response_1": "c"}, ("comparisons",), "another column says which it is"),
+        ({"chat": "USER: a\nASSISTANT: b"}, ("demonstrations",), "`chat` holds 'USER: a\\nASSISTANT: b', which is no"),
+        ({"dialog": ["a", "b", "c"]}, ("demonstrations",), "which is no conversation that is read"),
+        ({"messages": [{"speaker": "a", "text": "b"}]}, ("prompts",), "which is no conversation that is read"),
+        ({"messages": [{"role": "Anna", "text": "b"}]}, ("prompts",), "which is no conversation that is read"),
+        ({"Question": "a", "question": "b", "Response": "c"}, ("demonstrations",), "completion: Response}"),
+    ],
+)
+def test_what_to_write_is_said(tmp_path, row, layouts, said):
+    assert said in refused(write_jsonl(tmp_path / "data.jsonl", [row]), layout=layouts)
+
+
+def test_names_that_somebody_writes_keep_their_capitals(tmp_path):
+    path = write_jsonl(tmp_path / "data.jsonl", [{"Question": "a", "Response": "b", "Level": 1}])
+    template = "{Question}\n({Level})"
+    assert "has no column" in refused(path, layout="demonstrations", prompt_template=template + "{prompt}")
+    made = load(path, layout="demonstrations", column_mapping={"prompt": "Question", "Hard": "Level"}).train
+    assert (made[0]["completion"], made[0]["Hard"]) == ("b", 1)
 
 
 def test_judgements_are_counted(tmp_path):
