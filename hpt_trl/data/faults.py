@@ -48,9 +48,11 @@ class Faults:
         if self.policy == ERROR:
             lines = self._lines(_SHOWN)
             others = len(self.found) - len(lines)
-            raise UserError(
-                "\n".join([*lines, *([f"{others} more of {len(rows):,} rows are faulty."] if others else [])])
-            )
+            if others:
+                lines.append(f"{others} more of {len(rows):,} rows are faulty.")
+            if len(self.found) < len(rows):
+                lines.append("`on_bad_row: drop` leaves faulty rows out.")
+            raise UserError("\n".join(lines))
         kept = [place for place, number in enumerate(rows[ROW]) if number not in self.found]
         lines = self._lines(_EXAMPLES)
         if not kept:

@@ -25,7 +25,7 @@ from hpt_trl.data.forms.recognising import Wanted, recognise, renamed_to_fit
 from hpt_trl.data.holding_out import hold_out
 from hpt_trl.data.layout_names import Layout
 from hpt_trl.data.layouts import Splits, answer_columns
-from hpt_trl.data.mixing import Part, mixed, parts_of, taken
+from hpt_trl.data.mixing import Part, mixed, parts_of, refuse_shared, taken
 from hpt_trl.data.model_solutions import one_row_per_model
 from hpt_trl.data.names import as_dict
 from hpt_trl.data.objects import column_values, replaced, with_column
@@ -100,6 +100,7 @@ def load_splits(
             answers = answer_columns(layout, demonstration_column)
             train, test = hold_out(train, source, arguments.test_split_size, seed, layout, answers)
     else:
+        refuse_shared(parts, training, held_out)
         # Answering prompts takes no demonstrations, so a test split may lack them; a loss is measured on them.
         wanted = replace(wanted, layouts=(layout,), complete=layout == "demonstrations")
         parts, tests = [part for part, _ in held_out], [test for _, test in held_out]

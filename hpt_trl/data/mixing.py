@@ -49,6 +49,13 @@ class Part:
                 raise
             raise UserError(f"datasets, entry {self.number}: {said_of_entry(error)}") from error
 
+    def is_of_the_data_of(self, other: "Part") -> bool:
+        """Whether both read the same data, of which they may take other splits and rows."""
+        mine, theirs = self.arguments, other.arguments
+        return all(
+            getattr(mine, key) == getattr(theirs, key) for key in ("dataset_name", "dataset_config", "dataset_options")
+        )
+
     def chosen(self, rows: Dataset) -> Dataset:
         """The rows with the columns that are read.
 
@@ -124,6 +131,30 @@ def taken(parts: Sequence[Part], read: Sequence[tuple[Dataset, Source]]) -> list
                 f"mixture has {sum(counts):,}. Write a larger one."
             )
     return [(rows.select(range(count)), source) for (rows, source), count in zip(read, counts, strict=True)]
+
+
+def refuse_shared(
+    parts: Sequence[Part],
+    training: Sequence[tuple[Dataset, Source]],
+    held_out: Sequence[tuple[Part, tuple[Dataset, Source]]],
+) -> None:
+    """Refuse rows that one entry holds out and another trains on.
+
+    Raises:
+        UserError: there are some.
+    """
+    for other, (tests, test_source) in held_out:
+        for part, (rows, source) in zip(parts, training, strict=True):
+            if part.number == other.number or not part.is_of_the_data_of(other):
+                continue
+            trained = {test_source.origin(number): number for number in tests[ROW]}
+            shared = [number for number in rows[ROW] if source.origin(number) in trained]
+            if shared:
+                raise UserError(
+                    f"datasets, entry {other.number}: {len(shared):,} of its held-out rows are trained on by entry "
+                    f"{part.number} (first {source.place(shared[0])}). Write slices that do not overlap, e.g. "
+                    "split: train[:90%] and test_split: train[90%:]."
+                )
 
 
 def mixed(

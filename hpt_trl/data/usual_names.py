@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from difflib import get_close_matches
+from itertools import chain
 
 Names = tuple[str, ...]
 
@@ -16,8 +17,8 @@ REJECTED: Names = ("rejected", "rejected_response")
 _MEANT: dict[str, Names] = {
     "prompt": (*QUESTIONS[1:], "messages"),
     "completion": (*ANSWERS[1:], "answer", "generation", "code", "summary"),
-    "chosen": (*CHOSEN[1:], "better", "preferred", "accepted", "winner"),
-    "rejected": (*REJECTED[1:], "worse", "dispreferred", "refused", "loser"),
+    "chosen": (*CHOSEN[1:], "better", "preferred", "accepted"),
+    "rejected": (*REJECTED[1:], "worse", "dispreferred", "refused"),
     "text": ("content", "document", "story", "body"),
     "instruction": ("description", "problem", "question", "prompt", "statement"),
     "output": ("solution", "code", "completion", "response"),
@@ -35,12 +36,12 @@ def guessed(target: str, written: str, columns: Sequence[str], taken: Collection
         taken: columns that mean something else.
     """
     free = {name.lower(): name for name in columns if name not in taken}
+    # Less alike, a name is another word.
+    near = iter(get_close_matches(written.lower(), free, n=1, cutoff=0.7))
     usual = _MEANT.get(target, _MEANT["completion"])
-    # Less alike, a name is another word; a plural is the same.
-    looked_for = [(written.lower(), 0.7), *((name, 0.85) for name in usual)]
-    near = (name for one, cutoff in looked_for for name in get_close_matches(one, free, n=1, cutoff=cutoff))
+    same = (name for one in usual for name in (one, f"{one}s") if name in free)
     ending = (name for one in usual for name in free if name.endswith(f"_{one}"))
-    found = next(near, None) or next(ending, None)
+    found = next(chain(near, same, ending), None)
     return None if found is None else free[found]
 
 

@@ -384,6 +384,7 @@ def test_a_faulty_row_is_named_by_the_column_of_its_file(tmp_path, row, layouts,
         ),
         ({"context": "a", "response": "b", "rots": ["c"]}, ("demonstrations",), "{prompt: <column>, completion: resp"),
         ({"question": "a", "response_j": "b", "response_k": "c"}, ("comparisons",), "{chosen: response_j, rejected: r"),
+        ({"question": "a", "response_j": "b", "response_k": "c"}, ("demonstrations",), "n, completion: <column>}"),
         ({"prompt": "a", "response_0": "b", "response_1": "c"}, ("comparisons",), "another column says which it is"),
         ({"chat": "USER: a\nASSISTANT: b"}, ("demonstrations",), "`chat` holds 'USER: a\\nASSISTANT: b', which is no"),
         ({"dialog": ["a", "b", "c"]}, ("demonstrations",), "which is no conversation that is read"),
@@ -467,7 +468,7 @@ def test_faulty_rows_are_told_together(tmp_path):
     rows = [sharegpt(*HI), sharegpt(*HI[:3]), sharegpt(("human", ""), ("gpt", "x")), *[sharegpt(*HI[:1])] * 9]
     message = refused(write_jsonl(tmp_path / "data.jsonl", rows), layout="demonstrations")
     assert "line 2: `conversations` must hold" in message and "line 3: `conversations`, message 1 (user)" in message
-    assert message.endswith("9 more of 12 rows are faulty.")
+    assert message.endswith("9 more of 12 rows are faulty.\n`on_bad_row: drop` leaves faulty rows out.")
 
 
 @pytest.mark.parametrize(
