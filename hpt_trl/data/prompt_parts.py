@@ -20,9 +20,9 @@ from hpt_trl.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-_SYSTEM_COLUMNS = ("system", "system_prompt")
+SYSTEM_COLUMNS = ("system", "system_prompt")
 # Columns that say of a demonstration whether it is good.
-_MARKS = ("label", "is_correct")
+MARKS = ("label", "is_correct")
 GOOD, _BAD = ("true", "1", "1.0"), ("false", "0", "0.0")
 
 
@@ -50,7 +50,7 @@ def complete_prompts(dataset: Dataset, faults: Faults, left_out: Collection[str]
             "column_mapping: {source_input: input}.",
             faults.source,
         )
-    for column in _SYSTEM_COLUMNS:
+    for column in SYSTEM_COLUMNS:
         if column not in left_out and _is_part(dataset, column):
             dataset = _joined(dataset, faults, column, _with_system)
             put.append(column)
@@ -60,7 +60,7 @@ def complete_prompts(dataset: Dataset, faults: Faults, left_out: Collection[str]
 
 def find_marked_rows(dataset: Dataset, faults: Faults, mapping: dict[str, str]) -> None:
     """Find demonstrations that a column `label` or `is_correct` marks as bad."""
-    for column in _MARKS:
+    for column in MARKS:
         if column not in dataset.column_names or column in mapping:
             continue
         labels = [(row, str(label).strip().lower()) for row, (label,) in iterate_rows(dataset, [column])]

@@ -74,7 +74,7 @@ def _of_pairs(value: Any) -> list[dict[str, Any]] | None:
     turns = decoded(value)
     if not isinstance(turns, list) or not turns:
         return None
-    if not all(isinstance(turn, dict) and isinstance(turn.get("input"), str) and "output" in turn for turn in turns):
+    if not all(isinstance(turn, dict) and _is_pair(turn) for turn in turns):
         return None
     messages = [
         {"role": role, "content": turn[key]}
@@ -83,6 +83,12 @@ def _of_pairs(value: Any) -> list[dict[str, Any]] | None:
     ]
     # The last answer may be what is asked for.
     return messages if messages[-1]["content"] is not None else messages[:-1]
+
+
+def _is_pair(turn: dict[str, Any]) -> bool:
+    """Whether a turn has these two alone; of a further part nobody knows where it belongs."""
+    others = (value for key, value in turn.items() if key not in ("input", "output"))
+    return isinstance(turn.get("input"), str) and "output" in turn and all(value is None for value in others)
 
 
 def _of_texts(value: Any) -> list[dict[str, Any]] | None:

@@ -56,9 +56,7 @@ def as_messages(value: Any) -> Any:
         The messages, the value itself where nothing is to be done; other values as they are, which the checks of rows
         name.
     """
-    messages = decoded(value)
-    if isinstance(messages, dict):
-        messages = [messages]
+    messages = _listed(decoded(value))
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         return messages
     changed = [_with_calls(_renamed(message)) for message in messages]
@@ -141,9 +139,19 @@ def lost_prompt(messages: Any, prompt: Any, where: str) -> str | None:
 
 
 def _first_message(value: Any) -> dict[str, Any] | None:
-    value = decoded(value)
+    value = _listed(decoded(value))
     value = value[0] if isinstance(value, list) and value else value
     return value if isinstance(value, dict) else None
+
+
+def _listed(value: Any) -> Any:
+    """Messages as a list: of one alone, and of an object that has a list for each key, as some tables store them."""
+    if not isinstance(value, dict):
+        return value
+    columns = list(value.values())
+    if not columns or not all(isinstance(column, list) and len(column) == len(columns[0]) for column in columns):
+        return [value]
+    return [dict(zip(value, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def _role(role: Any) -> Any:

@@ -8,7 +8,7 @@ from datasets import Dataset
 
 from hpt_trl.data.forms.form import Form
 from hpt_trl.data.forms.preferences import said_of_judgements
-from hpt_trl.data.forms.recognising import OWN, Wanted, every_form, fitting, lost_columns, own_form
+from hpt_trl.data.forms.recognising import OWN, Wanted, every_form, fitting, lost_columns, own_form, place_of
 from hpt_trl.data.layout_names import LAYOUTS
 from hpt_trl.data.reading.places import ROW
 from hpt_trl.data.row_checks import iterate_rows
@@ -51,7 +51,7 @@ def _two_answers(rows: Dataset, names: list[str], wanted: Wanted) -> str | None:
 def _replacing(rows: Dataset, names: list[str], wanted: Wanted) -> str | None:
     for one in _convertible(wanted):
         lost = sorted(lost_columns(one, names, wanted) - set(wanted.mapped))
-        if lost and not one.lacks(names):
+        if lost and not one.lacks(names) and place_of(one, rows, names) is not None:
             replaced = ", ".join(f"`{name}`" for name in lost)
             return (
                 f"As {one.said} the file's own {replaced} would be lost; if that is meant, write "

@@ -13,6 +13,7 @@ from hpt_trl.data.forms.pages import PAGE_FORMS
 from hpt_trl.data.forms.preferences import HH_RLHF, LLAMA_FACTORY, ORCA, WHOLE_CONVERSATIONS
 from hpt_trl.data.layout_names import Layout, layouts_of
 from hpt_trl.data.layouts import answer_columns
+from hpt_trl.data.prompt_parts import MARKS, SYSTEM_COLUMNS
 from hpt_trl.data.reading.places import ROW
 from hpt_trl.data.row_checks import iterate_rows
 from hpt_trl.data.usual_names import QUESTIONS, in_small_letters
@@ -22,6 +23,8 @@ from hpt_trl.errors import UserError
 _LOOKED_AT = 100
 # Names that count only where no other of their part is there.
 _WEAK = ("input", "inputs", "answer")
+# Columns beside those of a form that become part of the prompt, or mark a row.
+_BESIDE = (*SYSTEM_COLUMNS, *MARKS, "input", "context", "history")
 # Columns that a mapping gives the trainer's own names, which no form may replace.
 OWN = ("prompt", "completion", "chosen", "rejected")
 
@@ -109,14 +112,19 @@ def recognise(rows: Dataset, source: str, wanted: Wanted) -> Found:
 def renamed_to_fit(rows: Dataset, wanted: Wanted, kept: Collection[str]) -> dict[str, str]:
     """Columns -> their names in small letters, where rows are of a form by these alone (`Question`, `Response`).
 
+    Of rows that are of one as they are, it is what prompts and checks take from beside the form (`Input`, `System`).
+
     Args:
         kept: columns that somebody names as they are.
     """
     names = [name for name in rows.column_names if name != ROW]
     small = in_small_letters(names, kept)
     forms = _meant(every_form(wanted.left, wanted), wanted)
-    if not small or fitting(forms, rows, names, wanted):
+    if not small:
         return {}
+    if fitting(forms, rows, names, wanted):
+        # What belongs to the rows under its usual name would be lost.
+        return {name: usual for name, usual in small.items() if usual in _BESIDE}
     renamed = rows.rename_columns(small)
     return small if fitting(forms, renamed, [small.get(name, name) for name in names], wanted) else {}
 
@@ -163,7 +171,7 @@ def _is_correct(names: list[str]) -> bool:
 
 def fitting(forms: Iterable[Form], rows: Dataset, names: list[str], wanted: Wanted) -> list[Form]:
     """Those of the forms that the rows have; of two that read the same columns the one that shows in an earlier row."""
-    places = [(one, _place(one, rows, names)) for one in forms if _may_fit(one, names, wanted)]
+    places = [(one, place_of(one, rows, names)) for one in forms if _may_fit(one, names, wanted)]
     shown = [(one, place) for one, place in places if place is not None]
     return [
         one
@@ -196,7 +204,7 @@ def lost_columns(form: Form, names: list[str], wanted: Wanted) -> set[str]:
     return lost - set(form.columns_of(names).values())
 
 
-def _place(form: Form, rows: Dataset, names: list[str]) -> int | None:
+def place_of(form: Form, rows: Dataset, names: list[str]) -> int | None:
     """The first of the rows that have all parts of a form in which they are of it; None where none is."""
     columns = form.columns_of(names)
     read = list(dict.fromkeys(columns.values()))
