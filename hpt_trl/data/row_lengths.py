@@ -15,6 +15,7 @@ from hpt_trl.errors import UserError
 # Beside prompt and answer, what a row's rendering depends on.
 _RENDERED_WITH = ("tools", "chat_template_kwargs", WHOLE, *IMAGES)
 
+
 # What was counted of all rows of a data set, by the encoder's state and the columns.
 _COUNTED: "WeakKeyDictionary[Dataset, dict[Hashable, list[tuple[int, int]]]]" = WeakKeyDictionary()
 
