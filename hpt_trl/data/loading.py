@@ -8,7 +8,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
-from datasets import Dataset, Value
+from datasets import Dataset
 
 from hpt_trl.data.alike import alike, as_assistant, as_user
 from hpt_trl.data.arguments import DataArguments
@@ -22,6 +22,7 @@ from hpt_trl.data.forms.near import near_forms
 from hpt_trl.data.forms.pictures import with_pictures, with_places
 from hpt_trl.data.forms.preferences import asked_turns
 from hpt_trl.data.forms.recognising import Wanted, recognise, renamed_to_fit
+from hpt_trl.data.forms.telling import tell_form
 from hpt_trl.data.holding_out import hold_out
 from hpt_trl.data.layout_names import Layout
 from hpt_trl.data.layouts import Splits, answer_columns
@@ -255,7 +256,7 @@ def _joined(
         rows, found, faulty = _checked(part.chosen(rows), source, arguments, own)
         dropped += faulty
         if told:
-            _told(source, rows, found, own)
+            tell_form(source, rows, found, own)
         checked.append((rows, found))
     layouts = [found.form.layout for _, found in checked]
     if odd := next((place for place, layout in enumerate(layouts) if layout != layouts[0]), None):
@@ -267,32 +268,6 @@ def _joined(
     names, sources = [part.name for part in parts], [source for _, source in read]
     rows, source = mixed(names, [rows for rows, _ in checked], sources, answers)
     return rows, source, [found for _, found in checked], dropped
-
-
-def _told(source: str, rows: Dataset, found: Found, wanted: Wanted) -> None:
-    """What was recognised, for who did not say it; conversations that end with their answer are no news."""
-    form, named = found.form, wanted.named
-    if named is None and form.layout == "documents" and wanted.layouts[0] != "documents":
-        texts = [
-            f"`{name}`"
-            for name, kind in rows.features.items()
-            if isinstance(kind, Value) and kind.dtype in ("string", "large_string") and name not in ("text", ROW)
-        ]
-        if texts:
-            logger.warning(
-                "%s is read as documents: `text` is trained whole, and nothing of %s. Where that is meant, write "
-                "`dataset_layout: documents`; else name prompt and completion by `column_mapping`.",
-                source,
-                ", ".join(texts[:10]),
-            )
-    if named is None and form.convert is not None and form.name not in ("messages", "whole-conversations"):
-        logger.warning(
-            "%s is read as %s: `dataset_layout: %s`. Where that is not meant, name another, or the columns by "
-            "`column_mapping`.",
-            source,
-            form.said,
-            form.name,
-        )
 
 
 def _splits(
