@@ -6,6 +6,7 @@ tested here, without a GPU. Drop this file when accelerate shards on CPUs.
 """
 
 import functools
+import importlib
 import os
 from typing import Any
 
@@ -55,6 +56,5 @@ def _leave_inference_uncompiled() -> None:
     Only its inference calls it. A run that is killed meanwhile leaves a lock in the user's cache, for which each later
     run would wait without end.
     """
-    from deepspeed.comm import torch as backend
-
-    backend.build_shm_op = lambda: None
+    # By its name: the package's attribute `torch` is PyTorch.
+    importlib.import_module("deepspeed.comm.torch").build_shm_op = lambda: None
