@@ -57,4 +57,5 @@ def _leave_inference_uncompiled() -> None:
     run would wait without end.
     """
     # By its name: the package's attribute `torch` is PyTorch.
-    importlib.import_module("deepspeed.comm.torch").build_shm_op = lambda: None
+    backend: Any = importlib.import_module("deepspeed.comm.torch")
+    backend.build_shm_op = lambda: None
