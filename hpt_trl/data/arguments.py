@@ -66,8 +66,8 @@ class DataArguments(ScriptArguments):
     on_bad_row: str = field(
         default=ERROR,
         metadata={
-            "help": "What becomes of rows that lack a part, cannot be converted, or would be trained otherwise than "
-            "they are written: `error` refuses them, `drop` leaves them out and counts them.",
+            "help": "What becomes of rows that cannot be read or converted, lack a part, or would be trained otherwise "
+            "than they are written: `error` refuses them, `drop` leaves them out and counts them.",
             "choices": [ERROR, DROP],
         },
     )

@@ -39,7 +39,7 @@ from hpt_trl.data.reading.sources import read_measured, read_source
 from hpt_trl.data.row_checks import find_faults, validate_rows
 from hpt_trl.data.solutions import ProblemArguments
 from hpt_trl.data.written_scalars import read_scalars
-from hpt_trl.errors import UserError
+from hpt_trl.errors import Collector, UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -302,16 +302,21 @@ def _splits(
     return Splits(train, test, source, test_source, demonstration_column, layout, name, said, used)
 
 
-def _checked(rows: Dataset, name: str, arguments: DataArguments, wanted: Wanted) -> tuple[Dataset, Found, int]:
+def _checked(rows: Dataset, name: Source, arguments: DataArguments, wanted: Wanted) -> tuple[Dataset, Found, int]:
     """Rows of one split in the columns of their layout, every one checked, and how many faulty ones were dropped."""
-    if len(rows) == 0:
-        raise UserError(f"{name} has no rows.")
     faults = Faults(name, arguments.on_bad_row)
-    rows, found = _prepare(rows, faults, arguments, wanted)
-    layout, complete = found.form.layout, wanted.complete or found.form.layout == "demonstrations"
-    find_faults(rows, faults, layout, wanted.demonstration_column, complete=complete)
-    kept = faults.settled(rows)
-    return kept, found, len(rows) - len(kept)
+    if len(rows) == 0:
+        faults.settled(rows)
+        raise UserError(f"{name} has no rows.")
+    mistakes = Collector()
+    with mistakes.noted():
+        rows, found = _prepare(rows, faults, arguments, wanted)
+        layout, complete = found.form.layout, wanted.complete or found.form.layout == "demonstrations"
+        find_faults(rows, faults, layout, wanted.demonstration_column, complete=complete)
+    with mistakes.noted():
+        kept = faults.settled(rows)
+    mistakes.settle()
+    return kept, found, len(rows) + faults.unread - len(kept)
 
 
 def _prepare(dataset: Dataset, faults: Faults, arguments: DataArguments, wanted: Wanted) -> tuple[Dataset, Found]:

@@ -10,12 +10,13 @@ from pathlib import Path
 import pyarrow as pa
 from datasets import Dataset
 
+from hpt_trl.data.reading.soundness import Fault
 from hpt_trl.data.reading.text import lines
 from hpt_trl.errors import UserError
 
 
-def read_delimited(path: Path) -> Iterator[tuple[int, dict[str, str | None]]]:
-    """Rows of a .csv or .tsv file, each with the line on which it begins.
+def read_delimited(path: Path) -> Iterator[tuple[int, dict[str, str | None] | Fault]]:
+    """Rows of a .csv or .tsv file, each with the line on which it begins; `Fault` for one of more or fewer fields.
 
     By Python's own reader rather than the builder of `datasets`, which names no line. All values are texts, as they
     stand there (`007`, `NA`, dates); an empty field is None, a blank line no row. A column without a name is called as
@@ -23,7 +24,7 @@ def read_delimited(path: Path) -> Iterator[tuple[int, dict[str, str | None]]]:
     most of, commas, semicolons or tabs.
 
     Raises:
-        UserError: no header, two columns of one name, a row of more or fewer fields, a quote without its end.
+        UserError: no header, two columns of one name, a quote without its end.
         OSError, EOFError, zlib.error: the file cannot be read.
     """
     csv.field_size_limit(sys.maxsize)
@@ -41,12 +42,9 @@ def read_delimited(path: Path) -> Iterator[tuple[int, dict[str, str | None]]]:
         begins = records.line_num + 1
         for record in records:
             if record and len(record) != len(names):
-                raise UserError(
-                    f"{path}, line {begins}: {len(record)} fields, but the header has {len(names)} "
-                    f"({', '.join(names):.120}); put a field that holds {separator!r} or a line break into "
-                    "double quotes."
-                )
-            if record:
+                fault = f"{len(record)} fields, but the header has {len(names)} ({', '.join(names):.120}); put a field "
+                yield begins, Fault(f"{fault}that holds {separator!r} or a line break into double quotes.")
+            elif record:
                 yield begins, {name: value or None for name, value in zip(names, record, strict=True)}
             begins = records.line_num + 1
     except csv.Error as error:
