@@ -79,13 +79,8 @@ def _lines(path: Path) -> Iterator[tuple[int, Any]]:
         try:
             yield number, parsed_json(line)
         except json.JSONDecodeError as error:
-            yield (
-                number,
-                Fault(
-                    f"not valid JSON ({error.msg}, character {error.pos + 1}): {line[:80].rstrip()}\nEvery line must be "
-                    "one JSON object."
-                ),
-            )
+            said = f"not valid JSON ({error.msg}, character {error.pos + 1}): {line[:80].rstrip()}"
+            yield number, Fault(f"{said}\nEvery line must be one JSON object.")
         # Nested too deep, or a whole number of more digits than Python reads.
         except ValueError as error:
             yield number, Fault(f"{error}.")
