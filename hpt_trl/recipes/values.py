@@ -16,6 +16,7 @@ from hpt_trl.recipes.declared import Declared, declared_by, declared_in_file, de
 from hpt_trl.recipes.joint import Values, note_joint_mistakes
 from hpt_trl.recipes.paths import paths_fault
 from hpt_trl.recipes.stages import STAGE_MODULES, check_stage, load_stage
+from hpt_trl.recipes.streaming import note_streaming_mistakes
 from hpt_trl.settings.environment import variable_fault
 from hpt_trl.settings.file import Sources, shown
 from hpt_trl.settings.imported import see_folders
@@ -126,6 +127,7 @@ def read_values(sources: Sources, declared: Declared, mistakes: Collector) -> Va
             if name not in declared.keys and (meant := meant_by(name, declared.keys)):
                 values.faulty.add(meant)
     note_joint_mistakes(values, declared, sources, mistakes)
+    note_streaming_mistakes(values.taken, declared, sources, mistakes)
     return values
 
 

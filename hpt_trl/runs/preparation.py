@@ -21,6 +21,7 @@ from hpt_trl.data.loading import load_measured, load_splits, to_conversational
 from hpt_trl.data.overlap import find_overlap
 from hpt_trl.data.prompt_parts import names_columns
 from hpt_trl.data.rendering import Encoder
+from hpt_trl.data.streaming import load_streamed
 from hpt_trl.data.unused import unused_columns
 from hpt_trl.errors import Collector, UserError
 from hpt_trl.models.built_in import BUILT_IN
@@ -272,7 +273,8 @@ def _load_splits(recipe: Recipe, functions: list[Callable[..., Any]]) -> tuple[S
         "layout": stage.layouts,
     }
     if stage.trains:
-        splits = load_splits(arguments, needs_demonstration=stage.needs_demonstration(config), **shape)
+        load = load_streamed if arguments.dataset_streaming else load_splits
+        splits = load(arguments, needs_demonstration=stage.needs_demonstration(config), **shape)
     else:
         splits = load_measured(arguments, **shape)
         wanted = getattr(arguments, "max_rows", None)

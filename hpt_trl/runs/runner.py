@@ -275,10 +275,10 @@ def _finish(
         "after": after,
         **({} if found is None else {recipe.stage.name: found}),
         "rows": {
-            "training": len(prepared.splits.train),
+            "training": prepared.splits.rows,
             "held_out": 0 if prepared.splits.test is None else len(prepared.splits.test),
         },
-        "faulty_rows": {"training": prepared.splits.dropped, "held_out": prepared.splits.test_dropped},
+        "faulty_rows": {"training": prepared.splits.left_out, "held_out": prepared.splits.test_dropped},
         "overlap": _overlap(prepared),
         "steps": trainer.state.global_step,
         "trained": why_untrained is None,

@@ -203,7 +203,6 @@ def test_only_generated_data_has_options(tmp_path):
     path = write_jsonl(tmp_path / "data.jsonl", [{"prompt": "a", "completion": "b"}])
     assert "only generated datasets" in refused(path, dataset_options={"size": 3})
     assert "is missing" in refused("")
-    assert "not streamed" in refused(path, dataset_streaming=True)
     assert "Did you mean `arithmetic`?" in refused("arithmetics")
 
 

@@ -14,7 +14,7 @@ from hpt_trl.data.reading.joining import joined
 from hpt_trl.data.reading.json_files import read_json
 from hpt_trl.data.reading.places import ROW, Piece, Rows, Source, refuse_own_numbers
 from hpt_trl.data.reading.soundness import Fault, row_fault
-from hpt_trl.data.reading.tables import read_delimited, read_parquet, read_text
+from hpt_trl.data.reading.tables import parquet_rows, read_delimited, read_parquet, read_text
 from hpt_trl.data.reading.text import UNREADABLE
 from hpt_trl.errors import UserError
 
@@ -43,7 +43,7 @@ def read_files(paths: list[Path], name: str) -> Rows:
     def flush() -> None:
         if records:
             source = Source(name, pieces)
-            table, unread = _table(records, source)
+            table, unread = table_of(records, source)
             parts.append(table)
             faults.update(unread)
             names.append(source.place(records[0][0]).rpartition(", ")[0])
@@ -61,7 +61,7 @@ def read_files(paths: list[Path], name: str) -> Rows:
                 parts.append(table.add_column(ROW, range(last + 1, last + 1 + len(table))))
                 last += len(table)
                 continue
-            rows, by_line = _rows_of(path)
+            rows, by_line = rows_of(path)
             pieces.append(Piece(shown, path, by_line, last))
             records += [(number + last, row) for number, row in rows]
             last = records[-1][0] if records else last
@@ -71,14 +71,22 @@ def read_files(paths: list[Path], name: str) -> Rows:
     return Rows(joined(parts, names) if parts else Dataset.from_dict({ROW: []}), last, tuple(pieces), faults)
 
 
-def _rows_of(path: Path) -> tuple[Iterator[tuple[int, Any]], bool]:
+def rows_of(path: Path) -> tuple[Iterator[tuple[int, Any]], bool]:
+    """Rows of a file one by one with their numbers, or what is wrong with them, and whether these are lines.
+
+    Raises:
+        UserError: also on the way, as the readers do.
+        OSError, EOFError, zlib.error, pa.ArrowInvalid: the file cannot be read.
+    """
     kind = kind_of(path.name)
     if kind in (".csv", ".tsv"):
         return read_delimited(path), True
+    if kind == ".parquet":
+        return parquet_rows(path), False
     return (read_text(path), True) if kind == ".txt" else read_json(path)
 
 
-def _table(records: list[tuple[int, Any]], source: Source) -> tuple[Dataset, dict[int, str]]:
+def table_of(records: list[tuple[int, Any]], source: Source) -> tuple[Dataset, dict[int, str]]:
     """A table of numbered rows, in which a key that a row lacks is None, and what is wrong with the other rows."""
     faults: dict[int, str] = {}
     rows: dict[int, dict[str, Any]] = {}

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 from datasets import Dataset
@@ -13,6 +14,12 @@ from datasets import Dataset
 from hpt_trl.data.reading.soundness import Fault
 from hpt_trl.data.reading.text import lines
 from hpt_trl.errors import UserError
+
+if TYPE_CHECKING:
+    from pyarrow.parquet import ParquetFile
+
+# Rows that are decoded at once.
+_BATCH = 1000
 
 
 def read_delimited(path: Path) -> Iterator[tuple[int, dict[str, str | None] | Fault]]:
@@ -86,6 +93,28 @@ def read_parquet(path: Path) -> Dataset:
     Raises:
         OSError, pa.ArrowInvalid: the file cannot be read.
     """
+    file = _opened(path)
+    # Whole row groups decode at once into several times their size; batches do not.
+    table = pa.Table.from_batches(file.iter_batches(batch_size=_BATCH), schema=file.schema_arrow)
+    # A flipped byte shows here, in texts that are no UTF-8, or only where a row is read.
+    table.validate(full=True)
+    return Dataset(table)
+
+
+def parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Rows of a .parquet file one by one, numbered from 1.
+
+    Raises:
+        OSError, pa.ArrowInvalid: the file cannot be read.
+    """
+    last = 0
+    for batch in _opened(path).iter_batches(batch_size=_BATCH):
+        batch.validate(full=True)
+        yield from enumerate(batch.to_pylist(), last + 1)
+        last += len(batch)
+
+
+def _opened(path: Path) -> "ParquetFile":
     import pyarrow.parquet as pq
 
     try:
@@ -94,8 +123,4 @@ def read_parquet(path: Path) -> Dataset:
         raise pa.ArrowInvalid(f"the name of a column is no UTF-8 ({error.reason})") from error
     if broken := [name for name in file.schema_arrow.names if "\0" in name]:
         raise pa.ArrowInvalid(f"the column {broken[0]!r:.60} has a null byte in its name")
-    # Whole row groups decode at once into several times their size; batches do not.
-    table = pa.Table.from_batches(file.iter_batches(batch_size=1000), schema=file.schema_arrow)
-    # A flipped byte shows here, in texts that are no UTF-8, or only where a row is read.
-    table.validate(full=True)
-    return Dataset(table)
+    return file
