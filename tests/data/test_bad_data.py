@@ -153,7 +153,7 @@ GOOD = '{"prompt": "a", "completion": "b"}\n'
     [
         ('{"prompt": 5, "completion": "b"}', "`prompt` is 5, but other rows hold string"),
         ('{"prompt": "\\ud83d", "completion": "b"}', "`prompt` holds half a character"),
-        ('["a", "b"]', "['a', 'b'] is not an object"),
+        ("7", "7 is not an object"),
         ('{"prompt": "a"', "not valid JSON"),
         ('{"prompt": ' + "[" * 100_000, "it is nested too deep"),
     ],

@@ -14,6 +14,7 @@ from hpt_trl.errors import UserError
 from hpt_trl.planning.facts import facts
 from hpt_trl.recipes.early import check_early
 from hpt_trl.runs import runner
+from hpt_trl.runs.building import build_trainer
 from hpt_trl.runs.preparation import prepare
 from tests.helpers.pretraining import MODEL
 from tests.helpers.stage_runs import KEYS, results, weights
@@ -73,7 +74,7 @@ def recipe(tmp_path, tiny_model_path):
 
 def batches(path: str, count: int) -> list[tuple[list[int], list[int]]]:
     """Ids and labels of the first rows that the trainer gets."""
-    trainer: Any = runner._build_trainer(prepare(path, []), [])
+    trainer: Any = build_trainer(prepare(path, []), [])
     rows = (
         (ids[there.bool()].tolist(), labels[there.bool()].tolist())
         for batch in trainer.get_train_dataloader()
