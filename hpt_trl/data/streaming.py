@@ -11,7 +11,7 @@ from dataclasses import replace
 from itertools import count, islice
 from typing import TYPE_CHECKING, Any
 
-from datasets import Features, IterableDataset
+from datasets import Dataset, Features, IterableDataset
 
 from hpt_trl.data.arguments import ERROR, DataArguments
 from hpt_trl.data.faults import Faults
@@ -23,6 +23,7 @@ from hpt_trl.data.reading.files import table_of
 from hpt_trl.data.reading.places import ROW, Source, where
 from hpt_trl.data.reading.streams import Stream, Tally, open_source
 from hpt_trl.data.row_checks import iterate_rows
+from hpt_trl.data.sameness import digests, identity
 from hpt_trl.errors import UserError
 
 if TYPE_CHECKING:
@@ -47,7 +48,18 @@ def load_streamed(arguments: DataArguments, **shape: Any) -> Splits:
     stream, held_out = open_source(arguments)
     head = stream.table(HEAD)
     splits = load_splits(replace(arguments, test_split_size=None), read=lambda _: (head, held_out), **shape)
-    return replace(splits, stream=stream)
+    return replace(splits, stream=stream, train=_apart(splits.train, splits, arguments))
+
+
+def _apart(rows: Dataset, splits: Splits, arguments: DataArguments) -> Dataset:
+    """The rows without those that `test_split_size` holds out as well (see `identity`)."""
+    test = splits.test
+    if test is None or arguments.test_split_size is None:
+        return rows
+    columns = identity(splits.train, test, splits.layout, splits.answers)
+    held_out = {digest for _, digest in digests(test, columns)}
+    kept = [place for place, (_, digest) in enumerate(digests(rows, columns)) if digest not in held_out]
+    return rows if len(kept) == len(rows) else rows.select(kept)
 
 
 class StreamedRows:
@@ -134,7 +146,7 @@ class StreamedRows:
             if self.tokenizer is not None:
                 piece = replace(self.splits, train=rows, test=None)
                 rows = to_conversational(piece, self.tokenizer, self.arguments).train
-        columns = rows.column_names
+        rows, columns = _apart(rows, self.splits, self.arguments), rows.column_names
         return {
             number: dict(zip(columns, values, strict=True))
             for number, values in iterate_rows(rows, columns)

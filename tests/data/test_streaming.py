@@ -158,6 +158,10 @@ def test_held_out_rows_and_slices_of_a_stream(recipe, tmp_path):
     data = str(write(tmp_path / "a.jsonl", [talk(i) for i in range(20)]))
     splits = prepare(recipe(data, dataset_streaming=True, test_split_size=4), []).splits
     assert splits.test is not None and splits.test["_row"][:] == [1, 2, 3, 4] and splits.train["_row"][0] == 5
+    # Rows that are held out as well are not trained, among the first ones and after them.
+    twice = str(write(tmp_path / "b.jsonl", [talk(i) for i in (0, 1, 0, *range(2, 12), 1, 12)]))
+    order = batches(recipe(twice, "twice", dataset_streaming=True, test_split_size=2), 12)
+    assert order == batches(recipe(data, dataset_train_split="train[2:13]"), 11) + order[:1]
     slices = {"dataset_train_split": "train[3:9]", "dataset_test_split": "train[9:]"}
     prepared = prepare(recipe(data, dataset_streaming=True, **slices), [])
     assert prepared.splits.test["_row"][:] == list(range(10, 21))
