@@ -57,6 +57,7 @@ STAGE = Stage(
     name="sft",
     config_class=SFTConfig,
     argument_class=SftArguments,
+    environment=lambda arguments: arguments.environment,
     check=check,
     check_rows=check_rows,
     try_row=try_row,
