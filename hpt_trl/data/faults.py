@@ -1,6 +1,7 @@
 """Faulty rows of one source, told together."""
 
 import logging
+from collections.abc import Mapping
 
 from datasets import Dataset
 
@@ -20,12 +21,18 @@ class Faults:
     Args:
         source: the name that messages use, with those that could not be read.
         policy: `on_bad_row` of the recipe: whether they are an error, or dropped.
+        names: column that a trainer reads -> the column of the file that it is made of, where that is another.
     """
 
-    def __init__(self, source: str, policy: str = ERROR):
+    def __init__(self, source: str, policy: str = ERROR, names: Mapping[str, str] | None = None):
         self.source, self.policy = source, policy
+        self.names = dict(names or {})
         self.found: dict[int, str] = dict(source.faults) if isinstance(source, Source) else {}
         self.unread = len(self.found)
+
+    def called(self, column: str) -> str:
+        """What a column is called in the file."""
+        return self.names.get(column, column)
 
     def add(self, row: int, text: str) -> None:
         """Notes what is wrong with a row, by its number in the source."""
@@ -43,7 +50,11 @@ class Faults:
         if self.policy == ERROR:
             lines = self._lines(_SHOWN)
             others = len(self.found) - len(lines)
-            raise UserError("\n".join([*lines, *([f"{others} more of {every:,} rows are faulty."] if others else [])]))
+            if others:
+                lines.append(f"{others} more of {every:,} rows are faulty.")
+            if len(self.found) < every:
+                lines.append("`on_bad_row: drop` leaves faulty rows out.")
+            raise UserError("\n".join(lines))
         kept = [place for place, number in enumerate(rows[ROW]) if number not in self.found]
         lines = self._lines(_EXAMPLES)
         if not kept:
