@@ -14,26 +14,34 @@ _INSTALLED = (
 )
 
 
+# Letters of a key that messages quote.
+_QUOTED = 200
+
+
 @dataclass(frozen=True)
 class Place:
     """Where a user has set a key.
 
     Attributes:
-        text: the place as messages name it.
         file: the recipe's file, as messages name it.
-        key: the key.
+        key: the key; empty for a line that has none.
         line: of the key in the file, counted from 1; None on the command line, and where the key is not set.
         on_command_line: whether it is set there.
+        note: what messages say of the place behind it.
     """
 
-    text: str
     file: str
     key: str
     line: int | None = None
     on_command_line: bool = False
+    note: str = ""
 
     def __str__(self) -> str:
-        return self.text
+        key = self.key[:_QUOTED]
+        if self.on_command_line:
+            return f"--{key} on the command line ({self.file}){self.note}"
+        where = [self.file, *([] if self.line is None else [f"line {self.line}"]), *([f"`{key}`"] if key else [])]
+        return f"{', '.join(where)}{self.note}"
 
     def error(self, message: str) -> "UserError":
         """Returns (does not raise) the error about the key, with its place in front of the message."""

@@ -14,7 +14,7 @@ from hpt_trl.errors import Collector, UserError
 from hpt_trl.models.folders import check_model_folder, check_model_name, is_adapter, is_local
 from hpt_trl.recipes.batches import BATCH_KEYS, settle_batch
 from hpt_trl.recipes.bundled import comes_from, find_recipe
-from hpt_trl.recipes.declared import Declared, declared_in_file, rewards_in_file
+from hpt_trl.recipes.declared import Declared, declared_in_file, declared_somewhere, rewards_in_file
 from hpt_trl.recipes.joint import Values
 from hpt_trl.recipes.pipeline_keys import PIPELINE
 from hpt_trl.recipes.stages import STAGE_MODULES
@@ -97,6 +97,7 @@ def look_at_sources(
     made: Collection[str] = (),
     *,
     has_model: bool = True,
+    is_staged: bool = True,
     planned: bool = False,
     live: bool = False,
 ) -> Checked | None:
@@ -105,9 +106,10 @@ def look_at_sources(
     Args:
         made: folders that will be there when the recipe runs.
         has_model: its model is one that it names.
+        is_staged: it names a stage; where it does not, that is told already.
     """
     declare: Callable[[str], Declared | None] = declared_now if live else declared_in_file
-    declared = declared_for(sources, mistakes, declare)
+    declared = declared_for(sources, mistakes, declare) if is_staged else declared_somewhere()
     if declared is None:
         return None
     values = read_values(sources, declared, mistakes)

@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,10 @@ from hpt_trl.errors import Collector, Place, UserError
 from hpt_trl.settings.imported import MODULE_FOLDERS
 from hpt_trl.settings.yaml_text import check_yaml
 
-# Letters of a value, or of a key, that messages quote.
+# Letters of a value that messages quote.
 _QUOTED = 200
+# Behind the place of a key that is nowhere.
+UNSET = " (not set, its default holds)"
 
 
 class RecipeLoader(yaml.SafeLoader):
@@ -58,12 +60,20 @@ class RecipeFile:
         values: key -> value as YAML reads it.
         lines: key -> line of the key, counted from 1.
         texts: key -> the value as it is written, for keys whose value is a single scalar.
+        inner: key -> what stands inside of its value, where that is a mapping or a list; items are called 1, 2, ...
     """
 
     path: Path
     values: dict[str, Any]
     lines: dict[str, int]
     texts: dict[str, str]
+    inner: "dict[str, RecipeFile]" = field(default_factory=dict)
+
+    def line(self, key: str, *inside: str) -> int | None:
+        """Returns the line of a key, or of what stands inside of it as far as it does; None where it is not set."""
+        inner = self.inner.get(key)
+        found = None if inner is None or not inside else inner.line(*inside)
+        return self.lines.get(key) if found is None else found
 
 
 def shown(path: Path) -> str:
@@ -108,15 +118,13 @@ class Sources:
         words = self.overrides.get(key)
         return self.file.values.get(key) if words is None else " ".join(words)
 
-    def place(self, key: str) -> Place:
-        """Returns where a key is set."""
+    def place(self, key: str, *inside: str) -> Place:
+        """Returns where a key is set; with what stands inside of its value, the line of that."""
         file = shown(self.file.path)
         if key in self.overrides:
-            return Place(f"--{key[:_QUOTED]} on the command line ({file})", file, key, on_command_line=True)
-        if key in self.file.lines:
-            line = self.file.lines[key]
-            return Place(f"{file}, line {line}, `{key[:_QUOTED]}`", file, key, line)
-        return Place(f"{file}, `{key}` (not set, its default holds)", file, key)
+            return Place(file, key, on_command_line=True)
+        line = self.file.line(key, *inside)
+        return Place(file, key, line, note=UNSET if line is None else "")
 
     def error(self, key: str, message: str) -> UserError:
         """Returns (does not raise) the error about a key, with the place that set it in front of the message."""
@@ -147,12 +155,32 @@ def _note_duplicates(node: yaml.Node, path: Path, mistakes: Collector) -> None:
                 continue
             line, file = key.start_mark.line + 1, shown(path)
             if key.value in seen:
-                place = Place(f"{file}, line {line}, `{key.value[:_QUOTED]}`", file, key.value, line)
-                mistakes.note(place.error(f"the key is already set on line {seen[key.value]}. Keep one of the two."))
+                said = f"the key is already set on line {seen[key.value]}. Keep one of the two."
+                mistakes.note(Place(file, key.value, line).error(said))
             seen[key.value] = line
     elif isinstance(node, yaml.SequenceNode):
         for item in node.value:
             _note_duplicates(item, path, mistakes)
+
+
+def _structure(loader: RecipeLoader, path: Path, root: yaml.MappingNode | yaml.SequenceNode) -> RecipeFile:
+    """The keys of a mapping by their texts, or the items of a list by their numbers."""
+    if isinstance(root, yaml.MappingNode):
+        loader.flatten_mapping(root)
+        nodes = {key.value: (key, value) for key, value in root.value if isinstance(key, yaml.ScalarNode)}
+    else:
+        nodes = {str(number): (item, item) for number, item in enumerate(root.value, 1)}
+    return RecipeFile(
+        path=path,
+        values={name: loader.construct_object(value, deep=True) for name, (_, value) in nodes.items()},
+        lines={name: key.start_mark.line + 1 for name, (key, _) in nodes.items()},
+        texts={name: value.value for name, (_, value) in nodes.items() if isinstance(value, yaml.ScalarNode)},
+        inner={
+            name: _structure(loader, path, value)
+            for name, (_, value) in nodes.items()
+            if isinstance(value, yaml.MappingNode | yaml.SequenceNode)
+        },
+    )
 
 
 def read_recipe_file(path: Path, mistakes: Collector | None = None) -> RecipeFile:
@@ -185,18 +213,11 @@ def read_recipe_file(path: Path, mistakes: Collector | None = None) -> RecipeFil
         for key, _ in root.value:
             if not isinstance(key, yaml.ScalarNode):
                 line, file = key.start_mark.line + 1, shown(path)
-                noted.note(Place(f"{file}, line {line}", file, "", line).error("a key is one word, not a structure."))
+                noted.note(Place(file, "", line).error("a key is one word, not a structure."))
         _note_duplicates(root, path, noted)
         if mistakes is None:
             noted.settle()
-        loader.flatten_mapping(root)
-        nodes = {key.value: (key, value) for key, value in root.value if isinstance(key, yaml.ScalarNode)}
-        return RecipeFile(
-            path=path,
-            values={name: loader.construct_object(value, deep=True) for name, (_, value) in nodes.items()},
-            lines={name: key.start_mark.line + 1 for name, (key, _) in nodes.items()},
-            texts={name: value.value for name, (_, value) in nodes.items() if isinstance(value, yaml.ScalarNode)},
-        )
+        return _structure(loader, path, root)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f", line {mark.line + 1}" if mark else ""

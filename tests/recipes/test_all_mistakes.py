@@ -240,6 +240,47 @@ def test_mistakes_of_a_pipeline_s_own_file_are_told_with_those_of_its_stages(tmp
     assert not (tmp_path / "out").exists()
 
 
+def test_one_mistake_of_a_stage_hides_no_other(tmp_path, capsys):
+    (tmp_path / "base.yaml").write_text("stage: sft\nbf16: perhaps\nseed: 1\nseed: 2\n")
+    lines = [
+        "stage: pipeline",
+        "stages:",
+        "  typo: {recipe: sft/nowhere,",
+        "    max_stepz: 3, model: from:sft, beta: x}",
+        "  sft:",
+        "    recipe: base.yaml",
+        "    output_dir: x",
+        "    overwrite: true",
+        "    model: tiny-vlm",
+        "    model_name_or_path: tiny-vlm",
+        "    dataset_name: arithmetic",
+        "    env: 3",
+        "    measure: [x]",
+        "  kind:",
+        "    stage: sftt",
+        "    learning_rate: fast",
+        "    reference: from:typo",
+        "  none:",
+        "    max_steps: x",
+    ]
+    path = tmp_path / "chain.yaml"
+    path.write_text("\n".join(lines) + "\n")
+    assert main(["check", str(path), "--sft.lora_r", "x"]) == 2
+    told = capsys.readouterr().err
+    at = re.findall(r"^  (\S+?)(?:, line (\d+))?(?:, `([\w.]+)`)?[: (]", told, re.MULTILINE)
+    expected = [
+        *((3, "typo.recipe"), (4, "typo.max_stepz"), (4, "typo.beta"), (7, "sft.output_dir"), (8, "sft.overwrite")),
+        *((9, "sft.model"), (12, "sft.env"), (13, "sft.measure"), (15, "kind.stage"), (16, "kind.learning_rate")),
+        *((18, "none"), (19, "none.max_steps")),
+    ]
+    assert [(int(line), key) for file, line, key in at if key.startswith("stages.")] == [
+        (line, f"stages.{key}") for line, key in expected
+    ], told
+    assert [(int(line), key) for file, line, key in at if file.endswith("base.yaml")] == [(2, "bf16"), (4, "seed")]
+    assert "`output_dir` (not set" in told and "--sft.lora_r on the command line" in told
+    assert f"{len(expected) + 4} mistakes" in told, told
+
+
 def test_what_only_the_libraries_know_is_told_together_too(tmp_path):
     lines = ("stop_on_warnings: [nonsense]", "eval_strategy: steps", "push_to_hub: true", "success_reward: nothing")
     path, _ = write(tmp_path, *lines, dataset_name=str(tmp_path / "rows.jsonl"), test_split_size=0)
