@@ -5,7 +5,8 @@
     samples.<process>.part what a process has added since; merged into the former when all are there
     scored.jsonl           what each is worth, written anew by each scoring
 
-A line has the token ids, from which completions are scored, and the text, for reading.
+A line has the token ids, from which completions are scored, and the text, for reading; last a digest of all that, by
+which a damaged one is told. Lines of a former version have none.
 """
 
 import json
@@ -13,15 +14,18 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import xxhash
+
 from hpt_trl.errors import UserError
 from hpt_trl.evaluation.generating import Item, Sample
-from hpt_trl.files import lines_of, valid_json, write_atomically
+from hpt_trl.files import lines_of, parsed_json, valid_json, write_atomically
 
 SAMPLES_FILE = "samples.jsonl"
 CONDITIONS_FILE = "samples.json"
 # Written anew by each scoring: what each completion is worth, with prompt and text, for reading.
 SCORED_FILE = "scored.jsonl"
 PARTS = "samples.*.part"
+_DIGEST = "digest"
 
 
 class SampleStore:
@@ -68,7 +72,7 @@ class SampleStore:
         path = self.folder / SAMPLES_FILE
         if not path.exists():
             return {}
-        lines = [json.loads(line) for line in lines_of(path)]
+        lines = _lines(path)
         return {(line["index"], line["generation"]): line["completion"] for line in lines if "completion" in line}
 
     def take_up(self) -> list[Sample]:
@@ -106,30 +110,53 @@ def _line(sample: Sample, more: Mapping[str, Any]) -> str:
         "ids": sample.ids,
         **({} if sample.played is None else {"played": sample.played}),
     }
-    return json.dumps(valid_json(values), ensure_ascii=False) + "\n"
+    values = valid_json(values)
+    return json.dumps({**values, _DIGEST: _digest(values)}, ensure_ascii=False) + "\n"
+
+
+def _digest(values: dict[str, Any]) -> str:
+    return xxhash.xxh3_64_hexdigest(json.dumps(values).encode())
 
 
 def _read(path: Path) -> list[Sample]:
-    samples = []
+    return [
+        Sample(
+            line["index"],
+            line["generation"],
+            line["prompt_ids"],
+            line["ids"],
+            line["truncated"],
+            line.get("played"),
+        )
+        for line in _lines(path)
+    ]
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a file, without half a one at the end of a part.
+
+    Raises:
+        UserError: a line that is no completion, or not what was written.
+    """
+    found: list[dict[str, Any]] = []
     texts = lines_of(path, errors="replace")
     for number, text in enumerate(texts, start=1):
-        try:
-            line = json.loads(text)
-            samples.append(
-                Sample(
-                    line["index"],
-                    line["generation"],
-                    line["prompt_ids"],
-                    line["ids"],
-                    line["truncated"],
-                    line.get("played"),
-                )
-            )
-        except (ValueError, KeyError, TypeError):
-            if number == len(texts) and path.suffix == ".part":
-                break
+        line = _parsed(text)
+        if line is not None:
+            found.append(line)
+        elif number < len(texts) or path.suffix != ".part":
             raise UserError(
-                f"{path}, line {number}: this is no completion of an evaluation. Remove the line, and what is missing "
-                "is generated anew; or start anew with `--overwrite true`."
-            ) from None
-    return samples
+                f"{path}, line {number}: this is no completion of an evaluation, or not what was written there. Remove "
+                "the line, and what is missing is generated anew; or start anew with `--overwrite true`."
+            )
+    return found
+
+
+def _parsed(text: str) -> dict[str, Any] | None:
+    """A line whose contents are what was written; None where they are not."""
+    try:
+        line = parsed_json(text)
+        whole = _DIGEST not in line or line.pop(_DIGEST) == _digest(line)
+        return line if whole and {"index", "generation", "prompt_ids", "ids", "truncated"} <= line.keys() else None
+    except (ValueError, TypeError, AttributeError):
+        return None

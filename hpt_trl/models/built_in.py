@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from filelock import FileLock
 
+from hpt_trl.digests import note_digests
 from hpt_trl.errors import UserError
 from hpt_trl.files import cache_folder
 from hpt_trl.models.gguf import GgufModel
@@ -84,6 +85,7 @@ def unpacked(name: str) -> Path:
                 partial = Path(f"{folder}.partial")
                 shutil.rmtree(partial, ignore_errors=True)
                 built_in.write(partial)
+                note_digests(partial)
                 os.replace(partial, folder)
     except OSError as error:
         raise UserError(

@@ -103,12 +103,27 @@ def load_config(name: str, *, revision: str | None = None, trust_remote_code: bo
 
     if name in BUILT_IN and not is_unpacked(name):
         return BUILT_IN[name].config()
+    folder = resolve_model(name)
     try:
-        return AutoConfig.from_pretrained(resolve_model(name), revision=revision, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
+        return AutoConfig.from_pretrained(folder, revision=revision, trust_remote_code=trust_remote_code)
+    # Of values that are of a wrong kind each config's class says it in its own way.
+    except Exception as error:
         if adapter_folder(name, revision=revision) != name:
             raise UserError(f"model_name_or_path: {adapter_refused(name, revision)}") from error
         raise _cannot_load(name, "config", error) from error
+
+
+def check_architecture(name: str, config: "PretrainedConfig") -> None:
+    """Check that a config says which class its model is of, as TRL has to know to load one.
+
+    Raises:
+        UserError: it does not.
+    """
+    if not config.architectures:
+        raise UserError(
+            f"model_name_or_path: the config of {name} has no `architectures`, by which its class is known; write it "
+            "into config.json, e.g. [LlamaForCausalLM]."
+        )
 
 
 def positions_of(config: "PretrainedConfig") -> int | None:
@@ -137,15 +152,16 @@ def load_tokenizer(
     config = load_config(parts.base, revision=parts.revision, trust_remote_code=trust_remote_code)
     beside = parts.adapter if parts.adapter and (Path(parts.adapter) / "tokenizer_config.json").is_file() else None
     is_vision = config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
-    loader = AutoProcessor if is_vision else AutoTokenizer
+    loader, folder = AutoProcessor if is_vision else AutoTokenizer, beside or resolve_model(parts.base)
     try:
         loaded = loader.from_pretrained(
-            beside or resolve_model(parts.base),
+            folder,
             revision=parts.revision,
             trust_remote_code=trust_remote_code,
             padding_side="left",
         )
-    except (OSError, ValueError, ImportError) as error:
+    # The tokenizers library raises plain exceptions.
+    except Exception as error:
         raise _cannot_load(name, "processor" if is_vision else "tokenizer", error) from error
     tokenizer = loaded.tokenizer if is_vision else loaded
     if tokenizer.pad_token is None:

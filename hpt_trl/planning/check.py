@@ -10,7 +10,7 @@ from accelerate import PartialState
 from hpt_trl.errors import UserError
 from hpt_trl.launching.options import LaunchOptions
 from hpt_trl.planning.doctor import allowed_ranges, install_command
-from hpt_trl.planning.facts import facts, facts_of_work, shown_facts
+from hpt_trl.planning.facts import facts, facts_of_work, judges_of, shown_facts
 from hpt_trl.planning.facts_data import Checked
 from hpt_trl.planning.measuring import measured_step
 from hpt_trl.planning.needs import Hub, Need, needs_of_values
@@ -67,12 +67,18 @@ def with_measured(checked: Checked, name: str, overrides: list[str], options: La
     """Takes a step of a checked recipe, and prints what it took: `hpt-trl check NAME --measure`.
 
     Raises:
-        UserError: the recipe trains nothing, something that it needs is not here, or the step failed.
+        UserError: the recipe trains nothing, something that it needs is not here, its rewards would ask a judge, or the
+            step cannot be taken.
     """
     if not isinstance(checked.found, Prepared) or not checked.found.recipe.stage.trains:
         raise UserError("--measure: only a training whose model and rows are here has a step to measure; drop it.")
     if checked.missing:
         raise UserError(f"--measure: {checked.missing[0].what} is missing here; drop it, or see the list above.")
+    if judges := judges_of(checked.found):
+        raise UserError(
+            f"--measure: {judges[0].model} at {judges[0].url} would judge the step's rollouts, which may cost money. "
+            "Measure with a reward in its place that asks nobody: --reward_funcs answer_match."
+        )
     measured = measured_step(name, overrides, options)
     print(shown_facts([("measured", measured.line())]))
     return replace(checked, measured=measured)

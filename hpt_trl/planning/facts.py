@@ -23,6 +23,7 @@ from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.recipes.vllm import describe
 from hpt_trl.rewards.code.rewards import CodeReward
 from hpt_trl.rewards.judge.reward import JudgedAnswer
+from hpt_trl.rewards.judge.settings import JudgeSettings
 from hpt_trl.runs.evaluating import task_of
 from hpt_trl.runs.hub import destination_line
 from hpt_trl.runs.model_files import shipped_by
@@ -151,16 +152,20 @@ def _programs(prepared: Prepared) -> list[tuple[str, str]]:
 
 def _judge(prepared: Prepared) -> list[tuple[str, str]]:
     """Who judges answers, where a reward asks; the judge is not called for it."""
-    asked = [inspect.unwrap(reward) for reward in prepared.rewards]
-    settings = [reward.settings for reward in asked if isinstance(reward, JudgedAnswer) and reward.settings]
     return [
         (
             "judge",
             f"{judge.model} at {judge.url}, {judge.timeout:g} s a question, {judge.concurrency} at a time in each "
             f"process, verdicts kept in {judge.cache or 'memory'}",
         )
-        for judge in settings
+        for judge in judges_of(prepared)
     ]
+
+
+def judges_of(prepared: Prepared) -> list[JudgeSettings]:
+    """The services that its rewards ask."""
+    asked = [inspect.unwrap(reward) for reward in prepared.rewards]
+    return [reward.settings for reward in asked if isinstance(reward, JudgedAnswer) and reward.settings]
 
 
 def estimate_of(prepared: Prepared, lengths: Lengths | None = None) -> memory.MemoryEstimate:

@@ -7,6 +7,8 @@ steps after the first took. Nothing is evaluated, saved or reported, and the out
 
 import json
 import os
+import re
+import signal
 import sys
 import tempfile
 import time
@@ -25,8 +27,8 @@ if TYPE_CHECKING:
     from hpt_trl.recipes.recipe import Recipe
 
 _MODULE = "hpt_trl.planning.measuring"
-# Of what a process printed before it failed.
-_SHOWN = 1500
+# How a process tells a mistake; what else it says on stderr comes before.
+_TOLD, _USER_ERROR = re.compile(r"^error: (.*)", re.DOTALL | re.MULTILINE), 2
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -61,7 +63,8 @@ def measured_step(recipe: str, overrides: Sequence[str], options: "LaunchOptions
         options: how its processes are started.
 
     Raises:
-        UserError: they cannot be started, or one failed.
+        UserError: they cannot be started, one found a mistake, or one was ended from outside.
+        RuntimeError: one failed in any other way; what it said is on stderr.
     """
     from hpt_trl.launching.accelerate import check_startable, chosen_profile, launch_words
 
@@ -78,10 +81,24 @@ def measured_step(recipe: str, overrides: Sequence[str], options: "LaunchOptions
         code, said = call(command, capture=True)
         found = [json.loads(path.read_text()) for path in sorted(Path(folder).glob("process-*.json"))]
     if code or not found:
-        raise UserError(f"--measure: the step could not be taken (exit code {code}):\n{said.strip()[-_SHOWN:]}")
+        raise _failure(code, said)
     peaks = [one["memory"] for one in found]
     memory = None if None in peaks else max(peaks)
     return Measured(max(one["seconds"] for one in found), memory, len(found))
+
+
+def _failure(code: int, said: str) -> Exception:
+    """What is to be raised of processes that failed; a fault that is nobody's mistake is shown as it is."""
+    told = _TOLD.search(said)
+    # Beyond 128 it is the launcher that tells which signal ended a process.
+    if told is not None and (code == _USER_ERROR or code > 128):
+        return UserError(f"--measure: {told[1].strip()}")
+    if code < 0:
+        name = signal.Signals(-code).name
+        reason = ", as a system out of memory does" if name == "SIGKILL" else ""
+        return UserError(f"--measure: the process that took the step was ended by {name} from outside{reason}.")
+    print(said, file=sys.stderr, flush=True)
+    return RuntimeError(f"--measure: the step failed (exit code {code}); what its process said stands above.")
 
 
 class _Steps(TrainerCallback):
@@ -110,7 +127,7 @@ def _take(name: str, folder: Path, overrides: list[str]) -> None:
     """Takes the steps in this process, and writes what they took."""
     from hpt_trl.recipes.bundled import find_recipe
     from hpt_trl.recipes.resolving import read_recipe
-    from hpt_trl.runs import runner
+    from hpt_trl.runs.building import build_trainer
     from hpt_trl.runs.preparation import prepare_recipe
     from hpt_trl.runs.quiet import quiet
 
@@ -120,7 +137,7 @@ def _take(name: str, folder: Path, overrides: list[str]) -> None:
         prepared = prepare_recipe(recipe)
         (folder / "run").mkdir(exist_ok=True)
         before, steps = _begin(), _Steps()
-        runner._build_trainer(prepared, [steps]).train()
+        build_trainer(prepared, [steps]).train()
         found = {"seconds": sum(steps.seconds[-generation:]) / generation, "memory": _peak(before)}
     (folder / f"process-{os.environ.get('RANK', '0')}.json").write_text(json.dumps(found))
 
@@ -171,6 +188,8 @@ def _status(field: str) -> int:
 
 def main(words: list[str]) -> int:
     """One process of a measurement."""
+    import torch
+
     from hpt_trl.runs.quiet import quiet_libraries
 
     quiet_libraries()
@@ -178,7 +197,10 @@ def main(words: list[str]) -> int:
         _take(words[0], Path(words[1]), words[2:])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return _USER_ERROR
+    except torch.OutOfMemoryError as error:
+        print(f"error: the step takes more memory than there is: {str(error).splitlines()[0]}", file=sys.stderr)
+        return _USER_ERROR
     return 0
 
 

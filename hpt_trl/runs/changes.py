@@ -39,43 +39,76 @@ SAFE_KEYS = frozenset(
 )
 
 
+# Beginnings of variables of a recipe's `env` that decide nothing about the weights either.
+_SAFE_VARIABLES = (
+    *("HF_", "HUGGINGFACE_", "HPT_TRL_", "WANDB_", "TRACKIO_", "TENSORBOARD_", "TQDM_", "TOKENIZERS_PARALLELISM"),
+    *("TRANSFORMERS_VERBOSITY", "DATASETS_VERBOSITY", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NCCL_", "GLOO_"),
+    *("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "OMP_", "MKL_NUM_THREADS", "HTTP_PROXY", "HTTPS_PROXY"),
+)
+
+
 @dataclass(frozen=True)
 class Change:
-    """A key of two values; None stands for a key that one of the recipes does not give."""
+    """A key of two values; None stands for a key that one of the recipes does not give.
+
+    Attributes:
+        safe: Whether it decides nothing about the weights that a step comes to.
+    """
 
     key: str
     was: Any
     now: Any
+    safe: bool = False
 
     def __str__(self) -> str:
         return f"{self.key} {_short(self.was)} there, {_short(self.now)} here"
 
 
+def defaults_of(keys: Mapping[str, Key]) -> dict[str, Any]:
+    """What each key stands for that a recipe does not give; a checkpoint notes it, as another version may say else."""
+    return {name: _plain(key.default) for name, key in keys.items() if name not in SAFE_KEYS}
+
+
 def changes_between(
     old: Mapping[str, Any],
     new: Mapping[str, Any],
-    keys: Mapping[str, Key],
+    defaults: Mapping[str, Any],
+    old_defaults: Mapping[str, Any],
     same_contents: Callable[[str, str], bool],
 ) -> list[Change]:
-    """The keys whose values differ, in the order of the new recipe.
+    """The keys whose values differ, in the order of the new recipe, then those whose defaults do.
 
     Args:
         old, new: key -> value.
-        keys: What the stage declares: a key that is not given has its default.
+        defaults, old_defaults: key -> what it stands for where a recipe does not give it, now and then; then as now
+            where it was not noted.
         same_contents: Whether two texts, at any depth of a value, name files of the same contents.
     """
-    defaults = {name: _plain(key.default) for name, key in keys.items()}
     # What is written down has no secrets; another one makes no other run.
     old, new = _plain(masked(old)), _plain(masked(new))
+    before = {**defaults, **old_defaults}
+    given = [*new, *(key for key in old if key not in new)]
     found = []
-    for key in [*new, *(key for key in old if key not in new)]:
-        was, now = (recipe.get(key, defaults.get(key)) for recipe in (old, new))
+    for key in dict.fromkeys([*given, *(key for key in old_defaults if key in defaults)]):
+        was, now = old.get(key, before.get(key)), new.get(key, defaults.get(key))
         if key not in STARTING_KEYS and not _same(was, now, same_contents):
-            found.append(Change(key, was, now))
+            found.append(Change(key, was, now, safe=key in SAFE_KEYS))
     if any(change.key == "stage" for change in found):
         # Which keys there are follows from it.
         return [change for change in found if change.key == "stage"]
     return found
+
+
+def changed_variables(
+    old: Mapping[str, Any], new: Mapping[str, Any], same_contents: Callable[[str, str], bool]
+) -> list[Change]:
+    """The variables of two recipes' `env` whose values differ; a secret is the same as any other."""
+    old, new = _plain(masked(old)), _plain(masked(new))
+    return [
+        Change(f"env.{name}", old.get(name), new.get(name), safe=name.upper().startswith(_SAFE_VARIABLES))
+        for name in sorted({*old, *new})
+        if not _same(old.get(name), new.get(name), same_contents)
+    ]
 
 
 def _plain(value: Any) -> Any:

@@ -63,15 +63,7 @@ def why_incomplete(checkpoint: Path) -> str | None:
     if (damage := damage_of(checkpoint, contents=False)) is not None:
         return damage
     # The trainer would go on without the optimizer's state or the schedule's, to other weights.
-    deepspeed = any(checkpoint.glob("global_step*"))
-    states = {
-        "trainer's state": (checkpoint / TRAINER_STATE).is_file(),
-        "optimizer's state": deepspeed or any(checkpoint.glob("optimizer*")),
-        "schedule's state": deepspeed or (checkpoint / "scheduler.pt").is_file(),
-        "random state": any(checkpoint.glob("rng_state*")),
-    }
-    lacking = [name for name, there in states.items() if not there]
-    if lacking:
+    if lacking := [name for name, there in _states(checkpoint).items() if not there]:
         why = "`save_only_model: true`, or a run that was killed while saving"
         return f"{checkpoint} lacks the {' and the '.join(lacking)} ({why})"
     if not has_digests(checkpoint) and (torn := _torn_state(checkpoint / TRAINER_STATE)):
@@ -81,6 +73,32 @@ def why_incomplete(checkpoint: Path) -> str | None:
     if not alone and (checkpoint.parent / RECIPE_FILE).is_file() and not (checkpoint / PROCESSES_FILE).exists():
         return f"{checkpoint} lacks {PROCESSES_FILE}: not all processes had written their part"
     return None
+
+
+def is_model_alone(checkpoint: Path) -> bool:
+    """Whether a checkpoint holds a model without states to go on from, as `save_only_model` leaves it, as a whole."""
+    has_state, *others = _states(checkpoint).values()
+    if not has_state or any(others):
+        return False
+    # The trainer's state is what is written last.
+    known = has_digests(checkpoint)
+    return (damage_of(checkpoint, contents=False) if known else _torn_state(checkpoint / TRAINER_STATE)) is None
+
+
+def _states(checkpoint: Path) -> dict[str, bool]:
+    """What a run goes on with, and whether it is there."""
+    deepspeed = any(checkpoint.glob("global_step*"))
+    return {
+        "trainer's state": (checkpoint / TRAINER_STATE).is_file(),
+        "optimizer's state": deepspeed or any(checkpoint.glob("optimizer*")),
+        "schedule's state": deepspeed or (checkpoint / "scheduler.pt").is_file(),
+        "random state": any(checkpoint.glob("rng_state*")),
+    }
+
+
+def is_unpickled(checkpoint: Path) -> bool:
+    """Whether PyTorch reads a checkpoint by running what it holds: the shards of `SHARDED_STATE_DICT`."""
+    return any(checkpoint.glob("*/.metadata"))
 
 
 def _torn_state(path: Path) -> str | None:

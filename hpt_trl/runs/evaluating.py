@@ -32,7 +32,7 @@ from hpt_trl.files import valid_json, write_atomically
 from hpt_trl.methods.environments import environment_conditions
 from hpt_trl.methods.evaluate.stage import measures_of
 from hpt_trl.models.digests import adapter_digest, model_digest
-from hpt_trl.models.loading import parts_of, positions_of, whole_model
+from hpt_trl.models.loading import check_architecture, load_config, parts_of, positions_of, whole_model
 from hpt_trl.models.trainable import refuse_broken
 from hpt_trl.models.whole_files import refuse_damaged_model
 from hpt_trl.reading import duration, write_results
@@ -133,6 +133,8 @@ def load_named(name: str, device: torch.device, **settings: Any) -> torch.nn.Mod
         settings: of `from_pretrained`.
     """
     parts = parts_of(name, revision=settings.pop("revision", None))
+    trusted = settings.get("trust_remote_code", False)
+    check_architecture(parts.base, load_config(parts.base, revision=parts.revision, trust_remote_code=trusted))
     model: Any = create_model_from_path(
         whole_model(parts.base), device_map={"": device}, revision=parts.revision, **settings
     )

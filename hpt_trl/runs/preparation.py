@@ -27,7 +27,15 @@ from hpt_trl.models.built_in import BUILT_IN
 from hpt_trl.models.end_tokens import end_token_ids
 from hpt_trl.models.folders import is_value_model
 from hpt_trl.models.hub_parts import value_model_folder
-from hpt_trl.models.loading import ModelParts, load_config, load_tokenizer, model_exists, parts_of, positions_of
+from hpt_trl.models.loading import (
+    ModelParts,
+    check_architecture,
+    load_config,
+    load_tokenizer,
+    model_exists,
+    parts_of,
+    positions_of,
+)
 from hpt_trl.models.whole_files import refuse_torn_weights
 from hpt_trl.recipes.adapter_targets import check_adapter_targets
 from hpt_trl.recipes.bundled import find_recipe
@@ -343,6 +351,8 @@ def _refuse_reward_model(recipe: Recipe, model_config: PretrainedConfig, parts: 
     """Loaded as a language model, a reward model or a value model would get a head of random weights."""
     kinds = model_config.architectures or []
     name = parts.adapter or parts.base
+    if not recipe.stage.scores:
+        check_architecture(parts.base, model_config)
     # A trunk without a head is the only kind of model that a value model's config may name.
     if not any("For" in kind for kind in kinds):
         name = value_model_folder(name, revision=recipe.model_args.model_revision)

@@ -12,19 +12,34 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from hpt_trl.digests import damage_of, has_digests
+from hpt_trl.digests import DIGESTS_FILE, damage_of, has_digests
 from hpt_trl.files import parsed_json
 from hpt_trl.recipes.batches import processes
 from hpt_trl.recipes.profiles import Profile
 from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.run_files import ABANDONED, DAMAGED
 from hpt_trl.runs.best import best_named, best_of
-from hpt_trl.runs.changes import BEST_KEYS, LENGTH_KEYS, SAFE_KEYS, STARTING_KEYS, Change, changes_between
-from hpt_trl.runs.checkpoints import RUN_FILE, numbered_checkpoints, step_of, why_incomplete
+from hpt_trl.runs.changes import (
+    BEST_KEYS,
+    LENGTH_KEYS,
+    STARTING_KEYS,
+    Change,
+    changed_variables,
+    changes_between,
+    defaults_of,
+)
+from hpt_trl.runs.checkpoints import (
+    RUN_FILE,
+    is_model_alone,
+    is_unpickled,
+    numbered_checkpoints,
+    step_of,
+    why_incomplete,
+)
 from hpt_trl.runs.inputs import digests_of_inputs, inputs_changed, same_files
 from hpt_trl.runs.record import versions
 from hpt_trl.runs.starting import stored_recipe
-from hpt_trl.settings.masking import masked
+from hpt_trl.settings.masking import is_secret_variable, masked
 
 _KEY = "resume_from_checkpoint"
 # Inputs that have changed and are named.
@@ -34,12 +49,14 @@ _SHARED_OUT = ("pretrain", "sft", "ref_tuning", "dpo", "reward", "critic", "rho1
 
 
 def note_of(recipe: Recipe) -> dict[str, Any]:
-    """What a checkpoint says of the run that made it: recipe, inputs, processes and versions."""
+    """What a checkpoint says of the run that made it: recipe and defaults, inputs, processes and versions."""
     return {
         "processes": recipe.world_size,
         "profile": kind_of(recipe.profile),
         "rows_per_step": _rows_per_step(recipe),
         "recipe": masked(_resolved(recipe)),
+        "defaults": masked(defaults_of(recipe.keys)),
+        "env": masked(_variables(recipe)),
         "inputs": digests_of_inputs(recipe.raw),
         "versions": versions(),
     }
@@ -69,8 +86,8 @@ def refuse_other_run(recipe: Recipe, checkpoint: Path, *, said: bool = False) ->
     if note is None:
         return
     found = changes_since(recipe, checkpoint)
-    safe = SAFE_KEYS - BEST_KEYS if recipe.config.load_best_model_at_end else SAFE_KEYS
-    changed = [change for change in found if change.key not in safe]
+    decides = BEST_KEYS if recipe.config.load_best_model_at_end else frozenset()
+    changed = [change for change in found if not change.safe or change.key in decides]
     if changed:
         raise recipe.error(
             _KEY,
@@ -93,8 +110,29 @@ def refuse_other_run(recipe: Recipe, checkpoint: Path, *, said: bool = False) ->
         print(f"{checkpoint.name} was written with {others}: figures may differ in their last digits.", flush=True)
 
 
+def refuse_unpickled(recipe: Recipe, checkpoint: Path) -> None:
+    """Refuses a checkpoint that would be run as it is read, and of which it is not known who wrote it.
+
+    Raises:
+        UserError: what to do with its weights instead.
+    """
+    if has_digests(checkpoint) or not is_unpickled(checkpoint):
+        return
+    shards = next(checkpoint.glob("*/.metadata")).parent
+    raise recipe.error(
+        _KEY,
+        f"{checkpoint} has shards (SHARDED_STATE_DICT) and no {DIGESTS_FILE}: PyTorch would run what {shards.name} "
+        "holds, and nothing says that a run of this package wrote it. Name another checkpoint. If you trust it, gather "
+        f"its weights (`accelerate merge-weights {shards} MODEL`), put config.json and the tokenizer beside them, and "
+        "begin a new run from there: --model_name_or_path MODEL with another --output_dir.",
+    )
+
+
 def changes_since(recipe: Recipe, checkpoint: Path) -> list[Change]:
-    """What differs between the recipe of a checkpoint, as far as that is known, and the one that goes on from it."""
+    """What differs between the recipe of a checkpoint, as far as that is known, and the one that goes on from it.
+
+    What another version has for a key that is not given is a difference like any other.
+    """
     note = _note(checkpoint)
     if note is None:
         return []
@@ -102,7 +140,11 @@ def changes_since(recipe: Recipe, checkpoint: Path) -> list[Change]:
     def same_contents(was: str, now: str) -> bool:
         return same_files(was, now, note["inputs"] or {}, digests_of_inputs(recipe.raw))
 
-    return changes_between(note["recipe"], _resolved(recipe), recipe.keys, same_contents)
+    defaults = masked(defaults_of(recipe.keys))
+    found = changes_between(note["recipe"], _resolved(recipe), defaults, note["defaults"], same_contents)
+    if note["env"] is not None and note["recipe"].get("stage") == recipe.stage.name:
+        found += changed_variables(note["env"], _variables(recipe), same_contents)
+    return found
 
 
 def refuse_other_processes(recipe: Recipe, checkpoint: Path, config: PretrainedConfig) -> None:
@@ -173,6 +215,7 @@ def settle_checkpoint(recipe: Recipe, checkpoint: Path, config: PretrainedConfig
     else:
         found = _last_whole(recipe, folder)
     if found.whole != checkpoint:
+        refuse_unpickled(recipe, found.whole)
         refuse_other_run(recipe, found.whole)
         refuse_other_processes(recipe, found.whole, config)
     _refuse_lost_best(recipe, found.whole)
@@ -181,6 +224,8 @@ def settle_checkpoint(recipe: Recipe, checkpoint: Path, config: PretrainedConfig
         print(f"{damage}: set aside in {folder / DAMAGED}; going on from {found.whole.name}.", flush=True)
     newer = [path for path in numbered_checkpoints(folder) if own and step_of(path) > step_of(found.whole)]
     for path in newer:
+        if is_model_alone(path):
+            print(f"{path} holds a model alone (`save_only_model`), none to go on from.", flush=True)
         move_aside(path, folder / ABANDONED)
     if newer:
         names = ", ".join(path.name for path in newer)
@@ -207,13 +252,11 @@ def _refuse_lost_best(recipe: Recipe, checkpoint: Path) -> None:
 def _last_whole(recipe: Recipe, folder: Path) -> _Found:
     damaged: dict[Path, str] = {}
     for path in reversed(numbered_checkpoints(folder)):
-        lacking = why_incomplete(path)
-        damage = lacking or damage_of(path, contents=True)
+        damage = why_incomplete(path) or damage_of(path, contents=True)
         if damage is None:
             return _Found(path, damaged)
-        if not has_digests(path) or damage != lacking or damage_of(path, contents=False) is not None:
+        if not is_model_alone(path):
             damaged[path] = damage
-        # Else a model alone (`save_only_model`): whole, and none to go on from.
     said = "; ".join(list(damaged.values())[:3])
     raise recipe.error(
         _KEY, f"no checkpoint in {folder} is whole: {said}. Start anew with `--overwrite true`, without this key."
@@ -241,6 +284,7 @@ def move_aside(path: Path, place: Path) -> None:
 def _note(checkpoint: Path) -> dict[str, Any] | None:
     """What a checkpoint says of its run; of one without a note the folder's recipe; None of another program's."""
     empty: dict[str, Any] = {"inputs": None, "versions": {}, "profile": "", "processes": 0, "rows_per_step": 0}
+    empty |= {"defaults": {}, "env": None}
     try:
         note = empty | parsed_json((checkpoint / RUN_FILE).read_bytes())
         if isinstance(note.get("recipe"), dict):
@@ -253,6 +297,12 @@ def _note(checkpoint: Path) -> dict[str, Any] | None:
 
 def _resolved(recipe: Recipe) -> dict[str, Any]:
     return {key: value for key, value in recipe.raw.items() if key not in STARTING_KEYS}
+
+
+def _variables(recipe: Recipe) -> dict[str, Any]:
+    """Of its `env`, but for secrets."""
+    variables = recipe.sources.file.values.get("env") or {}
+    return {name: value for name, value in variables.items() if not is_secret_variable(str(name))}
 
 
 def _rows_per_step(recipe: Recipe) -> int:

@@ -163,7 +163,7 @@ def test_what_checkpoints_would_hold_is_refused(key, value, said):
 def test_no_key_but_the_tokens_is_taken_for_a_secret():
     assert [key for key in declared_in_file("mtp").keys if is_secret(key)] == ["hub_token"]
     assert not changes_between(
-        {"dataset_name": "http://a:b@h/x"}, {"dataset_name": "http://••••@h/x"}, {}, lambda was, now: False
+        {"dataset_name": "http://a:b@h/x"}, {"dataset_name": "http://••••@h/x"}, {}, {}, lambda was, now: False
     )
 
 

@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from hpt_trl.errors import UserError
 from hpt_trl.files import cache_folder
 from hpt_trl.models.built_in import BUILT_IN
-from hpt_trl.models.loading import load_config, load_tokenizer, model_exists, resolve_model
+from hpt_trl.models.loading import check_architecture, load_config, load_tokenizer, model_exists, resolve_model
 
 NAME = "smollm2-135m"
 
@@ -59,6 +61,26 @@ def test_a_folder_without_weights_or_with_a_broken_config_is_refused(tiny):
     (tiny / "model.safetensors").unlink()
     with pytest.raises(UserError, match="holds no weights"):
         model_exists(str(tiny))
+
+
+def test_settings_that_can_be_parsed_and_not_used_are_refused(tiny, tiny_model_path):
+    for file, was, now, what in (
+        ("config.json", '"num_hidden_layers": ', '"num_hidden_layers": "two", "was": ', "config"),
+        ("tokenizer.json", '"content"', '"consent"', "tokenizer"),
+    ):
+        for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(Path(tiny_model_path) / name, tiny)
+        text = (tiny / file).read_text()
+        assert was in text
+        (tiny / file).write_text(text.replace(was, now, 1))
+        with pytest.raises(UserError, match=rf"the {what} of .* cannot be loaded"):
+            load_tokenizer(str(tiny))
+    shutil.copy(Path(tiny_model_path) / "config.json", tiny)
+    config = load_config(str(tiny))
+    check_architecture(str(tiny), config)
+    config.architectures = None
+    with pytest.raises(UserError, match=r"has no `architectures`"):
+        check_architecture(str(tiny), config)
 
 
 def test_a_folder_without_tokenizer_is_refused(tiny):

@@ -5,6 +5,9 @@ import json
 import pytest
 
 from hpt_trl.cli import main
+from hpt_trl.errors import UserError
+from hpt_trl.launching.options import LaunchOptions
+from hpt_trl.planning import measuring
 from tests.planning.test_lengths import recipe_of
 
 
@@ -30,6 +33,23 @@ def test_what_cannot_be_measured_is_said(tiny_model_path, tmp_path, capsys):
     path.write_text(json.dumps(given | {"stage": "evaluate", "use_cpu": True, "max_completion_length": 16}))
     assert main(["check", str(path), "--measure"]) == 2
     assert "--measure: only a training whose model and rows are here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "told"),
+    [
+        (2, "a warning\nerror: a.yaml: seed: no\n  b.yaml: lr: no\n", "a.yaml: seed: no\n  b.yaml: lr: no"),
+        (137, "error: process 0 (pid 7) was ended by SIGKILL\n", "process 0 (pid 7) was ended by SIGKILL"),
+        (-9, "", "the process that took the step was ended by SIGKILL from outside, as a system out of memory does."),
+        (1, "Traceback (most recent call last):\nKeyError: 'x'\n", None),
+        (2, "usage: python\n", None),
+    ],
+)
+def test_only_a_mistake_is_told_as_one(code, said, told, monkeypatch, capsys):
+    monkeypatch.setattr(measuring, "call", lambda *arguments, **options: (code, said))
+    with pytest.raises(RuntimeError if told is None else UserError) as failed:
+        measuring.measured_step("a.yaml", [], LaunchOptions())
+    assert (said in capsys.readouterr().err) if told is None else str(failed.value) == f"--measure: {told}"
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from hpt_trl.cli import main
 from hpt_trl.digests import damage_of, note_digests
 from hpt_trl.errors import UserError
 from hpt_trl.recipes.declared import KEYS_FILE
-from hpt_trl.runs import runner
+from hpt_trl.runs import runner, training
 from hpt_trl.runs.changes import SAFE_KEYS, changes_between
 from hpt_trl.runs.going_on import after_interrupt
 from hpt_trl.runs.inputs import digests_of_inputs, inputs_changed, same_files
@@ -194,6 +194,64 @@ def test_a_state_that_is_missing_is_not_made_anew(recipe, tmp_path, name):
         runner.run(path, AGAIN)
 
 
+def test_a_model_alone_is_told_and_not_called_damaged(stopped, capsys):
+    """As `save_only_model` leaves it, of this version and of a former one, which noted no digests."""
+    path, folder, straight = stopped
+    for step in (4, 6):
+        for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+            (folder / f"checkpoint-{step}" / name).unlink()
+        note_digests(folder / f"checkpoint-{step}")
+    for name in ("run.json", "digests.json"):
+        (folder / "checkpoint-6" / name).unlink()
+    runner.run(path, AGAIN)
+    said = capsys.readouterr().out
+    for step in (4, 6):
+        assert f"checkpoint-{step} holds a model alone (`save_only_model`), none to go on from." in said
+    assert not (folder / "damaged").exists() and names(folder / "abandoned") == ["checkpoint-4", "checkpoint-6"]
+    assert weights(folder) == straight
+
+
+def test_shards_that_would_be_unpickled_are_read_with_digests_alone(stopped):
+    path, folder, _ = stopped
+    checkpoint = folder / "checkpoint-6"
+    shards = checkpoint / "pytorch_model_fsdp_0"
+    shards.mkdir()
+    (shards / ".metadata").write_bytes(b"\x80\x04.")
+    note_digests(checkpoint)
+    assert main(["check", path, *AGAIN]) == 0
+    for name in ("run.json", "digests.json"):
+        (checkpoint / name).unlink()
+    with pytest.raises(UserError, match=r"checkpoint-6 has shards.*merge-weights .*pytorch_model_fsdp_0 MODEL"):
+        runner.run(path, AGAIN)
+    # Nor where the newest one turns out to be damaged.
+    flip(folder / "checkpoint-4" / "optimizer.pt")
+    shutil.rmtree(checkpoint)
+    shutil.copytree(folder / "checkpoint-2", folder / "checkpoint-3")
+    for name in ("run.json", "digests.json"):
+        (folder / "checkpoint-3" / name).unlink()
+    (folder / "checkpoint-3" / "optimizer_0").mkdir()
+    (folder / "checkpoint-3" / "optimizer_0" / ".metadata").write_bytes(b"\x80\x04.")
+    with pytest.raises(UserError, match=r"checkpoint-3 has shards"):
+        runner.run(path, AGAIN)
+
+
+def test_defaults_and_variables_that_have_changed_are_refused(stopped, recipe, monkeypatch):
+    _, folder, _ = stopped
+    for name in ("LEVEL", "SERVICE_API_KEY", "WANDB_MODE", "ADDRESS"):
+        monkeypatch.setenv(name, "")
+    variables = {"LEVEL": "1", "WANDB_MODE": "offline", "ADDRESS": "http://me:pass@host/a"}
+    noted = json.loads((folder / "checkpoint-6" / "run.json").read_text())
+    assert noted["env"] == {} and noted["defaults"]["weight_decay"] == 0.0 and "logging_steps" not in noted["defaults"]
+    noted["defaults"] |= {"weight_decay": 0.1, "of_another_version": 1}
+    masked = {"LEVEL": "2", "WANDB_MODE": "online", "ADDRESS": "http://••••@host/a"}
+    of_another_launch(folder / "checkpoint-6", defaults=noted["defaults"], env=masked)
+    path = recipe("sft", **SAVED, max_steps=6, env=variables | {"SERVICE_API_KEY": "k3y"})
+    with pytest.raises(UserError, match=r"recipe: weight_decay 0\.1 there, 0\.0 here; env\.LEVEL 2 there, 1 here\. Go"):
+        runner.run(path, AGAIN)
+    path = recipe("sft", **SAVED, max_steps=6, weight_decay=0.1, env=variables | {"LEVEL": "2"})
+    assert main(["check", path, *AGAIN]) == 0
+
+
 def of_another_launch(checkpoint: Path, **changes) -> None:
     """Lets a checkpoint say that it is of other processes."""
     note = json.loads((checkpoint / "run.json").read_text())
@@ -340,7 +398,7 @@ def test_paths_of_the_same_contents_are_the_same(tmp_path):
 
     def differ() -> list[str]:
         digests = [digests_of_inputs(values) for values in (old, new)]
-        changes = changes_between(old, new, {}, lambda was, now: same_files(was, now, *digests))
+        changes = changes_between(old, new, {}, {}, lambda was, now: same_files(was, now, *digests))
         return [change.key for change in changes]
 
     assert differ() == []
@@ -363,7 +421,7 @@ def best_stopped(recipe, tmp_path, monkeypatch):
 
     path = recipe("sft", **SAVED, **BEST, metric_for_best_model="eval_loss", max_steps=4)
     with monkeypatch.context() as patched:
-        patched.setattr(runner, "save_final", killed)
+        patched.setattr(training, "save_final", killed)
         with pytest.raises(RuntimeError, match="killed"):
             runner.run(path, [])
     best = weights(tmp_path / "sft" / "checkpoint-2")
@@ -402,7 +460,7 @@ def test_a_finished_run_that_goes_on_is_not_finished(recipe, tmp_path, monkeypat
         raise RuntimeError("killed")
 
     with monkeypatch.context() as patched:
-        patched.setattr(runner, "save_final", killed)
+        patched.setattr(training, "save_final", killed)
         with pytest.raises(RuntimeError, match="killed"):
             runner.run(path, [*AGAIN, "--max_steps", "4"])
     assert not (folder / "results.json").exists() and (folder / "abandoned" / "results.json").exists()

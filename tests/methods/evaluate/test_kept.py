@@ -13,6 +13,9 @@ import yaml
 from transformers import AutoTokenizer
 
 from hpt_trl.cli import main
+from hpt_trl.errors import UserError
+from hpt_trl.evaluation.generating import Sample
+from hpt_trl.evaluation.samples import SampleStore
 from tests.helpers.evaluations import HERE, results, run, samples
 from tests.helpers.processes import ENVIRONMENT, hpt_trl
 from tests.helpers.stage_runs import sums
@@ -78,6 +81,22 @@ def test_given_again_it_only_scores(evaluation, tmp_path, monkeypatch):
     assert (tmp_path / "evaluate" / "samples.jsonl").read_bytes() == before
 
 
+def test_a_completion_that_has_changed_on_the_disk_is_refused(tmp_path):
+    store = SampleStore(tmp_path)
+    kept = [Sample(0, 0, [1, 2], [17, 3], False, None), Sample(1, 0, [1], [4], True, {"reward": 0.1, "said": "è"})]
+    store.write(kept, {(0, 0): {"completion": "7"}})
+    assert store.read() == kept and store.texts() == {(0, 0): "7"}
+    path = tmp_path / "samples.jsonl"
+    whole = path.read_text()
+    for was, now in (("[17, 3]", "[19, 3]"), ('"7"', '"8"'), ("è", "é"), ("[4]", "[\0]"), ("0.1", "0.2")):
+        path.write_text(whole.replace(was, now))
+        for read in (store.read, store.texts):
+            with pytest.raises(UserError, match=rf"line {1 if was in whole.splitlines()[0] else 2}: .* not what was"):
+                read()
+    path.write_text(whole.splitlines(keepends=True)[1])
+    assert store.read() == kept[1:]
+
+
 def test_a_scoring_that_fails_keeps_what_was_there(evaluation, tmp_path, capsys):
     run("eval", evaluation())
     files = [tmp_path / "evaluate" / name for name in ("results.json", "recipe.yaml", "samples.jsonl", "scored.jsonl")]
@@ -95,6 +114,8 @@ def test_completions_with_unusual_ends_of_lines_are_read_whole(evaluation, tmp_p
     tokenizer, text = AutoTokenizer.from_pretrained(tiny_model_path), "one\u2028two\u2029three\u0085 7"
     ids = [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]
     told = [line | {"completion": text, "ids": ids} for line in samples(tmp_path / "first")]
+    # As a former version wrote them.
+    told = [{key: value for key, value in line.items() if key != "digest"} for line in told]
     lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in told)
     (tmp_path / "first" / "samples.jsonl").write_text(lines, encoding="utf-8")
     run("eval", evaluation("first"))

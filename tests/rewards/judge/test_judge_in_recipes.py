@@ -35,8 +35,11 @@ def episodes(tmp_path, recipe):  # noqa: F811
 def test_check_names_the_judge_and_does_not_ask_it(episodes, capsys, monkeypatch):
     monkeypatch.setenv("JUDGE_API_KEY", KEY)
     with judge_service(lambda *_: reply("correct")) as service:
-        assert main(["check", episodes(judge_url=service.url, judge_api_key_env="JUDGE_API_KEY")]) == 0
-        out = capsys.readouterr().out
+        words = ["check", episodes(judge_url=service.url, judge_api_key_env="JUDGE_API_KEY")]
+        # Nor does a measured step, which is refused once the recipe is checked.
+        assert main([*words, "--measure"]) == 2
+        out, refused = capsys.readouterr()
+        assert f"--measure: grader at {service.url} would judge the step's rollouts, which may cost money." in refused
         assert f"grader at {service.url}, 60 s a question, 8 at a time in each process, verdicts kept in memory" in out
         assert KEY not in out and service.asked == []
 
