@@ -124,7 +124,7 @@ class Plan:
         values = self.resolved(stage)
         texts = {key: text for key, text in stage.texts.items() if key in values and not references_of(text)}
         texts = {key: value for key, value in values.items() if isinstance(value, str)} | texts
-        lines = {key: place.line or stage.place.line for key, place in stage.places.items()}
+        lines = {key: place.line for key, place in stage.places.items() if place.line is not None}
         return StageSources(
             file=RecipeFile(self.file.path, values, lines, texts, stage.inner),
             overrides=stage.words | words,
