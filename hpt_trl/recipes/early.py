@@ -147,7 +147,7 @@ def look_at_sources(
             check_trackers(taken["report_to"], sources, packages=not planned, **settings)
     # An evaluation has none of its own.
     for name in (taken.get("evaluations") or []) if has_model else []:
-        _note_evaluation(name, sources, world_size, mistakes, made, live=live)
+        _note_evaluation(name, sources, world_size, mistakes, made, planned=planned, live=live)
     return Checked(values, declared, sources)
 
 
@@ -186,7 +186,14 @@ def _note_rewards(values: dict[str, Any], sources: Sources, mistakes: Collector,
 
 
 def _note_evaluation(
-    name: str, sources: Sources, world_size: int, mistakes: Collector, made: Collection[str], *, live: bool
+    name: str,
+    sources: Sources,
+    world_size: int,
+    mistakes: Collector,
+    made: Collection[str],
+    *,
+    planned: bool,
+    live: bool,
 ) -> None:
     own = Collector()
     with own.noted(), seeing():
@@ -194,7 +201,7 @@ def _note_evaluation(
         stage = inner.file.values.get("stage")
         if stage in (*STAGE_MODULES, PIPELINE) and stage != _EVALUATE:
             raise inner.error("stage", f"`{stage}` is no evaluation; allowed here: {_EVALUATE}.")
-        look_at_sources(inner, world_size, own, made, has_model=False, live=live)
+        look_at_sources(inner, world_size, own, made, has_model=False, planned=planned, live=live)
     for error in own.errors:
         said = str(error) if error.place is not None else f"{name}: {error}"
         mistakes.note(sources.error("evaluations", said))
