@@ -58,11 +58,14 @@ class UserError(ValueError):
     Args:
         message: the text.
         place: of the key that it is about, where it is about one; the text begins with it.
+        about: a key whose place is not known here, and the names of what it is about inside of the key's value; the
+            key is put in front of the message.
     """
 
-    def __init__(self, message: str = "", place: Place | None = None):
-        super().__init__(message)
+    def __init__(self, message: str = "", place: Place | None = None, about: tuple[str, ...] = ()):
+        super().__init__(f"{about[0]}: {message}" if about else message)
         self.place = place
+        self.about = about
 
     @property
     def every(self) -> "tuple[UserError, ...]":
@@ -71,8 +74,9 @@ class UserError(ValueError):
 
     @property
     def said(self) -> str:
-        """The message without the place in front of it."""
-        return str(self) if self.place is None else str(self).removeprefix(f"{self.place}: ")
+        """The message without the place, or the key, in front of it."""
+        before = self.place or next(iter(self.about), None)
+        return str(self) if before is None else str(self).removeprefix(f"{before}: ")
 
     def _render_traceback_(self) -> list[str]:
         """What a notebook shows of it, by IPython's convention."""
@@ -88,7 +92,7 @@ class Mistakes(UserError):
 
     def __init__(self, errors: Sequence[UserError]):
         ValueError.__init__(self, errors)
-        self.place = None
+        self.place, self.about = None, ()
         self._every = tuple(errors)
 
     @property
@@ -110,8 +114,13 @@ class Collector:
 
     @property
     def errors(self) -> list[UserError]:
-        """What was noted, each text once."""
-        return list(self._noted.values())
+        """What was noted, each text once.
+
+        Those of a file by its lines, then keys that are not set, then the command line's, then what names no key.
+        """
+        found = list(self._noted.values())
+        files = list(dict.fromkeys(error.place.file for error in found if error.place is not None))
+        return sorted(found, key=lambda error: _order(error, files))
 
     @contextmanager
     def noted(self) -> Iterator[None]:
@@ -130,15 +139,11 @@ class Collector:
         """Ends the gathering.
 
         Raises:
-            UserError: the mistake that was noted; of several `Mistakes`, those of a file by its lines, then those of
-                keys that are not set, then those of the command line, then what names no key.
+            UserError: the mistake that was noted; of several `Mistakes`.
         """
         errors = self.errors
-        if len(errors) == 1:
-            raise errors[0]
         if errors:
-            files = list(dict.fromkeys(error.place.file for error in errors if error.place is not None))
-            raise Mistakes(sorted(errors, key=lambda error: _order(error, files)))
+            raise errors[0] if len(errors) == 1 else Mistakes(errors)
 
 
 def _order(error: UserError, files: list[str]) -> tuple[float, ...]:

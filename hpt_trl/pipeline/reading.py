@@ -51,7 +51,7 @@ def read_plan(path: Path, overrides: list[str], mistakes: Collector | None = Non
     """
     noted = Collector() if mistakes is None else mistakes
     file = read_recipe_file(path, noted)
-    words = split_words(take_token(overrides))
+    words = split_words(take_token(overrides), noted)
     top = Sources(file, {key: value for key, value in words.items() if "." not in key})
     settings = _settings(top, noted)
     keys: list[StageKeys] = []

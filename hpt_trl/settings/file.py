@@ -6,7 +6,7 @@ PyYAML speaks YAML 1.1, where `no` and `off` are booleans and `1e-6` is text. Re
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -132,18 +132,27 @@ class Sources:
 
     @contextmanager
     def placing(self, *keys: str) -> Iterator[None]:
-        """Inside, a mistake whose message begins with one of these keys (`key: ...`) gets the place of the key.
+        """Inside, mistakes about these keys get the place of the key.
 
         Raises:
-            UserError: the mistake.
+            UserError: the mistakes.
         """
         try:
             yield
         except UserError as error:
-            key, colon, message = str(error).partition(": ")
-            if error.place is None and colon and key in keys:
-                raise self.error(key, message) from error
-            raise
+            mistakes = Collector()
+            for one in error.every:
+                mistakes.note(self._placed(one, keys))
+            mistakes.settle()
+
+    def _placed(self, error: UserError, keys: Collection[str]) -> UserError:
+        if error.place is not None:
+            return error
+        if error.about:
+            return self.place(*error.about).error(error.said)
+        # Others begin with the key, in words.
+        key, colon, message = str(error).partition(": ")
+        return self.error(key, message) if colon and key in keys else error
 
 
 def _note_duplicates(node: yaml.Node, path: Path, mistakes: Collector) -> None:
@@ -228,24 +237,29 @@ def read_recipe_file(path: Path, mistakes: Collector | None = None) -> RecipeFil
         raise UserError(f"{shown(path)}: this is not YAML: {error}.") from error
 
 
-def split_overrides(words: list[str]) -> dict[str, list[str]]:
+def split_overrides(words: list[str], mistakes: Collector | None = None) -> dict[str, list[str]]:
     """Splits `--key value ...`, `--key=value` and `--flag` into key -> words; of a key given twice the last counts.
 
+    Args:
+        mistakes: takes that words stand before the first key. By default it is raised.
+
     Raises:
-        UserError: a word stands before the first key.
+        UserError: words stand there.
     """
+    noted = Collector() if mistakes is None else mistakes
     overrides: dict[str, list[str]] = {}
     current: list[str] | None = None
     for word in words:
         if word.startswith("--") and len(word) > 2:
             key, equals, value = word[2:].partition("=")
             current = overrides[key.replace("-", "_")] = [value] if equals else []
-        elif current is None:
-            raise UserError(
-                f"`{word[:_QUOTED]}` on the command line follows no key; overrides are written `--key value`."
-            )
-        else:
+        elif current is None and word == words[0]:
+            said = f"`{word[:_QUOTED]}` on the command line follows no key; overrides are written `--key value`."
+            noted.note(UserError(said))
+        elif current is not None:
             current.append(word)
+    if mistakes is None:
+        noted.settle()
     return overrides
 
 
