@@ -78,7 +78,7 @@ def stage_of(sources: Sources) -> str:
         file, guess = shown(sources.file.path), _guessed_stage(sources)
         written = ", ".join(f"`stage: {stage}`" for stage in sorted(STAGE_MODULES))
         likely = f" This looks like `stage: {guess}`." if guess else ""
-        raise Place(file, "stage").error(f"the key is missing. Write one of: {written}.{likely}")
+        raise Place(file, "stage").error(f"the key `stage` is missing. Write one of: {written}.{likely}")
     try:
         check_stage(name)
     except UserError as error:

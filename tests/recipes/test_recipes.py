@@ -240,7 +240,7 @@ def test_a_mistake_on_the_command_line(read, overrides, said):
         ("stage: hpt\nbeta: 1\nbeta: 2\n", "line 3, `beta`: the key is already set on line 2"),
         ("stage: hpt\ndataset_options:\n  size: 1\n  size: 2\n", "line 4, `size`: the key is already set on line 3"),
         ("? [a]\n: 1\n", "a key is one word"),
-        ("beta: 1\n", "the key is missing. Write one of: `stage: critic`"),
+        ("beta: 1\n", "the key `stage` is missing. Write one of: `stage: critic`"),
         ("stage: hpt\nenv: 3\n", "line 2, `env`: allowed: a mapping"),
     ],
 )
