@@ -18,6 +18,9 @@ from hpt_trl.errors import Collector, Place, UserError
 from hpt_trl.settings.imported import MODULE_FOLDERS
 from hpt_trl.settings.yaml_text import check_yaml
 
+# Of YAML 1.1 alone, which would end a comment in the middle of what editors show as one line.
+_BREAK = re.compile("[\x85\u2028\u2029]")
+_COMMENT = re.compile(r"^[ \t]*#.*$", re.MULTILINE)
 # Letters of a value that messages quote.
 _QUOTED = 200
 # Behind the place of a key that is nowhere.
@@ -207,6 +210,7 @@ def read_recipe_file(path: Path, mistakes: Collector | None = None) -> RecipeFil
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{shown(path)}: the recipe cannot be read as text: {error}.") from error
+    text = _COMMENT.sub(lambda comment: _BREAK.sub(" ", comment[0]), text)
     noted = Collector() if mistakes is None else mistakes
     try:
         check_yaml(text)
