@@ -143,11 +143,12 @@ def refuse_shared(
             trained = {test_source.origin(number): number for number in tests[ROW]}
             shared = [number for number in rows[ROW] if source.origin(number) in trained]
             if shared:
-                raise UserError(
-                    f"datasets, entry {other.number}: {len(shared):,} of its held-out rows are trained on by entry "
-                    f"{part.number} (first {source.place(shared[0])}). Write slices that do not overlap, e.g. "
-                    "split: train[:90%] and test_split: train[90%:]."
+                said = (
+                    f"{len(shared):,} of its held-out rows are trained on by entry {part.number} (first "
+                    f"{source.place(shared[0])}). Write slices that do not overlap, e.g. split: train[:90%] and "
+                    "test_split: train[90%:]."
                 )
+                raise of_entry(other.number, said, "test_split")
 
 
 def mixed(

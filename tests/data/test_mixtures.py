@@ -89,7 +89,7 @@ def test_entries_of_one_path_are_counted_apart(files):
 def test_a_row_that_one_entry_holds_out_and_another_trains_on(files, tmp_path):
     own = {"path": files["own"], "split": "train[:30]", "test_split": "train[30:]"}
     said = refused(own, {"path": files["own"], "split": "train[20:32]"})
-    assert "datasets, entry 1: 2 of its held-out rows are trained on by entry 2 (first " in said
+    assert "datasets: entry 1: 2 of its held-out rows are trained on by entry 2 (first " in said
     assert "own.parquet (train[20:32]), row 31)" in said
     assert len(entries(own, {"path": files["own"], "split": "train[20:30]"}, {"path": files["alpaca"]}).test) == 10
     drawn = {"path": "arithmetic", "options": {"size": 4, "test_size": 2}}
