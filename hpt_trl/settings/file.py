@@ -16,6 +16,7 @@ import yaml
 
 from hpt_trl.errors import Collector, Place, UserError
 from hpt_trl.settings.imported import MODULE_FOLDERS
+from hpt_trl.settings.secrets import put_back
 from hpt_trl.settings.yaml_text import check_yaml
 
 # Of YAML 1.1 alone, which would end a comment in the middle of what editors show as one line.
@@ -230,7 +231,9 @@ def read_recipe_file(path: Path, mistakes: Collector | None = None) -> RecipeFil
         _note_duplicates(root, path, noted)
         if mistakes is None:
             noted.settle()
-        return _structure(loader, path, root)
+        found = _structure(loader, path, root)
+        put_back(path, found.values, found.texts)
+        return found
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f", line {mark.line + 1}" if mark else ""
