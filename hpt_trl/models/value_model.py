@@ -31,6 +31,7 @@ from hpt_trl.files import write_atomically
 from hpt_trl.models.folders import VALUE_CONFIG_FILE, VALUE_HEAD_FILE, VALUE_TASK, is_adapter, is_value_model
 from hpt_trl.models.hub_parts import value_model_folder
 from hpt_trl.models.loading import load_config, whole_model
+from hpt_trl.models.readable import adapter_config
 from hpt_trl.models.sharded_weights import whole
 from hpt_trl.models.trainable import refuse_broken
 from hpt_trl.models.whole_files import refuse_damaged_model
@@ -309,7 +310,7 @@ def load_value_model(name: str, *, trainable: bool, **loading: Any) -> ValueMode
     settings = read_head_settings(name)
     refuse_damaged_model(name)
     if is_adapter(name):
-        adapter = PeftConfig.from_pretrained(name)
+        adapter = adapter_config(name)
         base = whole_model(str(adapter.base_model_name_or_path))
         trunk: Any = AutoModel.from_pretrained(base, **{**loading, "revision": adapter.revision})
         trunk = PeftModel.from_pretrained(trunk, name, is_trainable=trainable)

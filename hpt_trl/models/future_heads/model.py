@@ -10,6 +10,7 @@ from hpt_trl.models.future_heads.decoding import HeadCandidates, Speculation
 from hpt_trl.models.future_heads.heads import FutureHeads
 from hpt_trl.models.future_heads.storage import folder_with_heads, heads_in, load_heads, read_config, save_heads
 from hpt_trl.models.future_heads.trunk import parts_of, watched
+from hpt_trl.models.readable import adapter_config
 from hpt_trl.models.whole_files import refuse_damaged_model
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def load_with_future_heads(folder: str | Path, *, revision: str | None = None, *
         UserError: no model or no heads there, or heads of another model.
     """
     from huggingface_hub import snapshot_download
-    from peft import PeftConfig, PeftModel
+    from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
     if folder_with_heads(str(folder), revision=revision) != str(folder):
@@ -98,7 +99,7 @@ def load_with_future_heads(folder: str | Path, *, revision: str | None = None, *
     read_config(folder)
     refuse_damaged_model(folder)
     if is_adapter(str(folder)):
-        adapter = PeftConfig.from_pretrained(str(folder))
+        adapter = adapter_config(folder)
         refuse_damaged_model(str(adapter.base_model_name_or_path))
         base = AutoModelForCausalLM.from_pretrained(
             str(adapter.base_model_name_or_path), revision=adapter.revision, **kwargs
