@@ -72,13 +72,6 @@ READERS = {
         pushes=True,
         ways=("flip", "zero all", "half", "delete", NAN),
     ),
-    "push-adapter": Reader(
-        "sft-lora",
-        _ADAPTER[:2],
-        command=("push", "{there}", "--hub_model_id", "me/pushed"),
-        pushes=True,
-        ways=("flip", "half", "delete", NAN),
-    ),
     # Of the file of a PyPI package, in GGUF.
     "unpacked": Reader(
         UNPACKED,
