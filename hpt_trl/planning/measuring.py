@@ -127,7 +127,7 @@ def _take(name: str, folder: Path, overrides: list[str]) -> None:
     """Takes the steps in this process, and writes what they took."""
     from hpt_trl.recipes.bundled import find_recipe
     from hpt_trl.recipes.resolving import read_recipe
-    from hpt_trl.runs import runner
+    from hpt_trl.runs.building import build_trainer
     from hpt_trl.runs.preparation import prepare_recipe
     from hpt_trl.runs.quiet import quiet
 
@@ -137,7 +137,7 @@ def _take(name: str, folder: Path, overrides: list[str]) -> None:
         prepared = prepare_recipe(recipe)
         (folder / "run").mkdir(exist_ok=True)
         before, steps = _begin(), _Steps()
-        runner._build_trainer(prepared, [steps]).train()
+        build_trainer(prepared, [steps]).train()
         found = {"seconds": sum(steps.seconds[-generation:]) / generation, "memory": _peak(before)}
     (folder / f"process-{os.environ.get('RANK', '0')}.json").write_text(json.dumps(found))
 

@@ -6,6 +6,7 @@ from typing import Any
 from hpt_trl.errors import Collector
 from hpt_trl.recipes.declared import Declared
 from hpt_trl.recipes.device import check_quantization
+from hpt_trl.recipes.loading import loading_fault
 from hpt_trl.settings.file import Sources
 
 _REWARDS = ("reward_funcs", "reward_model_name_or_path")
@@ -42,6 +43,10 @@ def note_joint_mistakes(values: Values, declared: Declared, sources: Sources, mi
             if all(taken.get(key) for key in _QUANTIZATION):
                 raise sources.error(_QUANTIZATION[0], "`load_in_8bit` is set as well; keep one of the two.")
             check_quantization(taken, declared, sources)
+    settings = taken.get("model_init_kwargs")
+    if isinstance(settings, dict) and (fault := loading_fault(settings)):
+        mistakes.note(sources.error("model_init_kwargs", fault))
+        values.faulty.add("model_init_kwargs")
     for key in _REWARDS:
         if declared.rewards == "none" and taken.get(key):
             mistakes.note(sources.error(key, f"the stage `{declared.stage}` uses no rewards; drop the line."))

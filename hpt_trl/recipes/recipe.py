@@ -14,7 +14,14 @@ from hpt_trl.settings.file import Sources, shown
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import PretrainedConfig, PreTrainedTokenizerBase, ProcessorMixin, Trainer, TrainerCallback
+    from transformers import (
+        PretrainedConfig,
+        PreTrainedModel,
+        PreTrainedTokenizerBase,
+        ProcessorMixin,
+        Trainer,
+        TrainerCallback,
+    )
     from trl import ModelConfig
 
     from hpt_trl.data.layouts import Layout, Splits
@@ -152,6 +159,7 @@ class Stage:
         work: does what a stage is for that has neither model nor rows, in the first process, and returns what was
             measured; None for all others.
         left_out: names of keys that the stage does not know, though its classes declare them.
+        reference: of the trainer: the model that its policy is compared with, where that is one of its own.
         finish: of the trainer: leaves what the stage has beside the model, once the model is saved and evaluated;
             called by every process. What it returns in the first one stands in results.json under the stage's name.
         argument_class: the other recipe keys, usually `RecipeArguments`.
@@ -186,6 +194,7 @@ class Stage:
     work: "Callable[[Recipe], dict[str, Any]] | None" = None
     left_out: frozenset[str] = frozenset()
     argument_class: "type[RecipeArguments]" = field(default_factory=_recipe_arguments)
+    reference: "Callable[[Any], PreTrainedModel | None]" = lambda trainer: None
     finish: "Callable[[Trainer], dict[str, Any] | None]" = lambda trainer: None
     check: "Callable[[Recipe], None]" = lambda recipe: None
     check_tokenizer: "Callable[[Recipe, PreTrainedTokenizerBase], None]" = lambda recipe, tokenizer: None

@@ -17,7 +17,7 @@ import torch
 import yaml
 
 from hpt_trl.errors import UserError
-from hpt_trl.runs import runner
+from hpt_trl.runs.building import build_trainer
 from hpt_trl.runs.preparation import prepare
 from tests.helpers.pretraining import MODEL
 from tests.helpers.stage_runs import KEYS
@@ -92,7 +92,7 @@ def cell(stage: str, row: dict[str, Any], model: str, folder: Path) -> list[str]
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump({key: value for key, value in values.items() if value is not None}))
     prepared = prepare(str(path), [])
-    trainer: Any = runner._build_trainer(prepared, [])
+    trainer: Any = build_trainer(prepared, [])
     given: list[dict[str, Any]] = []
     stock = trainer.compute_loss
 

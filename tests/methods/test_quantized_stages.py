@@ -21,7 +21,7 @@ from hpt_trl.errors import UserError
 from hpt_trl.models.adapters import keep_four_bit_trainable
 from hpt_trl.models.folders import VALUE_HEAD_FILE
 from hpt_trl.planning.check import check
-from hpt_trl.runs import reporting, runner
+from hpt_trl.runs import reporting, runner, training
 from tests.helpers.code_problems import solutions
 from tests.helpers.datasets import write_jsonl
 from tests.helpers.rho1 import TEXTS
@@ -90,13 +90,13 @@ def recipe(tmp_path, folder):
 def trainers(monkeypatch) -> list[Any]:
     """The trainers that `run` makes, in their order."""
     made: list[Any] = []
-    build = runner._build_trainer
+    build = training.build_trainer
 
     def kept(*args: Any) -> Any:
         made.append(build(*args))
         return made[-1]
 
-    monkeypatch.setattr(runner, "_build_trainer", kept)
+    monkeypatch.setattr(training, "build_trainer", kept)
     return made
 
 

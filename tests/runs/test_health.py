@@ -7,7 +7,7 @@ import pytest
 from hpt_trl.digests import note_digests
 from hpt_trl.errors import UserError
 from hpt_trl.planning.check import check
-from hpt_trl.runs import reporting, runner
+from hpt_trl.runs import reporting, runner, training
 from hpt_trl.runs.signs import PATIENCE
 from tests.helpers.stage_runs import LORA, results, weights
 
@@ -70,14 +70,14 @@ def test_what_is_trained_is_said_as_well(recipe, tmp_path):
 
 def test_a_frozen_model_is_refused(recipe, tmp_path, monkeypatch):
     runner.run(recipe("sft", **LORA, max_steps=1), [])
-    trained, build = tmp_path / "sft", runner._build_trainer
+    trained, build = tmp_path / "sft", training.build_trainer
 
     def frozen(*args):
         trainer = build(*args)
         trainer.model.requires_grad_(False)
         return trainer
 
-    monkeypatch.setattr(runner, "_build_trainer", frozen)
+    monkeypatch.setattr(training, "build_trainer", frozen)
     with pytest.raises(UserError, match="no parameter of the model is trainable"):
         runner.run(recipe("sft", output_dir=str(tmp_path / "frozen")), [])
     assert results(trained)["trained"] is True

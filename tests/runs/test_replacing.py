@@ -66,7 +66,7 @@ def test_a_start_that_fails_leaves_what_it_was_to_replace(recipe, finished, tmp_
         raise RuntimeError("no memory")
 
     with monkeypatch.context() as patched:
-        patched.setattr("hpt_trl.runs.runner._build_trainer", broken)
+        patched.setattr("hpt_trl.runs.training.build_trainer", broken)
         with pytest.raises(RuntimeError, match="no memory"):
             runner.run(recipe("sft", max_steps=3), ANEW)
     assert contents(finished) == before
@@ -101,7 +101,7 @@ def test_what_cannot_be_removed_costs_the_new_run_nothing(recipe, finished, monk
     with monkeypatch.context() as patched:
         # As where another machine has a file open, or owns it.
         patched.setattr("hpt_trl.runs.replacing.shutil.rmtree", lambda *arguments, **settings: None)
-        patched.setattr("hpt_trl.runs.runner.save_final", interrupted)
+        patched.setattr("hpt_trl.runs.training.save_final", interrupted)
         with pytest.raises((KeyboardInterrupt, UserError)):
             runner.run(recipe("sft", save_strategy="steps", save_steps=1, max_steps=3), ANEW)
     assert (finished / "checkpoint-3").is_dir() and not (finished / ".replaced").exists()

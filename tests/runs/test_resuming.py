@@ -13,7 +13,7 @@ from hpt_trl.cli import main
 from hpt_trl.digests import damage_of, note_digests
 from hpt_trl.errors import UserError
 from hpt_trl.recipes.declared import KEYS_FILE
-from hpt_trl.runs import runner
+from hpt_trl.runs import runner, training
 from hpt_trl.runs.changes import SAFE_KEYS, changes_between
 from hpt_trl.runs.going_on import after_interrupt
 from hpt_trl.runs.inputs import digests_of_inputs, inputs_changed, same_files
@@ -421,7 +421,7 @@ def best_stopped(recipe, tmp_path, monkeypatch):
 
     path = recipe("sft", **SAVED, **BEST, metric_for_best_model="eval_loss", max_steps=4)
     with monkeypatch.context() as patched:
-        patched.setattr(runner, "save_final", killed)
+        patched.setattr(training, "save_final", killed)
         with pytest.raises(RuntimeError, match="killed"):
             runner.run(path, [])
     best = weights(tmp_path / "sft" / "checkpoint-2")
@@ -460,7 +460,7 @@ def test_a_finished_run_that_goes_on_is_not_finished(recipe, tmp_path, monkeypat
         raise RuntimeError("killed")
 
     with monkeypatch.context() as patched:
-        patched.setattr(runner, "save_final", killed)
+        patched.setattr(training, "save_final", killed)
         with pytest.raises(RuntimeError, match="killed"):
             runner.run(path, [*AGAIN, "--max_steps", "4"])
     assert not (folder / "results.json").exists() and (folder / "abandoned" / "results.json").exists()

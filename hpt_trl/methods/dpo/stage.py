@@ -72,6 +72,7 @@ STAGE = Stage(
     check=check,
     check_rows=check_rows,
     build=build,
+    reference=lambda trainer: trainer.ref_model,
     rules=(
         one_of("f_divergence_type", "reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"),
         at_least(0, "beta", "label_smoothing", "discopop_tau"),

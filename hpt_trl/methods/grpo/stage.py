@@ -34,6 +34,7 @@ STAGE = Stage(
     config_class=GRPOConfig,
     argument_class=ActingArguments,
     build=build,
+    reference=lambda trainer: trainer.ref_model,
     check=check,
     rules=(*ROLLOUT_RULES, *ENVIRONMENT_RULES),
     rewards="required",

@@ -80,6 +80,7 @@ STAGE = Stage(
     config_class=HybridPostConfig,
     argument_class=ActingArguments,
     build=build,
+    reference=lambda trainer: trainer.ref_model,
     check=check,
     check_rows=check_rows,
     try_row=try_row,

@@ -54,6 +54,7 @@ STAGE = Stage(
     name="ppo",
     config_class=PPOConfig,
     build=build,
+    reference=lambda trainer: trainer.ref_model,
     check=check,
     check_tokenizer=check_tokenizer,
     rules=(*ROLLOUT_RULES, Rule(("num_generations",), "1 or more", least=1, needed=True)),

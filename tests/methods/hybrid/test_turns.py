@@ -6,7 +6,8 @@ from datasets import Dataset
 from hpt_trl import UserError
 from hpt_trl.methods.hybrid import demonstrations
 from hpt_trl.methods.hybrid import stage as hybrid_stage
-from hpt_trl.runs import preparation, runner
+from hpt_trl.runs import preparation
+from hpt_trl.runs.building import build_trainer
 from tests.helpers import oracle
 from tests.helpers.rollouts import MIXED, FixedHPT, as_update, assert_same_update, build, rows, weights
 from tests.helpers.templates import FORGETFUL, THOUGHTS
@@ -94,5 +95,5 @@ def test_rows_are_encoded_once_for_check_and_trainer(recipe, monkeypatch):
     prepared.recipe.config.max_demonstration_length = 9
     hybrid_stage.check_rows(prepared.recipe, prepared.splits, prepared.encoder, 512)
     assert len(encoded) == 2 * rows_there
-    runner._build_trainer(prepared, [])
+    build_trainer(prepared, [])
     assert len(encoded) == 2 * rows_there

@@ -19,8 +19,8 @@ from hpt_trl.methods.ref_tuning.checkpoints import checkpoint_steps
 from hpt_trl.pipeline.reading import read_plan
 from hpt_trl.planning.check import check
 from hpt_trl.runs import reporting, runner
+from hpt_trl.runs.building import build_trainer
 from hpt_trl.runs.preparation import prepare
-from hpt_trl.runs.runner import _build_trainer
 from tests.helpers import stage_runs
 from tests.helpers.code_problems import problems_with_lists, solutions
 from tests.helpers.datasets import write_jsonl
@@ -69,7 +69,7 @@ def test_the_loss_is_on_the_solution_and_its_end(recipe, tmp_path, tiny_model_pa
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     rows = [row | {"output": f"\n\n{row['output']}\n"} for row in solutions()]
     data = write_jsonl(tmp_path / "code.jsonl", rows)
-    trainer = _build_trainer(prepare(recipe(model_name_or_path=str(folder), dataset_name=str(data)), []), [])
+    trainer = build_trainer(prepare(recipe(model_name_or_path=str(folder), dataset_name=str(data)), []), [])
     tokenizer = trainer.processing_class
     assert tokenizer.pad_token == tokenizer.eos_token == "<|im_end|>"
     batch = trainer.data_collator([trainer.train_dataset[place] for place in range(len(trainer.train_dataset))])
@@ -198,7 +198,7 @@ def test_messages_are_trained_as_check_shows_them(recipe, tmp_path, model_with, 
     rows = [row | {"output": THOUGHTS} for row in solutions()]
     data = str(write_jsonl(tmp_path / "code.jsonl", rows))
     path = recipe(dataset_name=data, model_name_or_path=model_with(template), conversational=True, test_split_size=None)
-    trainer = _build_trainer(prepare(path, []), [])
+    trainer = build_trainer(prepare(path, []), [])
     tokenizer = trainer.processing_class
     for row in trainer.train_dataset:
         trained = [label for label in row["labels"] if label != -100]
@@ -208,7 +208,7 @@ def test_messages_are_trained_as_check_shows_them(recipe, tmp_path, model_with, 
     assert " ".join(f"⟦{text}⟧".split()) in " ".join(capsys.readouterr().out.split())
     # What the template adds counts: a limit that the texts alone would meet leaves all out.
     longest, plain = (
-        max(len(row["input_ids"]) for row in _build_trainer(prepare(path, words), []).train_dataset)
+        max(len(row["input_ids"]) for row in build_trainer(prepare(path, words), []).train_dataset)
         for words in ([], ["--conversational", "false"])
     )
     assert plain < longest
