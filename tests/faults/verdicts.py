@@ -147,6 +147,8 @@ def advised(message: str, words: Sequence[str], tried: Sequence[str], folder: Pa
         ways.append(["--resume_from_checkpoint", named])
     for named in re.findall(r"(\S+/checkpoint-\d+) is (?:complete|whole)", message):
         ways.append(["--resume_from_checkpoint", named])
+    for named in re.findall(r"whole one before it is (\S+/checkpoint-\d+)", message):
+        ways.append(["--resume_from_checkpoint", named])
     if re.search(r"[Ll]eave the key out|[Ss]tart anew with:|make room and start anew", message):
         ways.append(plain)
     if "--overwrite" in message:

@@ -111,6 +111,9 @@ def test_what_a_user_does_after_an_error(tmp_path):
     assert advised(stopped, [], [""], tmp_path) == resume
     finished = "out holds a finished run. Name another `--output_dir`, or start anew with `--overwrite true`"
     assert advised(finished, [], [""], tmp_path) == ["--overwrite", "true"]
+    before = "out/checkpoint-4/optimizer.pt is missing. The last whole one before it is out/checkpoint-2."
+    named = ["--resume_from_checkpoint", "out/checkpoint-2"]
+    assert advised(before, ["--resume_from_checkpoint", "out/checkpoint-4"], [], tmp_path) == named
     assert advised("the key `x` is not known", [], [""], tmp_path) is None
 
 
