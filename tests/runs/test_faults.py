@@ -47,11 +47,13 @@ def shop(tmp_path_factory):
 
 
 def test_killed_runs_go_on_to_the_same_end(shop):
-    # Where the second one is killed depends on how many files a run opens: there may be no checkpoint yet.
-    for name, words in (("kill/ppo/save/1", [IDENTICAL]), ("kill/ppo/other/0", [IDENTICAL, RESTARTED])):
-        (scenario,) = (one for one in all_scenarios() if one.id == name)
+    # Within the first save, where there is no checkpoint yet; within a later one, and again at the end.
+    for number, word, times in ((1, RESTARTED, 1), (3, IDENTICAL, 2)):
+        (scenario,) = (one for one in all_scenarios() if one.id == f"kill/ppo/save/{number}")
         verdict, noted = scenario.do(shop)
-        assert verdict.word in words, (verdict, noted)
+        assert (verdict.word, len(noted["at"]), noted["phase"]) == (word, times, "saving"), (verdict, noted)
+        assert bool(verdict.newest) == bool(verdict.went_on_from) == (word == IDENTICAL)
+        assert noted["lost"] in ((1, 2) if word == RESTARTED else (0, 1, 2))
 
 
 def test_a_run_without_its_states_is_seen_to_diverge(shop):
