@@ -13,9 +13,9 @@ import yaml
 
 from tests.faults.outcomes import outcome
 from tests.faults.runs import Ended, command, started_in
-from tests.faults.stages import STEPS, write_recipe
+from tests.faults.stages import IN_TWO, STEPS, write_recipe
 from tests.faults.verdicts import HUNG, MISSED, RESUME, Verdict, after_kill, last_words
-from tests.faults.workshop import IN_TWO, BrokenError, Workshop
+from tests.faults.workshop import BrokenError, Workshop
 
 # Name -> what it starts.
 COMMANDS = ("pipeline", "launcher-cpu", "launcher-fsdp2")

@@ -56,7 +56,7 @@ READERS = {
     "evaluate": Reader("sft", _MODEL, ("evaluate", _FROM)),
     "reference": Reader("sft", _MODEL[:3], ("rho1", {"reference_model_name_or_path": "{there}"})),
     "chat": Reader("sft", _MODEL, command=("chat", "{there}", "--prompt", "What is 1 + 1?", "--max_new_tokens", "8")),
-    "adapter": Reader("sft-lora", _ADAPTER, ("sft", _FROM)),
+    "adapter": Reader("sft-lora", _ADAPTER, ("evaluate", _FROM)),
     "merge": Reader("sft-lora", _ADAPTER, command=("merge", "{there}", "{new}/out")),
     "judge": Reader("reward", _MODEL[:4], ("grpo", _JUDGED)),
     "value": Reader(

@@ -10,11 +10,9 @@ from pathlib import Path
 from tests.faults.events import phases
 from tests.faults.outcomes import outcome
 from tests.faults.runs import Ended, Server
-from tests.faults.stages import STEPS, has_checkpoints, write_inputs, write_recipe
+from tests.faults.stages import IN_TWO, STEPS, has_checkpoints, write_inputs, write_recipe
 from tests.faults.verdicts import Run, went_on_from
 
-# What a recipe says in two processes.
-IN_TWO = {"use_cpu": None, "per_device_train_batch_size": 2, "per_device_eval_batch_size": 2, "global_batch_size": 4}
 EVERY = 2
 
 
