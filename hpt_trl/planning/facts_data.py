@@ -6,7 +6,7 @@ from typing import Any
 
 from hpt_trl.planning.facts import estimate_of, estimate_of_measuring
 from hpt_trl.planning.measuring import Measured
-from hpt_trl.planning.needs import Need
+from hpt_trl.planning.need import Need
 from hpt_trl.planning.rows import describe_rows
 from hpt_trl.planning.timing import step_of
 from hpt_trl.recipes.batches import planned_steps

@@ -29,6 +29,8 @@ SETTINGS = [
             ("inverse_sqrt", {"timescale": 0}),
         )
     ),
+    ({"deepspeed": False}, "deepspeed", "allowed: a mapping, or a file of one"),
+    ({"deepspeed": {"zero_optimization": 3}}, "deepspeed", "allowed: a mapping, or a file of one"),
     ({"optim_args": "foo"}, "optim_args", "allowed: name=value"),
     ({"optim_args": "a=1,b"}, "optim_args", "allowed: name=value"),
     ({"optim": "adamw_torch_xla"}, "optim", "torch_xla"),

@@ -44,6 +44,7 @@ STAGE = Stage(
     name="sft",
     config_class=SFTConfig,
     argument_class=SftArguments,
+    environment=lambda arguments: arguments.environment,
     check=check,
     check_rows=lambda recipe, splits, encoder, positions: refuse_turns_of_documents(recipe, splits),
     try_row=try_row,
