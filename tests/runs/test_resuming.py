@@ -78,6 +78,8 @@ def test_damaged_ones_are_set_aside_and_the_last_whole_one_goes_on(stopped, caps
     assert said.count(f": set aside in {folder}/damaged; going on from checkpoint-2.") == 2
     assert names(folder / "damaged") == ["checkpoint-4", "checkpoint-6"]
     assert names(folder) == ["checkpoint-2", "checkpoint-4", "checkpoint-6"] and weights(folder) == straight
+    # Nor does it leave what the run that was not stopped has not.
+    assert not (folder / "warnings.jsonl").exists()
 
 
 def test_one_that_is_named_and_damaged_is_refused(stopped):
