@@ -8,7 +8,8 @@ from typing import Any
 from transformers import Trainer
 
 from hpt_trl.digests import DIGESTS_FILE, digest_of
-from hpt_trl.models.whole_files import DIGESTS_KEY
+from hpt_trl.models.whole_files import DIGESTS_KEY, RECIPE_KEY
+from hpt_trl.run_files import RECIPE_FILE
 from hpt_trl.runs.prepared import Prepared
 from hpt_trl.runs.record import hardware, short_name, versions
 from hpt_trl.runs.totals import Totals
@@ -75,6 +76,7 @@ def results_of(prepared: Prepared, trainer: Trainer, outcome: Outcome, command: 
         "hardware": hardware(trainer.accelerator.device, trainer.accelerator.num_processes, spent.peak_bytes),
         "command": masked_command(shlex.join(command)),
         DIGESTS_KEY: digest_of(Path(recipe.config.output_dir) / DIGESTS_FILE),
+        RECIPE_KEY: digest_of(Path(recipe.config.output_dir) / RECIPE_FILE),
     }
 
 

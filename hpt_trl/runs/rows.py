@@ -75,12 +75,6 @@ def answered_rows(recipe: Recipe, splits: Splits, rewards: list[Any]) -> Dataset
     """Rows that are answered before and after the training."""
     arguments = recipe.arguments
     wanted = arguments.eval_samples
-    if arguments.eval_num_generations > 1 and arguments.eval_temperature <= 0:
-        raise recipe.error(
-            "eval_num_generations",
-            f"{arguments.eval_num_generations} with `eval_temperature` {arguments.eval_temperature}: greedy "
-            "completions of one prompt are all the same. Allowed: 1, or `eval_temperature` above 0, e.g. 0.6.",
-        )
     if wanted == 0:
         return None
     if not rewards:
