@@ -33,13 +33,14 @@ test-slow: $(INSTALLED)  ## run all tests, also those that take minutes
 	$(BIN)/python -m pytest -n 2 -m "slow or not slow"
 
 MINUTES ?= 60
+PART ?= 1/1
 
 test-faults: $(INSTALLED)  ## kill runs and damage files for MINUTES=60, and print what came of it; goes on where it was
-	-$(BIN)/python -m tests.faults.campaign --minutes $(MINUTES)
+	-$(BIN)/python -m tests.faults.campaign --minutes $(MINUTES) --part $(PART)
 	$(BIN)/python -m tests.faults.campaign --report
 
-fuzz: $(INSTALLED)  ## draw 20,000 recipes, 5,000 files and as many words anew; what is found goes to tests/fuzz/corpus
-	HPT_FUZZ=20000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/fuzz
+fuzz: $(INSTALLED)  ## draw 20,000 recipes, 5,000 files, as many rows and words, and pipelines anew; goes on where it was
+	$(BIN)/python -m tests.fuzz.campaign
 
 test-vllm: $(VLLM_INSTALLED)  ## run the tests of vLLM on its engine for CPUs, in .venv-vllm
 	OMP_NUM_THREADS=1 $(VLLM_BIN)/python -m pytest tests_vllm

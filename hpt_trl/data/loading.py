@@ -5,10 +5,11 @@ Every stage reads its data here, so that a layout is described once, in the reci
 
 import logging
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
-from datasets import Dataset, Value
+from datasets import Dataset
 
 from hpt_trl.data.alike import alike, as_assistant, as_user
 from hpt_trl.data.arguments import DataArguments
@@ -18,12 +19,15 @@ from hpt_trl.data.column_mapping import map_columns, missing_column, short_answe
 from hpt_trl.data.faults import Faults
 from hpt_trl.data.forms.form import Found, converted
 from hpt_trl.data.forms.messages import with_messages
+from hpt_trl.data.forms.near import near_forms
 from hpt_trl.data.forms.pictures import with_pictures, with_places
 from hpt_trl.data.forms.preferences import asked_turns
-from hpt_trl.data.forms.recognising import Wanted, near_forms, recognise
+from hpt_trl.data.forms.recognising import Wanted, recognise, renamed_to_fit
+from hpt_trl.data.forms.telling import tell_form
 from hpt_trl.data.holding_out import hold_out
-from hpt_trl.data.layouts import Layout, Splits, answer_columns
-from hpt_trl.data.mixing import Part, mixed, parts_of, taken
+from hpt_trl.data.layout_names import Layout
+from hpt_trl.data.layouts import Splits, answer_columns
+from hpt_trl.data.mixing import Part, mixed, parts_of, refuse_shared, taken
 from hpt_trl.data.model_solutions import one_row_per_model
 from hpt_trl.data.names import as_dict
 from hpt_trl.data.objects import column_values, replaced, with_column
@@ -39,12 +43,15 @@ from hpt_trl.data.reading.sources import read_measured, read_source
 from hpt_trl.data.row_checks import find_faults, validate_rows
 from hpt_trl.data.solutions import ProblemArguments
 from hpt_trl.data.written_scalars import read_scalars
-from hpt_trl.errors import UserError
+from hpt_trl.errors import Collector, UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
+
+# Training rows and, where the data has some, held-out rows, each with their source.
+Read = tuple[tuple[Dataset, Source], tuple[Dataset, Source] | None]
 
 # Before a letter it may begin a command of LaTeX.
 _LITERAL_BREAK = re.compile(r"\\n(?![a-zA-Z])")
@@ -62,6 +69,7 @@ def load_splits(
     needs_demonstration: bool,
     demonstration_column: str = "completion",
     layout: Layout | tuple[Layout, ...] = "prompts",
+    read: Callable[[DataArguments], Read] | None = None,
 ) -> Splits:
     """Read the data of a recipe, map its columns, check every row and hold rows out.
 
@@ -74,17 +82,18 @@ def load_splits(
         needs_demonstration: every training row must have a demonstration.
         demonstration_column: name of the demonstrations' column, after the mapping.
         layout: the layout that the rows must have, or several, of which they are of the first that they fit.
+        read: reads the data; by default `read_source`.
 
     Raises:
         UserError: data that cannot be read, a missing column, a faulty row, or a held-out size that does not fit.
     """
     wanted = _wanted(layout, demonstration_column, complete=needs_demonstration)
     parts = parts_of(arguments, wanted.layouts)
-    read = [part.read(lambda arguments: read_source(arguments, seed=seed)) for part in parts]
-    training = taken(parts, [train for train, _ in read])
+    every = [part.read(read or (lambda arguments: read_source(arguments, seed=seed))) for part in parts]
+    training = taken(parts, [train for train, _ in every])
     train, source, found, dropped = _joined(parts, training, wanted)
     layout, test_dropped = found[0].form.layout, 0
-    held_out = [(part, test) for part, (_, test) in zip(parts, read, strict=True) if test is not None]
+    held_out = [(part, test) for part, (_, test) in zip(parts, every, strict=True) if test is not None]
     if not held_out or arguments.test_split_size is not None:
         for _, (unused, name) in held_out:
             logger.warning(
@@ -98,6 +107,7 @@ def load_splits(
             answers = answer_columns(layout, demonstration_column)
             train, test = hold_out(train, source, arguments.test_split_size, seed, layout, answers)
     else:
+        refuse_shared(parts, training, held_out)
         # Answering prompts takes no demonstrations, so a test split may lack them; a loss is measured on them.
         wanted = replace(wanted, layouts=(layout,), complete=layout == "demonstrations")
         parts, tests = [part for part, _ in held_out], [test for _, test in held_out]
@@ -252,7 +262,7 @@ def _joined(
         rows, found, faulty = _checked(part.chosen(rows), source, arguments, own)
         dropped += faulty
         if told:
-            _told(source, rows, found, own)
+            tell_form(source, rows, found, own)
         checked.append((rows, found))
     layouts = [found.form.layout for _, found in checked]
     if odd := next((place for place, layout in enumerate(layouts) if layout != layouts[0]), None):
@@ -266,32 +276,6 @@ def _joined(
     return rows, source, [found for _, found in checked], dropped
 
 
-def _told(source: str, rows: Dataset, found: Found, wanted: Wanted) -> None:
-    """What was recognised, for who did not say it; conversations that end with their answer are no news."""
-    form, named = found.form, wanted.named
-    if named is None and form.layout == "documents" and wanted.layouts[0] != "documents":
-        texts = [
-            f"`{name}`"
-            for name, kind in rows.features.items()
-            if isinstance(kind, Value) and kind.dtype in ("string", "large_string") and name not in ("text", ROW)
-        ]
-        if texts:
-            logger.warning(
-                "%s is read as documents: `text` is trained whole, and nothing of %s. Where that is meant, write "
-                "`dataset_layout: documents`; else name prompt and completion by `column_mapping`.",
-                source,
-                ", ".join(texts[:10]),
-            )
-    if named is None and form.convert is not None and form.name not in ("messages", "whole-conversations"):
-        logger.warning(
-            "%s is read as %s: `dataset_layout: %s`. Where that is not meant, name another, or the columns by "
-            "`column_mapping`.",
-            source,
-            form.said,
-            form.name,
-        )
-
-
 def _splits(
     train: Dataset, test: Dataset | None, source: str, test_source: str, demonstration_column: str, found: list[Found]
 ) -> Splits:
@@ -302,25 +286,48 @@ def _splits(
     return Splits(train, test, source, test_source, demonstration_column, layout, name, said, used)
 
 
-def _checked(rows: Dataset, name: str, arguments: DataArguments, wanted: Wanted) -> tuple[Dataset, Found, int]:
+def _checked(rows: Dataset, name: Source, arguments: DataArguments, wanted: Wanted) -> tuple[Dataset, Found, int]:
     """Rows of one split in the columns of their layout, every one checked, and how many faulty ones were dropped."""
-    if len(rows) == 0:
-        raise UserError(f"{name} has no rows.")
     faults = Faults(name, arguments.on_bad_row)
+    if len(rows) == 0:
+        faults.settled(rows)
+        raise UserError(f"{name} has no rows.")
+    mistakes = Collector()
+    with mistakes.noted():
+        rows, found = checked_rows(rows, faults, arguments, wanted)
+    with mistakes.noted():
+        kept = faults.settled(rows)
+    mistakes.settle()
+    return kept, found, len(rows) + faults.unread - len(kept)
+
+
+def checked_rows(rows: Dataset, faults: Faults, arguments: DataArguments, wanted: Wanted) -> tuple[Dataset, Found]:
+    """The rows in the columns of their layout, and their form; `faults` takes what is wrong with each.
+
+    Raises:
+        UserError: what is wrong with all of them, as a missing column.
+    """
     rows, found = _prepare(rows, faults, arguments, wanted)
-    layout, complete = found.form.layout, wanted.complete or found.form.layout == "demonstrations"
+    layout = found.form.layout
+    complete = wanted.complete or layout == "demonstrations"
     find_faults(rows, faults, layout, wanted.demonstration_column, complete=complete)
-    kept = faults.settled(rows)
-    return kept, found, len(rows) - len(kept)
+    return rows, found
 
 
 def _prepare(dataset: Dataset, faults: Faults, arguments: DataArguments, wanted: Wanted) -> tuple[Dataset, Found]:
     source, mapping = faults.source, as_dict(arguments.column_mapping, "column_mapping")
     demonstration_column, template = wanted.demonstration_column, arguments.prompt_template
-    dataset = read_scalars(map_columns(dataset, source, mapping))
+    dataset = map_columns(dataset, source, mapping)
+    named = names_columns(template, [name for name in dataset.column_names if name != "prompt"])
+    small = renamed_to_fit(dataset, wanted, {*mapping, *named})
+    dataset = read_scalars(dataset.rename_columns(small))
+    if small:
+        logger.warning(
+            "%s: its columns are read by their names in small letters: %s.", source, ", ".join(small.values())
+        )
+    faults.names = mapping | {name: column for column, name in small.items()}
     for column in ("prompt", demonstration_column, "chosen", "rejected"):
         dataset = with_messages(dataset, column, faults)
-    named = names_columns(template, [name for name in dataset.column_names if name != "prompt"])
     # A template without `{prompt}` writes the whole prompt.
     written = filled_templates(template, dataset) if template is not None and "{prompt}" not in template else None
     found = recognise(dataset, source, wanted)
@@ -328,10 +335,14 @@ def _prepare(dataset: Dataset, faults: Faults, arguments: DataArguments, wanted:
         dataset = with_column(dataset, "prompt", written)
         found = recognise(dataset, source, wanted)
     layout = found.form.layout
+    answers = answer_columns(layout, demonstration_column)
     near = near_forms(dataset, wanted) if found.form.lacks(dataset.column_names) else ""
     if layout not in ("documents", "solutions"):
         check_template(template, dataset.column_names)
     found = found.without(named)
+    for part, target in (("question", "prompt"), ("answer", demonstration_column), *((side, side) for side in answers)):
+        if part in found.columns:
+            faults.names[target] = faults.called(found.columns[part])
     dataset = converted(dataset, found, faults, demonstration_column, staying=named)
     if layout == "solutions":
         dataset = one_row_per_model(dataset, source)
@@ -343,13 +354,12 @@ def _prepare(dataset: Dataset, faults: Faults, arguments: DataArguments, wanted:
         dataset, put = complete_prompts(dataset, faults, {*mapping, *named, *elsewhere})
         found = replace(found, put=frozenset(put))
     present = [name for name in dataset.column_names if name != ROW]
-    answers = answer_columns(layout, demonstration_column)
     lacking = found.form.lacks(present) if found.form.convert is None else []
     if layout == "prompts" and wanted.complete and demonstration_column not in [*present, *lacking]:
         lacking = [demonstration_column]
         near = f"\nRead as {found.form.said}, no row has a demonstration, which this stage needs of every row."
-    for column in lacking:
-        error = missing_column(column, column, source, present, mapping)
+    if lacking:
+        error = missing_column(lacking[0], lacking[0], source, present, mapping, lacking[1:])
         raise UserError(f"{error}{near}")
     for column in _RESERVED:
         if column in present:

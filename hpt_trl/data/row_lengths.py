@@ -1,7 +1,7 @@
 """How many tokens rows have, counted on the ids that the trainers get."""
 
 from collections.abc import Hashable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from datasets import Dataset
@@ -16,18 +16,44 @@ from hpt_trl.errors import UserError
 _RENDERED_WITH = ("tools", "chat_template_kwargs", WHOLE, *IMAGES)
 
 
-# What was counted of all rows of a data set, by the encoder's state and the columns.
-_COUNTED: "WeakKeyDictionary[Dataset, dict[Hashable, list[tuple[int, int]]]]" = WeakKeyDictionary()
+class Asked(NamedTuple):
+    """Which tokens of a row are counted.
+
+    Attributes:
+        columns: prompt, prompt and answer, or text; taken together.
+        as_rollout: the answer follows the prompt and ends as a rollout does.
+        limit: tokens that such an answer may have, None for any number.
+    """
+
+    columns: tuple[str, ...]
+    as_rollout: bool = False
+    limit: int | None = None
 
 
-def remember(dataset: Dataset, encoder: Encoder, columns: Sequence[str], counts: list[tuple[int, int]]) -> None:
-    """Keeps the number of each row and its tokens for those who ask `count_tokens` or `recall` for them."""
-    _COUNTED.setdefault(dataset, {})[encoder.state, tuple(columns)] = counts
+class Length(NamedTuple):
+    """Of a row.
+
+    Attributes:
+        tokens: that are read.
+        cut: whether the limit has left some out.
+    """
+
+    tokens: int
+    cut: bool = False
 
 
-def recall(dataset: Dataset, encoder: Encoder, columns: Sequence[str]) -> list[tuple[int, int]] | None:
+# What was counted of all rows of a data set, by the encoder's state.
+_COUNTED: "WeakKeyDictionary[Dataset, dict[Hashable, list[tuple[int, Length]]]]" = WeakKeyDictionary()
+
+
+def remember(dataset: Dataset, encoder: Encoder, asked: Asked, lengths: list[tuple[int, Length]]) -> None:
+    """Keeps the number of each row and its length for those who ask `count_tokens` or `recall` for them."""
+    _COUNTED.setdefault(dataset, {})[encoder.state, asked] = lengths
+
+
+def recall(dataset: Dataset, encoder: Encoder, asked: Asked) -> list[tuple[int, Length]] | None:
     """What `remember` was told of these rows; None where it was told nothing."""
-    return _COUNTED.get(dataset, {}).get((encoder.state, tuple(columns)))
+    return _COUNTED.get(dataset, {}).get((encoder.state, asked))
 
 
 def validate_lengths(
@@ -72,8 +98,8 @@ def count_tokens(
     Raises:
         UserError: a row that cannot be encoded.
     """
-    if (known := recall(dataset, encoder, columns)) is not None:
-        yield from known
+    if (known := recall(dataset, encoder, Asked(tuple(columns)))) is not None:
+        yield from ((row, length.tokens) for row, length in known)
         return
     for row, example in examples(dataset, columns):
         try:

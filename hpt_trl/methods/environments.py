@@ -37,6 +37,11 @@ def acting_arguments(recipe: Recipe) -> ActingArguments:
     return cast(ActingArguments, recipe.arguments)
 
 
+def context_limit(recipe: Recipe) -> int | None:
+    """Tokens that a context of a recipe's environment may have; None without an environment, or without a limit."""
+    return None if recipe.environment is None else acting_arguments(recipe).max_context_length
+
+
 def environments_of(arguments: EnvironmentArguments) -> TurnEnvironments | None:
     """The environments of a recipe; None where it names none.
 

@@ -13,12 +13,13 @@ from hpt_trl.models.folders import (
     HEADS_FOLDER,
     VALUE_TASK,
     check_merge,
-    check_model_folder,
     has_processor,
 )
 from hpt_trl.models.future_heads.shipped import announce_nothing, find_shipped_heads, keep_heads
 from hpt_trl.models.hub_parts import found_adapter
+from hpt_trl.models.readable import adapter_config, readable
 from hpt_trl.models.whole_files import refuse_damaged_model
+from hpt_trl.models.whole_models import load_whole
 
 if TYPE_CHECKING:
     import torch
@@ -73,9 +74,7 @@ def merge_adapter(folder: str | Path, destination: str | Path, *, revision: str 
 
 def _keep_shipped(source: Path, merged: "PreTrainedModel", folder: Path) -> None:
     """Put heads that the base model ships beside the merged model; they fit it as they fit base and adapter."""
-    from peft import PeftConfig
-
-    adapter = PeftConfig.from_pretrained(str(source))
+    adapter = adapter_config(source)
     if adapter.task_type == "SEQ_CLS":
         announce_nothing(folder)
         return
@@ -96,12 +95,15 @@ def load_merged(folder: str, *, pad_token_id: int, dtype: str, trust_remote_code
             does not compute what base and adapter compute.
     """
     import torch
-    from peft import PeftConfig, PeftModel
+    from peft import PeftModel, PeftType
 
+    # Before the base, which may take minutes; what it holds is compared with what it comes to.
     refuse_damaged_model(folder)
-    adapter = PeftConfig.from_pretrained(folder)
+    adapter = adapter_config(folder)
     if adapter.is_prompt_learning:
-        raise UserError(f"{folder}: an adapter of the type {adapter.peft_type.value} has no merged form; train LoRA.")
+        raise UserError(
+            f"{folder}: an adapter of the type {PeftType(adapter.peft_type).value} has no merged form; train LoRA."
+        )
     model = _load_base(folder, adapter, pad_token_id, dtype, trust_remote_code)
     # One rounding for all of it: the sum of weight and adapter is formed in float32.
     stored, types = model.dtype, {name: tensor.dtype for name, tensor in model.state_dict().items()}
@@ -143,16 +145,14 @@ def _load_base(
     base = str(adapter.base_model_name_or_path)
     settings: dict[str, Any] = {"dtype": dtype, "trust_remote_code": trust_remote_code, "revision": adapter.revision}
     try:
-        check_model_folder(base)
-        refuse_damaged_model(base)
         if adapter.task_type == "SEQ_CLS":
-            model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1, **settings)
+            model = load_whole(AutoModelForSequenceClassification.from_pretrained, base, num_labels=1, **settings)
             model.config.get_text_config().pad_token_id = pad_token_id
             return model
         if adapter.task_type == VALUE_TASK:
-            return AutoModel.from_pretrained(base, **settings)
+            return load_whole(AutoModel.from_pretrained, base, **settings)
         # The class that the adapter was trained on, also that of a vision-language model.
-        return create_model_from_path(base, device_map=None, **settings)
+        return load_whole(create_model_from_path, base, device_map=None, **settings)
     except (OSError, ValueError) as error:
         raise UserError(
             f"{folder}: the base model of the adapter, {base}, cannot be loaded: {str(error).splitlines()[0]} Put it "
@@ -164,11 +164,12 @@ def _tokenizer_of(source: Path) -> tuple[Any, Any]:
     """The tokenizer beside an adapter, and what is to be saved: itself, or the processor that holds it."""
     from transformers import AutoProcessor, AutoTokenizer
 
-    if has_processor(source):
-        processor = AutoProcessor.from_pretrained(source)
-        return processor.tokenizer, processor
-    tokenizer = AutoTokenizer.from_pretrained(source)
-    return tokenizer, tokenizer
+    with readable("tokenizer", source):
+        if has_processor(source):
+            processor = AutoProcessor.from_pretrained(source)
+            return processor.tokenizer, processor
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        return tokenizer, tokenizer
 
 
 def _fit_vocabulary(model: Any, folder: str) -> None:

@@ -12,8 +12,10 @@ from hpt_trl.launching.options import LaunchOptions
 from hpt_trl.planning.doctor import allowed_ranges, install_command
 from hpt_trl.planning.facts import facts, facts_of_work, judges_of, shown_facts
 from hpt_trl.planning.facts_data import Checked
+from hpt_trl.planning.hub_needs import Hub
 from hpt_trl.planning.measuring import measured_step
-from hpt_trl.planning.needs import Hub, Need, needs_of_values
+from hpt_trl.planning.need import Need
+from hpt_trl.planning.needs import needs_of_values
 from hpt_trl.planning.on_paper import facts_on_paper
 from hpt_trl.recipes.bundled import find_recipe, hardware_of, profile_of_command
 from hpt_trl.recipes.profiles import Profile, find_profile, launched_profile, read_profile

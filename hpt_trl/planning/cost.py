@@ -24,6 +24,7 @@ rows that it drops. Lengths that no recipe bounds are assumptions.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hpt_trl.methods.environments import context_limit
 from hpt_trl.models.parameters import count_parameters
 from hpt_trl.planning.devices import H100, LAUNCH, Device
 
@@ -135,8 +136,7 @@ def cost_of(
 
 def row_length(recipe: "Recipe", assumed: Assumptions) -> int:
     """Tokens of a row that are counted: what the recipe bounds, else what is assumed; contexts of turns in full."""
-    context = getattr(recipe.arguments, "max_context_length", None)
-    if getattr(recipe.arguments, "environment", None) is not None and context is not None:
+    if (context := context_limit(recipe)) is not None:
         return context
     if "num_generations" in recipe.keys:
         return assumed.mean_prompt + _mean_completion(recipe, assumed)

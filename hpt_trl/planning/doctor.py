@@ -23,7 +23,8 @@ from hpt_trl.terminal import Column, flow, table
 from hpt_trl.version import __version__
 
 if TYPE_CHECKING:
-    from hpt_trl.planning.needs import Machine, Need
+    from hpt_trl.planning.machines import Machine
+    from hpt_trl.planning.need import Need
 
 # Extras that serve the work on this package, not its use.
 _OWN_EXTRAS = ("dev",)
@@ -199,7 +200,7 @@ def find_devices() -> "Machine":
     """The GPUs that torch can use, and the CPU."""
     import torch
 
-    from hpt_trl.planning.needs import Gpu, Machine
+    from hpt_trl.planning.machines import Gpu, Machine
 
     gpus = []
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
@@ -238,7 +239,8 @@ def _device_lines(machine: "Machine") -> Iterator[str]:
 
 def _report_recipes(paths: list[Path], machine: "Machine", ranges: dict[str, list[Requirement]], *, named: bool) -> int:
     """Print what the recipes need: of the named ones everything, of the bundled ones what is missing."""
-    from hpt_trl.planning.needs import Hub, needs_of
+    from hpt_trl.planning.hub_needs import Hub
+    from hpt_trl.planning.needs import needs_of
 
     hub, lacking, stuck = Hub(), set(), 0
     print("\nRecipes")

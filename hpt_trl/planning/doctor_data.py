@@ -34,7 +34,8 @@ def doctor_data(recipes: list[str]) -> dict[str, Any]:
         raise UserError(
             f"nothing runs without {', '.join(map(str, missing))}; `hpt-trl doctor` says how to install them."
         )
-    from hpt_trl.planning.needs import Hub, needs_of
+    from hpt_trl.planning.hub_needs import Hub
+    from hpt_trl.planning.needs import needs_of
     from hpt_trl.recipes.bundled import bundled_recipes, find_recipe
 
     paths = [find_recipe(name) for name in recipes] or bundled_recipes()

@@ -6,7 +6,7 @@ from typing import Any
 
 from hpt_trl.planning.facts import estimate_of, estimate_of_measuring
 from hpt_trl.planning.measuring import Measured
-from hpt_trl.planning.needs import Need
+from hpt_trl.planning.need import Need
 from hpt_trl.planning.rows import describe_rows
 from hpt_trl.planning.timing import step_of
 from hpt_trl.recipes.batches import planned_steps
@@ -56,7 +56,7 @@ def _known(checked: Prepared | Recipe) -> dict[str, Any]:
         "model": checked.model,
         "model_type": checked.model_config.model_type,
         "dtype": None if recipe.model_args.dtype is None else str(recipe.model_args.dtype),
-        "data": {"source": splits.source, "layout": splits.layout, "form": splits.form, "rows": len(splits.train)},
+        "data": {"source": splits.source, "layout": splits.layout, "form": splits.form, "rows": splits.rows},
         "held_out": held_out,
         "unused_columns": list(checked.unused),
         "rewards": [

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hpt_trl.models.parameters import Parameters, count_parameters
-from hpt_trl.planning.memory_parts import activations, copies_of, head_of, layer_of, optimizer_bytes, with_heads
+from hpt_trl.planning.memory_held import Held, held_of
+from hpt_trl.planning.memory_parts import Layer, activations, copies_of, head_of, layer_of, with_heads
 from hpt_trl.planning.memory_sizes import Batch, Sizes
 
 if TYPE_CHECKING:
@@ -153,80 +154,67 @@ def _of_batch(
     of_value: Parameters | None,
 ) -> MemoryEstimate:
     """The estimate of a step that trains one micro-batch."""
-    text_config, sharding = config.get_text_config(), sizes.sharding
-    layers, hidden, vocabulary = text_config.num_hidden_layers, text_config.hidden_size, text_config.vocab_size
-    value = 0 if of_value is None else of_value.total
-
-    base = (counts.total - counts.linear) * sizes.weight_bytes + counts.linear * sizes.linear_bytes
-    weights = (base + counts.adapter * sizes.trainable_bytes) / sharding.weights
-    copies, copies_to_generate = copies_of(counts, layers, sizes)
-
-    value_bytes = 2.0 if sharding.master_weights and sizes.weight_bytes == 2 else 4.0
-    trained = [(counts.trainable, sizes.trainable_bytes), (value, value_bytes)]
-    gradient_bytes = sum(number * (sharding.gradient_bytes or size) for number, size in trained)
-    gradients = gradient_bytes / sharding.gradients
-    buckets = 0.0
-    if sharding.bucket is None:
-        buckets = gradient_bytes
-    elif sharding.bucket:
-        # Allocated whole; on a CPU pages that no gradient reaches take no memory.
-        elements = sharding.bucket if sizes.triton else min(sharding.bucket, counts.trainable + value)
-        buckets = elements * (sharding.gradient_bytes or sizes.trainable_bytes)
-    states = sum(
-        number * optimizer_bytes(sizes.optimizer, 4.0 if sharding.master_weights else size) for number, size in trained
-    )
-    if sharding.master_weights:
-        states += 4 * (counts.trainable + value)
-    optimizer = states / sharding.optimizer
-    if sharding.offload_optimizer:
-        optimizer, gradients = 0.0, (0.0 if sharding.gradients > 1 else gradients)
-    if sharding.offload_weights:
-        weights, value_weights = 0.0, 0.0
-    else:
-        value_weights = value_bytes * value / sharding.weights
-
+    text_config = config.get_text_config()
+    held = held_of(sizes, counts, 0 if of_value is None else of_value.total)
+    copies, copies_to_generate = copies_of(counts, text_config.num_hidden_layers, sizes)
     begin, end = activations(config, sizes, batch, counts)
     if value_config is not None and of_value is not None:
         critic = activations(value_config, dataclasses.replace(sizes, weight_bytes=4), batch, of_value)
         begin, end = begin + critic[0], max(end, critic[1])
     head, head_gradient = head_of(text_config, sizes, batch, trained=counts.adapter == 0)
-
-    length = sizes.prompt_length + sizes.completion_length
     layer = layer_of(text_config, sizes, counts)
-    kv_cache = sizes.generated_rows * length * layer.keys_values * layers
-    kv_cache += sizes.generated_rows * (sizes.prompt_length * layer.working + vocabulary * (sizes.activation_bytes + 8))
+    kv_cache = _generation(text_config, sizes, layer) if sizes.generates else 0.0
 
-    reference = sizes.reference_bytes + (base / sharding.weights if sizes.reference_model else 0.0)
-    stays = weights + value_weights + reference + sizes.reward_models + optimizer
-    stays += buckets if sharding.bucket_stays else 0.0
-    # Allocated as a backward pass begins; on a CPU no gradient has reached its pages then.
-    begins, ends = (0.0, 0.0) if sharding.bucket_stays else (buckets if sizes.triton else 0.0, buckets)
-    waiting = gradients if sizes.accumulates else 0.0
+    stays = held.weights + held.value_weights + held.reference + sizes.reward_models + held.optimizer
+    stays += held.buckets if sizes.sharding.bucket_stays else 0.0
+    before, after = _buckets_in_backward(sizes, held)
+    waiting = held.gradients if sizes.accumulates else 0.0
     # Tied or not, the embedding's gradient is made whole before it is added to what is there.
-    embedding = 0 if counts.adapter else vocabulary * hidden * sizes.trainable_bytes
+    embedding = 0 if counts.adapter else text_config.vocab_size * text_config.hidden_size * sizes.trainable_bytes
     working = layer.working * batch.tokens
+    ending = after + (copies if sizes.sharding.gathered else 0) + held.gradients + embedding + end
     phases = {
-        BEGINS_BACKWARD: stays + begins + copies + waiting + max(begin - working + head, begin + head_gradient),
-        ENDS_BACKWARD: stays + ends + (copies if sharding.gathered else 0) + gradients + embedding + end,
+        BEGINS_BACKWARD: stays + before + copies + waiting + max(begin - working + head, begin + head_gradient),
+        ENDS_BACKWARD: stays + ending,
     }
     if sizes.generates:
         phases[GENERATES] = stays + copies_to_generate + kv_cache
     if sizes.language_model:
         phases[COMPARES] = stays + sizes.language_model
     return MemoryEstimate(
-        weights=round(weights),
-        value_model=round(value_weights),
-        reference_model=round(reference),
+        weights=round(held.weights),
+        value_model=round(held.value_weights),
+        reference_model=round(held.reference),
         reward_models=round(sizes.reward_models),
-        optimizer=round(optimizer),
-        gradients=round(gradients),
-        buckets=round(buckets),
+        optimizer=round(held.optimizer),
+        gradients=round(held.gradients),
+        buckets=round(held.buckets),
         copies=round(max(copies, copies_to_generate if sizes.generates else 0)),
         activations=round(begin),
         head=round(head),
-        kv_cache=round(kv_cache) if sizes.generates else 0,
+        kv_cache=round(kv_cache),
         phases={name: round(size) for name, size in phases.items()},
     )
+
+
+def _buckets_in_backward(sizes: Sizes, held: Held) -> tuple[float, float]:
+    """Buffers of gradients that are there during a backward pass alone: as it begins, and as it ends."""
+    if sizes.sharding.bucket_stays:
+        return 0.0, 0.0
+    # Allocated as it begins; on a CPU no gradient has reached its pages then.
+    return held.buckets if sizes.triton else 0.0, held.buckets
+
+
+def _generation(text_config: "PretrainedConfig", sizes: Sizes, layer: Layer) -> float:
+    """The KV cache of a generation, the prompts' widest values, and the logits of one position."""
+    rows, length = sizes.generated_rows, sizes.prompt_length + sizes.completion_length
+    cache = rows * length * layer.keys_values * text_config.num_hidden_layers
+    return cache + rows * (sizes.prompt_length * layer.working + _logits(text_config, sizes))
+
+
+def _logits(text_config: "PretrainedConfig", sizes: Sizes) -> float:
+    """Of a position: in the type of the computation, in float32, and the distance of each from the largest."""
+    return text_config.vocab_size * (sizes.activation_bytes + 8)
 
 
 def estimate_measuring(config: "PretrainedConfig", sizes: Sizes) -> MemoryEstimate:
@@ -241,13 +229,10 @@ def estimate_measuring(config: "PretrainedConfig", sizes: Sizes) -> MemoryEstima
     counts, text_config = count_parameters(config), config.get_text_config()
     weights = (counts.total - counts.linear) * sizes.weight_bytes + counts.linear * sizes.linear_bytes
     copies, _ = copies_of(counts, text_config.num_hidden_layers, sizes)
-    layer, vocabulary = layer_of(text_config, sizes, counts), text_config.vocab_size
+    layer = layer_of(text_config, sizes, counts)
     length = sizes.prompt_length + sizes.completion_length
-    # In the type of the computation, in float32, and the distance of each from the largest.
-    logits = vocabulary * (sizes.activation_bytes + 8)
-    generating = sizes.generated_rows * length * layer.keys_values * text_config.num_hidden_layers
-    generating += sizes.generated_rows * (sizes.prompt_length * layer.working + logits)
-    reading = sizes.rows * length * (layer.working + logits)
+    generating = _generation(text_config, sizes, layer)
+    reading = sizes.rows * length * (layer.working + _logits(text_config, sizes))
     total = weights + copies + sizes.reward_models + max(generating, reading)
     nothing = dict.fromkeys((field.name for field in dataclasses.fields(MemoryEstimate) if field.name != "phases"), 0)
     parts = {"weights": weights, "copies": copies, "reward_models": sizes.reward_models}

@@ -91,69 +91,109 @@ def sizes_of(
             (`reference`, `value`).
     """
     from transformers.utils import is_triton_available
-    from trl import GRPOConfig
 
-    model_args: ModelConfig = recipe.model_args
     settings: Any = recipe.config
-    half = settings.bf16 or settings.fp16
-    weight_bytes = dtype_of(model_args.dtype, config).itemsize
-    activation_bytes = 2 if half else weight_bytes
-    quantized = model_args.load_in_4bit or model_args.load_in_8bit
-    sharding = sharding_of(recipe.profile, compute_bytes=activation_bytes, mixed=half)
-    on_cpu = settings.device.type == "cpu"
-    if on_cpu:
-        # There is no other memory to go to.
-        sharding = dataclasses.replace(sharding, offload_weights=False, offload_optimizer=False)
-    if recipe.profile.distributed_type == "DEEPSPEED" and half:
-        # The model itself is cast, an adapter in it too; what is trained has float32 copies in the optimizer.
-        weight_bytes = 2
-    elif recipe.profile.distributed_type == "FSDP" and half and not quantized:
-        # Accelerate casts the shards to float32; whole layers are gathered in half precision.
-        weight_bytes = 4
-    linear_bytes = _linear_bytes(model_args, weight_bytes)
-    # PEFT keeps adapters in float32, TRL those of a quantized model in bfloat16.
-    trainable_bytes = (2 if quantized or sharding.gradient_bytes else 4) if model_args.use_peft else weight_bytes
-    rl = isinstance(settings, GRPOConfig)
-    scores = recipe.stage.scores
-    comparisons = scores or recipe.layout == "comparisons"
-    # DPO's reference is a copy unless an adapter can be switched off or its figures are computed beforehand.
-    refers = (
-        recipe.setting("kl_coef", settings.beta) != 0
-        if rl
-        else comparisons and not scores and not settings.precompute_ref_log_probs
-    )
-    judges = sum(
-        count_parameters(model, scores=True).total * dtype_of("auto", model).itemsize for model in reward_models
-    )
-    flash = "flash" in (model_args.attn_implementation or "")
     return Sizes(
-        rows=settings.per_device_train_batch_size * (2 if comparisons else 1),
-        generated_rows=settings.per_device_train_batch_size * settings.steps_per_generation if rl else 0,
-        prompt_length=lengths.longest if rl else 0,
-        completion_length=settings.max_completion_length if rl else lengths.longest,
-        weight_bytes=weight_bytes,
-        linear_bytes=linear_bytes,
-        trainable_bytes=trainable_bytes,
-        activation_bytes=activation_bytes,
-        autocast=half and recipe.profile.distributed_type != "DEEPSPEED",
+        **_of_rows(recipe, config, lengths),
+        **_of_types(recipe, config),
+        **_of_other_models(recipe, config, reward_models, frozen or {}),
         optimizer=str(settings.optim.value),
         gradient_checkpointing=settings.gradient_checkpointing,
-        accumulates=settings.gradient_accumulation_steps > 1,
-        padded=not flash and not recipe.setting("packing", False) and not recipe.setting("padding_free", False),
-        reference_model=refers and not model_args.use_peft,
-        generates=rl and not settings.use_vllm,
         # Label smoothing needs the whole distribution.
-        head_logits=not rl and settings.label_smoothing_factor > 0,
-        triton=not on_cpu and is_triton_available(),
+        head_logits=not _draws(recipe) and settings.label_smoothing_factor > 0,
+        triton=not _on_cpu(recipe) and is_triton_available(),
         trained_positions=recipe.setting("select_ratio", 1.0),
-        scores=scores,
-        reference_bytes=sum(_frozen_bytes(recipe, *pair) for pair in (frozen or {}).items()),
-        reward_models=judges,
-        language_model=_of_baselines(recipe, config),
+        scores=recipe.stage.scores,
         heads=_further_heads(recipe, config),
-        sharding=sharding,
-        others=demonstrated_batches(recipe, config, lengths),
     )
+
+
+def _of_rows(recipe: "Recipe", config: "PretrainedConfig", lengths: Lengths) -> dict[str, Any]:
+    """Of the sizes: what goes through the model at once."""
+    settings: Any = recipe.config
+    draws, flash = _draws(recipe), "flash" in (recipe.model_args.attn_implementation or "")
+    return {
+        "rows": settings.per_device_train_batch_size * (2 if _compares(recipe) else 1),
+        "generated_rows": settings.per_device_train_batch_size * settings.steps_per_generation if draws else 0,
+        "prompt_length": lengths.longest if draws else 0,
+        "completion_length": settings.max_completion_length if draws else lengths.longest,
+        "accumulates": settings.gradient_accumulation_steps > 1,
+        "padded": not flash and not recipe.setting("packing", False) and not recipe.setting("padding_free", False),
+        "generates": draws and not settings.use_vllm,
+        "others": demonstrated_batches(recipe, config, lengths),
+    }
+
+
+def _of_types(recipe: "Recipe", config: "PretrainedConfig") -> dict[str, Any]:
+    """Of the sizes: bytes of numbers, and what the profile shares out of them."""
+    model_args, distributed = recipe.model_args, recipe.profile.distributed_type
+    half = recipe.config.bf16 or recipe.config.fp16
+    quantized = model_args.load_in_4bit or model_args.load_in_8bit
+    weight_bytes = dtype_of(model_args.dtype, config).itemsize
+    activation_bytes = 2 if half else weight_bytes
+    sharding = sharding_of(recipe.profile, compute_bytes=activation_bytes, mixed=half)
+    if _on_cpu(recipe):
+        # There is no other memory to go to.
+        sharding = dataclasses.replace(sharding, offload_weights=False, offload_optimizer=False)
+    if distributed == "DEEPSPEED" and half:
+        # The model itself is cast, an adapter in it too; what is trained has float32 copies in the optimizer.
+        weight_bytes = 2
+    elif distributed == "FSDP" and half and not quantized:
+        # Accelerate casts the shards to float32; whole layers are gathered in half precision.
+        weight_bytes = 4
+    # PEFT keeps adapters in float32, TRL those of a quantized model in bfloat16.
+    adapter_bytes = 2 if quantized or sharding.gradient_bytes else 4
+    return {
+        "weight_bytes": weight_bytes,
+        "linear_bytes": _linear_bytes(model_args, weight_bytes),
+        "trainable_bytes": adapter_bytes if model_args.use_peft else weight_bytes,
+        "activation_bytes": activation_bytes,
+        "autocast": half and distributed != "DEEPSPEED",
+        "sharding": sharding,
+    }
+
+
+def _of_other_models(
+    recipe: "Recipe",
+    config: "PretrainedConfig",
+    reward_models: "Sequence[PretrainedConfig]",
+    frozen: "Mapping[str, PretrainedConfig]",
+) -> dict[str, Any]:
+    """Of the sizes: the models that stand beside the trained one."""
+    return {
+        "reference_model": _refers(recipe) and not recipe.model_args.use_peft,
+        "reference_bytes": sum(_frozen_bytes(recipe, *pair) for pair in frozen.items()),
+        "reward_models": _judges_bytes(reward_models),
+        "language_model": _of_baselines(recipe, config),
+    }
+
+
+def _draws(recipe: "Recipe") -> bool:
+    """Whether completions are drawn to be trained on."""
+    return "num_generations" in recipe.keys
+
+
+def _compares(recipe: "Recipe") -> bool:
+    """Whether two answers to a prompt are two rows of the batch."""
+    return recipe.stage.scores or recipe.layout == "comparisons"
+
+
+def _on_cpu(recipe: "Recipe") -> bool:
+    return recipe.config.device.type == "cpu"
+
+
+def _refers(recipe: "Recipe") -> bool:
+    """Whether the policy is compared with a reference while it is trained."""
+    settings: Any = recipe.config
+    if _draws(recipe):
+        return recipe.setting("kl_coef", settings.beta) != 0
+    # DPO's reference is a copy unless an adapter can be switched off or its figures are computed beforehand.
+    return _compares(recipe) and not recipe.stage.scores and not settings.precompute_ref_log_probs
+
+
+def _judges_bytes(reward_models: "Sequence[PretrainedConfig]") -> float:
+    """Bytes of the reward models, each held whole."""
+    return sum(count_parameters(model, scores=True).total * dtype_of("auto", model).itemsize for model in reward_models)
 
 
 def _of_baselines(recipe: "Recipe", config: "PretrainedConfig") -> float:
@@ -205,9 +245,7 @@ def measuring_sizes(
         trainable_bytes=weight_bytes,
         activation_bytes=2 if half else weight_bytes,
         autocast=half,
-        reward_models=sum(
-            count_parameters(model, scores=True).total * dtype_of("auto", model).itemsize for model in reward_models
-        ),
+        reward_models=_judges_bytes(reward_models),
     )
 
 

@@ -9,6 +9,7 @@ from hpt_trl.data.layouts import Splits
 from hpt_trl.data.names import as_dict, shown_names
 from hpt_trl.evaluation.measuring import PERPLEXITY, SCORED
 from hpt_trl.evaluation.perplexity import LONGEST
+from hpt_trl.methods.environments import context_limit
 from hpt_trl.methods.evaluate.stage import measures_of
 from hpt_trl.methods.pretrain.model import PretrainArguments
 from hpt_trl.models.loading import load_config, load_tokenizer
@@ -59,7 +60,7 @@ def facts_on_paper(recipe: Recipe, splits: Splits | None = None) -> list[tuple[s
     ]
     if not recipe.stage.trains:
         return [*lines, *_measuring(recipe, config, assumed), ("output", output_line(recipe))]
-    rows = None if splits is None else len(splits.train)
+    rows = None if splits is None else splits.rows
     return [*lines, *_training(recipe, config, rows, assumed), ("output", output_line(recipe))]
 
 
@@ -130,7 +131,7 @@ def sizes_on_paper(recipe: Recipe, config: "PretrainedConfig", assumed: Assumpti
 def lengths_on_paper(recipe: Recipe, assumed: Assumptions) -> Lengths:
     """Returns how long rows are expected to be; a demonstration is as long as it or a completion may be."""
     longest = _longest_row(recipe, assumed)
-    if not recipe.stage.uses_demonstrations(recipe.config) or _context(recipe) is not None:
+    if not recipe.stage.uses_demonstrations(recipe.config) or context_limit(recipe) is not None:
         return Lengths(longest, longest)
     limit = recipe.config.max_demonstration_length or recipe.config.max_completion_length
     return Lengths(longest, longest, (longest, limit))
@@ -138,17 +139,10 @@ def lengths_on_paper(recipe: Recipe, assumed: Assumptions) -> Lengths:
 
 def _longest_row(recipe: Recipe, assumed: Assumptions) -> int:
     """Tokens of the longest prompt that is expected; in stages without rollouts of the longest row."""
-    context = _context(recipe)
+    context = context_limit(recipe)
     if "num_generations" in recipe.keys:
         return assumed.longest_prompt if context is None else max(context - recipe.config.max_completion_length, 1)
     return context or recipe.setting("max_length") or assumed.longest_prompt
-
-
-def _context(recipe: Recipe) -> int | None:
-    arguments = recipe.arguments
-    if getattr(arguments, "environment", None) is None:
-        return None
-    return getattr(arguments, "max_context_length", None)
 
 
 def _config_of(recipe: Recipe) -> "Callable[[str], PretrainedConfig | None]":
@@ -200,7 +194,7 @@ def _cost(recipe: Recipe, steps: int | None, cost: Cost, assumed: Assumptions) -
     if cost.scoring_seconds:
         hours += " (the scoring included)"
     lengths = ""
-    if "num_generations" in recipe.keys and _context(recipe) is None:
+    if "num_generations" in recipe.keys and context_limit(recipe) is None:
         lengths = f", prompts of {assumed.mean_prompt} tokens"
     return (
         f"{hours}, {cost.seconds:.1f} s a step{generating}, on {cost.gpus} x {GPU}\n"

@@ -1,9 +1,12 @@
 """What a recipe says of how its model is loaded, tried on the architecture before any weight is read."""
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hpt_trl.models.folders import is_local
 from hpt_trl.models.parameters import build_on_meta
+from hpt_trl.recipes.loading import LOADING
 from hpt_trl.settings.values import did_you_mean
 
 if TYPE_CHECKING:
@@ -11,16 +14,8 @@ if TYPE_CHECKING:
 
     from hpt_trl.recipes.recipe import Recipe
 
-# What `from_pretrained` takes beside the fields of a model's config; Transformers lists it nowhere.
-LOADING = (
-    *("state_dict", "proxies", "tqdm_class", "output_loading_info", "dtype", "torch_dtype", "device_map", "max_memory"),
-    *("offload_folder", "offload_buffers", "quantization_config", "subfolder", "variant", "adapter_kwargs"),
-    *("adapter_name", "generation_config", "gguf_file", "distributed_config", "device_mesh", "tp_plan", "tp_size"),
-    *("trust_remote_code", "allow_all_kernels", "use_kernels", "kernel_config", "key_mapping", "attn_implementation"),
-    *("experts_implementation", "config", "cache_dir", "ignore_mismatched_sizes", "force_download", "use_safetensors"),
-    *("local_files_only", "token", "revision", "weights_only", "code_revision", "low_cpu_mem_usage", "fusion_config"),
-    "disable_mmap",
-)
+# Ways to spread a model over devices that Transformers knows.
+_SPREADING = ("auto", "balanced", "balanced_low_0", "sequential")
 
 
 def check_model_settings(recipe: "Recipe", model_config: "PretrainedConfig") -> None:
@@ -37,6 +32,11 @@ def check_model_settings(recipe: "Recipe", model_config: "PretrainedConfig") -> 
         _check_padding_free(recipe, attention)
     for key in ("dtype", "torch_dtype"):
         _check_dtype(recipe, settings.get(key))
+    _check_devices(recipe, settings.get("device_map"))
+    _check_experts(recipe, settings.get("experts_implementation"))
+    _check_variant(recipe, settings.get("variant"))
+    if quantization := settings.get("quantization_config"):
+        _check_quantization(recipe, quantization)
     fields = {name: value for name, value in settings.items() if name not in LOADING}
     if fields:
         _check_fields(recipe, model_config, fields)
@@ -72,6 +72,83 @@ def _check_dtype(recipe: "Recipe", dtype: Any) -> None:
 
     if dtype not in (None, "auto") and not isinstance(getattr(torch, str(dtype), None), torch.dtype):
         raise recipe.error("model_init_kwargs", f"`dtype: {dtype!r:.80}` is none; allowed: auto, float32, bfloat16, …")
+
+
+def _check_devices(recipe: "Recipe", given: Any) -> None:
+    """Whether the devices are there, and can hold weights that are trained."""
+    import torch
+
+    if given in _SPREADING:
+        if recipe.stage.trains and recipe.world_size > 1:
+            raise recipe.error(
+                "model_init_kwargs",
+                f"`device_map: {given}`: each of several processes holds a model of its own; drop it.",
+            )
+        return
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    for name in given.values() if isinstance(given, dict) else [] if given is None else [given]:
+        try:
+            if name == "disk" and isinstance(given, dict) and not recipe.stage.trains:
+                continue
+            device = torch.device(name)
+        except (RuntimeError, TypeError):
+            device = None
+        if device is not None and device.type == "cpu":
+            continue
+        if device is None or accelerator is None or device.type != accelerator.type:
+            there = "cpu" if accelerator is None else f"{accelerator.type}, cpu"
+            raise recipe.error(
+                "model_init_kwargs",
+                f"`device_map: {name!r:.80}` is no device here; allowed: {', '.join(_SPREADING)}, {there}.",
+            )
+        if (device.index or 0) >= torch.accelerator.device_count():
+            raise recipe.error(
+                "model_init_kwargs",
+                f"`device_map: {name!r:.80}`: there are {torch.accelerator.device_count()} devices, counted from 0.",
+            )
+
+
+def _check_experts(recipe: "Recipe", given: str | None) -> None:
+    from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+
+    known = ["eager", *ALL_EXPERTS_FUNCTIONS.valid_keys()]
+    if given is not None and given not in known:
+        raise recipe.error(
+            "model_init_kwargs",
+            f"`experts_implementation: {given!r:.60}` is none; allowed: {', '.join(known)}."
+            f"{did_you_mean(given, known)}",
+        )
+
+
+def _check_variant(recipe: "Recipe", variant: str | None) -> None:
+    model = recipe.model_args.model_name_or_path
+    if not variant or not model or not is_local(model):
+        return
+    # As Transformers names them; those of several files have a number between.
+    folder = Path(model).expanduser()
+    if not any(f".{variant}." in file.name or f".{variant}-" in file.name for file in folder.iterdir()):
+        raise recipe.error(
+            "model_init_kwargs", f"`variant: {variant:.80}`: {folder} has no weights of that name; drop it."
+        )
+
+
+def _check_quantization(recipe: "Recipe", given: dict[str, Any]) -> None:
+    from transformers.quantizers.auto import AutoHfQuantizer
+
+    try:
+        AutoHfQuantizer.from_config(given, pre_quantized=False).validate_environment(device_map=None)
+    except (ImportError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        said = str(error).replace("\n", " ")
+        raise recipe.error(
+            "model_init_kwargs",
+            f"`quantization_config` is not taken: {said:.300}; for bitsandbytes write `load_in_4bit: true`.",
+        ) from error
+    if recipe.stage.trains and not recipe.model_args.use_peft:
+        raise recipe.error(
+            "model_init_kwargs",
+            "`quantization_config`: quantized weights are frozen, so that an adapter has to be trained; add "
+            "`use_peft: true`.",
+        )
 
 
 def _check_fields(recipe: "Recipe", model_config: "PretrainedConfig", fields: dict[str, Any]) -> None:

@@ -52,11 +52,16 @@ def wanted(values: dict[str, Any]) -> Iterator[Wanted]:
             yield Wanted("optim", package)
     if values.get("use_liger_kernel"):
         yield Wanted("use_liger_kernel", "liger-kernel")
-    attention = str(values.get("attn_implementation"))
-    if attention.startswith("flash_attention"):
-        yield Wanted("attn_implementation", "flash-attn")
-    elif "/" in attention:
-        yield Wanted("attn_implementation", "kernels")
+    within = values.get("model_init_kwargs")
+    loading = within if isinstance(within, dict) else {}
+    for key, holder in (("attn_implementation", values), ("model_init_kwargs", loading)):
+        attention = str(holder.get("attn_implementation"))
+        if attention.startswith("flash_attention"):
+            yield Wanted(key, "flash-attn")
+        elif "/" in attention:
+            yield Wanted(key, "kernels")
+    if loading.get("use_kernels"):
+        yield Wanted("model_init_kwargs", "kernels")
 
 
 def missing(values: dict[str, Any]) -> list[Wanted]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hpt_trl.data.entries import named_layout
-from hpt_trl.data.forms.ranges import layouts_of
+from hpt_trl.data.layout_names import layouts_of
 from hpt_trl.errors import UserError
 from hpt_trl.recipes.profiles import Profile
 from hpt_trl.settings.file import Sources, shown
@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     )
     from trl import ModelConfig
 
-    from hpt_trl.data.layouts import Layout, Splits
+    from hpt_trl.data.layout_names import Layout
+    from hpt_trl.data.layouts import Splits
     from hpt_trl.data.rendering import Encoder
+    from hpt_trl.data.row_lengths import Asked, Length
     from hpt_trl.environments.acting import Acting
     from hpt_trl.recipes.arguments import RecipeArguments
     from hpt_trl.settings.keys import Key
@@ -77,6 +79,11 @@ class Recipe:
         """The layout of its rows, as far as it shows before they are read."""
         named = named_layout(self.arguments.dataset_layout, self.arguments.datasets)
         return layouts_of(named, self.stage.layouts)[0]
+
+    @property
+    def environment(self) -> str | None:
+        """The environment that its model acts in; None without one."""
+        return self.stage.environment(self.arguments)
 
     def setting(self, key: str, default: Any = None) -> Any:
         """Returns the trainer config's value of a key, or the default where the stage has no such key."""
@@ -167,9 +174,11 @@ class Stage:
         check_tokenizer: the same for what depends on the tokenizer.
         check_rows: of the recipe, its rows, how the trainer encodes them, and how many tokens the model takes: the
             same for every row.
-        try_row: of the recipe, a row, how the trainer encodes it and the demonstrations' column: columns -> tokens. It
+        try_row: of the recipe, a row, how the trainer encodes it and the demonstrations' column: its lengths. It
             raises `UserError` where the row would be trained otherwise than it is written. None where the encoder is
             asked for the prompt and each answer.
+        environment: of the recipe's other keys: the environment that the model acts in; None without one.
+        most_rows: of the same: how many rows are read at most; None for all.
         rules: allowed ranges of the stage's own keys; they stand above those of `hpt_trl.recipes.ranges`.
         layouts: of the rows that it reads; rows that fit several are of the first.
         sample: of a recipe and its rows: the rows that it trains on, where these are drawn or made from what it reads.
@@ -199,7 +208,9 @@ class Stage:
     check: "Callable[[Recipe], None]" = lambda recipe: None
     check_tokenizer: "Callable[[Recipe, PreTrainedTokenizerBase], None]" = lambda recipe, tokenizer: None
     check_rows: "Callable[[Recipe, Splits, Encoder, int | None], None]" = lambda *arguments: None
-    try_row: "Callable[[Recipe, dict[str, Any], Encoder, str], dict[tuple[str, ...], int]] | None" = None
+    try_row: "Callable[[Recipe, dict[str, Any], Encoder, str], dict[Asked, Length]] | None" = None
+    environment: Callable[[Any], str | None] = lambda arguments: None
+    most_rows: Callable[[Any], int | None] = lambda arguments: None
     rules: "tuple[Rule, ...]" = ()
     layouts: "tuple[Layout, ...]" = ("prompts",)
     sample: "Callable[[Recipe, Splits], Splits] | None" = None
@@ -225,7 +236,10 @@ class Stage:
 def place_of(error: Exception, known: "dict[str, Key]", sources: Sources) -> UserError:
     """Returns a config's own complaint with the place of the key that it is about, where it names one."""
     text = str(error).strip()
-    named = [word for word in re.findall(r"[A-Za-z_0-9]+", text) if word in known]
+    # Classes are called after the keys whose values they are: `AcceleratorConfig`, DeepSpeed.
+    classes = {key.replace("_", ""): key for key in known}
+    words = re.findall(r"[A-Za-z_0-9]+", text)
+    named = [word if word in known else classes.get(word.lower(), "") for word in words]
     given = [word for word in named if word in sources.file.lines or word in sources.overrides]
     # A single ordinary word (`seed`, `debug`) may stand in any sentence: without a source it proves nothing.
     quoted = [word for word in re.findall(r"`([A-Za-z_0-9]+)`", text) if word in known]

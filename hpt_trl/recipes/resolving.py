@@ -22,6 +22,7 @@ from hpt_trl.recipes.values import checked_values
 from hpt_trl.recipes.vllm import settle_vllm
 from hpt_trl.recipes.withheld import note_secrets
 from hpt_trl.settings.file import Sources, read_recipe_file, split_overrides
+from hpt_trl.settings.keys import MAPPING_OR_PATH
 from hpt_trl.settings.secrets import take_token
 
 
@@ -57,8 +58,7 @@ def resolve_recipe(sources: Sources, world_size: int | None = None, profile: Pro
     planned = profile is not None and world_size is None
     known = declared.keys
     if not planned:
-        with mistakes.noted():
-            check_packages(values, sources)
+        check_packages(values, sources, mistakes)
     stage = load_stage(declared.stage)
 
     from trl import ModelConfig, TrlParser
@@ -87,6 +87,13 @@ def resolve_recipe(sources: Sources, world_size: int | None = None, profile: Pro
             arguments, config, model_args = TrlParser(classes, conflict_handler="resolve").parse_dict(values)
     except (ValueError, TypeError, ImportError, OSError) as error:
         raise place_of(error, known, sources) from error
+    except AttributeError as error:
+        # What these hold, accelerate takes for mappings of mappings, unseen.
+        given = [key for key in MAPPING_OR_PATH if values.get(key) is not None]
+        if not given:
+            raise
+        said = f"what it holds is not as accelerate reads it ({error}); allowed: a mapping, or a file of one."
+        raise sources.error(given[0], said) from error
     targets = values.get("lora_target_modules")
     if targets and len(targets) == 1 and re.fullmatch(r"[\w.]+", targets[0]) and targets != ["all-linear"]:
         # Of a single name the base makes a text, which PEFT takes for a pattern of whole paths.

@@ -21,7 +21,8 @@ def try_settings(config: Any, profile: Profile, sources: Sources, mistakes: Coll
         config: the trainer's.
         profile: how the processes are started.
     """
-    for check in (_check_schedule, _check_optimizer, _check_compiler, _check_saving, _check_memory, _check_reference):
+    checks = (_check_schedule, _check_optimizer, _check_compiler, _check_saving, _check_memory, _check_reference)
+    for check in (*checks, _check_workers):
         with mistakes.noted():
             check(config, sources)
     with mistakes.noted():
@@ -82,6 +83,24 @@ def _check_compiler(config: Any, sources: Sources) -> None:
         raise sources.error(
             "torch_compile_backend",
             f"{given} is not allowed; allowed: {', '.join(backends)}.{did_you_mean(given, backends)}",
+        )
+    if config.torch_compile_mode:
+        # Nothing else imports it, and it takes its time.
+        from torch._inductor import list_mode_options
+
+        given, modes = config.torch_compile_mode, list(list_mode_options())
+        if given not in modes:
+            raise sources.error(
+                "torch_compile_mode",
+                f"{given:.80} is not allowed; allowed: {', '.join(modes)}.{did_you_mean(given, modes)}",
+            )
+
+
+def _check_workers(config: Any, sources: Sources) -> None:
+    if config.dataloader_persistent_workers and config.dataloader_num_workers == 0:
+        raise sources.error(
+            "dataloader_persistent_workers",
+            "true: with `dataloader_num_workers: 0` there are none to keep; write a number of them, or drop it.",
         )
 
 

@@ -10,11 +10,11 @@ from hpt_trl.data.faults import Faults
 from hpt_trl.data.forms.pictures import undecoded
 from hpt_trl.data.layouts import Splits
 from hpt_trl.data.rendering import Encoder
-from hpt_trl.data.row_lengths import examples, remember
+from hpt_trl.data.row_lengths import Asked, Length, examples, remember
 from hpt_trl.errors import UserError
 from hpt_trl.recipes.recipe import Recipe
 
-Counts = dict[tuple[str, ...], list[tuple[int, int]]]
+Lengths = dict[Asked, list[tuple[int, Length]]]
 
 
 def settle_rows(recipe: Recipe, splits: Splits, encoder: Encoder) -> Splits:
@@ -26,7 +26,7 @@ def settle_rows(recipe: Recipe, splits: Splits, encoder: Encoder) -> Splits:
         UserError: the first rows that cannot be encoded, with the number of the others.
     """
     # What an environment shows is rendered as it is played; solutions are encoded as they are drawn.
-    if getattr(recipe.arguments, "environment", None) is not None or splits.layout == "solutions":
+    if recipe.environment is not None or splits.layout == "solutions":
         return splits
     if splits.layout == "documents" and encoder.embedded is None:
         return splits
@@ -46,7 +46,7 @@ def settle_rows(recipe: Recipe, splits: Splits, encoder: Encoder) -> Splits:
 def _settled(
     recipe: Recipe, splits: Splits, encoder: Encoder, rows: Dataset, source: str, *, held_out: bool = False
 ) -> tuple[Dataset, int]:
-    faults, counts = Faults(source, recipe.arguments.on_bad_row), Counts()
+    faults, lengths = Faults(source, recipe.arguments.on_bad_row), Lengths()
     # Held-out prompts are answered, and trained on by nobody.
     own = None if held_out and splits.layout == "prompts" else recipe.stage.try_row
     answers = list(splits.answers) if own is not None or splits.layout != "prompts" else []
@@ -60,16 +60,16 @@ def _settled(
         except UserError as error:
             faults.add(row, str(error))
             continue
-        for columns, tokens in found.items():
-            counts.setdefault(columns, []).append((row, tokens))
+        for asked, length in found.items():
+            lengths.setdefault(asked, []).append((row, length))
     kept = faults.settled(rows)
-    for columns, counted in counts.items():
-        remember(kept, encoder, columns, counted)
+    for asked, counted in lengths.items():
+        remember(kept, encoder, asked, counted)
     return kept, len(rows) - len(kept)
 
 
-def _tokens(example: dict[str, Any], encoder: Encoder, answers: Sequence[str]) -> dict[tuple[str, ...], int]:
+def _tokens(example: dict[str, Any], encoder: Encoder, answers: Sequence[str]) -> dict[Asked, Length]:
     if "text" in example:
-        return {("text",): len(encoder.document(example["text"]).ids)}
-    found: dict[tuple[str, ...], int] = {("prompt",): len(encoder.prompt(example))}
-    return found | {("prompt", name): len(encoder.answered(example, name).ids) for name in answers}
+        return {Asked(("text",)): Length(len(encoder.document(example["text"]).ids))}
+    found = {Asked(("prompt",)): Length(len(encoder.prompt(example)))}
+    return found | {Asked(("prompt", name)): Length(len(encoder.answered(example, name).ids)) for name in answers}

@@ -30,7 +30,7 @@ def check_lengths(
     """
     if splits.layout == "documents":
         return
-    if getattr(recipe.arguments, "environment", None) is not None:
+    if recipe.environment is not None:
         return  # its own limits bound what is read and drawn
     if encoder.is_processor:
         # How many tokens an image takes is known when it is processed: vision-language rows are not measured here.

@@ -96,17 +96,12 @@ def check_start(start: Start) -> Path | None:
         UserError: the folder is not a run's, or there is nothing to resume from.
     """
     refuse_inputs_inside(start.values, start.error)
-    folder, checkpoint = start.folder, None
+    folder = start.folder
     if fault := folder_fault(folder):
         raise start.error("output_dir", f"{folder} {fault}; name a folder that is new or empty.")
-    resume = start.values.get("resume_from_checkpoint")
-    if resume is not None and str(resume).lower() not in ("false", "no"):
-        if start.values.get("overwrite"):
-            raise start.error("overwrite", "a run is either resumed or started anew; drop one of the two keys.")
-        checkpoint = _checkpoint(start, str(resume))
-        if checkpoint.resolve().parent == folder.resolve():
-            return checkpoint
-    if not folder.exists() or not _contents(folder):
+    checkpoint = _named_checkpoint(start)
+    resumes_here = checkpoint is not None and checkpoint.resolve().parent == folder.resolve()
+    if resumes_here or not folder.exists() or not _contents(folder):
         return checkpoint
     if not _is_of_a_run(folder):
         raise start.error(
@@ -120,6 +115,23 @@ def check_start(start: Start) -> Path | None:
         # Whether completions that are there are this recipe's is found out where they are read.
         _refuse_training(start)
         return None
+    _refuse_other_run(start)
+    return checkpoint
+
+
+def _named_checkpoint(start: Start) -> Path | None:
+    """The checkpoint that the run is to go on from; None for a run that is to begin."""
+    resume = start.values.get("resume_from_checkpoint")
+    if resume is None or str(resume).lower() in ("false", "no"):
+        return None
+    if start.values.get("overwrite"):
+        raise start.error("overwrite", "a run is either resumed or started anew; drop one of the two keys.")
+    return _checkpoint(start, str(resume))
+
+
+def _refuse_other_run(start: Start) -> None:
+    """Refuses to train over a run that has finished, that can go on, or that is another recipe's."""
+    folder = start.folder
     choices = "Name another `--output_dir`, or start anew with `--overwrite true`"
     if (folder / RESULTS_FILE).exists():
         raise _occupied(start, f"{folder} holds a finished run. {choices}.")
@@ -130,7 +142,7 @@ def check_start(start: Start) -> Path | None:
             f"true`. {choices}.",
         )
     if _failed_at_start(folder):
-        return checkpoint
+        return
     if _differs(start):
         raise _occupied(start, f"{folder} holds a run of another recipe, not finished. {choices}.")
     if kept := [name for name in _KEPT if (folder / name).is_dir() and any((folder / name).iterdir())]:
@@ -139,7 +151,6 @@ def check_start(start: Start) -> Path | None:
             f"{folder} holds a run that did not finish, and what it kept in {' and '.join(kept)}. {choices}, which "
             "removes that as well.",
         )
-    return checkpoint
 
 
 def _contents(folder: Path) -> list[Path]:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpt_trl.errors import UserError
-from tests.fuzz.bounds import bounded, examples, is_short
+from tests.fuzz.bounds import CORPUS, bounded, examples, is_short
 from tests.helpers.datasets import load
 
 SIGNS = '[]{}",:\\\n\r\t 01ea\0'
@@ -45,26 +45,30 @@ def folder(tmp_path_factory) -> Path:
 
 def try_file(path: Path, content: bytes) -> None:
     path.write_bytes(content)
-    for layout in ("prompts", "documents"):
-        with bounded():
-            try:
+    # A file is one, though it is read twice.
+    for layout, kind in (("prompts", "files"), ("documents", "files as documents")):
+        try:
+            with bounded(kind, content, f"_{path.name}"):
                 load(path, layout=layout)
-            except UserError as error:
-                assert is_short(error), str(error)[:2000]
-                assert path.name in str(error)
+        except UserError as error:
+            assert is_short(error), str(error)[:2000]
+            assert path.name in str(error)
+
+
+@pytest.mark.parametrize("path", sorted((CORPUS / "files").iterdir()), ids=lambda path: path.name)
+def test_what_was_found(folder, path):
+    try_file(folder / path.name, path.read_bytes())
 
 
 @pytest.mark.parametrize("ending", FILES)
-@examples(12, 0.018)
-@given(
-    content=st.one_of(st.binary(max_size=300), st.text(alphabet='[]{}",:\\\n\r\t 01ea\0', max_size=100).map(str.encode))
-)
+@examples(12, 0.08)
+@given(content=st.one_of(st.binary(max_size=300), st.text(alphabet=SIGNS, max_size=100).map(str.encode)))
 def test_any_bytes(folder, ending, content):
     try_file(folder / f"any{ending}", content)
 
 
 @pytest.mark.parametrize("ending", FILES)
-@examples(12, 0.018)
+@examples(12, 0.08)
 @given(data=st.data())
 def test_damaged_files(folder, ending, data):
     content = bytearray(FILES[ending])

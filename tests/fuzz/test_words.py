@@ -16,7 +16,12 @@ from tests.fuzz.strategies import WORDS
 
 # Nothing can start: it names no output folder, and no word does.
 RECIPE = "stage: sft\nmodel_name_or_path: nowhere/model\ndataset_name: nowhere.jsonl\n"
-COMMANDS = ("run", "check", "eval", "score-reference", "report", "merge", "search", "completion", "list", "nonesuch")
+COMMANDS = (
+    *("run", "check", "eval", "score-reference", "report", "merge", "search", "completion", "list", "nonesuch"),
+    *("chat", "push", "index", "schema", "doctor", "pages --size 1 --test_size 1"),
+)
+# A walk through all that there is takes its time, and may.
+WHOLE = ("/", "..")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -29,17 +34,17 @@ def folder(tmp_path_factory):
 
 
 def answered(words: list[str]) -> None:
-    words = [word for word in words if "output_dir" not in word]
+    words = [word for word in words if "output_dir" not in word and not (words[0] == "index" and word in WHOLE)]
     # As a terminal writes half a character.
     out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="backslashreplace", write_through=True)
-    with bounded(), contextlib.redirect_stderr(out), contextlib.redirect_stdout(out):
+    with bounded("words"), contextlib.redirect_stderr(out), contextlib.redirect_stdout(out):
         try:
             code = main(words)
         except SystemExit as end:
             code = end.code
     said = out.buffer.getvalue().decode()
-    assert code in (0, 2), said
-    assert code == 0 or "error: " in said
+    assert code in (0, 2) or (code == 1 and words[0] == "doctor"), said
+    assert code != 2 or "error: " in said
 
 
 @pytest.mark.parametrize("line", (CORPUS / "words.txt").read_text().splitlines())
@@ -47,8 +52,8 @@ def test_what_was_found(line):
     answered(shlex.split(line))
 
 
-@examples(80, 0.25)
+@examples(80)
 @given(st.sampled_from(COMMANDS), st.booleans(), WORDS)
 @example("run", True, ["--no_x", "--no_output_dir"])
 def test_any_words(command, named, words):
-    answered([command, *(["recipe.yaml"] if named else []), *words])
+    answered([*command.split(), *(["recipe.yaml"] if named else []), *words])

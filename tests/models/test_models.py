@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from hpt_trl.errors import UserError
 from hpt_trl.files import cache_folder
 from hpt_trl.models.built_in import BUILT_IN
-from hpt_trl.models.loading import check_architecture, load_config, load_tokenizer, model_exists, resolve_model
+from hpt_trl.models.loading import check_architecture, load_config, load_tokenizer, model_exists
+from hpt_trl.models.whole_models import resolve_model
 
 NAME = "smollm2-135m"
 
@@ -128,6 +129,21 @@ def test_a_missing_package_is_answered_with_the_command(monkeypatch, tmp_path):
         model_exists(NAME)
 
 
+def test_a_damaged_package_is_told_in_a_line(monkeypatch, tmp_path):
+    monkeypatch.setenv("HPT_TRL_CACHE", str(tmp_path / "cache"))
+    built_in = BUILT_IN[NAME]
+    whole = built_in._source() / built_in.file
+    package = tmp_path / built_in.package
+    package.mkdir()
+    (package / "__init__.py").touch()
+    with whole.open("rb") as file:
+        (package / built_in.file).write_bytes(file.read(20_000))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for load in (resolve_model, load_config, load_tokenizer):
+        with pytest.raises(UserError, match=rf"{built_in.file} of {package} cannot be loaded"):
+            load(NAME)
+
+
 def test_config_and_tokenizer_need_no_weights(tmp_path, monkeypatch):
     monkeypatch.setenv("HPT_TRL_CACHE", str(tmp_path))
     model_exists(NAME)
@@ -164,7 +180,7 @@ def test_the_built_in_model_answers():
 @pytest.mark.slow
 def test_two_processes_unpack_one_model(tmp_path):
     environment = os.environ | {"HPT_TRL_CACHE": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    code = f"from hpt_trl.models.loading import resolve_model; print(resolve_model('{NAME}'))"
+    code = f"from hpt_trl.models.whole_models import resolve_model; print(resolve_model('{NAME}'))"
     processes = [
         subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
         for _ in range(2)

@@ -11,14 +11,14 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from hpt_trl.digests import damage_of, note_digests
+from hpt_trl.digests import damage_of, digest_of, note_digests
 from hpt_trl.errors import UserError
 from hpt_trl.hub.destination import Destination
 from hpt_trl.hub.pushing import push
 from hpt_trl.models.merging import merge_adapter
 from hpt_trl.models.trainable import refuse_broken
 from hpt_trl.models.value_model import load_value_model
-from hpt_trl.models.whole_files import refuse_damaged_model, shown_damage
+from hpt_trl.models.whole_files import refuse_damaged_model, shown_damage, tell_changed_recipe
 from hpt_trl.pipeline.record import damage
 from hpt_trl.retrieval.reranking import QueryLikelihood
 from hpt_trl.rewards.reward_model import RewardModel
@@ -175,7 +175,7 @@ def test_adapter_and_base_are_read_by_whatever_loads_them(adapters, tmp_path, re
     read()
 
 
-def test_a_broken_reference_and_reranker_are_refused(tiny_model_path, tmp_path):
+def test_weights_that_are_no_numbers_are_refused_by_whatever_loads_them(tiny_model_path, tmp_path):
     folder = tmp_path / "foreign"
     shutil.copytree(tiny_model_path, folder)
     weights = load_file(folder / "model.safetensors")
@@ -187,6 +187,10 @@ def test_a_broken_reference_and_reranker_are_refused(tiny_model_path, tmp_path):
         load_reference(config, torch.device("cpu"))
     with pytest.raises(UserError, match=r"reranker: .*model\.norm\.weight are NaN"):
         QueryLikelihood(str(folder))
+    with pytest.raises(UserError, match=r"foreign: weights of norm\.weight are NaN"):
+        load_value_model(str(folder), trainable=False)
+    with pytest.raises(UserError, match=r"model\.norm\.weight are NaN"):
+        load_named(str(folder), torch.device("cpu"))
 
 
 def test_a_config_that_was_changed_by_hand_is_told_and_taken_as_it_stands(adapters, tmp_path, caplog):
@@ -205,3 +209,14 @@ def test_a_config_that_was_changed_by_hand_is_told_and_taken_as_it_stands(adapte
     flip(folder / "adapter_model.safetensors")
     with pytest.raises(UserError, match=r"is not what was written .* its model again\.$"):
         load_named(str(folder), torch.device("cpu"))
+
+
+def test_a_recipe_that_has_changed_is_told(tmp_path, caplog):
+    (tmp_path / "recipe.yaml").write_text("stage: sft\n")
+    for noted in ({}, {"recipe_digest": digest_of(tmp_path / "recipe.yaml")}):
+        (tmp_path / "results.json").write_text(json.dumps(noted))
+        tell_changed_recipe(tmp_path)
+    assert not caplog.records
+    (tmp_path / "recipe.yaml").write_text("stage: dpo\n")
+    tell_changed_recipe(tmp_path)
+    assert f"{tmp_path / 'recipe.yaml'} is not what its run wrote" in caplog.text

@@ -22,7 +22,10 @@ import torch
 import yaml
 
 from hpt_trl.cli import main
-from hpt_trl.planning import needs
+from hpt_trl.planning.hub_needs import Hub
+from hpt_trl.planning.machines import Gpu, Machine
+from hpt_trl.planning.need import TIMEOUT
+from hpt_trl.planning.needs import needs_of
 from hpt_trl.recipes.bundled import bundled_recipes, recipe_name
 from hpt_trl.rewards.sandbox import probing
 from hpt_trl.rewards.sandbox.bubblewrap import Bubblewrap
@@ -124,25 +127,25 @@ def test_a_recipe_that_can_run_and_mistakes(tmp_path, tiny_model_path, capsys):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="there is no sandbox but on Linux")
 def test_a_recipe_whose_reward_runs_programs_needs_a_sandbox(tmp_path, monkeypatch):
-    machine = needs.Machine(gpus=[], other="", cores=2, memory=2**33, instructions=[])
+    machine = Machine(gpus=[], other="", cores=2, memory=2**33, instructions=[])
     path = Path(write_recipe(tmp_path, stage="grpo", reward_funcs=["code_tests"]))
-    (found,) = (need for need in needs.needs_of(path, machine, needs.Hub()) if need.what == "sandbox")
+    (found,) = (need for need in needs_of(path, machine, Hub()) if need.what == "sandbox")
     assert found.met and "Python 3" in found.said
     monkeypatch.setattr(probing, "_found", {})
     monkeypatch.setattr(probing, "backends", lambda: [Bubblewrap("/bin/false")])
-    (found,) = (need for need in needs.needs_of(path, machine, needs.Hub()) if need.what == "sandbox")
+    (found,) = (need for need in needs_of(path, machine, Hub()) if need.what == "sandbox")
     assert not found.met and "/bin/false" in found.said and "apt-get install bubblewrap" in found.remedy
     other = Path(write_recipe(tmp_path, "other", stage="grpo", reward_funcs=["math_answer"]))
-    assert "sandbox" not in [need.what for need in needs.needs_of(other, machine, needs.Hub())]
+    assert "sandbox" not in [need.what for need in needs_of(other, machine, Hub())]
 
 
 def test_gpus_are_counted_and_their_memory_too(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("# Hardware: 4 GPUs with 80 GB\n" + Path(write_recipe(tmp_path)).read_text())
     for count, memory, met in ((4, 79.2, True), (3, 79.2, False), (4, 39.4, False)):
-        gpus = [needs.Gpu("A100", int(memory * 2**30), "8.0", True)] * count
-        machine = needs.Machine(gpus, other="", cores=8, memory=2**36, instructions=[])
-        need = needs.needs_of(path, machine, needs.Hub())[0]
+        gpus = [Gpu("A100", int(memory * 2**30), "8.0", True)] * count
+        machine = Machine(gpus, other="", cores=8, memory=2**36, instructions=[])
+        need = needs_of(path, machine, Hub())[0]
         assert (need.met, need.what) == (met, "hardware 4 GPUs with 80 GB") and f"{count} x A100" in need.said
 
 
@@ -225,7 +228,7 @@ class FakeHub(BaseHTTPRequestHandler):
         self.asked.append(self.path)
         name = self.path.removeprefix("/api/models/").removeprefix("/api/datasets/").partition("?")[0]
         if name == "me/slow":
-            time.sleep(2 * needs.TIMEOUT)
+            time.sleep(2 * TIMEOUT)
         known = name in ("me/open", "me/gated", "me/rows")
         body = json.dumps({"id": name, "gated": "auto" if name == "me/gated" else False} if known else {}).encode()
         self.send_response(200 if known else 404)

@@ -54,6 +54,9 @@ def taken(stage: str, key: str, value: object) -> bool:
     declared = declared_in_file(stage)
     try:
         _, read = _read(key, sources, declared)
+        if key == "datasets" and not all(isinstance(entry, dict) for entry in read or ()):
+            # Told where the entries are read.
+            return False
         return key not in declared.rules or problem(declared.rules[key], read) is None
     except UserError:
         return False

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from transformers.generation import configuration_utils
 
 from hpt_trl.errors import UserError
-from hpt_trl.recipes.model_settings import LOADING
+from hpt_trl.recipes.loading import LOADING
 from hpt_trl.recipes.packages import missing, wanted
 from hpt_trl.recipes.resolving import read_recipe
 from hpt_trl.rollouts.ranges import CACHES
@@ -29,10 +29,14 @@ SETTINGS = [
             ("inverse_sqrt", {"timescale": 0}),
         )
     ),
+    ({"deepspeed": False}, "deepspeed", "allowed: a mapping, or a file of one"),
+    ({"deepspeed": {"zero_optimization": 3}}, "deepspeed", "allowed: a mapping, or a file of one"),
     ({"optim_args": "foo"}, "optim_args", "allowed: name=value"),
     ({"optim_args": "a=1,b"}, "optim_args", "allowed: name=value"),
     ({"optim": "adamw_torch_xla"}, "optim", "torch_xla"),
     ({"torch_compile": True, "torch_compile_backend": "inductr"}, "torch_compile_backend", "mean `inductor`?"),
+    ({"torch_compile_mode": "max-autotun"}, "torch_compile_mode", "mean `max-autotune`?"),
+    ({"dataloader_persistent_workers": True}, "dataloader_persistent_workers", "there are none to keep"),
     ({"activation_offloading": True}, "activation_offloading", "on the CPU"),
     ({"gradient_checkpointing_kwargs": {"use_rentrant": False}}, "gradient_checkpointing_kwargs", "`use_reentrant`?"),
     ({"use_peft": True, "lora_task_type": "CAUSAL"}, "lora_task_type", "Did you mean `CAUSAL_LM`?"),
@@ -41,6 +45,26 @@ SETTINGS = [
     ({"use_liger_kernel": True}, "use_liger_kernel", "true needs liger-kernel, which is not installed here"),
     ({"attn_implementation": "flash_attention_2"}, "attn_implementation", "pip install flash-attn"),
     ({"attn_implementation": "kernels-community/flash-attn"}, "attn_implementation", "pip install kernels"),
+    *(
+        ({"model_init_kwargs": {name: value}}, "model_init_kwargs", said)
+        for name, value, said in (
+            ("attn_implementation", "flash_attention_2", "pip install flash-attn"),
+            ("use_kernels", True, "pip install kernels"),
+            ("use_kernels", "yes", "allowed: true or false"),
+            ("use_safetensors", "false", "allowed: true or false"),
+            ("low_cpu_mem_usage", 1, "allowed: true or false"),
+            ("revision", 7, "allowed: a text"),
+            ("max_memory", "20GB", "allowed: a mapping"),
+            ("device_map", True, "allowed: auto, a device"),
+            ("quantization_config", "4bit", "allowed: a mapping"),
+            ("key_mapping", "x", "allowed: a mapping"),
+            ("gguf_file", "x.gguf", "`gguf_file` cannot be set by a recipe; what is trained is read from safetensors"),
+            ("subfolder", "nowhere", "write the folder itself as `model_name_or_path`"),
+            ("state_dict", "x", "drop it"),
+            ("tp_size", 2, "--accelerate fsdp2"),
+            ("code_revision", "main", "needs `trust_remote_code: true`"),
+        )
+    ),
     ({"optim": "lomo"}, "optim", "lomo needs lomo-optim"),
     ({"optim": "schedule_free_adamw"}, "optim", "needs schedulefree"),
 ]
@@ -52,6 +76,21 @@ _LOADED = [
     ({"model_init_kwargs": {"hidden_size": 64}}, "model_init_kwargs", "but that of the model is (372, 32)"),
     ({"model_init_kwargs": {"dtype": "float3"}}, "model_init_kwargs", "`dtype: 'float3'` is none"),
     ({"model_init_kwargs": {"attn_implementation": "x"}}, "model_init_kwargs", "'x' is no attention"),
+    ({"model_init_kwargs": {"device_map": "cpux"}}, "model_init_kwargs", "`device_map: 'cpux'` is no device here"),
+    ({"model_init_kwargs": {"device_map": 100}}, "model_init_kwargs", "`device_map: 100`"),
+    (
+        {"model_init_kwargs": {"device_map": {"": "disk"}}},
+        "model_init_kwargs",
+        "`device_map: 'disk'` is no device",
+    ),
+    ({"model_init_kwargs": {"experts_implementation": "eagr"}}, "model_init_kwargs", "Did you mean `eager`?"),
+    ({"model_init_kwargs": {"variant": "fp16"}}, "model_init_kwargs", "has no weights of that name"),
+    ({"model_init_kwargs": {"quantization_config": {"quant_method": "hq"}}}, "model_init_kwargs", "is not taken: "),
+    (
+        {"model_init_kwargs": {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}},
+        "model_init_kwargs",
+        "add `use_peft: true`",
+    ),
     ({"model_init_kwargs": {"num_hidden_layers": "two"}}, "model_init_kwargs", "expected int, got str"),
     ({"model_init_kwargs": {"num_attention_heads": 0}}, "model_init_kwargs", "no model can be made with it"),
 ]
@@ -59,9 +98,9 @@ _LOADED = [
 
 @pytest.mark.parametrize(("changes", "key", "said"), SETTINGS, ids=str)
 def test_settings_are_tried_before_anything_is_loaded(recipe, changes, key, said):
-    asked = next(iter(changes)) if not changes.keys().isdisjoint({"optim"}) else None
-    if asked == "optim" and not missing(changes) and list(wanted(changes)):
-        pytest.skip("the package is installed")
+    asks = list(wanted(changes))
+    if any(one.package in said for one in asks) and not missing(changes):
+        pytest.skip(f"{asks[0].package} is installed")
     with pytest.raises(UserError) as caught:
         read_recipe(Path(recipe("sft", **changes)))
     assert f"`{key}`: " in str(caught.value) and said in str(caught.value)
@@ -80,6 +119,7 @@ def test_what_a_model_does_not_take_is_told_before_it_is_loaded(recipe, stage, c
     [
         {"num_hidden_layers": 1},
         {"attention_dropout": 0.1, "dtype": "bfloat16"},
+        {"device_map": "cpu", "use_safetensors": True, "revision": "main", "experts_implementation": None},
         {"attn_implementation": "eager", "low_cpu_mem_usage": True, "max_position_embeddings": 256},
     ],
 )

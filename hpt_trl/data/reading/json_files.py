@@ -10,12 +10,15 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from hpt_trl.data.reading.soundness import Fault
 from hpt_trl.data.reading.text import lines
 from hpt_trl.errors import UserError
 from hpt_trl.files import parsed_json
 
 # Names under which the list of rows stands, whatever is in it.
 _USUAL = ("data", "examples", "rows", "train")
+# Names of splits, as `datasets` takes them.
+_SPLITS = frozenset(("train", "validation", "valid", "val", "dev", "eval", "test"))
 # Columns beside which a list of objects is one of the row (`tools`, `images`).
 _OF_ROWS = frozenset(("prompt", "completion", "text", "chosen", "rejected", "question", "instruction"))
 
@@ -23,11 +26,13 @@ _OF_ROWS = frozenset(("prompt", "completion", "text", "chosen", "rejected", "que
 def read_json(path: Path) -> tuple[Iterator[tuple[int, Any]], bool]:
     """Rows of a file with their numbers, and whether these are lines; else they count the rows of a list.
 
+    In the place of a line that is no JSON stands its `Fault`.
+
     A list may be the file, or stand in an object beside what is no list of objects (`{"data": […]}`); an object
     that is itself a row, as it holds messages or a prompt, is the only one.
 
     Raises:
-        UserError: what is no JSON, also on the way; or an object with several lists.
+        UserError: a list that is no JSON, or an object with several lists.
         OSError, EOFError, zlib.error: the file cannot be read.
     """
     text = lines(path, newline="\n")
@@ -61,6 +66,12 @@ def _listed(value: dict[str, Any], path: Path) -> list[Any] | None:
     firsts = [items[0] for items in found.values() if items and isinstance(items[0], dict)]
     if not found or any(not first.keys().isdisjoint({"role", "from"}) for first in firsts):
         return None
+    if len(found) > 1 and found.keys() <= _SPLITS:
+        names = ", ".join(f"{name}.jsonl" for name in found)
+        raise UserError(
+            f"dataset_name: {path} holds several splits ({', '.join(found)}). Write each into a file of its own in one "
+            f"folder ({names}) and name the folder, or name the file that is trained on."
+        )
     if len(found) > 1:
         raise UserError(
             f"dataset_name: {path} holds several lists of objects ({', '.join(list(found)[:8])}); write each into a "
@@ -76,10 +87,8 @@ def _lines(path: Path) -> Iterator[tuple[int, Any]]:
         try:
             yield number, parsed_json(line)
         except json.JSONDecodeError as error:
-            raise UserError(
-                f"{path}, line {number}: not valid JSON ({error.msg}, character {error.pos + 1}): "
-                f"{line[:80].rstrip()}\nEvery line must be one JSON object."
-            ) from error
+            said = f"not valid JSON ({error.msg}, character {error.pos + 1}): {line[:80].rstrip()}"
+            yield number, Fault(f"{said}\nEvery line must be one JSON object.")
         # Nested too deep, or a whole number of more digits than Python reads.
         except ValueError as error:
-            raise UserError(f"{path}, line {number}: {error}.") from error
+            yield number, Fault(f"{error}.")

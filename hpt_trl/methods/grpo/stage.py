@@ -33,6 +33,7 @@ STAGE = Stage(
     name="grpo",
     config_class=GRPOConfig,
     argument_class=ActingArguments,
+    environment=lambda arguments: arguments.environment,
     build=build,
     reference=lambda trainer: trainer.ref_model,
     check=check,

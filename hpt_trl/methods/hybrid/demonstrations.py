@@ -1,6 +1,6 @@
 """Demonstrations as token ids that continue exactly where a rollout of the same prompt would."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from itertools import groupby
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -10,7 +10,7 @@ from datasets import Dataset
 from hpt_trl.data.messages import as_text
 from hpt_trl.data.reading.places import ROW, where
 from hpt_trl.data.rendering import Encoder
-from hpt_trl.data.row_lengths import examples, recall
+from hpt_trl.data.row_lengths import Asked, Length, examples, recall
 from hpt_trl.data.turns import shown
 from hpt_trl.environments.pieces import Segment
 from hpt_trl.errors import UserError
@@ -110,9 +110,12 @@ def missing(example: dict[str, Any], column: str) -> UserError:
     )
 
 
-def demonstration_counts(
-    example: dict[str, Any], column: str, encoder: Encoder, max_length: int | None
-) -> dict[tuple[str, ...], int]:
+def demonstration_asked(column: str, max_length: int | None) -> Asked:
+    """What `demonstration_length` counts of a row."""
+    return Asked(("prompt", column), as_rollout=True, limit=max_length)
+
+
+def demonstration_length(example: dict[str, Any], column: str, encoder: Encoder, max_length: int | None) -> Length:
     """What `check_demonstrations` asks of a row: the tokens of its prompt and demonstration, and whether it is cut.
 
     Raises:
@@ -122,12 +125,7 @@ def demonstration_counts(
         found = demonstration_ids(example, column, encoder, max_length)
     except UserError as error:
         raise UserError(f"the demonstration `{column}`: {error}") from error
-    whole, cut = _counted(column, max_length)
-    return {whole: found.context + len(found.ids), cut: int(found.truncated)}
-
-
-def _counted(column: str, max_length: int | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    return ("prompt", column, f"up to {max_length}"), ("prompt", column, f"cut at {max_length}")
+    return Length(found.context + len(found.ids), found.truncated)
 
 
 def check_demonstrations(
@@ -149,19 +147,10 @@ def check_demonstrations(
     question = (encoder.state, column, max_length, positions)
     if question in known:
         return known[question]
-    whole, cut = (recall(dataset, encoder, columns) for columns in _counted(column, max_length))
-    if whole is None or cut is None:
-        whole, cut = [], []
-        for row, example in examples(dataset, ("prompt", column)):
-            if not example[column]:
-                continue
-            try:
-                counts = demonstration_counts(example, column, encoder, max_length)
-            except UserError as error:
-                raise UserError(f"{where(source, row)}, {error}") from error
-            for counted, tokens in zip((whole, cut), counts.values(), strict=True):
-                counted.append((row, tokens))
-    too_long = [(tokens, row) for row, tokens in whole if positions is not None and tokens > positions]
+    lengths = recall(dataset, encoder, demonstration_asked(column, max_length))
+    if lengths is None:
+        lengths = list(_lengths(dataset, source, column, encoder, max_length))
+    too_long = [(length.tokens, row) for row, length in lengths if positions is not None and length.tokens > positions]
     if too_long:
         most, row = max(too_long)
         raise UserError(
@@ -169,8 +158,20 @@ def check_demonstrations(
             f"(max_position_embeddings); {len(too_long)} of {len(dataset)} rows have more. Shorten or drop them, or "
             "set `max_demonstration_length`."
         )
-    known[question] = sum(count for _, count in cut)
+    known[question] = sum(length.cut for _, length in lengths)
     return known[question]
+
+
+def _lengths(
+    dataset: Dataset, source: str, column: str, encoder: Encoder, max_length: int | None
+) -> Iterator[tuple[int, Length]]:
+    """Of every row that has a demonstration, by its number."""
+    for row, example in examples(dataset, ("prompt", column)):
+        if example[column]:
+            try:
+                yield row, demonstration_length(example, column, encoder, max_length)
+            except UserError as error:
+                raise UserError(f"{where(source, row)}, {error}") from error
 
 
 def _shown(example: dict[str, Any]) -> str:

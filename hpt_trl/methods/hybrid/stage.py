@@ -7,10 +7,11 @@ from transformers import Trainer
 
 from hpt_trl.data.layouts import Splits
 from hpt_trl.data.rendering import Encoder
+from hpt_trl.data.row_lengths import Asked, Length
 from hpt_trl.environments.arguments import ENVIRONMENT_RULES
 from hpt_trl.methods.environments import ActingArguments, acting_arguments, check_environment
 from hpt_trl.methods.hybrid.config import HybridPostConfig
-from hpt_trl.methods.hybrid.demonstrations import check_demonstrations, demonstration_counts
+from hpt_trl.methods.hybrid.demonstrations import check_demonstrations, demonstration_asked, demonstration_length
 from hpt_trl.methods.hybrid.routing import refuse_what_cannot_work
 from hpt_trl.methods.hybrid.trainer import HybridPostTrainer
 from hpt_trl.models.moving_reference import refuse_lost_reference
@@ -32,16 +33,17 @@ def check(recipe: Recipe) -> None:
         raise recipe.place(error) from None
 
 
-def try_row(recipe: Recipe, row: dict[str, Any], encoder: Encoder, column: str) -> dict[tuple[str, ...], int]:
+def try_row(recipe: Recipe, row: dict[str, Any], encoder: Encoder, column: str) -> dict[Asked, Length]:
     """Encode a row's prompt as rollouts get it, and its demonstration where one is trained on.
 
     Raises:
         UserError: it would be trained otherwise than it is written.
     """
-    found: dict[tuple[str, ...], int] = {("prompt",): len(encoder.prompt(row))}
+    found = {Asked(("prompt",)): Length(len(encoder.prompt(row)))}
     if not recipe.config.uses_demonstrations or not row.get(column):
         return found
-    return found | demonstration_counts(row, column, encoder, recipe.config.max_demonstration_length)
+    limit = recipe.config.max_demonstration_length
+    return found | {demonstration_asked(column, limit): demonstration_length(row, column, encoder, limit)}
 
 
 def check_rows(recipe: Recipe, splits: Splits, encoder: Encoder, positions: int | None) -> None:
@@ -79,6 +81,7 @@ STAGE = Stage(
     name="hpt",
     config_class=HybridPostConfig,
     argument_class=ActingArguments,
+    environment=lambda arguments: arguments.environment,
     build=build,
     reference=lambda trainer: trainer.ref_model,
     check=check,

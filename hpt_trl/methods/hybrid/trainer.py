@@ -27,21 +27,20 @@ from hpt_trl.data.loading import validate_rows
 from hpt_trl.data.rendering import Encoder
 from hpt_trl.methods.hybrid.acted import ActedDemonstrations
 from hpt_trl.methods.hybrid.config import HybridPostConfig
+from hpt_trl.methods.hybrid.dealing import dealt, routed_rows
 from hpt_trl.methods.hybrid.demonstrations import Demonstrations, check_demonstrations
-from hpt_trl.methods.hybrid.dropping import NOTHING, add_demonstrations, exact_dropping
+from hpt_trl.methods.hybrid.dropping import NOTHING, exact_dropping
 from hpt_trl.methods.hybrid.grading import Sampled, Scored, grade, log_grades, unpadded_prompts
 from hpt_trl.methods.hybrid.metrics import StepLosses, StepMetrics, lengths_of, log_routing, take_back
 from hpt_trl.methods.hybrid.routing import (
     Coefficients,
     MicroBatch,
+    Plan,
     Totals,
     coefficients_of,
     count_rows,
-    demonstration_row,
     make_plan,
     refuse_what_cannot_work,
-    routed_advantages,
-    without_gated,
 )
 from hpt_trl.methods.hybrid.samples import EVALUATION, note_rollouts, uses_of
 from hpt_trl.methods.hybrid.terms import ROW_NORMALIZED, Scores, demonstration_terms, loggable, signed_rollouts, sum_of
@@ -49,7 +48,7 @@ from hpt_trl.methods.signatures import takes_arguments_of
 from hpt_trl.models.loading import positions_of
 from hpt_trl.rewards.success import success_index
 from hpt_trl.rollouts.acting import ActingTrainer
-from hpt_trl.rollouts.rows import Forward, Row, collate, deal_to_steps, loss_mask, unpad
+from hpt_trl.rollouts.rows import Forward, Row, collate, loss_mask
 
 logger = logging.getLogger(__name__)
 
@@ -180,57 +179,24 @@ class HybridPostTrainer(ActingTrainer):
 
     def _route(self, generation: Scored, buffers: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Micro-batches of the generation batch: the rollouts that carry a gradient, and the demonstrations."""
-        args, group, sampled = self.args, self.num_generations, generation.sampled
-        examples = sampled.inputs
-        success = generation.successes.view(-1, group).float().cpu()
-        rewards = self._weighted_rewards(generation.rewards).view(-1, group).float().cpu()
-        usable = [args.on_missing_demonstration == "error" or bool(e.get(args.demonstration_column)) for e in examples]
-        usable = self.accelerator.gather(torch.tensor(usable, device=generation.rewards.device)).view(-1, group)[:, 0]
-        coefficients = coefficients_of(success, usable.cpu(), args, self.state.global_step)
-        if self._acting is None:
-            self._demonstrations = Demonstrations(
-                examples, args.demonstration_column, self._encoder, args.max_demonstration_length
-            )
-        else:
-            self._demonstrations = ActedDemonstrations(examples, args.demonstration_column, self._acting)
-        demonstration_rewards = self._demonstration_rewards(sampled, rewards, coefficients)
-        plan = make_plan(rewards, success, demonstration_rewards, coefficients, args)
-        self._note_rollouts(uses_of(plan), examples)
-
+        args = self.args
+        plan = self._planned(generation)
         # Rows stay in the optimizer step in which the base would train them.
         aligned = len(buffers) % args.gradient_accumulation_steps == 0
         per_window = args.gradient_accumulation_steps if aligned else 1
-        rollouts: list[list[Row]] = []
-        demonstrations: list[Row] = []
-        first_row = self.accelerator.process_index * len(examples)
-        for number, buffer in enumerate(buffers):
-            index = buffer["row"].cpu() + first_row
-            buffer["advantages"] = routed_advantages(buffer["advantages"], index, plan, group)
-            if self._masks_gated:
-                buffer["completion_mask"] = without_gated(buffer["completion_mask"], index, plan, group)
-            rollouts.append(unpad(buffer))
-            has_loss = loss_mask(buffer).any(1).tolist()
-            for row, i, trained in zip(rollouts[-1], index.tolist(), has_loss, strict=True):
-                row.gated, row.masked = bool(plan.gated[i // group]), not trained
-                row.window, row.micro, row.prompt = number // per_window, number % per_window, i // group
-                row.solved, row.dead = bool(plan.solved.view(-1)[i]), bool(plan.dead.view(-1)[i])
-                row.signed = float(plan.signed.view(-1)[i])
-                # The process that holds a group's first rollout brings the demonstration, once.
-                if i % group == 0 and plan.needs_demonstration[row.prompt]:
-                    demonstrations.append(demonstration_row(self._demonstrations[i - first_row], row, plan))
-
+        rollouts, demonstrations = routed_rows(
+            buffers,
+            plan,
+            self._demonstrations,
+            group=self.num_generations,
+            first_row=self.accelerator.process_index * len(generation.sampled.inputs),
+            per_window=per_window,
+            masks_gated=self._masks_gated,
+        )
         filler = rollouts[0][0].filler()
-        left = [[row for row in micro if not self._dropping.leaves_out(row)] for micro in rollouts]
-        if self._dropping.flat:
-            kept = [row for micro in left for row in micro]
-            # Rows with images stay where they are: their features are too large to send around. So do contexts.
-            accelerator = None if self._is_vlm or self._acting is not None else self.accelerator
-            micros = deal_to_steps(kept + demonstrations, len(buffers), per_window, accelerator)
-        else:
-            micros = left
-            for window in range(len(micros) // per_window):
-                of_window = [row for row in demonstrations if row.window == window]
-                add_demonstrations(micros[window * per_window : (window + 1) * per_window], of_window)
+        # Rows with images stay where they are: their features are too large to send around. So do contexts.
+        accelerator = None if self._is_vlm or self._acting is not None else self.accelerator
+        micros = dealt(rollouts, demonstrations, self._dropping, per_window, accelerator)
         tokens = log_routing(self._metrics["train"], plan, micros, per_window, self.accelerator, args.skip_dead_rows)
         # The base gathers a metric per row, so every process needs the same number of rows.
         live = [sum(not row.is_demonstration for row in micro) for micro in micros]
@@ -251,6 +217,25 @@ class HybridPostTrainer(ActingTrainer):
             )
             for number, (micro, buffer) in enumerate(zip(micros, buffers, strict=True))
         ]
+
+    def _planned(self, generation: Scored) -> Plan:
+        """What happens to every row, by the rewards of all processes."""
+        args, group, examples = self.args, self.num_generations, generation.sampled.inputs
+        success = generation.successes.view(-1, group).float().cpu()
+        rewards = self._weighted_rewards(generation.rewards).view(-1, group).float().cpu()
+        usable = [args.on_missing_demonstration == "error" or bool(e.get(args.demonstration_column)) for e in examples]
+        usable = self.accelerator.gather(torch.tensor(usable, device=generation.rewards.device)).view(-1, group)[:, 0]
+        coefficients = coefficients_of(success, usable.cpu(), args, self.state.global_step)
+        if self._acting is None:
+            self._demonstrations = Demonstrations(
+                examples, args.demonstration_column, self._encoder, args.max_demonstration_length
+            )
+        else:
+            self._demonstrations = ActedDemonstrations(examples, args.demonstration_column, self._acting)
+        demonstration_rewards = self._demonstration_rewards(generation.sampled, rewards, coefficients)
+        plan = make_plan(rewards, success, demonstration_rewards, coefficients, args)
+        self._note_rollouts(uses_of(plan), examples)
+        return plan
 
     def _micro_batch(
         self,

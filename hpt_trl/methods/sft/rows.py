@@ -14,6 +14,7 @@ from hpt_trl.data.layouts import Splits
 from hpt_trl.data.loading import columns_for
 from hpt_trl.data.messages import IMAGES
 from hpt_trl.data.rendering import WHOLE, Encoder
+from hpt_trl.data.row_lengths import Asked, Length
 from hpt_trl.errors import UserError
 from hpt_trl.methods.sft.images import AnswerLabels, answers_apart, part
 from hpt_trl.methods.sft.turns import encode, is_whole, last_alone, trains_everything
@@ -56,7 +57,7 @@ def _as_trained(rows: Dataset | None, encoder: Encoder, config: SFTConfig, argum
     )
 
 
-def try_row(recipe: Recipe, row: dict[str, Any], encoder: Encoder, column: str) -> dict[tuple[str, ...], int]:
+def try_row(recipe: Recipe, row: dict[str, Any], encoder: Encoder, column: str) -> dict[Asked, Length]:
     """Encode a row as the trainer on demonstrations does it.
 
     Returns:
@@ -76,7 +77,8 @@ def try_row(recipe: Recipe, row: dict[str, Any], encoder: Encoder, column: str) 
         if not trains_everything(config):
             part(row, whole=is_whole(row, config), last_turn_only=last_alone(arguments))
     whole = encode(row, encoder, config, arguments)
-    return {("prompt",): len(encoder.prompt(row)), ("prompt", column): len(whole.ids)}
+    lengths = {("prompt",): len(encoder.prompt(row)), ("prompt", column): len(whole.ids)}
+    return {Asked(columns): Length(tokens) for columns, tokens in lengths.items()}
 
 
 def refuse_turns_of_documents(recipe: Recipe, splits: Splits) -> None:

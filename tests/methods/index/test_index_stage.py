@@ -11,7 +11,9 @@ from hpt_trl.errors import UserError
 from hpt_trl.pipeline.reading import read_plan
 from hpt_trl.pipeline.record import Action, plan_steps, read_record
 from hpt_trl.planning.check import check
-from hpt_trl.planning.needs import Hub, Machine, needs_of
+from hpt_trl.planning.hub_needs import Hub
+from hpt_trl.planning.machines import Machine
+from hpt_trl.planning.needs import needs_of
 from hpt_trl.recipes.bundled import find_recipe
 from hpt_trl.recipes.resolving import read_recipe
 from hpt_trl.retrieval.engine import open_engine

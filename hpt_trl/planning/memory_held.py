@@ -1,0 +1,75 @@
+"""What a training holds whatever its micro-batches are: weights, optimizer states, gradients and their buffers."""
+
+from typing import NamedTuple
+
+from hpt_trl.models.parameters import Parameters
+from hpt_trl.planning.memory_parts import optimizer_bytes
+from hpt_trl.planning.memory_sizes import Sizes
+
+
+class Held(NamedTuple):
+    """Bytes per process.
+
+    Attributes:
+        weights: of the trained model and its adapter, its share where they are spread.
+        value_weights: the same of a value model of its own.
+        reference: weights of frozen models that are asked about tokens.
+        optimizer: states, and master weights where there are any.
+        gradients: of all that is trained, once a backward pass has ended.
+        buckets: buffers in which gradients are reduced.
+    """
+
+    weights: float
+    value_weights: float
+    reference: float
+    optimizer: float
+    gradients: float
+    buckets: float
+
+
+def held_of(sizes: Sizes, counts: Parameters, value: int) -> Held:
+    """Returns what a process holds.
+
+    Args:
+        counts: of the trained model.
+        value: parameters of a value model of its own, which is trained whole; 0 without one.
+    """
+    sharding = sizes.sharding
+    value_bytes = 2.0 if sharding.master_weights and sizes.weight_bytes == 2 else 4.0
+    # Pairs of parameters and bytes of each.
+    trained = [(counts.trainable, sizes.trainable_bytes), (value, value_bytes)]
+    base = (counts.total - counts.linear) * sizes.weight_bytes + counts.linear * sizes.linear_bytes
+    weights = (base + counts.adapter * sizes.trainable_bytes) / sharding.weights
+    value_weights = value_bytes * value / sharding.weights
+    reference = sizes.reference_bytes + (base / sharding.weights if sizes.reference_model else 0.0)
+    every_gradient = sum(number * (sharding.gradient_bytes or size) for number, size in trained)
+    gradients, optimizer = every_gradient / sharding.gradients, _states(sizes, trained) / sharding.optimizer
+    if sharding.offload_optimizer:
+        optimizer, gradients = 0.0, (0.0 if sharding.gradients > 1 else gradients)
+    if sharding.offload_weights:
+        weights, value_weights = 0.0, 0.0
+    buckets = _buckets(sizes, every_gradient, counts.trainable + value)
+    return Held(weights, value_weights, reference, optimizer, gradients, buckets)
+
+
+def _states(sizes: Sizes, trained: list[tuple[int, float]]) -> float:
+    """The optimizer's, of all processes together."""
+    masters = sizes.sharding.master_weights
+    states = sum(number * optimizer_bytes(sizes.optimizer, 4.0 if masters else size) for number, size in trained)
+    if masters:
+        states += 4 * sum(number for number, _ in trained)
+    return states
+
+
+def _buckets(sizes: Sizes, gradients: float, parameters: int) -> float:
+    """Buffers in which the gradients of trained parameters are reduced.
+
+    Args:
+        gradients: bytes of all of them.
+    """
+    sharding = sizes.sharding
+    if sharding.bucket is None:
+        return gradients
+    # Allocated whole; on a CPU pages that no gradient reaches take no memory.
+    elements = sharding.bucket if sizes.triton else min(sharding.bucket, parameters)
+    return elements * (sharding.gradient_bytes or sizes.trainable_bytes)
