@@ -39,7 +39,7 @@ _ENVIRONMENT: Schema = {
 _REFERENCE = {"type": "string", "pattern": f"^{FROM}"}
 _LIST_OF_REFERENCES = {"type": "array", "items": {"type": "string"}}
 # Of a key that has to be named.
-_SOMETHING = {"not": {"enum": [None, "", []]}}
+_SOMETHING: Schema = {"not": {"enum": [None, "", []]}}
 
 
 def recipe_schema(stages: Iterable[Declared] | None = None) -> Schema:
