@@ -23,7 +23,7 @@ OF_ENTRY = {
     "dataset_layout": "dataset_layout",
 }
 # Bounds of a share: weights of all that are within them are numbers to reckon with.
-_LEAST, _MOST = 1e-6, 1_000_000
+SHARES = Rule(("fraction",), "a number above 0, from 1e-06 to 1,000,000", least=1e-6, most=1_000_000)
 # Fields of TRL's entries that name files for a builder.
 _BUILDERS = ("data_dir", "data_files")
 
@@ -147,9 +147,6 @@ def _entry(item: Any, number: int) -> Entry:
     if not taken.get("path"):
         raise UserError(f"{at}: there is no `path`; write a file, a folder, a Hub id or a generated data set.")
     fraction = taken.get("fraction")
-    if fraction is not None and not _LEAST <= fraction <= _MOST:
-        raise UserError(
-            f"{at}: `fraction: {fraction:g}`; allowed: a number above 0, from {_LEAST:g} to {_MOST:,}, or leave the "
-            "entry out."
-        )
+    if fraction is not None and not SHARES.holds(fraction):
+        raise UserError(f"{at}: `fraction: {fraction:g}`; allowed: {SHARES.allowed}, or leave the entry out.")
     return Entry(**taken)

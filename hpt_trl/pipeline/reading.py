@@ -19,7 +19,7 @@ from hpt_trl.pipeline.plan import RECIPES_FOLDER, Plan, PlannedStage
 from hpt_trl.pipeline.references import references_of
 from hpt_trl.recipes.anchoring import anchored_value
 from hpt_trl.recipes.bundled import anchored, find_recipe, recipe_name, recipes_folder
-from hpt_trl.recipes.pipeline_keys import ALIASES, PIPELINE, PIPELINE_KEYS
+from hpt_trl.recipes.pipeline_keys import ALIASES, PIPELINE, PIPELINE_KEYS, STAGE_NAME
 from hpt_trl.recipes.profiles import Profile, find_profile, read_profile
 from hpt_trl.recipes.stages import STAGE_MODULES
 from hpt_trl.settings.file import RecipeFile, RecipeLoader, Sources, parse_yaml_text, read_recipe_file, shown
@@ -36,8 +36,7 @@ _REFUSED = {
     "`--overwrite true` without a stage's name.",
     "resume_from_checkpoint": "the pipeline resumes an interrupted stage by itself; drop the line.",
 }
-# With what is put after it, a folder's name is at most 255 letters.
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
+_NAME = re.compile(STAGE_NAME)
 _NAMING = "a stage's name is letters, digits, `_` and `-`, at most 100 of them; it names its folder too."
 
 
