@@ -37,7 +37,8 @@ from benchmarks.shared import parser_of, write_report
 from hpt_trl.evaluation.intervals import wilson
 from hpt_trl.files import lines_of
 from hpt_trl.methods.reward.shift import measure_shift, read_scores
-from hpt_trl.models.loading import load_tokenizer, resolve_model
+from hpt_trl.models.loading import load_tokenizer
+from hpt_trl.models.whole_models import resolve_model
 from hpt_trl.runs.preparation import prepare
 from hpt_trl.runs.verdicts import standard_error
 

@@ -22,7 +22,8 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks.shared import parser_of, write_report
 from hpt_trl.evaluation.intervals import wilson
-from hpt_trl.models.loading import load_tokenizer, resolve_model
+from hpt_trl.models.loading import load_tokenizer
+from hpt_trl.models.whole_models import resolve_model
 from hpt_trl.rewards.positive_words import positive_words
 
 RECIPE = "ppo/smollm2-135m-positive-words"

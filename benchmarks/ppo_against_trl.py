@@ -43,7 +43,8 @@ from transformers import AutoModelForSequenceClassification, logging
 
 from benchmarks.ppo_workers import Setup
 from hpt_trl.data.reading.sources import read_source
-from hpt_trl.models.loading import load_tokenizer, resolve_model
+from hpt_trl.models.loading import load_tokenizer
+from hpt_trl.models.whole_models import resolve_model
 from hpt_trl.recipes.arguments import RecipeArguments
 from hpt_trl.runs.curves import STYLE
 

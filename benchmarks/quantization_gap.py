@@ -18,7 +18,8 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from benchmarks.shared import hardware, parser_of, write_report
 from hpt_trl.data.tasks import arithmetic
-from hpt_trl.models.loading import load_tokenizer, resolve_model
+from hpt_trl.models.loading import load_tokenizer
+from hpt_trl.models.whole_models import resolve_model
 
 # As the keys of a recipe load them.
 BASES: dict[str, dict[str, Any]] = {

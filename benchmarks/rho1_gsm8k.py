@@ -30,7 +30,8 @@ from benchmarks.rho1_arms import Experiment, add_arguments, compare, finish
 from benchmarks.shared import parser_of
 from hpt_trl import Rho1Trainer
 from hpt_trl.files import lines_of
-from hpt_trl.models.loading import load_tokenizer, resolve_model
+from hpt_trl.models.loading import load_tokenizer
+from hpt_trl.models.whole_models import resolve_model
 
 # Calculator marks, which tell nothing that the solution does not: <<48/2=24>>.
 MARKS = re.compile(r"<<[^<>]*>>")

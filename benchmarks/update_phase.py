@@ -28,7 +28,8 @@ from trl import GRPOConfig, GRPOTrainer
 
 from benchmarks.shared import parser_of, write_report
 from hpt_trl import HybridPostConfig, HybridPostTrainer
-from hpt_trl.models.loading import load_tokenizer, resolve_model
+from hpt_trl.models.loading import load_tokenizer
+from hpt_trl.models.whole_models import resolve_model
 
 GROUP = 8
 MIXES = {

@@ -12,7 +12,7 @@ from hpt_trl.cli.commands import run_command
 from hpt_trl.errors import UserError
 from hpt_trl.runs.collecting import collect_seldom
 from hpt_trl.runs.quiet import quiet_libraries
-from hpt_trl.settings.masking import masked_text
+from hpt_trl.settings.masking import masked_text, masked_words
 from hpt_trl.signals import INTERRUPTED, Interrupted
 
 # Seconds that a process other than the first waits before it prints an error. Where the error is everyone's, the
@@ -34,14 +34,18 @@ def main(words: list[str] | None = None) -> int:
         from hpt_trl.launching.processes import end_with_parent
 
         end_with_parent()
+    given = sys.argv[1:] if words is None else words
+    if words is None:
+        # Trackers note the words of the process.
+        sys.argv[1:] = masked_words(given)
     try:
-        return run_command(sys.argv[1:] if words is None else words)
+        return run_command(given)
     except UserError as error:
         if rank > 0:
             time.sleep(GRACE)
         sys.stdout.flush()
         said = masked_text(str(error))
-        if "--json" in (sys.argv if words is None else words):
+        if "--json" in given:
             # A reader of JSON gets one line.
             said = " ".join(said.split())
         print(f"error: {said}" if rank == 0 else f"error in process {rank}: {said}", file=sys.stderr, flush=True)

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from trl import ScriptArguments
 
+from hpt_trl.data.layout_names import FORM_LAYOUTS
 from hpt_trl.settings.ranges import Rule, count_or_share
 
 # What becomes of faulty rows.
@@ -59,8 +60,7 @@ class DataArguments(ScriptArguments):
         metadata={
             "help": "What the rows are, where it does not show from their columns: the layout that they become "
             "(`demonstrations`, `prompts`, `comparisons`, `documents`, `solutions`), or the form in which the file has "
-            "them (`messages`, `sharegpt`, `ultrachat`, `alpaca`, `dolly`, `question-answer`, `whole-conversations`, "
-            "`hh-rlhf`, `orca`, `llama-factory`, `vrag`, `vrag-parquet`, `slidevqa`)."
+            f"them ({', '.join(f'`{form}`' for form in FORM_LAYOUTS)})."
         },
     )
     on_bad_row: str = field(

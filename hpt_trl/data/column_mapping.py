@@ -1,6 +1,6 @@
 """The columns that a trainer reads, made of those that the data has: `column_mapping`."""
 
-import difflib
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -9,19 +9,8 @@ from datasets import Dataset
 from hpt_trl.data.final_answers import final_answer
 from hpt_trl.data.objects import column_values, with_column
 from hpt_trl.data.reading.places import ROW
+from hpt_trl.data.usual_names import guessed
 from hpt_trl.errors import UserError
-
-_USUAL_NAMES = {
-    "prompt": ("question", "problem", "instruction", "query", "input", "messages"),
-    "completion": ("target", "solution", "response", "output", "answer", "demonstration"),
-    "chosen": ("better", "preferred", "accepted", "winner", "chosen_response"),
-    "rejected": ("worse", "dispreferred", "refused", "loser", "rejected_response"),
-    "text": ("content", "document", "story", "body"),
-    "instruction": ("description", "problem", "question", "prompt", "statement"),
-    "output": ("solution", "code", "completion", "response"),
-    "problem_id": ("name", "task_id", "id", "problem"),
-    "is_correct": ("correct", "passed", "label"),
-}
 
 # Columns that are listed in a message.
 _LISTED = 30
@@ -82,12 +71,23 @@ def _reach(values: list[Any], path: list[str], key: str, source: str) -> list[An
     return values
 
 
-def missing_column(target: str, path: str, source: str, columns: list[str], mapping: dict[str, str]) -> UserError:
-    """Returns (does not raise) the error about a column that the data lacks, with the mapping that may be meant."""
-    usual = [name for name in _USUAL_NAMES.get(target, _USUAL_NAMES["completion"]) if name in columns]
-    near = difflib.get_close_matches(path, columns, n=1) or usual[:1]
-    guess = near[0] if near else "<column>"
-    suggestion = ", ".join(f"{key}: {value}" for key, value in {**mapping, target: guess}.items())
+def missing_column(
+    target: str,
+    path: str,
+    source: str,
+    columns: list[str],
+    mapping: dict[str, str],
+    others: Sequence[str] = (),
+) -> UserError:
+    """Returns (does not raise) the error about a column that the data lacks, with the mapping that may be meant.
+
+    Args:
+        others: further columns that the trainer reads and the data lacks.
+    """
+    suggested = dict(mapping)
+    for name, looked_for in ((target, path), *((other, other) for other in others)):
+        suggested[name] = guessed(name, looked_for, columns, suggested.values()) or "<column>"
+    suggestion = ", ".join(f"{key}: {value}" for key, value in suggested.items())
     return UserError(
         f"{source} has no column `{path}`; it has {shortened(columns)}. Write, e.g. column_mapping: {{{suggestion}}}"
     )

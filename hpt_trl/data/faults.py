@@ -1,6 +1,7 @@
 """Faulty rows of one source, told together."""
 
 import logging
+from collections.abc import Mapping
 
 from datasets import Dataset
 
@@ -20,11 +21,17 @@ class Faults:
     Args:
         source: the name that messages use.
         policy: `on_bad_row` of the recipe: whether they are an error, or dropped.
+        names: column that a trainer reads -> the column of the file that it is made of, where that is another.
     """
 
-    def __init__(self, source: str, policy: str = ERROR):
+    def __init__(self, source: str, policy: str = ERROR, names: Mapping[str, str] | None = None):
         self.source, self.policy = source, policy
+        self.names = dict(names or {})
         self.found: dict[int, str] = {}
+
+    def called(self, column: str) -> str:
+        """What a column is called in the file."""
+        return self.names.get(column, column)
 
     def add(self, row: int, text: str) -> None:
         """Notes what is wrong with a row, by its number in the source."""
@@ -41,9 +48,11 @@ class Faults:
         if self.policy == ERROR:
             lines = self._lines(_SHOWN)
             others = len(self.found) - len(lines)
-            raise UserError(
-                "\n".join([*lines, *([f"{others} more of {len(rows):,} rows are faulty."] if others else [])])
-            )
+            if others:
+                lines.append(f"{others} more of {len(rows):,} rows are faulty.")
+            if len(self.found) < len(rows):
+                lines.append("`on_bad_row: drop` leaves faulty rows out.")
+            raise UserError("\n".join(lines))
         kept = [place for place, number in enumerate(rows[ROW]) if number not in self.found]
         lines = self._lines(_EXAMPLES)
         if not kept:

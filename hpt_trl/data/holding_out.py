@@ -5,7 +5,7 @@ import random
 
 from datasets import Dataset
 
-from hpt_trl.data.layouts import Layout
+from hpt_trl.data.layout_names import Layout
 from hpt_trl.data.row_checks import iterate_rows
 from hpt_trl.data.sameness import digests, identity
 from hpt_trl.errors import UserError

@@ -1,20 +1,11 @@
-"""Which columns the rows of a layout have, and the training and held-out rows of a recipe."""
+"""The training and held-out rows of a recipe, and the columns of what answers their prompts."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from datasets import Dataset
 
+from hpt_trl.data.layout_names import Layout
 from hpt_trl.data.reading.places import ROW, shares
-
-# Which rows a stage trains on (columns after the mapping):
-#   prompts         prompt, and where the data has them a demonstration, `answer` and what else the rewards read
-#   demonstrations  prompt and completion; or `messages`, the last one the assistant's
-#   comparisons     prompt, chosen and rejected; or chosen and rejected as whole conversations
-#   documents       text
-#   solutions       instruction, output, problem_id and is_correct, from which demonstrations are drawn
-Layout = Literal["prompts", "demonstrations", "comparisons", "documents", "solutions"]
-
 
 # What is said where prompts are asked for.
 NO_PROMPTS = "documents hold no prompts to answer"

@@ -8,7 +8,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
-from datasets import Dataset, Value
+from datasets import Dataset
 
 from hpt_trl.data.alike import alike, as_assistant, as_user
 from hpt_trl.data.arguments import DataArguments
@@ -18,12 +18,15 @@ from hpt_trl.data.column_mapping import map_columns, missing_column, short_answe
 from hpt_trl.data.faults import Faults
 from hpt_trl.data.forms.form import Found, converted
 from hpt_trl.data.forms.messages import with_messages
+from hpt_trl.data.forms.near import near_forms
 from hpt_trl.data.forms.pictures import with_pictures, with_places
 from hpt_trl.data.forms.preferences import asked_turns
-from hpt_trl.data.forms.recognising import Wanted, near_forms, recognise
+from hpt_trl.data.forms.recognising import Wanted, recognise, renamed_to_fit
+from hpt_trl.data.forms.telling import tell_form
 from hpt_trl.data.holding_out import hold_out
-from hpt_trl.data.layouts import Layout, Splits, answer_columns
-from hpt_trl.data.mixing import Part, mixed, parts_of, taken
+from hpt_trl.data.layout_names import Layout
+from hpt_trl.data.layouts import Splits, answer_columns
+from hpt_trl.data.mixing import Part, mixed, parts_of, refuse_shared, taken
 from hpt_trl.data.model_solutions import one_row_per_model
 from hpt_trl.data.names import as_dict
 from hpt_trl.data.objects import column_values, replaced, with_column
@@ -98,6 +101,7 @@ def load_splits(
             answers = answer_columns(layout, demonstration_column)
             train, test = hold_out(train, source, arguments.test_split_size, seed, layout, answers)
     else:
+        refuse_shared(parts, training, held_out)
         # Answering prompts takes no demonstrations, so a test split may lack them; a loss is measured on them.
         wanted = replace(wanted, layouts=(layout,), complete=layout == "demonstrations")
         parts, tests = [part for part, _ in held_out], [test for _, test in held_out]
@@ -252,7 +256,7 @@ def _joined(
         rows, found, faulty = _checked(part.chosen(rows), source, arguments, own)
         dropped += faulty
         if told:
-            _told(source, rows, found, own)
+            tell_form(source, rows, found, own)
         checked.append((rows, found))
     layouts = [found.form.layout for _, found in checked]
     if odd := next((place for place, layout in enumerate(layouts) if layout != layouts[0]), None):
@@ -264,32 +268,6 @@ def _joined(
     names, sources = [part.name for part in parts], [source for _, source in read]
     rows, source = mixed(names, [rows for rows, _ in checked], sources, answers)
     return rows, source, [found for _, found in checked], dropped
-
-
-def _told(source: str, rows: Dataset, found: Found, wanted: Wanted) -> None:
-    """What was recognised, for who did not say it; conversations that end with their answer are no news."""
-    form, named = found.form, wanted.named
-    if named is None and form.layout == "documents" and wanted.layouts[0] != "documents":
-        texts = [
-            f"`{name}`"
-            for name, kind in rows.features.items()
-            if isinstance(kind, Value) and kind.dtype in ("string", "large_string") and name not in ("text", ROW)
-        ]
-        if texts:
-            logger.warning(
-                "%s is read as documents: `text` is trained whole, and nothing of %s. Where that is meant, write "
-                "`dataset_layout: documents`; else name prompt and completion by `column_mapping`.",
-                source,
-                ", ".join(texts[:10]),
-            )
-    if named is None and form.convert is not None and form.name not in ("messages", "whole-conversations"):
-        logger.warning(
-            "%s is read as %s: `dataset_layout: %s`. Where that is not meant, name another, or the columns by "
-            "`column_mapping`.",
-            source,
-            form.said,
-            form.name,
-        )
 
 
 def _splits(
@@ -317,10 +295,17 @@ def _checked(rows: Dataset, name: str, arguments: DataArguments, wanted: Wanted)
 def _prepare(dataset: Dataset, faults: Faults, arguments: DataArguments, wanted: Wanted) -> tuple[Dataset, Found]:
     source, mapping = faults.source, as_dict(arguments.column_mapping, "column_mapping")
     demonstration_column, template = wanted.demonstration_column, arguments.prompt_template
-    dataset = read_scalars(map_columns(dataset, source, mapping))
+    dataset = map_columns(dataset, source, mapping)
+    named = names_columns(template, [name for name in dataset.column_names if name != "prompt"])
+    small = renamed_to_fit(dataset, wanted, {*mapping, *named})
+    dataset = read_scalars(dataset.rename_columns(small))
+    if small:
+        logger.warning(
+            "%s: its columns are read by their names in small letters: %s.", source, ", ".join(small.values())
+        )
+    faults.names = mapping | {name: column for column, name in small.items()}
     for column in ("prompt", demonstration_column, "chosen", "rejected"):
         dataset = with_messages(dataset, column, faults)
-    named = names_columns(template, [name for name in dataset.column_names if name != "prompt"])
     # A template without `{prompt}` writes the whole prompt.
     written = filled_templates(template, dataset) if template is not None and "{prompt}" not in template else None
     found = recognise(dataset, source, wanted)
@@ -328,10 +313,14 @@ def _prepare(dataset: Dataset, faults: Faults, arguments: DataArguments, wanted:
         dataset = with_column(dataset, "prompt", written)
         found = recognise(dataset, source, wanted)
     layout = found.form.layout
+    answers = answer_columns(layout, demonstration_column)
     near = near_forms(dataset, wanted) if found.form.lacks(dataset.column_names) else ""
     if layout not in ("documents", "solutions"):
         check_template(template, dataset.column_names)
     found = found.without(named)
+    for part, target in (("question", "prompt"), ("answer", demonstration_column), *((side, side) for side in answers)):
+        if part in found.columns:
+            faults.names[target] = faults.called(found.columns[part])
     dataset = converted(dataset, found, faults, demonstration_column, staying=named)
     if layout == "solutions":
         dataset = one_row_per_model(dataset, source)
@@ -343,13 +332,12 @@ def _prepare(dataset: Dataset, faults: Faults, arguments: DataArguments, wanted:
         dataset, put = complete_prompts(dataset, faults, {*mapping, *named, *elsewhere})
         found = replace(found, put=frozenset(put))
     present = [name for name in dataset.column_names if name != ROW]
-    answers = answer_columns(layout, demonstration_column)
     lacking = found.form.lacks(present) if found.form.convert is None else []
     if layout == "prompts" and wanted.complete and demonstration_column not in [*present, *lacking]:
         lacking = [demonstration_column]
         near = f"\nRead as {found.form.said}, no row has a demonstration, which this stage needs of every row."
-    for column in lacking:
-        error = missing_column(column, column, source, present, mapping)
+    if lacking:
+        error = missing_column(lacking[0], lacking[0], source, present, mapping, lacking[1:])
         raise UserError(f"{error}{near}")
     for column in _RESERVED:
         if column in present:

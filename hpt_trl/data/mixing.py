@@ -9,8 +9,7 @@ from datasets import Dataset
 from hpt_trl.data.alike import alike
 from hpt_trl.data.arguments import DataArguments
 from hpt_trl.data.entries import OF_ENTRY, check_entries, read_entries, said_of_entry
-from hpt_trl.data.forms.ranges import layout_rule
-from hpt_trl.data.layouts import Layout
+from hpt_trl.data.layout_names import Layout, layout_rule
 from hpt_trl.data.names import shown_names
 from hpt_trl.data.reading.joining import joined
 from hpt_trl.data.reading.places import ROW, Piece, Source
@@ -49,6 +48,13 @@ class Part:
             if self.number is None:
                 raise
             raise UserError(f"datasets, entry {self.number}: {said_of_entry(error)}") from error
+
+    def is_of_the_data_of(self, other: "Part") -> bool:
+        """Whether both read the same data, of which they may take other splits and rows."""
+        mine, theirs = self.arguments, other.arguments
+        return all(
+            getattr(mine, key) == getattr(theirs, key) for key in ("dataset_name", "dataset_config", "dataset_options")
+        )
 
     def chosen(self, rows: Dataset) -> Dataset:
         """The rows with the columns that are read.
@@ -125,6 +131,30 @@ def taken(parts: Sequence[Part], read: Sequence[tuple[Dataset, Source]]) -> list
                 f"mixture has {sum(counts):,}. Write a larger one."
             )
     return [(rows.select(range(count)), source) for (rows, source), count in zip(read, counts, strict=True)]
+
+
+def refuse_shared(
+    parts: Sequence[Part],
+    training: Sequence[tuple[Dataset, Source]],
+    held_out: Sequence[tuple[Part, tuple[Dataset, Source]]],
+) -> None:
+    """Refuse rows that one entry holds out and another trains on.
+
+    Raises:
+        UserError: there are some.
+    """
+    for other, (tests, test_source) in held_out:
+        for part, (rows, source) in zip(parts, training, strict=True):
+            if part.number == other.number or not part.is_of_the_data_of(other):
+                continue
+            trained = {test_source.origin(number): number for number in tests[ROW]}
+            shared = [number for number in rows[ROW] if source.origin(number) in trained]
+            if shared:
+                raise UserError(
+                    f"datasets, entry {other.number}: {len(shared):,} of its held-out rows are trained on by entry "
+                    f"{part.number} (first {source.place(shared[0])}). Write slices that do not overlap, e.g. "
+                    "split: train[:90%] and test_split: train[90%:]."
+                )
 
 
 def mixed(

@@ -20,10 +20,10 @@ from hpt_trl.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-_SYSTEM_COLUMNS = ("system", "system_prompt")
+SYSTEM_COLUMNS = ("system", "system_prompt")
 # Columns that say of a demonstration whether it is good.
-_MARKS = ("label", "is_correct")
-_GOOD, _BAD = ("true", "1", "1.0"), ("false", "0", "0.0")
+MARKS = ("label", "is_correct")
+GOOD, _BAD = ("true", "1", "1.0"), ("false", "0", "0.0")
 
 
 def complete_prompts(dataset: Dataset, faults: Faults, left_out: Collection[str]) -> tuple[Dataset, list[str]]:
@@ -50,7 +50,7 @@ def complete_prompts(dataset: Dataset, faults: Faults, left_out: Collection[str]
             "column_mapping: {source_input: input}.",
             faults.source,
         )
-    for column in _SYSTEM_COLUMNS:
+    for column in SYSTEM_COLUMNS:
         if column not in left_out and _is_part(dataset, column):
             dataset = _joined(dataset, faults, column, _with_system)
             put.append(column)
@@ -60,19 +60,20 @@ def complete_prompts(dataset: Dataset, faults: Faults, left_out: Collection[str]
 
 def find_marked_rows(dataset: Dataset, faults: Faults, mapping: dict[str, str]) -> None:
     """Find demonstrations that a column `label` or `is_correct` marks as bad."""
-    for column in _MARKS:
+    for column in MARKS:
         if column not in dataset.column_names or column in mapping:
             continue
         labels = [(row, str(label).strip().lower()) for row, (label,) in iterate_rows(dataset, [column])]
         # Classes of more than two kinds mark nothing.
-        marks = {label for _, label in labels} <= {*_GOOD, *_BAD, "none"}
+        marks = {label for _, label in labels} <= {*GOOD, *_BAD, "none"}
         bad = [row for row, label in labels if marks and label in _BAD]
+        called = faults.called(column)
         for row in bad:
             faults.add(
                 row,
-                f"`{column}` is false (or 0), as in {len(bad)} of {len(dataset)} rows: rows marked false would be "
-                f"trained on. Leave them out of the data; if `{column}` means something else, write column_mapping: "
-                f"{{source_{column}: {column}}}.",
+                f"`{called}` is false (or 0), as in {len(bad)} of {len(dataset)} rows: rows marked false would be "
+                f"trained on. Leave them out of the data; if `{called}` means something else, write column_mapping: "
+                f"{{source_{called}: {called}}}.",
             )
 
 
@@ -87,6 +88,7 @@ def _is_part(dataset: Dataset, column: str) -> bool:
 
 def _joined(dataset: Dataset, faults: Faults, column: str, join: Any) -> Dataset:
     prompts = []
+    called = faults.called(column)
     for row, (prompt, text) in iterate_rows(dataset, ["prompt", column]):
         try:
             prompts.append(join(prompt, "" if text is None else str(text).strip()))
@@ -94,8 +96,8 @@ def _joined(dataset: Dataset, faults: Faults, column: str, join: Any) -> Dataset
             prompts.append(None)
             faults.add(
                 row,
-                f"`{column}` belongs to the prompt, but {error}; put it there yourself, or leave the column out: "
-                f"column_mapping: {{source_{column}: {column}}}.",
+                f"`{called}` belongs to the prompt, but {error}; put it there yourself, or leave the column out: "
+                f"column_mapping: {{source_{called}: {called}}}.",
             )
     return with_column(dataset.remove_columns("prompt"), "prompt", prompts)
 

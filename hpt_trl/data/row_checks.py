@@ -12,7 +12,7 @@ from typing import Any
 from datasets import Dataset
 
 from hpt_trl.data.faults import Faults
-from hpt_trl.data.layouts import Layout
+from hpt_trl.data.layout_names import Layout
 from hpt_trl.data.reading.places import ROW
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -20,6 +20,8 @@ ROLES = ("system", "developer", "user", "assistant", "tool")
 
 # What is wrong with a row, of the values of its columns; None if nothing is.
 FaultOf = Callable[..., str | None]
+# A column -> its name in the file.
+Called = Callable[[str], str]
 
 
 def validate_rows(
@@ -45,51 +47,57 @@ def find_faults(
         complete: whether every row must have a demonstration.
     """
     check = {"documents": _documents, "solutions": _solutions, "comparisons": _comparisons}.get(layout)
-    columns, fault_of = check(dataset) if check else _demonstrations(dataset, demonstration_column, complete)
+    called = faults.called
+    columns, fault_of = (
+        check(dataset, called) if check else _demonstrations(dataset, demonstration_column, complete, called)
+    )
     for row, values in iterate_rows(dataset, columns):
         if fault := fault_of(*values):
             faults.add(row, fault)
 
 
-def _demonstrations(dataset: Dataset, column: str, complete: bool) -> tuple[list[str], FaultOf]:
+def _demonstrations(dataset: Dataset, column: str, complete: bool, called: Called) -> tuple[list[str], FaultOf]:
     has_demonstration = column in dataset.column_names
 
     def fault_of(prompt: Any, demonstration: Any = None) -> str | None:
-        fault = _prompt_fault(prompt)
+        fault = _prompt_fault(called("prompt"), prompt)
         if fault is None and has_demonstration and (complete or demonstration):
-            return _demonstration_fault(column, demonstration)
+            return _demonstration_fault(called(column), demonstration)
         return fault
 
     return ["prompt", column] if has_demonstration else ["prompt"], fault_of
 
 
-def _comparisons(dataset: Dataset) -> tuple[list[str], FaultOf]:
+def _comparisons(dataset: Dataset, called: Called) -> tuple[list[str], FaultOf]:
     """A prompt and two answers that are well formed and not the same; `margin`, which shifts the loss, is a number."""
     columns = ["prompt", "chosen", "rejected"] + ["margin"] * ("margin" in dataset.column_names)
+    asked, better, worse, shift = map(called, ("prompt", "chosen", "rejected", "margin"))
 
     def fault_of(prompt: Any, chosen: Any, rejected: Any, margin: Any = 0.0) -> str | None:
         if not chosen and not rejected:
-            return "the comparison is empty: neither `chosen` nor `rejected` holds anything; write both, or drop it."
-        fault = _prompt_fault(prompt) or _answer_fault("chosen", chosen) or _answer_fault("rejected", rejected)
+            return f"the comparison is empty: neither `{better}` nor `{worse}` holds anything; write both, or drop it."
+        fault = _prompt_fault(asked, prompt) or _answer_fault(better, chosen) or _answer_fault(worse, rejected)
         if fault is None and chosen == rejected:
-            return f"`chosen` and `rejected` are the same ({chosen!r:.60}): nothing can be learnt; drop the row."
+            return f"`{better}` and `{worse}` are the same ({chosen!r:.60}): nothing can be learnt; drop the row."
         if fault is None and not (isinstance(margin, int | float) and math.isfinite(margin)):
-            return f"`margin` is {margin!r:.60}; write how much better `chosen` is, a number, or drop the column."
+            return f"`{shift}` is {margin!r:.60}; write how much better `{better}` is, a number, or drop the column."
         return fault
 
     return columns, fault_of
 
 
-def _documents(dataset: Dataset) -> tuple[list[str], FaultOf]:
+def _documents(dataset: Dataset, called: Called) -> tuple[list[str], FaultOf]:
+    column = called("text")
+
     def fault_of(text: Any) -> str | None:
         if not isinstance(text, str):
-            return f"`text` is {text!r:.60}; write a text."
-        return None if text.strip() else "`text` is empty."
+            return f"`{column}` is {text!r:.60}; write a text."
+        return None if text.strip() else f"`{column}` is empty."
 
     return ["text"], fault_of
 
 
-def _solutions(dataset: Dataset) -> tuple[list[str], FaultOf]:
+def _solutions(dataset: Dataset, called: Called) -> tuple[list[str], FaultOf]:
     """A problem, a text, and whether it is correct; `input` may be None or empty, `difficulty` a number or None."""
     optional = [name for name in ("input", "difficulty") if name in dataset.column_names]
 
@@ -97,16 +105,17 @@ def _solutions(dataset: Dataset) -> tuple[list[str], FaultOf]:
         for column, text in (("instruction", instruction), ("output", output)):
             if not isinstance(text, str) or not text.strip():
                 said = "is missing (None)" if text is None else f"is {text!r:.60}"
-                return f"`{column}` {said}; write a text, or drop the row."
+                return f"`{called(column)}` {said}; write a text, or drop the row."
         if not isinstance(problem, str | int) or not str(problem).strip():
-            return f"`problem_id` is {problem!r:.60}; write the name or number that the problem's solutions share."
+            column = called("problem_id")
+            return f"`{column}` is {problem!r:.60}; write the name or number that the problem's solutions share."
         if not isinstance(correct, bool):
-            return f"`is_correct` is {correct!r:.60}; write true or false."
+            return f"`{called('is_correct')}` is {correct!r:.60}; write true or false."
         for column, value in zip(optional, others, strict=True):
             if column == "input" and not isinstance(value, str | None):
-                return f"`input` is {value!r:.60}; write a text, or leave it out."
+                return f"`{called(column)}` is {value!r:.60}; write a text, or leave it out."
             if column == "difficulty" and not isinstance(value, int | float | None):
-                return f"`difficulty` is {value!r:.60}; write a number, or leave it out."
+                return f"`{called(column)}` is {value!r:.60}; write a number, or leave it out."
         return None
 
     return ["instruction", "output", "problem_id", "is_correct", *optional], fault_of
@@ -124,12 +133,12 @@ def iterate_rows(dataset: Dataset, columns: list[str], batch_size: int = 1000) -
         yield from zip(batch[ROW] if numbered else itertools.count(start + 1), values, strict=numbered)
 
 
-def _prompt_fault(prompt: Any) -> str | None:
+def _prompt_fault(column: str, prompt: Any) -> str | None:
     if prompt is None:
-        return "`prompt` is missing (None); write a text or a list of messages."
+        return f"`{column}` is missing (None); write a text or a list of messages."
     if isinstance(prompt, str):
-        return None if prompt.strip() else "`prompt` is empty."
-    return _messages_fault("prompt", prompt)
+        return None if prompt.strip() else f"`{column}` is empty."
+    return _messages_fault(column, prompt)
 
 
 def _demonstration_fault(column: str, value: Any) -> str | None:

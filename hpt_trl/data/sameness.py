@@ -8,7 +8,7 @@ from typing import Any
 from datasets import Dataset
 
 from hpt_trl.data.forms.pictures import undecoded
-from hpt_trl.data.layouts import Layout
+from hpt_trl.data.layout_names import Layout
 from hpt_trl.data.messages import IMAGES
 from hpt_trl.data.rendering import WHOLE
 from hpt_trl.data.row_checks import iterate_rows

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from hpt_trl.data.layouts import Layout
+from hpt_trl.data.layout_names import Layout
 from hpt_trl.data.reading.places import ROW
 from hpt_trl.data.rendering import WHOLE
 
@@ -18,6 +18,9 @@ _HINTS = {
     "tools": "rollouts do not show them to the model; write the tools into the prompt",
     "context": "put it into the prompt where it belongs to it",
     "history": "put earlier turns into the prompt, as messages",
+    "choices": 'where the prompt shall show them, write prompt_template: "{prompt}\\n{choices}"',
+    "options": 'where the prompt shall show them, write prompt_template: "{prompt}\\n{options}"',
+    "functions": "templates show what is in `tools`",
     "label": "nothing is left out by it",
     "video": "no stage reads videos",
     "videos": "no stage reads videos",

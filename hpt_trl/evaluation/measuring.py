@@ -12,7 +12,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from datasets import Dataset
 from transformers import TrainerState
 
-from hpt_trl.data.layouts import Layout
+from hpt_trl.data.layout_names import Layout
 from hpt_trl.data.messages import as_text
 from hpt_trl.data.reading.places import ROW
 from hpt_trl.data.rendering import Encoded, Encoder

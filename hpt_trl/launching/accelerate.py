@@ -16,6 +16,7 @@ from hpt_trl.launching.processes import call
 from hpt_trl.recipes.bundled import find_recipe
 from hpt_trl.recipes.profiles import LAUNCH_OPTIONS, Profile, find_profile, read_profile
 from hpt_trl.settings.file import read_recipe_file, split_overrides
+from hpt_trl.settings.masking import masked_command
 from hpt_trl.signals import INTERRUPTED, ending_on_signals
 
 
@@ -32,10 +33,16 @@ def launch(command: str, recipe: str, overrides: list[str], options: LaunchOptio
         that failed first.
 
     Raises:
-        UserError: the profile cannot be started here.
+        UserError: the profile cannot be started here, or lies where the run writes.
     """
     profile = chosen_profile(options)
     words = launch_words(profile, [command, recipe, *overrides])
+    folder = _output_dir(recipe, overrides)
+    if profile.path is not None and profile.path.resolve().is_relative_to(folder.resolve()):
+        raise UserError(
+            f"--accelerate: {profile.path} lies in the `output_dir` of this run, {folder}, where files are replaced "
+            "and removed. Put it elsewhere."
+        )
     check_startable(profile)
     with ending_on_signals():
         code = start(words, {LAUNCH_OPTIONS: shlex.join(options.words())})
@@ -180,7 +187,7 @@ def start(words: list[str], variables: Mapping[str, str]) -> int:
         words: those of `accelerate launch`.
         variables: variables of the environment that its processes have beside those of this one.
     """
-    print(f"starting: {shlex.join(['accelerate', 'launch', *words])}", flush=True)
+    print(f"starting: {masked_command(shlex.join(['accelerate', 'launch', *words]))}", flush=True)
     # The same words, to the same function of accelerate.
     code, _ = call([sys.executable, "-m", "hpt_trl.launching.agent", *words], variables=variables)
     return code if code >= 0 else 128 - code
@@ -198,16 +205,19 @@ def _binding(port: int) -> int:
     return 0
 
 
+def _output_dir(recipe: str, overrides: list[str]) -> Path:
+    stated = read_recipe_file(find_recipe(recipe)).values.get("output_dir")
+    return Path(split_overrides(overrides).get("output_dir", [str(stated)])[0])
+
+
 def _how_to_go_on(recipe: str, overrides: list[str], words: list[str]) -> str:
     from hpt_trl.runs.checkpoints import complete_checkpoints
     from hpt_trl.runs.going_on import resuming
 
     if words[0] != "run":
         return "What was scored is kept: the same command goes on from there."
-    given = split_overrides(overrides)
-    stated = read_recipe_file(find_recipe(recipe)).values.get("output_dir")
-    checkpoints = complete_checkpoints(Path(given.get("output_dir", [str(stated)])[0]))
+    checkpoints = complete_checkpoints(_output_dir(recipe, overrides))
     if not checkpoints:
         return "It left no complete checkpoint: the same command starts it anew."
     again = ["hpt-trl", *resuming(words)]
-    return f"Go on from its last complete checkpoint, {checkpoints[-1]}, with:\n  {shlex.join(again)}"
+    return f"Go on from its last complete checkpoint, {checkpoints[-1]}, with:\n  {masked_command(shlex.join(again))}"

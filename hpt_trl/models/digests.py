@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hpt_trl.errors import UserError
 from hpt_trl.models.built_in import BUILT_IN
-from hpt_trl.models.loading import resolve_model
+from hpt_trl.models.whole_models import resolve_model
 
 # What `from_pretrained` reads of a folder, code that comes with the model among it; a run leaves other files beside.
 _MODEL_FILES = ("config.json", "model*.safetensors", "pytorch_model*.bin", "*.py")

@@ -3,7 +3,8 @@
 from typing import Any
 
 from hpt_trl.models.built_in import BUILT_IN, is_unpacked
-from hpt_trl.models.loading import load_config, resolve_model
+from hpt_trl.models.loading import load_config
+from hpt_trl.models.whole_models import resolve_model
 
 
 def end_token_ids(name: str, own: int, *, revision: str | None = None, **settings: Any) -> list[int]:

@@ -10,42 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpt_trl.errors import UserError
-from hpt_trl.models.built_in import BUILT_IN, is_unpacked, unpacked
-from hpt_trl.models.folders import adapter_refused, check_model_folder, check_model_name, is_adapter, is_local
+from hpt_trl.models.built_in import BUILT_IN, is_unpacked
+from hpt_trl.models.folders import adapter_refused, check_model_name, is_adapter, is_local
 from hpt_trl.models.hub_parts import adapter_folder
 from hpt_trl.models.merging import load_merged
 from hpt_trl.models.sharded_weights import whole_weights
-from hpt_trl.models.trainable import refuse_broken
-from hpt_trl.models.whole_files import refuse_damaged_model
+from hpt_trl.models.whole_models import load_whole, resolve_model
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
-
-
-def resolve_model(name: str) -> str:
-    """Return what `from_pretrained` takes for `name`.
-
-    A Hub id and a local folder come back unchanged. A built-in name comes back as a folder in the user's cache, which
-    is written on first use (about 15 s and 270 MB for `smollm2-135m`); any number of processes may ask at once.
-
-    Raises:
-        UserError: the folder is missing or holds no model, or the package of a built-in model is not installed.
-    """
-    if name in BUILT_IN:
-        return str(unpacked(name))
-    check_model_folder(name)
-    return name
-
-
-def whole_model(name: str) -> str:
-    """Return what `from_pretrained` takes for the weights of `name`, whose files are read and found to be whole.
-
-    Raises:
-        UserError: as `resolve_model` does, or a file is not what was written.
-    """
-    resolved = resolve_model(name)
-    refuse_damaged_model(resolved)
-    return resolved
 
 
 def model_exists(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> None:
@@ -184,9 +157,8 @@ def load_sequence_classifier(
         if is_adapter(folder):
             model: Any = load_merged(folder, pad_token_id=pad_token_id, dtype=dtype, **settings)
         else:
-            refuse_damaged_model(name)
-            model = AutoModelForSequenceClassification.from_pretrained(name, revision=revision, dtype=dtype, **settings)
-    refuse_broken(model, name)
+            loader = AutoModelForSequenceClassification.from_pretrained
+            model = load_whole(loader, name, revision=revision, dtype=dtype, **settings)
     model.config.get_text_config().pad_token_id = pad_token_id
     return model
 

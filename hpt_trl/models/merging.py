@@ -13,12 +13,12 @@ from hpt_trl.models.folders import (
     HEADS_FOLDER,
     VALUE_TASK,
     check_merge,
-    check_model_folder,
     has_processor,
 )
 from hpt_trl.models.future_heads.shipped import announce_nothing, find_shipped_heads, keep_heads
 from hpt_trl.models.hub_parts import found_adapter
 from hpt_trl.models.whole_files import refuse_damaged_model
+from hpt_trl.models.whole_models import load_whole
 
 if TYPE_CHECKING:
     import torch
@@ -98,6 +98,7 @@ def load_merged(folder: str, *, pad_token_id: int, dtype: str, trust_remote_code
     import torch
     from peft import PeftConfig, PeftModel
 
+    # Before the base, which may take minutes; what it holds is compared with what it comes to.
     refuse_damaged_model(folder)
     adapter = PeftConfig.from_pretrained(folder)
     if adapter.is_prompt_learning:
@@ -143,16 +144,14 @@ def _load_base(
     base = str(adapter.base_model_name_or_path)
     settings: dict[str, Any] = {"dtype": dtype, "trust_remote_code": trust_remote_code, "revision": adapter.revision}
     try:
-        check_model_folder(base)
-        refuse_damaged_model(base)
         if adapter.task_type == "SEQ_CLS":
-            model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1, **settings)
+            model = load_whole(AutoModelForSequenceClassification.from_pretrained, base, num_labels=1, **settings)
             model.config.get_text_config().pad_token_id = pad_token_id
             return model
         if adapter.task_type == VALUE_TASK:
-            return AutoModel.from_pretrained(base, **settings)
+            return load_whole(AutoModel.from_pretrained, base, **settings)
         # The class that the adapter was trained on, also that of a vision-language model.
-        return create_model_from_path(base, device_map=None, **settings)
+        return load_whole(create_model_from_path, base, device_map=None, **settings)
     except (OSError, ValueError) as error:
         raise UserError(
             f"{folder}: the base model of the adapter, {base}, cannot be loaded: {str(error).splitlines()[0]} Put it "

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from peft import PeftConfig, PeftModel, get_peft_model
+from peft import PeftConfig, get_peft_model
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -30,10 +30,10 @@ from hpt_trl.errors import UserError
 from hpt_trl.files import write_atomically
 from hpt_trl.models.folders import VALUE_CONFIG_FILE, VALUE_HEAD_FILE, VALUE_TASK, is_adapter, is_value_model
 from hpt_trl.models.hub_parts import value_model_folder
-from hpt_trl.models.loading import load_config, whole_model
+from hpt_trl.models.loading import load_config
 from hpt_trl.models.sharded_weights import whole
 from hpt_trl.models.trainable import refuse_broken
-from hpt_trl.models.whole_files import refuse_damaged_model
+from hpt_trl.models.whole_models import load_whole
 
 _FORMAT = 1
 
@@ -276,7 +276,7 @@ def new_value_model(
         adapter_settings: of `get_peft_model`.
         loading: of `from_pretrained`.
     """
-    trunk: Any = AutoModel.from_pretrained(whole_model(name), **loading)
+    trunk: Any = load_whole(AutoModel.from_pretrained, name, **loading)
     made = settings(trunk.config.get_text_config().hidden_size)
     # Drawn before the adapter: with and without one it is the same.
     head = new_head(made)
@@ -307,19 +307,22 @@ def load_value_model(name: str, *, trainable: bool, **loading: Any) -> ValueMode
     if not is_value_model(name):
         return _borrowed(name, **loading)
     settings = read_head_settings(name)
-    refuse_damaged_model(name)
     if is_adapter(name):
         adapter = PeftConfig.from_pretrained(name)
-        base = whole_model(str(adapter.base_model_name_or_path))
-        trunk: Any = AutoModel.from_pretrained(base, **{**loading, "revision": adapter.revision})
-        trunk = PeftModel.from_pretrained(trunk, name, is_trainable=trainable)
+        trunk: Any = load_whole(
+            AutoModel.from_pretrained,
+            str(adapter.base_model_name_or_path),
+            adapter=name,
+            adapter_settings={"is_trainable": trainable},
+            **{**loading, "revision": adapter.revision},
+        )
     else:
-        trunk = AutoModel.from_pretrained(name, **loading)
+        trunk = load_whole(AutoModel.from_pretrained, name, **loading)
     model = ValueModel(trunk, new_head(settings), settings)
     model.load_head(name)
     if trainable:
         # What scores alone is tried on rows.
-        refuse_broken(model, name)
+        refuse_broken(model.head, name)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -334,7 +337,7 @@ def _borrowed(name: str, **loading: Any) -> ValueModel:
     if reason is not None:
         raise UserError(f"{name} {reason}")
     loader: Any = AutoModelForSequenceClassification if is_classifier else AutoModel
-    model = loader.from_pretrained(whole_model(name), **loading)
+    model = load_whole(loader.from_pretrained, name, **loading)
     settings = HeadSettings(hidden_size=model.config.get_text_config().hidden_size)
     head = LinearValueHead(settings.hidden_size)
     if is_classifier:

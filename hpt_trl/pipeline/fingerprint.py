@@ -8,11 +8,12 @@ from hpt_trl.hub.destination import HUB_KEYS
 from hpt_trl.pipeline.plan import PlannedStage
 from hpt_trl.runs.inputs import digests_of_inputs
 from hpt_trl.settings.imported import seeing
+from hpt_trl.settings.masking import masked
 from hpt_trl.version import __version__
 
 
 def contents_of(stage: PlannedStage, inputs: dict[str, str]) -> dict[str, Any]:
-    """Everything that decides a stage's result, by name; values that are equal mean an equal result.
+    """Everything that decides a stage's result, by name, without secrets; values that are equal mean an equal result.
 
     Args:
         inputs: fingerprint of each stage that this one uses.
@@ -21,7 +22,7 @@ def contents_of(stage: PlannedStage, inputs: dict[str, str]) -> dict[str, Any]:
         digests = digests_of_inputs(stage.values)
     return {
         "hpt_trl": __version__,
-        **{f"`{key}`": value for key, value in sorted(stage.values.items()) if key not in HUB_KEYS},
+        **{f"`{key}`": masked(value) for key, value in sorted(stage.values.items()) if key not in HUB_KEYS},
         **{f"stage `{used}`": inputs[used] for used in stage.uses},
         **{f"the files of {path}": digest for path, digest in sorted(digests.items())},
     }

@@ -18,6 +18,7 @@ from hpt_trl.pipeline.fingerprint import changes, contents_of, fingerprint
 from hpt_trl.pipeline.plan import Plan, PlannedStage
 from hpt_trl.run_files import PIPELINE_FILE, RECIPE_FILE, RESULTS_FILE
 from hpt_trl.runs.checkpoints import complete_checkpoints
+from hpt_trl.settings.masking import masked
 
 # As in `hpt_trl.evaluation.samples`.
 CONDITIONS_FILE = "samples.json"
@@ -150,7 +151,8 @@ def _step(plan: Plan, stage: PlannedStage, contents: dict[str, Any], known: Stag
             f"stage `{stage.name}` writes to {folder}, which holds something that this pipeline did not write. Name "
             "another `--output_dir`, move the folder away, or write `--overwrite true` to run every stage anew."
         )
-    changed = changes(known.contents, contents)
+    # A former version noted secrets as well.
+    changed = changes(masked(known.contents), contents)
     if changed:
         return Step(stage, contents, Action.AGAIN, changed)
     # A pipeline that was killed in between may have left a stage finished and not noted so.

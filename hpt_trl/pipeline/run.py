@@ -36,6 +36,8 @@ from hpt_trl.placing import clear_left, put_in_place, written_aside
 from hpt_trl.recipes.profiles import LAUNCH_OPTIONS, profiles_folder
 from hpt_trl.runs.going_on import COMMAND as GOES_ON_BY
 from hpt_trl.settings.file import parse_yaml_text, shown
+from hpt_trl.settings.masking import masked_command
+from hpt_trl.settings.secrets import handed_on, withheld
 from hpt_trl.signals import INTERRUPTED, Interrupted, ending_on_signals
 
 
@@ -64,7 +66,7 @@ def run(path: Path, overrides: list[str]) -> None:
         plan.output_dir.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(plan.output_dir / ".pipeline.lock", timeout=0):
-                _run_steps(plan, shlex.join(["hpt-trl", "run", shown(path), *overrides]))
+                _run_steps(plan, masked_command(shlex.join(["hpt-trl", "run", shown(path), *overrides])))
         except Timeout as error:
             raise UserError(f"another process runs a pipeline in {plan.output_dir}; wait for it to end.") from error
 
@@ -124,13 +126,13 @@ def _run_step(plan: Plan, step: Step, record: Record, mark: str, command: str) -
         fresh.merged = None if known is None else known.merged
         known = record.stages[stage.name] = fresh
     record.write()
-    recipe = _write_recipe(plan, stage)
+    recipe, secrets = _write_recipe(plan, stage)
     own = NOT_BY_ITSELF if stage.is_pushed else {}
     extra = [word for key, words in (stage.words | step.words | own).items() for word in (f"--{key}", *words)]
     words = ["run", str(recipe), *extra]
     started, before = time.perf_counter(), known.seconds
     try:
-        code = _start(plan, words, {GOES_ON_BY: command})
+        code = _start(plan, words, {GOES_ON_BY: command, **secrets})
     finally:
         known.seconds = before + time.perf_counter() - started
         record.write()
@@ -207,17 +209,22 @@ def _merge(plan: Plan, used: str, record: Record, mark: str) -> None:
     record.write()
 
 
-def _write_recipe(plan: Plan, stage: PlannedStage) -> Path:
-    """Writes the recipe that the stage's process reads: one that runs alone as well, each key with where it is from."""
+def _write_recipe(plan: Plan, stage: PlannedStage) -> tuple[Path, dict[str, str]]:
+    """Writes the recipe that the stage's process reads: one that runs alone as well, each key with where it is from.
+
+    Returns:
+        Its path, and the variables in which the process finds the secrets that are not written.
+    """
     path = plan.output_dir / RECIPES_FOLDER / f"{stage.name}.yaml"
     path.parent.mkdir(exist_ok=True)
     lines = [f"# Stage `{stage.name}` of {shown(plan.file.path)}, written anew at each start of the pipeline."]
-    for key, value in plan.resolved(stage).items():
+    values, secrets = withheld(plan.resolved(stage))
+    for key, value in values.items():
         # `recipes/x.yaml, line 3`: the words before the key.
         place = str(stage.places[key]).partition(", `")[0] if key in stage.places else "the pipeline's own"
         lines.append(f"{key}: {_as_written(value, stage.texts.get(key))}  # {place}")
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path
+    return path, handed_on(path, secrets)
 
 
 def _as_written(value: object, text: str | None) -> str:

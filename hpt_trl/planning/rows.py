@@ -20,53 +20,74 @@ from hpt_trl.runs.prepared import Prepared
 
 def describe_rows(prepared: Prepared) -> tuple[list[tuple[str, str]], Lengths]:
     """The lines about the training rows, and how long these are."""
-    splits, recipe, encoder = prepared.splits, prepared.recipe, prepared.encoder
+    splits, encoder = prepared.splits, prepared.encoder
     if prepared.acting is not None:
         return acted_rows(prepared, prepared.acting)
-    first = splits.train[0]
-    source = splits.counted
-    if splits.dropped:
-        source += f" without {splits.dropped:,} faulty ones"
-    texts = ("text",) if splits.layout == "documents" else ("prompt", *splits.answers)
-    some, count = measured_rows(splits.train, texts)
     if splits.layout == "documents":
-        longest = max(tokens for _, tokens in count_tokens(some, splits.source, encoder, ("text",)))
-        shown = marked(encoder.document(first["text"]), encoder)
-        limit = recipe.setting("max_length") or longest
-        data = ("data", f"{source}, documents of up to {longest} tokens")
-        lines = [data, ("layout", _layout(splits)), ("first document", shown.rstrip())]
-        return lines, Lengths(limit, limit)
-    encoded = encode_prompts(encoder, [some[index] for index in range(len(some))], return_tensors=None)
-    prompts = [len(ids) for ids in encoded["input_ids"]]
-    longest = max(prompts)
+        return _documents(prepared)
+    first = splits.train[0]
+    some, count = measured_rows(splits.train, ("prompt", *splits.answers))
+    ids = encode_prompts(encoder, [some[index] for index in range(len(some))], return_tensors=None)["input_ids"]
+    prompts = [len(prompt) for prompt in ids]
+    beside, lengths = _lengths(prepared, some, prompts, count)
+    layout = _layout(splits)
+    if splits.layout == "demonstrations" and not isinstance(first["prompt"], str):
+        layout = f"{splits.said}, {_turns(prepared, some)}{_named(splits)}"
     lines = [
-        ("data", f"{source}, prompts of up to {longest} tokens"),
-        ("layout", _layout(splits)),
-        ("first prompt", cut(str(encoder.tokenizer.decode(encoded["input_ids"][0])), 2 * SHOWN).rstrip()),
+        ("data", f"{_source(splits)}, prompts of up to {max(prompts)} tokens{beside}"),
+        ("layout", layout),
+        ("first prompt", cut(str(encoder.tokenizer.decode(ids[0])), 2 * SHOWN).rstrip()),
         *_answers(prepared, first),
     ]
     if first.get("answer") is not None:
         lines.append(("answer", cut(str(first["answer"]))))
-    if splits.layout == "demonstrations" and not isinstance(first["prompt"], str):
-        lines[1] = ("layout", f"{splits.said}, {_turns(prepared, some)}{_named(splits)}")
+    return lines, lengths
+
+
+def _documents(prepared: Prepared) -> tuple[list[tuple[str, str]], Lengths]:
+    """The lines about documents, which are trained on whole, and how long these are."""
+    splits, encoder = prepared.splits, prepared.encoder
+    some, _ = measured_rows(splits.train, ("text",))
+    longest = max(tokens for _, tokens in count_tokens(some, splits.source, encoder, ("text",)))
+    lines = [
+        ("data", f"{_source(splits)}, documents of up to {longest} tokens"),
+        ("layout", _layout(splits)),
+        ("first document", marked(encoder.document(splits.train[0]["text"]), encoder).rstrip()),
+    ]
+    limit = prepared.recipe.setting("max_length") or longest
+    return lines, Lengths(limit, limit)
+
+
+def _source(splits: Splits) -> str:
+    return splits.counted + (f" without {splits.dropped:,} faulty ones" if splits.dropped else "")
+
+
+def _lengths(prepared: Prepared, rows: Dataset, prompts: list[int], count: int) -> tuple[str, Lengths]:
+    """What is said of the longest answer behind the longest prompt, and how long the rows are.
+
+    Args:
+        rows: the first ones, and those that may be longest.
+        prompts: tokens of each row's prompt, images included.
+        count: how many are the first ones.
+    """
+    splits, recipe, encoder = prepared.splits, prepared.recipe, prepared.encoder
+    longest, mean = max(prompts), fmean(prompts[:count])
     if splits.layout == "prompts":
-        pair = _longest_demonstration(prepared, some, prompts)
-        if pair is not None:
-            lines[0] = ("data", f"{lines[0][1]}, with their demonstration {sum(pair)}")
-        return lines, Lengths(longest, fmean(prompts[:count]), pair)
+        pair = _longest_demonstration(prepared, rows, prompts)
+        return "" if pair is None else f", with their demonstration {sum(pair)}", Lengths(longest, mean, pair)
     if encoder.is_processor:
-        return lines, Lengths(longest, fmean(prompts[:count]))
+        return "", Lengths(longest, mean)
     limit = recipe.setting("max_length")
     counts = [
-        [tokens for _, tokens in count_tokens(some, splits.source, encoder, ("prompt", column))]
+        [tokens for _, tokens in count_tokens(rows, splits.source, encoder, ("prompt", column))]
         for column in splits.answers
     ]
     whole = max(map(max, counts))
-    lines[0] = ("data", f"{lines[0][1]}, with their answer {whole}")
+    said = f", with their answer {whole}"
     if limit is not None and recipe.setting("packing", False):
-        return lines, Lengths(limit, limit)
+        return said, Lengths(limit, limit)
     first_ones = [min(tokens, limit or tokens) for column in counts for tokens in column[:count]]
-    return lines, Lengths(min(whole, limit or whole), fmean(first_ones))
+    return said, Lengths(min(whole, limit or whole), fmean(first_ones))
 
 
 def _longest_demonstration(prepared: Prepared, rows: Dataset, prompts: list[int]) -> tuple[int, int] | None:

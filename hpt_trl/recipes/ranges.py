@@ -7,7 +7,7 @@ The other wings declare those of their own keys: `hpt_trl.data.arguments`, `hpt_
 from typing import TYPE_CHECKING
 
 from hpt_trl.data.arguments import DATA_RULES
-from hpt_trl.data.forms.ranges import layout_rule
+from hpt_trl.data.layout_names import layout_rule
 from hpt_trl.models.ranges import MODEL_RULES
 from hpt_trl.rewards.arguments import REWARD_RULES
 from hpt_trl.settings.ranges import Rule, above, at_least, count_or_share, share

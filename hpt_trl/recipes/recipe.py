@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hpt_trl.data.entries import named_layout
-from hpt_trl.data.forms.ranges import layouts_of
+from hpt_trl.data.layout_names import layouts_of
 from hpt_trl.errors import UserError
 from hpt_trl.recipes.profiles import Profile
 from hpt_trl.settings.file import Sources, shown
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     )
     from trl import ModelConfig
 
-    from hpt_trl.data.layouts import Layout, Splits
+    from hpt_trl.data.layout_names import Layout
+    from hpt_trl.data.layouts import Splits
     from hpt_trl.data.rendering import Encoder
     from hpt_trl.data.row_lengths import Asked, Length
     from hpt_trl.environments.acting import Acting

@@ -84,14 +84,13 @@ class QueryLikelihood:
         import torch
         from transformers import AutoModelForCausalLM
 
-        from hpt_trl.models.loading import load_tokenizer, positions_of, whole_model
-        from hpt_trl.models.trainable import refuse_broken
+        from hpt_trl.models.loading import load_tokenizer, positions_of
+        from hpt_trl.models.whole_models import load_whole
 
         self.name = f"{QUERY_LIKELIHOOD}:{model}"
         try:
             self._tokenizer: Any = load_tokenizer(model)
-            loaded: Any = AutoModelForCausalLM.from_pretrained(whole_model(model), dtype=torch.float32)
-            refuse_broken(loaded, model)
+            loaded: Any = load_whole(AutoModelForCausalLM.from_pretrained, model, dtype=torch.float32)
         except UserError as error:
             raise UserError(f"reranker: {str(error).removeprefix('model_name_or_path: ')}") from error
         except (OSError, ValueError) as error:

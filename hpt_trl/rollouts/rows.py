@@ -171,6 +171,16 @@ def unpad(padded: dict[str, Any]) -> list[Row]:
     return rows
 
 
+def unpad_shortened(padded: dict[str, Any]) -> list[Row]:
+    """The same, where of a row without a token that has a loss nothing is used: a filler stands in its place."""
+    rows = unpad(padded)
+    for place, trained in enumerate(loss_mask(padded).any(1).tolist()):
+        if not trained:
+            rows[place] = rows[place].filler()
+            rows[place].masked = True
+    return rows
+
+
 def _image_part(value: list | Tensor, index: int) -> list | Tensor:
     if isinstance(value, Tensor):
         return value[index : index + 1]
@@ -272,6 +282,18 @@ def deal(lengths: list[int], slots: int) -> list[list[int]]:
     size, extra = divmod(len(order), slots)
     bounds = list(accumulate((size + (slot >= slots - extra) for slot in range(slots)), initial=0))
     return [order[start:stop] for start, stop in pairwise(bounds)]
+
+
+def deal_evenly(rows: list[Row], slots: int) -> list[list[Row]]:
+    """Rows dealt to `slots` micro-batches of as many each: those of like length together, masked ones into the gaps.
+
+    A micro-batch of masked ones alone would count as one of entropy 0 in the mean that the base logs.
+    """
+    own, masked = [row for row in rows if not row.masked], [row for row in rows if row.masked]
+    dealt = [[own[i] for i in slot] for slot in deal([len(row) for row in own], slots)]
+    for slot in dealt:
+        slot += [masked.pop() for _ in range(len(rows) // slots - len(slot))]
+    return dealt
 
 
 def deal_to_steps(

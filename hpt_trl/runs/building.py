@@ -7,8 +7,8 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
 from hpt_trl.models.adapters import keep_adapter_type, keep_four_bit_trainable
-from hpt_trl.models.loading import whole_model
 from hpt_trl.models.trainable import refuse_broken, refuse_untrainable
+from hpt_trl.models.whole_models import whole_model
 from hpt_trl.recipes.recipe import StageInputs
 from hpt_trl.runs.callbacks import EndWhereDone
 from hpt_trl.runs.hub import write_no_card

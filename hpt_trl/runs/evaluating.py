@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list
-from peft import PeftModel
 from transformers import set_seed
 from trl import get_quantization_config
 from trl.trainer.utils import create_model_from_path
@@ -32,9 +31,8 @@ from hpt_trl.files import valid_json, write_atomically
 from hpt_trl.methods.environments import environment_conditions
 from hpt_trl.methods.evaluate.stage import measures_of
 from hpt_trl.models.digests import adapter_digest, model_digest
-from hpt_trl.models.loading import check_architecture, load_config, parts_of, positions_of, whole_model
-from hpt_trl.models.trainable import refuse_broken
-from hpt_trl.models.whole_files import refuse_damaged_model
+from hpt_trl.models.loading import check_architecture, load_config, parts_of, positions_of
+from hpt_trl.models.whole_models import load_whole, whole_model
 from hpt_trl.reading import duration, write_results
 from hpt_trl.run_files import RESULTS_FILE
 from hpt_trl.runs.acting import rows_placed
@@ -135,14 +133,8 @@ def load_named(name: str, device: torch.device, **settings: Any) -> torch.nn.Mod
     parts = parts_of(name, revision=settings.pop("revision", None))
     trusted = settings.get("trust_remote_code", False)
     check_architecture(parts.base, load_config(parts.base, revision=parts.revision, trust_remote_code=trusted))
-    model: Any = create_model_from_path(
-        whole_model(parts.base), device_map={"": device}, revision=parts.revision, **settings
-    )
-    if parts.adapter is not None:
-        refuse_damaged_model(parts.adapter)
-        model = PeftModel.from_pretrained(model, parts.adapter)
-    refuse_broken(model, name)
-    return model.eval()
+    settings |= {"device_map": {"": device}, "revision": parts.revision}
+    return load_whole(create_model_from_path, parts.base, adapter=parts.adapter, **settings).eval()
 
 
 def write_scored(folder: Path, lines: list[dict[str, Any]]) -> None:
@@ -240,9 +232,8 @@ def _vllm_engine(prepared: Prepared, task: Task) -> Any:
     }
 
     def engine(done: Collection[Item]) -> Iterator[list[Sample]]:
-        if parts.adapter is not None:
-            refuse_damaged_model(parts.adapter)
-        return draw(whole_model(parts.base), task, settings, adapter=parts.adapter, done=done)
+        base = whole_model(parts.base, adapter=parts.adapter)
+        return draw(base, task, settings, adapter=parts.adapter, done=done)
 
     return engine
 

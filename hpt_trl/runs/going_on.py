@@ -7,6 +7,7 @@ from pathlib import Path
 from hpt_trl.run_files import RESULTS_FILE
 from hpt_trl.runs.changes import STARTING_KEYS
 from hpt_trl.runs.checkpoints import complete_checkpoints
+from hpt_trl.settings.masking import masked_command
 
 # Variable with the command that goes on where the run is a part of something larger.
 COMMAND = "HPT_TRL_GOES_ON_BY"
@@ -37,9 +38,9 @@ def after_interrupt(folder: Path, command: list[str], *, goes_on: bool = False) 
     whole = os.environ.get(COMMAND)
     checkpoints = complete_checkpoints(folder)
     if checkpoints:
-        again = whole or shlex.join(resuming(command))
+        again = whole or masked_command(shlex.join(resuming(command)))
         return f"{checkpoints[-1]} is complete. Go on with:\n  {again}"
-    again = whole or shlex.join(command)
+    again = whole or masked_command(shlex.join(command))
     if goes_on:
         return f"What was done is kept. Go on with:\n  {again}"
     if whole:

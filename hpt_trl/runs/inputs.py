@@ -120,18 +120,21 @@ def refuse_inputs_inside(values: Mapping[str, Any], error: Callable[[str, str], 
         error: Makes the error about a key.
 
     Raises:
-        UserError: a path of the recipe, of an evaluation that it names or of an adapter's base, at or below the folder;
-            or a folder of rows above it, which what the run writes would be rows of once it goes on.
+        UserError: a path of the recipe, of an evaluation that it names or of an adapter's base, at or below the folder,
+            also by a link in a folder that is named; a module of the user's there; or a folder of rows above it, which
+            what the run writes would be rows of once it goes on.
     """
     folder = Path(values["output_dir"]).expanduser().resolve()
     for key, item, path in _named(values):
-        if path.resolve().is_relative_to(folder):
+        # Files of a mixture go by the key of a single data set.
+        key = key if key in values or "datasets" not in values else "datasets"
+        if any(place.resolve().is_relative_to(folder) for place in _places(key, path, folder)):
             raise error(
                 key,
                 f"{item} lies in the `output_dir` of this run, {values['output_dir']}, where files are replaced "
                 "and removed. Name another `output_dir`.",
             )
-        rows = key == "dataset_name" and path.is_dir() and not is_saved(path)
+        rows = key in ("dataset_name", "datasets") and path.is_dir() and not is_saved(path)
         if rows and folder.is_relative_to(path.resolve()):
             raise error(
                 key,
@@ -140,10 +143,20 @@ def refuse_inputs_inside(values: Mapping[str, Any], error: Callable[[str, str], 
             )
 
 
+def _places(key: str, path: Path, own: Path) -> Iterator[Path]:
+    """A path, and what lies in it by a link; of what is read of a model the folder itself."""
+    yield path
+    if path.is_dir():
+        entries = path.iterdir() if key.endswith("_name_or_path") else path.rglob("*")
+        yield from (entry for entry in entries if entry.is_symlink() and not entry.parent.resolve().is_relative_to(own))
+
+
 def _named(values: Mapping[str, Any]) -> Iterator[tuple[str, str, Path]]:
     """Key, text and path of whatever is there and a recipe names, what that names in turn included."""
     for key, item in _texts_of(values):
         with suppress(OSError, RuntimeError, ValueError):
+            if key in _CODE and (module := file_of(item)) is not None and not _is_installed(module):
+                yield key, item, module
             path = Path(item).expanduser()
             if _may_be_path(key, item) and path.exists():
                 yield key, item, path

@@ -103,6 +103,9 @@ class Training:
 
     def _train(self, trainer: Trainer) -> None:
         checkpoint = self.prepared.checkpoint
+        if checkpoint is not None:
+            # The start is behind it.
+            trainer.args.eval_on_start = False
         self._totals.training_begins(trainer)
         try:
             safely = deepspeed_loads_weights_only() if trainer.is_deepspeed_enabled else nullcontext()

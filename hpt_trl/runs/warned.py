@@ -12,7 +12,7 @@ from transformers import Trainer, TrainerCallback
 from hpt_trl.errors import UserError
 from hpt_trl.reading import read_metrics
 from hpt_trl.recipes.recipe import Recipe
-from hpt_trl.run_files import METRICS_FILE
+from hpt_trl.run_files import METRICS_FILE, WARNINGS_FILE
 from hpt_trl.runs.signs import KINDS, NO_TOKENS, Warned, Watch
 from hpt_trl.runs.warnings_file import read_warnings, write_warnings
 from hpt_trl.settings.values import did_you_mean
@@ -85,7 +85,8 @@ class Warnings(TrainerCallback):
             return
         # What an earlier attempt has seen and said up to its checkpoint; the rest is done again.
         self.kept = [line for line in read_warnings(self.folder) if line["step"] <= state.global_step]
-        write_warnings(self.folder, self.kept)
+        if (self.folder / WARNINGS_FILE).exists():
+            write_warnings(self.folder, self.kept)
         if (self.folder / METRICS_FILE).exists():
             for line in read_metrics(self.folder, tolerant=True):
                 if line["step"] <= state.global_step:

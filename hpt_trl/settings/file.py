@@ -16,6 +16,7 @@ import yaml
 
 from hpt_trl.errors import Collector, Place, UserError
 from hpt_trl.settings.imported import MODULE_FOLDERS
+from hpt_trl.settings.secrets import put_back
 from hpt_trl.settings.yaml_text import check_yaml
 
 # Letters of a value, or of a key, that messages quote.
@@ -191,12 +192,14 @@ def read_recipe_file(path: Path, mistakes: Collector | None = None) -> RecipeFil
             noted.settle()
         loader.flatten_mapping(root)
         nodes = {key.value: (key, value) for key, value in root.value if isinstance(key, yaml.ScalarNode)}
-        return RecipeFile(
+        found = RecipeFile(
             path=path,
             values={name: loader.construct_object(value, deep=True) for name, (_, value) in nodes.items()},
             lines={name: key.start_mark.line + 1 for name, (key, _) in nodes.items()},
             texts={name: value.value for name, (_, value) in nodes.items() if isinstance(value, yaml.ScalarNode)},
         )
+        put_back(path, found.values, found.texts)
+        return found
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f", line {mark.line + 1}" if mark else ""

@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 MASK = "••••"
@@ -22,6 +22,9 @@ _VALUE = re.compile(
     r"\b(hf_[A-Za-z0-9]{8,}|gh[opsu]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|sk-[A-Za-z0-9_-]{16,}|AKIA[A-Z0-9]{12,}"
     r"|wandb_v1_[A-Za-z0-9_-]{8,})"
 )
+# A key of a mapping that is written into a word, and its value.
+_PAIR = re.compile(r"""(["']?)([\w.-]+)\1(\s*:\s*)("(?:[^"\\]|\\.)*"|'[^']*'|[^,{}\[\]"'\s][^,{}\[\]]*)""")
+_BEGUN = re.compile(r"""([\w.-]+)["']?:$""")
 # Name and password of an address.
 _LOGIN = re.compile(r"(?<=://)[^/\s@]+(?=@)")
 
@@ -59,19 +62,39 @@ def holds_mask(value: Any) -> bool:
 
 
 def masked_command(command: str) -> str:
-    """A command line without the values of secret keys, as `--hub_token hf_...` or `--hub_token=hf_...`."""
+    """A command line without the values of secret keys; see `masked_words`."""
     try:
         words = shlex.split(command)
     except ValueError:
         # No command that a shell would take; what looks like a token is hidden all the same.
         return masked_text(command)
+    shown = masked_words(words)
+    return " ".join(word if word == MASK or word.endswith(f"={MASK}") else shlex.quote(word) for word in shown)
+
+
+def masked_words(words: Sequence[str]) -> list[str]:
+    """The words of a command without the values of secret keys, as they are and in mappings.
+
+    They are written `--hub_token hf_...`, `--hub_token=hf_...` or `--model_init_kwargs '{"token": "hf_..."}'`.
+    """
     shown: list[str] = []
     hiding = False
     for word in words:
-        key, equals, _ = word.partition("=")
+        key, equals, value = word.partition("=")
         if word.startswith("--"):
             hiding = is_secret(key) and not equals
-            shown.append(f"{key}={MASK}" if equals and is_secret(key) else masked_text(word))
+            shown.append(f"{key}={MASK if is_secret(key) else _masked_word(value)}" if equals else masked_text(word))
         else:
-            shown.append(MASK if hiding else masked_text(word))
-    return " ".join(word if word == MASK or word.endswith(f"={MASK}") else shlex.quote(word) for word in shown)
+            shown.append(MASK if hiding else _masked_word(word))
+            # A mapping without quotes is several words.
+            hiding = hiding or ((begun := _BEGUN.search(word)) is not None and is_secret(begun[1]))
+    return shown
+
+
+def _masked_word(word: str) -> str:
+    """A word of a command; where it is a mapping or a list, as YAML or half of it, without the secrets in it."""
+
+    def hidden(pair: re.Match[str]) -> str:
+        return f"{pair[1]}{pair[2]}{pair[1]}{pair[3]}{MASK}" if is_secret(pair[2]) else pair[0]
+
+    return masked_text(_PAIR.sub(hidden, word) if word.lstrip().startswith(("{", "[")) else word)

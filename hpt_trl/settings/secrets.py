@@ -4,17 +4,21 @@
 starts find it, so that no config, recipe, checkpoint or command that is written later ever holds it.
 """
 
+import json
 import os
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
+from pathlib import Path
 from typing import Any
 
 from hpt_trl.settings.environment import variable_fault
-from hpt_trl.settings.masking import is_secret_variable
+from hpt_trl.settings.masking import is_secret_variable, masked
 
 TOKEN_KEY = "hub_token"
 _VARIABLE = "HF_TOKEN"
 # Set where the command line gave the token, which stands above that of a recipe, also in the processes of a run.
 _BY_COMMAND = "HPT_TRL_TOKEN_BY_COMMAND"
+# The recipe that a process of a pipeline's stage reads, and the secrets that its file does not hold.
+_WITHHELD = "HPT_TRL_WITHHELD"
 
 
 def take_token(words: list[str]) -> list[str]:
@@ -70,6 +74,41 @@ def take_secret_variables(values: MutableMapping[str, Any]) -> None:
     values["env"] = {name: value for name, value in variables.items() if name not in secret}
     if not values["env"]:
         del values["env"]
+
+
+def withheld(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What of a recipe's values a file may hold, with a mask for each secret; and the values of keys that have some.
+
+    A variable of the block `env` that has one is left out of it.
+    """
+    variables = values.get("env")
+    variables = variables if isinstance(variables, dict) else {}
+    kept = {key: value for key, value in values.items() if key != "env" and masked(value) != value}
+    hidden_variables = {name: value for name, value in variables.items() if masked(value) != value}
+    written = dict(values) | {key: masked(value) for key, value in kept.items()}
+    if hidden_variables:
+        kept["env"] = hidden_variables
+        written["env"] = {name: value for name, value in variables.items() if name not in hidden_variables}
+    return written, kept
+
+
+def handed_on(recipe: Path, kept: Mapping[str, Any]) -> dict[str, str]:
+    """The variable in which processes that read a recipe find what `withheld` kept from its file; none for nothing."""
+    return {_WITHHELD: json.dumps([str(recipe.resolve()), kept], default=str)} if kept else {}
+
+
+def put_back(recipe: Path, values: dict[str, Any], texts: dict[str, str]) -> None:
+    """Put what was withheld from a recipe's file into what was read of it, where this process was handed it."""
+    if not (given := os.environ.get(_WITHHELD)):
+        return
+    path, kept = json.loads(given)
+    if path != str(recipe.resolve()):
+        return
+    variables = kept.pop("env", {})
+    if variables:
+        values["env"] = {**(values.get("env") or {}), **variables}
+    values |= kept
+    texts |= {key: value for key, value in kept.items() if isinstance(value, str)}
 
 
 def hidden(text: str) -> str:

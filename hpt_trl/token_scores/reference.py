@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModel
+from peft import PeftConfig
 from transformers import (
     AutoModelForCausalLM,
     BitsAndBytesConfig,
@@ -21,10 +21,9 @@ from hpt_trl.files import cache_folder
 from hpt_trl.models.adapters import keep_four_bit_trainable
 from hpt_trl.models.built_in import BUILT_IN
 from hpt_trl.models.folders import is_value_model
-from hpt_trl.models.loading import load_config, whole_model
+from hpt_trl.models.loading import load_config
 from hpt_trl.models.sharded_weights import spare_from_gathering, whole_weights
-from hpt_trl.models.trainable import refuse_broken
-from hpt_trl.models.whole_files import refuse_damaged_model
+from hpt_trl.models.whole_models import load_whole
 from hpt_trl.token_scores.config import ReferenceConfig
 from hpt_trl.token_scores.sources import Source, preparation, source_of
 
@@ -82,23 +81,26 @@ def load_reference(config: ReferenceConfig, device: torch.device) -> PreTrainedM
     source = _source(config)
     # Packed rows need a kernel that ends attention with each document, as the trained model's does.
     attention = dict(config.model_init_kwargs or {}).get("attn_implementation")  # type: ignore[arg-type]
+
+    def ready(base: Any) -> None:
+        if attention is not None:
+            base.set_attn_implementation(attention)
+        # Repacked for a CPU, layers narrower than a block of 4-bit weights fail.
+        keep_four_bit_trainable(base)
+        add_fused_lm_head(base)
+
     with whole_weights():
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            whole_model(source.base),
+        model: Any = load_whole(
+            AutoModelForCausalLM.from_pretrained,
+            source.base,
+            adapter=None if source.adapter is None else source.folder,
+            adapter_settings={"torch_device": str(device)},
+            ready=ready,
             dtype=config.reference_dtype,
             quantization_config=_four_bit(config, source),
             device_map={"": device},
             **source.settings,
         )
-        if attention is not None:
-            model.set_attn_implementation(attention)
-        # Repacked for a CPU, layers narrower than a block of 4-bit weights fail.
-        keep_four_bit_trainable(model)
-        add_fused_lm_head(model)
-        if source.adapter is not None:
-            refuse_damaged_model(source.folder)
-            model = PeftModel.from_pretrained(model, source.folder, torch_device=str(device))
-    refuse_broken(model, source.name)
     spare_from_gathering(model)
     model.requires_grad_(False)
     return model.eval()

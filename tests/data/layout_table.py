@@ -7,20 +7,26 @@ drawn, only the prompt shows. A stage that does not read such rows says what its
 """
 
 import argparse
+import csv
 import json
 import logging
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from PIL import Image
+from transformers import AutoTokenizer
 
 from hpt_trl.errors import UserError
 from hpt_trl.runs.building import build_trainer
 from hpt_trl.runs.preparation import prepare
+from tests.helpers.images import save_tiny_vlm
 from tests.helpers.pretraining import MODEL
 from tests.helpers.stage_runs import KEYS
+from tests.helpers.templates import WITH_TOOLS
 from tests.helpers.tiny import save_tiny_model
 
 HI, SAID = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}
@@ -33,6 +39,7 @@ SHAREGPT = [
     {"from": "human", "value": "And?"},
     {"from": "gpt", "value": "More."},
 ]
+CALL = {"type": "function", "function": {"name": "clock", "arguments": {"city": "Rome"}}}
 HH = "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: And?\n\nAssistant:"
 
 PAGE = Path(__file__).parents[2] / "docs" / "layouts.md"
@@ -42,10 +49,19 @@ ROWS: dict[str, dict[str, Any]] = {
     "messages": {"messages": CONVERSATION},
     "messages, as JSON text": {"messages": json.dumps(CONVERSATION)},
     "sharegpt": {"conversations": SHAREGPT},
+    "capybara": {"conversation": [{"input": "Hi", "output": "Hello."}, {"input": "And?", "output": "More."}]},
+    "lima": {"conversations": ["Hi", "Hello.", "And?", "More."]},
     "ultrachat": {"prompt": "Hi", "messages": CONVERSATION},
     "alpaca": {"instruction": "Add.", "input": "1 and 2", "output": "It is 3."},
+    "alpaca, with earlier turns and a system message": {
+        "instruction": "And?",
+        "output": "More.",
+        "history": [["Hi", "Hello."]],
+        "system": "Be brief.",
+    },
     "dolly": {"instruction": "When?", "context": "It was in May.", "response": "In May."},
     "question-answer": {"question": "1 + 2?", "solution": "It is 3.", "answer": "3"},
+    "a .csv file": {"Question": "1 + 2?", "Response": "003 is 3."},
     "prompt, chosen, rejected": {"prompt": "Hi", "chosen": "Hello.", "rejected": "No."},
     "whole-conversations": {"prompt": "Hi", "chosen": CONVERSATION, "rejected": [*CONVERSATION[:3], SAID]},
     "hh-rlhf": {"chosen": f"{HH} More.", "rejected": f"{HH} No."},
@@ -56,6 +72,17 @@ ROWS: dict[str, dict[str, Any]] = {
         "rejected": {"from": "gpt", "value": "No."},
     },
     "KTO": {"prompt": "Hi", "completion": "Hello.", "label": True},
+    "KTO, label false": {"prompt": "Hi", "completion": "Hello.", "label": False},
+    "tools": {
+        "messages": [
+            HI,
+            {"role": "assistant", "content": "", "tool_calls": [CALL]},
+            {"role": "tool", "content": "9"},
+            MORE,
+        ],
+        "tools": [{"type": "function", "function": {"name": "clock"}}],
+    },
+    "pictures": {"messages": [{"role": "user", "content": "<image>Hi"}, SAID], "images": ["dot.png"]},
     "text": {"text": "Once it rained."},
 }
 _RL = {"num_generations": 2, "max_completion_length": 8, "reward_funcs": ["tests.helpers.stage_runs.remainder"]}
@@ -78,15 +105,14 @@ def answered(completions: list[Any], **_: Any) -> list[float]:
     return [float(any(word in text for word in ("Hello.", "More.", "is 3.", "In May."))) for text in texts]
 
 
-def cell(stage: str, row: dict[str, Any], model: str, folder: Path) -> list[str]:
+def cell(stage: str, layout: str, model: str, folder: Path) -> list[str]:
     """What a stage trains of a row: the distinct texts that its loss was given in two steps.
 
     Raises:
         UserError: the stage does not read such rows.
     """
     folder.mkdir(parents=True)
-    data = folder / "rows.jsonl"
-    data.write_text((json.dumps(row) + "\n") * 8)
+    data = _written(layout, folder)
     values = KEYS | {"stage": stage, "dataset_name": str(data), "model_name_or_path": model, "eval_samples": 0}
     values |= {"max_steps": 2, "eval_strategy": "no", "output_dir": str(folder / "run")} | STAGES[stage]
     path = folder / "recipe.yaml"
@@ -106,6 +132,19 @@ def cell(stage: str, row: dict[str, Any], model: str, folder: Path) -> list[str]
     tokenizer = prepared.encoder.tokenizer
     texts = [text for inputs in given for text in _texts(inputs, tokenizer)]
     return list(dict.fromkeys(texts))
+
+
+def _written(layout: str, folder: Path) -> Path:
+    """A file of eight such rows, and the picture that they name."""
+    row = ROWS[layout]
+    Image.new("RGB", (32, 32)).save(folder / "dot.png")
+    data = folder / ("rows.csv" if "csv" in layout else "rows.jsonl")
+    if data.suffix == ".csv":
+        with data.open("w", newline="") as file:
+            csv.writer(file).writerows([[*row], *[[*row.values()]] * 8])
+    else:
+        data.write_text((json.dumps(row) + "\n") * 8)
+    return data
 
 
 def _texts(inputs: dict[str, Any], tokenizer: Any) -> list[str]:
@@ -147,7 +186,8 @@ def _marked(ids: torch.Tensor, trained: torch.Tensor, tokenizer: Any) -> str:
             runs.append((has_loss, []))
         runs[-1][1].append(token)
     texts = [(has_loss, tokenizer.decode(run)) for has_loss, run in runs]
-    return "".join(f"⟦{text}⟧" if has_loss else text for has_loss, text in texts).replace("\n", "⏎")
+    shown = "".join(f"⟦{text}⟧" if has_loss else text for has_loss, text in texts).replace("\n", "⏎")
+    return re.sub("(<image>)+", "<image>", shown)
 
 
 def said(error: UserError, folder: Path) -> str:
@@ -159,13 +199,17 @@ def said(error: UserError, folder: Path) -> str:
 
 def table(folder: Path) -> str:
     """The whole table, as docs/layouts.md has it."""
-    model, parts = save_tiny_model(folder / "model"), []
+    plain, parts = save_tiny_model(folder / "model"), []
+    models = {"pictures": save_tiny_vlm(str(folder / "vlm")), "tools": save_tiny_model(folder / "tools")}
+    tokenizer = AutoTokenizer.from_pretrained(models["tools"])
+    tokenizer.chat_template = WITH_TOOLS
+    tokenizer.save_pretrained(models["tools"])
     for number, (name, row) in enumerate(ROWS.items()):
         lines = []
         for stage in STAGES:
             own = folder / f"{number}-{stage}"
             try:
-                shown = cell(stage, row, model, own)
+                shown = cell(stage, name, models.get(name, plain), own)
             except UserError as error:
                 shown = [said(error, own)]
             lines += [f"{stage if place == 0 else '':<10}{text}" for place, text in enumerate(shown)]

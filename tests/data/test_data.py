@@ -187,7 +187,7 @@ def test_a_missing_column_is_answered_with_the_mapping(tmp_path):
     path = write_jsonl(tmp_path / "data.jsonl", [{"question": "1 + 1?", "solutions": "#### 2"}])
     message = refused(path, layout="demonstrations")
     assert "has no column `prompt`; it has question, solutions." in message
-    assert "column_mapping: {prompt: question}" in message
+    assert "column_mapping: {prompt: question, completion: solutions}" in message
     message = refused(path, column_mapping={"prompt": "question"})
     assert "has no column `completion`" in message and "{prompt: question, completion: solutions}" in message
     message = refused(path, column_mapping={"prompt": "qestion"})

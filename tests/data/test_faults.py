@@ -42,7 +42,10 @@ def test_rows_of_all_kinds_are_left_out_and_counted(recipe, tmp_path, caplog):
 def test_every_fault_is_found_at_once(recipe, tmp_path):
     rows = [GOOD, BAD[2], GOOD, BAD[2] | {"id": 1}, GOOD]
     path = recipe("sft", dataset_name=str(write_jsonl(tmp_path / "data.jsonl", rows)), test_split_size=None)
-    with pytest.raises(UserError, match=r"(?s)line 2: .*never closed.*1 more of 5 rows are faulty\.$"):
+    with pytest.raises(
+        UserError,
+        match=r"(?s)line 2: .*never closed.*1 more of 5 rows are faulty\.\n`on_bad_row: drop` leaves",
+    ):
         prepare(path, ["--eval_samples", "0", "--eval_strategy", "no"])
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from hpt_trl.errors import UserError
-from tests.data.layout_table import PAGE, ROWS, cell, page, said, table
+from tests.data.layout_table import PAGE, cell, page, said, table
 
 _HI = "<|im_start|>user⏎Hi<|im_end|>⏎<|im_start|>assistant⏎"
 _BRIEF = "<|im_start|>system⏎Be brief.<|im_end|>⏎"
@@ -29,20 +29,21 @@ _AND = "<|im_start|>user⏎And?<|im_end|>⏎<|im_start|>assistant⏎"
     ],
 )
 def test_what_is_trained(stage, layout, texts, tiny_model_path, tmp_path):
-    assert cell(stage, ROWS[layout], tiny_model_path, tmp_path / "cell") == texts
+    assert cell(stage, layout, tiny_model_path, tmp_path / "cell") == texts
 
 
 @pytest.mark.parametrize(
     "stage, layout, message",
     [
         ("dpo", "KTO", "which are unpaired"),
+        ("sft", "KTO, label false", "`label` is false"),
         ("pretrain", "alpaca", "from which this stage makes no documents"),
         ("hpt", "prompt alone", "has no column `completion`"),
     ],
 )
 def test_what_is_refused(stage, layout, message, tiny_model_path, tmp_path):
     with pytest.raises(UserError) as refused:
-        cell(stage, ROWS[layout], tiny_model_path, tmp_path / "cell")
+        cell(stage, layout, tiny_model_path, tmp_path / "cell")
     assert message in said(refused.value, tmp_path / "cell")
 
 

@@ -86,6 +86,17 @@ def test_entries_of_one_path_are_counted_apart(files):
     assert splits.counted.endswith(f" ({files['own']} (entry 1) 3, {files['own']} (entry 2) 5)")
 
 
+def test_a_row_that_one_entry_holds_out_and_another_trains_on(files, tmp_path):
+    own = {"path": files["own"], "split": "train[:30]", "test_split": "train[30:]"}
+    said = refused(own, {"path": files["own"], "split": "train[20:32]"})
+    assert "datasets, entry 1: 2 of its held-out rows are trained on by entry 2 (first " in said
+    assert "own.parquet (train[20:32]), row 31)" in said
+    assert len(entries(own, {"path": files["own"], "split": "train[20:30]"}, {"path": files["alpaca"]}).test) == 10
+    drawn = {"path": "arithmetic", "options": {"size": 4, "test_size": 2}}
+    assert "entry 1: 1 of its" in refused(drawn, {**drawn, "split": "test[:1]", "test_split": "train[:1]"})
+    assert len(entries(drawn, {**drawn, "options": {"size": 4, "test_size": 2, "seed": 1}, "split": "test"}).test) == 2
+
+
 def test_a_margin_of_some_comparisons_alone(tmp_path):
     pair = {"prompt": "p", "chosen": "a", "rejected": "b"}
     paths = [str(write_jsonl(tmp_path / f"{n}.jsonl", [pair | more])) for n, more in enumerate([{"margin": 0.5}, {}])]

@@ -7,7 +7,8 @@ from datasets import Dataset
 from hpt_trl import HybridPostConfig, HybridPostTrainer, ToolEnvironment, TurnEnvironments, UserError
 from hpt_trl.data.objects import with_column
 from hpt_trl.environments.protocol import Turn
-from hpt_trl.models.loading import load_tokenizer, resolve_model
+from hpt_trl.models.loading import load_tokenizer
+from hpt_trl.models.whole_models import resolve_model
 
 
 def add(first: int, second: int) -> int:

@@ -25,8 +25,11 @@ TEMPLATE = (
 
 @pytest.fixture(scope="session")
 def vlm_path(tmp_path_factory) -> str:
-    """A two-layer Idefics3 with two vision layers; 16 image tokens for an image of 32 x 32 pixels."""
-    folder = str(tmp_path_factory.mktemp("models") / "tiny-idefics3")
+    return save_tiny_vlm(str(tmp_path_factory.mktemp("models") / "tiny-idefics3"))
+
+
+def save_tiny_vlm(folder: str) -> str:
+    """Writes a two-layer Idefics3 with two vision layers; 16 image tokens for an image of 32 x 32 pixels."""
     tokenizer = build_tokenizer()
     special = ["<fake_token_around_image>", "<image>", "<global-img>", "<end_of_utterance>"]
     special += [f"<row_{i}_col_{j}>" for i in range(1, 3) for j in range(1, 3)]

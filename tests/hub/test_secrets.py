@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,17 +10,20 @@ import yaml
 from huggingface_hub import constants
 
 from hpt_trl import cli
+from hpt_trl.cli import process
 from hpt_trl.errors import Collector, UserError
 from hpt_trl.planning.check import check
 from hpt_trl.recipes.declared import declared_in_file
 from hpt_trl.recipes.resolving import read_recipe
 from hpt_trl.recipes.withheld import note_secrets
 from hpt_trl.runs.changes import changes_between
+from hpt_trl.runs.going_on import after_interrupt
 from hpt_trl.runs.locking import only_run
 from hpt_trl.runs.output_folder import resolved_recipe
 from hpt_trl.runs.resuming import note_of
+from hpt_trl.settings.file import read_recipe_file
 from hpt_trl.settings.masking import is_secret, is_secret_variable
-from hpt_trl.settings.secrets import take_secret_variables, take_token, take_token_of
+from hpt_trl.settings.secrets import handed_on, take_secret_variables, take_token, take_token_of, withheld
 from tests.helpers.hub import TOKEN
 from tests.helpers.processes import hpt_trl
 
@@ -165,6 +169,37 @@ def test_no_key_but_the_tokens_is_taken_for_a_secret():
     assert not changes_between(
         {"dataset_name": "http://a:b@h/x"}, {"dataset_name": "http://••••@h/x"}, {}, {}, lambda was, now: False
     )
+
+
+def test_no_secret_of_a_command_is_noted_by_a_tracker_or_in_the_results(recipe, tmp_path, monkeypatch, capfd):
+    """wandb notes the words of the process by itself."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    secret = "s3cretOfTheCommand"
+    words = ["--model_init_kwargs", json.dumps({"token": secret}), "--hub_token", TOKEN]
+    monkeypatch.setattr("sys.argv", ["hpt-trl", "run", recipe("sft", max_steps=1, report_to="wandb"), *words])
+    assert process.main() == 0
+    assert sys.argv[3:] == ["--model_init_kwargs", '{"token": ••••}', "--hub_token", "••••"]
+    kept = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert any(path.suffix == ".wandb" for path in kept)
+    assert not [path for path in kept if secret.encode() in path.read_bytes() or TOKEN.encode() in path.read_bytes()]
+    printed = capfd.readouterr()
+    assert secret not in printed.out + printed.err
+    assert secret not in after_interrupt(tmp_path, ["hpt-trl", "run", "a.yaml", *words[:2]])
+
+
+def test_a_stage_of_a_pipeline_gets_its_secrets_beside_its_recipe(tmp_path, monkeypatch):
+    values = {"seed": 1, "model_init_kwargs": {"token": "s3cret"}, "judge_model": LOGIN, "env": {"A": LOGIN, "B": "1"}}
+    written, kept = withheld(values)
+    assert written["env"] == {"B": "1"} and "s3cret" not in str(written) and "pass12345" not in str(written)
+    for name in ("stage.yaml", "other.yaml"):
+        (tmp_path / name).write_text(yaml.safe_dump(written))
+    for name, value in handed_on(tmp_path / "stage.yaml", kept).items():
+        monkeypatch.setenv(name, value)
+    read = read_recipe_file(tmp_path / "stage.yaml")
+    assert read.values == values and read.texts["judge_model"] == LOGIN
+    assert read_recipe_file(tmp_path / "other.yaml").values == written
+    assert handed_on(tmp_path, withheld({"seed": 1})[1]) == {}
 
 
 def test_a_login_of_the_data_is_in_no_file(recipe, tmp_path):

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 
 from hpt_trl.cli import main
 from hpt_trl.errors import UserError
-from hpt_trl.launching.accelerate import check_devices, check_file
+from hpt_trl.launching.accelerate import check_devices, check_file, launch
 from hpt_trl.launching.options import LaunchOptions, pipeline_words, split_launch_options
 from hpt_trl.recipes.profiles import Profile, find_profile, launched_profile, profiles_folder, read_profile
 from hpt_trl.recipes.resolving import read_recipe
@@ -438,3 +438,12 @@ def test_a_process_of_several_is_not_taken_apart(recipe, tmp_path):
 def test_a_process_of_several_ends_with_the_code_of_one(word, code):
     for count in "12":
         assert hpt_trl(word, WORLD_SIZE=count).returncode == code
+
+
+def test_a_profile_that_the_run_would_replace_is_refused(tmp_path):
+    (tmp_path / "sft").mkdir()
+    (tmp_path / "sft.yaml").write_text(yaml.safe_dump(KEYS | {"output_dir": str(tmp_path / "sft")}))
+    config = tmp_path / "sft" / "config.json"
+    config.write_text('{"distributed_type": "NO", "num_processes": 1, "use_cpu": true}')
+    with pytest.raises(UserError, match=r"--accelerate: .*config\.json lies in the `output_dir` of this run"):
+        launch("run", str(tmp_path / "sft.yaml"), ["--overwrite", "true"], LaunchOptions(accelerate=str(config)))

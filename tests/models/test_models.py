@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from hpt_trl.errors import UserError
 from hpt_trl.files import cache_folder
 from hpt_trl.models.built_in import BUILT_IN
-from hpt_trl.models.loading import check_architecture, load_config, load_tokenizer, model_exists, resolve_model
+from hpt_trl.models.loading import check_architecture, load_config, load_tokenizer, model_exists
+from hpt_trl.models.whole_models import resolve_model
 
 NAME = "smollm2-135m"
 
@@ -164,7 +165,7 @@ def test_the_built_in_model_answers():
 @pytest.mark.slow
 def test_two_processes_unpack_one_model(tmp_path):
     environment = os.environ | {"HPT_TRL_CACHE": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    code = f"from hpt_trl.models.loading import resolve_model; print(resolve_model('{NAME}'))"
+    code = f"from hpt_trl.models.whole_models import resolve_model; print(resolve_model('{NAME}'))"
     processes = [
         subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
         for _ in range(2)

@@ -9,7 +9,8 @@ from trl.chat_template_utils import is_chat_template_prefix_preserving, supports
 from hpt_trl.models.built_in import BUILT_IN
 from hpt_trl.models.digests import model_digest
 from hpt_trl.models.end_tokens import end_token_ids
-from hpt_trl.models.loading import load_config, load_tokenizer, model_exists, positions_of, resolve_model
+from hpt_trl.models.loading import load_config, load_tokenizer, model_exists, positions_of
+from hpt_trl.models.whole_models import resolve_model
 from tests.helpers.processes import hpt_trl
 from tests.helpers.qwen_vl import save_tiny_qwen_vl
 

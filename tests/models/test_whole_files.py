@@ -175,7 +175,7 @@ def test_adapter_and_base_are_read_by_whatever_loads_them(adapters, tmp_path, re
     read()
 
 
-def test_a_broken_reference_and_reranker_are_refused(tiny_model_path, tmp_path):
+def test_weights_that_are_no_numbers_are_refused_by_whatever_loads_them(tiny_model_path, tmp_path):
     folder = tmp_path / "foreign"
     shutil.copytree(tiny_model_path, folder)
     weights = load_file(folder / "model.safetensors")
@@ -187,6 +187,10 @@ def test_a_broken_reference_and_reranker_are_refused(tiny_model_path, tmp_path):
         load_reference(config, torch.device("cpu"))
     with pytest.raises(UserError, match=r"reranker: .*model\.norm\.weight are NaN"):
         QueryLikelihood(str(folder))
+    with pytest.raises(UserError, match=r"foreign: weights of norm\.weight are NaN"):
+        load_value_model(str(folder), trainable=False)
+    with pytest.raises(UserError, match=r"model\.norm\.weight are NaN"):
+        load_named(str(folder), torch.device("cpu"))
 
 
 def test_a_config_that_was_changed_by_hand_is_told_and_taken_as_it_stands(adapters, tmp_path, caplog):

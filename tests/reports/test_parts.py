@@ -94,6 +94,10 @@ def test_commands_and_texts_are_masked():
     assert masked_command("run a --hub_token x y --seed 3") == f"run a --hub_token {MASK} {MASK} --seed 3"
     assert masked_command("run a --hub-token=x 'b c'") == f"run a --hub-token={MASK} 'b c'"
     assert masked_command("run 'unclosed hf_0123456789") == f"run 'unclosed {MASK}"
+    inside = """run a --kwargs '{"token": "p\\"w", "a": {eos_token: x, password: p w}}' '--x={api_key: k}' {token: w}"""
+    left = masked_command(inside)
+    assert left.count(MASK) == 4 and "eos_token: x" in left
+    assert not any(word in left for word in ("p\\", "p w", "k}", "w}"))
     assert masked_text("no secrets: hf_1, risky-business") == "no secrets: hf_1, risky-business"
 
 

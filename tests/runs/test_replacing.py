@@ -12,6 +12,7 @@ import yaml
 from hpt_trl.cli import main
 from hpt_trl.errors import UserError
 from hpt_trl.runs import runner
+from hpt_trl.runs.inputs import refuse_inputs_inside
 from tests.helpers.killed import changes_of
 from tests.helpers.stage_runs import LORA, results, weights
 
@@ -57,6 +58,30 @@ def test_a_model_in_the_folder_is_not_trained_into_it(recipe, finished, tmp_path
             runner.run(path, words)
     (finished / "rows.jsonl").unlink()
     assert contents(finished) == before
+
+
+def test_what_links_lead_to_and_modules_in_the_folder_are_not_replaced(tmp_path, monkeypatch):
+    out, near = tmp_path / "out", tmp_path / "near"
+    for file in ("checkpoint-2/rows.jsonl", "checkpoint-2/config.json", "completions/own_rewards.py"):
+        (out / file).parent.mkdir(parents=True, exist_ok=True)
+        (out / file).write_text("")
+    near.mkdir()
+    (near / "config.json").symlink_to(out / "checkpoint-2" / "config.json")
+    (out / "model" / "sft").mkdir(parents=True)
+    (out / "model" / "sft" / "latest").symlink_to(out)
+    monkeypatch.chdir(out)
+    inside = {
+        "model_name_or_path": str(near),
+        "dataset_name": str(near),
+        "datasets": [{"path": str(out / "checkpoint-2" / "rows.jsonl")}],
+        "reward_funcs": ["completions.own_rewards.right"],
+    }
+    for key, value in inside.items():
+        with pytest.raises(UserError, match=rf"^{key}: .* lies in the `output_dir` of this run"):
+            refuse_inputs_inside({key: value, "output_dir": str(out)}, lambda key, said: UserError(f"{key}: {said}"))
+    # What a run has left in its own folder, below the model that it is trained from, is none.
+    own = {"model_name_or_path": str(out / "model"), "output_dir": str(out / "model" / "sft")}
+    refuse_inputs_inside(own, lambda key, said: UserError(f"{key}: {said}"))
 
 
 def test_a_start_that_fails_leaves_what_it_was_to_replace(recipe, finished, tmp_path, monkeypatch):

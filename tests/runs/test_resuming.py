@@ -78,6 +78,23 @@ def test_damaged_ones_are_set_aside_and_the_last_whole_one_goes_on(stopped, caps
     assert said.count(f": set aside in {folder}/damaged; going on from checkpoint-2.") == 2
     assert names(folder / "damaged") == ["checkpoint-4", "checkpoint-6"]
     assert names(folder) == ["checkpoint-2", "checkpoint-4", "checkpoint-6"] and weights(folder) == straight
+    # Nor does it leave what the run that was not stopped has not.
+    assert not (folder / "warnings.jsonl").exists()
+
+
+def test_an_evaluation_of_the_start_is_not_done_again(recipe, tmp_path):
+    evaluated = {"eval_on_start": True, "eval_strategy": "steps", "eval_steps": 2}
+    path, folder = recipe("sft", **SAVED, **evaluated, max_steps=4), tmp_path / "sft"
+    runner.run(path, [])
+
+    def logged() -> list[tuple[int, float | None]]:
+        lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+        return [(line["step"], line.get("eval_loss")) for line in lines]
+
+    straight = logged()
+    (folder / "results.json").unlink()
+    runner.run(path, ["--resume_from_checkpoint", str(folder / "checkpoint-2")])
+    assert logged() == straight and straight[0][1] is not None
 
 
 def test_one_that_is_named_and_damaged_is_refused(stopped):

@@ -7,13 +7,12 @@ from typing import Any
 from datasets import Dataset
 
 from hpt_trl.data.faults import Faults
-from hpt_trl.data.layouts import Layout
+from hpt_trl.data.layout_names import Layout
 from hpt_trl.data.objects import with_column
 from hpt_trl.data.reading.soundness import decoded_fault
 from hpt_trl.data.row_checks import iterate_rows
+from hpt_trl.data.usual_names import Names
 
-# Columns by which one part of a row goes.
-Names = tuple[str, ...]
 # Part of a row -> its value, resp. the column that holds it.
 Parts = dict[str, Any]
 Columns = dict[str, str]
@@ -68,6 +67,9 @@ class Form:
 class Found:
     """A form, and where a file has its parts.
 
+    Of the columns that it reads those of the parts in `form.kept` stay with the rows, as rewards read them; the others
+    are `gone` once the trainer's columns are made. `used` are all that nobody has to be told of as unread.
+
     Attributes:
         put: further columns whose texts were put into the prompts.
     """
@@ -120,13 +122,14 @@ def converted(
     if convert is None:
         return rows
     names = list(dict.fromkeys(columns.values()))
+    called = {part: faults.called(name) for part, name in columns.items()}
     made: list[Parts] = []
     for row, values in iterate_rows(rows, names):
         held = dict(zip(names, values, strict=True))
-        result = convert({part: held[name] for part, name in columns.items()}, columns)
+        result = convert({part: held[name] for part, name in columns.items()}, called)
         if not isinstance(result, str):
             # What was text in the file may have become objects.
-            checked = (decoded_fault(columns.get("conversation", target), value) for target, value in result.items())
+            checked = (decoded_fault(called.get("conversation", target), value) for target, value in result.items())
             result = next((fault for fault in checked if fault), result)
         if isinstance(result, str):
             faults.add(row, result)

@@ -2,13 +2,10 @@
 
 from typing import Any
 
-from hpt_trl.data.forms.form import Columns, Form, Names, Parts
-from hpt_trl.data.forms.messages import is_conversation
-from hpt_trl.data.layouts import Layout
-
-QUESTIONS: Names = ("prompt", "question", "problem", "instruction", "query", "inputs", "input")
-# `answer` is the last: beside a solution it is the result alone.
-ANSWERS: Names = ("completion", "solution", "response", "output", "target", "targets", "demonstration")
+from hpt_trl.data.forms.form import Columns, Form, Parts
+from hpt_trl.data.forms.messages import decoded, is_conversation
+from hpt_trl.data.layout_names import Layout
+from hpt_trl.data.usual_names import ANSWERS, QUESTIONS, Names
 
 
 def alpaca(layout: Layout) -> Form:
@@ -100,6 +97,7 @@ _KEPT: dict[Layout, Names] = {"demonstrations": (), "prompts": ("answer",)}
 def _history(history: Any) -> list[dict[str, str]] | str:
     """Earlier turns, each a pair of what the user and the assistant said."""
     turns = []
+    history = decoded(history)
     if not isinstance(history, list | None):
         return f"`history` is {history!r:.60}; write a list of [what the user said, what the assistant said]."
     for place, pair in enumerate(history or [], 1):

@@ -1,10 +1,9 @@
-"""Messages as files have them: OpenAI's keys or ShareGPT's, other names of the roles, stored as text."""
+"""Messages as files have them: OpenAI's keys or ShareGPT's, other names of keys and roles, stored as text."""
 
 import ast
 from typing import Any
 
 from datasets import Dataset
-from trl import maybe_convert_to_chatml
 
 from hpt_trl.data.faults import Faults
 from hpt_trl.data.objects import with_column
@@ -12,6 +11,8 @@ from hpt_trl.data.reading.soundness import decoded_fault
 from hpt_trl.data.row_checks import ROLES, iterate_rows
 from hpt_trl.files import parsed_json
 
+# The key that chat templates know -> those by which files have the same.
+_KEYS = {"role": ("from",), "content": ("value", "text")}
 # ShareGPT, Vicuna, OpenAssistant, LLaMA-Factory and their like -> the roles that chat templates know.
 _ROLES = {
     **dict.fromkeys(("human", "prompter", "usr"), "user"),
@@ -21,12 +22,20 @@ _ROLES = {
 }
 # A turn of the assistant whose text is a call, or a list of calls, as JSON.
 _CALLS = ("function_call", "tool_call")
+# Where a message has its calls.
+_CALL_KEYS = {"tool_calls", "function_call"}
 
 
 def is_conversation(value: Any) -> bool:
-    """Whether a value holds messages, of OpenAI's keys or ShareGPT's, also as text."""
+    """Whether a value holds messages, of OpenAI's keys or ShareGPT's or of both, also as text."""
     message = _first_message(value)
-    return message is not None and ({"role", "content"} <= message.keys() or {"from", "value"} <= message.keys())
+    if message is None:
+        return False
+    if {"role", "content"} <= message.keys() or {"from", "value"} <= message.keys():
+        return True
+    # Other keys may mean something else, unless the role is one.
+    renamed = _renamed(message)
+    return "content" in renamed and (_role(renamed.get("role")) in ROLES or renamed.get("role") in _CALLS)
 
 
 def is_sharegpt(value: Any) -> bool:
@@ -47,16 +56,11 @@ def as_messages(value: Any) -> Any:
         The messages, the value itself where nothing is to be done; other values as they are, which the checks of rows
         name.
     """
-    messages = decoded(value)
-    if isinstance(messages, dict):
-        messages = [messages]
+    messages = _listed(decoded(value))
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         return messages
-    if all("from" not in message and _role(message.get("role")) == message.get("role") for message in messages):
-        return messages
-    # TRL's converter changes the messages that it is given.
-    renamed = maybe_convert_to_chatml({"messages": [dict(message) for message in messages]})["messages"]
-    return [_with_calls(message) for message in renamed]
+    changed = [_with_calls(_renamed(message)) for message in messages]
+    return messages if changed == messages else changed
 
 
 def decoded(value: Any) -> Any:
@@ -94,15 +98,16 @@ def with_messages(dataset: Dataset, column: str, faults: Faults) -> Dataset:
         return dataset
     first = next(value for value in values if value is not None)
     texts = isinstance(first, str) and not is_conversation(first)
+    called = faults.called(column)
     changed = []
     for row, value, otherwise in zip(rows, values, stored, strict=True):
         messages = as_messages(value)
         fault = None
         if otherwise if texts else not isinstance(messages, list | None):
             wanted = "a text" if texts else "a list of messages"
-            fault = f"`{column}` is {messages!r:.60}; write {wanted}, as in the first row."
+            fault = f"`{called}` is {messages!r:.60}; write {wanted}, as in the first row."
         elif otherwise:
-            fault = decoded_fault(column, messages)
+            fault = decoded_fault(called, messages)
         if fault:
             faults.add(row, fault)
         changed.append(None if fault else value if texts else messages)
@@ -134,9 +139,19 @@ def lost_prompt(messages: Any, prompt: Any, where: str) -> str | None:
 
 
 def _first_message(value: Any) -> dict[str, Any] | None:
-    value = decoded(value)
+    value = _listed(decoded(value))
     value = value[0] if isinstance(value, list) and value else value
     return value if isinstance(value, dict) else None
+
+
+def _listed(value: Any) -> Any:
+    """Messages as a list: of one alone, and of an object that has a list for each key, as some tables store them."""
+    if not isinstance(value, dict):
+        return value
+    columns = list(value.values())
+    if not columns or not all(isinstance(column, list) and len(column) == len(columns[0]) for column in columns):
+        return [value]
+    return [dict(zip(value, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def _role(role: Any) -> Any:
@@ -146,16 +161,30 @@ def _role(role: Any) -> Any:
     return plain if plain in ROLES else _ROLES.get(plain, role)
 
 
+def _renamed(message: dict[str, Any]) -> dict[str, Any]:
+    """A message with the keys that chat templates know."""
+    for known, others in _KEYS.items():
+        name = next((name for name in others if message.get(name) is not None), None)
+        # A message of calls alone has no text.
+        missing = message.get(known) is None and not (known == "content" and _CALL_KEYS & message.keys())
+        if name is not None and missing:
+            message = {known if key == name else key: value for key, value in message.items() if key != known}
+    return message
+
+
 def _with_calls(message: dict[str, Any]) -> dict[str, Any]:
+    """A message whose calls are `tool_calls`; they may be its text, or OpenAI's older `function_call`."""
     role, content = message.get("role"), message.get("content")
-    if role not in _CALLS:
-        return message | {"role": _role(role)}
-    calls = decoded(content)
+    legacy = message.get("function_call")
+    if role not in _CALLS and (not legacy or message.get("tool_calls")):
+        return message | {"role": _role(role)} if "role" in message else message
+    calls = legacy if role not in _CALLS else decoded(content)
     calls = calls if isinstance(calls, list) else [calls]
     if not calls or not all(isinstance(call, dict) and isinstance(call.get("name"), str) for call in calls):
         return message
     functions = [
         {"type": "function", "function": {**call, "arguments": decoded(call.get("arguments", {}))}} for call in calls
     ]
-    kept = {key: inner for key, inner in message.items() if key not in ("role", "content")}
-    return {"role": "assistant", "content": "", **kept, "tool_calls": functions}
+    kept = {key: inner for key, inner in message.items() if key not in ("role", "content", "function_call")}
+    said = content or "" if role not in _CALLS else ""
+    return {"role": "assistant", "content": said, **kept, "tool_calls": functions}

@@ -34,7 +34,7 @@ def with_pictures(rows: Dataset, faults: Faults) -> Dataset:
             held = value if isinstance(value, list) else [] if value is None else [value]
             found = [_read(one, _folder(faults.source, row)) for one in held]
             if fault := next((one for one in found if isinstance(one, str)), None):
-                faults.add(row, f"{fault} Column `{name}`.")
+                faults.add(row, f"{fault} Column `{faults.called(name)}`.")
                 found = []
             read.append(found)
         alone = not isinstance(first, list)

@@ -9,15 +9,15 @@ from datasets import Dataset
 from trl import extract_prompt
 
 from hpt_trl.data.forms.form import Columns, Form, Parts
-from hpt_trl.data.forms.instructions import ANSWERS, QUESTIONS
 from hpt_trl.data.forms.messages import as_messages, is_conversation, lost_prompt
+from hpt_trl.data.prompt_parts import GOOD
 from hpt_trl.data.row_checks import conversation_fault, iterate_rows
+from hpt_trl.data.usual_names import ANSWERS, CHOSEN, QUESTIONS, REJECTED
 
-_PAIR = {"chosen": ("chosen",), "rejected": ("rejected",)}
+_PAIR = {"chosen": CHOSEN, "rejected": REJECTED}
 # A turn of Anthropic's dialogues; what a speaker says may hold line breaks.
 _SPEAKER = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):[ \t]*")
 _SPEAKERS = {"Human": "user", "Assistant": "assistant"}
-_GOOD = ("true", "1", "1.0")
 
 
 def _convert_whole(parts: Parts, columns: Columns) -> Parts | str:
@@ -60,12 +60,12 @@ def _convert_dialogues(parts: Parts, columns: Columns) -> Parts | str:
     for side in _PAIR:
         text = parts[side]
         if not isinstance(text, str):
-            return f"`{side}` is {text!r:.60}; write a dialogue of turns that begin with `Human:` and `Assistant:`."
+            return f"`{columns[side]}` is {text!r:.60}; write a dialogue of turns of `Human:` and `Assistant:`."
         before, spoken = _spoken(text)
         if before or len(spoken) < 2 or spoken[-1]["role"] != "assistant" or not spoken[-1]["content"]:
             return (
-                f"`{side}` must be a dialogue that begins with `Human:` and ends with an answer of `Assistant:`; it "
-                f"reads {_ends(text)}."
+                f"`{columns[side]}` must be a dialogue that begins with `Human:` and ends with an answer of "
+                f"`Assistant:`; it reads {_ends(text)}."
             )
         pair[side] = spoken
     return _parted(pair)
@@ -115,7 +115,7 @@ ORCA = Form(
     "orca",
     "comparisons",
     "a question and two answers, as of orca's pairs (question → prompt)",
-    {"question": QUESTIONS[1:], **_PAIR},
+    {"question": (*QUESTIONS[1:], QUESTIONS[0]), **_PAIR},
     _convert_asked,
     looks=lambda first: not _is_whole(first),
 )
@@ -137,7 +137,8 @@ LLAMA_FACTORY = Form(
     _convert_continued,
     looks=lambda first: (
         is_conversation(first["conversation"])
-        and all(is_conversation(first[side]) and not _is_whole(first) for side in _PAIR)
+        and all(is_conversation(first[side]) for side in _PAIR)
+        and not _is_whole(first)
     ),
 )
 
@@ -153,7 +154,7 @@ def said_of_judgements(rows: Dataset, columns: list[str]) -> str | None:
     for _, (prompt, label) in iterate_rows(rows, [asked, "label"]):
         if asked != "prompt" and isinstance(prompt, list):
             prompt = prompt[:-1]
-        labels[repr(prompt)].add(str(label).strip().lower() in _GOOD)
+        labels[repr(prompt)].add(str(label).strip().lower() in GOOD)
     both = sum(len(marks) == 2 for marks in labels.values())
     return (
         "The rows are judgements of single answers (KTO: prompt, completion, label), which are unpaired; this stage "

@@ -16,6 +16,8 @@ from hpt_trl.files import parsed_json
 
 # Names under which the list of rows stands, whatever is in it.
 _USUAL = ("data", "examples", "rows", "train")
+# Names of splits, as `datasets` takes them.
+_SPLITS = frozenset(("train", "validation", "valid", "val", "dev", "eval", "test"))
 # Columns beside which a list of objects is one of the row (`tools`, `images`).
 _OF_ROWS = frozenset(("prompt", "completion", "text", "chosen", "rejected", "question", "instruction"))
 
@@ -61,6 +63,12 @@ def _listed(value: dict[str, Any], path: Path) -> list[Any] | None:
     firsts = [items[0] for items in found.values() if items and isinstance(items[0], dict)]
     if not found or any(not first.keys().isdisjoint({"role", "from"}) for first in firsts):
         return None
+    if len(found) > 1 and found.keys() <= _SPLITS:
+        names = ", ".join(f"{name}.jsonl" for name in found)
+        raise UserError(
+            f"dataset_name: {path} holds several splits ({', '.join(found)}). Write each into a file of its own in one "
+            f"folder ({names}) and name the folder, or name the file that is trained on."
+        )
     if len(found) > 1:
         raise UserError(
             f"dataset_name: {path} holds several lists of objects ({', '.join(list(found)[:8])}); write each into a "

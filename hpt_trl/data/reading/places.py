@@ -53,6 +53,11 @@ class Source(str):
         place = bisect_left([piece.before for piece in self.pieces], row) - 1
         return self.pieces[place] if self.pieces else None
 
+    def origin(self, row: int) -> tuple[str, int]:
+        """The file or split of a row, and its number there, by which it is known from any slice."""
+        piece = self.piece_of(row)
+        return (str(self), row) if piece is None else (str(piece.path or piece.name), row - piece.before)
+
     def place(self, row: int) -> str:
         """Name a row: `data.jsonl, line 3`, `openai/gsm8k (train), row 3`; of several files by its own alone."""
         piece = self.piece_of(row)

@@ -20,8 +20,8 @@ from trl.trainer.utils import add_fused_lm_head
 
 from hpt_trl.data.solution_pairs import length_bin
 from hpt_trl.evaluation.intervals import wilson
-from hpt_trl.models.loading import whole_model
 from hpt_trl.models.sharded_weights import spare_from_gathering, whole_weights
+from hpt_trl.models.whole_models import load_whole
 from hpt_trl.token_scores.kinds import REFERENCE_NLL
 from hpt_trl.token_scores.reference_scores import reference_nll
 from hpt_trl.token_scores.scoring import Scorer
@@ -135,7 +135,7 @@ def language_model(name: str, device: torch.device, **loading: Any) -> Scorer:
 
     def load() -> torch.nn.Module:
         with whole_weights():
-            model: Any = AutoModelForCausalLM.from_pretrained(whole_model(name), **loading)
+            model: Any = load_whole(AutoModelForCausalLM.from_pretrained, name, **loading)
         add_fused_lm_head(model)
         spare_from_gathering(model)
         return model.to(device).eval().requires_grad_(False)

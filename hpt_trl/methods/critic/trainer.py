@@ -30,8 +30,8 @@ from hpt_trl.methods.signatures import takes_arguments_of
 from hpt_trl.models.adapters import keep_adapter_type
 from hpt_trl.models.fsdp2 import mend_fsdp2
 from hpt_trl.models.learning_rates import give_learning_rate, refuse_ready_optimizer
-from hpt_trl.models.loading import whole_model
 from hpt_trl.models.value_model import HeadSettings, ValueModel, new_value_model, split_state
+from hpt_trl.models.whole_models import resolve_model
 
 SIDES = ("chosen", "rejected")
 
@@ -114,7 +114,7 @@ class ValueTrainer(ScoringRewardTrainer, _Objective):
         if kwargs.get("processing_class") is None:
             given = cast(dict[str, Any], args.model_init_kwargs or {})
             kwargs["processing_class"] = AutoTokenizer.from_pretrained(
-                whole_model(self.trunk_name),
+                resolve_model(self.trunk_name),
                 revision=given.get("revision"),
                 trust_remote_code=given.get("trust_remote_code", args.trust_remote_code),
             )

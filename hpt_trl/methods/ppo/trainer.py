@@ -40,7 +40,7 @@ from hpt_trl.methods.ppo.estimator import (
 from hpt_trl.methods.signatures import takes_arguments_of
 from hpt_trl.models.adapters import hidden_adapter
 from hpt_trl.rollouts.reference import add_frozen_adapter, frozen_copy, prepared
-from hpt_trl.rollouts.rows import Forward, Row, collate, deal, loss_mask, unpad
+from hpt_trl.rollouts.rows import Forward, Row, collate, deal, deal_evenly, loss_mask, unpad, unpad_shortened
 from hpt_trl.rollouts.trainer import RolloutTrainer
 
 _CONTROLLER_FILE = "kl_controller.json"
@@ -195,7 +195,7 @@ class PPOTrainer(RolloutTrainer):
     @torch.no_grad()
     def _score_rollouts(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor | None]:
         """Old log-probabilities, values and the reference's log-probabilities, each (rollouts, completion tokens)."""
-        rows, width = unpad(batch), batch["completion_ids"].size(1)
+        rows, width = self._rows(batch), batch["completion_ids"].size(1)
         slots = deal([len(row) for row in rows], max(1, len(rows) // self.args.per_device_train_batch_size))
         forwards = [(slot, self._forward_of([rows[i] for i in slot])) for slot in slots]
         zeros = torch.zeros(batch["completion_ids"].shape, device=batch["completion_ids"].device)
@@ -218,6 +218,11 @@ class PPOTrainer(RolloutTrainer):
                         )
                         ref_logps[slot] = forward.completions(logps, slice(None), width)
         return old_logps, values, ref_logps
+
+    def _rows(self, batch: dict[str, Any]) -> list[Row]:
+        """The rows of a batch; of those without a token that has a loss nothing is used, and little is read."""
+        # A load-balancing loss acts on every row.
+        return unpad(batch) if self.aux_loss_enabled else unpad_shortened(batch)
 
     def _forward_of(self, rows: list[Row]) -> Forward:
         return Forward.of(rows, self._tokenizer.pad_token_id, self.pad_to_multiple_of)
@@ -292,9 +297,9 @@ class PPOTrainer(RolloutTrainer):
         trimmed = []
         for first in range(0, len(buffers), per_step):
             window = buffers[first : first + per_step]
-            rows = [row for buffer in window for row in unpad(buffer)]
-            for slot, buffer in zip(deal([len(row) for row in rows], per_step), window, strict=True):
-                batch = collate([rows[i] for i in slot], self._tokenizer.pad_token_id, self.pad_to_multiple_of)
+            rows = [row for buffer in window for row in self._rows(buffer)]
+            for slot, buffer in zip(deal_evenly(rows, per_step), window, strict=True):
+                batch = collate(slot, self._tokenizer.pad_token_id, self.pad_to_multiple_of)
                 trimmed.append(batch | {"num_items_in_batch": buffer["num_items_in_batch"]})
         return trimmed
 

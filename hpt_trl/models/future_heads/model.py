@@ -10,7 +10,7 @@ from hpt_trl.models.future_heads.decoding import HeadCandidates, Speculation
 from hpt_trl.models.future_heads.heads import FutureHeads
 from hpt_trl.models.future_heads.storage import folder_with_heads, heads_in, load_heads, read_config, save_heads
 from hpt_trl.models.future_heads.trunk import parts_of, watched
-from hpt_trl.models.whole_files import refuse_damaged_model
+from hpt_trl.models.whole_models import load_whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -89,25 +89,22 @@ def load_with_future_heads(folder: str | Path, *, revision: str | None = None, *
         UserError: no model or no heads there, or heads of another model.
     """
     from huggingface_hub import snapshot_download
-    from peft import PeftConfig, PeftModel
+    from peft import PeftConfig
     from transformers import AutoModelForCausalLM
 
     if folder_with_heads(str(folder), revision=revision) != str(folder):
         folder = snapshot_download(str(folder), revision=revision)
     check_model_folder(str(folder), adapters=True)
     read_config(folder)
-    refuse_damaged_model(folder)
+    loader = AutoModelForCausalLM.from_pretrained
     if is_adapter(str(folder)):
         adapter = PeftConfig.from_pretrained(str(folder))
-        refuse_damaged_model(str(adapter.base_model_name_or_path))
-        base = AutoModelForCausalLM.from_pretrained(
-            str(adapter.base_model_name_or_path), revision=adapter.revision, **kwargs
-        )
-        adapted: Any = PeftModel.from_pretrained(base, str(folder))
+        base = str(adapter.base_model_name_or_path)
+        adapted = load_whole(loader, base, adapter=str(folder), revision=adapter.revision, **kwargs)
         # After the adapter, which would be put into the heads as well.
         attach(adapted.get_base_model(), load_heads(adapted.get_base_model(), folder))
         return adapted
-    model = AutoModelForCausalLM.from_pretrained(folder, **kwargs)
+    model = load_whole(loader, str(folder), **kwargs)
     attach(model, load_heads(model, folder))
     return model
 

@@ -46,6 +46,37 @@ ASKED = [*USER, *SAID, *chat("user", "And?\nReally?")]
             USER,
             SAID,
         ),
+        ("messages", {"messages": [{"role": m["role"], "value": m["content"]} for m in LONG]}, LONG[:3], MORE),
+        ("messages", {"messages": [{"from": m["role"], "content": m["content"]} for m in LONG]}, LONG[:3], MORE),
+        ("messages", {"messages": [{"role": m["role"], "text": m["content"]} for m in LONG]}, LONG[:3], MORE),
+        (
+            "messages",
+            {
+                "messages": [
+                    *USER,
+                    {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": '{"x": 1}'}},
+                    {"role": "function", "name": "f", "content": "3"},
+                    *SAID,
+                ]
+            },
+            [
+                *USER,
+                {
+                    "role": "assistant",
+                    "content": "",
+                    "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}],
+                },
+                {"role": "tool", "name": "f", "content": "3"},
+            ],
+            SAID,
+        ),
+        (
+            "capybara",
+            {"conversation": [{"input": "Hi", "output": "Hello."}, {"input": "And?", "output": "More."}]},
+            LONG[:3],
+            MORE,
+        ),
+        ("lima", {"conversations": ["Hi", "Hello.", "And?", "More."], "source": "x"}, LONG[:3], MORE),
         ("sharegpt", sharegpt(*HI), LONG[:3], MORE),
         ("sharegpt", {"messages": sharegpt(*HI)["conversations"]}, LONG[:3], MORE),
         ("sharegpt", {"conversations": json.dumps(sharegpt(*HI)["conversations"])}, LONG[:3], MORE),
@@ -76,6 +107,12 @@ ASKED = [*USER, *SAID, *chat("user", "And?\nReally?")]
             [*chat("system", "Be brief."), *USER, *SAID, *chat("user", "Add.\n\n1 2")],
             chat("assistant", "3"),
         ),
+        (
+            "alpaca",
+            {"instruction": "And?", "output": "More.", "history": '[["Hi", "Hello."]]'},
+            LONG[:3],
+            MORE,
+        ),
         ("dolly", {"instruction": "When?", "context": "In May.", "response": "May"}, "When?\n\nIn May.", "May"),
         ("question-answer", {"question": "1 + 1?", "answer": "It is 2."}, "1 + 1?", "It is 2."),
         ("question-answer", {"problem": "1 + 1?", "solution": "So 2.", "answer": "2"}, "1 + 1?", "So 2."),
@@ -98,6 +135,11 @@ ASKED = [*USER, *SAID, *chat("user", "And?\nReally?")]
         ("question-answer", {"prompt": "The one.", "instruction": "i", "output": "o"}, "The one.", "o"),
         ("messages", {"messages": LONG, "input": "meta.txt"}, LONG[:3], MORE),
         ("sharegpt", sharegpt(*HI, input="meta.txt"), LONG[:3], MORE),
+        ("question-answer", {"Question": "1 + 1?", "Response": "2", "Level": "easy"}, "1 + 1?", "2"),
+        ("alpaca", {"Instruction": "Add.", "Input": "1 2", "OUTPUT": "3"}, "Add.\n\n1 2", "3"),
+        ("alpaca", {"instruction": "Add.", "Input": "1 2", "output": "3"}, "Add.\n\n1 2", "3"),
+        ("messages", {"messages": {key: [m[key] for m in LONG] for key in ("role", "content")}}, LONG[:3], MORE),
+        ("messages", {"Messages": LONG}, LONG[:3], MORE),
         ("demonstrations", {"prompt": json.dumps(USER), "completion": json.dumps(SAID)}, USER, SAID),
         ("demonstrations", {"prompt": "[1, 2] is a list?", "completion": "Yes."}, "[1, 2] is a list?", "Yes."),
     ],
@@ -108,7 +150,7 @@ def test_demonstrations(tmp_path, form, row, prompt, completion):
         splits = load(path, layout=("demonstrations", "documents"), dataset_layout=named)
         assert (splits.form, splits.layout) == (form, "demonstrations")
         assert splits.train["prompt"][:] == [prompt] * 2 and splits.train["completion"][:] == [completion] * 2
-    whole = form in ("messages", "sharegpt", "ultrachat")
+    whole = form in ("messages", "sharegpt", "ultrachat", "capybara", "lima")
     assert splits.train.to_dict().get("whole_conversation", [False])[0] is whole
 
 
@@ -124,6 +166,9 @@ def test_demonstrations(tmp_path, form, row, prompt, completion):
             chat("assistant", "Be it so."),
             [*chat("system", "Be brief."), *USER],
         ),
+        ("orca", {"instruction": "Hi", "chosen_response": "Hello.", "rejected_response": "No."}, "Hello.", "No.", "Hi"),
+        ("orca", {"prompt": "Hi", "chosen_response": "Hello.", "rejected_response": "No."}, "Hello.", "No.", "Hi"),
+        ("comparisons", {"Prompt": "Hi", "Chosen": "Hello.", "Rejected": "No."}, "Hello.", "No.", "Hi"),
         (
             "hh-rlhf",
             {"chosen": f"{HUMAN} The one.", "rejected": f"{HUMAN} The other."},
@@ -241,7 +286,7 @@ def test_a_table_gives_messages_keys_that_are_null(tmp_path):
             {},
             "column_mapping: {completion: response}",
         ),
-        ({"question": "a", "chosen": "b"}, ("comparisons",), {}, "Nearly of the form orca, without `rejected`."),
+        ({"question": "a", "chosen": "b"}, ("comparisons",), {}, "Nearly of the form orca, without `rejected`"),
         (
             {"question": "a", "chosen": "b", "rejected": "c"},
             ("demonstrations",),
@@ -303,6 +348,70 @@ def test_a_table_gives_messages_keys_that_are_null(tmp_path):
 )
 def test_what_is_no_form_is_refused(tmp_path, row, layouts, keys, said):
     assert said in refused(write_jsonl(tmp_path / "data.jsonl", [row]), layout=layouts, **keys)
+
+
+@pytest.mark.parametrize(
+    "row, layouts, said",
+    [
+        ({"question": "a", "answer": None}, ("demonstrations",), "the demonstration (`answer`) is missing"),
+        ({"Question": None, "Answer": "b"}, ("demonstrations",), "`Question` is missing (None)"),
+        ({"query": " ", "output": "b"}, ("demonstrations",), "`query` is empty"),
+        (
+            {"question": "a", "chosen_response": "b", "rejected_response": "b"},
+            ("comparisons",),
+            "`rejected_response` are",
+        ),
+        ({"question": "", "chosen": "b", "rejected": "c"}, ("comparisons",), "`question` is empty"),
+        ({"Question": "a", "Response": "b", "Label": 0}, ("demonstrations",), "{source_Label: Label}"),
+        ({"Conversations": LONG[:3]}, ("demonstrations",), "`Conversations` must hold a prompt and end"),
+    ],
+)
+def test_a_faulty_row_is_named_by_the_column_of_its_file(tmp_path, row, layouts, said):
+    good = {"question": "x", "query": "x", "answer": "y", "chosen": "y", "Question": "x", "Answer": "y"}
+    rows = [{name: good.get(name, value) for name, value in row.items()}, row]
+    assert said in refused(write_jsonl(tmp_path / "data.jsonl", rows), layout=layouts)
+    mapped = write_jsonl(tmp_path / "mapped.jsonl", [{"q": "x", "body": {"a": "y"}}, {"q": "x", "body": {"a": ""}}])
+    message = refused(mapped, layout="demonstrations", column_mapping={"prompt": "q", "completion": "body.a"})
+    assert "line 2: the demonstration (`body.a`) is empty" in message
+
+
+@pytest.mark.parametrize(
+    "row, layouts, said",
+    [
+        ({"problem": "a", "generated_solution": "b"}, ("demonstrations",), "{prompt: problem, completion: generated_"),
+        (
+            {"prompt": "a", "canonical_solution": "b", "rots": 1},
+            ("demonstrations",),
+            "{completion: canonical_solution}",
+        ),
+        ({"context": "a", "response": "b", "rots": ["c"]}, ("demonstrations",), "{prompt: <column>, completion: resp"),
+        ({"question": "a", "response_j": "b", "response_k": "c"}, ("comparisons",), "{chosen: response_j, rejected: r"),
+        ({"question": "a", "response_j": "b", "response_k": "c"}, ("demonstrations",), "n, completion: <column>}"),
+        ({"prompt": "a", "response_0": "b", "response_1": "c"}, ("comparisons",), "another column says which it is"),
+        ({"chat": "USER: a\nASSISTANT: b"}, ("demonstrations",), "`chat` holds 'USER: a\\nASSISTANT: b', which is no"),
+        ({"dialog": ["a", "b", "c"]}, ("demonstrations",), "which is no conversation that is read"),
+        ({"messages": [{"speaker": "a", "text": "b"}]}, ("prompts",), "which is no conversation that is read"),
+        (
+            {"conversation": [{"input": "a", "output": "b", "tone": "c"}]},
+            ("demonstrations",),
+            "which is no conversation",
+        ),
+        ({"conversations": ["a", "b"], "prompt": "c"}, ("demonstrations",), "write `dataset_layout: lima`"),
+        ({"prompt": "a", "question": "b", "chosen": "c"}, ("comparisons",), "{rejected: <column>}"),
+        ({"messages": [{"role": "Anna", "text": "b"}]}, ("prompts",), "which is no conversation that is read"),
+        ({"Question": "a", "question": "b", "Response": "c"}, ("demonstrations",), "completion: Response}"),
+    ],
+)
+def test_what_to_write_is_said(tmp_path, row, layouts, said):
+    assert said in refused(write_jsonl(tmp_path / "data.jsonl", [row]), layout=layouts)
+
+
+def test_names_that_somebody_writes_keep_their_capitals(tmp_path):
+    path = write_jsonl(tmp_path / "data.jsonl", [{"Question": "a", "Response": "b", "Level": 1}])
+    template = "{Question}\n({Level})"
+    assert "has no column" in refused(path, layout="demonstrations", prompt_template=template + "{prompt}")
+    made = load(path, layout="demonstrations", column_mapping={"prompt": "Question", "Hard": "Level"}).train
+    assert (made[0]["completion"], made[0]["Hard"]) == ("b", 1)
 
 
 def test_judgements_are_counted(tmp_path):
@@ -368,7 +477,7 @@ def test_faulty_rows_are_told_together(tmp_path):
     rows = [sharegpt(*HI), sharegpt(*HI[:3]), sharegpt(("human", ""), ("gpt", "x")), *[sharegpt(*HI[:1])] * 9]
     message = refused(write_jsonl(tmp_path / "data.jsonl", rows), layout="demonstrations")
     assert "line 2: `conversations` must hold" in message and "line 3: `conversations`, message 1 (user)" in message
-    assert message.endswith("9 more of 12 rows are faulty.")
+    assert message.endswith("9 more of 12 rows are faulty.\n`on_bad_row: drop` leaves faulty rows out.")
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,8 @@ def test_an_object_that_is_a_row_or_has_two_lists(tmp_path):
     assert load(path).train["completion"][:] == ["b"]
     path.write_text(json.dumps({"easy": ROWS, "hard": ROWS}))
     assert "holds several lists of objects (easy, hard)" in refused(path)
+    path.write_text(json.dumps({"train": ROWS, "test": ROWS[:1]}))
+    assert "holds several splits (train, test)" in refused(path) and "(train.jsonl, test.jsonl)" in refused(path)
 
 
 # Several files

@@ -19,6 +19,7 @@ from transformers import (
 from hpt_trl import PPOConfig, PPOTrainer, UserError
 from hpt_trl.models.folders import VALUE_HEAD_FILE
 from hpt_trl.models.merging import merge_adapter
+from hpt_trl.rollouts.rows import unpad
 from tests.helpers.processes import launch
 from tests.helpers.rollouts import (
     MIXED,
@@ -363,6 +364,45 @@ def test_a_rollout_without_a_score_teaches_nothing(tiny_model_path, tmp_path):
         **PPO,
     )
     assert [line["grad_norm"] for line in none.state.log_history if "grad_norm" in line] == [0, 0]
+
+
+class CountingPPO(FixedPPO):
+    """Notes how many positions its forward passes have."""
+
+    def _forward_of(self, rows):
+        forward = super()._forward_of(rows)
+        self.positions = getattr(self, "positions", 0) + forward.arguments["input_ids"].numel()
+        return forward
+
+
+class WholePPO(CountingPPO):
+    """Reads every row whole."""
+
+    def _rows(self, batch):
+        return unpad(batch)
+
+
+@pytest.mark.parametrize("loss_type", ["dapo", "grpo"])
+def test_rows_without_a_loss_are_hardly_read_and_change_nothing(tiny_model_path, tmp_path, loss_type):
+    """Cut ones that are masked, and those without a score."""
+
+    def some(completion_ids, kind, **_):
+        return [None if k == "fail" else float(sum(ids) % 2) for ids, k in zip(completion_ids, kind, strict=True)]
+
+    # Members 0 and 3 of a group are cut.
+    settings = PPO | {"num_generations": 4, "kinds": ["mixed", "fail"], "reward": some, "loss_type": loss_type}
+    settings |= {"mask_truncated_completions": True, "num_iterations": 2, "max_steps": 2}
+    settings |= {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}
+    short, whole = (
+        train(kind, tiny_model_path, tmp_path / kind.__name__, **settings) for kind in (CountingPPO, WholePPO)
+    )
+    assert_same_update(weights(short), weights(whole), start_weights(tiny_model_path) | zero_head(short), 1e-5)
+    for name in ("loss", "grad_norm", "ppo/kl", "ppo/value_loss", "ppo/returns_mean", "entropy"):
+        pairs = [[line[name] for line in one.state.log_history if name in line] for one in (short, whole)]
+        # The entropy is a mean over micro-batches, whichever rows they have.
+        tolerance = {"rel": 0.02} if name == "entropy" else {"rel": 1e-5, "abs": 1e-7}
+        assert pairs[0] == pytest.approx(pairs[1], **tolerance), name
+    assert short.positions < 0.9 * whole.positions
 
 
 @pytest.mark.parametrize(
