@@ -33,9 +33,10 @@ test-slow: $(INSTALLED)  ## run all tests, also those that take minutes
 	$(BIN)/python -m pytest -n 2 -m "slow or not slow"
 
 MINUTES ?= 60
+PART ?= 1/1
 
 test-faults: $(INSTALLED)  ## kill runs and damage files for MINUTES=60, and print what came of it; goes on where it was
-	-$(BIN)/python -m tests.faults.campaign --minutes $(MINUTES)
+	-$(BIN)/python -m tests.faults.campaign --minutes $(MINUTES) --part $(PART)
 	$(BIN)/python -m tests.faults.campaign --report
 
 fuzz: $(INSTALLED)  ## draw 20,000 recipes, 5,000 files, as many rows and words, and pipelines anew; goes on where it was

@@ -14,26 +14,34 @@ _INSTALLED = (
 )
 
 
+# Letters of a key that messages quote.
+_QUOTED = 200
+
+
 @dataclass(frozen=True)
 class Place:
     """Where a user has set a key.
 
     Attributes:
-        text: the place as messages name it.
         file: the recipe's file, as messages name it.
-        key: the key.
+        key: the key; empty for a line that has none.
         line: of the key in the file, counted from 1; None on the command line, and where the key is not set.
         on_command_line: whether it is set there.
+        note: what messages say of the place behind it.
     """
 
-    text: str
     file: str
     key: str
     line: int | None = None
     on_command_line: bool = False
+    note: str = ""
 
     def __str__(self) -> str:
-        return self.text
+        key = self.key[:_QUOTED]
+        if self.on_command_line:
+            return f"--{key} on the command line ({self.file}){self.note}"
+        where = [self.file, *([] if self.line is None else [f"line {self.line}"]), *([f"`{key}`"] if key else [])]
+        return f"{', '.join(where)}{self.note}"
 
     def error(self, message: str) -> "UserError":
         """Returns (does not raise) the error about the key, with its place in front of the message."""
@@ -50,11 +58,14 @@ class UserError(ValueError):
     Args:
         message: the text.
         place: of the key that it is about, where it is about one; the text begins with it.
+        about: a key whose place is not known here, and the names of what it is about inside of the key's value; the
+            key is put in front of the message.
     """
 
-    def __init__(self, message: str = "", place: Place | None = None):
-        super().__init__(message)
+    def __init__(self, message: str = "", place: Place | None = None, about: tuple[str, ...] = ()):
+        super().__init__(f"{about[0]}: {message}" if about else message)
         self.place = place
+        self.about = about
 
     @property
     def every(self) -> "tuple[UserError, ...]":
@@ -63,8 +74,9 @@ class UserError(ValueError):
 
     @property
     def said(self) -> str:
-        """The message without the place in front of it."""
-        return str(self) if self.place is None else str(self).removeprefix(f"{self.place}: ")
+        """The message without the place, or the key, in front of it."""
+        before = self.place or next(iter(self.about), None)
+        return str(self) if before is None else str(self).removeprefix(f"{before}: ")
 
     def _render_traceback_(self) -> list[str]:
         """What a notebook shows of it, by IPython's convention."""
@@ -80,7 +92,7 @@ class Mistakes(UserError):
 
     def __init__(self, errors: Sequence[UserError]):
         ValueError.__init__(self, errors)
-        self.place = None
+        self.place, self.about = None, ()
         self._every = tuple(errors)
 
     @property
@@ -102,8 +114,13 @@ class Collector:
 
     @property
     def errors(self) -> list[UserError]:
-        """What was noted, each text once."""
-        return list(self._noted.values())
+        """What was noted, each text once.
+
+        Those of a file by its lines, then keys that are not set, then the command line's, then what names no key.
+        """
+        found = list(self._noted.values())
+        files = list(dict.fromkeys(error.place.file for error in found if error.place is not None))
+        return sorted(found, key=lambda error: _order(error, files))
 
     @contextmanager
     def noted(self) -> Iterator[None]:
@@ -122,15 +139,11 @@ class Collector:
         """Ends the gathering.
 
         Raises:
-            UserError: the mistake that was noted; of several `Mistakes`, those of a file by its lines, then those of
-                keys that are not set, then those of the command line, then what names no key.
+            UserError: the mistake that was noted; of several `Mistakes`.
         """
         errors = self.errors
-        if len(errors) == 1:
-            raise errors[0]
         if errors:
-            files = list(dict.fromkeys(error.place.file for error in errors if error.place is not None))
-            raise Mistakes(sorted(errors, key=lambda error: _order(error, files)))
+            raise errors[0] if len(errors) == 1 else Mistakes(errors)
 
 
 def _order(error: UserError, files: list[str]) -> tuple[float, ...]:

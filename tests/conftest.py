@@ -24,7 +24,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 # Fixtures that several wings' tests share: `vlm_path`, `qwen_path`, `evaluation`, `searched`, and `recipe` of
-# `stage_runs`, which a module may replace, and `hub`.
+# `stage_runs`, which a module may replace, `hub`, and `pictures_drawn_anew`.
 pytest_plugins = [
     "tests.helpers.images",
     "tests.helpers.qwen_vl",
@@ -32,6 +32,7 @@ pytest_plugins = [
     "tests.helpers.evaluations",
     "tests.helpers.searching",
     "tests.helpers.hub",
+    "tests.helpers.pictures",
 ]
 
 # A shell's background jobs ignore Ctrl-C, and so would what the tests start and interrupt.

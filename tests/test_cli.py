@@ -15,6 +15,14 @@ from hpt_trl.cli.parser import JSON_COMMANDS
 from tests.helpers.processes import ENVIRONMENT, ROOT, hpt_trl
 
 
+def test_a_working_directory_that_is_gone_is_told(tmp_path, monkeypatch, capsys):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert main(["check", "quickstart"]) == 2
+    assert "the working directory was removed" in capsys.readouterr().err
+
+
 def test_help_is_short_and_quick():
     seconds = []
     for _ in range(3):

@@ -21,10 +21,25 @@ if TYPE_CHECKING:
 
 
 def run_command(words: list[str]) -> int:
-    """Parses the words, runs the command they name and returns its exit code."""
+    """Parses the words, runs the command they name and returns its exit code.
+
+    With `--json` what came out is printed, also the mistakes for which `check` refuses a recipe.
+    """
     parser = build_parser()
     as_json = "--json" in words and words[0] in JSON_COMMANDS and not {"--help", "-h"} & set(words)
     words = [word for word in words if not (as_json and word == "--json")]
+    try:
+        options = _parsed(parser, words)
+        return _as_json(options) if as_json else _run(parser, options)
+    except UserError as error:
+        if as_json and words[0] == "check":
+            from hpt_trl import as_json as written
+
+            print(written.text(written.mistaken(error)))
+        raise
+
+
+def _parsed(parser: argparse.ArgumentParser, words: list[str]) -> argparse.Namespace:
     if words and words[0] in RECIPE_COMMANDS:
         # Before anything is parsed, since a complaint may quote the words, as the line of a launch does.
         words = take_token(words)
@@ -36,9 +51,10 @@ def run_command(words: list[str]) -> int:
         )
     if len(words) > 1 and words[0] in RECIPE_COMMANDS and words[1].startswith("--") and words[1] != "--help":
         raise UserError(f"the recipe comes before its overrides: hpt-trl {words[0]} RECIPE {words[1]} ...")
-    options = parser.parse_args(words)
-    if as_json:
-        return _as_json(options)
+    return parser.parse_args(words)
+
+
+def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     if options.command == "list":
         from hpt_trl.recipes.listing import recipe_table
 
@@ -79,19 +95,11 @@ def run_command(words: list[str]) -> int:
 
 
 def _as_json(options: argparse.Namespace) -> int:
-    """Runs a command and prints what came out as JSON; whatever else it prints goes to stderr.
-
-    Of a recipe that is refused, `check` prints the mistakes.
-    """
+    """Runs a command and prints what came out as JSON; whatever else it prints goes to stderr."""
     from hpt_trl import as_json
 
-    try:
-        with as_json.stdout_on_stderr():
-            code, value = _json_value(options)
-    except UserError as error:
-        if options.command == "check":
-            print(as_json.text(as_json.mistaken(error)))
-        raise
+    with as_json.stdout_on_stderr():
+        code, value = _json_value(options)
     if value is not None:
         print(as_json.text(value))
     return code
@@ -142,9 +150,11 @@ def _with_recipe(
         _with_pipeline(command, path, pipeline_words(words), told)
         return 0
     measures = command == "check" and "--measure" in words
-    options, overrides = split_launch_options([word for word in words if not (measures and word == "--measure")])
+    words = [word for word in words if not (measures and word == "--measure")]
+    mistakes = Collector()
+    options, overrides = split_launch_options(words, mistakes)
     refuse_inside_a_launcher(options)
-    _check_early(command, recipe, overrides, options)
+    _check_early(command, recipe, overrides, options, mistakes)
     if command == "check":
         from hpt_trl.launching.accelerate import planned_profile
         from hpt_trl.planning.check import check, with_measured
@@ -175,18 +185,27 @@ def _with_recipe(
     return 0
 
 
-def _check_early(command: str, recipe: str, overrides: list[str], options: "LaunchOptions") -> None:
-    """Tells mistakes that show without torch before the seconds in which it is imported."""
+def _check_early(
+    command: str, recipe: str, overrides: list[str], options: "LaunchOptions", mistakes: Collector
+) -> None:
+    """Tells mistakes that show without torch, with those of the options, before the seconds of its import."""
     from hpt_trl.launching.accelerate import chosen_profile
     from hpt_trl.recipes.early import check_early
     from hpt_trl.runs.early import check_run
 
-    processes = options.num_workers if options.accelerate is None else chosen_profile(options).num_processes
-    if command == "score-reference":
-        # It leaves nothing in the output folder.
-        check_early(recipe, overrides, processes)
-    else:
-        check_run(recipe, overrides, processes, planned=command == "check")
+    processes = options.num_workers
+    if options.accelerate is not None:
+        with mistakes.noted():
+            processes = chosen_profile(options).num_processes
+    if mistakes.errors:
+        processes = 0
+    with mistakes.noted():
+        if command == "score-reference":
+            # It leaves nothing in the output folder.
+            check_early(recipe, overrides, processes)
+        else:
+            check_run(recipe, overrides, processes, planned=command == "check")
+    mistakes.settle()
 
 
 def _evaluation(recipe: str, words: list[str]) -> tuple[str, list[str]]:

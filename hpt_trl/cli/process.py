@@ -39,6 +39,7 @@ def main(words: list[str] | None = None) -> int:
         # Trackers note the words of the process.
         sys.argv[1:] = masked_words(given)
     try:
+        _refuse_gone_folder()
         return run_command(given)
     except UserError as error:
         if rank > 0:
@@ -55,6 +56,18 @@ def main(words: list[str] | None = None) -> int:
         if rank == 0 and (said or not isinstance(end, Interrupted)):
             print(f"\ninterrupted{said}", file=sys.stderr, flush=True)
         return INTERRUPTED
+
+
+def _refuse_gone_folder() -> None:
+    """Refuses to work in a folder that was removed meanwhile, from which no path leads anywhere.
+
+    Raises:
+        UserError: it was.
+    """
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise UserError("the working directory was removed; change into one that is there.") from error
 
 
 def command() -> NoReturn:

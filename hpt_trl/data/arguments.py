@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 from trl import ScriptArguments
 
 from hpt_trl.data.layout_names import FORM_LAYOUTS
-from hpt_trl.settings.ranges import Rule, count_or_share
+from hpt_trl.settings.ranges import Rule, at_least, count_or_share
 
 # What becomes of faulty rows.
 ERROR, DROP = "error", "drop"
 
-DATA_RULES: tuple[Rule, ...] = (count_or_share("test_split_size"),)
+DATA_RULES: tuple[Rule, ...] = (count_or_share("test_split_size"), at_least(1, "shuffle_buffer"))
 
 
 @dataclass
@@ -66,9 +66,23 @@ class DataArguments(ScriptArguments):
     on_bad_row: str = field(
         default=ERROR,
         metadata={
-            "help": "What becomes of rows that lack a part, cannot be converted, or would be trained otherwise than "
-            "they are written: `error` refuses them, `drop` leaves them out and counts them.",
+            "help": "What becomes of rows that cannot be read or converted, lack a part, or would be trained otherwise "
+            "than they are written: `error` refuses them, `drop` leaves them out and counts them.",
             "choices": [ERROR, DROP],
+        },
+    )
+    dataset_streaming: bool = field(
+        default=False,
+        metadata={
+            "help": "Read the rows as they are trained, so that data of any size needs no room: of `pretrain` and "
+            "`sft`, with `max_steps`."
+        },
+    )
+    shuffle_buffer: int = field(
+        default=1000,
+        metadata={
+            "help": "Rows of a stream (`dataset_streaming`) among which each next one is drawn; "
+            "`train_sampling_strategy: sequential` keeps their order."
         },
     )
     # TRL's `test` would not tell a written name from none.

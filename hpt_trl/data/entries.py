@@ -3,15 +3,18 @@
 The module imports nothing heavy, so that a wrong entry is told early.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, get_type_hints
 
 from hpt_trl.data.names import check_name, names_of
-from hpt_trl.errors import UserError
+from hpt_trl.errors import Collector, UserError
 from hpt_trl.settings.ranges import Rule, problem
 from hpt_trl.settings.values import NotAllowed, convert, did_you_mean
 
+# The recipe's key.
+KEY = "datasets"
 # Keys of the recipe that each entry has for itself -> what they are called there.
 OF_ENTRY = {
     "dataset_name": "path",
@@ -52,21 +55,18 @@ class Entry:
     options: dict | None = None
 
 
+_FIELDS = get_type_hints(Entry)
+
+
 def read_entries(value: Sequence[Any]) -> list[Entry]:
     """The entries of the key `datasets`.
 
     Raises:
-        UserError: a field that there is not or that has another type, or shares that are of some alone.
+        UserError: fields that there are not or that have another type, or shares that are of some alone.
     """
-    entries = [_entry(item, number) for number, item in enumerate(value, 1)]
-    if not entries:
-        raise UserError("datasets: an empty list; write `datasets: [{path: ...}, {path: ...}]`, or `dataset_name`.")
-    shares = [entry.fraction for entry in entries if entry.fraction is not None]
-    if shares and len(shares) < len(entries):
-        number = next(place for place, entry in enumerate(entries, 1) if entry.fraction is None)
-        raise UserError(
-            f"datasets, entry {number}: there is no `fraction`, which others have; write it for all or none."
-        )
+    mistakes = Collector()
+    entries = _entries(value, mistakes)
+    mistakes.settle()
     return entries
 
 
@@ -81,34 +81,49 @@ def check_entries(
         rule: what `dataset_layout` may be; None where the stage is not known.
 
     Raises:
-        UserError: the first of these.
+        UserError: all of these.
     """
-    if beside := [key for key in OF_ENTRY if given.get(key) is not None]:
-        raise UserError(
-            f"datasets: `{beside[0]}` stands beside it; in a mixture write `{OF_ENTRY[beside[0]]}` in each entry."
-        )
-    for number, entry in enumerate(read_entries(value), 1):
-        if entry.test_split is not None and given.get("test_split_size") is not None:
-            raise UserError(
-                f"datasets, entry {number}: `test_split` and `test_split_size` both name held-out rows; drop one."
-            )
-        if rule is not None and (fault := problem(rule, entry.dataset_layout)):
-            raise UserError(f"datasets, entry {number}: `dataset_layout: {entry.dataset_layout!s:.80}` {fault}")
-        if not set(made).isdisjoint(names_of(entry.path)):
-            continue
-        try:
-            check_name(entry.path, options=entry.options, config=entry.name)
-        except UserError as error:
-            raise UserError(f"datasets, entry {number}: {said_of_entry(error)}") from error
-
-
-def said_of_entry(error: UserError) -> str:
-    """A complaint about data in the words of an entry."""
-    text = str(error)
+    mistakes = Collector()
     for key, name in OF_ENTRY.items():
-        text = text.replace(f"`{key}", f"`{name}")
-        text = f"{name}{text.removeprefix(key)}" if text.startswith(f"{key}:") else text
-    return text
+        if given.get(key) is not None:
+            said = f"`{key}` stands beside it; in a mixture write `{name}` in each entry."
+            mistakes.note(UserError(said, about=(KEY,)))
+    for number, entry in enumerate(_entries(value, mistakes), 1):
+        if entry.test_split is not None and given.get("test_split_size") is not None:
+            said = "`test_split` and `test_split_size` both name held-out rows; drop one."
+            mistakes.note(of_entry(number, said, "test_split"))
+        if rule is not None and (fault := problem(rule, entry.dataset_layout)):
+            said = f"`dataset_layout: {entry.dataset_layout!s:.80}` {fault}"
+            mistakes.note(of_entry(number, said, "dataset_layout"))
+        if not entry.path or not set(made).isdisjoint(names_of(entry.path)):
+            continue
+        with mistakes.noted(), in_words_of_entry(number):
+            check_name(entry.path, options=entry.options, config=entry.name)
+    mistakes.settle()
+
+
+def of_entry(number: int, said: str, *field: str) -> UserError:
+    """Returns (does not raise) the error about an entry, or about one of its fields."""
+    return UserError(f"entry {number}: {said}", about=(KEY, str(number), *field))
+
+
+@contextmanager
+def in_words_of_entry(number: int) -> Iterator[None]:
+    """Inside, a complaint about data is said in the words of an entry.
+
+    Raises:
+        UserError: the complaint.
+    """
+    try:
+        yield
+    except UserError as error:
+        text = str(error)
+        about: tuple[str, ...] = ()
+        for key, name in OF_ENTRY.items():
+            text = text.replace(f"`{key}", f"`{name}")
+            if text.startswith(f"{key}:"):
+                text, about = f"{name}{text.removeprefix(key)}", (name,)
+        raise of_entry(number, text, *about) from error
 
 
 def named_layout(dataset_layout: str | None, datasets: Any) -> str | None:
@@ -125,28 +140,51 @@ def every_name(dataset_name: Any, datasets: Any) -> list[str]:
     return [name for value in names for name in names_of(value)]
 
 
-def _entry(item: Any, number: int) -> Entry:
-    at = f"datasets, entry {number}"
+def _entries(value: Sequence[Any], mistakes: Collector) -> list[Entry]:
+    """The entries; of those with mistakes, what is right of them."""
+    if not value:
+        said = "an empty list; write `datasets: [{path: ...}, {path: ...}]`, or `dataset_name`."
+        mistakes.note(UserError(said, about=(KEY,)))
+    shared = [item.get("fraction") is not None if isinstance(item, dict) else None for item in value]
+    for number, has_share in enumerate(shared, 1):
+        if any(shared) and has_share is False:
+            mistakes.note(of_entry(number, "there is no `fraction`, which others have; write it for all or none."))
+    return [_entry(item, number, mistakes) for number, item in enumerate(value, 1)]
+
+
+def _entry(item: Any, number: int, mistakes: Collector) -> Entry:
     if not isinstance(item, dict):
-        raise UserError(
-            f"{at}: {item!r:.80} is no mapping; write {{path: ...}}, e.g. {{path: rows.jsonl, fraction: 0.5}}."
-        )
-    hints, known = get_type_hints(Entry), [field.name for field in fields(Entry)]
+        said = f"{item!r:.80} is no mapping; write {{path: ...}}, e.g. {{path: rows.jsonl, fraction: 0.5}}."
+        mistakes.note(of_entry(number, said))
+        return Entry("")
     taken: dict[str, Any] = {}
     for key, value in item.items():
-        if key in _BUILDERS:
-            raise UserError(f"{at}: `{key}`: write the file, pattern or folder as `path`.")
-        if key not in known:
-            called = OF_ENTRY.get(key)
-            hint = f" Write `{called}`." if called else did_you_mean(str(key), known)
-            raise UserError(f"{at}: there is no field `{key!s:.60}`; it takes {', '.join(known)}.{hint}")
         try:
-            taken[key] = convert(hints[key], value, str(value))
+            taken[key] = _field(key, value)
         except NotAllowed as error:
-            raise UserError(f"{at}: `{key}: {value!r:.80}`; allowed: {error}.") from error
-    if not taken.get("path"):
-        raise UserError(f"{at}: there is no `path`; write a file, a folder, a Hub id or a generated data set.")
-    fraction = taken.get("fraction")
-    if fraction is not None and not SHARES.holds(fraction):
-        raise UserError(f"{at}: `fraction: {fraction:g}`; allowed: {SHARES.allowed}, or leave the entry out.")
-    return Entry(**taken)
+            mistakes.note(of_entry(number, str(error), str(key)))
+    if not item.get("path") and not any(did_you_mean(str(key), ("path",)) for key in item if key not in _FIELDS):
+        said = "there is no `path`; write a file, a folder, a Hub id or a generated data set."
+        mistakes.note(of_entry(number, said))
+    return Entry(**{"path": "", **taken})
+
+
+def _field(key: str, value: Any) -> Any:
+    """The value of a field.
+
+    Raises:
+        NotAllowed: what is to be said of it.
+    """
+    if key in _BUILDERS:
+        raise NotAllowed(f"`{key}`: write the file, pattern or folder as `path`.")
+    if key not in _FIELDS:
+        called = OF_ENTRY.get(key)
+        hint = f" Write `{called}`." if called else did_you_mean(str(key), _FIELDS)
+        raise NotAllowed(f"there is no field `{key!s:.60}`; it takes {', '.join(_FIELDS)}.{hint}")
+    try:
+        taken = convert(_FIELDS[key], value, str(value))
+    except NotAllowed as error:
+        raise NotAllowed(f"`{key}: {value!r:.80}`; allowed: {error}.") from error
+    if key == "fraction" and taken is not None and not SHARES.holds(taken):
+        raise NotAllowed(f"`fraction: {taken:g}`; allowed: {SHARES.allowed}, or leave the entry out.")
+    return taken

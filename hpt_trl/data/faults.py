@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datasets import Dataset
 
 from hpt_trl.data.arguments import ERROR
-from hpt_trl.data.reading.places import ROW, where
+from hpt_trl.data.reading.places import ROW, Source, where
 from hpt_trl.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -19,7 +19,7 @@ class Faults:
     """What is wrong with the rows of a source; of each row the first that is found.
 
     Args:
-        source: the name that messages use.
+        source: the name that messages use, with those that could not be read.
         policy: `on_bad_row` of the recipe: whether they are an error, or dropped.
         names: column that a trainer reads -> the column of the file that it is made of, where that is another.
     """
@@ -27,7 +27,8 @@ class Faults:
     def __init__(self, source: str, policy: str = ERROR, names: Mapping[str, str] | None = None):
         self.source, self.policy = source, policy
         self.names = dict(names or {})
-        self.found: dict[int, str] = {}
+        self.found: dict[int, str] = dict(source.faults) if isinstance(source, Source) else {}
+        self.unread = len(self.found)
 
     def called(self, column: str) -> str:
         """What a column is called in the file."""
@@ -45,23 +46,24 @@ class Faults:
         """
         if not self.found:
             return rows
+        every = len(rows) + self.unread
         if self.policy == ERROR:
             lines = self._lines(_SHOWN)
             others = len(self.found) - len(lines)
             if others:
-                lines.append(f"{others} more of {len(rows):,} rows are faulty.")
-            if len(self.found) < len(rows):
+                lines.append(f"{others} more of {every:,} rows are faulty.")
+            if len(self.found) < every:
                 lines.append("`on_bad_row: drop` leaves faulty rows out.")
             raise UserError("\n".join(lines))
         kept = [place for place, number in enumerate(rows[ROW]) if number not in self.found]
         lines = self._lines(_EXAMPLES)
         if not kept:
-            raise UserError("\n".join([*lines, f"All {len(rows):,} rows are faulty: on_bad_row: drop leaves none."]))
+            raise UserError("\n".join([*lines, f"All {every:,} rows are faulty: on_bad_row: drop leaves none."]))
         logger.warning(
             "%s: %d of %d rows are faulty and left out (on_bad_row: drop), such as\n%s",
             self.source,
-            len(rows) - len(kept),
-            len(rows),
+            every - len(kept),
+            every,
             "\n".join(lines),
         )
         return rows.select(kept)

@@ -5,6 +5,7 @@ Every stage reads its data here, so that a layout is described once, in the reci
 
 import logging
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -42,12 +43,15 @@ from hpt_trl.data.reading.sources import read_measured, read_source
 from hpt_trl.data.row_checks import find_faults, validate_rows
 from hpt_trl.data.solutions import ProblemArguments
 from hpt_trl.data.written_scalars import read_scalars
-from hpt_trl.errors import UserError
+from hpt_trl.errors import Collector, UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
+
+# Training rows and, where the data has some, held-out rows, each with their source.
+Read = tuple[tuple[Dataset, Source], tuple[Dataset, Source] | None]
 
 # Before a letter it may begin a command of LaTeX.
 _LITERAL_BREAK = re.compile(r"\\n(?![a-zA-Z])")
@@ -65,6 +69,7 @@ def load_splits(
     needs_demonstration: bool,
     demonstration_column: str = "completion",
     layout: Layout | tuple[Layout, ...] = "prompts",
+    read: Callable[[DataArguments], Read] | None = None,
 ) -> Splits:
     """Read the data of a recipe, map its columns, check every row and hold rows out.
 
@@ -77,17 +82,18 @@ def load_splits(
         needs_demonstration: every training row must have a demonstration.
         demonstration_column: name of the demonstrations' column, after the mapping.
         layout: the layout that the rows must have, or several, of which they are of the first that they fit.
+        read: reads the data; by default `read_source`.
 
     Raises:
         UserError: data that cannot be read, a missing column, a faulty row, or a held-out size that does not fit.
     """
     wanted = _wanted(layout, demonstration_column, complete=needs_demonstration)
     parts = parts_of(arguments, wanted.layouts)
-    read = [part.read(lambda arguments: read_source(arguments, seed=seed)) for part in parts]
-    training = taken(parts, [train for train, _ in read])
+    every = [part.read(read or (lambda arguments: read_source(arguments, seed=seed))) for part in parts]
+    training = taken(parts, [train for train, _ in every])
     train, source, found, dropped = _joined(parts, training, wanted)
     layout, test_dropped = found[0].form.layout, 0
-    held_out = [(part, test) for part, (_, test) in zip(parts, read, strict=True) if test is not None]
+    held_out = [(part, test) for part, (_, test) in zip(parts, every, strict=True) if test is not None]
     if not held_out or arguments.test_split_size is not None:
         for _, (unused, name) in held_out:
             logger.warning(
@@ -280,16 +286,32 @@ def _splits(
     return Splits(train, test, source, test_source, demonstration_column, layout, name, said, used)
 
 
-def _checked(rows: Dataset, name: str, arguments: DataArguments, wanted: Wanted) -> tuple[Dataset, Found, int]:
+def _checked(rows: Dataset, name: Source, arguments: DataArguments, wanted: Wanted) -> tuple[Dataset, Found, int]:
     """Rows of one split in the columns of their layout, every one checked, and how many faulty ones were dropped."""
-    if len(rows) == 0:
-        raise UserError(f"{name} has no rows.")
     faults = Faults(name, arguments.on_bad_row)
+    if len(rows) == 0:
+        faults.settled(rows)
+        raise UserError(f"{name} has no rows.")
+    mistakes = Collector()
+    with mistakes.noted():
+        rows, found = checked_rows(rows, faults, arguments, wanted)
+    with mistakes.noted():
+        kept = faults.settled(rows)
+    mistakes.settle()
+    return kept, found, len(rows) + faults.unread - len(kept)
+
+
+def checked_rows(rows: Dataset, faults: Faults, arguments: DataArguments, wanted: Wanted) -> tuple[Dataset, Found]:
+    """The rows in the columns of their layout, and their form; `faults` takes what is wrong with each.
+
+    Raises:
+        UserError: what is wrong with all of them, as a missing column.
+    """
     rows, found = _prepare(rows, faults, arguments, wanted)
-    layout, complete = found.form.layout, wanted.complete or found.form.layout == "demonstrations"
+    layout = found.form.layout
+    complete = wanted.complete or layout == "demonstrations"
     find_faults(rows, faults, layout, wanted.demonstration_column, complete=complete)
-    kept = faults.settled(rows)
-    return kept, found, len(rows) - len(kept)
+    return rows, found
 
 
 def _prepare(dataset: Dataset, faults: Faults, arguments: DataArguments, wanted: Wanted) -> tuple[Dataset, Found]:

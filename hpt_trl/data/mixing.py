@@ -1,6 +1,7 @@
 """Rows of several data sets joined: how many of each are taken, and all prompts texts or all messages."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -8,12 +9,11 @@ from datasets import Dataset
 
 from hpt_trl.data.alike import alike
 from hpt_trl.data.arguments import DataArguments
-from hpt_trl.data.entries import OF_ENTRY, check_entries, read_entries, said_of_entry
+from hpt_trl.data.entries import OF_ENTRY, check_entries, in_words_of_entry, of_entry, read_entries
 from hpt_trl.data.layout_names import Layout, layout_rule
 from hpt_trl.data.names import shown_names
 from hpt_trl.data.reading.joining import joined
 from hpt_trl.data.reading.places import ROW, Piece, Source
-from hpt_trl.errors import UserError
 
 T = TypeVar("T")
 
@@ -27,14 +27,14 @@ class Part:
         name: what it is called among the others.
         columns: those that are read; None for all.
         fraction: its share of the mixture; None for all its rows.
-        number: of the entry; None where the recipe has one data set.
+        number: of the entry; 0 where the recipe has one data set.
     """
 
     arguments: DataArguments
     name: str
     columns: list[str] | None = None
     fraction: float | None = None
-    number: int | None = None
+    number: int = 0
 
     def read(self, reader: Callable[[DataArguments], T]) -> T:
         """What a reader makes of the arguments; what it complains of is said in the words of the entry.
@@ -42,12 +42,8 @@ class Part:
         Raises:
             UserError: as the reader does.
         """
-        try:
+        with in_words_of_entry(self.number) if self.number else nullcontext():
             return reader(self.arguments)
-        except UserError as error:
-            if self.number is None:
-                raise
-            raise UserError(f"datasets, entry {self.number}: {said_of_entry(error)}") from error
 
     def is_of_the_data_of(self, other: "Part") -> bool:
         """Whether both read the same data, of which they may take other splits and rows."""
@@ -66,9 +62,8 @@ class Part:
             return rows
         if absent := [name for name in self.columns if name not in rows.column_names]:
             there = ", ".join(name for name in rows.column_names if name != ROW)
-            raise UserError(
-                f"datasets, entry {self.number}: `columns`: there is no `{absent[0]:.60}`; it has {there:.400}."
-            )
+            said = f"`columns`: there is no `{absent[0]:.60}`; it has {there:.400}."
+            raise of_entry(self.number, said, "columns")
         return rows.select_columns([*dict.fromkeys(self.columns), ROW])
 
 
@@ -126,10 +121,8 @@ def taken(parts: Sequence[Part], read: Sequence[tuple[Dataset, Source]]) -> list
     counts = [round(weight * total) for weight in weights]
     for part, count in zip(parts, counts, strict=True):
         if not count:
-            raise UserError(
-                f"datasets, entry {part.number}: `fraction: {part.fraction:g}` takes no row of {part.name}: the whole "
-                f"mixture has {sum(counts):,}. Write a larger one."
-            )
+            said = f"`fraction: {part.fraction:g}` takes no row of {part.name}: the whole mixture has {sum(counts):,}."
+            raise of_entry(part.number, f"{said} Write a larger one.", "fraction")
     return [(rows.select(range(count)), source) for (rows, source), count in zip(read, counts, strict=True)]
 
 
@@ -150,11 +143,12 @@ def refuse_shared(
             trained = {test_source.origin(number): number for number in tests[ROW]}
             shared = [number for number in rows[ROW] if source.origin(number) in trained]
             if shared:
-                raise UserError(
-                    f"datasets, entry {other.number}: {len(shared):,} of its held-out rows are trained on by entry "
-                    f"{part.number} (first {source.place(shared[0])}). Write slices that do not overlap, e.g. "
-                    "split: train[:90%] and test_split: train[90%:]."
+                said = (
+                    f"{len(shared):,} of its held-out rows are trained on by entry {part.number} (first "
+                    f"{source.place(shared[0])}). Write slices that do not overlap, e.g. split: train[:90%] and "
+                    "test_split: train[90%:]."
                 )
+                raise of_entry(other.number, said, "test_split")
 
 
 def mixed(
@@ -194,7 +188,5 @@ def _check_margins(rows: Sequence[Dataset], names: Sequence[str]) -> None:
     having = ["margin" in one.column_names for one in rows]
     if any(having) and not all(having):
         odd, even = having.index(False), having.index(True)
-        raise UserError(
-            f"datasets, entry {odd + 1}: {names[odd]} has no column `margin`, as entry {even + 1} has; give every "
-            "comparison one, or leave it out by `columns`."
-        )
+        said = f"{names[odd]} has no column `margin`, as entry {even + 1} has; "
+        raise of_entry(odd + 1, f"{said}give every comparison one, or leave it out by `columns`.")

@@ -91,10 +91,6 @@ def check_name(
             f"functions:<part>, a local file ({_ALLOWED}), several of them, a folder of files or one written by "
             "save_to_disk, or a Hub id."
         )
-    if streaming:
-        raise UserError(
-            "dataset_streaming: every row is checked before training, so the data is not streamed; drop it."
-        )
     for one in names:
         if fault := path_fault(one):
             raise UserError(f"dataset_name: {one[:200]} {fault}; name another.")
@@ -106,6 +102,9 @@ def check_name(
         if not is_generated(one) and looks_local(one):
             _check_there(one)
     generated = is_generated(names[0])
+    if streaming and (generated or is_saved(Path(names[0]).expanduser())):
+        why = "is made in memory" if generated else "stays on the disk as it is, and is read from there"
+        raise UserError(f"dataset_streaming: {names[0]} {why}; drop the line.")
     if as_dict(options, "dataset_options") and not generated:
         known = ", ".join(NAMES)
         raise UserError(f"dataset_options: only generated datasets ({known}…) have options; drop it.")

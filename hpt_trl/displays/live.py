@@ -5,8 +5,8 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerState
 
+from hpt_trl import pictures
 from hpt_trl.displays.showing import in_notebook, rendered
-from hpt_trl.pictures import png
 from hpt_trl.reading import duration
 from hpt_trl.runs.curves import figure_of
 from hpt_trl.runs.progress import metrics_line, progress_text
@@ -91,7 +91,9 @@ class LiveCurves(TrainerCallback):
             figure = figure_of(self.lines, results, self.title)
         except ValueError:  # no metric that can be drawn, yet
             return
-        self._picture = _shown({"image/png": png(figure, dpi=90), "text/plain": f"{self.title}: curves"}, self._picture)
+        self._picture = _shown(
+            {"image/png": pictures.png(figure, dpi=90), "text/plain": f"{self.title}: curves"}, self._picture
+        )
         now = time.monotonic()
         self._next_drawing = now + (now - began) / _SHARE
 

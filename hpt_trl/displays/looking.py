@@ -106,7 +106,10 @@ class Look:
 
     @property
     def _title(self) -> str:
-        return f"{self.prepared.splits.source}: {len(self.prepared.splits.train):,} training rows"
+        splits = self.prepared.splits
+        if splits.stream is not None:
+            return splits.counted
+        return f"{splits.source}: {len(splits.train):,} training rows"
 
     @property
     def _about(self) -> str:

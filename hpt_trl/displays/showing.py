@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hpt_trl.pictures import png
+from hpt_trl import pictures
 from hpt_trl.templates import templates_of
 
 
@@ -94,7 +94,7 @@ class Picture:
         self._draw, self.name = draw, name
 
     def _repr_png_(self) -> bytes:
-        return png(self._draw())
+        return pictures.png(self._draw())
 
     def __repr__(self) -> str:
         return self.name

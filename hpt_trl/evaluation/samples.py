@@ -45,7 +45,9 @@ class SampleStore:
         except FileNotFoundError:
             return None
         except ValueError as error:
-            raise UserError(f"{self.folder / CONDITIONS_FILE} is not valid JSON: {error}. Remove the folder.") from None
+            raise UserError(
+                f"{self.folder / CONDITIONS_FILE} is not valid JSON: {error}. Start anew with `--overwrite true`."
+            ) from None
         return found if isinstance(found, dict) else {}
 
     def begin(self, conditions: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from hpt_trl.hub.destination import Destination
 from hpt_trl.hub.files import Bundle, bundle_of, stale
 from hpt_trl.hub.origin import note_push
 from hpt_trl.hub.run_folder import read_run_folder, without_results_refused
-from hpt_trl.models.whole_files import refuse_damaged_model
+from hpt_trl.models.whole_files import refuse_damaged_model, tell_changed_recipe
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ def push(folder: str | Path, wanted: Destination, message: str | None = None) ->
 
     run = without_results_refused(read_run_folder(folder))
     refuse_damaged_model(run.folder)
+    tell_changed_recipe(run.folder)
     target = check_destination(wanted)
     bundle = bundle_of(run, target.name, card_for(run, target.name, wanted.revision, ask=True))
     old = stale(list(target.files), bundle)

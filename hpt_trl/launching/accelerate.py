@@ -58,7 +58,10 @@ def chosen_profile(options: LaunchOptions) -> Profile:
     Raises:
         UserError: there is none of that name, or its file or the numbers are wrong.
     """
-    path = find_profile(str(options.accelerate))
+    try:
+        path = find_profile(str(options.accelerate))
+    except UserError as error:
+        raise UserError(f"--accelerate: {error}") from error
     if options.launcher == "ray":
         # Ray decides on which machines the processes are.
         return read_profile(path, options.num_workers, 1)

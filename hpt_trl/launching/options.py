@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass, fields
 
-from hpt_trl.errors import UserError
+from hpt_trl.errors import Collector, UserError
 from hpt_trl.settings.values import did_you_mean
 
 LAUNCHERS = ("accelerate", "ray")
@@ -60,15 +60,19 @@ class LaunchOptions:
 _NAMES = {field.name for field in fields(LaunchOptions)}
 
 
-def split_launch_options(words: list[str]) -> tuple[LaunchOptions, list[str]]:
+def split_launch_options(words: list[str], mistakes: Collector | None = None) -> tuple[LaunchOptions, list[str]]:
     """Takes the launch options out of the words that follow a recipe.
+
+    Args:
+        mistakes: takes those of the options, which are then left out. By default they are raised.
 
     Returns:
         The options, and the other words in their order.
 
     Raises:
-        UserError: an option without a value, with one that it does not take, or without the one that it belongs to.
+        UserError: options without a value, with one that they do not take, or without the one that they belong to.
     """
+    noted = Collector() if mistakes is None else mistakes
     found: dict[str, str | int] = {}
     rest: list[str] = []
     position = 0
@@ -82,12 +86,18 @@ def split_launch_options(words: list[str]) -> tuple[LaunchOptions, list[str]]:
             continue
         if not equals:
             if position == len(words) or words[position].startswith("--"):
-                raise UserError(f"--{name}: there is no value; {_allowed(name)}.")
+                noted.note(UserError(f"--{name}: there is no value; {_allowed(name)}."))
+                continue
             value = words[position]
             position += 1
-        found[name] = _value(name, value)
+        with noted.noted():
+            found[name] = _value(name, value)
     options = LaunchOptions(**found)  # type: ignore[arg-type]
-    _check_together(options)
+    if not noted.errors:
+        with noted.noted():
+            _check_together(options)
+    if mistakes is None:
+        noted.settle()
     return options, rest
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpt_trl.errors import UserError
+from hpt_trl.models.readable import readable
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -35,14 +36,18 @@ class GgufModel:
         """The config of the GGUF file."""
         from transformers import AutoConfig
 
-        return AutoConfig.from_pretrained(self._source(), gguf_file=self.file)
+        source = self._source()
+        with readable(self.file, source):
+            return AutoConfig.from_pretrained(source, gguf_file=self.file)
 
     def tokenizer(self) -> "PreTrainedTokenizerBase":
         """The tokenizer of the GGUF file, with the splitting that the model was trained with."""
         from tokenizers import pre_tokenizers
         from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-        source = AutoTokenizer.from_pretrained(self._source(), gguf_file=self.file)
+        folder = self._source()
+        with readable(self.file, folder):
+            source = AutoTokenizer.from_pretrained(folder, gguf_file=self.file)
         backend = source.backend_tokenizer
         # The conversion knows only GPT-2's splitting. SmolLM splits off every digit first ("smollm" in llama.cpp);
         # without it two spaces before a number become other tokens than the model was trained on.
@@ -65,14 +70,15 @@ class GgufModel:
         import torch
         from transformers import AutoModelForCausalLM, GenerationConfig, GgufConfig
 
-        tokenizer = self.tokenizer()
-        # Without GgufConfig the weights stay in GGUF blocks, which can be neither trained nor saved.
-        model = AutoModelForCausalLM.from_pretrained(
-            self._source(),
-            gguf_file=self.file,
-            dtype=torch.bfloat16,
-            quantization_config=GgufConfig(dequantize=True),
-        )
+        tokenizer, source = self.tokenizer(), self._source()
+        with readable(self.file, source):
+            # Without GgufConfig the weights stay in GGUF blocks, which can be neither trained nor saved.
+            model = AutoModelForCausalLM.from_pretrained(
+                source,
+                gguf_file=self.file,
+                dtype=torch.bfloat16,
+                quantization_config=GgufConfig(dequantize=True),
+            )
         model.generation_config = GenerationConfig(
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,

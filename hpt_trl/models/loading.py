@@ -14,6 +14,7 @@ from hpt_trl.models.built_in import BUILT_IN, is_unpacked
 from hpt_trl.models.folders import adapter_refused, check_model_name, is_adapter, is_local
 from hpt_trl.models.hub_parts import adapter_folder
 from hpt_trl.models.merging import load_merged
+from hpt_trl.models.readable import adapter_config
 from hpt_trl.models.sharded_weights import whole_weights
 from hpt_trl.models.whole_models import load_whole, resolve_model
 
@@ -58,9 +59,7 @@ def parts_of(name: str, *, revision: str | None = None) -> ModelParts:
     folder = adapter_folder(name, revision=revision)
     if not is_adapter(folder):
         return ModelParts(name, revision)
-    from peft import PeftConfig
-
-    adapter = PeftConfig.from_pretrained(folder)
+    adapter = adapter_config(folder)
     return ModelParts(
         str(adapter.base_model_name_or_path), adapter.revision or (revision if folder == name else None), folder
     )

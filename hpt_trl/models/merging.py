@@ -17,6 +17,7 @@ from hpt_trl.models.folders import (
 )
 from hpt_trl.models.future_heads.shipped import announce_nothing, find_shipped_heads, keep_heads
 from hpt_trl.models.hub_parts import found_adapter
+from hpt_trl.models.readable import adapter_config, readable
 from hpt_trl.models.whole_files import refuse_damaged_model
 from hpt_trl.models.whole_models import load_whole
 
@@ -73,9 +74,7 @@ def merge_adapter(folder: str | Path, destination: str | Path, *, revision: str 
 
 def _keep_shipped(source: Path, merged: "PreTrainedModel", folder: Path) -> None:
     """Put heads that the base model ships beside the merged model; they fit it as they fit base and adapter."""
-    from peft import PeftConfig
-
-    adapter = PeftConfig.from_pretrained(str(source))
+    adapter = adapter_config(source)
     if adapter.task_type == "SEQ_CLS":
         announce_nothing(folder)
         return
@@ -96,13 +95,15 @@ def load_merged(folder: str, *, pad_token_id: int, dtype: str, trust_remote_code
             does not compute what base and adapter compute.
     """
     import torch
-    from peft import PeftConfig, PeftModel
+    from peft import PeftModel, PeftType
 
     # Before the base, which may take minutes; what it holds is compared with what it comes to.
     refuse_damaged_model(folder)
-    adapter = PeftConfig.from_pretrained(folder)
+    adapter = adapter_config(folder)
     if adapter.is_prompt_learning:
-        raise UserError(f"{folder}: an adapter of the type {adapter.peft_type.value} has no merged form; train LoRA.")
+        raise UserError(
+            f"{folder}: an adapter of the type {PeftType(adapter.peft_type).value} has no merged form; train LoRA."
+        )
     model = _load_base(folder, adapter, pad_token_id, dtype, trust_remote_code)
     # One rounding for all of it: the sum of weight and adapter is formed in float32.
     stored, types = model.dtype, {name: tensor.dtype for name, tensor in model.state_dict().items()}
@@ -163,11 +164,12 @@ def _tokenizer_of(source: Path) -> tuple[Any, Any]:
     """The tokenizer beside an adapter, and what is to be saved: itself, or the processor that holds it."""
     from transformers import AutoProcessor, AutoTokenizer
 
-    if has_processor(source):
-        processor = AutoProcessor.from_pretrained(source)
-        return processor.tokenizer, processor
-    tokenizer = AutoTokenizer.from_pretrained(source)
-    return tokenizer, tokenizer
+    with readable("tokenizer", source):
+        if has_processor(source):
+            processor = AutoProcessor.from_pretrained(source)
+            return processor.tokenizer, processor
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        return tokenizer, tokenizer
 
 
 def _fit_vocabulary(model: Any, folder: str) -> None:

@@ -31,6 +31,7 @@ from hpt_trl.files import write_atomically
 from hpt_trl.models.folders import VALUE_CONFIG_FILE, VALUE_HEAD_FILE, VALUE_TASK, is_adapter, is_value_model
 from hpt_trl.models.hub_parts import value_model_folder
 from hpt_trl.models.loading import load_config
+from hpt_trl.models.readable import adapter_config
 from hpt_trl.models.sharded_weights import whole
 from hpt_trl.models.trainable import refuse_broken
 from hpt_trl.models.whole_models import load_whole
@@ -308,7 +309,7 @@ def load_value_model(name: str, *, trainable: bool, **loading: Any) -> ValueMode
         return _borrowed(name, **loading)
     settings = read_head_settings(name)
     if is_adapter(name):
-        adapter = PeftConfig.from_pretrained(name)
+        adapter = adapter_config(name)
         trunk: Any = load_whole(
             AutoModel.from_pretrained,
             str(adapter.base_model_name_or_path),

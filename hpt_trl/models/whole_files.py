@@ -10,10 +10,11 @@ from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
-from hpt_trl.digests import DIGESTS_FILE, damage_of, edited_files, files_below, has_digests
+from hpt_trl.digests import DIGESTS_FILE, damage_of, digest_of, edited_files, files_below, has_digests
 from hpt_trl.errors import UserError
 from hpt_trl.files import parsed_json
-from hpt_trl.run_files import RESULTS_FILE
+from hpt_trl.reading import read_results
+from hpt_trl.run_files import RECIPE_FILE, RESULTS_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +23,9 @@ AGAIN = "Copy the folder anew, or make its model again."
 _LONGEST_HEADER = 10**8
 # In results.json: the digest of the folder's digests.
 DIGESTS_KEY = "digests"
+# There too: the digest of the recipe that the run wrote.
+RECIPE_KEY = "recipe_digest"
+_CHANGED = "%s is not what its run wrote: somebody has changed it, and it is taken as it stands."
 
 
 def shown_damage(folder: str | Path) -> str | None:
@@ -72,11 +76,18 @@ def refuse_damaged_model(folder: str | Path) -> None:
     refuse_torn_weights(place)
 
 
+def tell_changed_recipe(folder: Path) -> None:
+    """Warns where a finished run's recipe is not what the run wrote; results of a former version do not know."""
+    noted = (read_results(folder) or {}).get(RECIPE_KEY)
+    if noted is not None and noted != digest_of(folder / RECIPE_FILE):
+        logger.warning(_CHANGED, folder / RECIPE_FILE)
+
+
 @lru_cache(maxsize=64)
 def _read(folder: Path, state: tuple[tuple[str, int, int, int], ...]) -> str | None:
     damage = damage_of(folder, contents=True, edited=True)
     for path in [] if damage else edited_files(folder):
-        logger.warning("%s is not what its run wrote: somebody has changed it, and it is taken as it stands.", path)
+        logger.warning(_CHANGED, path)
     return damage
 
 

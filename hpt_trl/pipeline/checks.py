@@ -73,7 +73,7 @@ def _note_stages(plan: Plan, stages: list[tuple[PlannedStage, dict[str, list[str
     names = {name for stage in plan.stages for name in (stage.name, *stage.uses)}
     made = {str(folder(name)) for name in names for folder in (plan.folder, plan.merged_folder)}
     for stage, words in stages:
-        look_at_sources(plan.sources(stage, words), world_size, mistakes, made)
+        look_at_sources(plan.sources(stage, words), world_size, mistakes, made, is_staged=bool(stage.kind))
 
 
 def headline(stage: PlannedStage) -> str:

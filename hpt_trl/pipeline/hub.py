@@ -44,9 +44,9 @@ def check_repositories(plan: Plan) -> None:
         wanted = destination(plan.resolved(stage) | stage.values, plan.folder(stage.name))
         place = (wanted.name, wanted.revision)
         if place in taken:
-            raise UserError(
-                f"{stage.places.get('hub_model_id', f'stage `{stage.name}`')}: stage `{taken[place]}` is pushed to "
-                f"{wanted.name} as well, and would be replaced; write another `hub_model_id` or `hub_revision`."
+            raise stage.places.get("hub_model_id", stage.place).error(
+                f"stage `{taken[place]}` is pushed to {wanted.name} as well, and would be replaced; write another "
+                "`hub_model_id` or `hub_revision`."
             )
         taken[place] = stage.name
 

@@ -1,6 +1,6 @@
 """Whether a pipeline's references lead anywhere, and in what order its stages run."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from hpt_trl.errors import Collector, UserError
 from hpt_trl.pipeline.plan import PlannedStage
@@ -12,12 +12,25 @@ from hpt_trl.settings.values import did_you_mean
 INDEX_KEY = "search_index"
 
 
-def check_references(stages: list[PlannedStage], mistakes: Collector) -> None:
-    """Notes every reference that does not name another stage, or one of a kind that the key does not take."""
-    kinds = {stage.name: stage.kind for stage in stages}
+def in_order(stages: list[PlannedStage], others: Iterable[str], mistakes: Collector) -> list[PlannedStage]:
+    """Returns the stages, each after those it uses, where every reference leads somewhere.
+
+    Args:
+        stages: in the file's order. others: names of stages that could not be read.
+        mistakes: takes references that do not name another stage, or one of a kind that the key does not take, and
+            circles of stages; the stages then stay as they are.
+    """
+    kinds = {**dict.fromkeys(others, ""), **{stage.name: stage.kind for stage in stages}}
+    found = Collector()
     for stage, key, used in _uses(stages):
-        with mistakes.noted():
+        with found.noted():
             _check_reference(stage, key, used, kinds)
+    if not found.errors:
+        with found.noted():
+            return ordered(stages)
+    for error in found.errors:
+        mistakes.note(error)
+    return stages
 
 
 def _check_reference(stage: PlannedStage, key: str, used: str, kinds: dict[str, str]) -> None:
@@ -29,6 +42,9 @@ def _check_reference(stage: PlannedStage, key: str, used: str, kinds: dict[str, 
         )
     if used == stage.name:
         raise where.error("the stage names its own output; name an earlier stage, or a model.")
+    if not kinds[used]:
+        # Its own mistake is told.
+        return
     if key == "reward_model_name_or_path" and kinds[used] != "reward":
         rewards = [name for name, kind in kinds.items() if kind == "reward"]
         instead = f"name one of: {', '.join(rewards)}" if rewards else "the pipeline has no stage of that kind"

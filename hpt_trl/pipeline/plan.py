@@ -1,6 +1,6 @@
 """A pipeline whose files are checked: its stages, and what each of them reads."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from hpt_trl.pipeline.references import references_of
 from hpt_trl.recipes.pipeline_keys import ALIASES
 from hpt_trl.recipes.profiles import Profile
 from hpt_trl.settings.environment import environment_of
-from hpt_trl.settings.file import RecipeFile, Sources, shown
+from hpt_trl.settings.file import UNSET, RecipeFile, Sources
 from hpt_trl.settings.values import WORDS_FOR_TRUE
 
 # Where the stages' recipes are written, beside the stages' own folders.
@@ -23,27 +23,34 @@ class PlannedStage:
 
     Attributes:
         name: its name, also of its output folder.
-        kind: the training stage (`sft`, `reward`, ...).
+        place: of its line in the pipeline.
+        kind: the training stage (`sft`, `reward`, ...); empty where it names none that there is.
         recipe: name or path of the recipe that its keys stand on; None where all keys are in the pipeline.
         values: recipe key -> value, references as they are written (`from:sft`); without `output_dir`.
         texts: the values that are single scalars, as written.
+        inner: what stands inside of the values that are mappings and lists.
         words: keys set on the command line -> the words that follow them.
         places: key -> where it is set, as messages name it.
         folders: of the files that its keys are from, in which modules are looked up first.
-        uses: names of the stages whose output it takes, in the order of the keys.
         measure: the measure that the table shows first; None for the stage's usual one.
     """
 
     name: str
-    kind: str
-    recipe: str | None
-    values: dict[str, Any]
-    texts: dict[str, str]
-    words: dict[str, list[str]]
-    places: dict[str, Place]
-    folders: list[Path]
-    uses: list[str]
-    measure: str | None
+    place: Place
+    kind: str = ""
+    recipe: str | None = None
+    values: dict[str, Any] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
+    inner: dict[str, RecipeFile] = field(default_factory=dict)
+    words: dict[str, list[str]] = field(default_factory=dict)
+    places: dict[str, Place] = field(default_factory=dict)
+    folders: list[Path] = field(default_factory=list)
+    measure: str | None = None
+
+    @property
+    def uses(self) -> list[str]:
+        """Names of the stages whose output it takes, in the order of the keys."""
+        return list(dict.fromkeys(used for value in self.values.values() for used in references_of(value)))
 
     @property
     def is_pushed(self) -> bool:
@@ -117,27 +124,33 @@ class Plan:
         values = self.resolved(stage)
         texts = {key: text for key, text in stage.texts.items() if key in values and not references_of(text)}
         texts = {key: value for key, value in values.items() if isinstance(value, str)} | texts
-        lines = dict.fromkeys(stage.values, self.file.lines["stages"])
+        lines = {key: place.line for key, place in stage.places.items() if place.line is not None}
         return StageSources(
-            file=RecipeFile(path=self.file.path, values=values, lines=lines, texts=texts),
+            file=RecipeFile(self.file.path, values, lines, texts, stage.inner),
             overrides=stage.words | words,
             places=stage.places,
-            default_place=f"{shown(self.file.path)}, stage `{stage.name}`",
+            stage=stage.place,
         )
 
 
 @dataclass
 class StageSources(Sources):
-    """The sources of a stage's recipe, of which each key has a place of its own: recipe, pipeline or command line."""
+    """The sources of a stage's recipe, of which each key has a place of its own: recipe, pipeline or command line.
+
+    Attributes:
+        places: key -> where it is set.
+        stage: place of the stage.
+    """
 
     places: dict[str, Place]
-    default_place: str
+    stage: Place
 
     @property
     def folder(self) -> None:
         """None: the paths count from the file that sets each key, and are absolute where they lead somewhere there."""
 
-    def place(self, key: str) -> Place:
-        if key in self.places:
-            return self.places[key]
-        return Place(f"{self.default_place}, `{key}` (not set, its default holds)", shown(self.file.path), key)
+    def place(self, key: str, *inside: str) -> Place:
+        if key not in self.places:
+            return replace(self.stage, key=f"{self.stage.key}.{key}", note=UNSET)
+        place = self.places[key]
+        return place if place.on_command_line else replace(place, line=self.file.line(key, *inside))

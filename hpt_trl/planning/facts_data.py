@@ -56,7 +56,7 @@ def _known(checked: Prepared | Recipe) -> dict[str, Any]:
         "model": checked.model,
         "model_type": checked.model_config.model_type,
         "dtype": None if recipe.model_args.dtype is None else str(recipe.model_args.dtype),
-        "data": {"source": splits.source, "layout": splits.layout, "form": splits.form, "rows": len(splits.train)},
+        "data": {"source": splits.source, "layout": splits.layout, "form": splits.form, "rows": splits.rows},
         "held_out": held_out,
         "unused_columns": list(checked.unused),
         "rewards": [

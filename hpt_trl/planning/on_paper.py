@@ -60,7 +60,7 @@ def facts_on_paper(recipe: Recipe, splits: Splits | None = None) -> list[tuple[s
     ]
     if not recipe.stage.trains:
         return [*lines, *_measuring(recipe, config, assumed), ("output", output_line(recipe))]
-    rows = None if splits is None else len(splits.train)
+    rows = None if splits is None else splits.rows
     return [*lines, *_training(recipe, config, rows, assumed), ("output", output_line(recipe))]
 
 

@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from hpt_trl.errors import UserError
+from hpt_trl.errors import Collector, UserError
 from hpt_trl.recipes.declared import Declared
 from hpt_trl.recipes.packages import missing
 from hpt_trl.recipes.profiles import Profile
@@ -20,13 +20,11 @@ def check_quantization(values: dict[str, Any], declared: Declared, sources: Sour
         )
 
 
-def check_packages(values: dict[str, Any], sources: Sources) -> None:
-    """Refuses keys that need a package which is not installed; the libraries do once the model is loaded."""
-    for one in missing(values)[:1]:
-        raise sources.error(
-            one.key,
-            f"{sources.quoted(one.key)} needs {one.package}, which is not installed here: {one.install}",
-        )
+def check_packages(values: dict[str, Any], sources: Sources, mistakes: Collector) -> None:
+    """Notes keys that need a package which is not installed; the libraries do once the model is loaded."""
+    for one in missing(values):
+        said = f"{sources.quoted(one.key)} needs {one.package}, which is not installed here: {one.install}"
+        mistakes.note(sources.error(one.key, said))
 
 
 def settle_device(values: dict[str, Any], sources: Sources) -> None:

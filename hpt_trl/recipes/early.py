@@ -14,7 +14,8 @@ from hpt_trl.errors import Collector, UserError
 from hpt_trl.models.folders import check_model_folder, check_model_name, is_adapter, is_local
 from hpt_trl.recipes.batches import BATCH_KEYS, settle_batch
 from hpt_trl.recipes.bundled import comes_from, find_recipe
-from hpt_trl.recipes.declared import Declared, declared_in_file, rewards_in_file
+from hpt_trl.recipes.declared import Declared, declared_in_file, declared_somewhere, rewards_in_file
+from hpt_trl.recipes.device import check_packages
 from hpt_trl.recipes.joint import Values
 from hpt_trl.recipes.pipeline_keys import PIPELINE
 from hpt_trl.recipes.stages import STAGE_MODULES
@@ -65,7 +66,7 @@ def look_at(
         name: a file, or the name of a bundled recipe.
         overrides: words of the command line.
         mistakes: takes what is found.
-        world_size: processes of the run; by default what the launcher says, else 1.
+        world_size: processes of the run, 0 where that is not known; by default what the launcher says, else 1.
         planned: what the recipe's header or another recipe makes need not be there yet, nor packages.
         live: torch is imported anyway: where keys.json is of other versions than those installed, the stage is asked.
 
@@ -75,7 +76,7 @@ def look_at(
     Raises:
         UserError: there is no such recipe, or its file cannot be read.
     """
-    sources = Sources(read_recipe_file(find_recipe(name), mistakes), split_overrides(take_token(overrides)))
+    sources = Sources(read_recipe_file(find_recipe(name), mistakes), split_overrides(take_token(overrides), mistakes))
     processes = int(os.environ.get("WORLD_SIZE", "1")) if world_size is None else world_size
     made = _to_come(sources) if planned else ()
     return look_at_sources(sources, processes, mistakes, made, planned=planned, live=live)
@@ -97,6 +98,7 @@ def look_at_sources(
     made: Collection[str] = (),
     *,
     has_model: bool = True,
+    is_staged: bool = True,
     planned: bool = False,
     live: bool = False,
 ) -> Checked | None:
@@ -105,14 +107,17 @@ def look_at_sources(
     Args:
         made: folders that will be there when the recipe runs.
         has_model: its model is one that it names.
+        is_staged: it names a stage; where it does not, that is told already.
     """
     declare: Callable[[str], Declared | None] = declared_now if live else declared_in_file
-    declared = declared_for(sources, mistakes, declare)
+    declared = declared_for(sources, mistakes, declare) if is_staged else declared_somewhere()
     if declared is None:
         return None
     values = read_values(sources, declared, mistakes)
     taken = values.taken
-    if declared.trains and values.are_sound(*BATCH_KEYS):
+    if not planned:
+        check_packages(taken, sources, mistakes)
+    if declared.trains and world_size and values.are_sound(*BATCH_KEYS):
         with mistakes.noted():
             settle_batch(dict(taken), declared.keys, world_size, sources)
     _note_rewards(taken, sources, mistakes, made)
@@ -142,7 +147,7 @@ def look_at_sources(
             check_trackers(taken["report_to"], sources, packages=not planned, **settings)
     # An evaluation has none of its own.
     for name in (taken.get("evaluations") or []) if has_model else []:
-        _note_evaluation(name, sources, world_size, mistakes, made, live=live)
+        _note_evaluation(name, sources, world_size, mistakes, made, planned=planned, live=live)
     return Checked(values, declared, sources)
 
 
@@ -181,7 +186,14 @@ def _note_rewards(values: dict[str, Any], sources: Sources, mistakes: Collector,
 
 
 def _note_evaluation(
-    name: str, sources: Sources, world_size: int, mistakes: Collector, made: Collection[str], *, live: bool
+    name: str,
+    sources: Sources,
+    world_size: int,
+    mistakes: Collector,
+    made: Collection[str],
+    *,
+    planned: bool,
+    live: bool,
 ) -> None:
     own = Collector()
     with own.noted(), seeing():
@@ -189,6 +201,7 @@ def _note_evaluation(
         stage = inner.file.values.get("stage")
         if stage in (*STAGE_MODULES, PIPELINE) and stage != _EVALUATE:
             raise inner.error("stage", f"`{stage}` is no evaluation; allowed here: {_EVALUATE}.")
-        look_at_sources(inner, world_size, own, made, has_model=False, live=live)
+        look_at_sources(inner, world_size, own, made, has_model=False, planned=planned, live=live)
     for error in own.errors:
-        mistakes.note(sources.error("evaluations", f"{name}: {error}"))
+        said = str(error) if error.place is not None else f"{name}: {error}"
+        mistakes.note(sources.error("evaluations", said))

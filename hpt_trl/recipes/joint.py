@@ -43,6 +43,7 @@ def note_joint_mistakes(values: Values, declared: Declared, sources: Sources, mi
             if all(taken.get(key) for key in _QUANTIZATION):
                 raise sources.error(_QUANTIZATION[0], "`load_in_8bit` is set as well; keep one of the two.")
             check_quantization(taken, declared, sources)
+    _note_exclusive(values, declared, sources, mistakes)
     settings = taken.get("model_init_kwargs")
     if isinstance(settings, dict) and (fault := loading_fault(settings)):
         mistakes.note(sources.error("model_init_kwargs", fault))
@@ -61,6 +62,31 @@ def note_joint_mistakes(values: Values, declared: Declared, sources: Sources, mi
                 "`reward_model_name_or_path`.",
             )
         )
+
+
+def _note_exclusive(values: Values, declared: Declared, sources: Sources, mistakes: Collector) -> None:
+    """Notes values that exclude each other, as Transformers does one after the other once it is imported."""
+
+    def value(key: str) -> Any:
+        return values.taken.get(key, declared.keys[key].default)
+
+    def judged(*keys: str) -> bool:
+        return values.are_sound(*keys) and all(key in declared.keys for key in keys)
+
+    if judged("fp16", "bf16") and values.taken.get("fp16") and values.taken.get("bf16"):
+        mistakes.note(sources.error("fp16", "`bf16` is set as well; keep one of the two."))
+    saved, measured = "save_strategy", "eval_strategy"
+    if judged("load_best_model_at_end", saved, measured) and values.taken.get("load_best_model_at_end"):
+        if value(measured) == "no":
+            said = "nothing is measured by which one is the best; set `eval_strategy`, or drop it."
+            mistakes.note(sources.error("load_best_model_at_end", said))
+        elif value(saved) not in ("best", value(measured)):
+            said = f"`{saved}` is {value(saved)} and `{measured}` {value(measured)}; write the same for both."
+            mistakes.note(sources.error("load_best_model_at_end", said))
+    drawn, heat = "eval_num_generations", "eval_temperature"
+    if judged(drawn, heat) and value(drawn) > 1 and value(heat) <= 0:
+        said = f"{value(drawn)} with `{heat}` {value(heat)}: greedy completions of one prompt are all the same."
+        mistakes.note(sources.error(drawn, f"{said} Allowed: 1, or `{heat}` above 0, e.g. 0.6."))
 
 
 def required_keys(declared: Declared) -> list[str]:

@@ -1,5 +1,6 @@
 """The paths that a recipe names, looked at before any of them is followed."""
 
+from pathlib import Path
 from typing import Any
 
 from hpt_trl.files import path_fault
@@ -20,6 +21,12 @@ PATH_KEYS = frozenset(
     }
 )
 
+# Of keys that may name other things as well: the endings by which a file is meant.
+_FILES: dict[str, str | tuple[str, ...]] = {
+    **dict.fromkeys(("deepspeed", "fsdp_config", "accelerator_config"), ".json"),
+    "chat_template_path": (".jinja", ".jinja2", ".j2"),
+}
+
 
 def paths_fault(key: str, value: Any) -> str | None:
     """What to say of a key whose path is a pipe, leads in a circle or to nothing, is too long, or may not be read.
@@ -29,7 +36,10 @@ def paths_fault(key: str, value: Any) -> str | None:
     if key not in PATH_KEYS:
         return None
     paths = [path for path in (value if isinstance(value, list) else [value]) if isinstance(path, str)]
-    return next((f"{_short(path)} {fault}; name another." for path in paths if (fault := path_fault(path))), None)
+    if fault := next((f"{_short(path)} {fault}; name another." for path in paths if (fault := path_fault(path))), None):
+        return fault
+    files = [path for path in paths if path.endswith(_FILES.get(key, ())) and not Path(path).expanduser().exists()]
+    return f"there is no file {_short(files[0])} (looked in {Path(files[0]).parent.resolve()})." if files else None
 
 
 def _short(path: str) -> str:

@@ -4,6 +4,8 @@ The other wings declare those of their own keys: `hpt_trl.data.arguments`, `hpt_
 `hpt_trl.rewards.arguments`, `hpt_trl.rollouts.ranges`, and each stage.
 """
 
+import dataclasses
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from hpt_trl.data.arguments import DATA_RULES
@@ -38,5 +40,16 @@ COMMON_RULES = (
 
 def rules_for(stage: "Stage") -> dict[str, Rule]:
     """Returns key -> rule for the keys of a stage; its own rules stand above the common ones."""
-    rules = (*COMMON_RULES, *DATA_RULES, *MODEL_RULES, *REWARD_RULES, layout_rule(stage.layouts), *stage.rules)
-    return {key: rule for rule in rules for key in rule.keys}
+    shared = (*COMMON_RULES, *_library_rules(), *DATA_RULES, *MODEL_RULES, *REWARD_RULES)
+    return {key: rule for rule in (*shared, layout_rule(stage.layouts), *stage.rules) for key in rule.keys}
+
+
+def _library_rules() -> Iterator[Rule]:
+    """What Transformers' own classes say of keys that it takes as texts and mappings."""
+    from transformers.debug_utils import DebugOption
+    from transformers.trainer_pt_utils import AcceleratorConfig
+
+    debug = tuple(option.value for option in DebugOption)
+    yield Rule(("debug",), f"{', '.join(debug)}, or a list of them", names=debug, also=("", [], " ".join(debug)))
+    fields = tuple(field.name for field in dataclasses.fields(AcceleratorConfig))
+    yield Rule(("accelerator_config",), f"a mapping with {', '.join(fields)}, or a JSON file of them", fields=fields)

@@ -236,7 +236,10 @@ class Stage:
 def place_of(error: Exception, known: "dict[str, Key]", sources: Sources) -> UserError:
     """Returns a config's own complaint with the place of the key that it is about, where it names one."""
     text = str(error).strip()
-    named = [word for word in re.findall(r"[A-Za-z_0-9]+", text) if word in known]
+    # Classes are called after the keys whose values they are: `AcceleratorConfig`, DeepSpeed.
+    classes = {key.replace("_", ""): key for key in known}
+    words = re.findall(r"[A-Za-z_0-9]+", text)
+    named = [word if word in known else classes.get(word.lower(), "") for word in words]
     given = [word for word in named if word in sources.file.lines or word in sources.overrides]
     # A single ordinary word (`seed`, `debug`) may stand in any sentence: without a source it proves nothing.
     quoted = [word for word in re.findall(r"`([A-Za-z_0-9]+)`", text) if word in known]

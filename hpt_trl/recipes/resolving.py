@@ -58,8 +58,7 @@ def resolve_recipe(sources: Sources, world_size: int | None = None, profile: Pro
     planned = profile is not None and world_size is None
     known = declared.keys
     if not planned:
-        with mistakes.noted():
-            check_packages(values, sources)
+        check_packages(values, sources, mistakes)
     stage = load_stage(declared.stage)
 
     from trl import ModelConfig, TrlParser

@@ -6,6 +6,7 @@ tested here, without a GPU. Drop this file when accelerate shards on CPUs.
 """
 
 import functools
+import importlib
 import os
 from typing import Any
 
@@ -24,6 +25,8 @@ def shard_on_cpu() -> None:
 
     # DeepSpeed would look for a GPU's tools otherwise.
     os.environ["DS_ACCELERATOR"] = "cpu"
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
+        _leave_inference_uncompiled()
     # Processes of one machine divide its cores; accelerate does so only where it knows that it runs on CPUs.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     choose_backend, initialise = PartialState._prepare_backend, AcceleratorState.__init__
@@ -45,3 +48,14 @@ def shard_on_cpu() -> None:
 
     PartialState._prepare_backend = with_gloo
     AcceleratorState.__init__ = with_fsdp
+
+
+def _leave_inference_uncompiled() -> None:
+    """Spare a run the all-reduce that DeepSpeed compiles on a CPU before anything else, a minute of one core.
+
+    Only its inference calls it. A run that is killed meanwhile leaves a lock in the user's cache, for which each later
+    run would wait without end.
+    """
+    # By its name: the package's attribute `torch` is PyTorch.
+    backend: Any = importlib.import_module("deepspeed.comm.torch")
+    backend.build_shm_op = lambda: None

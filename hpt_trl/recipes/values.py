@@ -10,12 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from hpt_trl.data.entries import KEY as MIXTURE
 from hpt_trl.errors import Collector, Place, UserError
 from hpt_trl.recipes.anchoring import anchored_value
 from hpt_trl.recipes.declared import Declared, declared_by, declared_in_file, declared_somewhere
 from hpt_trl.recipes.joint import Values, note_joint_mistakes
 from hpt_trl.recipes.paths import paths_fault
 from hpt_trl.recipes.stages import STAGE_MODULES, check_stage, load_stage
+from hpt_trl.recipes.streaming import note_streaming_mistakes
 from hpt_trl.settings.environment import variable_fault
 from hpt_trl.settings.file import Sources, shown
 from hpt_trl.settings.imported import see_folders
@@ -77,7 +79,7 @@ def stage_of(sources: Sources) -> str:
         file, guess = shown(sources.file.path), _guessed_stage(sources)
         written = ", ".join(f"`stage: {stage}`" for stage in sorted(STAGE_MODULES))
         likely = f" This looks like `stage: {guess}`." if guess else ""
-        raise Place(file, file, "stage").error(f"the key `stage` is missing. Write one of: {written}.{likely}")
+        raise Place(file, "stage").error(f"the key `stage` is missing. Write one of: {written}.{likely}")
     try:
         check_stage(name)
     except UserError as error:
@@ -124,6 +126,7 @@ def read_values(sources: Sources, declared: Declared, mistakes: Collector) -> Va
             if name not in declared.keys and (meant := meant_by(name, declared.keys)):
                 values.faulty.add(meant)
     note_joint_mistakes(values, declared, sources, mistakes)
+    note_streaming_mistakes(values.taken, declared, sources, mistakes)
     return values
 
 
@@ -177,6 +180,9 @@ def _typed(name: str, sources: Sources, declared: Declared) -> tuple[str, Any]:
             value, text = read_words(key.hint, sources.overrides[name])
         else:
             value, text = sources.file.values[name], sources.file.texts.get(name, "")
+        if name == MIXTURE and isinstance(value, list):
+            # Its entries are told of one by one, where they are read.
+            return name, value
         if name == "scale_rewards" and text.lower() in ("true", "false"):
             # TRL's other names for `group` and `none`.
             text = {"true": "group", "false": "none"}[text.lower()]

@@ -12,6 +12,7 @@ from hpt_trl.errors import UserError
 from hpt_trl.models.folders import check_model_folder, is_adapter
 from hpt_trl.models.hub_parts import adapter_folder
 from hpt_trl.models.loading import load_config
+from hpt_trl.models.readable import adapter_config
 
 # Sequences that are scored at once.
 BATCH = 16
@@ -112,7 +113,8 @@ class RewardModel:
 
         try:
             tokenizer = AutoTokenizer.from_pretrained(self._folder, padding_side="right", **self._settings)
-        except (OSError, ValueError) as error:
+        # The tokenizers library raises plain exceptions.
+        except Exception as error:
             raise UserError(
                 f"reward_model_name_or_path: the tokenizer of {self.name} cannot be loaded: {_first_line(error)}. "
                 "Write the output folder of a `stage: reward` run, or a Hub id that is cached or reachable."
@@ -133,7 +135,8 @@ class RewardModel:
 
         try:
             config = AutoConfig.from_pretrained(self.name, **self._settings)
-        except (OSError, ValueError) as error:
+        # Of values that are of a wrong kind each config's class says it in its own way.
+        except Exception as error:
             raise UserError(
                 f"reward_model_name_or_path: the config of {self.name} cannot be loaded: {_first_line(error)}."
             ) from error
@@ -153,9 +156,7 @@ class RewardModel:
         return config
 
     def _adapted_config(self) -> Any:
-        from peft import PeftConfig
-
-        adapter = PeftConfig.from_pretrained(self._folder)
+        adapter = adapter_config(self._folder)
         if adapter.task_type != "SEQ_CLS":
             raise UserError(
                 f"reward_model_name_or_path: {self.name} holds an adapter of the task {adapter.task_type}, not of a "

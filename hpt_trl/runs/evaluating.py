@@ -150,9 +150,10 @@ def _precision(config: Any) -> str:
 
 def _open(prepared: Prepared, store: SampleStore) -> None:
     """Makes the output folder ready: for a new evaluation, or for one that goes on."""
-    recipe, found = prepared.recipe, store.conditions()
+    recipe = prepared.recipe
+    found = None if recipe.arguments.overwrite else store.conditions()
     wanted = valid_json(_conditions(prepared))
-    if recipe.arguments.overwrite or found is None:
+    if found is None:
         open_output_folder(recipe, resuming=False)
         store.begin(wanted)
         return

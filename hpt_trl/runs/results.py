@@ -8,7 +8,8 @@ from typing import Any
 from transformers import Trainer
 
 from hpt_trl.digests import DIGESTS_FILE, digest_of
-from hpt_trl.models.whole_files import DIGESTS_KEY
+from hpt_trl.models.whole_files import DIGESTS_KEY, RECIPE_KEY
+from hpt_trl.run_files import RECIPE_FILE
 from hpt_trl.runs.prepared import Prepared
 from hpt_trl.runs.record import hardware, short_name, versions
 from hpt_trl.runs.totals import Totals
@@ -56,8 +57,8 @@ def results_of(prepared: Prepared, trainer: Trainer, outcome: Outcome, command: 
         "before": outcome.before,
         "after": outcome.after,
         **({} if outcome.own is None else {recipe.stage.name: outcome.own}),
-        "rows": {"training": len(splits.train), "held_out": 0 if splits.test is None else len(splits.test)},
-        "faulty_rows": {"training": splits.dropped, "held_out": splits.test_dropped},
+        "rows": {"training": splits.rows, "held_out": 0 if splits.test is None else len(splits.test)},
+        "faulty_rows": {"training": splits.left_out, "held_out": splits.test_dropped},
         "overlap": _overlap(prepared),
         "steps": trainer.state.global_step,
         "trained": why is None,
@@ -75,6 +76,7 @@ def results_of(prepared: Prepared, trainer: Trainer, outcome: Outcome, command: 
         "hardware": hardware(trainer.accelerator.device, trainer.accelerator.num_processes, spent.peak_bytes),
         "command": masked_command(shlex.join(command)),
         DIGESTS_KEY: digest_of(Path(recipe.config.output_dir) / DIGESTS_FILE),
+        RECIPE_KEY: digest_of(Path(recipe.config.output_dir) / RECIPE_FILE),
     }
 
 

@@ -11,6 +11,7 @@ from hpt_trl.data.layouts import NO_PROMPTS, Splits
 from hpt_trl.data.loading import load_measured, load_splits
 from hpt_trl.data.prompt_parts import names_columns
 from hpt_trl.data.rendering import Encoder
+from hpt_trl.data.streaming import load_streamed
 from hpt_trl.data.unused import unused_columns
 from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.rewards.loading import check_columns, check_rows, columns_read
@@ -27,7 +28,8 @@ def read_splits(recipe: Recipe, functions: list[Callable[..., Any]]) -> tuple[Sp
         "layout": stage.layouts,
     }
     if stage.trains:
-        splits = load_splits(arguments, needs_demonstration=stage.needs_demonstration(config), **shape)
+        load = load_streamed if arguments.dataset_streaming else load_splits
+        splits = load(arguments, needs_demonstration=stage.needs_demonstration(config), **shape)
     else:
         splits = load_measured(arguments, **shape)
         wanted = stage.most_rows(arguments)
@@ -73,12 +75,6 @@ def answered_rows(recipe: Recipe, splits: Splits, rewards: list[Any]) -> Dataset
     """Rows that are answered before and after the training."""
     arguments = recipe.arguments
     wanted = arguments.eval_samples
-    if arguments.eval_num_generations > 1 and arguments.eval_temperature <= 0:
-        raise recipe.error(
-            "eval_num_generations",
-            f"{arguments.eval_num_generations} with `eval_temperature` {arguments.eval_temperature}: greedy "
-            "completions of one prompt are all the same. Allowed: 1, or `eval_temperature` above 0, e.g. 0.6.",
-        )
     if wanted == 0:
         return None
     if not rewards:

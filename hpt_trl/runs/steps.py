@@ -12,12 +12,16 @@ logger = logging.getLogger(__name__)
 def check_steps(recipe: Recipe, splits: Splits) -> int:
     """See that an epoch has a step at all: samplers and loaders leave out what does not fill a whole batch.
 
+    A stream goes on from its first row.
+
     Returns:
         Training rows that each epoch leaves out.
 
     Raises:
         UserError: all of them, so that nothing would be trained.
     """
+    if splits.stream is not None:
+        return 0
     rows, config = len(splits.train), recipe.config
     per_step = config.per_device_train_batch_size * recipe.world_size
     group = recipe.setting("num_generations")

@@ -6,9 +6,9 @@ PyYAML speaks YAML 1.1, where `no` and `off` are booleans and `1e-6` is text. Re
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,13 @@ from hpt_trl.settings.imported import MODULE_FOLDERS
 from hpt_trl.settings.secrets import put_back
 from hpt_trl.settings.yaml_text import check_yaml
 
-# Letters of a value, or of a key, that messages quote.
+# Of YAML 1.1 alone, which would end a comment in the middle of what editors show as one line.
+_BREAK = re.compile("[\x85\u2028\u2029]")
+_COMMENT = re.compile(r"^[ \t]*#.*$", re.MULTILINE)
+# Letters of a value that messages quote.
 _QUOTED = 200
+# Behind the place of a key that is nowhere.
+UNSET = " (not set, its default holds)"
 
 
 class RecipeLoader(yaml.SafeLoader):
@@ -59,12 +64,20 @@ class RecipeFile:
         values: key -> value as YAML reads it.
         lines: key -> line of the key, counted from 1.
         texts: key -> the value as it is written, for keys whose value is a single scalar.
+        inner: key -> what stands inside of its value, where that is a mapping or a list; items are called 1, 2, ...
     """
 
     path: Path
     values: dict[str, Any]
     lines: dict[str, int]
     texts: dict[str, str]
+    inner: "dict[str, RecipeFile]" = field(default_factory=dict)
+
+    def line(self, key: str, *inside: str) -> int | None:
+        """Returns the line of a key, or of what stands inside of it as far as it does; None where it is not set."""
+        inner = self.inner.get(key)
+        found = None if inner is None or not inside else inner.line(*inside)
+        return self.lines.get(key) if found is None else found
 
 
 def shown(path: Path) -> str:
@@ -109,15 +122,13 @@ class Sources:
         words = self.overrides.get(key)
         return self.file.values.get(key) if words is None else " ".join(words)
 
-    def place(self, key: str) -> Place:
-        """Returns where a key is set."""
+    def place(self, key: str, *inside: str) -> Place:
+        """Returns where a key is set; with what stands inside of its value, the line of that."""
         file = shown(self.file.path)
         if key in self.overrides:
-            return Place(f"--{key[:_QUOTED]} on the command line ({file})", file, key, on_command_line=True)
-        if key in self.file.lines:
-            line = self.file.lines[key]
-            return Place(f"{file}, line {line}, `{key[:_QUOTED]}`", file, key, line)
-        return Place(f"{file}, `{key}` (not set, its default holds)", file, key)
+            return Place(file, key, on_command_line=True)
+        line = self.file.line(key, *inside)
+        return Place(file, key, line, note=UNSET if line is None else "")
 
     def error(self, key: str, message: str) -> UserError:
         """Returns (does not raise) the error about a key, with the place that set it in front of the message."""
@@ -125,18 +136,27 @@ class Sources:
 
     @contextmanager
     def placing(self, *keys: str) -> Iterator[None]:
-        """Inside, a mistake whose message begins with one of these keys (`key: ...`) gets the place of the key.
+        """Inside, mistakes about these keys get the place of the key.
 
         Raises:
-            UserError: the mistake.
+            UserError: the mistakes.
         """
         try:
             yield
         except UserError as error:
-            key, colon, message = str(error).partition(": ")
-            if error.place is None and colon and key in keys:
-                raise self.error(key, message) from error
-            raise
+            mistakes = Collector()
+            for one in error.every:
+                mistakes.note(self._placed(one, keys))
+            mistakes.settle()
+
+    def _placed(self, error: UserError, keys: Collection[str]) -> UserError:
+        if error.place is not None:
+            return error
+        if error.about:
+            return self.place(*error.about).error(error.said)
+        # Others begin with the key, in words.
+        key, colon, message = str(error).partition(": ")
+        return self.error(key, message) if colon and key in keys else error
 
 
 def _note_duplicates(node: yaml.Node, path: Path, mistakes: Collector) -> None:
@@ -148,12 +168,32 @@ def _note_duplicates(node: yaml.Node, path: Path, mistakes: Collector) -> None:
                 continue
             line, file = key.start_mark.line + 1, shown(path)
             if key.value in seen:
-                place = Place(f"{file}, line {line}, `{key.value[:_QUOTED]}`", file, key.value, line)
-                mistakes.note(place.error(f"the key is already set on line {seen[key.value]}. Keep one of the two."))
+                said = f"the key is already set on line {seen[key.value]}. Keep one of the two."
+                mistakes.note(Place(file, key.value, line).error(said))
             seen[key.value] = line
     elif isinstance(node, yaml.SequenceNode):
         for item in node.value:
             _note_duplicates(item, path, mistakes)
+
+
+def _structure(loader: RecipeLoader, path: Path, root: yaml.MappingNode | yaml.SequenceNode) -> RecipeFile:
+    """The keys of a mapping by their texts, or the items of a list by their numbers."""
+    if isinstance(root, yaml.MappingNode):
+        loader.flatten_mapping(root)
+        nodes = {key.value: (key, value) for key, value in root.value if isinstance(key, yaml.ScalarNode)}
+    else:
+        nodes = {str(number): (item, item) for number, item in enumerate(root.value, 1)}
+    return RecipeFile(
+        path=path,
+        values={name: loader.construct_object(value, deep=True) for name, (_, value) in nodes.items()},
+        lines={name: key.start_mark.line + 1 for name, (key, _) in nodes.items()},
+        texts={name: value.value for name, (_, value) in nodes.items() if isinstance(value, yaml.ScalarNode)},
+        inner={
+            name: _structure(loader, path, value)
+            for name, (_, value) in nodes.items()
+            if isinstance(value, yaml.MappingNode | yaml.SequenceNode)
+        },
+    )
 
 
 def read_recipe_file(path: Path, mistakes: Collector | None = None) -> RecipeFile:
@@ -171,6 +211,7 @@ def read_recipe_file(path: Path, mistakes: Collector | None = None) -> RecipeFil
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{shown(path)}: the recipe cannot be read as text: {error}.") from error
+    text = _COMMENT.sub(lambda comment: _BREAK.sub(" ", comment[0]), text)
     noted = Collector() if mistakes is None else mistakes
     try:
         check_yaml(text)
@@ -186,18 +227,11 @@ def read_recipe_file(path: Path, mistakes: Collector | None = None) -> RecipeFil
         for key, _ in root.value:
             if not isinstance(key, yaml.ScalarNode):
                 line, file = key.start_mark.line + 1, shown(path)
-                noted.note(Place(f"{file}, line {line}", file, "", line).error("a key is one word, not a structure."))
+                noted.note(Place(file, "", line).error("a key is one word, not a structure."))
         _note_duplicates(root, path, noted)
         if mistakes is None:
             noted.settle()
-        loader.flatten_mapping(root)
-        nodes = {key.value: (key, value) for key, value in root.value if isinstance(key, yaml.ScalarNode)}
-        found = RecipeFile(
-            path=path,
-            values={name: loader.construct_object(value, deep=True) for name, (_, value) in nodes.items()},
-            lines={name: key.start_mark.line + 1 for name, (key, _) in nodes.items()},
-            texts={name: value.value for name, (_, value) in nodes.items() if isinstance(value, yaml.ScalarNode)},
-        )
+        found = _structure(loader, path, root)
         put_back(path, found.values, found.texts)
         return found
     except yaml.MarkedYAMLError as error:
@@ -210,24 +244,29 @@ def read_recipe_file(path: Path, mistakes: Collector | None = None) -> RecipeFil
         raise UserError(f"{shown(path)}: this is not YAML: {error}.") from error
 
 
-def split_overrides(words: list[str]) -> dict[str, list[str]]:
+def split_overrides(words: list[str], mistakes: Collector | None = None) -> dict[str, list[str]]:
     """Splits `--key value ...`, `--key=value` and `--flag` into key -> words; of a key given twice the last counts.
 
+    Args:
+        mistakes: takes that words stand before the first key. By default it is raised.
+
     Raises:
-        UserError: a word stands before the first key.
+        UserError: words stand there.
     """
+    noted = Collector() if mistakes is None else mistakes
     overrides: dict[str, list[str]] = {}
     current: list[str] | None = None
     for word in words:
         if word.startswith("--") and len(word) > 2:
             key, equals, value = word[2:].partition("=")
             current = overrides[key.replace("-", "_")] = [value] if equals else []
-        elif current is None:
-            raise UserError(
-                f"`{word[:_QUOTED]}` on the command line follows no key; overrides are written `--key value`."
-            )
-        else:
+        elif current is None and word == words[0]:
+            said = f"`{word[:_QUOTED]}` on the command line follows no key; overrides are written `--key value`."
+            noted.note(UserError(said))
+        elif current is not None:
             current.append(word)
+    if mistakes is None:
+        noted.settle()
     return overrides
 
 

@@ -20,6 +20,7 @@ class Rule:
         whole: from 1 on only whole numbers are allowed.
         also: values that are allowed beside those in range.
         names: the only texts that are allowed; of a list one or more of them.
+        fields: the only keys that a mapping may have.
         needed: None, which the field may take, is not allowed.
     """
 
@@ -32,12 +33,15 @@ class Rule:
     whole: bool = False
     also: tuple[Any, ...] = ()
     names: tuple[str, ...] = ()
+    fields: tuple[str, ...] = ()
     needed: bool = False
 
     def holds(self, value: Any) -> bool:
         """Whether a value is in range."""
         if value in self.also:
             return True
+        if self.fields:
+            return not isinstance(value, dict) or set(value) <= set(self.fields)
         if self.names:
             return bool(value) and set(value) <= set(self.names) if isinstance(value, list) else value in self.names
         # A field may take a number or a text; only `also` has texts in range.
@@ -81,4 +85,7 @@ def problem(rule: Rule, value: Any) -> str | None:
     """Returns what to say after a value that is out of range, or None where it is in range."""
     if not rule.needed if value is None else rule.holds(value):
         return None
-    return f"is not allowed; allowed: {rule.allowed}.{did_you_mean(str(value)[:200], rule.names)}"
+    given, names = str(value)[:200], rule.names
+    if isinstance(value, dict):
+        given, names = next(str(key) for key in value if key not in rule.fields), rule.fields
+    return f"is not allowed; allowed: {rule.allowed}.{did_you_mean(given, names)}"

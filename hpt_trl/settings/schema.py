@@ -64,9 +64,10 @@ def _kind(kind: Any, rule: Rule | None, *, takes_text: bool) -> list[Schema]:
         return [*numbers, {"type": "string", "pattern": _INTEGER if kind is int else _NUMBER}]
     if kind is str:
         # A field with a range takes a text only where the range names it.
-        return [{"type": ["string", "number", "boolean"]}] if takes_text and rule is None else []
+        return [{"type": ["string", "number", "boolean"]}] if takes_text and (rule is None or rule.fields) else []
     if is_kind(kind, dict):
-        return [{"type": "object"}]
+        named = {"propertyNames": {"enum": list(rule.fields)}} if rule is not None and rule.fields else {}
+        return [{"type": "object", **named}]
     if is_kind(kind, list):
         items = [one for item in _items(kind) for one in _kind(item, None, takes_text=True)]
         nothing = [{"type": "null"}] if types.NoneType in _items(kind) else []

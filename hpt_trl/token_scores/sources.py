@@ -13,6 +13,7 @@ from hpt_trl.models.digests import adapter_digest, model_digest
 from hpt_trl.models.folders import check_model_folder, is_adapter
 from hpt_trl.models.hub_parts import adapter_folder
 from hpt_trl.models.loading import load_config, load_tokenizer, model_exists
+from hpt_trl.models.readable import adapter_config, readable
 from hpt_trl.token_scores import tokenizers
 
 _MODEL_KEY = "model_name_or_path: "
@@ -70,10 +71,11 @@ class Source:
         try:
             # A run with an adapter leaves its tokenizer beside it; an adapter from elsewhere may come without.
             if self.adapter is not None and (Path(self.folder) / "tokenizer_config.json").is_file():
-                return AutoTokenizer.from_pretrained(self.folder, trust_remote_code=self.trust_remote_code)
+                with readable("tokenizer", self.folder):
+                    return AutoTokenizer.from_pretrained(self.folder, trust_remote_code=self.trust_remote_code)
             loaded = load_tokenizer(self.base, **self.settings)
             return loaded.tokenizer if isinstance(loaded, ProcessorMixin) else loaded  # type: ignore[attr-defined]
-        except (UserError, OSError, ValueError) as error:
+        except UserError as error:
             raise UserError(f"{self.key}: {str(error).strip().removeprefix(_MODEL_KEY)}") from error
 
     def check_tokens(self, config: Any, tokenizer: PreTrainedTokenizerBase, *, what: str, remedy: str) -> None:
@@ -139,7 +141,7 @@ def source_of(name: str, key: str, *, revision: str | None = None, trust_remote_
     folder = adapter_folder(name, revision=revision)
     if not is_adapter(folder):
         return Source(key, name, name, revision, None, name, trust_remote_code)
-    adapter = PeftConfig.from_pretrained(folder)
+    adapter = adapter_config(folder)
     base = str(adapter.base_model_name_or_path)
     found = Source(key, name, base, adapter.revision, adapter, folder, trust_remote_code)
     if adapter.is_prompt_learning:

@@ -135,7 +135,7 @@ def test_prompts_are_held_out_with_all_their_comparisons(tmp_path):
         ('{"prompt": "a"}\n{"prompt": ' + "[" * 100_000 + "\n", "line 2: it is nested too deep"),
         ('{"prompt": "a"}\n{"prompt": ' + "9" * 5000 + "}\n", "line 2: Exceeds the limit"),
         ('{"prompt": "a"}\n["b"]\n', "line 2: ['b'] is not an object"),
-        ('{"prompt": "a"}\n{"prompt": 5}\n', "line 2: `prompt` is 5, but the rows before it hold string"),
+        ('{"prompt": "a"}\n{"prompt": 5}\n', "line 2: `prompt` is 5, but other rows hold string"),
         ("", "has no rows"),
     ],
 )
@@ -143,6 +143,42 @@ def test_broken_json_lines(tmp_path, text, message):
     path = tmp_path / "data.jsonl"
     path.write_text(text)
     assert message in refused(path) and str(path) in refused(path)
+
+
+GOOD = '{"prompt": "a", "completion": "b"}\n'
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        ('{"prompt": 5, "completion": "b"}', "`prompt` is 5, but other rows hold string"),
+        ('{"prompt": "\\ud83d", "completion": "b"}', "`prompt` holds half a character"),
+        ("7", "7 is not an object"),
+        ('{"prompt": "a"', "not valid JSON"),
+        ('{"prompt": ' + "[" * 100_000, "it is nested too deep"),
+    ],
+)
+def test_rows_that_cannot_be_read_are_dropped_and_counted(tmp_path, caplog, bad, said):
+    path = tmp_path / "data.jsonl"
+    # The first of several is not taken for what the others have to be like.
+    path.write_text(f"{bad}\n{GOOD}{bad}\n{GOOD * 2}")
+    splits = load(path, on_bad_row="drop", dataset_train_split="train[:2]", dataset_test_split="train[2:]")
+    assert splits.train["_row"][:] == [2, 4] and splits.test["_row"][:] == [5]
+    # A slice has those that stand among its rows.
+    assert (splits.dropped, splits.test_dropped) == (2, 0)
+    assert f"{path} (train[:2]): 2 of 4 rows are faulty and left out" in caplog.text
+    assert f"{path} (train[:2]), line 1: {said}" in caplog.text
+    text = refused(path)
+    assert f"{path}, line 1: {said}" in text and text.count(str(path)) in (1, 2)
+
+
+def test_fields_too_many_are_a_fault_of_their_row(tmp_path):
+    path = tmp_path / "data.csv"
+    path.write_text("prompt,completion\na,b\nc,d,e\nf,g\n")
+    splits = load(path, on_bad_row="drop")
+    assert splits.train["prompt"][:] == ["a", "f"] and splits.dropped == 1
+    path.write_text("prompt,completion\nc,d,e\n")
+    assert "All 1 rows are faulty" in refused(path, on_bad_row="drop")
 
 
 def test_files_that_cannot_be_read(tmp_path):
@@ -167,7 +203,6 @@ def test_only_generated_data_has_options(tmp_path):
     path = write_jsonl(tmp_path / "data.jsonl", [{"prompt": "a", "completion": "b"}])
     assert "only generated datasets" in refused(path, dataset_options={"size": 3})
     assert "is missing" in refused("")
-    assert "not streamed" in refused(path, dataset_streaming=True)
     assert "Did you mean `arithmetic`?" in refused("arithmetics")
 
 

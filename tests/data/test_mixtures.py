@@ -89,7 +89,7 @@ def test_entries_of_one_path_are_counted_apart(files):
 def test_a_row_that_one_entry_holds_out_and_another_trains_on(files, tmp_path):
     own = {"path": files["own"], "split": "train[:30]", "test_split": "train[30:]"}
     said = refused(own, {"path": files["own"], "split": "train[20:32]"})
-    assert "datasets, entry 1: 2 of its held-out rows are trained on by entry 2 (first " in said
+    assert "datasets: entry 1: 2 of its held-out rows are trained on by entry 2 (first " in said
     assert "own.parquet (train[20:32]), row 31)" in said
     assert len(entries(own, {"path": files["own"], "split": "train[20:30]"}, {"path": files["alpaca"]}).test) == 10
     drawn = {"path": "arithmetic", "options": {"size": 4, "test_size": 2}}
@@ -101,7 +101,7 @@ def test_a_margin_of_some_comparisons_alone(tmp_path):
     pair = {"prompt": "p", "chosen": "a", "rejected": "b"}
     paths = [str(write_jsonl(tmp_path / f"{n}.jsonl", [pair | more])) for n, more in enumerate([{"margin": 0.5}, {}])]
     said = refused({"path": paths[0]}, {"path": paths[1]}, layout="comparisons")
-    assert "datasets, entry 2: " in said and "has no column `margin`, as entry 1 has" in said
+    assert "datasets: entry 2: " in said and "has no column `margin`, as entry 1 has" in said
     splits = entries({"path": paths[0], "columns": list(pair)}, {"path": paths[1]}, layout="comparisons")
     assert len(splits.train) == 2
 
@@ -153,8 +153,8 @@ def test_what_is_wrong_is_said_of_its_entry(files, tmp_path):
     own = {"path": files["own"]}
     broken = write_jsonl(tmp_path / "broken.jsonl", [{"prompt": "p", "completion": "c"}, {"prompt": "p"}])
     for items, keys, message in [
-        ([own, {"path": str(tmp_path / "none.jsonl")}], {}, "datasets, entry 2: path: there is no file"),
-        ([own, "rows.jsonl"], {}, "datasets, entry 2: 'rows.jsonl' is no mapping"),
+        ([own, {"path": str(tmp_path / "none.jsonl")}], {}, "datasets: entry 2: path: there is no file"),
+        ([own, "rows.jsonl"], {}, "datasets: entry 2: 'rows.jsonl' is no mapping"),
         ([own, {"pat": "x"}], {}, "there is no field `pat`; it takes path, name, split"),
         ([{"dataset_name": "x"}], {}, "Write `path`."),
         (
@@ -162,14 +162,14 @@ def test_what_is_wrong_is_said_of_its_entry(files, tmp_path):
             {},
             "`data_files`: write the file, pattern or folder",
         ),
-        ([own, {"name": "x"}], {}, "datasets, entry 2: there is no `path`"),
-        ([own, {**own, "fraction": 0.5}], {}, "datasets, entry 1: there is no `fraction`"),
+        ([own, {"name": "x"}], {}, "datasets: entry 2: there is no `path`"),
+        ([own, {**own, "fraction": 0.5}], {}, "datasets: entry 1: there is no `fraction`"),
         ([{**own, "fraction": -1}], {}, "`fraction: -1`; allowed: a number above 0"),
         ([{**own, "fraction": "half"}], {}, "`fraction: 'half'`; allowed: a number"),
-        ([own, {**own, "split": "trian"}], {}, "datasets, entry 2: split: "),
-        ([own, {**own, "test_split": "validation"}], {}, "datasets, entry 2: test_split: "),
-        ([{**own, "columns": ["nonesuch"]}], {}, "datasets, entry 1: `columns`: there is no `nonesuch`; it has prompt"),
-        ([{**own, "options": {"size": 3}}], {}, "datasets, entry 1: options: only generated"),
+        ([own, {**own, "split": "trian"}], {}, "datasets: entry 2: split: "),
+        ([own, {**own, "test_split": "validation"}], {}, "datasets: entry 2: test_split: "),
+        ([{**own, "columns": ["nonesuch"]}], {}, "datasets: entry 1: `columns`: there is no `nonesuch`; it has prompt"),
+        ([{**own, "options": {"size": 3}}], {}, "datasets: entry 1: options: only generated"),
         ([{**own, "fraction": 1}, {"path": files["alpaca"], "fraction": 0.001}], {}, "takes no row of"),
         ([{**own, "fraction": 1e300}, {**own, "fraction": 1e-300}], {}, "`fraction: 1e+300`; allowed: a number"),
         ([{**own, "fraction": 1}, {**own, "fraction": 1e-300}], {}, "entry 2: `fraction: 1e-300`; allowed: a number"),
@@ -202,7 +202,10 @@ def test_a_recipe_with_a_mixture(files, tmp_path, tiny_model_path):
     said = facts(prepare_recipe(read_recipe(path, [])))
     assert f"6 rows ({files['talks']} 3, {files['alpaca']} 3)" in said
     for wrong, message in [
-        ({"datasets": [{"path": "nothing.jsonl"}]}, "datasets, entry 1: path: there is no file nothing.jsonl"),
+        (
+            {"datasets": [{"path": "nothing.jsonl"}]},
+            "line 1, `datasets`: entry 1: path: there is no file nothing",
+        ),
         ({"datasets": mixture, "dataset_name": "arithmetic"}, "`dataset_name` stands beside it"),
         ({}, "`dataset_name` (not set, its default holds): a recipe needs it"),
     ]:

@@ -1,24 +1,27 @@
 """The fault campaign: `python -m tests.faults.campaign --minutes 20` goes through the scenarios of `scenarios.py`.
 
-Each result is a line of JSON in the record, with the commit; a later call goes on with the scenarios that the record
-lacks, and another commit begins anew. `--only ID` does one again. `--report` prints the tables of what is there, and
-`--write` brings them into docs/reliability.md.
+Each result is a line of JSON in the record, with the commit and the seed; a later call goes on with the scenarios that
+the record lacks, also after Ctrl-C or SIGTERM, and another commit begins anew. Two calls side by side share the record:
+`--part 1/2` and `--part 2/2`. `--only ID` does one again. `--report` prints the tables of what is there, and `--write`
+brings them into docs/reliability.md.
 `--control` runs without one of the safeguards: that must come to wrong results, or the verdicts see nothing.
 """
 
 import argparse
 import fnmatch
 import json
+import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 
 from hpt_trl.runs.quiet import quiet_libraries
 from tests.faults.controls import CONTROLS
-from tests.faults.report import read_records, section, summed, written_into
+from tests.faults.report import add_record, read_records, section, summed, written_into
 from tests.faults.scenarios import Scenario, all_scenarios
 from tests.faults.verdicts import BROKEN, WRONG, Verdict
 from tests.faults.workshop import BrokenError, Workshop
@@ -41,8 +44,9 @@ def main(words: list[str] | None = None) -> int:
         return 0
     quiet_libraries()
     named = "-".join([commit, *options.part.split("/")[:1]])
-    shop = Workshop((options.folder or record.parent / "faults" / named).absolute(), options.control)
+    shop = Workshop((options.folder or record.parent / "faults" / named).absolute(), options.control, options.seed)
     ends, found = time.monotonic() + 60 * options.minutes, Counter()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         for scenario in left:
             if time.monotonic() > ends:
@@ -60,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--minutes", type=float, default=1e6, help="begin no scenario after this time")
     parser.add_argument("--record", type=Path, default=ROOT / "build" / "faults.jsonl", help="lines of the results")
     parser.add_argument("--folder", type=Path, help="for the runs; beside the record by default")
-    parser.add_argument("--seed", type=int, default=0, help="of the order")
+    parser.add_argument("--seed", type=int, default=0, help="of the order, and of what is drawn")
     parser.add_argument("--only", nargs="+", metavar="ID", help="these, done or not; patterns as of file names")
     parser.add_argument("--count", type=int, help="how many at most")
     parser.add_argument("--part", default="1/1", metavar="I/N", help="every Nth, for calls side by side")
@@ -75,7 +79,7 @@ def _report(options: argparse.Namespace) -> int:
     records = read_records(options.record)
     if not records:
         sys.exit(f"there is no result in {options.record}")
-    sums = summed(records, options.seed)
+    sums = summed(records)
     print(section(sums))
     if options.write:
         PAGE.write_text(written_into(PAGE.read_text(encoding="utf-8"), sums), encoding="utf-8")
@@ -91,7 +95,8 @@ def _left(options: argparse.Namespace, record: Path, commit: str) -> list[Scenar
             sys.exit(f"there is no scenario {' '.join(options.only)}")
     else:
         part, parts = (int(word) for word in options.part.split("/"))
-        done = {line["id"] for line in read_records(record) if line["commit"] == commit}
+        lines = read_records(record)
+        done = {line["id"] for line in lines if (line["commit"], line["seed"]) == (commit, options.seed)}
         chosen = [one for place, one in enumerate(scenarios) if place % parts == part - 1 and one.id not in done]
     return chosen[: options.count]
 
@@ -102,13 +107,15 @@ def _do(scenario: Scenario, shop: Workshop, record: Path, commit: str) -> str:
         verdict, noted = scenario.do(shop)
     except BrokenError as error:
         verdict, noted = Verdict(BROKEN, str(error)), {}
-    line = {"id": scenario.id, "kind": scenario.kind, "commit": commit, "time": datetime.now(UTC).isoformat()}
-    line |= verdict.record() | noted | {"seconds": round(time.monotonic() - began, 1)}
-    record.parent.mkdir(parents=True, exist_ok=True)
-    with open(record, "a", encoding="utf-8") as file:
-        file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    # One that cannot be done is told in the tables, and the others are done.
+    except Exception:
+        verdict, noted = Verdict(BROKEN, traceback.format_exc()[-2000:]), {}
+        shop.close()
+    line = {"id": scenario.id, "kind": scenario.kind, "commit": commit, "seed": shop.seed}
+    line |= {"time": datetime.now(UTC).isoformat()} | verdict.record() | noted
+    add_record(record, line | {"seconds": round(time.monotonic() - began, 1)})
     wrong = f": {'; '.join(noted.get('at', []))}: {verdict.differs or verdict.said}" if verdict.word in WRONG else ""
-    print(f"{line['seconds']:5.1f} s  {scenario.id}: {verdict.word}{wrong}", flush=True)
+    print(f"{time.monotonic() - began:5.1f} s  {scenario.id}: {verdict.word}{wrong}", flush=True)
     return verdict.word
 
 

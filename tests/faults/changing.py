@@ -21,7 +21,7 @@ from tests.faults.verdicts import (
     fault_of,
     last_words,
 )
-from tests.faults.workshop import IN_TWO, Workshop
+from tests.faults.workshop import Workshop
 
 # Largest distance of two updates, as a share of the update: sums in another order, see tests/methods/test_matrix.py.
 _TOLERANCE = 5e-6
@@ -111,7 +111,6 @@ class Moved:
     def do(self, shop: Workshop) -> tuple[Verdict, dict[str, Any]]:
         """Goes on elsewhere and judges: the same weights but for the order of sums, or refused."""
         whole, folder = shop.reference(self.run, self.before), shop.stopped(self.run, self.before)
-        write_recipe(self.run, shop.inputs, folder, **(IN_TWO if self.after else {"use_cpu": True}))
         ended, from_step = shop.going_on(self.run, folder, self.after)(RESUME)
         verdict = Verdict("", went_on_from=from_step, said=error_of(ended.said) if ended.code else "")
         if (wrong := fault_of(ended)) is not None:
@@ -138,4 +137,4 @@ def changes() -> list[Changed | Moved]:
     """All changes, each once."""
     ways = [(None, "cpu"), ("cpu", None), ("fsdp2", None), ("cpu", "fsdp2"), ("zero2", None), (None, "zero2")]
     found: list[Changed | Moved] = [Changed(change) for change in CHANGES]
-    return found + [Moved(run, before, after) for run in ("sft", "hpt") for before, after in ways]
+    return found + [Moved(run, before, after) for run in ("sft-moved", "hpt-moved") for before, after in ways]

@@ -1,7 +1,6 @@
 """Commands as a user starts them, with the processes that they start: killed alone, or with all of those."""
 
 import json
-import random
 import re
 import shutil
 import time
@@ -14,9 +13,9 @@ import yaml
 
 from tests.faults.outcomes import outcome
 from tests.faults.runs import Ended, command, started_in
-from tests.faults.stages import STEPS, write_recipe
+from tests.faults.stages import IN_TWO, STEPS, write_recipe
 from tests.faults.verdicts import HUNG, MISSED, RESUME, Verdict, after_kill, last_words
-from tests.faults.workshop import IN_TWO, BrokenError, Workshop
+from tests.faults.workshop import BrokenError, Workshop
 
 # Name -> what it starts.
 COMMANDS = ("pipeline", "launcher-cpu", "launcher-fsdp2")
@@ -49,10 +48,10 @@ class Commanded:
     def do(self, shop: Workshop) -> tuple[Verdict, dict[str, Any]]:
         """Kills, waits until all that was started is gone, goes on and judges."""
         reference, seconds = _whole(self.name, shop)
-        after = random.Random(self.id).uniform(0.0, _OF_THE_TIME * seconds)
+        after = shop.draw(self.id).uniform(0.0, _OF_THE_TIME * seconds)
         folder = _place(self.name, shop)
         noted = {"at": [f"after {after:.2f} s of {seconds:.2f} s"], "phase": "command"}
-        ended = command(_words(self.name, folder), folder, after=after, whole_group=not self.alone)
+        ended = command(words_of(self.name, folder), folder, after=after, whole_group=not self.alone)
         if ended.code >= 0:
             return Verdict(MISSED), noted
         deadline = time.monotonic() + _PATIENCE
@@ -62,7 +61,7 @@ class Commanded:
             return Verdict(HUNG, f"{len(left)} processes outlive the command that started them"), noted
 
         def run(words: Sequence[str]) -> tuple[Ended, int | None]:
-            ended = command([*_words(self.name, folder), *words], folder)
+            ended = command([*words_of(self.name, folder), *words], folder)
             steps = [int(step) for step in re.findall(rf"step (\d+)/{STEPS}\b", ended.said)]
             return ended, min(steps) - 1 if steps else STEPS
 
@@ -82,23 +81,35 @@ def _place(name: str, shop: Workshop) -> Path:
     return folder
 
 
-def _words(name: str, folder: Path) -> list[str]:
+def words_of(name: str, folder: Path) -> list[str]:
+    """Its words, but for `hpt-trl`."""
     launched = ["--accelerate", name.removeprefix("launcher-"), *_IN_TWO] if name != "pipeline" else []
     return ["run", str(folder / "recipe.yaml"), *launched]
 
 
 def _whole(name: str, shop: Workshop) -> tuple[dict[str, str], float]:
     """The outcome of the command without any fault, and the seconds that it takes."""
-    kept = shop.folder / "commands" / f"{name}.json"
-    if not kept.exists():
+    kept = shop.folder / "commands" / name
+    if not (kept / "whole.json").exists():
         folder = _place(name, shop)
-        ended = command(_words(name, folder), folder)
+        ended = command(words_of(name, folder), folder)
         if ended.code:
             raise BrokenError(f"{name} fails without any fault:\n{last_words(ended.said)}")
-        kept.parent.mkdir(exist_ok=True)
-        kept.write_text(json.dumps([outcome(folder / "out"), ended.seconds]))
-    found, seconds = json.loads(kept.read_text())
+        shutil.rmtree(kept, ignore_errors=True)
+        # A pipeline knows its stages by when they began.
+        shutil.copytree(folder, kept, symlinks=True)
+        (kept / "whole.json").write_text(json.dumps([outcome(folder / "out"), ended.seconds]))
+    found, seconds = json.loads((kept / "whole.json").read_text())
     return found, seconds
+
+
+def finished(name: str, shop: Workshop) -> tuple[Path, dict[str, str]]:
+    """The folder of a command as its end left it, at its place, and its outcome."""
+    whole, _ = _whole(name, shop)
+    folder = _place(name, shop)
+    shutil.rmtree(folder)
+    shutil.copytree(shop.folder / "commands" / name, folder, symlinks=True)
+    return folder, whole
 
 
 def commands() -> list[Commanded]:

@@ -1,10 +1,9 @@
-"""Files that are damaged, and who reads them afterwards."""
+"""What may befall a file, and files of checkpoints and caches that are damaged before a run goes on from them."""
 
-import json
 import random
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from transformers.trainer_pt_utils import safe_globals
 
 from tests.faults.outcomes import differing, outcome
 from tests.faults.runs import Ended
-from tests.faults.stages import write_recipe
 from tests.faults.verdicts import (
     ACCEPTED,
     DIVERGED,
@@ -23,6 +21,7 @@ from tests.faults.verdicts import (
     MISSED,
     REFUSED,
     RESUME,
+    TOLD,
     UNTOLD,
     Verdict,
     after_kill,
@@ -30,15 +29,15 @@ from tests.faults.verdicts import (
     fault_of,
     last_words,
 )
-from tests.faults.workshop import EVERY, BrokenError, Workshop
+from tests.faults.workshop import EVERY, Workshop
 
 _BLOCK = 4096
 # What may befall any file, and what only some.
 _ANY = ("flip", "zero block", "zero all", "half", "empty", "append", "delete")
 NAN, OTHER = "nan", "of another step"
 WAYS = (*_ANY, NAN, OTHER)
-_TENSORS = (".safetensors", ".pt")
-_DAMAGED_STEP, _OTHER_STEP = 2 * EVERY, EVERY
+TENSORS = (".safetensors", ".pt")
+DAMAGED_STEP, _OTHER_STEP = 2 * EVERY, EVERY
 
 
 def damage(path: Path, way: str, draw: random.Random, other: Path | None = None) -> bool:
@@ -103,12 +102,45 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
 def ways_for(file: str, *, has_other: bool) -> list[str]:
     """What can befall a file by its kind."""
     found = list(_ANY)
-    if file.endswith(_TENSORS):
+    if file.endswith(TENSORS):
         found.append(NAN)
     if file.endswith((".json", ".jsonl", ".yaml", ".jinja", ".txt")):
         # Small: the block is all of it.
         found.remove("zero block")
     return [*found, OTHER] if has_other else found
+
+
+def judged(ended: Ended, path: Path, given: Path, differs: Callable[[], list[str]]) -> Verdict:
+    """The verdict on whoever was given a folder and read a damaged file there, without a way back.
+
+    Args:
+        path: the damaged file.
+        given: the folder.
+        differs: names of what came out otherwise than it does without the damage.
+    """
+    verdict = Verdict("", said=error_of(ended.said) if ended.code else "")
+    if (wrong := fault_of(ended)) is not None:
+        verdict.word, verdict.said = wrong, last_words(ended.said)
+    elif ended.code:
+        # What is wrong is found by its file, or by the folder that was given.
+        verdict.word = REFUSED if path.name in verdict.said or str(given) in verdict.said else UNTOLD
+    else:
+        verdict.differs = differs()
+        verdict.said = warning_of(ended.said, path)
+        # That nothing came of a changed weight is luck, and a word of it no excuse.
+        if path.suffix in TENSORS:
+            verdict.word = ACCEPTED
+        elif verdict.said:
+            verdict.word = TOLD
+        else:
+            verdict.word = ACCEPTED if verdict.differs else HARMLESS
+    return verdict
+
+
+def warning_of(said: str, path: Path) -> str:
+    """The line by which a user is told that a file is not what was written; empty where none is."""
+    marks = (f"{path} is not what its run wrote", f"{path.name} ends in half a line", f"{path.name} ends at step")
+    return next((line.strip() for line in said.splitlines() if any(mark in line for mark in marks)), "")
 
 
 @dataclass(frozen=True)
@@ -139,15 +171,15 @@ class Resumed:
         folder = shop.stopped(self.run)
         noted = {"file": self.file, "way": self.way}
         path = folder / "out" / self.file
-        other = folder / "out" / self.file.replace(f"-{_DAMAGED_STEP}/", f"-{_OTHER_STEP}/")
-        if not path.exists() or not damage(path, self.way, random.Random(self.id), None if other == path else other):
+        other = folder / "out" / self.file.replace(f"-{DAMAGED_STEP}/", f"-{_OTHER_STEP}/")
+        if not path.exists() or not damage(path, self.way, shop.draw(self.id), None if other == path else other):
             return Verdict(MISSED), noted
-        named = str(folder / "out" / f"checkpoint-{_DAMAGED_STEP}")
+        named = str(folder / "out" / f"checkpoint-{DAMAGED_STEP}")
         first = ("--resume_from_checkpoint", named) if self.by_name else RESUME
         run = shop.going_on(self.run, folder)
-        verdict = after_kill(run, folder, whole.outcome, first=first, newest=_DAMAGED_STEP)
+        verdict = after_kill(run, folder, whole.outcome, first=first, newest=DAMAGED_STEP)
         if verdict.word == IDENTICAL:
-            verdict.word = ACCEPTED if path.suffix in _TENSORS else HARMLESS
+            verdict.word = ACCEPTED if path.suffix in TENSORS else HARMLESS
         elif verdict.word == DIVERGED:
             verdict.word = ACCEPTED
         return verdict, noted
@@ -179,151 +211,14 @@ class Cached:
         shutil.rmtree(folder / "out")
         noted = {"file": self.file, "way": self.way}
         (path,) = folder.glob(self.file)
-        if not damage(path, self.way, random.Random(self.id)):
+        if not damage(path, self.way, shop.draw(self.id)):
             return Verdict(MISSED), noted
         ended, _ = shop.going_on(self.run, folder)(())
-        return _judged(ended, path, path.parent, lambda: differing(outcome(folder / "out"), whole.outcome)), noted
+        return judged(ended, path, path.parent, lambda: differing(outcome(folder / "out"), whole.outcome)), noted
 
 
-def _judged(ended: Ended, path: Path, given: Path, differs: Callable[[], list[str]]) -> Verdict:
-    """The verdict on whoever was given a folder and read a damaged file there, without a way back."""
-    verdict = Verdict("", said=error_of(ended.said) if ended.code else "")
-    if (wrong := fault_of(ended)) is not None:
-        verdict.word, verdict.said = wrong, last_words(ended.said)
-    elif ended.code:
-        # What is wrong is found by its file, or by the folder that was given.
-        verdict.word = REFUSED if path.name in verdict.said or str(given) in verdict.said else UNTOLD
-    else:
-        verdict.differs = differs()
-        # That nothing came of a changed weight is luck.
-        verdict.word = ACCEPTED if verdict.differs or path.suffix in _TENSORS else HARMLESS
-    return verdict
-
-
-@dataclass(frozen=True)
-class Reader:
-    """Who reads what a finished run has left.
-
-    Attributes:
-        run: whose folder is damaged; `{there}` is its output folder.
-        files: of the output folder.
-        recipe: run and keys of the recipe that reads them; None where it is a command.
-        command: words of the command; `{new}` is a folder that it may write.
-        foreign: the folder is another program's, without digests: a changed byte cannot be known.
-    """
-
-    run: str
-    files: tuple[str, ...]
-    recipe: tuple[str, dict[str, Any]] | None = None
-    command: tuple[str, ...] = ()
-    foreign: bool = False
-
-
-_MODEL = ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json")
-_MODEL += ("digests.json", "results.json")
-_ADAPTER = ("adapter_model.safetensors", "adapter_config.json", "tokenizer.json", "digests.json")
-_FROM = {"model_name_or_path": "{there}"}
-_JUDGED = {"reward_model_name_or_path": ["{there}"], "reward_funcs": None, "eval_success_threshold": 0.0}
-READERS = {
-    "train": Reader("sft", _MODEL, ("sft", _FROM)),
-    "evaluate": Reader("sft", _MODEL, ("evaluate", _FROM)),
-    "reference": Reader("sft", _MODEL[:3], ("rho1", {"reference_model_name_or_path": "{there}"})),
-    "chat": Reader("sft", _MODEL, command=("chat", "{there}", "--prompt", "What is 1 + 1?", "--max_new_tokens", "8")),
-    "adapter": Reader("sft-lora", _ADAPTER, ("sft", _FROM)),
-    "merge": Reader("sft-lora", _ADAPTER, command=("merge", "{there}", "{new}/out")),
-    "judge": Reader("reward", _MODEL[:4], ("grpo", _JUDGED)),
-    "value": Reader(
-        "critic",
-        ("value_head/value_head.safetensors", "value_head/value_head.json", "model.safetensors", "config.json"),
-        ("mtp", {"value_model_name_or_path": "{there}"}),
-    ),
-    "heads": Reader("mtp", ("future_heads/model.safetensors", "future_heads/config.json"), ("mtp", _FROM)),
-    "report": Reader("sft", ("metrics.jsonl", "results.json", "recipe.yaml"), command=("report", "{there}")),
-    "search": Reader(
-        "index",
-        ("index/index.json", "index/pages.jsonl", "index/ranking/data.csc.index.npy", "index/ranking/vocab.index.json"),
-        command=("search", "{there}/index", "weather of the coast"),
-    ),
-    "foreign": Reader("foreign", ("model.safetensors", "config.json", "tokenizer.json"), ("sft", _FROM), foreign=True),
-}
-
-
-@dataclass(frozen=True)
-class Read:
-    """A file of a finished run is damaged before something else reads it."""
-
-    reader: str
-    file: str
-    way: str
-    kind: str = field(default="damage", init=False)
-
-    @property
-    def id(self) -> str:
-        return f"damage/{self.reader}/{self.file}/{self.way}".replace(" ", "-")
-
-    def do(self, shop: Workshop) -> tuple[Verdict, dict[str, Any]]:
-        """Damages, reads and judges."""
-        expected, noted = _sound(self.reader, shop), {"file": self.file, "way": self.way}
-        there = _there(READERS[self.reader], shop)
-        path = there / self.file
-        other = there / f"checkpoint-{_DAMAGED_STEP}" / self.file
-        if not path.exists() or not damage(path, self.way, random.Random(self.id), other):
-            return Verdict(MISSED), noted
-        ended, found = _read(self.reader, there, shop)
-        return _judged(ended, path, there, lambda: differing(found, expected)), noted
-
-
-def _there(reader: Reader, shop: Workshop) -> Path:
-    if not reader.foreign:
-        return shop.finished(reader.run) / "out"
-    there = shop.folder / "places" / "foreign"
-    shutil.rmtree(there, ignore_errors=True)
-    shutil.copytree(shop.inputs / "model", there)
-    return there
-
-
-def _sound(name: str, shop: Workshop) -> dict[str, str]:
-    """What a reader comes to where nothing is damaged."""
-    kept = shop.folder / "readers" / f"{name}.json"
-    if not kept.exists():
-        ended, found = _read(name, _there(READERS[name], shop), shop)
-        if ended.code:
-            raise BrokenError(f"{name} fails without any fault:\n{ended.said[-4000:]}")
-        kept.parent.mkdir(exist_ok=True)
-        kept.write_text(json.dumps(found))
-    return json.loads(kept.read_text())
-
-
-def _read(name: str, there: Path, shop: Workshop) -> tuple[Ended, dict[str, str]]:
-    reader, new = READERS[name], shop.folder / "places" / f"reader-{name}"
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(parents=True)
-    place = {"{there}": str(there), "{new}": str(new)}
-    if reader.recipe is not None:
-        run, keys = reader.recipe
-        words = ["run", str(write_recipe(run, shop.inputs, new, **_placed(keys, place)))]
-    else:
-        words = _placed(list(reader.command), place)
-    ended = shop.server().run(words, new, control=shop.control)
-    if ended.code:
-        return ended, {}
-    found = outcome(new / "out") if (new / "out").exists() else {"printed": ended.printed}
-    return ended, found
-
-
-def _placed(value: Any, places: dict[str, str]) -> Any:
-    if isinstance(value, dict):
-        return {key: _placed(inner, places) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_placed(inner, places) for inner in value]
-    if isinstance(value, str):
-        for mark, path in places.items():
-            value = value.replace(mark, path)
-    return value
-
-
-_OF_CHECKPOINTS = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
-_OF_CHECKPOINTS += ("config.json", "digests.json", "run.json")
+OF_CHECKPOINTS = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
+OF_CHECKPOINTS += ("config.json", "digests.json", "run.json")
 _OF_STAGES = {
     "sft": (),
     "grpo-entropy": ("entropy_ctrl_state.json", "rollouts_0.pt"),
@@ -342,13 +237,13 @@ _A_FEW = ("flip", "half", NAN)
 _CACHES = {"rho1": ("scores/*/*.nll", "scores/*/manifest.json"), "mtp": ("values/*/*.values", "values/*/manifest.json")}
 
 
-def damages() -> list[Resumed | Cached | Read]:
-    """All damages, each once."""
-    found: list[Resumed | Cached | Read] = []
+def damages() -> list[Resumed | Cached]:
+    """All of them, each once."""
+    found: list[Resumed | Cached] = []
     for run, own in _OF_STAGES.items():
-        for name in (*own, *_OF_CHECKPOINTS):
+        for name in (*own, *OF_CHECKPOINTS):
             ways = [way for way in ways_for(name, has_other=True) if run == _IN_FULL or name in own or way in _A_FEW]
-            file = f"checkpoint-{_DAMAGED_STEP}/{name}"
+            file = f"checkpoint-{DAMAGED_STEP}/{name}"
             found += [Resumed(run, file, way) for way in ways]
             if run == _IN_FULL:
                 found += [Resumed(run, file, way, by_name=True) for way in ways if way in _A_FEW]
@@ -356,9 +251,4 @@ def damages() -> list[Resumed | Cached | Read]:
             found += [Resumed(run, file, way) for file in _BESIDE for way in ways_for(file, has_other=False)]
     for run, files in _CACHES.items():
         found += [Cached(run, file, way) for file in files for way in ways_for(file, has_other=False)]
-    for name, reader in READERS.items():
-        for file in reader.files:
-            unknowable = ("flip", "zero block", "append", OTHER) if reader.foreign else ()
-            ways = ways_for(file, has_other=not reader.foreign and file in _OF_CHECKPOINTS)
-            found += [Read(name, file, way) for way in ways if way not in unknowable]
     return found

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tests.faults.events import CLOSING, OPENING, ROTATING, SAVING, TRAINING, Kill
-from tests.faults.verdicts import MISSED, RESUME, Verdict, after_kill
+from tests.faults.stages import RUNS
+from tests.faults.verdicts import MISSED, RESUME, Verdict, after_kill, done_again, logged_steps
 from tests.faults.workshop import Reference, Workshop
 
 # Where the kills fall: a third each inside saves, around them and at any time.
@@ -38,7 +39,7 @@ class Killed:
     def do(self, shop: Workshop) -> tuple[Verdict, dict[str, Any]]:
         """Kills, goes on and judges; returns also what is noted of where it was."""
         whole = shop.reference(self.run, self.profile)
-        draw = random.Random(self.id)
+        draw = shop.draw(self.id)
         kills = [drawn(draw, self.where, whole, self.profile is not None)]
         if draw.random() < _AGAIN:
             kills.append(drawn(draw, draw.choice([*WITHIN, CLOCK]), whole, self.profile is not None))
@@ -55,8 +56,10 @@ class Killed:
         for kill in kills[1:]:
             words = ["run", str(folder / "recipe.yaml"), *first_words(self.run)]
             shop.server(self.profile).killed(words, folder, kill)
+        steps = logged_steps(folder / "out")
         run = shop.going_on(self.run, folder, self.profile)
-        return after_kill(run, folder, whole.outcome, first=first_words(self.run)), noted
+        verdict = after_kill(run, folder, whole.outcome, first=first_words(self.run))
+        return verdict, noted | ({"lost": done_again(steps, verdict)} if self.run in RUNS else {})
 
 
 def first_words(run: str) -> tuple[str, ...]:

@@ -14,7 +14,16 @@ _LEFT_OUT = (".png", ".html", ".md", ".bin", ".lock", ".owner", ".partial")
 _NAMES_LEFT_OUT = ("recipe.yaml", "run.json", "digests.json", "trackers.json", "run.owner", "pipeline.json")
 _FOLDERS_LEFT_OUT = ("abandoned", "damaged", "runs", ".saving", ".removing", ".replaced", ".replacing", "recipes")
 _TIMES = ("step_time", "wall_time_s", "hardware", "versions", "command", "recipe", "model", "attempts", "digests")
-_TIMES += ("seconds", "training_seconds", "evaluation_seconds", "peak_bytes", "started", "since", "time")
+_TIMES += (
+    "recipe_digest",
+    "seconds",
+    "training_seconds",
+    "evaluation_seconds",
+    "peak_bytes",
+    "started",
+    "since",
+    "time",
+)
 _TIMES_WITHIN = ("runtime", "per_second", "profiling", "_path", "_dir", "/time")
 
 

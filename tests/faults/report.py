@@ -4,8 +4,11 @@ import json
 import os
 import platform
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
+from statistics import fmean
+from types import MappingProxyType
 from typing import Any
 
 import psutil
@@ -28,24 +31,42 @@ def read_records(record: Path) -> list[dict[str, Any]]:
     """The lines of a record; of a scenario that was done again on the same commit the last one."""
     if not record.exists():
         return []
-    lines = [json.loads(line) for line in record.read_text(encoding="utf-8").splitlines()]
-    return list({(line["commit"], line["id"]): line for line in lines}.values())
+    found = {}
+    for text in record.read_text(encoding="utf-8").split("\n"):
+        # What a kill has cut off is no result.
+        with suppress(ValueError):
+            line = json.loads(text)
+            found[line["commit"], line["seed"], line["id"]] = line
+    return list(found.values())
 
 
-def summed(records: Iterable[dict[str, Any]], seed: int) -> dict[str, Any]:
-    """What came of the scenarios of the last commit in a record.
+def add_record(record: Path, line: dict[str, Any]) -> None:
+    """Adds a line to a record, as a whole whatever else adds to it, or ends this process."""
+    record.parent.mkdir(parents=True, exist_ok=True)
+    file = os.open(record, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        size = os.fstat(file).st_size
+        torn = size > 0 and os.pread(file, 1, size - 1) != b"\n"
+        os.write(file, (b"\n" if torn else b"") + json.dumps(line, ensure_ascii=False).encode() + b"\n")
+    finally:
+        os.close(file)
+
+
+def summed(records: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """What came of the scenarios of the last commit and seed in a record.
 
     Returns:
         What is kept of a campaign: `benchmarks/results/faults-cpu.json`.
     """
     records = list(records)
-    of_commit = [line for line in records if line["commit"] == records[-1]["commit"]]
+    commit, seed = records[-1]["commit"], records[-1]["seed"]
+    of_commit = [line for line in records if (line["commit"], line["seed"]) == (commit, seed)]
     found = [line for line in of_commit if line["word"] != MISSED]
     kills = [line for line in found if line["kind"] == "kill"]
     damages = [line for line in found if line["kind"] == "damage"]
     machine = f"{os.cpu_count()} CPU cores, {psutil.virtual_memory().total / 2**30:.0f} GiB, {platform.system()}"
     return {
-        "commit": records[-1]["commit"],
+        "commit": commit,
         "seed": seed,
         "date": max(line["time"] for line in of_commit)[:10],
         "machine": f"{machine}, Python {platform.python_version()}",
@@ -54,6 +75,7 @@ def summed(records: Iterable[dict[str, Any]], seed: int) -> dict[str, Any]:
         "kinds": _sums(found, lambda line: line["kind"]),
         "kills by run": _sums(kills, lambda line: line["id"].split("/")[1]),
         "kills by phase": _sums(kills, lambda line: line.get("phase", "clock")),
+        "steps lost by run": _lost(kills),
         "killed twice": sum(len(line.get("at", [])) > 1 for line in kills),
         "damages by reader": _sums(damages, lambda line: line["id"].split("/")[1]),
         "damages by file": _sums(damages, lambda line: Path(line["file"]).name),
@@ -68,6 +90,15 @@ def _sums(records: Iterable[dict[str, Any]], name: Callable[[dict[str, Any]], st
     for (group, word), count in sorted(counts.items()):
         found.setdefault(group, {})[word] = count
     return found
+
+
+def _lost(kills: Iterable[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Of each run that was killed and went on to its end: optimizer steps that were done again, mean and most."""
+    lost: dict[str, list[int]] = {}
+    for line in kills:
+        if line.get("lost") is not None:
+            lost.setdefault(line["id"].split("/")[1], []).append(line["lost"])
+    return {run: {"mean": round(fmean(steps), 2), "most": max(steps)} for run, steps in sorted(lost.items())}
 
 
 def section(sums: dict[str, Any]) -> str:
@@ -86,20 +117,25 @@ def section(sums: dict[str, Any]) -> str:
         ("damages by way", "Damage"),
     ):
         if sums[title]:
-            said.append(_table(sums[title], first))
+            said.append(_table(sums[title], first, sums["steps lost by run"] if title == "kills by run" else {}))
     if sums["wrong"]:
         said.append("Wrong: " + ", ".join(f"`{name}` ({word})" for name, word in sums["wrong"].items()) + ".")
     return "\n\n".join(said)
 
 
-def _table(groups: Sums, first: str) -> str:
+def _table(groups: Sums, first: str, lost: Mapping[str, Mapping[str, float]] = MappingProxyType({})) -> str:
+    """A table of counts, with steps that were done again where they are given, by group."""
     # What must be none stands in every table.
     there = [word for word in (*RIGHT, *WRONG) if any(word in counts for counts in groups.values())]
     words = [word for word in (*RIGHT, *WRONG) if word in there or word in ("diverged", "accepted damaged")]
-    lines = [f"| {first} | number | {' | '.join(words)} |", "|---|" + "---:|" * (len(words) + 1)]
+    heads = [first, "number", *words, *(("steps done again: mean", "most") if lost else ())]
+    lines = [f"| {' | '.join(heads)} |", "|---|" + "---:|" * (len(heads) - 1)]
     for name, counts in groups.items():
         figures = [counts.get(word, 0) for word in words]
-        lines.append(f"| {name} | {sum(figures)} | {' | '.join(map(str, figures))} |")
+        cells = [name, sum(figures), *figures]
+        if lost:
+            cells += [f"{lost[name][way]:g}" if name in lost else "-" for way in ("mean", "most")]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
 
 

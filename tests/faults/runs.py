@@ -229,20 +229,28 @@ class Server:
 
 
 def command(
-    words: Sequence[str], folder: Path, *, after: float | None = None, whole_group: bool = True, patience: float = 300.0
+    words: Sequence[str],
+    folder: Path,
+    *,
+    after: float | None = None,
+    whole_group: bool = True,
+    patience: float = 300.0,
+    variables: Mapping[str, str] | None = None,
 ) -> Ended:
     """Runs `hpt-trl` as a user does, with all the processes that it starts.
 
     Args:
         after: seconds until it is killed; None lets it end.
         whole_group: all that it has started is killed with it, as at the end of a job; else it alone.
+        variables: more of its environment.
     """
     began = time.monotonic()
+    known = ENVIRONMENT | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", _MARK: str(folder)} | dict(variables or {})
     with open(folder / "output.txt", "w+") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "hpt_trl", *words],
             cwd=folder,
-            env=ENVIRONMENT | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", _MARK: str(folder)},
+            env=known,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -253,12 +261,20 @@ def command(
             process.wait(patience if after is None else after)
         except subprocess.TimeoutExpired:
             hung = after is None
-            for found in [process.pid] if after is not None and not whole_group else started_in(folder):
-                with suppress(ProcessLookupError):
-                    os.kill(found, signal.SIGKILL)
+            _kill([process.pid] if after is not None and not whole_group else started_in(folder))
             process.wait()
+        except BaseException:
+            # The campaign itself is ended.
+            _kill(started_in(folder))
+            raise
         output.seek(0)
         return Ended([process.returncode], output.read(), hung, time.monotonic() - began)
+
+
+def _kill(processes: Sequence[int]) -> None:
+    for found in processes:
+        with suppress(ProcessLookupError):
+            os.kill(found, signal.SIGKILL)
 
 
 # Of the processes that a command starts, whichever group they are in.

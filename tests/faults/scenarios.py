@@ -6,7 +6,9 @@ from typing import Any, Protocol
 from tests.faults.changing import changes
 from tests.faults.commanding import commands
 from tests.faults.damaging import damages
+from tests.faults.keeping import keeps
 from tests.faults.killing import CLOCK, WITHIN, Killed
+from tests.faults.readers import reads
 from tests.faults.stages import NAMES, RUNS
 from tests.faults.together import pairs
 from tests.faults.verdicts import Verdict
@@ -32,8 +34,10 @@ class Scenario(Protocol):
 
 
 def all_scenarios(seed: int = 0) -> list[Scenario]:
-    """Every scenario once; what each does is drawn from its id, the order from the seed."""
-    found = sorted([*_kills(), *commands(), *damages(), *pairs(), *changes()], key=lambda scenario: scenario.id)
+    """Every scenario once; the order is drawn from the seed, as is what each does, with its id."""
+    found = sorted(
+        [*_kills(), *commands(), *damages(), *reads(), *keeps(), *pairs(), *changes()], key=lambda scenario: scenario.id
+    )
     random.Random(seed).shuffle(found)
     return found
 

@@ -34,6 +34,8 @@ _BEST = {
     # The best one is not the last, which would be saved without it as well.
     "greater_is_better": True,
 }
+# What a recipe says in two processes.
+IN_TWO = {"use_cpu": None, "per_device_train_batch_size": 2, "per_device_eval_batch_size": 2, "global_batch_size": 4}
 # Name -> its keys, the stage of its own name first; None removes a key. `{inputs}` is the folder of `write_inputs`,
 # `{folder}` the run's.
 RUNS: dict[str, dict[str, Any]] = {
@@ -65,6 +67,8 @@ RUNS: dict[str, dict[str, Any]] = {
     "ref_tuning": _PROGRAMS,
     "ref_tuning-kept": _PROGRAMS | {"save_strategy": "no", "save_total_limit": None},
 }
+# Begun in some number of processes, and gone on with in another: the recipe is the same in all.
+_MOVING = {"sft-moved": IN_TWO, "hpt-moved": RUNS["hpt"] | IN_TWO}
 # Neither steps nor checkpoints.
 _OTHERS: dict[str, dict[str, Any]] = {
     "evaluate": EVALUATING
@@ -82,7 +86,7 @@ NAMES = (*RUNS, *_OTHERS)
 
 def has_checkpoints(name: str) -> bool:
     """Whether a run saves any; the others begin anew, or go on by what they have done."""
-    return name in RUNS and RUNS[name].get("save_strategy") != "no"
+    return name not in _OTHERS and (RUNS | _MOVING)[name].get("save_strategy") != "no"
 
 
 def write_inputs(folder: Path) -> None:
@@ -111,7 +115,8 @@ def write_recipe(name: str, inputs: Path, folder: Path, **changes: Any) -> Path:
     if name in _OTHERS:
         values = _OTHERS[name]
     else:
-        values = _SHARED | {"dataset_name": "{inputs}/sums.jsonl", "model_name_or_path": "{inputs}/model"} | RUNS[name]
+        values = _SHARED | {"dataset_name": "{inputs}/sums.jsonl", "model_name_or_path": "{inputs}/model"}
+        values |= (RUNS | _MOVING)[name]
     values = {"stage": stage, **values, "output_dir": "{folder}/out", **changes}
     text = yaml.safe_dump({key: value for key, value in values.items() if value is not None})
     path = folder / "recipe.yaml"

@@ -1,6 +1,5 @@
 """Two commands at once in one folder: the first is held at a file event, the second comes and goes, then it goes on."""
 
-import random
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +38,7 @@ class Together:
     def do(self, shop: Workshop) -> tuple[Verdict, dict[str, Any]]:
         """Runs both; one of them is to be told, and the other to come to what it comes to alone."""
         whole = shop.reference(self.run)
-        event = random.Random(self.id).randrange(len(whole.events))
+        event = shop.draw(self.id).randrange(len(whole.events))
         folder = shop.place(self.run)
         words, server = ["run", str(folder / "recipe.yaml")], shop.server()
         first = server.held(words, folder, event)

@@ -6,12 +6,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hpt_trl.reading import read_steps
 from tests.faults.outcomes import differing, outcome
 from tests.faults.runs import Ended
 
 # What is right: the same as without the fault, or told.
 IDENTICAL, FELL_BACK, RESTARTED, REFUSED, HARMLESS = "identical", "fell back", "restarted", "refused", "harmless"
-RIGHT = (IDENTICAL, FELL_BACK, RESTARTED, REFUSED, HARMLESS)
+TOLD = "told"
+RIGHT = (IDENTICAL, FELL_BACK, RESTARTED, REFUSED, TOLD, HARMLESS)
 # What is wrong: other results without a word, and ends that leave the user alone.
 DIVERGED, ACCEPTED, TRACEBACK, HUNG, LOST = "diverged", "accepted damaged", "traceback", "hung", "lost"
 DEAD_END, UNTOLD, ACCEPTED_CHANGE = "dead end", "refused without a way on", "accepted change"
@@ -145,6 +147,8 @@ def advised(message: str, words: Sequence[str], tried: Sequence[str], folder: Pa
         ways.append(["--resume_from_checkpoint", named])
     for named in re.findall(r"(\S+/checkpoint-\d+) is (?:complete|whole)", message):
         ways.append(["--resume_from_checkpoint", named])
+    for named in re.findall(r"whole one before it is (\S+/checkpoint-\d+)", message):
+        ways.append(["--resume_from_checkpoint", named])
     if re.search(r"[Ll]eave the key out|[Ss]tart anew with:|make room and start anew", message):
         ways.append(plain)
     if "--overwrite" in message:
@@ -183,6 +187,21 @@ def checkpoints(out: Path) -> dict[int, set[str]]:
 def kept_models(out: Path) -> list[str]:
     """Names of the models that a run has kept beside its checkpoints, `best` among them."""
     return sorted(path.parent.name for path in out.glob("checkpoints/[!.]*/config.json"))
+
+
+def logged_steps(out: Path) -> int:
+    """The last step that a run has logged before its end, half a line left out."""
+    path = out / "metrics.jsonl"
+    return max((line["step"] for line in read_steps(path)[0]), default=0) if path.exists() else 0
+
+
+def done_again(steps: int, verdict: Verdict) -> int | None:
+    """Steps that a run which was killed has done twice; None where it did not come to an end.
+
+    Args:
+        steps: that it had logged.
+    """
+    return None if verdict.went_on_from is None else max(0, steps - verdict.went_on_from)
 
 
 def went_on_from(events: Sequence[tuple[str, str]], steps: int, every: int) -> int:

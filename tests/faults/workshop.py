@@ -1,6 +1,7 @@
 """What the scenarios share: servers, inputs, whole runs to compare with, and folders as a stopped run left them."""
 
 import json
+import random
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,11 +10,9 @@ from pathlib import Path
 from tests.faults.events import phases
 from tests.faults.outcomes import outcome
 from tests.faults.runs import Ended, Server
-from tests.faults.stages import STEPS, has_checkpoints, write_inputs, write_recipe
+from tests.faults.stages import IN_TWO, STEPS, has_checkpoints, write_inputs, write_recipe
 from tests.faults.verdicts import Run, went_on_from
 
-# What a recipe says in two processes.
-IN_TWO = {"use_cpu": None, "per_device_train_batch_size": 2, "per_device_eval_batch_size": 2, "global_batch_size": 4}
 EVERY = 2
 
 
@@ -50,10 +49,11 @@ class Workshop:
 
     Args:
         control: what all runs but the whole ones are without, see `tests.faults.controls`.
+        seed: of what scenarios draw.
     """
 
-    def __init__(self, folder: Path, control: str | None = None):
-        self.folder, self.control = folder, control
+    def __init__(self, folder: Path, control: str | None = None, seed: int = 0):
+        self.folder, self.control, self.seed = folder, control, seed
         self.inputs = folder / "inputs"
         self._servers: dict[str | None, Server] = {}
         if not (folder / "ready").exists():
@@ -63,9 +63,15 @@ class Workshop:
         shutil.rmtree(folder / "servers", ignore_errors=True)
 
     def close(self) -> None:
-        """Ends the servers."""
+        """Ends the servers; later runs have new ones."""
         for server in self._servers.values():
             server.close()
+        self._servers.clear()
+        shutil.rmtree(self.folder / "servers", ignore_errors=True)
+
+    def draw(self, scenario: str) -> random.Random:
+        """What a scenario draws from, by its id: the same in each campaign of the same seed."""
+        return random.Random(f"{self.seed}/{scenario}")
 
     def server(self, profile: str | None = None) -> Server:
         """The server of a profile; all stay, since each takes about 20 s to start and 2 GB to wait."""
@@ -103,16 +109,20 @@ class Workshop:
         return self._put(name, profile, self.reference(name, profile).folder)
 
     def stopped(self, name: str, profile: str | None = None) -> Path:
-        """The folder of a run that was killed before its third checkpoint, at its place: two checkpoints are whole."""
+        """The folder of a run that was killed before its third checkpoint, at its place: two checkpoints are whole.
+
+        Of an evaluation, which has none: before all that it has drawn is put into one file.
+        """
         kept = self.folder / "stopped" / _label(name, profile)
         if not kept.exists():
             events = self.reference(name, profile).events
-            third = next(place for place, (_, path) in enumerate(events) if f"checkpoint-{3 * EVERY}" in path)
+            mark = f"checkpoint-{3 * EVERY}" if has_checkpoints(name) else "/.samples.jsonl"
+            at = next(place for place, (_, path) in enumerate(events) if mark in path)
             folder = self.place(name, profile)
-            stop = {"event": third, "do": "die"}
+            stop = {"event": at, "do": "die"}
             ended = self.server(profile).run(["run", str(folder / "recipe.yaml")], folder, stop=stop)
             if ended.code == 0:
-                raise BrokenError(f"{name} ({profile}) was to be killed at event {third}, and was not")
+                raise BrokenError(f"{name} ({profile}) was to be killed at event {at}, and was not")
             shutil.copytree(folder, kept, symlinks=True)
         return self._put(name, profile, kept)
 

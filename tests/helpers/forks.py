@@ -17,6 +17,10 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 
+import torch
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
+from hpt_trl.recipes.stages import STAGE_MODULES, load_stage
 from hpt_trl.runs.collecting import collect_as_usual, collect_seldom
 
 ROOT = Path(__file__).parents[2]
@@ -51,9 +55,27 @@ def _output(folder: Path, rank: int) -> Path:
     return folder / f"output-{rank}.txt"
 
 
+def import_what_runs_need() -> None:
+    """Imports what a run imports only when it begins, is spread, saves and draws."""
+    names = ("runs.runner", "pipeline.plan", "launching.options", "launching.accelerate", "recipes.sharding_on_cpu")
+    for name in names:
+        import_module(f"hpt_trl.{name}")
+    for name in STAGE_MODULES:
+        load_stage(name)
+    # A thousand patterns of all architectures, which are compiled with the first model and kept.
+    get_checkpoint_conversion_mapping("llama")
+    import_module("tests.helpers.stage_runs")
+    for name in ("matplotlib.figure", "matplotlib.backends.backend_agg", "torch.distributed.checkpoint.state_dict"):
+        import_module(name)
+    if not torch.accelerator.is_available():
+        # It asks for the device as it is imported, which a fork of a process that has done so cannot use.
+        os.environ["DS_ACCELERATOR"] = "cpu"
+        import_module("deepspeed")
+
+
 def _serve() -> None:
     collect_seldom()
-    # What a run imports only when it begins.
+    import_what_runs_need()
     for name in ("acted", "held_out_measures", "rho1", "rollouts"):
         import_module(f"tests.helpers.{name}")
     collect_as_usual()

@@ -11,7 +11,6 @@ import json
 import os
 import sys
 import traceback
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,11 @@ from torch.distributed.tensor import DTensor
 from transformers import Trainer
 
 from hpt_trl.cli import main
-from hpt_trl.recipes.stages import STAGE_MODULES, load_stage
 from hpt_trl.rollouts.acting import ActingTrainer
 from hpt_trl.rollouts.trainer import RolloutTrainer
 from hpt_trl.runs.collecting import collect_as_usual, collect_seldom
 from tests.helpers.acted import FixedWords
+from tests.helpers.forks import import_what_runs_need
 from tests.helpers.rollouts import FixedRollouts
 
 
@@ -81,10 +80,7 @@ def run(recipe: Path, outcome: Path, kind: str, processes: int) -> None:
 if __name__ == "__main__":
     kind, processes, *runs = sys.argv[1:]
     collect_seldom()
-    # What a run imports only when it begins.
-    import_module("hpt_trl.runs.runner")
-    for name in STAGE_MODULES:
-        load_stage(name)
+    import_what_runs_need()
     collect_as_usual()
     # The launcher's own store would find the keys of the run before.
     os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"

@@ -72,6 +72,21 @@ def distance(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found - expected).norm() / expected.norm())
 
 
+def test_files_of_an_adapter_that_cannot_be_used_are_told_in_a_line(tiny_model_path, tmp_path):
+    adapter = write_adapter(tiny_model_path, tmp_path / "adapter", target_modules=["q_proj"])
+    for file, was, what in (
+        ("adapter_config.json", '"peft_type"', "adapter_config"),
+        ("tokenizer.json", '"vocab"', "tokenizer"),
+    ):
+        whole = (tmp_path / "adapter" / file).read_text()
+        assert was in whole
+        (tmp_path / "adapter" / file).write_text(whole.replace(was, was.upper(), 1))
+        with pytest.raises(UserError, match=rf"the {what}.* of {adapter} cannot be loaded"):
+            merge_adapter(adapter, tmp_path / "merged")
+        (tmp_path / "adapter" / file).write_text(whole)
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_merged_model_of_tied_embeddings_is_the_trained_one(tiny_model_path, tmp_path, kind):
     settings, tied = KINDS[kind]

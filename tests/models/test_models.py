@@ -129,6 +129,21 @@ def test_a_missing_package_is_answered_with_the_command(monkeypatch, tmp_path):
         model_exists(NAME)
 
 
+def test_a_damaged_package_is_told_in_a_line(monkeypatch, tmp_path):
+    monkeypatch.setenv("HPT_TRL_CACHE", str(tmp_path / "cache"))
+    built_in = BUILT_IN[NAME]
+    whole = built_in._source() / built_in.file
+    package = tmp_path / built_in.package
+    package.mkdir()
+    (package / "__init__.py").touch()
+    with whole.open("rb") as file:
+        (package / built_in.file).write_bytes(file.read(20_000))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for load in (resolve_model, load_config, load_tokenizer):
+        with pytest.raises(UserError, match=rf"{built_in.file} of {package} cannot be loaded"):
+            load(NAME)
+
+
 def test_config_and_tokenizer_need_no_weights(tmp_path, monkeypatch):
     monkeypatch.setenv("HPT_TRL_CACHE", str(tmp_path))
     model_exists(NAME)

@@ -11,14 +11,14 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from hpt_trl.digests import damage_of, note_digests
+from hpt_trl.digests import damage_of, digest_of, note_digests
 from hpt_trl.errors import UserError
 from hpt_trl.hub.destination import Destination
 from hpt_trl.hub.pushing import push
 from hpt_trl.models.merging import merge_adapter
 from hpt_trl.models.trainable import refuse_broken
 from hpt_trl.models.value_model import load_value_model
-from hpt_trl.models.whole_files import refuse_damaged_model, shown_damage
+from hpt_trl.models.whole_files import refuse_damaged_model, shown_damage, tell_changed_recipe
 from hpt_trl.pipeline.record import damage
 from hpt_trl.retrieval.reranking import QueryLikelihood
 from hpt_trl.rewards.reward_model import RewardModel
@@ -209,3 +209,14 @@ def test_a_config_that_was_changed_by_hand_is_told_and_taken_as_it_stands(adapte
     flip(folder / "adapter_model.safetensors")
     with pytest.raises(UserError, match=r"is not what was written .* its model again\.$"):
         load_named(str(folder), torch.device("cpu"))
+
+
+def test_a_recipe_that_has_changed_is_told(tmp_path, caplog):
+    (tmp_path / "recipe.yaml").write_text("stage: sft\n")
+    for noted in ({}, {"recipe_digest": digest_of(tmp_path / "recipe.yaml")}):
+        (tmp_path / "results.json").write_text(json.dumps(noted))
+        tell_changed_recipe(tmp_path)
+    assert not caplog.records
+    (tmp_path / "recipe.yaml").write_text("stage: dpo\n")
+    tell_changed_recipe(tmp_path)
+    assert f"{tmp_path / 'recipe.yaml'} is not what its run wrote" in caplog.text

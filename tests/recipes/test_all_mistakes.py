@@ -1,5 +1,6 @@
 """Every mistake of a recipe in one answer, each once, in the order of the file."""
 
+import importlib.metadata
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import yaml
 
 from hpt_trl.cli import main
 from hpt_trl.errors import UserError
+from hpt_trl.recipes import packages
 from hpt_trl.recipes.bundled import find_recipe
 from hpt_trl.recipes.declared import declared_in_file
 from hpt_trl.recipes.resolving import read_recipe
@@ -41,6 +43,11 @@ PLANTED = {
     "global_batch_size: 7": "7 rows do not divide into",
     "dataset_config: main": "names a part of a Hub dataset",
     "load_in_4bit: true": "add `use_peft: true`",
+    "debug: foo": "allowed: underflow_overflow, tpu_metrics_debug",
+    "accelerator_config: {even_batch: true}": "Did you mean `even_batches`?",
+    "deepspeed: nowhere.json": "there is no file nowhere.json",
+    "load_best_model_at_end: true": "nothing is measured by which one is the best",
+    "eval_num_generations: 4": "greedy completions of one prompt are all the same",
     "env: 3": "a mapping of variables to values",
     "chat_template_kwargs.enable_thinking: false": "keys are flat",
 }
@@ -69,7 +76,7 @@ def test_all_that_is_planted_is_told_once_in_the_order_of_the_lines(tmp_path):
     found = refused(path)
     assert str(found).startswith(f"{len(PLANTED)} mistakes in {path}:\n  ")
     told = [(error.place.line, error.place.key, error.said) for error in found.every]
-    expected = [(lines[line.rpartition(": ")[0]], line.rpartition(": ")[0]) for line in PLANTED]
+    expected = [(lines[key], key) for key in (line.partition(": ")[0] for line in PLANTED)]
     assert [(line, key) for line, key, _ in told] == expected
     for (_, _, said), wanted in zip(told, PLANTED.values(), strict=True):
         assert wanted in said
@@ -240,6 +247,47 @@ def test_mistakes_of_a_pipeline_s_own_file_are_told_with_those_of_its_stages(tmp
     assert not (tmp_path / "out").exists()
 
 
+def test_one_mistake_of_a_stage_hides_no_other(tmp_path, capsys):
+    (tmp_path / "base.yaml").write_text("stage: sft\nbf16: perhaps\nseed: 1\nseed: 2\n")
+    lines = [
+        "stage: pipeline",
+        "stages:",
+        "  typo: {recipe: sft/nowhere,",
+        "    max_stepz: 3, model: from:sft, beta: x}",
+        "  sft:",
+        "    recipe: base.yaml",
+        "    output_dir: x",
+        "    overwrite: true",
+        "    model: tiny-vlm",
+        "    model_name_or_path: tiny-vlm",
+        "    dataset_name: arithmetic",
+        "    env: 3",
+        "    measure: [x]",
+        "  kind:",
+        "    stage: sftt",
+        "    learning_rate: fast",
+        "    reference: from:typo",
+        "  none:",
+        "    max_steps: x",
+    ]
+    path = tmp_path / "chain.yaml"
+    path.write_text("\n".join(lines) + "\n")
+    assert main(["check", str(path), "--sft.lora_r", "x"]) == 2
+    told = capsys.readouterr().err
+    at = re.findall(r"^  (\S+?)(?:, line (\d+))?(?:, `([\w.]+)`)?[: (]", told, re.MULTILINE)
+    expected = [
+        *((3, "typo.recipe"), (4, "typo.max_stepz"), (4, "typo.beta"), (7, "sft.output_dir"), (8, "sft.overwrite")),
+        *((9, "sft.model"), (12, "sft.env"), (13, "sft.measure"), (15, "kind.stage"), (16, "kind.learning_rate")),
+        *((18, "none"), (19, "none.max_steps")),
+    ]
+    assert [(int(line), key) for file, line, key in at if key.startswith("stages.")] == [
+        (line, f"stages.{key}") for line, key in expected
+    ], told
+    assert [(int(line), key) for file, line, key in at if file.endswith("base.yaml")] == [(2, "bf16"), (4, "seed")]
+    assert "`output_dir` (not set" in told and "--sft.lora_r on the command line" in told
+    assert f"{len(expected) + 4} mistakes" in told, told
+
+
 def test_what_only_the_libraries_know_is_told_together_too(tmp_path):
     lines = ("stop_on_warnings: [nonsense]", "eval_strategy: steps", "push_to_hub: true", "success_reward: nothing")
     path, _ = write(tmp_path, *lines, dataset_name=str(tmp_path / "rows.jsonl"), test_split_size=0)
@@ -262,7 +310,7 @@ def refused_late(path):
     [
         (
             "pretrain",
-            {"use_peft": True, "max_length": None, "dataset_text_field": "story", "chat_template_path": "none.jinja"},
+            {"use_peft": True, "max_length": None, "dataset_text_field": "story", "chat_template_path": "tiny-vlm"},
             {"use_peft", "max_length", "dataset_text_field", "chat_template_path"},
         ),
         (
@@ -350,13 +398,78 @@ def test_a_message_is_short_however_long_what_it_quotes(value, tmp_path):
         assert len(told) > 50 and [text[:999] for text in told if len(text) > 1500] == []
     with pytest.raises(UserError) as found:
         check_run(str(path), ["x" * 20_000])
-    assert len(str(found.value)) < 400
+    assert len(str(found.value.every[-1])) < 400
 
 
-def test_no_recipe_at_all_is_told_as_json_too(capfd):
-    assert main(["check", "quikstart", "--json"]) == 2
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["quikstart"], "Did you mean `quickstart`?"),
+        ([], "check needs a recipe"),
+        (["--max_steps", "3"], "the recipe comes before its overrides"),
+    ],
+)
+def test_no_recipe_at_all_is_told_as_json_too(words, said, capfd):
+    assert main(["check", *words, "--json"]) == 2
     (found,) = json.loads(capfd.readouterr().out)["mistakes"]
-    assert found["file"] is None and "Did you mean `quickstart`?" in found["said"]
+    assert found["file"] is None and said in found["said"]
+
+
+def test_every_mistake_of_every_entry_of_a_mixture_is_told_by_its_line(tmp_path):
+    entries = [
+        "datasets:",
+        "  - path: nowhere.jsonl",
+        "    fraction: 2x",
+        "  - {pth: rows.jsonl}",
+        "  - 3",
+        "  - path: arithmetic",
+        "    splt: train",
+        "    dataset_layout: tables",
+        "    fraction: -1",
+    ]
+    path, lines = write(tmp_path, *entries, "test_split_sizes: 4", dataset_name=None)
+    first = lines["datasets"]
+    told = [(error.place.line - first, error.place.key, error.said[:30]) for error in refused(path).every]
+    assert told == [
+        (1, "datasets", "entry 1: path: there is no fil"),
+        (2, "datasets", "entry 1: `fraction: '2x'`; all"),
+        (3, "datasets", "entry 2: there is no `fraction"),
+        (3, "datasets", "entry 2: there is no field `pt"),
+        (4, "datasets", "entry 3: 3 is no mapping; writ"),
+        (6, "datasets", "entry 4: there is no field `sp"),
+        (7, "datasets", "entry 4: `dataset_layout: tabl"),
+        (8, "datasets", "entry 4: `fraction: -1`; allow"),
+        (9, "test_split_sizes", "there is no such key. Did you "),
+    ]
+
+
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_mistakes_of_how_it_is_started_are_told_with_the_recipe_s(command, tmp_path, capfd):
+    # With processes that nobody knows, of batches nothing can be said.
+    path, _ = write(tmp_path, "learning_rat: 1", "global_batch_size: 7")
+    words = ["stray", "--accelerate", "nope", "--num_machines", "0", "--num_processes", "two", "--seeed", "1"]
+    assert main([command, str(path), *words]) == 2
+    said = capfd.readouterr().err
+    wanted = ("`learning_rat`", "--seeed", "--accelerate: there is no file nope", "--num_machines: 0", "`stray`")
+    assert "6 mistakes" in said and "--num_processes: two" in said and all(text in said for text in wanted), said
+
+
+def test_all_packages_that_are_missing_are_told(tmp_path, monkeypatch):
+    def version(name):
+        if name in ("bitsandbytes", "liger-kernel", "flash-attn"):
+            raise packages.PackageNotFoundError(name)
+        return importlib.metadata.version(name)
+
+    monkeypatch.setattr(packages, "version", version)
+    lines = ["optim: paged_adamw_8bit", "use_liger_kernel: true", "attn_implementation: flash_attention_2"]
+    path, _ = write(tmp_path, *lines, "learning_rat: 1")
+    with pytest.raises(UserError) as found:
+        check_run(str(path), [])
+    said = [error.said for error in found.value.every]
+    assert [text.partition(", which is not installed")[0].rpartition(" ")[2] for text in said[:3]] == [
+        *("bitsandbytes", "liger-kernel", "flash-attn")
+    ], said
+    assert len(said) == 4
 
 
 @pytest.mark.parametrize("command", ["run", "check"])

@@ -1,21 +1,40 @@
 """A sample of `make test-faults`: kills that come to the same run, and that its verdicts see what is wrong."""
 
 import json
+import os
 import random
 import shutil
+import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from tests.faults import campaign, report
-from tests.faults.damaging import damage, ways_for
+from tests.faults.damaging import damage, judged, ways_for
 from tests.faults.events import Kill, phases
+from tests.faults.keeping import is_kept
 from tests.faults.killing import Killed, drawn, first_words
 from tests.faults.outcomes import differing, outcome
 from tests.faults.runs import Ended
 from tests.faults.scenarios import all_scenarios
-from tests.faults.verdicts import DIVERGED, IDENTICAL, RESTARTED, TRACEBACK, advised, after_kill, fault_of
+from tests.faults.verdicts import (
+    ACCEPTED,
+    BROKEN,
+    DIVERGED,
+    HARMLESS,
+    IDENTICAL,
+    REFUSED,
+    TOLD,
+    TRACEBACK,
+    Verdict,
+    advised,
+    after_kill,
+    done_again,
+    fault_of,
+    logged_steps,
+)
 from tests.faults.workshop import Workshop
 
 
@@ -26,12 +45,12 @@ def shop(tmp_path_factory):
     shop.close()
 
 
-def test_killed_runs_go_on_to_the_same_end(shop):
-    # Where the second one is killed depends on how many files a run opens: there may be no checkpoint yet.
-    for name, words in (("kill/ppo/save/1", [IDENTICAL]), ("kill/ppo/other/0", [IDENTICAL, RESTARTED])):
-        (scenario,) = (one for one in all_scenarios() if one.id == name)
-        verdict, noted = scenario.do(shop)
-        assert verdict.word in words, (verdict, noted)
+def test_a_run_that_is_killed_twice_goes_on_to_the_same_end(shop):
+    # Within the second save, and again as the model of the end is written.
+    (scenario,) = (one for one in all_scenarios() if one.id == "kill/ppo/save/3")
+    verdict, noted = scenario.do(shop)
+    assert (verdict.word, len(noted["at"]), noted["phase"]) == (IDENTICAL, 2, "saving"), (verdict, noted)
+    assert verdict.newest == verdict.went_on_from > 0 and noted["lost"] in (0, 1)
 
 
 def test_a_run_without_its_states_is_seen_to_diverge(shop):
@@ -91,6 +110,9 @@ def test_what_a_user_does_after_an_error(tmp_path):
     assert advised(stopped, [], [""], tmp_path) == resume
     finished = "out holds a finished run. Name another `--output_dir`, or start anew with `--overwrite true`"
     assert advised(finished, [], [""], tmp_path) == ["--overwrite", "true"]
+    before = "out/checkpoint-4/optimizer.pt is missing. The last whole one before it is out/checkpoint-2."
+    named = ["--resume_from_checkpoint", "out/checkpoint-2"]
+    assert advised(before, ["--resume_from_checkpoint", "out/checkpoint-4"], [], tmp_path) == named
     assert advised("the key `x` is not known", [], [""], tmp_path) is None
 
 
@@ -109,14 +131,14 @@ def test_every_scenario_has_an_id_and_its_place_in_a_fixed_order():
 
 
 def lines(*words: str, **settings) -> list[dict]:
-    shared = {"commit": "c", "time": "2026-11-27T01:00", "seconds": 36.0} | settings
+    shared = {"commit": "c", "seed": 0, "time": "2026-11-27T01:00", "seconds": 36.0} | settings
     return [shared | {"id": f"{settings['kind']}/sft/save/{n}", "word": word} for n, word in enumerate(words)]
 
 
 def test_tables_count_what_came_of_the_scenarios_of_the_last_commit():
     found = lines("diverged", kind="kill", commit="b") + lines("identical", "identical", "missed", "hung", kind="kill")
     found += lines("refused", kind="damage", file="checkpoint-4/optimizer.pt", way="flip")
-    sums = report.summed(found, 0)
+    sums = report.summed(found)
     assert sums["missed"] == 1 and sums["wrong"] == {"kill/sft/save/3": "hung"} and sums["hours"] == 0.05
     page = report.written_into(f"# Page\n\n{report.BEGIN}\nold\n{report.END}\nmore\n", sums)
     head = "| Killed run | number | identical | diverged | accepted damaged | hung |"
@@ -125,6 +147,80 @@ def test_tables_count_what_came_of_the_scenarios_of_the_last_commit():
     assert report.written_into(page, sums) == page
     with pytest.raises(ValueError, match="lacks the marks"):
         report.written_into("# Page", sums)
+
+
+def test_steps_that_are_done_again_stand_beside_the_kills(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 4}\n{"step": 5}\n{"st')
+    assert logged_steps(tmp_path) == 5 and logged_steps(tmp_path / "none") == 0
+    assert done_again(5, Verdict(IDENTICAL, went_on_from=4)) == 1
+    assert done_again(4, Verdict(IDENTICAL, went_on_from=4)) == 0
+    assert done_again(5, Verdict(TRACEBACK)) is None
+    found = lines("identical", "identical", "hung", kind="kill")
+    for line, lost in zip(found, (2, 1, None), strict=True):
+        line["lost"] = lost
+    assert "| sft | 3 | 2 | 0 | 0 | 1 | 1.5 | 2 |" in report.section(report.summed(found))
+
+
+def test_a_campaign_that_is_ended_goes_on_with_what_is_left(tmp_path, monkeypatch):
+    class Fault:
+        kind = "damage"
+
+        def __init__(self, name):
+            self.id, self.do = f"damage/x/{name}", self.does
+            self.name = name
+
+        def does(self, shop):
+            done.append(self.name)
+            if self.name == "ended" and done.count("ended") == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            if self.name == "broken":
+                raise KeyError("the scenario itself is wrong")
+            return Verdict(REFUSED), {"file": "x", "way": "flip"}
+
+    done, record = [], tmp_path / "faults.jsonl"
+    monkeypatch.setattr(campaign, "all_scenarios", lambda seed: [Fault("first"), Fault("ended"), Fault("broken")])
+    monkeypatch.setattr(campaign, "Workshop", lambda *_: SimpleNamespace(seed=0, close=lambda: done.append("closed")))
+    monkeypatch.setattr(campaign, "commit_of", lambda root: "c")
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit):
+            campaign.main(["--record", str(record)])
+        assert done == ["first", "ended", "closed"] and [line["word"] for line in report.read_records(record)] == [
+            REFUSED
+        ]
+        # As a kill within a write would leave it.
+        with record.open("a") as file:
+            file.write('{"id": "damage/x/en')
+        assert campaign.main(["--record", str(record)]) == 1
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert done[3:] == ["ended", "broken", "closed", "closed"]
+    assert {line["id"]: line["word"] for line in report.read_records(record)} == {
+        "damage/x/first": REFUSED,
+        "damage/x/ended": REFUSED,
+        "damage/x/broken": BROKEN,
+    }
+    assert campaign.main(["--record", str(record)]) == 0 and done[-1] == "closed" and done.count("broken") == 1
+
+
+def test_what_is_told_names_the_file_and_is_no_weight(tmp_path):
+    text, weights = tmp_path / "config.json", tmp_path / "model.safetensors"
+    warned = f"{text} is not what its run wrote: somebody has changed it, and it is taken as it stands."
+    for path, said, differs, word in (
+        (text, warned, ["model.safetensors"], TOLD),
+        (text, warned.replace("config", "other"), ["model.safetensors"], ACCEPTED),
+        (text, "", [], HARMLESS),
+        (weights, f"{weights} is not what its run wrote", [], ACCEPTED),
+        (tmp_path / "metrics.jsonl", "metrics.jsonl ends at step 3, and the run took 6", ["printed"], TOLD),
+    ):
+        assert judged(Ended([0], said, False, 1.0), path, tmp_path, lambda differs=differs: differs).word == word
+    failed = Ended([2], f"error: {weights} is missing", False, 1.0)
+    assert judged(failed, weights, tmp_path, list).word == REFUSED
+
+
+def test_a_kept_stage_is_told_from_one_that_runs_again():
+    said = "[1/2] sft (sft): finished before, not run again\n\n[2/2] dpo (dpo): run anew\n[2/2] dpo: done\n"
+    assert is_kept("sft", said) and not is_kept("dpo", said) and not is_kept("pipeline.json", said)
 
 
 def test_the_page_has_the_figures_of_the_record():

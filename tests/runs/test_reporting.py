@@ -15,6 +15,8 @@ from hpt_trl.errors import UserError
 from hpt_trl.evaluation.intervals import wilson
 from hpt_trl.runs import curves, progress, reporting
 
+pytestmark = pytest.mark.usefixtures("pictures_drawn_anew")
+
 
 def lines(count: int) -> list[dict]:
     generator = random.Random(0)

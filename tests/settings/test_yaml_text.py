@@ -32,6 +32,13 @@ FAULTY = [
 ]
 
 
+def test_a_comment_ends_where_its_line_does(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text('a: 1\n  # one\u2028b: 2\x85c: 3\nd: "x\u2028y"\n', encoding="utf-8")
+    file = read_recipe_file(path)
+    assert (list(file.values), file.lines) == (["a", "d"], {"a": 1, "d": 3})
+
+
 @pytest.mark.parametrize(("text", "line", "said"), FAULTY, ids=range(len(FAULTY)))
 def test_what_cannot_be_composed_is_named_with_its_line(tmp_path, text, line, said):
     path, started = tmp_path / "recipe.yaml", time.monotonic()

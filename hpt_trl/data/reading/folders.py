@@ -2,9 +2,10 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
-from datasets import Dataset, DatasetDict
+from datasets import DatasetDict
 from datasets.data_files import DataFilesList, get_data_patterns
 
 from hpt_trl.data.names import is_saved, kind_of
@@ -32,19 +33,24 @@ def read_folder(folder: Path, config: str | None) -> tuple[dict[str, Rows], bool
     Raises:
         UserError: it cannot be read.
     """
-    files = {} if is_saved(folder) or config is not None else _files(folder)
-    if files:
+    if files := files_of_splits(folder, config):
         return {split: _rows(paths, folder) for split, paths in files.items()}, set(files) != {"train"}
-    loaded = _loaded(folder, config)
+    loaded = open_folder(folder, config, streaming=False)
     named = isinstance(loaded, DatasetDict)
     splits = loaded if isinstance(loaded, DatasetDict) else {"train": loaded}
     return {split: numbered(rows, str(folder)) for split, rows in splits.items()}, named
 
 
-def _files(folder: Path) -> dict[str, list[Path]]:
-    """The files of each split; none where the folder is for `datasets` to read."""
+def files_of_splits(folder: Path, config: str | None) -> dict[str, list[Path]]:
+    """The files of each split; none where the folder is for `datasets` to read.
+
+    Args:
+        config: `dataset_config`.
+    """
     from datasets.exceptions import DatasetsError
 
+    if is_saved(folder) or config is not None:
+        return {}
     try:
         patterns = get_data_patterns(str(folder))
     except (OSError, DatasetsError):
@@ -98,12 +104,19 @@ def _rows(paths: list[Path], folder: Path) -> Rows:
     return numbered(rows, str(folder), pieces)
 
 
-def _loaded(folder: Path, config: str | None) -> Dataset | DatasetDict:
+def open_folder(folder: Path, config: str | None, *, streaming: bool = True) -> Any:
+    """What `datasets` makes of a folder, its splits by name, read or as streams; of one that is saved alone its rows.
+
+    Raises:
+        UserError: it cannot be read.
+    """
     from datasets import load_dataset, load_from_disk
     from datasets.exceptions import DatasetsError
 
     try:
-        return load_from_disk(str(folder)) if is_saved(folder) else load_dataset(str(folder), config)
+        if is_saved(folder):
+            return load_from_disk(str(folder))
+        return load_dataset(str(folder), config, streaming=streaming)
     except (OSError, ValueError, KeyError, DatasetsError, pa.ArrowInvalid) as error:
         raise UserError(
             f"dataset_name: the folder {folder} cannot be read: {error}\nWrite a folder that save_to_disk wrote, or "

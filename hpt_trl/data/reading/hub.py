@@ -1,14 +1,14 @@
 """Data sets of the Hub."""
 
-from datasets import DatasetDict
+from typing import Any
 
 from hpt_trl.data.generated import NAMES
 from hpt_trl.errors import UserError
 from hpt_trl.settings.values import did_you_mean
 
 
-def read_hub(name: str, config: str | None) -> DatasetDict:
-    """Load a data set by its Hub id, all its splits.
+def read_hub(name: str, config: str | None, *, streaming: bool = False) -> Any:
+    """Load a data set by its Hub id, all its splits, a `DatasetDict`; of streams an `IterableDatasetDict`.
 
     Raises:
         UserError: it cannot be loaded.
@@ -18,7 +18,7 @@ def read_hub(name: str, config: str | None) -> DatasetDict:
     from huggingface_hub.errors import HTTPError
 
     try:
-        return load_dataset(name, config)
+        return load_dataset(name, config, streaming=streaming)
     except (OSError, ValueError, DatasetsError, HTTPError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(

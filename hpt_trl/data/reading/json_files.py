@@ -10,6 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from hpt_trl.data.reading.soundness import Fault
 from hpt_trl.data.reading.text import lines
 from hpt_trl.errors import UserError
 from hpt_trl.files import parsed_json
@@ -25,11 +26,13 @@ _OF_ROWS = frozenset(("prompt", "completion", "text", "chosen", "rejected", "que
 def read_json(path: Path) -> tuple[Iterator[tuple[int, Any]], bool]:
     """Rows of a file with their numbers, and whether these are lines; else they count the rows of a list.
 
+    In the place of a line that is no JSON stands its `Fault`.
+
     A list may be the file, or stand in an object beside what is no list of objects (`{"data": […]}`); an object
     that is itself a row, as it holds messages or a prompt, is the only one.
 
     Raises:
-        UserError: what is no JSON, also on the way; or an object with several lists.
+        UserError: a list that is no JSON, or an object with several lists.
         OSError, EOFError, zlib.error: the file cannot be read.
     """
     text = lines(path, newline="\n")
@@ -84,10 +87,8 @@ def _lines(path: Path) -> Iterator[tuple[int, Any]]:
         try:
             yield number, parsed_json(line)
         except json.JSONDecodeError as error:
-            raise UserError(
-                f"{path}, line {number}: not valid JSON ({error.msg}, character {error.pos + 1}): "
-                f"{line[:80].rstrip()}\nEvery line must be one JSON object."
-            ) from error
+            said = f"not valid JSON ({error.msg}, character {error.pos + 1}): {line[:80].rstrip()}"
+            yield number, Fault(f"{said}\nEvery line must be one JSON object.")
         # Nested too deep, or a whole number of more digits than Python reads.
         except ValueError as error:
-            raise UserError(f"{path}, line {number}: {error}.") from error
+            yield number, Fault(f"{error}.")

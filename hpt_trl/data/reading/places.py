@@ -1,8 +1,8 @@
 """Where a row comes from: its number in the data, and the file and line that the number leads to."""
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -35,18 +35,24 @@ class Piece:
 
 
 class Source(str):
-    """The name of some data as messages have it, which knows the pieces that the numbers of its rows lead to."""
+    """The name of some data as messages have it, which knows the pieces that the numbers of its rows lead to.
+
+    Attributes:
+        pieces: of the data.
+        faults: what is wrong with rows that could not be read, by their numbers.
+    """
 
     pieces: tuple[Piece, ...]
+    faults: Mapping[int, str]
 
-    def __new__(cls, name: str, pieces: Sequence[Piece] = ()) -> "Source":
+    def __new__(cls, name: str, pieces: Sequence[Piece] = (), faults: Mapping[int, str] | None = None) -> "Source":
         source = super().__new__(cls, name)
-        source.pieces = tuple(pieces)
+        source.pieces, source.faults = tuple(pieces), faults or {}
         return source
 
     def called(self, name: str) -> "Source":
         """The same data under another name."""
-        return Source(name, self.pieces)
+        return Source(name, self.pieces, self.faults)
 
     def piece_of(self, row: int) -> Piece | None:
         """The piece that a row is of; None where the data is one that is no file."""
@@ -86,11 +92,13 @@ class Rows:
     Attributes:
         pieces: what the numbers lead to; none where they are those of one thing that is no file.
         last: the greatest number that a row of the whole can have.
+        faults: what is wrong with rows that could not be read, by their numbers.
     """
 
     dataset: Dataset
     last: int
     pieces: tuple[Piece, ...] = ()
+    faults: Mapping[int, str] = field(default_factory=dict)
 
     def after(self, last: int, name: str) -> "Rows":
         """The same rows as a further piece of some data whose greatest number so far is `last`.
@@ -102,7 +110,7 @@ class Rows:
         dataset = self.dataset
         if last:
             dataset = dataset.remove_columns(ROW).add_column(ROW, [number + last for number in dataset[ROW]])
-        return Rows(dataset, self.last + last, pieces)
+        return Rows(dataset, self.last + last, pieces, {row + last: text for row, text in self.faults.items()})
 
 
 def where(source: str, row: int) -> str:

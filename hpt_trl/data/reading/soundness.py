@@ -6,6 +6,10 @@ from typing import Any
 DEEPEST = 30
 
 
+class Fault(str):
+    """What is wrong with a row that cannot be read, in its place."""
+
+
 def row_fault(row: dict[Any, Any]) -> str | None:
     """What no table can hold of a row; None if nothing is."""
     for key, value in row.items():

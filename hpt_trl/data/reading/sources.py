@@ -63,7 +63,7 @@ def _warn(arguments: DataArguments, rows: Dataset, shown: str) -> None:
 def _read_splits(arguments: DataArguments, *, seed: int) -> tuple[dict[str, Rows], bool]:
     """All splits of a source, and whether it gives them names itself."""
     names, options, config = names_of(arguments.dataset_name), arguments.dataset_options, arguments.dataset_config
-    check_name(names, options=options, config=config, streaming=arguments.dataset_streaming)
+    check_name(names, options=options, config=config)
     name = names[0]
     if is_generated(name):
         made = generate(name, as_dict(options, "dataset_options"), seed=seed)

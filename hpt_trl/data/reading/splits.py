@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from datasets import Dataset, ReadInstruction, concatenate_datasets
 
-from hpt_trl.data.reading.places import Rows, Source
+from hpt_trl.data.reading.places import ROW, Rows, Source
 from hpt_trl.errors import UserError
 
 
@@ -108,13 +108,22 @@ def _picked(splits: Mapping[str, Rows], parts: list[_Part], source: str, shown: 
     for name in names:
         there[name] = splits[name].after(last, f"{source} ({name})")
         last = there[name].last
-    chosen = [
-        rows if (part.start, part.stop) == (0, len(rows)) else rows.select(range(part.start, part.stop))
-        for part in parts
-        for rows in [there[part.split].dataset]
-    ]
+    chosen: list[Dataset] = []
+    faults: dict[int, str] = {}
+    for part in parts:
+        whole = there[part.split]
+        rows = whole.dataset
+        if (part.start, part.stop) == (0, len(rows)):
+            faults.update(whole.faults)
+        else:
+            # Those between the rows of the slice.
+            first = rows[part.start][ROW] if part.start else 0
+            last = rows[part.stop - 1][ROW] if part.stop < len(rows) else whole.last
+            faults.update({row: text for row, text in whole.faults.items() if first <= row <= last})
+            rows = rows.select(range(part.start, part.stop))
+        chosen.append(rows)
     rows = chosen[0] if len(chosen) == 1 else concatenate_datasets(chosen)
-    return rows, Source(shown, [piece for name in names for piece in there[name].pieces])
+    return rows, Source(shown, [piece for name in names for piece in there[name].pieces], faults)
 
 
 def _shared(parts: list[_Part], others: list[_Part]) -> int:

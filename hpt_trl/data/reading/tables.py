@@ -6,16 +6,24 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 from datasets import Dataset
 
+from hpt_trl.data.reading.soundness import Fault
 from hpt_trl.data.reading.text import lines
 from hpt_trl.errors import UserError
 
+if TYPE_CHECKING:
+    from pyarrow.parquet import ParquetFile
 
-def read_delimited(path: Path) -> Iterator[tuple[int, dict[str, str | None]]]:
-    """Rows of a .csv or .tsv file, each with the line on which it begins.
+# Rows that are decoded at once.
+_BATCH = 1000
+
+
+def read_delimited(path: Path) -> Iterator[tuple[int, dict[str, str | None] | Fault]]:
+    """Rows of a .csv or .tsv file, each with the line on which it begins; `Fault` for one of more or fewer fields.
 
     By Python's own reader rather than the builder of `datasets`, which names no line. All values are texts, as they
     stand there (`007`, `NA`, dates); an empty field is None, a blank line no row. A column without a name is called as
@@ -23,7 +31,7 @@ def read_delimited(path: Path) -> Iterator[tuple[int, dict[str, str | None]]]:
     most of, commas, semicolons or tabs.
 
     Raises:
-        UserError: no header, two columns of one name, a row of more or fewer fields, a quote without its end.
+        UserError: no header, two columns of one name, a quote without its end.
         OSError, EOFError, zlib.error: the file cannot be read.
     """
     csv.field_size_limit(sys.maxsize)
@@ -41,12 +49,9 @@ def read_delimited(path: Path) -> Iterator[tuple[int, dict[str, str | None]]]:
         begins = records.line_num + 1
         for record in records:
             if record and len(record) != len(names):
-                raise UserError(
-                    f"{path}, line {begins}: {len(record)} fields, but the header has {len(names)} "
-                    f"({', '.join(names):.120}); put a field that holds {separator!r} or a line break into "
-                    "double quotes."
-                )
-            if record:
+                fault = f"{len(record)} fields, but the header has {len(names)} ({', '.join(names):.120}); put a field "
+                yield begins, Fault(f"{fault}that holds {separator!r} or a line break into double quotes.")
+            elif record:
                 yield begins, {name: value or None for name, value in zip(names, record, strict=True)}
             begins = records.line_num + 1
     except csv.Error as error:
@@ -88,6 +93,28 @@ def read_parquet(path: Path) -> Dataset:
     Raises:
         OSError, pa.ArrowInvalid: the file cannot be read.
     """
+    file = _opened(path)
+    # Whole row groups decode at once into several times their size; batches do not.
+    table = pa.Table.from_batches(file.iter_batches(batch_size=_BATCH), schema=file.schema_arrow)
+    # A flipped byte shows here, in texts that are no UTF-8, or only where a row is read.
+    table.validate(full=True)
+    return Dataset(table)
+
+
+def parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Rows of a .parquet file one by one, numbered from 1.
+
+    Raises:
+        OSError, pa.ArrowInvalid: the file cannot be read.
+    """
+    last = 0
+    for batch in _opened(path).iter_batches(batch_size=_BATCH):
+        batch.validate(full=True)
+        yield from enumerate(batch.to_pylist(), last + 1)
+        last += len(batch)
+
+
+def _opened(path: Path) -> "ParquetFile":
     import pyarrow.parquet as pq
 
     try:
@@ -96,8 +123,4 @@ def read_parquet(path: Path) -> Dataset:
         raise pa.ArrowInvalid(f"the name of a column is no UTF-8 ({error.reason})") from error
     if broken := [name for name in file.schema_arrow.names if "\0" in name]:
         raise pa.ArrowInvalid(f"the column {broken[0]!r:.60} has a null byte in its name")
-    # Whole row groups decode at once into several times their size; batches do not.
-    table = pa.Table.from_batches(file.iter_batches(batch_size=1000), schema=file.schema_arrow)
-    # A flipped byte shows here, in texts that are no UTF-8, or only where a row is read.
-    table.validate(full=True)
-    return Dataset(table)
+    return file

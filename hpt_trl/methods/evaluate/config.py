@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields
 from transformers import TrainingArguments
 
 from hpt_trl.evaluation.generating import Decoding
-from hpt_trl.evaluation.measuring import MEASURES, WIN_RATE
+from hpt_trl.evaluation.measuring import WIN_RATE
 
 # Of the trainer's settings, those that say something where nothing is trained.
 _KEPT = (
@@ -85,11 +85,6 @@ class EvaluateConfig(TrainingArguments):
             ValueError: a value outside its range, or settings that exclude each other.
         """
         super().__post_init__()
-        for measure in self.measures or ():
-            if measure not in MEASURES:
-                raise ValueError(f"`measures` holds {measure!r}; allowed: {', '.join(MEASURES)}.")
-        if self.measures is not None and not self.measures:
-            raise ValueError(f"`measures` is empty; allowed: {', '.join(MEASURES)}.")
         if not self.k or min(self.k) < 1 or max(self.k) > self.n:
             raise ValueError(
                 f"`k` is {self.k} with `n` {self.n}; allowed: whole numbers from 1 to `n`, for k completions are drawn "

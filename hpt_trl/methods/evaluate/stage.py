@@ -11,14 +11,14 @@ from hpt_trl.data.reading.places import ROW, where
 from hpt_trl.data.rendering import Encoder
 from hpt_trl.environments.arguments import ENVIRONMENT_RULES
 from hpt_trl.errors import Collector, UserError
-from hpt_trl.evaluation.measuring import AVERAGE, DEMONSTRATIONS, MAJORITY, PASS, PERPLEXITY, SCORED, WIN_RATE
+from hpt_trl.evaluation.measuring import AVERAGE, DEMONSTRATIONS, MAJORITY, MEASURES, PASS, PERPLEXITY, SCORED, WIN_RATE
 from hpt_trl.evaluation.win_rate import check_against
 from hpt_trl.methods.environments import ActingArguments, acting_arguments, check_environment
 from hpt_trl.methods.evaluate.config import TRAINING_KEYS, EvaluateConfig
 from hpt_trl.recipes.arguments import RecipeArguments
 from hpt_trl.recipes.recipe import Recipe, Stage
 from hpt_trl.rewards.completions import text_tokenizer
-from hpt_trl.settings.ranges import above, at_least, share
+from hpt_trl.settings.ranges import above, at_least, one_of, share
 
 # Rewards that run code against tests.
 _CODE = ("code_tests", "all_code_tests")
@@ -210,6 +210,7 @@ STAGE = Stage(
         above(0, "repetition_penalty"),
         share("top_p", "vllm_gpu_memory_utilization", zero=False),
         share("min_p"),
+        one_of("measures", *MEASURES),
         *ENVIRONMENT_RULES,
     ),
     layouts=("prompts", "demonstrations", "documents"),

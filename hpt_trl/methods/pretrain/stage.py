@@ -1,6 +1,7 @@
 """The stage `pretrain`: next-token training from random weights with TRL's SFTTrainer."""
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import cast
 
@@ -13,6 +14,7 @@ from hpt_trl.errors import Collector, UserError
 from hpt_trl.methods.pretrain.config import PretrainArguments, PretrainConfig
 from hpt_trl.methods.pretrain.model import check_model_config, make_config, new_model
 from hpt_trl.methods.pretrain.tokenizer import BYTES, SPECIAL, train_tokenizer
+from hpt_trl.methods.sft.streamed import streamed_documents, streaming_arguments
 from hpt_trl.methods.sft.trainer import MeasuredSFTTrainer
 from hpt_trl.models.loading import load_tokenizer
 from hpt_trl.recipes.recipe import Recipe, Stage, StageInputs
@@ -67,7 +69,9 @@ def make_tokenizer(recipe: Recipe, splits: Splits) -> PreTrainedTokenizerBase:
         tokenizer = _load_tokenizer(recipe, arguments.tokenizer_name_or_path)
     else:
         tokenizer = _train_tokenizer(recipe, arguments, splits)
-    _check_corpus(recipe, tokenizer, splits)
+    # A stream begins anew where it ends.
+    if splits.stream is None:
+        _check_corpus(recipe, tokenizer, splits)
     return tokenizer
 
 
@@ -78,13 +82,15 @@ def build(inputs: StageInputs) -> Trainer:
     model = new_model(
         inputs.model_config, dtype=inputs.model_args.dtype, attention=inputs.model_args.attn_implementation
     )
+    taken = {"train_dataset": columns_for(inputs.splits.train, "text"), "callbacks": inputs.callbacks}
+    if inputs.splits.stream is not None:
+        taken = streaming_arguments(inputs)
     return MeasuredSFTTrainer(
         model=model,
         args=inputs.config,
-        train_dataset=columns_for(inputs.splits.train, "text"),
         eval_dataset=columns_for(inputs.splits.test, "text"),
         processing_class=inputs.tokenizer,
-        callbacks=inputs.callbacks,
+        **taken,
     )
 
 
@@ -127,15 +133,19 @@ def _load_tokenizer(recipe: Recipe, name: str) -> PreTrainedTokenizerBase:
 
 def _train_tokenizer(recipe: Recipe, arguments: PretrainArguments, splits: Splits) -> PreTrainedTokenizerBase:
     rows, most, size = splits.train, arguments.tokenizer_training_rows, arguments.tokenizer_vocab_size
-    if len(rows) > most:
-        rows = rows.select([index * len(rows) // most for index in range(most)])
-    texts = (text for batch in _batches(rows) for text in batch)
+    texts: Iterator[str]
+    if splits.stream is not None:
+        texts, said = islice(streamed_documents(splits, arguments), most), f"first {most:,}"
+    else:
+        if len(rows) > most:
+            rows = rows.select([index * len(rows) // most for index in range(most)])
+        texts, said = (text for batch in _batches(rows) for text in batch), f"{len(rows):,}"
     tokenizer = train_tokenizer(texts, cast(int, size), arguments.tokenizer_special_tokens or [])
     if len(tokenizer) < cast(int, size):
         raise recipe.error(
             "tokenizer_vocab_size",
-            f"{size}: the {len(rows):,} documents of {splits.source} support {len(tokenizer)} tokens; write at most "
-            "that, or train on more text.",
+            f"{size}: the {said} documents of {splits.source} support {len(tokenizer)} tokens; write at most that, or "
+            "train on more text.",
         )
     return tokenizer
 

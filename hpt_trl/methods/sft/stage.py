@@ -5,11 +5,14 @@ from dataclasses import dataclass
 from transformers import Trainer
 from trl import SFTConfig
 
+from hpt_trl.data.layouts import Splits
+from hpt_trl.data.rendering import Encoder
 from hpt_trl.environments.arguments import ENVIRONMENT_RULES
 from hpt_trl.errors import Collector
 from hpt_trl.methods.environments import ActingArguments, check_environment
 from hpt_trl.methods.sft.acted import build_acted, check_acted
 from hpt_trl.methods.sft.rows import has_images, label_answers, refuse_turns_of_documents, training_splits, try_row
+from hpt_trl.methods.sft.streamed import streaming_arguments
 from hpt_trl.methods.sft.trainer import MeasuredSFTTrainer
 from hpt_trl.methods.sft.turns import TurnArguments, check_turns
 from hpt_trl.recipes.recipe import Recipe, Stage, StageInputs
@@ -30,11 +33,21 @@ def check(recipe: Recipe) -> None:
     mistakes.settle()
 
 
+def check_rows(recipe: Recipe, splits: Splits, encoder: Encoder, positions: int | None) -> None:
+    """Refuse a loss on turns where there are none, and a stream of images."""
+    refuse_turns_of_documents(recipe, splits)
+    if splits.stream is not None and has_images(splits.train, encoder):
+        raise recipe.error("dataset_streaming", "rows with images are read before the training; drop the line.")
+
+
 def build(inputs: StageInputs) -> Trainer:
     if inputs.acting is not None:
         return build_acted(inputs)
     train, test = training_splits(inputs.splits, inputs.encoder, inputs.config, inputs.arguments)
-    trainer = MeasuredSFTTrainer(train_dataset=train, eval_dataset=test, **inputs.trainer_arguments())
+    taken = inputs.trainer_arguments() | {"train_dataset": train, "eval_dataset": test}
+    if inputs.splits.stream is not None:
+        taken |= streaming_arguments(inputs)
+    trainer = MeasuredSFTTrainer(**taken)
     if has_images(inputs.splits.train, inputs.encoder):
         label_answers(trainer, inputs.encoder, inputs.config)
     return trainer
@@ -46,7 +59,7 @@ STAGE = Stage(
     argument_class=SftArguments,
     environment=lambda arguments: arguments.environment,
     check=check,
-    check_rows=lambda recipe, splits, encoder, positions: refuse_turns_of_documents(recipe, splits),
+    check_rows=check_rows,
     try_row=try_row,
     build=build,
     rules=(

@@ -10,6 +10,7 @@ from hpt_trl.models.future_heads.decoding import HeadCandidates, Speculation
 from hpt_trl.models.future_heads.heads import FutureHeads
 from hpt_trl.models.future_heads.storage import folder_with_heads, heads_in, load_heads, read_config, save_heads
 from hpt_trl.models.future_heads.trunk import parts_of, watched
+from hpt_trl.models.readable import adapter_config
 from hpt_trl.models.whole_models import load_whole
 
 if TYPE_CHECKING:
@@ -89,7 +90,6 @@ def load_with_future_heads(folder: str | Path, *, revision: str | None = None, *
         UserError: no model or no heads there, or heads of another model.
     """
     from huggingface_hub import snapshot_download
-    from peft import PeftConfig
     from transformers import AutoModelForCausalLM
 
     if folder_with_heads(str(folder), revision=revision) != str(folder):
@@ -98,7 +98,7 @@ def load_with_future_heads(folder: str | Path, *, revision: str | None = None, *
     read_config(folder)
     loader = AutoModelForCausalLM.from_pretrained
     if is_adapter(str(folder)):
-        adapter = PeftConfig.from_pretrained(str(folder))
+        adapter = adapter_config(folder)
         base = str(adapter.base_model_name_or_path)
         adapted = load_whole(loader, base, adapter=str(folder), revision=adapter.revision, **kwargs)
         # After the adapter, which would be put into the heads as well.

@@ -54,7 +54,7 @@ def settings_of(recipe: Recipe, prepared: Prepared | None = None) -> dict[str, A
 
 def _data(prepared: Prepared) -> dict[str, Any]:
     splits = prepared.splits
-    found = {"source": splits.source, "layout": splits.layout, "rows": len(splits.train)}
+    found = {"source": splits.source, "layout": splits.layout, "rows": splits.rows}
     return found if splits.test is None else found | {"held_out": splits.test_source, "held_out_rows": len(splits.test)}
 
 

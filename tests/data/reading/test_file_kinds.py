@@ -189,9 +189,7 @@ def test_a_faulty_row_of_several_files_is_named_by_its_own(tmp_path, way):
     (folder / "b.json").write_text('[{"prompt": "p", "completion": "c"}, {"prompt": 7, "completion": "c"}]')
     with pytest.raises(UserError) as caught:
         load_several(reads(folder, way))
-    assert str(caught.value).startswith(
-        f"{folder / 'b.json'}, row 2: `prompt` is 7, but the rows before it hold string"
-    )
+    assert str(caught.value).startswith(f"{folder / 'b.json'}, row 2: `prompt` is 7, but other rows hold string")
 
 
 def test_held_out_rows_and_slices_of_several_files(tmp_path):

@@ -97,6 +97,15 @@ def test_a_completion_that_has_changed_on_the_disk_is_refused(tmp_path):
     assert store.read() == kept[1:]
 
 
+def test_broken_conditions_are_refused_and_overwritten(evaluation, tmp_path, capsys):
+    run("eval", evaluation())
+    (tmp_path / "evaluate" / "samples.json").write_text('{"model": "')
+    assert main(["eval", evaluation()]) == 2
+    assert "Start anew with `--overwrite true`" in capsys.readouterr().err
+    run("eval", evaluation(), "--overwrite", "true")
+    assert len(samples(tmp_path / "evaluate")) == 24
+
+
 def test_a_scoring_that_fails_keeps_what_was_there(evaluation, tmp_path, capsys):
     run("eval", evaluation())
     files = [tmp_path / "evaluate" / name for name in ("results.json", "recipe.yaml", "samples.jsonl", "scored.jsonl")]

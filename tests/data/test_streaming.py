@@ -1,0 +1,209 @@
+"""Streams (`dataset_streaming`): the trainer gets of them what it gets of the same rows read before the training."""
+
+import json
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from datasets import Dataset
+
+from hpt_trl.data import streaming
+from hpt_trl.errors import UserError
+from hpt_trl.planning.facts import facts
+from hpt_trl.recipes.early import check_early
+from hpt_trl.runs import runner
+from hpt_trl.runs.building import build_trainer
+from hpt_trl.runs.preparation import prepare
+from tests.helpers.pretraining import MODEL
+from tests.helpers.stage_runs import KEYS, results, weights
+
+
+def talk(i: int) -> dict[str, Any]:
+    turns = [("human", f"What is {i} + 1?"), ("gpt", f"It is {i + 1}."), ("human", "Sure?"), ("gpt", f"Yes, {i + 1}.")]
+    return {"conversations": [{"from": who, "value": said} for who, said in turns], "id": i}
+
+
+def task(i: int) -> dict[str, Any]:
+    # A column that the first rows lack.
+    return {"instruction": f"Add 1 to {i}.", "output": f"{i + 1}"} | ({"input": f"Number {i}"} if i > 20 else {})
+
+
+def story(i: int) -> dict[str, Any]:
+    return {"text": f"Once there were {i} birds. " * (i % 5 + 1)}
+
+
+ROWS = {"talks": talk, "tasks": task, "stories": story}
+PRETRAIN = {"stage": "pretrain", "model_config": MODEL, "model_name_or_path": None, "max_length": 64}
+
+
+@pytest.fixture(autouse=True)
+def small_pieces(monkeypatch):
+    monkeypatch.setattr(streaming, "HEAD", 6)
+    monkeypatch.setattr(streaming, "PIECE", 7)
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    if path.suffix == ".parquet":
+        Dataset.from_list(rows).to_parquet(path)
+    elif path.suffix == ".csv":
+        Dataset.from_list(rows).to_csv(path, index=False)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def recipe(tmp_path, tiny_model_path):
+    """Writes a recipe and returns its path."""
+
+    def of(data: Any, name: str = "a", **changes: Any) -> str:
+        values = {**KEYS, "stage": "sft", "dataset_name": data, "model_name_or_path": tiny_model_path}
+        values |= {
+            "output_dir": str(tmp_path / name),
+            "train_sampling_strategy": "sequential",
+            "max_steps": 8,
+        } | changes
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump({key: value for key, value in values.items() if value is not None}))
+        return str(path)
+
+    return of
+
+
+def batches(path: str, count: int) -> list[tuple[list[int], list[int]]]:
+    """Ids and labels of the first rows that the trainer gets."""
+    trainer: Any = build_trainer(prepare(path, []), [])
+    rows = (
+        (ids[there.bool()].tolist(), labels[there.bool()].tolist())
+        for batch in trainer.get_train_dataloader()
+        for ids, labels, there in zip(batch["input_ids"], batch["labels"], batch["attention_mask"], strict=True)
+    )
+    return list(islice(rows, count))
+
+
+@pytest.mark.parametrize(
+    ("kind", "ending", "changes"),
+    [
+        ("talks", ".jsonl", {}),
+        ("talks", ".parquet", {}),
+        ("tasks", ".jsonl", {"prompt_template": "Do: {prompt}"}),
+        ("tasks", ".csv", {"system_prompt": "Be brief."}),
+        ("tasks", ".jsonl", {"packing": True, "packing_strategy": "wrapped", "max_length": 128}),
+        ("stories", ".jsonl", {}),
+        ("stories", ".txt", PRETRAIN | {"tokenizer_vocab_size": 265, "tokenizer_training_rows": 40}),
+    ],
+)
+def test_a_stream_trains_what_rows_do_that_are_read_before(recipe, tmp_path, monkeypatch, kind, ending, changes):
+    rows = [ROWS[kind](i) for i in range(40)]
+    # Two files: a row is numbered through them.
+    files = [write(tmp_path / f"{name}{ending}", some) for name, some in (("1", rows[:17]), ("2", rows[17:]))]
+    if ending == ".txt":
+        for file, some in zip(files, (rows[:17], rows[17:]), strict=True):
+            file.write_text("".join(row["text"] + "\n" for row in some))
+    names, packed = [str(file) for file in files], ending == ".txt" or "packing" in changes
+    read = batches(recipe(names, **changes), 40)
+    # The last block of the data that are read before is not full.
+    read = read[:-1] if packed else read
+    if packed:
+        monkeypatch.setattr(streaming, "PIECE", 200)
+    assert batches(recipe(names, dataset_streaming=True, **changes), len(read)) == read
+    assert len(read) == 40 or (packed and len(read) > 5)
+
+
+def test_a_stream_begins_anew_and_is_shuffled_by_the_seed(recipe, tmp_path):
+    data = str(write(tmp_path / "a.jsonl", [talk(i) for i in range(10)]))
+    order = batches(recipe(data, dataset_streaming=True), 20)
+    assert order[:10] == order[10:] and len({tuple(ids) for ids, _ in order}) == 10
+    drawn = {"dataset_streaming": True, "train_sampling_strategy": "random", "shuffle_buffer": 8}
+    first, again, other = (batches(recipe(data, seed=seed, **drawn), 30) for seed in (1, 1, 2))
+    assert first == again and first != other and first[:10] != order[:10]
+    assert {tuple(ids) for ids, _ in first} == {tuple(ids) for ids, _ in order}
+
+
+def test_a_resumed_stream_goes_on_where_it_was(recipe, tmp_path):
+    data = str(write(tmp_path / "a.jsonl", [talk(i) for i in range(14)]))
+    # Also beyond the end of the data, after which it begins anew.
+    keys = {"dataset_streaming": True, "train_sampling_strategy": "random", "shuffle_buffer": 5, "max_steps": 6}
+    keys["lr_scheduler_type"] = "constant"
+    runner.run(recipe(data, "straight", **keys), [])
+    path = recipe(data, "stopped", **keys, save_strategy="steps", save_steps=4)
+    runner.run(path, ["--max_steps", "4"])
+    runner.run(path, ["--resume_from_checkpoint", "true"])
+    assert weights(tmp_path / "stopped") == weights(tmp_path / "straight")
+    assert results(tmp_path / "straight")["rows"] == {"training": None, "held_out": 0}
+
+
+def test_faulty_rows_of_a_stream(recipe, tmp_path, caplog):
+    rows = [json.dumps(talk(i)) for i in range(30)]
+    rows[14], rows[15] = json.dumps({"conversations": []}), '{"conversations": '
+    data = tmp_path / "a.jsonl"
+    data.write_text("\n".join(rows) + "\n")
+    path = recipe(str(data), dataset_streaming=True, max_steps=2)
+    # The training ends before it.
+    runner.run(path, ["--output_dir", str(tmp_path / "before")])
+    with pytest.raises(UserError, match=rf"{data}, line 15: `conversations` "):
+        runner.run(path, ["--max_steps", "5"])
+    caplog.clear()
+    runner.run(path, ["--max_steps", "5", "--on_bad_row", "drop", "--output_dir", str(tmp_path / "dropped")])
+    assert f"{data}, line 16: not valid JSON" in caplog.text and "2 of the " in caplog.text
+    assert results(tmp_path / "dropped")["faulty_rows"] == {"training": 2, "held_out": 0}
+    good = recipe(str(write(tmp_path / "b.jsonl", [talk(i) for i in range(30) if i not in (14, 15)])), "good")
+    dropped = batches(recipe(str(data), "again", dataset_streaming=True, on_bad_row="drop"), 28)
+    assert dropped == batches(good, 28)
+
+
+def test_held_out_rows_and_slices_of_a_stream(recipe, tmp_path):
+    data = str(write(tmp_path / "a.jsonl", [talk(i) for i in range(20)]))
+    splits = prepare(recipe(data, dataset_streaming=True, test_split_size=4), []).splits
+    assert splits.test is not None and splits.test["_row"][:] == [1, 2, 3, 4] and splits.train["_row"][0] == 5
+    # Rows that are held out as well are not trained, among the first ones and after them.
+    twice = str(write(tmp_path / "b.jsonl", [talk(i) for i in (0, 1, 0, *range(2, 12), 1, 12)]))
+    order = batches(recipe(twice, "twice", dataset_streaming=True, test_split_size=2), 12)
+    assert order == batches(recipe(data, dataset_train_split="train[2:13]"), 11) + order[:1]
+    slices = {"dataset_train_split": "train[3:9]", "dataset_test_split": "train[9:]"}
+    prepared = prepare(recipe(data, dataset_streaming=True, **slices), [])
+    assert prepared.splits.test["_row"][:] == list(range(10, 21))
+    assert "streamed, of which the first 6 rows were looked at" in facts(prepared)
+    read = batches(recipe(data, **slices), 6)
+    assert batches(recipe(data, dataset_streaming=True, **slices), 6) == read
+    for wrong, said in [
+        ({"dataset_train_split": "train[:50%]"}, "cannot be streamed"),
+        ({"dataset_train_split": "train[:5]", "dataset_test_split": "train[4:]"}, "shares rows"),
+        ({"dataset_train_split": "trian"}, "has no split `trian`"),
+    ]:
+        with pytest.raises(UserError, match=said):
+            prepare(recipe(data, dataset_streaming=True, **wrong), [])
+
+
+def test_a_folder_that_datasets_reads_is_streamed_by_it(recipe, tmp_path):
+    folder = tmp_path / "repository"
+    folder.mkdir()
+    write(folder / "rows.jsonl", [talk(i) for i in range(20)])
+    (folder / "README.md").write_text("---\nconfigs:\n- config_name: easy\n  data_files: rows.jsonl\n---\n")
+    named = {"dataset_config": "easy"}
+    read = batches(recipe(str(folder), **named), 20)
+    assert batches(recipe(str(folder), dataset_streaming=True, **named), 20) == read
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"stage": "dpo"},
+            "the stage `dpo` needs all its rows before the training; those that stream are pretrain, sft",
+        ),
+        ({"max_steps": None}, "max_steps"),
+        ({"train_sampling_strategy": "group_by_length"}, "sorts all rows"),
+        ({"dataloader_num_workers": 2}, "read by the process that trains"),
+        ({"test_split_size": 0.1}, "write a count"),
+        ({"dataset_name": None, "datasets": [{"path": "arithmetic"}]}, "does not go with `datasets`"),
+        ({"dataset_name": "arithmetic"}, "is made in memory"),
+    ],
+)
+def test_what_does_not_go_with_a_stream_is_told_early(recipe, tmp_path, changes, said):
+    data = str(write(tmp_path / "a.jsonl", [talk(1)]))
+    with pytest.raises(UserError) as caught:
+        check_early(recipe(data, dataset_streaming=True, **changes), [])
+    assert said in str(caught.value)
