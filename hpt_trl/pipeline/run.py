@@ -126,7 +126,8 @@ def _run_step(plan: Plan, step: Step, record: Record, mark: str, command: str) -
         fresh.merged = None if known is None else known.merged
         known = record.stages[stage.name] = fresh
     record.write()
-    recipe, secrets = _write_recipe(plan, stage)
+    recipe = _write_recipe(plan, stage)
+    secrets = handed_on(recipe, withheld(plan.resolved(stage))[1])
     own = NOT_BY_ITSELF if stage.is_pushed else {}
     extra = [word for key, words in (stage.words | step.words | own).items() for word in (f"--{key}", *words)]
     words = ["run", str(recipe), *extra]
@@ -209,22 +210,17 @@ def _merge(plan: Plan, used: str, record: Record, mark: str) -> None:
     record.write()
 
 
-def _write_recipe(plan: Plan, stage: PlannedStage) -> tuple[Path, dict[str, str]]:
-    """Writes the recipe that the stage's process reads: one that runs alone as well, each key with where it is from.
-
-    Returns:
-        Its path, and the variables in which the process finds the secrets that are not written.
-    """
+def _write_recipe(plan: Plan, stage: PlannedStage) -> Path:
+    """Writes the recipe that the stage's process reads: one that runs alone as well, each key with where it is from."""
     path = plan.output_dir / RECIPES_FOLDER / f"{stage.name}.yaml"
     path.parent.mkdir(exist_ok=True)
     lines = [f"# Stage `{stage.name}` of {shown(plan.file.path)}, written anew at each start of the pipeline."]
-    values, secrets = withheld(plan.resolved(stage))
-    for key, value in values.items():
+    for key, value in withheld(plan.resolved(stage))[0].items():
         # `recipes/x.yaml, line 3`: the words before the key.
         place = str(stage.places[key]).partition(", `")[0] if key in stage.places else "the pipeline's own"
         lines.append(f"{key}: {_as_written(value, stage.texts.get(key))}  # {place}")
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path, handed_on(path, secrets)
+    return path
 
 
 def _as_written(value: object, text: str | None) -> str:
