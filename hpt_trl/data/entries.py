@@ -26,7 +26,7 @@ OF_ENTRY = {
     "dataset_layout": "dataset_layout",
 }
 # Bounds of a share: weights of all that are within them are numbers to reckon with.
-_LEAST, _MOST = 1e-6, 1_000_000
+SHARES = Rule(("fraction",), "a number above 0, from 1e-06 to 1,000,000", least=1e-6, most=1_000_000)
 # Fields of TRL's entries that name files for a builder.
 _BUILDERS = ("data_dir", "data_files")
 
@@ -185,8 +185,6 @@ def _field(key: str, value: Any) -> Any:
         taken = convert(_FIELDS[key], value, str(value))
     except NotAllowed as error:
         raise NotAllowed(f"`{key}: {value!r:.80}`; allowed: {error}.") from error
-    if key == "fraction" and taken is not None and not _LEAST <= taken <= _MOST:
-        raise NotAllowed(
-            f"`fraction: {taken:g}`; allowed: a number above 0, from {_LEAST:g} to {_MOST:,}, or leave the entry out."
-        )
+    if key == "fraction" and taken is not None and not SHARES.holds(taken):
+        raise NotAllowed(f"`fraction: {taken:g}`; allowed: {SHARES.allowed}, or leave the entry out.")
     return taken

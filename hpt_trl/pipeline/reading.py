@@ -14,15 +14,14 @@ from hpt_trl.pipeline.hub import check_repositories
 from hpt_trl.pipeline.ordering import in_order
 from hpt_trl.pipeline.plan import RECIPES_FOLDER, Plan, PlannedStage
 from hpt_trl.pipeline.stages import StageKeys, plan_stage, value_of
-from hpt_trl.recipes.pipeline_keys import PIPELINE, PIPELINE_KEYS
+from hpt_trl.recipes.pipeline_keys import PIPELINE, PIPELINE_KEYS, STAGE_NAME
 from hpt_trl.recipes.profiles import Profile, find_profile, read_profile
 from hpt_trl.settings.file import RecipeFile, Sources, read_recipe_file, shown
 from hpt_trl.settings.file import split_overrides as split_words
 from hpt_trl.settings.secrets import take_token
 from hpt_trl.settings.values import did_you_mean
 
-# With what is put after it, a folder's name is at most 255 letters.
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
+_NAME = re.compile(STAGE_NAME)
 _NAMING = "a stage's name is letters, digits, `_` and `-`, at most 100 of them; it names its folder too."
 
 

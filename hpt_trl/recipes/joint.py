@@ -99,7 +99,7 @@ def _required(values: Values, declared: Declared) -> dict[str, str]:
     required = {"output_dir": "write the folder for the model and the results"}
     if declared.works or not declared.stage:
         return required
-    if "datasets" not in values.taken and values.are_sound("datasets"):
+    if values.taken.get("datasets") is None and values.are_sound("datasets"):
         required["dataset_name"] = "write a Hub id, a local file, `arithmetic` or `reasoning_gym:<task>`"
     if not declared.makes_model:
         required["model_name_or_path"] = "write a Hub id, a local folder or `smollm2-135m`"

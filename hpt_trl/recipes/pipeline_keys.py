@@ -26,3 +26,5 @@ FROM = "from:"
 REFERRING = (*ALIASES.values(), "search_index", "against", "dataset_name")
 # What the pipeline sets by itself.
 SET_BY_PIPELINE = ("output_dir", "overwrite", "resume_from_checkpoint")
+# A stage's name, as a pattern. With what is put after it, its folder's is at most 255 letters.
+STAGE_NAME = "[A-Za-z0-9][A-Za-z0-9_-]{0,99}"

@@ -111,9 +111,7 @@ def read_values(sources: Sources, declared: Declared, mistakes: Collector) -> Va
             # Told by who looked for the stage.
             continue
         try:
-            key, value = _read(name, sources, declared)
-            if key in declared.rules and (message := problem(declared.rules[key], value)):
-                raise sources.error(key, f"{sources.quoted(key) or 'null'} {message}")
+            key, value = read_key(name, sources, declared)
             if name not in sources.overrides:
                 value = anchored_value(key, value, sources.folder)
             elif key == "evaluations":
@@ -154,8 +152,19 @@ def _set_environment(sources: Sources, mistakes: Collector) -> None:
             os.environ[str(variable)] = str(value)
 
 
-def _read(name: str, sources: Sources, declared: Declared) -> tuple[str, Any]:
-    """A key that is given, and its value of the field's type."""
+def read_key(name: str, sources: Sources, declared: Declared) -> tuple[str, Any]:
+    """A key that is given, and its value of the field's type and in its range.
+
+    Raises:
+        UserError: the stage has no such key, or it does not take the value.
+    """
+    key, value = _typed(name, sources, declared)
+    if key in declared.rules and (message := problem(declared.rules[key], value)):
+        raise sources.error(key, f"{sources.quoted(key) or 'null'} {message}")
+    return key, value
+
+
+def _typed(name: str, sources: Sources, declared: Declared) -> tuple[str, Any]:
     known = declared.keys
     positive = name.removeprefix("no_")
     if name in sources.overrides and name not in known and positive in known and not sources.overrides[name]:

@@ -17,7 +17,7 @@ from hpt_trl.errors import UserError
 
 CORPUS = Path(__file__).parent / "corpus"
 # Of one example: the process's own time, which other processes do not lengthen, and the clock's for one that waits.
-SECONDS, WAITING = 5.0, 120.0
+SECONDS, WAITING = 10.0, 120.0
 # Of one mistake. A list of what is allowed may be long.
 LINES, LENGTH = 20, 2500
 # Examples that `make fuzz` asks for of each test, and where the process notes what it has drawn.

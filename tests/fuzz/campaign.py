@@ -8,6 +8,7 @@ begin anew. The last line says what was drawn on this commit, and how long it to
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -62,10 +63,13 @@ def main(words: list[str] | None = None) -> int:
             seed = zlib.crc32(f"{commit} {sum(line['module'] == goal.module for line in done)}".encode())
             found = _part(goal.module, seed, min(_PART, count), options.record, commit)
     done = _done(options.record, commit)
-    drawn, took = _drawn(done), sum(line["seconds"] for line in done)
+    drawn, took, core = _drawn(done), *(sum(line[key] for line in done) for key in ("seconds", "of_a_core"))
     counted = ", ".join(f"{count:,} {kind}" for kind, count in sorted(drawn.items(), key=lambda one: -one[1]))
     wrong = sum(line["code"] != 0 for line in done)
-    print(f"fuzz of {commit}: {counted}; {wrong} of {len(done)} parts found something; {took / 60:.0f} minutes")
+    print(
+        f"fuzz of {commit}: {counted}; {wrong} of {len(done)} parts found something; "
+        f"{took / 60:.0f} minutes ({core / 60:.0f} of one core)"
+    )
     return int(wrong > 0)
 
 
@@ -76,11 +80,17 @@ def _part(module: str, seed: int, asked: int, record: Path, commit: str) -> bool
     counts.unlink(missing_ok=True)
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--timeout=0", f"--hypothesis-seed={seed}"]
     environment = os.environ | {"HPT_FUZZ": str(asked), COUNTS_FILE: str(counts), "OMP_NUM_THREADS": "1"}
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    before = used.ru_utime + used.ru_stime
     code = subprocess.run([*command, f"tests/fuzz/{module}"], cwd=ROOT, env=environment).returncode
     if code not in (0, 1) and not counts.exists():
         print(f"{module} with seed {seed} ended with code {code}", flush=True)
     line = {"module": module, "seed": seed, "commit": commit, "code": code}
-    line |= {"seconds": round(time.monotonic() - began, 1)}
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    line |= {
+        "seconds": round(time.monotonic() - began, 1),
+        "of_a_core": round(used.ru_utime + used.ru_stime - before, 1),
+    }
     line["drawn"] = json.loads(counts.read_text(encoding="utf-8")) if counts.exists() else {}
     counts.unlink(missing_ok=True)
     with open(record, "a", encoding="utf-8") as file:

@@ -11,6 +11,7 @@ from hypothesis import given
 
 from hpt_trl.errors import UserError
 from hpt_trl.recipes.resolving import read_recipe
+from hpt_trl.recipes.stages import STAGE_MODULES, load_stage
 from hpt_trl.recipes.values import checked_values
 from hpt_trl.runs.early import check_run
 from hpt_trl.settings.file import Sources, read_recipe_file
@@ -35,6 +36,9 @@ def folder(tmp_path_factory):
     os.chdir(place)
     for name, text in BESIDE.items():
         Path(name).write_text(text)
+    # Their imports are no example's time.
+    for stage in STAGE_MODULES:
+        load_stage(stage)
     yield place
     os.chdir(before)
 

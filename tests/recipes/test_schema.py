@@ -9,14 +9,16 @@ import pytest
 import yaml
 
 from hpt_trl.cli import main
+from hpt_trl.data.entries import read_entries
 from hpt_trl.errors import UserError
+from hpt_trl.pipeline.reading import read_plan
 from hpt_trl.recipes.bundled import FOR_EDITORS, bundled_recipes
 from hpt_trl.recipes.declared import declared_in_file, declared_somewhere
+from hpt_trl.recipes.early import check_early
 from hpt_trl.recipes.schema import recipe_schema, schema_file, schema_text
 from hpt_trl.recipes.stages import STAGE_MODULES
-from hpt_trl.recipes.values import _read
+from hpt_trl.recipes.values import read_key
 from hpt_trl.settings.file import RecipeFile, Sources, read_recipe_file
-from hpt_trl.settings.ranges import problem
 from tests.recipes.test_foreign import FOREIGN, written
 
 VALUES = (
@@ -51,13 +53,11 @@ def taken(stage: str, key: str, value: object) -> bool:
     text = value if isinstance(value, str) else json.dumps(value)
     texts = {} if isinstance(value, list | dict) else {key: text}
     sources = Sources(RecipeFile(Path("x.yaml"), {key: value}, {key: 1}, texts), {})
-    declared = declared_in_file(stage)
     try:
-        _, read = _read(key, sources, declared)
-        if key == "datasets" and not all(isinstance(entry, dict) for entry in read or ()):
-            # Told where the entries are read.
-            return False
-        return key not in declared.rules or problem(declared.rules[key], read) is None
+        _, read = read_key(key, sources, declared_in_file(stage))
+        if key == "datasets" and read is not None:
+            read_entries(read)
+        return True
     except UserError:
         return False
 
@@ -99,6 +99,74 @@ def test_what_is_wrong_in_a_recipe_is_marked(changes, key, validator):
     values = {name: value for name, value in (values | changes).items() if value is not None}
     errors = [error.message for error in validator.iter_errors(values)]
     assert len(errors) == 1 and key in errors[0]
+
+
+def told(values: dict, folder: Path) -> list[str]:
+    """What is said of a recipe or a pipeline without torch."""
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(values))
+    try:
+        if values["stage"] == "pipeline":
+            read_plan(path, [])
+        else:
+            check_early(str(path), [])
+        return []
+    except UserError as error:
+        return [str(one) for one in error.every]
+
+
+_RECIPE = {"stage": "sft", "output_dir": "out", "model_name_or_path": "a/b", "dataset_name": "arithmetic"}
+_MIXTURE = {key: value for key, value in _RECIPE.items() if key != "dataset_name"}
+_CHAIN = {"stage": "pipeline", "output_dir": "out", "stages": {"a": {"recipe": "sft/stories-tiny"}}}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        _RECIPE | {"env": None},
+        _RECIPE | {"env": {"A": 1, "B": ""}},
+        _MIXTURE | {"datasets": [{"path": "arithmetic", "fraction": 0.5}, {"path": ["arithmetic"], "fraction": "0.5"}]},
+        _RECIPE | {"datasets": None},
+        _CHAIN | {"overwrite": None, "num_processes": None, "accelerate_config": None},
+        _CHAIN | {"stages": {"a-1": {"recipe": "sft/stories-tiny", "measure": None}}},
+        _CHAIN | {"stages": {"a": {"stage": "sft", "recipe": None, "model": "a/b", "dataset_name": "arithmetic"}}},
+    ],
+    ids=str,
+)
+def test_what_is_taken_is_not_marked(values, validator, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    assert told(values, tmp_path) == [] and [error.message for error in validator.iter_errors(values)] == []
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        _MIXTURE,
+        _RECIPE | {"dataset_name": None},
+        _RECIPE | {"output_dir": ""},
+        _MIXTURE | {"datasets": None},
+        _MIXTURE | {"datasets": []},
+        _MIXTURE | {"datasets": [{"name": "x"}]},
+        _MIXTURE | {"datasets": [{"path": "arithmetic", "weight": 1}]},
+        _MIXTURE | {"datasets": [{"path": "arithmetic", "fraction": 0}]},
+        _MIXTURE | {"datasets": ["arithmetic"]},
+        _RECIPE | {"env": {"A=": 1}},
+        _RECIPE | {"env": {"A": None}},
+        _RECIPE | {"env": {"A": "\0"}},
+        _RECIPE | {"stage": "grpo", "reward_funcs": []},
+        _RECIPE | {"stage": "grpo"},
+        _CHAIN | {"stages": {}},
+        _CHAIN | {"output_dir": ""},
+        _CHAIN | {"stages": {"a b": {"recipe": "sft/stories-tiny"}}},
+        _CHAIN | {"stages": {"a": {"max_steps": 1}}},
+        _CHAIN | {"stages": {"a": {"recipe": None}}},
+        _CHAIN | {"stages": {"a": {"recipe": "sft/stories-tiny", "model": "a/b", "model_name_or_path": "a/b"}}},
+    ],
+    ids=str,
+)
+def test_what_is_refused_is_marked(values, validator, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    assert told(values, tmp_path) and list(validator.iter_errors(values))
 
 
 def test_a_pipeline_s_stages_are_completed_too(validator):
