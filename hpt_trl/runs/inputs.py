@@ -12,7 +12,7 @@ import xxhash
 
 from hpt_trl.data.entries import every_name
 from hpt_trl.data.names import files_of, is_pattern, is_saved
-from hpt_trl.digests import DIGESTS_FILE, digest_of, edited_files, has_digests
+from hpt_trl.digests import DIGESTS_FILE, add_file, digest_of, edited_files, has_digests
 from hpt_trl.errors import UserError
 from hpt_trl.files import parsed_json
 from hpt_trl.models.folders import ADAPTER_FILE
@@ -22,10 +22,6 @@ from hpt_trl.settings.file import Sources, read_recipe_file
 from hpt_trl.settings.imported import seeing
 from hpt_trl.settings.own_modules import own_files
 
-# Larger files are known by their size and by pieces from all over them: of weights each differs between two trainings,
-# and reading hundreds of gigabytes would delay every start.
-_READ_WHOLE = 64 * 2**20
-_PIECES, _PIECE = 64, 2**16
 _DEEPEST = 20
 _PATHS = ("dataset_name", "against", "pages", "evaluations", "search_index", "soft_table", "questions")
 # What another evaluation is compared by; how it was scored itself says nothing.
@@ -260,13 +256,6 @@ def _digest(files: tuple[Path, ...], above: Path) -> str:
 @functools.cache
 def _digest_read(files: tuple[tuple[Path, int, int, int, int], ...], above: Path) -> str:
     total = xxhash.xxh3_128()
-    for file, size, *_ in files:
-        total.update(f"{file.relative_to(above)}\0{size}\0".encode())
-        with file.open("rb") as opened:
-            if size <= _READ_WHOLE:
-                total.update(opened.read())
-            else:
-                for number in range(_PIECES):
-                    opened.seek((size - _PIECE) * number // (_PIECES - 1))
-                    total.update(opened.read(_PIECE))
+    for file, *_ in files:
+        add_file(total, str(file.relative_to(above)), file)
     return total.hexdigest()
