@@ -28,6 +28,12 @@ def map_columns(dataset: Dataset, source: str, mapping: dict[str, str]) -> Datas
         UserError: there is no such column, or its values are of several types.
     """
     columns = [name for name in dataset.column_names if name != ROW]
+    if mapping and {*mapping} <= {*columns} and not {*map(str, mapping.values())} & {*columns}:
+        turned = ", ".join(f"{path}: {target}" for target, path in mapping.items())
+        raise UserError(
+            "column_mapping: the column that the trainer reads stands first, e.g. column_mapping: "
+            f"{{{turned:.200}}}; {source} has {shortened(columns)}."
+        )
     renamed: dict[str, str] = {}
     copied: dict[str, list[Any]] = {}
     for target, path in mapping.items():

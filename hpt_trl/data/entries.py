@@ -27,6 +27,13 @@ OF_ENTRY = {
 }
 # Bounds of a share: weights of all that are within them are numbers to reckon with.
 SHARES = Rule(("fraction",), "a number above 0, from 1e-06 to 1,000,000", least=1e-6, most=1_000_000)
+# Fields of others' mixtures (alignment-handbook, axolotl, LLaMA-Factory) -> what they are called here.
+_USUAL = {
+    **dict.fromkeys(("weight", "weights", "ratio", "share", "probability", "proportion"), "fraction"),
+    **dict.fromkeys(("id", "dataset", "file"), "path"),
+    **dict.fromkeys(("type", "layout", "format", "formatting"), "dataset_layout"),
+    **dict.fromkeys(("config", "subset"), "name"),
+}
 # Fields of TRL's entries that name files for a builder.
 _BUILDERS = ("data_dir", "data_files")
 
@@ -178,7 +185,7 @@ def _field(key: str, value: Any) -> Any:
     if key in _BUILDERS:
         raise NotAllowed(f"`{key}`: write the file, pattern or folder as `path`.")
     if key not in _FIELDS:
-        called = OF_ENTRY.get(key)
+        called = OF_ENTRY.get(key) or _USUAL.get(key)
         hint = f" Write `{called}`." if called else did_you_mean(str(key), _FIELDS)
         raise NotAllowed(f"there is no field `{key!s:.60}`; it takes {', '.join(_FIELDS)}.{hint}")
     try:

@@ -7,6 +7,7 @@ none of them: a prompt would lose a part of itself, and a bad answer be learnt, 
 import logging
 import re
 from collections.abc import Collection, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 from datasets import Dataset
@@ -21,6 +22,8 @@ from hpt_trl.errors import UserError
 logger = logging.getLogger(__name__)
 
 SYSTEM_COLUMNS = ("system", "system_prompt")
+# A name in braces that belong to no command of LaTeX.
+_BRACED = re.compile(r"(?<![\w}\\{^])\{([A-Za-z_]\w*(?:\.\w+)*)\}(?!\})")
 # Columns that say of a demonstration whether it is good.
 MARKS = ("label", "is_correct")
 GOOD, _BAD = ("true", "1", "1.0"), ("false", "0", "0.0")
@@ -67,11 +70,13 @@ def find_marked_rows(dataset: Dataset, faults: Faults, mapping: dict[str, str]) 
         # Classes of more than two kinds mark nothing.
         marks = {label for _, label in labels} <= {*GOOD, *_BAD, "none"}
         bad = [row for row, label in labels if marks and label in _BAD]
+        # Of a stream, what leads a piece on has no numbers of its own.
+        total = sum(row > 0 for row, _ in labels)
         called = faults.called(column)
         for row in bad:
             faults.add(
                 row,
-                f"`{called}` is false (or 0), as in {len(bad)} of {len(dataset)} rows: rows marked false would be "
+                f"`{called}` is false (or 0), as in {len(bad)} of {total} rows: rows marked false would be "
                 f"trained on. Leave them out of the data; if `{called}` means something else, write column_mapping: "
                 f"{{source_{called}: {called}}}.",
             )
@@ -156,8 +161,19 @@ def check_template(template: str | None, columns: Sequence[str]) -> None:
     """Refuse a `prompt_template` that makes the same prompt of every row.
 
     Raises:
-        UserError: it holds neither `{prompt}` nor the name of a column.
+        UserError: it holds neither `{prompt}` nor the name of a column, or a name that is meant for one.
     """
+    for name in _BRACED.findall(template or ""):
+        if name == "prompt" or name in columns:
+            continue
+        near = get_close_matches(name, [*columns, "prompt"], n=1, cutoff=0.7)
+        if "." in name and name.split(".")[0] in columns:
+            raise UserError(
+                f"prompt_template: `{{{name}}}` names a part of a column; give it a name of its own, and write that: "
+                f"column_mapping: {{{name.rpartition('.')[2]}: {name}}}."
+            )
+        if near:
+            raise UserError(f"prompt_template: there is no column `{name}`; did you mean `{{{near[0]}}}`?")
     if template is None or "{prompt}" in template or names_columns(template, columns):
         return
     raise UserError(

@@ -22,9 +22,9 @@ from trl.chat_template_utils import get_training_chat_template
 from trl.data_utils import prepare_multimodal_messages
 
 from hpt_trl.data.row_images import images_for, with_images
+from hpt_trl.data.stored_text import decoded
 from hpt_trl.data.turns import open_mark, shown, turn_fault, unpaired_mark
 from hpt_trl.errors import UserError
-from hpt_trl.files import parsed_json
 
 # Of a row that came as one conversation (`messages`): the turns of its prompt are trained as well.
 WHOLE = "whole_conversation"
@@ -224,12 +224,7 @@ class Encoder:
             return self.settings
         tools = row.get("tools")
         if isinstance(tools, str):
-            try:
-                tools = parsed_json(tools) if tools.strip() else None
-            except ValueError as error:
-                raise UserError(
-                    f"`tools` is {shown(str(tools))}, no JSON ({error}); write a list of schemas, or its JSON text."
-                ) from error
+            tools = decoded(tools) if tools.strip() else None
         if tools and not (isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)):
             raise UserError(f"`tools` is {shown(str(tools))}; write a list of schemas, or its JSON text.")
         switches = row.get("chat_template_kwargs") or {}

@@ -14,8 +14,10 @@ _READ: dict[Layout, tuple[str, ...]] = {
     "documents": ("text",),
     "solutions": ("instruction", "input", "output", "problem_id", "is_correct", "language", "difficulty"),
 }
-_HINTS = {
+# A column that is often meant to be read -> what is to be done where it is not.
+HINTS = {
     "tools": "rollouts do not show them to the model; write the tools into the prompt",
+    "chat_template_kwargs": "rollouts take those of the recipe alone, the key `chat_template_kwargs`",
     "context": "put it into the prompt where it belongs to it",
     "history": "put earlier turns into the prompt, as messages",
     "choices": 'where the prompt shall show them, write prompt_template: "{prompt}\\n{choices}"',
@@ -47,4 +49,4 @@ def unused_columns(
 
 def describe_unused(columns: Sequence[str]) -> str:
     """One line of unused columns, with what is to be done about known ones."""
-    return ", ".join(f"{name} ({_HINTS[name]})" if name in _HINTS else name for name in columns)
+    return ", ".join(f"{name} ({HINTS[name]})" if name in HINTS else name for name in columns)

@@ -11,13 +11,17 @@ from hpt_trl.data.faults import Faults
 from hpt_trl.data.forms.pictures import undecoded
 from hpt_trl.data.layouts import Splits
 from hpt_trl.data.messages import IMAGES
+from hpt_trl.data.objects import column_values
 from hpt_trl.data.rendering import Encoder
 from hpt_trl.data.row_lengths import Asked, Length, examples, remember
+from hpt_trl.data.unused import HINTS
 from hpt_trl.errors import UserError
 from hpt_trl.recipes.recipe import Recipe
 
 logger = logging.getLogger(__name__)
 
+# What templates read of a row, for trainers on whole rows.
+_OF_ROWS = ("tools", "chat_template_kwargs")
 Lengths = dict[Asked, list[tuple[int, Length]]]
 
 
@@ -42,6 +46,10 @@ def settle_rows(recipe: Recipe, splits: Splits, encoder: Encoder) -> Splits:
             splits.source,
             *[unseen[0]] * 3,
         )
+    if splits.layout == "prompts":
+        for name in _OF_ROWS:
+            if name in splits.train.column_names and any(column_values(splits.train, name)):
+                logger.warning("%s: the column `%s`: %s.", splits.source, name, HINTS[name])
     train, dropped = _settled(recipe, splits, encoder, splits.train, splits.source)
     test, test_dropped = splits.test, 0
     if test is not None:

@@ -126,7 +126,6 @@ _INSTEAD = {
     "fsdp_transformer_layer_cls_to_wrap": "write `fsdp_config: {transformer_layer_cls_to_wrap: ...}`",
     "finetuning_type": "write `use_peft: true` for LoRA, and drop the line otherwise",
     "total_episodes": "write `max_steps` or `num_train_epochs`",
-    "chat_template": "write the text into a .jinja file and name it as `chat_template_path`",
     "dataset_configs": "write `dataset_config`, one name",
     "dataset_splits": "write `dataset_train_split` and `dataset_test_split`",
     "vllm_device": "write `vllm: colocate`, or `vllm: server` for a server that you start",
@@ -167,6 +166,18 @@ def _warmup_ratio(value: Any, known: Collection[str]) -> str:
 def _max_seq_length(value: Any, known: Collection[str]) -> str:
     names = [name for name in ("max_length", "max_completion_length") if name in known]
     return f"it is now `{'` (SFT) or `'.join(names) or 'max_length'}`{' (RL)' if len(names) > 1 else ''}"
+
+
+def _chat_template(value: Any, known: Collection[str]) -> str:
+    if "chat_template_path" in known:
+        return "write the text into a .jinja file and name it as `chat_template_path`"
+    return "this stage takes the model's own template; write it into its folder as chat_template.jinja"
+
+
+def _chat_template_kwargs(value: Any, known: Collection[str]) -> str:
+    if "conversational" not in known or "tokenizer_vocab_size" in known:
+        return "this stage renders no chat template; drop the line"
+    return "this stage takes them of each row; write a column `chat_template_kwargs` into the data"
 
 
 def _column(column: str) -> Callable[[Any, Collection[str]], str]:
@@ -264,6 +275,9 @@ _BY_VALUE: dict[str, Callable[[Any, Collection[str]], str]] = {
     "warmup_ratio": _warmup_ratio,
     "max_seq_length": _max_seq_length,
     "rpo_alpha": _rpo_alpha,
+    "chat_template": _chat_template,
+    "chat_template_path": _chat_template,
+    "chat_template_kwargs": _chat_template_kwargs,
     "dataset_prompt_column": _column("prompt"),
     "text_column": _column("text"),
     "dataset_mixer": _mixer,

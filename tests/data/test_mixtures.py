@@ -157,6 +157,8 @@ def test_what_is_wrong_is_said_of_its_entry(files, tmp_path):
         ([own, "rows.jsonl"], {}, "datasets: entry 2: 'rows.jsonl' is no mapping"),
         ([own, {"pat": "x"}], {}, "there is no field `pat`; it takes path, name, split"),
         ([{"dataset_name": "x"}], {}, "Write `path`."),
+        ([own | {"weight": 0.5}], {}, "there is no field `weight`; it takes path, name, split, test_split, columns"),
+        ([own | {"weight": 0.5}], {}, "Write `fraction`."),
         (
             [own, {"path": "parquet", "data_files": "x"}],
             {},

@@ -1,9 +1,12 @@
 """Parts of a prompt in columns of their own are read, rows marked as bad are refused, other columns are named."""
 
 import logging
+import re
 
 import pytest
 
+from hpt_trl.data.prompt_parts import check_template
+from hpt_trl.errors import UserError
 from hpt_trl.planning.check import check
 from hpt_trl.rewards.functions import math_answer
 from hpt_trl.rewards.loading import columns_read
@@ -145,3 +148,36 @@ def test_a_template_takes_other_columns(recipe, tmp_path, tiny_model_path, capsy
     expected = "Add 3 and {one}.\nassert f(3) == 4\nassert f(0) == 1\n1 Answer in \\boxed{}."
     assert prepared.splits.train[3]["prompt"] == [{"role": "user", "content": expected}]
     assert prepared.unused == []
+
+
+@pytest.mark.parametrize(
+    "template, message",
+    [
+        ("{prompt} {contxt}", "there is no column `contxt`; did you mean `{context}`?"),
+        ("{promt}: {context}", "there is no column `promt`; did you mean `{prompt}`?"),
+        ("{prompt} {meta.level}", "`{meta.level}` names a part of a column; give it a name of its own"),
+    ],
+)
+def test_names_in_a_template_that_are_meant_for_a_column(template, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        check_template(template, ["prompt", "completion", "context", "meta"])
+
+
+def test_braces_of_latex_stay_in_a_template():
+    check_template(
+        r"{prompt} \boxed{answers} {} \frac{a}{answers} x^{answers} {{answers}} {other}", ["prompt", "answer"]
+    )
+
+
+def test_a_mapping_the_other_way_round(tmp_path):
+    path = write_jsonl(tmp_path / "data.jsonl", [{"q": "a", "a": "b"}])
+    message = refused(path, column_mapping={"q": "prompt", "a": "completion"})
+    assert "stands first, e.g. column_mapping: {prompt: q, completion: a}" in message
+
+
+def test_what_rollouts_do_not_read_of_a_row_is_said(recipe, tmp_path, caplog):
+    row = {"prompt": "Hi", "tools": [{"name": "clock"}], "chat_template_kwargs": {"enable_thinking": False}}
+    data = str(write_jsonl(tmp_path / "data.jsonl", [row] * 4))
+    prepare(recipe("grpo", dataset_name=data, test_split_size=None), [])
+    assert "the column `tools`: rollouts do not show them to the model" in caplog.text
+    assert "the column `chat_template_kwargs`: rollouts take those of the recipe alone" in caplog.text

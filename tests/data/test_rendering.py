@@ -1,5 +1,7 @@
 """Rows to ids: what has a loss is what was written, after the prompt that the model answers, or the row is refused."""
 
+import json
+
 import pytest
 import trl.chat_template_utils as templates
 from transformers import AutoTokenizer
@@ -102,6 +104,9 @@ def test_tools_and_settings_of_a_row_are_rendered(tokenizer):
     with_tool = {**row("5"), "tools": [tool]}
     ids = tokenizer.apply_chat_template([USER], tools=[tool], add_generation_prompt=True)["input_ids"]
     assert Encoder(tokenizer).prompt(with_tool) == ids
+    # As JSON has them, and as pandas writes them into .csv files.
+    for text in (json.dumps([tool]), str([tool])):
+        assert Encoder(tokenizer).prompt({**with_tool, "tools": text}) == ids
     alone = tokenizer.apply_chat_template([USER], add_generation_prompt=True)["input_ids"]
     assert Encoder(tokenizer, reads_rows=False).prompt(with_tool) == alone and len(ids) > len(alone)
     tokenizer.chat_template = SWITCHED_OFF

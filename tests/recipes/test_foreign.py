@@ -158,3 +158,11 @@ def test_what_is_translated_is_short_however_long_it_is():
 )
 def test_older_names_and_those_of_others(key, stage, said):
     assert said in unknown_key(key, declared_in_file(stage).keys, 0.5)
+
+
+def test_templates_of_stages_that_have_no_key_for_them():
+    for key in ("chat_template", "chat_template_path"):
+        assert "into its folder as chat_template.jinja" in renamed(key, None, {"dataset_name"})
+    assert "`chat_template_path`" in renamed("chat_template", None, {"chat_template_path"})
+    assert "a column `chat_template_kwargs`" in renamed("chat_template_kwargs", None, {"conversational"})
+    assert "renders no chat template" in renamed("chat_template_kwargs", None, {"dataset_name"})

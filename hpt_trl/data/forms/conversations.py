@@ -4,10 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 from hpt_trl.data.forms.form import Columns, Form, Parts
-from hpt_trl.data.forms.messages import as_messages, decoded, is_conversation, is_sharegpt, lost_prompt
+from hpt_trl.data.forms.messages import as_messages, is_conversation, is_sharegpt, lost_prompt
 from hpt_trl.data.layout_names import Layout
 from hpt_trl.data.rendering import WHOLE
 from hpt_trl.data.row_checks import conversation_fault
+from hpt_trl.data.stored_text import decoded
 from hpt_trl.data.usual_names import CONVERSATIONS, Names
 
 

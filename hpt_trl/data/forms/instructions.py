@@ -3,8 +3,9 @@
 from typing import Any
 
 from hpt_trl.data.forms.form import Columns, Form, Parts
-from hpt_trl.data.forms.messages import decoded, is_conversation
+from hpt_trl.data.forms.messages import is_conversation
 from hpt_trl.data.layout_names import Layout
+from hpt_trl.data.stored_text import decoded
 from hpt_trl.data.usual_names import ANSWERS, QUESTIONS, Names
 
 

@@ -1,6 +1,5 @@
 """Messages as files have them: OpenAI's keys or ShareGPT's, other names of keys and roles, stored as text."""
 
-import ast
 from typing import Any
 
 from datasets import Dataset
@@ -9,7 +8,7 @@ from hpt_trl.data.faults import Faults
 from hpt_trl.data.objects import with_column
 from hpt_trl.data.reading.soundness import decoded_fault
 from hpt_trl.data.row_checks import ROLES, iterate_rows
-from hpt_trl.files import parsed_json
+from hpt_trl.data.stored_text import decoded
 
 # The key that chat templates know -> those by which files have the same.
 _KEYS = {"role": ("from",), "content": ("value", "text")}
@@ -61,28 +60,6 @@ def as_messages(value: Any) -> Any:
         return messages
     changed = [_with_calls(_renamed(message)) for message in messages]
     return messages if changed == messages else changed
-
-
-def decoded(value: Any) -> Any:
-    """A value that was stored as text, JSON's or Python's, decoded; all others as they are."""
-    if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
-        return value
-    try:
-        return parsed_json(value)
-    except ValueError:
-        pass
-    try:
-        # As pandas writes lists into .csv files.
-        found = ast.literal_eval(value.strip())
-        return found if _is_json(found) else value
-    except (ValueError, SyntaxError, RecursionError, MemoryError):
-        return value
-
-
-def _is_json(value: Any) -> bool:
-    if isinstance(value, dict):
-        return all(isinstance(key, str) for key in value) and all(map(_is_json, value.values()))
-    return all(map(_is_json, value)) if isinstance(value, list) else isinstance(value, str | bool | int | float | None)
 
 
 def with_messages(dataset: Dataset, column: str, faults: Faults) -> Dataset:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from datasets import Dataset
+from datasets import Dataset, Value
 
 from hpt_trl.data.messages import IMAGES
 from hpt_trl.data.objects import with_column
@@ -15,7 +15,8 @@ _HELD = ("image", "image_url", "url", "path", "base64")
 
 def taken_out(rows: Dataset, columns: list[str]) -> tuple[Dataset, bool]:
     """The rows with a column `images` of what the parts of their messages hold, where there is none of them yet."""
-    if {*IMAGES} & {*rows.column_names}:
+    columns = [name for name in columns if not isinstance(rows.features[name], Value)]
+    if not columns or {*IMAGES} & {*rows.column_names}:
         return rows, False
     every: list[list[Any]] = []
     changed: dict[str, list[Any]] = {name: [] for name in columns}

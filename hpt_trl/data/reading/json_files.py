@@ -50,6 +50,11 @@ def read_json(path: Path) -> tuple[Iterator[tuple[int, Any]], bool]:
             value = None
         if isinstance(value, dict):
             listed = _listed(value, path)
+            if listed is None and _by_columns(value):
+                raise UserError(
+                    f"dataset_name: {path} holds no list of rows, but columns or rows by name; write one object a line "
+                    '(pandas: to_json("rows.jsonl", orient="records", lines=True)).'
+                )
             value = [value] if listed is None else listed
         if value is not None:
             return iter(enumerate(value, 1)), False
@@ -78,6 +83,17 @@ def _listed(value: dict[str, Any], path: Path) -> list[Any] | None:
             "file of its own."
         )
     return next(iter(found.values()))
+
+
+def _by_columns(value: dict[str, Any]) -> bool:
+    """Whether an object holds several columns, lists or objects by number, or several rows by their names."""
+    inner = [*value.values()]
+    if len(inner) < 2:
+        return False
+    if all(isinstance(one, list) and one and not isinstance(one[0], dict) for one in inner):
+        return len({len(one) for one in inner}) == 1
+    alike = all(isinstance(one, dict) and one and one.keys() == inner[0].keys() for one in inner)
+    return alike and (value.keys().isdisjoint(_OF_ROWS) or all(key.isdecimal() for key in inner[0]))
 
 
 def _lines(path: Path) -> Iterator[tuple[int, Any]]:

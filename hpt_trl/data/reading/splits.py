@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from datasets import Dataset, ReadInstruction, concatenate_datasets
 
+from hpt_trl.data.names import kind_of
 from hpt_trl.data.reading.places import ROW, Rows, Source
 from hpt_trl.errors import UserError
 
@@ -86,7 +87,9 @@ def _parts(splits: Mapping[str, Rows], source: str, name: str, key: str) -> list
         if split not in splits:
             near = difflib.get_close_matches(split, list(splits), n=1)
             hint = f"; did you mean `{near[0]}`?" if near else "."
-            if key == "dataset_test_split" and len(splits) == 1:
+            if kind_of(split) is not None:
+                hint += " Name a folder that holds both files, train.jsonl and test.jsonl."
+            elif key == "dataset_test_split" and len(splits) == 1:
                 hint += f" For held-out rows write a slice, e.g. {next(iter(splits))}[90%:], or `test_split_size`."
             raise UserError(f"{key}: {source} has no split `{split}`; it has {', '.join(splits)}{hint}")
     try:

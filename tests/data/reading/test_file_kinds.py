@@ -275,3 +275,22 @@ def test_pipes_devices_and_wrong_patterns_are_refused_at_once(tmp_path):
         with pytest.raises(UserError) as caught:
             check_name(name if isinstance(name, list) else str(name))
         assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"prompt": ["a", "b"], "completion": ["c", "d"]},
+        {"prompt": {"0": "a", "1": "b"}, "completion": {"0": "c", "1": "d"}},
+        {"x1": {"prompt": "a", "completion": "c"}, "x2": {"prompt": "b", "completion": "d"}},
+    ],
+)
+def test_columns_are_no_rows(tmp_path, value):
+    (tmp_path / "data.json").write_text(json.dumps(value))
+    assert "data.json holds no list of rows, but columns or rows by name" in refused(tmp_path / "data.json")
+
+
+def test_a_row_of_objects_is_no_column(tmp_path):
+    row = {"prompt": "a", "chosen": chat("assistant", "b")[0], "rejected": chat("assistant", "c")[0]}
+    (tmp_path / "data.json").write_text(json.dumps(row))
+    assert len(load(tmp_path / "data.json", layout="comparisons").train) == 1

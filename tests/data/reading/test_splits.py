@@ -85,6 +85,7 @@ def test_what_is_no_split_is_refused_with_what_there_is(source):
             f"dataset_train_split: {source} has no split `tran`; it has {there}; did you mean `train`?",
         ),
         ({"dataset_test_split": "eval"}, f"dataset_test_split: {source} has no split `eval`; it has {there}"),
+        ({"dataset_test_split": "test.jsonl"}, "Name a folder that holds both files, train.jsonl and test.jsonl."),
         # Only where it is not written may it be missing.
         ({"dataset_test_split": "test"}, f"dataset_test_split: {source} has no split `test`; it has {there}"),
         ({"dataset_train_split": "train[:x]"}, "dataset_train_split: `train[:x]`"),
