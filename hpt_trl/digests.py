@@ -19,16 +19,20 @@ DIGESTS_FILE = "digests.json"
 _ALGORITHM = "xxh3_128"
 # Files that people write in: configs, templates, cards.
 _BY_HAND = (".json", ".jinja", ".txt", ".md", ".yaml")
+# Larger files are read whole only where they are checked, not where they are told from others.
+_READ_WHOLE = 64 * 2**20
+_PIECES, _PIECE = 64, 2**16
 # Files that are read at a time: digests let go of the interpreter's lock.
 _THREADS = 4
 
 
-def note_digests(folder: Path, files: Iterable[Path] | None = None) -> None:
+def note_digests(folder: Path, files: Iterable[Path] | None = None, *, base: str | None = None) -> None:
     """Writes what each file is into the folder's `digests.json`, once all of them are on the disk.
 
     Args:
         folder: Where the files lie.
         files: By default all below the folder.
+        base: Of an adapter: what the weights that it lies over are (`hpt_trl.models.base_weights`).
 
     Raises:
         OSError: a file could not be read or written.
@@ -40,7 +44,7 @@ def note_digests(folder: Path, files: Iterable[Path] | None = None) -> None:
     for below in sorted({path.parent for path in found}):
         sync_to_disk(below)
     names = [path.relative_to(folder).as_posix() for path in found]
-    _write(folder, dict(zip(names, zip(sizes, digests, strict=True), strict=True)))
+    _write(folder, dict(zip(names, zip(sizes, digests, strict=True), strict=True)), base)
 
 
 def files_below(folder: Path) -> list[Path]:
@@ -51,6 +55,15 @@ def files_below(folder: Path) -> list[Path]:
 def has_digests(folder: Path) -> bool:
     """Whether the folder says what its files are."""
     return (folder / DIGESTS_FILE).is_file()
+
+
+def noted_base(folder: Path) -> str | None:
+    """What the weights were that an adapter was trained over; None where it is not known, or the digests are torn."""
+    try:
+        base = parsed_json((folder / DIGESTS_FILE).read_bytes()).get("base")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return base if isinstance(base, str) else None
 
 
 def damage_of(folder: Path, *, contents: bool, edited: bool = False) -> str | None:
@@ -113,6 +126,34 @@ def digest_of(path: Path) -> str:
         return f"unreadable: {error.strerror}"
 
 
+def digest_of_weights(files: Iterable[Path]) -> str:
+    """Digest of names, sizes and contents of some files.
+
+    Larger ones are known by pieces from all over them: of weights each differs between two trainings, and reading
+    hundreds of gigabytes would delay every start.
+
+    Raises:
+        OSError: one cannot be read.
+    """
+    total = xxhash.xxh3_128()
+    for file in files:
+        add_file(total, file.name, file)
+    return total.hexdigest()
+
+
+def add_file(total: xxhash.xxh3_128, name: str, file: Path) -> None:
+    """Adds a file to a digest: its name, its size and its contents, or pieces of them."""
+    size = file.stat().st_size
+    total.update(f"{name}\0{size}\0".encode())
+    with file.open("rb") as opened:
+        if size <= _READ_WHOLE:
+            total.update(opened.read())
+        else:
+            for number in range(_PIECES):
+                opened.seek((size - _PIECE) * number // (_PIECES - 1))
+                total.update(opened.read(_PIECE))
+
+
 def _settled(path: Path) -> str:
     """Digest of a file that is brought to the disk."""
     sync_to_disk(path)
@@ -127,6 +168,7 @@ def _read(folder: Path) -> dict[str, tuple[int, str]]:
     return {str(name): (int(file["bytes"]), str(file["digest"])) for name, file in said["files"].items()}
 
 
-def _write(folder: Path, noted: Mapping[str, tuple[int, str]]) -> None:
+def _write(folder: Path, noted: Mapping[str, tuple[int, str]], base: str | None) -> None:
     files = {name: {"bytes": size, "digest": digest} for name, (size, digest) in noted.items()}
-    write_atomically(folder / DIGESTS_FILE, json.dumps({"algorithm": _ALGORITHM, "files": files}, indent=1) + "\n")
+    said = {"algorithm": _ALGORITHM, "files": files} | ({} if base is None else {"base": base})
+    write_atomically(folder / DIGESTS_FILE, json.dumps(said, indent=1) + "\n")

@@ -20,6 +20,7 @@ from hpt_trl.models.hub_parts import found_adapter
 from hpt_trl.models.readable import adapter_config, readable
 from hpt_trl.models.whole_files import refuse_damaged_model
 from hpt_trl.models.whole_models import load_whole
+from hpt_trl.placing import clear_left, written_aside
 
 if TYPE_CHECKING:
     import torch
@@ -49,15 +50,15 @@ def merge_adapter(folder: str | Path, destination: str | Path, *, revision: str 
         UserError: no adapter, a destination that is not empty, a base model that cannot be loaded, or a merged model
             that does not compute what base and adapter compute.
     """
-    target = Path(destination)
-    check_merge(str(folder), target)
+    check_merge(str(folder), Path(destination))
+    # What a link leads to is renamed, not the link.
+    target = Path(destination).resolve()
     source = Path(found_adapter(str(folder), revision=revision))
     refuse_damaged_model(source)
     tokenizer, processor = _tokenizer_of(source)
     merged = load_merged(str(source), pad_token_id=tokenizer.pad_token_id, dtype="auto")
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    clear_left(target)
+    with written_aside(target) as partial:
         merged.save_pretrained(partial)
         processor.save_pretrained(partial)
         _check_written(merged, partial, source)
@@ -67,9 +68,12 @@ def merge_adapter(folder: str | Path, destination: str | Path, *, revision: str 
                 shutil.copytree(source / name, partial / name)
         _keep_shipped(source, merged, partial)
         note_digests(partial)
-        os.replace(partial, target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            os.replace(partial, target)
+        except OSError:
+            # Something may have been written there in the meantime, by another merge as well.
+            check_merge(str(folder), target)
+            raise
 
 
 def _keep_shipped(source: Path, merged: "PreTrainedModel", folder: Path) -> None:

@@ -10,9 +10,10 @@ from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
-from hpt_trl.digests import DIGESTS_FILE, damage_of, digest_of, edited_files, files_below, has_digests
+from hpt_trl.digests import DIGESTS_FILE, damage_of, digest_of, edited_files, files_below, has_digests, noted_base
 from hpt_trl.errors import UserError
 from hpt_trl.files import parsed_json
+from hpt_trl.models.base_weights import base_folder, weights_of
 from hpt_trl.reading import read_results
 from hpt_trl.run_files import RECIPE_FILE, RESULTS_FILE
 
@@ -63,17 +64,34 @@ def refuse_damaged_model(folder: str | Path) -> None:
         folder: Of a model, an adapter or a value model; a Hub id passes unseen.
 
     Raises:
-        UserError: the first file that is missing, cut or changed.
+        UserError: the first file that is missing, cut or changed; or an adapter lies over other weights than those that
+            it was trained over.
     """
     place = Path(folder)
     if not place.is_dir():
         return
+    reads = has_digests(place) and os.environ.get("LOCAL_RANK", "0") == "0"
     damage = shown_damage(place)
-    if damage is None and has_digests(place) and os.environ.get("LOCAL_RANK", "0") == "0":
+    if damage is None and reads:
         damage = _read(place, _state(place))
     if damage is not None:
         raise UserError(f"{damage}. {AGAIN}")
     refuse_torn_weights(place)
+    if reads:
+        _refuse_other_base(place)
+
+
+def _refuse_other_base(adapter: Path) -> None:
+    noted, base = noted_base(adapter), base_folder(adapter)
+    if noted is None or base is None or weights_of(base) == noted:
+        return
+    if (damage := damage_of(base, contents=True, edited=True)) is not None:
+        raise UserError(f"{damage}. {AGAIN}")
+    raise UserError(
+        f"{adapter} is an adapter over other weights than those that lie in its base model, {base}, now. Put the "
+        "former ones back, or train the adapter anew. If it is meant to lie over these, remove `base` from "
+        f"{adapter / DIGESTS_FILE}."
+    )
 
 
 def tell_changed_recipe(folder: Path) -> None:

@@ -3,8 +3,6 @@
 import functools
 import itertools
 import os
-import site
-import sysconfig
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -14,19 +12,16 @@ import xxhash
 
 from hpt_trl.data.entries import every_name
 from hpt_trl.data.names import files_of, is_pattern, is_saved
-from hpt_trl.digests import DIGESTS_FILE, digest_of, has_digests
+from hpt_trl.digests import DIGESTS_FILE, add_file, digest_of, edited_files, has_digests
 from hpt_trl.errors import UserError
 from hpt_trl.files import parsed_json
 from hpt_trl.models.folders import ADAPTER_FILE
 from hpt_trl.recipes.bundled import find_recipe
 from hpt_trl.runs.changes import SAFE_KEYS
 from hpt_trl.settings.file import Sources, read_recipe_file
-from hpt_trl.settings.imported import file_of, seeing
+from hpt_trl.settings.imported import seeing
+from hpt_trl.settings.own_modules import own_files
 
-# Larger files are known by their size and by pieces from all over them: of weights each differs between two trainings,
-# and reading hundreds of gigabytes would delay every start.
-_READ_WHOLE = 64 * 2**20
-_PIECES, _PIECE = 64, 2**16
 _DEEPEST = 20
 _PATHS = ("dataset_name", "against", "pages", "evaluations", "search_index", "soft_table", "questions")
 # What another evaluation is compared by; how it was scored itself says nothing.
@@ -53,15 +48,15 @@ def digests_of_inputs(values: Mapping[str, Any]) -> dict[str, str]:
     own = Path(values["output_dir"]).expanduser().resolve() if "output_dir" in values else None
     # In an order that does not depend on the recipe's, by which the inputs of a project that was moved are compared.
     for key, item in _texts_of(dict(sorted(values.items()))):
-        model = key.endswith("_name_or_path")
+        model = key.endswith("_path")
         folders = model or key in ("dataset_name", "against", "pages")
         # Any text may stand here, also one that no file system takes for a name.
         with suppress(OSError, RuntimeError, ValueError):
             path = Path(item).expanduser()
             if (path.is_file() and _may_be_path(key, item)) or (folders and path.is_dir()):
                 found[item] = _digest_of(path, own, model=model, completions=key == "against")
-        if key in _CODE and (module := file_of(item)) is not None and not _is_installed(module):
-            found[str(module)] = _digest((module,), module)
+        if key in _CODE:
+            found |= {str(module): _digest((module,), module) for module in own_files(item)}
         if key == "evaluations":
             named, modules = _of_evaluation(item)
             with seeing(modules):
@@ -147,7 +142,7 @@ def _places(key: str, path: Path, own: Path) -> Iterator[Path]:
     """A path, and what lies in it by a link; of what is read of a model the folder itself."""
     yield path
     if path.is_dir():
-        entries = path.iterdir() if key.endswith("_name_or_path") else path.rglob("*")
+        entries = path.iterdir() if key.endswith("_path") else path.rglob("*")
         yield from (entry for entry in entries if entry.is_symlink() and not entry.parent.resolve().is_relative_to(own))
 
 
@@ -155,8 +150,8 @@ def _named(values: Mapping[str, Any]) -> Iterator[tuple[str, str, Path]]:
     """Key, text and path of whatever is there and a recipe names, what that names in turn included."""
     for key, item in _texts_of(values):
         with suppress(OSError, RuntimeError, ValueError):
-            if key in _CODE and (module := file_of(item)) is not None and not _is_installed(module):
-                yield key, item, module
+            if key in _CODE:
+                yield from ((key, item, module) for module in own_files(item))
             path = Path(item).expanduser()
             if _may_be_path(key, item) and path.exists():
                 yield key, item, path
@@ -181,7 +176,7 @@ def _texts_of(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _may_be_path(key: str, item: str) -> bool:
     """Whether a text is meant as a path: a plain word (`stage: sft`) is one only where a path is asked for."""
-    asked = key in _PATHS or key.endswith(("_name_or_path", "_path"))
+    asked = key in _PATHS or key.endswith("_path")
     return asked or os.sep in item or Path(item).suffix != ""
 
 
@@ -224,17 +219,15 @@ def _of_evaluation(name: str) -> tuple[dict[str, Any], list[str | Path]]:
     return {key: value for key, value in sources.file.values.items() if key not in left_out}, sources.module_folders
 
 
-def _is_installed(module: Path) -> bool:
-    """Whether a module is an installed package's or this one's, whose versions are noted instead."""
-    places = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-    places += [*site.getsitepackages(), site.getusersitepackages(), str(Path(__file__).parents[1])]
-    return any(module.resolve().is_relative_to(Path(place).resolve()) for place in places)
-
-
 def _digest_of(path: Path, own: Path | None, *, model: bool, completions: bool) -> str:
     if path.is_dir() and not completions and has_digests(path):
-        # It says of each file that matters what it is; reports and pictures may come and go beside them.
-        return digest_of(path / DIGESTS_FILE)
+        # It says of each file that matters what it is; reports and pictures may come and go beside them. Settings and
+        # templates may be changed by hand, and are read as they stand.
+        return (
+            _digest((path / DIGESTS_FILE, *edited), path)
+            if (edited := _edited(path))
+            else digest_of(path / DIGESTS_FILE)
+        )
     if path.is_file():
         files = [path]
     elif model:
@@ -243,6 +236,13 @@ def _digest_of(path: Path, own: Path | None, *, model: bool, completions: bool) 
         files = list(path.rglob(_COMPLETIONS if completions else "*"))
     kept = (file for file in files if own is None or not file.resolve().is_relative_to(own))
     return _digest(tuple(sorted({file for file in kept if file.is_file()})), path)
+
+
+def _edited(folder: Path) -> list[Path]:
+    """What of a model has been changed by hand, but for its card; nothing where its digests are torn."""
+    with suppress(ValueError, KeyError, TypeError, AttributeError):
+        return sorted(path for path in edited_files(folder) if path.is_file() and path.suffix != ".md")
+    return []
 
 
 def _digest(files: tuple[Path, ...], above: Path) -> str:
@@ -256,13 +256,6 @@ def _digest(files: tuple[Path, ...], above: Path) -> str:
 @functools.cache
 def _digest_read(files: tuple[tuple[Path, int, int, int, int], ...], above: Path) -> str:
     total = xxhash.xxh3_128()
-    for file, size, *_ in files:
-        total.update(f"{file.relative_to(above)}\0{size}\0".encode())
-        with file.open("rb") as opened:
-            if size <= _READ_WHOLE:
-                total.update(opened.read())
-            else:
-                for number in range(_PIECES):
-                    opened.seek((size - _PIECE) * number // (_PIECES - 1))
-                    total.update(opened.read(_PIECE))
+    for file, *_ in files:
+        add_file(total, str(file.relative_to(above)), file)
     return total.hexdigest()

@@ -17,6 +17,7 @@ from accelerate.utils import broadcast_object_list
 from hpt_trl.digests import DIGESTS_FILE, files_below, note_digests
 from hpt_trl.errors import UserError
 from hpt_trl.files import valid_json, write_atomically
+from hpt_trl.models.base_weights import noted_with, weights_as_loaded
 from hpt_trl.models.whole_files import refuse_damaged_model
 from hpt_trl.placing import clear_left, put_in_place, replace_files
 from hpt_trl.run_files import REMOVING, SAVING
@@ -34,6 +35,9 @@ def save_whole(trainer: Any, note: Mapping[str, Any]) -> None:
     load_best = trainer._load_best_model
     folder = Path(trainer.args.output_dir)
     staging = folder / SAVING
+    for adapter in getattr(trainer.model, "peft_config", {}).values():
+        # Others may lie in their place by the time that an adapter over them is saved.
+        weights_as_loaded(Path(str(adapter.base_model_name_or_path)))
 
     def save(model: Any, trial: Any = None) -> None:
         writes, state = trainer.args.should_save, trainer.state
@@ -59,7 +63,7 @@ def save_whole(trainer: Any, note: Mapping[str, Any]) -> None:
                 state.save_to_json(str(new / TRAINER_STATE))
             said = json.dumps(valid_json({"step": state.global_step, **note}), indent=1, ensure_ascii=False)
             write_atomically(new / RUN_FILE, said + "\n")
-            note_digests(new)
+            note_digests(new, base=noted_with(new))
             clear_left(folder / new.name)
             put_in_place(new, folder / new.name)
             staging.rmdir()
@@ -111,7 +115,8 @@ def save_final(trainer: Any) -> None:
     wait()
     if writes:
         # PEFT's card is not the one that stays.
-        note_digests(new, [path for path in files_below(new) if path.name != "README.md"])
+        files = [path for path in files_below(new) if path.name != "README.md"]
+        note_digests(new, files, base=noted_with(new))
         replace_files(new, folder, DIGESTS_FILE)
         new.parent.rmdir()
     wait()

@@ -181,6 +181,27 @@ def test_a_merge_that_would_give_another_model_writes_nothing(tiny_model_path, t
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter"]
 
 
+def test_a_merge_goes_where_a_link_leads_and_never_over_another_one(tiny_model_path, tmp_path, monkeypatch):
+    adapter = write_adapter(tiny_model_path, tmp_path / "adapter", target_modules=["q_proj"])
+    (tmp_path / "place").mkdir()
+    (tmp_path / "link").symlink_to("place")
+    merge_adapter(adapter, tmp_path / "link")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "place" / "model.safetensors").is_file()
+
+    checked = merging._check_written
+
+    def overtaken(*args):
+        checked(*args)
+        (tmp_path / "merged").mkdir()
+        (tmp_path / "merged" / "other").write_text("of another merge")
+
+    monkeypatch.setattr(merging, "_check_written", overtaken)
+    with pytest.raises(UserError, match="merged is not empty, and nothing is written over"):
+        merge_adapter(adapter, tmp_path / "merged")
+    assert [path.name for path in (tmp_path / "merged").iterdir()] == ["other"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "link", "merged", "place"]
+
+
 def test_prompt_learning_has_no_merged_form(tiny_model_path, tmp_path):
     from peft import PromptTuningConfig
 

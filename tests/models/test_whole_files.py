@@ -27,6 +27,7 @@ from hpt_trl.runs.evaluating import load_named
 from hpt_trl.token_scores.config import ReferenceConfig
 from hpt_trl.token_scores.reference import load_reference
 from tests.helpers.stage_runs import LORA, results
+from tests.helpers.tiny import save_tiny_model
 
 
 def flip(file: Path) -> None:
@@ -173,6 +174,31 @@ def test_adapter_and_base_are_read_by_whatever_loads_them(adapters, tmp_path, re
     assert not (tmp_path / "merged").exists()
     flip(base / "model.safetensors" if damaged == "base" else folder / "adapter_model.safetensors")
     read()
+
+
+@pytest.mark.parametrize("digests", [False, True])
+def test_an_adapter_lies_over_the_weights_that_it_was_trained_over(recipe, tiny_model_path, tmp_path, digests):
+    base, moved, folder = tmp_path / "base", tmp_path / "moved", tmp_path / "sft"
+    shutil.copytree(tiny_model_path, base)
+    if digests:
+        note_digests(base)
+    runner.run(
+        recipe("sft", model_name_or_path=str(base), max_steps=2, save_strategy="steps", save_steps=2, **LORA), []
+    )
+    shutil.copytree(base, moved)
+    save_tiny_model(base, seed=1)
+    if digests:
+        note_digests(base)
+    for adapter in (folder, folder / "checkpoint-2"):
+        with pytest.raises(UserError, match=r"other weights than those that lie in its base model, .*base"):
+            merge_adapter(adapter, tmp_path / "merged")
+        with pytest.raises(UserError, match="adapter over other weights"):
+            load_named(str(adapter), torch.device("cpu"))
+    assert not (tmp_path / "merged").exists()
+    # Where it lies does not matter.
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(settings | {"base_model_name_or_path": str(moved)}))
+    merge_adapter(folder, tmp_path / "merged")
 
 
 def test_weights_that_are_no_numbers_are_refused_by_whatever_loads_them(tiny_model_path, tmp_path):

@@ -385,6 +385,52 @@ def test_what_a_run_writes_is_none_of_its_inputs(tmp_path):
         (tmp_path / name).write_text(name)
 
 
+def test_folders_of_templates_are_inputs_and_what_is_changed_by_hand_in_one(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in ("config.json", "chat_template.jinja", "README.md", "model.safetensors"):
+        (folder / name).write_text("{}")
+    for key in ("chat_template_path", "model_name_or_path"):
+        values = {key: str(folder), "output_dir": str(tmp_path / "out")}
+        for noted in (False, True):
+            if noted:
+                note_digests(folder)
+            old = digests_of_inputs(values)
+            (folder / "README.md").write_text("a card")
+            assert old and digests_of_inputs(values) == old
+            (folder / "chat_template.jinja").write_text("another")
+            assert inputs_changed(old, digests_of_inputs(values)) == [str(folder)]
+            (folder / "chat_template.jinja").write_text("{}")
+            assert digests_of_inputs(values) == old
+        (folder / "digests.json").unlink()
+        (folder / "README.md").write_text("{}")
+
+
+def test_what_a_module_of_rewards_imports_is_an_input(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("scores/inner", "parts"):
+        (tmp_path / folder).mkdir(parents=True)
+    texts = {
+        "scores/__init__.py": "",
+        "scores/mine.py": "import torch, nowhere\nfrom . import words\nfrom .inner import deep\nimport parts.base",
+        "scores/words.py": "from scores import mine",
+        "scores/inner/__init__.py": "",
+        "scores/inner/deep.py": "from ...above import x\nfrom ..words import y",
+        "scores/other.py": "",
+        "parts/base.py": "def broken(:",
+    }
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    values = {"reward_funcs": ["scores.mine.right"]}
+    old = digests_of_inputs(values)
+    found = {str(Path(name).relative_to(tmp_path)) for name in old}
+    assert found == {*texts} - {"scores/other.py"}
+    for name in found:
+        (tmp_path / name).write_text(f"{texts[name]}\n# changed")
+        assert inputs_changed(old, digests_of_inputs(values)) == [str(tmp_path / name)], name
+        (tmp_path / name).write_text(texts[name])
+
+
 def test_a_run_does_not_write_among_its_rows(recipe, tmp_path):
     (tmp_path / "rows").mkdir()
     shutil.copy(tmp_path / "sums.jsonl", tmp_path / "rows")
@@ -401,7 +447,8 @@ def test_installed_rewards_are_known_by_their_version(tmp_path):
         "tests.helpers.stage_runs.remainder",
     ]
     found = digests_of_inputs({"reward_funcs": rewards, "output_dir": str(tmp_path)})
-    assert [Path(name).name for name in found] == ["stage_runs.py"]
+    tests = Path(__file__).parents[1]
+    assert str(tests / "helpers" / "stage_runs.py") in found and all(Path(name).is_relative_to(tests) for name in found)
 
 
 def test_paths_of_the_same_contents_are_the_same(tmp_path):

@@ -11,6 +11,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from hpt_trl.digests import note_digests
 from hpt_trl.methods.held_out import measure_held_out
+from hpt_trl.models.base_weights import noted_with
 from hpt_trl.placing import clear_left, put_in_place
 
 FOLDER = "checkpoints"
@@ -77,7 +78,7 @@ class KeptModels(TrainerCallback):
         self.trainer.save_model(str(partial), _internal_call=True)
         wait()
         if writes:
-            note_digests(partial)
+            note_digests(partial, base=noted_with(partial))
             put_in_place(partial, folder / name)
 
 
