@@ -130,9 +130,9 @@ def estimate(
     - KV cache: generated rows x S x k x L x bytes, the prompts' widest values, and the logits of one position.
 
     The peak is that of the micro-batch that needs most, and the largest of: the begin of the backward pass (all
-    activations, the head, gradients of earlier micro-batches), its end (all gradients, one layer), a generation, the
-    optimizer's step where it forms a value of every parameter, an evaluation (one layer's values and a tile of the head,
-    or a generation). Vision towers count as weights, not as activations; pass image tokens as prompt tokens.
+    activations, the head, gradients of earlier micro-batches), its end (all gradients, one layer), a generation,
+    the optimizer's step where it forms a value of every parameter, an evaluation (one layer's values and a tile of
+    the head, or a generation). Vision towers count as weights, not as activations; pass image tokens as prompt tokens.
 
     Args:
         config: the model's config.
