@@ -112,6 +112,7 @@ def load_splits(
         wanted = replace(wanted, layouts=(layout,), complete=layout == "demonstrations")
         parts, tests = [part for part, _ in held_out], [test for _, test in held_out]
         test, test_source, _, test_dropped = _joined(parts, tests, wanted, told=False)
+        train, test = alike([train, test], answer_columns(layout, demonstration_column))
         if arguments.datasets is not None:
             test_source = test_source.called(f"{source} (held out)")
     splits = _splits(train, test, source, test_source, demonstration_column, found)

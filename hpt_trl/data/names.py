@@ -56,11 +56,14 @@ def shown_names(value: str | Sequence[str] | None) -> str:
 
 def files_of(names: Sequence[str]) -> list[Path]:
     """The files that names and patterns (`data/*.jsonl`, `**` for any folders) stand for, those of a pattern sorted."""
-    return [
-        path
-        for name in names
-        for path in (sorted(map(Path, _matches(name))) if is_pattern(name) else [Path(name).expanduser()])
-    ]
+    found: list[Path] = []
+    for name in names:
+        if is_pattern(name):
+            # What is there by its own name, or by another pattern, is not meant twice.
+            found += [path for path in sorted(map(Path, _matches(name))) if path not in found]
+        else:
+            found.append(Path(name).expanduser())
+    return found
 
 
 def is_there(name: str) -> bool:

@@ -163,7 +163,14 @@ def check_template(template: str | None, columns: Sequence[str]) -> None:
     Raises:
         UserError: it holds neither `{prompt}` nor the name of a column, or a name that is meant for one.
     """
-    for name in _BRACED.findall(template or ""):
+    if template is None:
+        return
+    if "{prompt}" not in template and not names_columns(template, columns):
+        raise UserError(
+            f"prompt_template: {template!r:.200} must hold `{{prompt}}`, which stands for the prompt, or the names of "
+            f"columns in braces; the columns are {shortened([name for name in columns if name != ROW])}."
+        )
+    for name in _BRACED.findall(template):
         if name == "prompt" or name in columns:
             continue
         near = get_close_matches(name, [*columns, "prompt"], n=1, cutoff=0.7)
@@ -174,12 +181,6 @@ def check_template(template: str | None, columns: Sequence[str]) -> None:
             )
         if near:
             raise UserError(f"prompt_template: there is no column `{name}`; did you mean `{{{near[0]}}}`?")
-    if template is None or "{prompt}" in template or names_columns(template, columns):
-        return
-    raise UserError(
-        f"prompt_template: {template!r:.200} must hold `{{prompt}}`, which stands for the prompt, or the names of "
-        f"columns in braces; the columns are {shortened([name for name in columns if name != ROW])}."
-    )
 
 
 def _as_lines(value: Any) -> str:

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import count, islice
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset, Features, IterableDataset
@@ -109,13 +109,16 @@ class StreamedRows:
 
     def _passes(self) -> Iterator[dict[str, Any]]:
         tally = self.stream.tally = Tally()
-        for number in count():
-            rows = 0
-            for row in self._pass(tally if number == 0 else Tally()):
-                yield row
-                rows += 1
-            if not rows:
-                raise UserError("\n".join([*tally.examples, f"{self.stream.name}: no row is left to train on."]))
+        # Few rows are kept: a buffer takes them many times over, and to read them anew each time would be slow.
+        kept: list[dict[str, Any]] = []
+        for row in self._pass(tally):
+            yield row
+            if len(kept) <= HEAD:
+                kept.append(row)
+        if not kept:
+            raise UserError("\n".join([*tally.examples, f"{self.stream.name}: no row is left to train on."]))
+        while True:
+            yield from kept if len(kept) <= HEAD else self._pass(Tally())
 
     def _pass(self, tally: Tally) -> Iterator[dict[str, Any]]:
         for records, source in self.stream.pieces(PIECE):

@@ -218,3 +218,14 @@ def test_what_does_not_go_with_a_stream_is_told_early(recipe, tmp_path, changes,
     with pytest.raises(UserError) as caught:
         check_early(recipe(data, dataset_streaming=True, **changes), [])
     assert said in str(caught.value)
+
+
+def test_few_rows_are_read_once(recipe, tmp_path, monkeypatch):
+    path = recipe(str(write(tmp_path / "data.jsonl", [task(i) for i in range(5)])), dataset_streaming=True)
+    prepared = prepare(path, [])
+    trainer: Any = build_trainer(prepared, [])
+    passes: list[int] = []
+    opened = prepared.splits.stream.opened
+    monkeypatch.setattr(prepared.splits.stream, "opened", lambda: passes.append(1) or opened())
+    rows = [row["input_ids"] for row in islice(iter(trainer.train_dataset), 13)]
+    assert rows[:5] == rows[5:10] and rows[:3] == rows[10:] and len(passes) == 1

@@ -7,9 +7,11 @@ import os
 import pytest
 from datasets import Dataset, Features, List, Value, load_dataset
 
+from hpt_trl.data.loading import load_splits
 from hpt_trl.data.names import check_name
 from hpt_trl.data.reading.places import where
 from hpt_trl.errors import UserError
+from hpt_trl.recipes.arguments import RecipeArguments
 from tests.helpers.datasets import chat, load, refused, write_jsonl
 
 ROWS = [
@@ -294,3 +296,14 @@ def test_a_row_of_objects_is_no_column(tmp_path):
     row = {"prompt": "a", "chosen": chat("assistant", "b")[0], "rejected": chat("assistant", "c")[0]}
     (tmp_path / "data.json").write_text(json.dumps(row))
     assert len(load(tmp_path / "data.json", layout="comparisons").train) == 1
+
+
+def test_a_file_that_several_patterns_match_is_read_once(tmp_path):
+    for name in "ab":
+        write_jsonl(tmp_path / f"{name}.jsonl", [{"prompt": name, "completion": "x"}])
+    rows = load_splits_of([str(tmp_path / "b.jsonl"), str(tmp_path / "*.jsonl"), str(tmp_path / "a*")])
+    assert rows == ["b", "a"]
+
+
+def load_splits_of(names):
+    return load_splits(RecipeArguments(dataset_name=names), seed=0, needs_demonstration=True).train["prompt"][:]

@@ -6,7 +6,7 @@ import logging
 import pytest
 from datasets import Dataset, DatasetDict
 
-from tests.helpers.datasets import load, refused, write_jsonl
+from tests.helpers.datasets import chat, load, refused, write_jsonl
 
 ROWS = [{"prompt": f"What is {n}?", "completion": f"It is {n}."} for n in range(1, 41)]
 
@@ -160,3 +160,12 @@ def test_keys_that_would_be_swallowed_are_refused(source, tmp_path):
         message = refused(name, dataset_config="main")
         # A folder that is no saved dataset may be the copy of a repository, which has configs.
         assert "dataset_config: main names a part of a Hub dataset" in message or "'main' not found" in message
+
+
+@pytest.mark.parametrize("texts, messages", [("train", "test"), ("test", "train")])
+def test_texts_in_one_split_and_messages_in_the_other(tmp_path, texts, messages):
+    write_jsonl(tmp_path / f"{texts}.jsonl", [{"prompt": "a", "completion": "b"}])
+    write_jsonl(tmp_path / f"{messages}.jsonl", [{"messages": [*chat("user", "c"), *chat("assistant", "d")]}])
+    splits = load(tmp_path, layout="demonstrations")
+    for rows, asked, answered in ((getattr(splits, texts), "a", "b"), (getattr(splits, messages), "c", "d")):
+        assert rows[0]["prompt"] == chat("user", asked) and rows[0]["completion"] == chat("assistant", answered)
