@@ -19,6 +19,8 @@ OTHERS = (
     *("azure_ml", "clearml", "codecarbon", "comet_ml", "dagshub", "dvclive", "flyte", "kubeflow", "mlflow", "neptune"),
     "swanlab",
 )
+# Unknown names that a message tells of.
+_SHOWN = 5
 # Modes of wandb in which it asks no server.
 _LOCAL_MODES = ("offline", "dryrun", "disabled")
 _OFFLINE = "set WANDB_MODE=offline to log into the folder `wandb` and upload it later (`wandb sync`)"
@@ -42,8 +44,8 @@ def named_trackers(value: Any) -> list[str]:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise NotATracker(f"not a name; {_allowed()}")
     known = [*TRACKERS, *OTHERS, NONE, ALL]
-    if unknown := [name for name in names if name not in known]:
-        listed = ", ".join(f"`{name[:200]}`" for name in unknown)
+    if unknown := [name for name in dict.fromkeys(names) if name not in known][:_SHOWN]:
+        listed = ", ".join(f"`{name[:100]}`" for name in unknown)
         meant = "".join(dict.fromkeys(did_you_mean(name, known) for name in unknown))
         raise NotATracker(f"there is no tracker {listed}; {_allowed()}{meant}")
     if NONE in names and len(set(names)) > 1:
