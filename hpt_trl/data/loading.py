@@ -273,7 +273,8 @@ def _joined(
     answers = answer_columns(layouts[0], wanted.demonstration_column)
     names, sources = [part.name for part in parts], [source for _, source in read]
     rows, source = mixed(names, [rows for rows, _ in checked], sources, answers)
-    return rows, source, [found for _, found in checked], dropped
+    # The faults of rows that could not be read are settled by now.
+    return rows, Source(source, source.pieces), [found for _, found in checked], dropped
 
 
 def _splits(
@@ -373,7 +374,7 @@ def _prepare(dataset: Dataset, faults: Faults, arguments: DataArguments, wanted:
         dataset = replaced(dataset, "answer", short_answer)
     answers = tuple(column for column in answers if column in present)
     if layout not in ("documents", "solutions"):
-        dataset = with_places(with_pictures(dataset, faults), list(answers), faults)
+        dataset = with_places(with_pictures(dataset, list(answers), faults), list(answers), faults)
     (dataset,) = alike([drop_calculator_marks(dataset, list(answers), source)], answers)
     return dataset, found
 

@@ -7,6 +7,8 @@ Prompt = str | list[dict[str, Any]]
 
 # Columns that hold the images of a row: one, or a list.
 IMAGES = ("image", "images")
+# Stands in a text where an image belongs.
+IMAGE_MARK = "<image>"
 
 
 def as_text(prompt: Prompt) -> str:

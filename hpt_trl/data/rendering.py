@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase, ProcessorMixin
 from trl.chat_template_utils import get_training_chat_template
 from trl.data_utils import prepare_multimodal_messages
 
-from hpt_trl.data.messages import images_of
+from hpt_trl.data.row_images import images_for, with_images
 from hpt_trl.data.turns import open_mark, shown, turn_fault, unpaired_mark
 from hpt_trl.errors import UserError
 from hpt_trl.files import parsed_json
@@ -108,7 +108,7 @@ class Encoder:
         """Ids of a row's prompt, on which the model answers."""
         if isinstance(row["prompt"], str):
             return self.prompt_ids(row["prompt"])
-        prompt = with_images(row["prompt"], images_of(row) or []) if self.is_processor else row["prompt"]
+        prompt = with_images(row["prompt"], images_for(row, row["prompt"])) if self.is_processor else row["prompt"]
         ids = self.ids(self.render(prompt, self._arguments(row), generation_prompt=True))
         if not ids:
             raise UserError("the chat template writes nothing of the prompt; name another one (`chat_template_path`).")
@@ -144,7 +144,7 @@ class Encoder:
         turns, trained = assistant_turns(prompt, answer, whole=whole, last_turn_only=last_turn_only)
         if not trained:
             raise UserError("no turn of the assistant is trained; drop the row.")
-        images = images_of(row) or []
+        images = images_for(row, [*prompt, *answer]) if self.is_processor else []
         if self.is_processor:
             prompt, answer = with_images(prompt, images), prepare_multimodal_messages(answer)
         text, spans = self._located([*prompt, *answer], trained, self._arguments(row))
@@ -251,8 +251,10 @@ class Encoder:
         Raises:
             UserError: the template does not take them, or not their typed parts.
         """
-        text = self._rendered(messages, arguments, generation_prompt)
         parts = [message["content"] for message in messages if isinstance(message.get("content"), list)]
+        if not self.is_processor and any(part.get("type") == "image" for content in parts for part in content):
+            raise UserError("the row has images, and the model reads none; name a vision-language model.")
+        text = self._rendered(messages, arguments, generation_prompt)
         if any(str(part) in text or json.dumps(part, ensure_ascii=False, default=str) in text for part in parts):
             raise UserError(
                 "the chat template writes typed parts as they are stored; write `content` as one text, or use a "
@@ -269,7 +271,10 @@ class Encoder:
         except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
             roles = ", ".join(str(message.get("role")) for message in messages)
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise UserError(f"the chat template does not render these messages ({roles:.200}): {reason}") from error
+            said = f"the chat template does not render these messages ({roles:.200}): {reason}"
+            if any(isinstance(message.get("content"), list) for message in messages):
+                said += ". Where it knows no typed parts, write `content` as one text."
+            raise UserError(said) from error
 
     @cached_property
     def _training_template(self) -> str | None:
@@ -366,18 +371,6 @@ def assistant_turns(
         place for place in turns if place >= (1 if whole else len(prompt)) and messages[place].get("weight") != 0
     ]
     return turns, trained[-1:] if last_turn_only else trained
-
-
-def with_images(messages: Messages, images: list[Any] | None) -> Messages:
-    """Messages whose parts hold the images, as a processor reads them.
-
-    Raises:
-        UserError: the messages have places for another number of images.
-    """
-    try:
-        return prepare_multimodal_messages(messages, images=images)
-    except ValueError as error:
-        raise UserError(f"{error} Give `images` one for each part of type image, in their order.") from error
 
 
 def _special_ids(tokenizer: Any) -> list[int]:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-from hpt_trl.data.rendering import Encoder, with_images
+from hpt_trl.data.rendering import Encoder
+from hpt_trl.data.row_images import with_images
 from hpt_trl.data.turns import shown, turn_fault
 from hpt_trl.environments.calls import read_calls
 from hpt_trl.environments.features import TOKEN_TYPES, features_of

@@ -19,7 +19,8 @@ from trl.distributed import DistributedBackend
 from trl.models import unwrap_model_for_generation
 
 from hpt_trl.data.messages import as_text, images_of
-from hpt_trl.data.rendering import Encoder, with_images
+from hpt_trl.data.rendering import Encoder
+from hpt_trl.data.row_images import with_images
 from hpt_trl.models.decoding import neutral_decoding
 from hpt_trl.models.random_state import kept_random_state
 from hpt_trl.progress import Bar

@@ -12,8 +12,8 @@ from hpt_trl.data.forms.pictures import undecoded
 from hpt_trl.data.layouts import Splits
 from hpt_trl.data.messages import IMAGES, images_of, text_of
 from hpt_trl.data.reading.places import where
-from hpt_trl.data.rendering import with_images
 from hpt_trl.data.row_checks import iterate_rows
+from hpt_trl.data.row_images import with_images
 from hpt_trl.data.row_lengths import examples
 from hpt_trl.environments.acting import Acting, goes_on, prompt_of
 from hpt_trl.environments.episode import Episode

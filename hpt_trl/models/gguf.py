@@ -33,12 +33,15 @@ class GgufModel:
         self._source()
 
     def config(self) -> "PretrainedConfig":
-        """The config of the GGUF file."""
+        """The config of the GGUF file, with the class of the model, which the file does not name."""
         from transformers import AutoConfig
+        from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
         source = self._source()
         with readable(self.file, source):
-            return AutoConfig.from_pretrained(source, gguf_file=self.file)
+            config = AutoConfig.from_pretrained(source, gguf_file=self.file)
+        config.architectures = [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[config.model_type]]
+        return config
 
     def tokenizer(self) -> "PreTrainedTokenizerBase":
         """The tokenizer of the GGUF file, with the splitting that the model was trained with."""

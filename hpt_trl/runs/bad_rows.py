@@ -1,5 +1,6 @@
 """Every row encoded once before the training, to find those that would be trained otherwise than they are written."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -9,10 +10,13 @@ from datasets import Dataset
 from hpt_trl.data.faults import Faults
 from hpt_trl.data.forms.pictures import undecoded
 from hpt_trl.data.layouts import Splits
+from hpt_trl.data.messages import IMAGES
 from hpt_trl.data.rendering import Encoder
 from hpt_trl.data.row_lengths import Asked, Length, examples, remember
 from hpt_trl.errors import UserError
 from hpt_trl.recipes.recipe import Recipe
+
+logger = logging.getLogger(__name__)
 
 Lengths = dict[Asked, list[tuple[int, Length]]]
 
@@ -30,6 +34,14 @@ def settle_rows(recipe: Recipe, splits: Splits, encoder: Encoder) -> Splits:
         return splits
     if splits.layout == "documents" and encoder.embedded is None:
         return splits
+    unseen = [name for name in IMAGES if name in splits.train.column_names and not encoder.is_processor]
+    if unseen:
+        logger.warning(
+            "%s: the model reads no images: its answers are trained without those of `%s`. To leave the column out, "
+            "write column_mapping: {source_%s: %s}.",
+            splits.source,
+            *[unseen[0]] * 3,
+        )
     train, dropped = _settled(recipe, splits, encoder, splits.train, splits.source)
     test, test_dropped = splits.test, 0
     if test is not None:

@@ -18,6 +18,13 @@ BAD = [
 ]
 
 
+def test_lines_that_are_no_json_are_told_once(recipe, tmp_path, caplog):
+    path = write_jsonl(tmp_path / "data.jsonl", [GOOD] * 6)
+    path.write_text(path.read_text() + "{")
+    prepared = prepare(recipe("sft", dataset_name=str(path), test_split_size=None), ["--on_bad_row", "drop"])
+    assert caplog.text.count("are faulty and left out") == 1 and prepared.splits.dropped == 1
+
+
 def test_rows_of_all_kinds_are_left_out_and_counted(recipe, tmp_path, caplog):
     rows = [GOOD, BAD[0], GOOD, BAD[1], BAD[2], *[GOOD] * 7]
     path = recipe(

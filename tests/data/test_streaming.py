@@ -154,6 +154,17 @@ def test_faulty_rows_of_a_stream(recipe, tmp_path, caplog):
     assert dropped == batches(good, 28)
 
 
+def test_held_out_rows_among_lines_that_are_no_json(recipe, tmp_path):
+    path = write(tmp_path / "data.jsonl", [task(i) for i in range(9)])
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*lines[:2], "{\n", *lines[2:]]))
+    path = recipe(str(path), dataset_streaming=True, test_split_size=4, on_bad_row="drop")
+    splits = prepare(path, []).splits
+    assert len(splits.test) == 4 and splits.test_dropped == 1 and splits.train["_row"][:] == [6, 7, 8, 9, 10]
+    with pytest.raises(UserError, match=r": 10, but .* has 9 rows"):
+        prepare(path, ["--test_split_size", "10"])
+
+
 def test_held_out_rows_and_slices_of_a_stream(recipe, tmp_path):
     data = str(write(tmp_path / "a.jsonl", [talk(i) for i in range(20)]))
     splits = prepare(recipe(data, dataset_streaming=True, test_split_size=4), []).splits

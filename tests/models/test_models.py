@@ -153,6 +153,16 @@ def test_config_and_tokenizer_need_no_weights(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_before_it_is_unpacked_a_built_in_model_is_of_the_class_that_is_unpacked(name, tmp_path, monkeypatch):
+    kept = load_config(resolve_model(name))
+    monkeypatch.setenv("HPT_TRL_CACHE", str(tmp_path))
+    config = load_config(name)
+    check_architecture(name, config)
+    assert (config.architectures, config.model_type) == (kept.architectures, kept.model_type)
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_built_in_model_answers():
     folder = resolve_model(NAME)
     assert folder == str(cache_folder() / BUILT_IN[NAME].folder)

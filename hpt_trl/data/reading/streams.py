@@ -96,10 +96,12 @@ def open_source(arguments: DataArguments) -> tuple[Stream, tuple[Dataset, Source
     training = Stream(shown, splits[split], start, stop)
     if arguments.test_split_size is not None:
         count = int(arguments.test_split_size)
-        held_out = replace(training, name=f"{shown} (held out)", stop=start + count if stop is None else stop)
-        rows, source = held_out.table(count)
-        if len(rows) < count:
-            raise UserError(f"test_split_size: {count}, but {shown} has {len(rows):,} rows.")
+        last = min(start + count, start + count if stop is None else stop)
+        rows, source = replace(training, name=f"{shown} (held out)", stop=last).table()
+        # Lines that are no JSON count for no slice.
+        counted = len(rows) + sum(not isinstance(fault, Fault) for fault in source.faults.values())
+        if counted < count:
+            raise UserError(f"test_split_size: {count}, but {shown} has {counted:,} rows.")
         return replace(training, start=start + count), (rows, source)
     if test is None and ("test" not in splits or split == "test"):
         return training, None

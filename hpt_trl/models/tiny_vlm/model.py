@@ -48,6 +48,7 @@ class TinyVlm:
 
         vocabulary = self._text_tokenizer().get_vocab()
         return Idefics3Config(
+            architectures=["Idefics3ForConditionalGeneration"],
             image_token_id=vocabulary["<image>"],
             scale_factor=_SCALE,
             tie_word_embeddings=True,

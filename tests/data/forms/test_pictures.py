@@ -2,13 +2,19 @@
 
 import base64
 import io
+import json
+import re
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets import Dataset
+from datasets import Image as ImageFeature
 from PIL import Image
 
+from hpt_trl.errors import UserError
 from hpt_trl.runs import runner
+from hpt_trl.runs.preparation import prepare
 from tests.helpers.datasets import chat, load, refused, write_jsonl
 
 
@@ -76,3 +82,66 @@ def test_pictures_that_stand_in_the_text_itself(folder, head):
     rows = [{"prompt": "Which?", "completion": f"{n}", "image": head + text} for n, text in enumerate(written)]
     read = load(write_jsonl(folder / "data.jsonl", [*rows, rows[0] | {"image": "seen/1.png"}])).train
     assert [one.getpixel((0, 0)) for one in read["image"]] == [picture(n).getpixel((0, 0)) for n in (0, 1, 2, 1)]
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image", "image": "seen/1.png"},
+        {"type": "image_url", "image_url": {"url": "seen/1.png"}},
+        {"type": "image", "path": "file://{folder}/seen/1.png"},
+    ],
+)
+def test_pictures_in_the_parts_of_messages(folder, part):
+    part = json.loads(json.dumps(part).replace("{folder}", str(folder)))
+    asked = {"role": "user", "content": [part, {"type": "text", "text": "Which?"}]}
+    rows = [{"messages": [asked, *chat("assistant", "x")]}, {"messages": [*chat("user", "a"), *chat("assistant", "b")]}]
+    read = load(write_jsonl(folder / "data.jsonl", rows), layout="demonstrations").train
+    assert [[one.getpixel((0, 0)) for one in images] for images in read["images"]] == [
+        [picture(1).getpixel((0, 0))],
+        [],
+    ]
+    assert read[0]["prompt"][0]["content"] == [{"type": "image"}, {"type": "text", "text": "Which?"}]
+    asked["content"][0] = {"type": "image", "image": "https://example.org/1.png"}
+    message = refused(write_jsonl(folder / "data.jsonl", rows), layout="demonstrations")
+    assert "line 1: the image https://example.org/1.png is an address; write the path of a copy" in message
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP"])
+def test_damaged_pictures_are_faulty_rows(folder, kind):
+    held = io.BytesIO()
+    Image.effect_noise((64, 64), 90).save(held, kind)
+    (folder / "whole").write_bytes(held.getvalue())
+    (folder / "torn").write_bytes(held.getvalue()[: len(held.getvalue()) // 2])
+    (folder / "none").write_text("<html>")
+    rows = [{"prompt": "Which?", "completion": name, "image": {"path": name}} for name in ("whole", "torn", "none")]
+    message = refused(write_jsonl(folder / "data.jsonl", rows))
+    assert "line 2: the image " in message and "line 3: the image " in message and "line 1" not in message
+    assert "cannot be read: it is of no known kind" in message
+    values = [{"bytes": (folder / name).read_bytes(), "path": None} for name in ("whole", "torn")]
+    table = Dataset.from_dict({"prompt": ["a"] * 2, "completion": ["b"] * 2, "image": values})
+    table.cast_column("image", ImageFeature()).save_to_disk(folder / "saved")
+    assert "row 2: the image cannot be read" in refused(folder / "saved")
+
+
+@pytest.mark.parametrize(
+    "row, message",
+    [
+        ({"prompt": "<image> Which?", "completion": "x"}, "has a place for an image (`<image>`), and the row no image"),
+        ({"prompt": "Which?", "completion": "x", "image": "https://example.org/1.png"}, "1.png is no file"),
+    ],
+)
+def test_a_model_of_images_gets_them(folder, recipe, vlm_path, row, message):
+    path = recipe("sft", dataset_name=str(write_jsonl(folder / "data.jsonl", [row])), model_name_or_path=vlm_path)
+    with pytest.raises(UserError, match=re.escape(message)):
+        prepare(path, ["--test_split_size", "null"])
+
+
+def test_a_model_of_texts_reads_none(folder, recipe, caplog):
+    row = {"prompt": "Which?", "completion": "x", "image": "seen/1.png"}
+    path = recipe("sft", dataset_name=str(write_jsonl(folder / "data.jsonl", [row] * 2)), test_split_size=None)
+    prepare(path, [])
+    assert "the model reads no images: its answers are trained without those of `image`" in caplog.text
+    write_jsonl(folder / "data.jsonl", [row | {"prompt": "<image> Which?"}] * 2)
+    with pytest.raises(UserError, match="the row has images, and the model reads none"):
+        prepare(path, [])
