@@ -19,6 +19,9 @@ class Parameters(NamedTuple):
         adapter: that LoRA adds; a part of `trainable`.
         adapted_inputs: width of the inputs of all layers that LoRA adapts, together.
         norms_heads: queries and keys are normalised (Qwen3).
+        copied: of `adapter`, those of whole modules that PEFT trains as copies (`lora_modules_to_save`).
+        embeddings: of `trainable`, those of embeddings.
+        trains_head: the output embeddings are trained.
     """
 
     total: int
@@ -27,6 +30,9 @@ class Parameters(NamedTuple):
     adapter: int
     adapted_inputs: int = 0
     norms_heads: bool = False
+    copied: int = 0
+    embeddings: int = 0
+    trains_head: bool = False
 
 
 def build_on_meta(config: "PretrainedConfig", *, scores: bool = False) -> "PreTrainedModel":
@@ -61,6 +67,7 @@ def count_parameters(
     import torch
     from peft import get_peft_model
     from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import ModulesToSaveWrapper
     from trl import get_peft_config
 
     model = build_on_meta(config, scores=scores)
@@ -76,8 +83,17 @@ def count_parameters(
     peft_config = None if model_args is None else get_peft_config(model_args)
     norms_heads = any(name.endswith(".q_norm") for name, _ in model.named_modules())
     if peft_config is None:
-        return Parameters(total, linear, trainable=total, adapter=0, norms_heads=norms_heads)
+        return Parameters(
+            total,
+            linear,
+            trainable=total,
+            adapter=0,
+            norms_heads=norms_heads,
+            embeddings=_trained_embeddings(model),
+            trains_head=True,
+        )
     adapted = get_peft_model(model, peft_config)
+    copies = [module for module in adapted.modules() if isinstance(module, ModulesToSaveWrapper)]
     return Parameters(
         total,
         linear,
@@ -87,4 +103,18 @@ def count_parameters(
             int(getattr(module, "in_features", 0)) for module in adapted.modules() if isinstance(module, BaseTunerLayer)
         ),
         norms_heads=norms_heads,
+        copied=sum(
+            parameter.numel() for module in copies for parameter in module.parameters() if parameter.requires_grad
+        ),
+        embeddings=_trained_embeddings(adapted),
+        trains_head=any(module.original_module is head for module in copies),
     )
+
+
+def _trained_embeddings(model: Any) -> int:
+    """Parameters of embeddings that are trained, tied ones once."""
+    import torch
+
+    embeddings = [module for module in model.modules() if isinstance(module, torch.nn.Embedding)]
+    trained = {id(module.weight): module.weight for module in embeddings if module.weight.requires_grad}
+    return sum(weight.numel() for weight in trained.values())

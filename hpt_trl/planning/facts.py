@@ -15,6 +15,7 @@ from hpt_trl.models.hub_parts import value_model_folder
 from hpt_trl.models.loading import load_config, parts_of
 from hpt_trl.planning import memory, memory_settings
 from hpt_trl.planning.acted_rows import environment_line
+from hpt_trl.planning.evaluated import evaluated_of
 from hpt_trl.planning.lengths import Lengths
 from hpt_trl.planning.rows import describe_rows
 from hpt_trl.planning.timing import step_line, step_of
@@ -67,7 +68,7 @@ def facts(prepared: Prepared) -> str:
         *_environment(prepared),
         ("steps", _steps(prepared)),
         ("evaluation", _evaluation(prepared)),
-        ("peak memory", memory_line(recipe, estimate)),
+        ("peak memory", memory_line(recipe, estimate) + _taken_for_granted(prepared)),
         ("step", step_line(step_of(prepared, lengths))),
         ("device", "CPU" if config.use_cpu else str(config.device)),
         ("output", output_line(recipe, prepared.checkpoint)),
@@ -196,7 +197,10 @@ def _estimate_measuring(prepared: Prepared, lengths: Lengths) -> memory.MemoryEs
 def _estimate(prepared: Prepared, lengths: Lengths) -> memory.MemoryEstimate:
     recipe = prepared.recipe
     judges = [reward_model.config for reward_model in prepared.reward_models]
-    return estimate_recipe(recipe, prepared.model_config, lengths, judges, lambda key: _config(recipe, key))
+    evaluated = evaluated_of(prepared, lengths)
+    return estimate_recipe(
+        recipe, prepared.model_config, lengths, judges, lambda key: _config(recipe, key), evaluated=evaluated
+    )
 
 
 def estimate_recipe(
@@ -214,7 +218,7 @@ def estimate_recipe(
         lengths: of the rows that are expected.
         judges: configs of the reward models.
         config_of: of a key that names another model, its config.
-        changes: numbers of `Sizes` that are of another machine.
+        changes: numbers of `Sizes` that the recipe alone does not tell.
     """
     frozen, critic = {}, None
     if recipe.setting("reference_mode") == "online" and recipe.config.needs_reference and not _shares_base(recipe):
@@ -236,6 +240,16 @@ def memory_line(recipe: Recipe, estimate: memory.MemoryEstimate) -> str:
         share = recipe.setting("vllm_gpu_memory_utilization")
         shown += f"\n  and vLLM's own share of the GPU, {share:.0%} (`vllm_gpu_memory_utilization`)"
     return shown
+
+
+def _taken_for_granted(prepared: Prepared) -> str:
+    """What the estimate does not know, as lines beneath it."""
+    said = ""
+    if prepared.splits.stream is not None:
+        said += f"\n  if no later row is longer than the first {len(prepared.splits.train):,}"
+    if prepared.encoder.is_processor:
+        said += "\n  without what the vision tower computes; its weights count"
+    return said
 
 
 def _config(recipe: Recipe, key: str) -> PretrainedConfig | None:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hpt_trl.models.parameters import Parameters, count_parameters
+from hpt_trl.planning.memory_forward import evaluation_of, generation_of, logits_of
 from hpt_trl.planning.memory_held import Held, held_of
-from hpt_trl.planning.memory_parts import Layer, activations, copies_of, head_of, layer_of, with_heads
+from hpt_trl.planning.memory_parts import activations, copies_of, head_of, layer_of, with_heads
 from hpt_trl.planning.memory_sizes import Batch, Sizes
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 # Phases of a step, one of which has the peak.
 BEGINS_BACKWARD, ENDS_BACKWARD, GENERATES = "begin of the backward pass", "end of the backward pass", "generation"
+UPDATES, EVALUATES = "optimizer's step", "evaluation on held-out rows"
 # After the training of a critic, whose optimizer is still there.
 COMPARES = "baselines after the training"
 # The only phase of a stage that trains nothing.
@@ -120,7 +122,7 @@ def estimate(
     - gradients: T x bytes; optimizer: T x the state of the optimizer (Adam: two moments) and DeepSpeed's float32 copy;
       buckets: the gradients again (DDP), or DeepSpeed's 5 x 10^8;
     - activations: of all layers (see `layer_of`), with gradient checkpointing L inputs and one layer, and the gradients
-      of one layer's inner values. Attention scores are not kept (SDPA, flash), the mask of a padded batch is;
+      of one layer's inner values. Attention scores are kept by `eager` alone, the mask of a padded batch by SDPA;
     - head: the last hidden states with their gradient in float32, and one tile of the fused head (at most 4096
       positions x 32768 entries), a trained head's float32 gradient V x h. Heads for future tokens count as layers, and
       all their states as the last one's. Without a fused head all R x S x V logits in
@@ -128,8 +130,9 @@ def estimate(
     - KV cache: generated rows x S x k x L x bytes, the prompts' widest values, and the logits of one position.
 
     The peak is that of the micro-batch that needs most, and the largest of: the begin of the backward pass (all
-    activations, the head, gradients of earlier micro-batches), its end (all gradients, one layer), a generation. Vision
-    towers count as weights, not as activations; pass image tokens as prompt tokens.
+    activations, the head, gradients of earlier micro-batches), its end (all gradients, one layer), a generation,
+    the optimizer's step where it forms a value of every parameter, an evaluation (one layer's values and a tile of
+    the head, or a generation). Vision towers count as weights, not as activations; pass image tokens as prompt tokens.
 
     Args:
         config: the model's config.
@@ -161,16 +164,16 @@ def _of_batch(
     if value_config is not None and of_value is not None:
         critic = activations(value_config, dataclasses.replace(sizes, weight_bytes=4), batch, of_value)
         begin, end = begin + critic[0], max(end, critic[1])
-    head, head_gradient = head_of(text_config, sizes, batch, trained=counts.adapter == 0)
+    head, head_gradient = head_of(text_config, sizes, batch, trained=counts.trains_head)
     layer = layer_of(text_config, sizes, counts)
-    kv_cache = _generation(text_config, sizes, layer) if sizes.generates else 0.0
+    kv_cache = generation_of(text_config, sizes, layer, sizes.generated) if sizes.generates else 0.0
 
     stays = held.weights + held.value_weights + held.reference + sizes.reward_models + held.optimizer
     stays += held.buckets if sizes.sharding.bucket_stays else 0.0
     before, after = _buckets_in_backward(sizes, held)
     waiting = held.gradients if sizes.accumulates else 0.0
     # Tied or not, the embedding's gradient is made whole before it is added to what is there.
-    embedding = 0 if counts.adapter else text_config.vocab_size * text_config.hidden_size * sizes.trainable_bytes
+    embedding = counts.embeddings * sizes.weight_bytes
     working = layer.working * batch.tokens
     ending = after + (copies if sizes.sharding.gathered else 0) + held.gradients + embedding + end
     phases = {
@@ -179,6 +182,11 @@ def _of_batch(
     }
     if sizes.generates:
         phases[GENERATES] = stays + copies_to_generate + kv_cache
+    if sizes.updates_at_once:
+        # The root of all second moments.
+        phases[UPDATES] = stays + 2 * held.gradients
+    if evaluating := evaluation_of(text_config, sizes, layer):
+        phases[EVALUATES] = stays + copies_to_generate + evaluating
     if sizes.language_model:
         phases[COMPARES] = stays + sizes.language_model
     return MemoryEstimate(
@@ -205,18 +213,6 @@ def _buckets_in_backward(sizes: Sizes, held: Held) -> tuple[float, float]:
     return held.buckets if sizes.triton else 0.0, held.buckets
 
 
-def _generation(text_config: "PretrainedConfig", sizes: Sizes, layer: Layer) -> float:
-    """The KV cache of a generation, the prompts' widest values, and the logits of one position."""
-    rows, length = sizes.generated_rows, sizes.prompt_length + sizes.completion_length
-    cache = rows * length * layer.keys_values * text_config.num_hidden_layers
-    return cache + rows * (sizes.prompt_length * layer.working + _logits(text_config, sizes))
-
-
-def _logits(text_config: "PretrainedConfig", sizes: Sizes) -> float:
-    """Of a position: in the type of the computation, in float32, and the distance of each from the largest."""
-    return text_config.vocab_size * (sizes.activation_bytes + 8)
-
-
 def estimate_measuring(config: "PretrainedConfig", sizes: Sizes) -> MemoryEstimate:
     """Estimates the peak memory of one process that only generates, or reads texts.
 
@@ -231,8 +227,8 @@ def estimate_measuring(config: "PretrainedConfig", sizes: Sizes) -> MemoryEstima
     copies, _ = copies_of(counts, text_config.num_hidden_layers, sizes)
     layer = layer_of(text_config, sizes, counts)
     length = sizes.prompt_length + sizes.completion_length
-    generating = _generation(text_config, sizes, layer)
-    reading = sizes.rows * length * (layer.working + _logits(text_config, sizes))
+    generating = generation_of(text_config, sizes, layer, sizes.generated)
+    reading = sizes.rows * length * (layer.working + logits_of(text_config, sizes))
     total = weights + copies + sizes.reward_models + max(generating, reading)
     nothing = dict.fromkeys((field.name for field in dataclasses.fields(MemoryEstimate) if field.name != "phases"), 0)
     parts = {"weights": weights, "copies": copies, "reward_models": sizes.reward_models}

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from hpt_trl.models.parameters import Parameters
-from hpt_trl.planning.memory_parts import optimizer_bytes
+from hpt_trl.planning.memory_parts import more_of_embeddings, optimizer_bytes
 from hpt_trl.planning.memory_sizes import Sizes
 
 
@@ -36,14 +36,17 @@ def held_of(sizes: Sizes, counts: Parameters, value: int) -> Held:
     """
     sharding = sizes.sharding
     value_bytes = 2.0 if sharding.master_weights and sizes.weight_bytes == 2 else 4.0
-    # Pairs of parameters and bytes of each.
-    trained = [(counts.trainable, sizes.trainable_bytes), (value, value_bytes)]
+    # Pairs of parameters and bytes of each; PEFT trains copies of modules in the type of the base.
+    trained = [(counts.trainable - counts.copied, sizes.trainable_bytes), (counts.copied, sizes.weight_bytes)]
+    trained.append((value, value_bytes))
     base = (counts.total - counts.linear) * sizes.weight_bytes + counts.linear * sizes.linear_bytes
-    weights = (base + counts.adapter * sizes.trainable_bytes) / sharding.weights
+    adapter = (counts.adapter - counts.copied) * sizes.trainable_bytes + counts.copied * sizes.weight_bytes
+    weights = (base + adapter) / sharding.weights
     value_weights = value_bytes * value / sharding.weights
     reference = sizes.reference_bytes + (base / sharding.weights if sizes.reference_model else 0.0)
     every_gradient = sum(number * (sharding.gradient_bytes or size) for number, size in trained)
-    gradients, optimizer = every_gradient / sharding.gradients, _states(sizes, trained) / sharding.optimizer
+    gradients = every_gradient / sharding.gradients
+    optimizer = _states(sizes, counts, trained) / sharding.optimizer
     if sharding.offload_optimizer:
         optimizer, gradients = 0.0, (0.0 if sharding.gradients > 1 else gradients)
     if sharding.offload_weights:
@@ -52,10 +55,11 @@ def held_of(sizes: Sizes, counts: Parameters, value: int) -> Held:
     return Held(weights, value_weights, reference, optimizer, gradients, buckets)
 
 
-def _states(sizes: Sizes, trained: list[tuple[int, float]]) -> float:
+def _states(sizes: Sizes, counts: Parameters, trained: list[tuple[int, float]]) -> float:
     """The optimizer's, of all processes together."""
     masters = sizes.sharding.master_weights
     states = sum(number * optimizer_bytes(sizes.optimizer, 4.0 if masters else size) for number, size in trained)
+    states += counts.embeddings * more_of_embeddings(sizes.optimizer)
     if masters:
         states += 4 * sum(number for number, _ in trained)
     return states

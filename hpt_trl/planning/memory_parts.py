@@ -9,28 +9,36 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 # Optimizer state in bytes per trainable parameter as (part of fixed size, multiples of the parameter's own size):
-# two moments for the Adam family, one for Lion and SGD with momentum; 8-bit states are one byte a moment.
+# two moments for the Adam family, one for Lion and SGD with momentum; 8-bit states are one byte a moment, bitsandbytes'
+# others are in float32 whatever the parameter is.
 # The first prefix that fits counts; what is not listed keeps two moments.
 OPTIMIZER_STATE = (
     ("adamw_torch_4bit", (1.0, 0)),
     ("adamw_torch_8bit", (2.0, 0)),
     ("adamw_bnb_8bit", (2.0, 0)),
     ("adamw_8bit", (2.0, 0)),
+    ("adamw_anyprecision", (8.0, 0)),
     ("paged_adamw_8bit", (2.0, 0)),
+    ("paged_adamw", (8.0, 0)),
     ("ademamix_8bit", (3.0, 0)),
     ("paged_ademamix_8bit", (3.0, 0)),
-    ("ademamix", (0.0, 3)),
-    ("paged_ademamix", (0.0, 3)),
+    ("ademamix", (12.0, 0)),
+    ("paged_ademamix", (12.0, 0)),
     ("lion_8bit", (1.0, 0)),
     ("paged_lion_8bit", (1.0, 0)),
-    ("lion", (0.0, 1)),
-    ("paged_lion", (0.0, 1)),
+    ("lion", (4.0, 0)),
+    ("paged_lion", (4.0, 0)),
     ("rmsprop_bnb_8bit", (1.0, 0)),
+    ("rmsprop_bnb", (4.0, 0)),
     ("rmsprop", (0.0, 1)),
     ("adagrad", (0.0, 1)),
     ("adafactor", (0.0, 0)),
+    ("galore_adafactor", (0.0, 0)),
+    ("grokadamw", (0.0, 3)),
+    ("schedule_free_sgd", (0.0, 1)),
     ("sgd", (0.0, 0)),
     ("lomo", (0.0, 0)),
+    ("adalomo", (0.0, 0)),
 )
 
 # Positions and vocabulary entries of one tile of TRL's fused head, which never holds the logits of all positions.
@@ -39,6 +47,8 @@ HEAD_TILE = (4096, 32768)
 # copies of the tile beside it: scaled logits, their distance from the largest, its exponential, a mask; going back also
 # the gradient and its summands (`_forward_tile` and `_backward_tile` of `trl.kernels.chunked_logprob`).
 TORCH_HEAD_FORWARD, TORCH_HEAD_BACKWARD = 3 * 4 + 1, 7 * 4 + 1
+# Where all logits are needed (label smoothing), what exists of each in float32 at once.
+ALL_LOGITS = 4
 # Logits that exist at a time where several heads' losses are formed with their gradient (`methods/mtp/head.py`).
 HEADS_TILE, HEADS_TILE_ON_CPU = 2**27, 2**23
 
@@ -52,6 +62,14 @@ def optimizer_bytes(optimizer: str, parameter_bytes: float) -> float:
         if optimizer.startswith(prefix):
             return fixed + multiple * parameter_bytes
     return 2 * parameter_bytes
+
+
+def more_of_embeddings(optimizer: str) -> float:
+    """Returns bytes that an embedding's parameter has more of: transformers has bitsandbytes keep its states whole."""
+    if not optimizer.endswith("_8bit") or optimizer == "adamw_torch_8bit":
+        return 0.0
+    # Four bytes a moment in place of one.
+    return 3 * optimizer_bytes(optimizer, 0.0)
 
 
 class Layer(NamedTuple):
@@ -107,14 +125,21 @@ def activations(config: "PretrainedConfig", sizes: Sizes, batch: Batch, counts: 
     tokens = batch.tokens
     # The mask of a padded batch as each layer adds it to its scores, and once as it is made.
     mask = batch.rows * batch.length**2 if sizes.padded else 0
-    one = tokens * layer.kept + mask * sizes.activation_bytes
+    one, working, size = tokens * layer.kept, tokens * layer.working + mask, sizes.activation_bytes
+    if sizes.eager:
+        # Softmax is in float32; the product with the values takes it in its own type. Then the gradients of both.
+        scores = text_config.num_attention_heads * batch.rows * batch.length**2
+        one += scores * (4 + (size if size < 4 else 0))
+        working += scores * (4 + size)
+    else:
+        one += mask * size
     kept = layers * tokens * layer.input if sizes.gradient_checkpointing else (layers - 1) * one
     # Heads read the trunk's state, which is kept already; each has a norm's input of its own.
     heads, passing = sizes.heads, tokens * (layer.input + 4 * text_config.hidden_size)
     if heads.layers and heads.kept and not sizes.gradient_checkpointing:
         passing += one
     kept += heads.count * (passing if heads.kept else 0)
-    return kept + one + tokens * layer.working + mask, one + tokens * layer.working + mask
+    return kept + one + working, one + working
 
 
 def head_of(text_config: "PretrainedConfig", sizes: Sizes, batch: Batch, *, trained: bool) -> tuple[float, float]:
@@ -135,15 +160,33 @@ def head_of(text_config: "PretrainedConfig", sizes: Sizes, batch: Batch, *, trai
         return states + logits * each + gradient, gradient
     scored = tokens if not sizes.triton or not batch.prompt_length else batch.rows * batch.completion_length
     states = scored * hidden * (sizes.activation_bytes + 4)
+    forward = _tile(text_config, sizes, scored, TORCH_HEAD_FORWARD)
     if sizes.head_logits:
-        return 2 * tokens * vocabulary * 4 + states + gradient, gradient
+        # The softmax stays while TRL's fused head measures once more; or it and the gradients on the way to the logits.
+        logits = tokens * vocabulary * 4
+        return states + max(logits + forward, ALL_LOGITS * logits + gradient), gradient
+    back = _tile(text_config, sizes, scored * sizes.trained_positions, TORCH_HEAD_BACKWARD) + gradient
+    return states + max(forward, back), gradient
 
-    def tile(positions: float, more: float) -> float:
-        logits = min(positions, HEAD_TILE[0]) * min(vocabulary, HEAD_TILE[1])
-        return logits * (sizes.activation_bytes + (0 if sizes.triton else more))
 
-    back = tile(scored * sizes.trained_positions, TORCH_HEAD_BACKWARD) + gradient
-    return states + max(tile(scored, TORCH_HEAD_FORWARD), back), gradient
+def losses_of(text_config: "PretrainedConfig", sizes: Sizes, batch: Batch) -> float:
+    """Returns bytes that the losses of a batch need where nothing goes back."""
+    states = batch.tokens * text_config.hidden_size * sizes.activation_bytes
+    if sizes.scores:
+        return states
+    if sizes.head_logits:
+        return states + ALL_LOGITS * batch.tokens * text_config.vocab_size * 4
+    return states + _tile(text_config, sizes, batch.tokens, TORCH_HEAD_FORWARD)
+
+
+def _tile(text_config: "PretrainedConfig", sizes: Sizes, positions: float, more: float) -> float:
+    """Bytes of a tile of the fused head.
+
+    Args:
+        more: bytes of a logit beside its own, without Triton.
+    """
+    logits = min(positions, HEAD_TILE[0]) * min(text_config.vocab_size, HEAD_TILE[1])
+    return logits * (sizes.activation_bytes + (0 if sizes.triton else more))
 
 
 def with_heads(counts: Parameters, sizes: Sizes) -> Parameters:

@@ -52,7 +52,7 @@ def sharding_of(profile: "Profile", *, compute_bytes: float, mixed: bool) -> Sha
             bucket_stays=stage == 3,
             **offload,
         )
-    if profile.distributed_type == "FSDP":
+    if profile.distributed_type == "FSDP" and (processes := profile.sharded_over) > 1:
         return Sharding(
             weights=processes,
             gradients=processes,
@@ -93,6 +93,7 @@ def sizes_of(
     from transformers.utils import is_triton_available
 
     settings: Any = recipe.config
+    zero = recipe.profile.distributed_type == "DEEPSPEED"
     return Sizes(
         **_of_rows(recipe, config, lengths),
         **_of_types(recipe, config),
@@ -100,7 +101,8 @@ def sizes_of(
         optimizer=str(settings.optim.value),
         gradient_checkpointing=settings.gradient_checkpointing,
         # Label smoothing needs the whole distribution.
-        head_logits=not _draws(recipe) and settings.label_smoothing_factor > 0,
+        head_logits=not _draws(recipe) and not _compares(recipe) and settings.label_smoothing_factor > 0,
+        updates_at_once=settings.optim == "adamw_torch" and not _on_cpu(recipe) and not zero,
         triton=not _on_cpu(recipe) and is_triton_available(),
         trained_positions=recipe.setting("select_ratio", 1.0),
         scores=recipe.stage.scores,
@@ -111,15 +113,21 @@ def sizes_of(
 def _of_rows(recipe: "Recipe", config: "PretrainedConfig", lengths: Lengths) -> dict[str, Any]:
     """Of the sizes: what goes through the model at once."""
     settings: Any = recipe.config
-    draws, flash = _draws(recipe), "flash" in (recipe.model_args.attn_implementation or "")
+    loading = recipe.setting("model_init_kwargs") or {}
+    attention = recipe.model_args.attn_implementation or loading.get("attn_implementation") or ""
+    draws, flash = _draws(recipe), "flash" in attention
+    rows = settings.per_device_train_batch_size * (2 if _compares(recipe) else 1)
+    # One row is not padded, but a rollout is as wide as those that were drawn with it.
+    alike = not draws and (rows == 1 or recipe.setting("packing", False) or recipe.setting("padding_free", False))
     return {
-        "rows": settings.per_device_train_batch_size * (2 if _compares(recipe) else 1),
+        "rows": rows,
         "generated_rows": settings.per_device_train_batch_size * settings.steps_per_generation if draws else 0,
         "prompt_length": lengths.longest if draws else 0,
         "completion_length": settings.max_completion_length if draws else lengths.longest,
         "accumulates": settings.gradient_accumulation_steps > 1,
-        "padded": not flash and not recipe.setting("packing", False) and not recipe.setting("padding_free", False),
+        "padded": not flash and not alike,
         "generates": draws and not settings.use_vllm,
+        "eager": attention == "eager",
         "others": demonstrated_batches(recipe, config, lengths),
     }
 

@@ -80,6 +80,21 @@ class Batch(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Evaluated:
+    """Sequences that go through the model at once in an evaluation before or after the training.
+
+    Attributes:
+        held_out: whose loss is measured.
+        answered: that are generated.
+        read: whose logits are held all at once.
+    """
+
+    held_out: tuple[Batch, ...] = ()
+    answered: tuple[Batch, ...] = ()
+    read: tuple[Batch, ...] = ()
+
+
+@dataclass(frozen=True)
 class Sizes:
     """The numbers of a run that memory depends on, per process.
 
@@ -109,6 +124,9 @@ class Sizes:
         heads: heads for future tokens.
         sharding: what the processes share out.
         others: further micro-batches of a step, which have other heights and widths: those with demonstrations.
+        updates_at_once: the optimizer forms a value of all that is trained at once (PyTorch's own AdamW on GPUs).
+        eager: attention keeps its scores, in float32 and in the type of the computation.
+        evaluated: what the evaluations hold.
     """
 
     rows: int
@@ -136,8 +154,16 @@ class Sizes:
     heads: FurtherHeads = FurtherHeads()
     sharding: Sharding = Sharding()
     others: tuple[Batch, ...] = ()
+    updates_at_once: bool = False
+    eager: bool = False
+    evaluated: Evaluated = Evaluated()
 
     @property
     def batch(self) -> Batch:
         """The micro-batch without demonstrations."""
         return Batch(self.rows, self.prompt_length, self.completion_length)
+
+    @property
+    def generated(self) -> Batch:
+        """What a generation draws at once."""
+        return Batch(self.generated_rows, self.prompt_length, self.completion_length)

@@ -6,6 +6,7 @@ from typing import Any
 from datasets import Dataset
 
 from hpt_trl.data.layouts import Splits
+from hpt_trl.data.messages import images_of
 from hpt_trl.data.rendering import WHOLE, Encoded
 from hpt_trl.data.row_lengths import count_tokens, examples
 from hpt_trl.evaluation.generating import encode_prompts
@@ -75,19 +76,30 @@ def _lengths(prepared: Prepared, rows: Dataset, prompts: list[int], count: int) 
     if splits.layout == "prompts":
         pair = _longest_demonstration(prepared, rows, prompts)
         return "" if pair is None else f", with their demonstration {sum(pair)}", Lengths(longest, mean, pair)
-    if encoder.is_processor:
-        return "", Lengths(longest, mean)
     limit = recipe.setting("max_length")
-    counts = [
-        [tokens for _, tokens in count_tokens(rows, splits.source, encoder, ("prompt", column))]
-        for column in splits.answers
-    ]
+    if encoder.is_processor:
+        counts = [_with_images(prepared, rows, prompts, column) for column in splits.answers]
+    else:
+        counts = [
+            [tokens for _, tokens in count_tokens(rows, splits.source, encoder, ("prompt", column))]
+            for column in splits.answers
+        ]
     whole = max(map(max, counts))
     said = f", with their answer {whole}"
     if limit is not None and recipe.setting("packing", False):
         return said, Lengths(limit, limit)
     first_ones = [min(tokens, limit or tokens) for column in counts for tokens in column[:count]]
     return said, Lengths(min(whole, limit or whole), fmean(first_ones))
+
+
+def _with_images(prepared: Prepared, rows: Dataset, prompts: list[int], column: str) -> list[int]:
+    """Tokens of each row's prompt, images included, with its answer."""
+    encoder, found = prepared.encoder, []
+    for prompt, (_, row) in zip(prompts, examples(rows, ("prompt", column)), strict=True):
+        ids = encoder.answered(row, column).ids
+        # Of a row with images it is the answer alone.
+        found.append(prompt + len(ids) - (0 if images_of(row) else len(encoder.prompt(row))))
+    return found
 
 
 def _longest_demonstration(prepared: Prepared, rows: Dataset, prompts: list[int]) -> tuple[int, int] | None:

@@ -48,6 +48,7 @@ class Profile:
         zero_stage: DeepSpeed's, None for others.
         fsdp_version: 1 or 2, None for others.
         reshard: FSDP: weights are sharded as well; False: gradients and optimizer states only.
+        strategy: FSDP1's name of what is sharded, None for others.
         offload_optimizer: optimizer states lie in the CPU's memory.
         offload_params: weights too.
         mixed_precision: what the file says; the recipe's `bf16` stands above it.
@@ -67,6 +68,7 @@ class Profile:
     zero_stage: int | None = None
     fsdp_version: int | None = None
     reshard: bool = True
+    strategy: str | None = None
     offload_optimizer: bool = False
     offload_params: bool = False
     mixed_precision: str = "no"
@@ -80,6 +82,14 @@ class Profile:
     @property
     def spreads_weights(self) -> bool:
         return self.fsdp_version is not None or self.zero_stage == 3
+
+    @property
+    def sharded_over(self) -> int:
+        """Processes that FSDP shards over: those of a machine where it is hybrid, one where it does not shard."""
+        if self.strategy == "NO_SHARD":
+            return 1
+        hybrid = self.strategy is not None and self.strategy.startswith("HYBRID")
+        return self.processes_per_machine if hybrid else self.num_processes
 
     @property
     def processes_per_machine(self) -> int:
@@ -325,11 +335,19 @@ def _fsdp(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
         str(key).lower().removeprefix("fsdp_"): value for key, value in _mapping(path, values, "fsdp_config").items()
     }
     version = _number(path, {"fsdp_version": section.get("version")}, "fsdp_version", int, most=2) or 1
+    strategy = None
     if version == 1:
         strategy = str(section.get("sharding_strategy") or "FULL_SHARD").upper()
-        reshard = _STRATEGIES.get(strategy, strategy) in _SHARD_WEIGHTS
+        strategy = _STRATEGIES.get(strategy, strategy)
+        reshard = strategy in _SHARD_WEIGHTS
     else:
         reshard = _is_true(section.get("reshard_after_forward", True))
     offload = _is_true(section.get("offload_params"))
     # FSDP keeps an optimizer's states where the weights are.
-    return {"fsdp_version": version, "reshard": reshard, "offload_optimizer": offload, "offload_params": offload}
+    return {
+        "fsdp_version": version,
+        "reshard": reshard,
+        "strategy": strategy,
+        "offload_optimizer": offload,
+        "offload_params": offload,
+    }

@@ -6,12 +6,15 @@ from pathlib import Path
 import pytest
 from transformers import AutoConfig, AutoTokenizer
 
+from hpt_trl.cli import main
 from hpt_trl.planning.facts import estimate_of
 from hpt_trl.planning.lengths import Lengths, measured_rows
 from hpt_trl.planning.memory_batches import demonstrated_batches
 from hpt_trl.planning.rows import describe_rows
 from hpt_trl.recipes.resolving import read_recipe
+from hpt_trl.runs.building import build_trainer
 from hpt_trl.runs.preparation import prepare_recipe
+from tests.helpers.images import image_rows
 from tests.helpers.rollouts import FixedHPT, rows, train
 
 BASE = {
@@ -159,3 +162,18 @@ def test_a_recipe_without_demonstrations_has_no_such_batches(tiny_model_path, tm
         assert demonstrated_batches(recipe_of(tmp_path, tiny_model_path, **settings), config, Lengths(9, 9.0)) == ()
     grpo = recipe_of(tmp_path, tiny_model_path, stage="grpo")
     assert demonstrated_batches(grpo, config, Lengths(9, 9.0)) == ()
+
+
+def test_answers_to_images_count_with_what_stands_for_an_image(vlm_path, tmp_path, capsys):
+    """As wide as the batch of the trainer's own collator; and what is not counted is said."""
+    image_rows().remove_columns("kind").to_parquet(tmp_path / "rows.parquet")
+    words = {"stage": "sft", "model_name_or_path": vlm_path, "max_steps": 1, "max_length": None, "bf16": False}
+    words |= {"dataset_name": str(tmp_path / "rows.parquet"), "output_dir": str(tmp_path / "out"), "report_to": "none"}
+    path = tmp_path / "recipe.yaml"
+    path.write_text(json.dumps(words | {"use_cpu": True}))
+    prepared = prepare_recipe(read_recipe(path, []))
+    trainer = build_trainer(prepared, [])
+    batch = trainer.data_collator(list(trainer.train_dataset))
+    assert describe_rows(prepared)[1].longest == int(batch["attention_mask"].sum(1).max())
+    assert main(["check", str(path)]) == 0
+    assert "without what the vision tower computes" in capsys.readouterr().out

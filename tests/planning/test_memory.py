@@ -20,12 +20,14 @@ from hpt_trl.planning.memory import (
     BEGINS_BACKWARD,
     COMPARES,
     ENDS_BACKWARD,
+    EVALUATES,
     GENERATES,
+    UPDATES,
     estimate,
 )
 from hpt_trl.planning.memory_parts import ZERO_BUCKET
 from hpt_trl.planning.memory_settings import sharding_of
-from hpt_trl.planning.memory_sizes import Sizes
+from hpt_trl.planning.memory_sizes import Batch, Evaluated, Sizes
 from hpt_trl.recipes.bundled import find_recipe
 from hpt_trl.recipes.profiles import Profile, find_profile, read_profile
 from hpt_trl.recipes.resolving import read_recipe
@@ -91,10 +93,12 @@ def test_lora_parameters_follow_rank_and_target_modules():
     assert counts.adapted_inputs == 2 * (6 * 128 + 384)
 
 
-def kept_by_autograd(config, dtype: torch.dtype, *, autocast: bool, lora: bool, padded: bool) -> int:
+def kept_by_autograd(
+    config, dtype: torch.dtype, *, autocast: bool, lora: bool, padded: bool, attention: str = "sdpa"
+) -> int:
     """Returns the bytes of all storages that a forward of the backbone saves for the backward pass."""
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config).to(dtype)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention).to(dtype)
     trunk = model.model
     if lora:
         model = get_peft_model(model, LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"))
@@ -143,6 +147,24 @@ def test_activations_of_a_layer_are_what_autograd_keeps(config_class, lora, padd
     assert estimated == pytest.approx(four - two, rel=0.05)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_eager_attention_keeps_its_scores(dtype):
+    def kept(attention: str) -> int:
+        two, four = (
+            kept_by_autograd(tiny(layers=layers), dtype, autocast=False, lora=False, padded=True, attention=attention)
+            for layers in (2, 4)
+        )
+        return four - two
+
+    def estimated(**options) -> int:
+        size = dict.fromkeys(("weight_bytes", "linear_bytes", "activation_bytes"), dtype.itemsize)
+        numbers = sizes(**size, padded=True, gradient_checkpointing=False, **options)
+        two, four = (estimate(tiny(layers=layers), numbers).activations for layers in (2, 4))
+        return four - two
+
+    assert estimated(eager=True) - estimated() == pytest.approx(kept("eager") - kept("sdpa"), rel=0.05)
+
+
 def test_kv_cache_is_what_the_model_keeps():
     config = tiny()
     cache = DynamicCache(config=config)
@@ -177,7 +199,9 @@ def test_parts_of_full_training_in_float32():
 def test_what_settings_change():
     config, counts = tiny(), count_parameters(tiny())
     assert estimate(config, sizes(reference_model=True)).reference_model == 4 * counts.total
-    assert estimate(config, sizes(optimizer="adamw_8bit")).optimizer == 2 * counts.total
+    # bitsandbytes: a byte a moment, but of embeddings four; and float32 states whatever the parameters are.
+    assert estimate(config, sizes(optimizer="adamw_8bit")).optimizer == 2 * counts.total + 6 * 512 * 128
+    assert estimate(config, sizes(optimizer="lion_32bit", trainable_bytes=2)).optimizer == 4 * counts.total
     assert estimate(config, sizes(optimizer="sgd")).optimizer == 0
     assert GENERATES not in estimate(config, sizes(generates=False)).phases
     asked = estimate(config, sizes(language_model=2.0**40)).phases[COMPARES]
@@ -194,6 +218,52 @@ def test_what_settings_change():
     parts = estimate(config, sizes(weight_bytes=2, linear_bytes=0.5625, trainable_bytes=2, activation_bytes=2), lora)
     assert parts.gradients == 2 * adapter and parts.optimizer == 4 * adapter
     assert parts.weights == round(2 * (counts.total - counts.linear) + 0.5625 * counts.linear + 2 * adapter)
+
+
+def test_modules_beside_an_adapter_are_trained_in_the_type_of_the_base():
+    config = tiny(tie_word_embeddings=False)
+    lora = ModelConfig(use_peft=True, lora_r=8, lora_modules_to_save=["lm_head", "embed_tokens"])
+    half = {"weight_bytes": 2, "linear_bytes": 2, "activation_bytes": 2, "triton": False}
+    parts, alone = (
+        estimate(config, sizes(**half), arguments) for arguments in (lora, ModelConfig(use_peft=True, lora_r=8))
+    )
+    matrix = 512 * 128
+    assert parts.weights - alone.weights == parts.gradients - alone.gradients == 2 * 2 * matrix
+    assert parts.optimizer - alone.optimizer == 2 * 2 * 2 * matrix
+    # The head's gradient in float32; at the end the embedding's once more.
+    assert parts.head - alone.head == 4 * matrix
+    held = parts.weights + parts.optimizer + parts.gradients - alone.weights - alone.optimizer - alone.gradients
+    assert parts.phases[ENDS_BACKWARD] - alone.phases[ENDS_BACKWARD] == held + 2 * matrix
+
+
+def test_an_unfused_optimizer_forms_a_value_of_every_parameter():
+    config = tiny()
+    parts = estimate(config, sizes(updates_at_once=True))
+    assert parts.phases[UPDATES] == parts.weights + parts.optimizer + 2 * parts.gradients
+    assert UPDATES not in estimate(config, sizes()).phases
+
+
+def test_evaluations_count_with_their_own_batches():
+    config, rows = tiny(), 512
+    none = estimate(config, sizes(generates=False))
+    assert EVALUATES not in none.phases
+    held_out = Evaluated(held_out=(Batch(rows, 0, 256),))
+    evaluating = estimate(config, sizes(generates=False, evaluated=held_out))
+    # No gradients: the widest values of a layer, the last states, a tile of logits.
+    forward = rows * 256 * ((3 * 384 + 128) * 4 + 128 * 4) + 4096 * 512 * 4
+    assert evaluating.phases[EVALUATES] == none.weights + none.optimizer + forward == evaluating.total
+    answering = estimate(config, sizes(generates=False, evaluated=Evaluated(answered=(Batch(rows, 96, 160),))))
+    cache = estimate(config, sizes(generated_rows=rows)).kv_cache
+    assert answering.phases[EVALUATES] == none.weights + none.optimizer + cache
+    read = estimate(config, sizes(generates=False, evaluated=Evaluated(read=(Batch(rows, 0, 256),))))
+    assert read.phases[EVALUATES] >= rows * 256 * 512 * 12
+
+
+@pytest.mark.parametrize(("strategy", "over"), [("NO_SHARD", 1), ("HYBRID_SHARD", 4), ("FULL_SHARD", 8)])
+def test_fsdp1_shards_over_what_its_strategy_names(strategy, over):
+    profile = Profile("", None, "FSDP", 8, num_machines=2, fsdp_version=1, strategy=strategy)
+    parts = sharded(profile)
+    assert parts.weights == round(4 * count_parameters(tiny()).total / over)
 
 
 def sharded(profile: Profile, **options):

@@ -10,7 +10,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import PIL.Image
 from datasets import Dataset, Image, List
 
 from hpt_trl.data.faults import Faults
@@ -148,6 +147,9 @@ def _checked(found: dict[str, Any] | str | None, damaged: Callable[[bytes | str]
 
 def _damage(content: bytes | str) -> str | None:
     """Why a picture, by its bytes or its path, cannot be read; None if it can."""
+    # Rows without pictures are read where Pillow is not installed.
+    import PIL.Image
+
     try:
         with PIL.Image.open(io.BytesIO(content) if isinstance(content, bytes) else content) as image:
             if image.format == "PNG":
