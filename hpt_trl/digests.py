@@ -109,7 +109,12 @@ def _is_readable_text(path: Path) -> bool:
         return False
     try:
         text = path.read_text(encoding="utf-8")
-        return "\0" not in text and (path.suffix != ".json" or isinstance(parsed_json(text), dict | list))
+        # A file that is emptied is a disk's or a copy's doing.
+        return (
+            bool(text.strip())
+            and "\0" not in text
+            and (path.suffix != ".json" or isinstance(parsed_json(text), dict | list))
+        )
     except (OSError, ValueError):
         return False
 

@@ -109,8 +109,10 @@ class Encoder:
         if isinstance(row["prompt"], str):
             return self.prompt_ids(row["prompt"])
         prompt = with_images(row["prompt"], images_for(row, row["prompt"])) if self.is_processor else row["prompt"]
-        text = self.render(prompt, self._arguments(row), generation_prompt=True)
-        return self.ids(text)
+        ids = self.ids(self.render(prompt, self._arguments(row), generation_prompt=True))
+        if not ids:
+            raise UserError("the chat template writes nothing of the prompt; name another one (`chat_template_path`).")
+        return ids
 
     def answered(self, row: dict[str, Any], column: str, *, last_turn_only: bool = False) -> Encoded:
         """Prompt and answer of a row, with a loss on the turns of the assistant.

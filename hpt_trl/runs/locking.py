@@ -114,7 +114,7 @@ def _lives_elsewhere(owner: dict[str, Any], note: Path) -> bool:
     if launch and owner.get("launch") == launch:
         return False
     seen = _sign(note)
-    if seen is None or time.time() - seen >= _DEAD_AFTER:
+    if seen is None or _now(note.parent) - seen >= _DEAD_AFTER:
         return False
     # Where a killed run is started anew on another machine, its note is fresh and its lock is free.
     place = f"process {owner.get('pid')} on {owner.get('host')}"
@@ -123,6 +123,13 @@ def _lives_elsewhere(owner: dict[str, Any], note: Path) -> bool:
     while (sign := _sign(note)) == seen and time.monotonic() < until:
         time.sleep(1)
     return sign is not None and sign != seen
+
+
+def _now(folder: Path) -> float:
+    """Time by the clock that signs of life have theirs from: the machine's that has the disk, where it differs."""
+    lock = folder / LOCK_FILE
+    os.utime(lock)
+    return lock.stat().st_mtime
 
 
 def _sign(note: Path) -> float | None:

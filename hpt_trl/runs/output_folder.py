@@ -39,7 +39,7 @@ from hpt_trl.run_files import (
 )
 from hpt_trl.runs.changes import STARTING_KEYS
 from hpt_trl.runs.replacing import put_back_half, set_aside
-from hpt_trl.runs.resuming import move_aside, refuse_other_run, refuse_unpickled
+from hpt_trl.runs.resuming import move_aside, refuse_later, refuse_other_run, refuse_unpickled
 from hpt_trl.runs.starting import Occupied, Start, check_start
 from hpt_trl.settings.environment import environment_of
 from hpt_trl.settings.masking import is_secret_variable, masked
@@ -85,7 +85,7 @@ def check_output_folder(recipe: Recipe, *, planned: bool = False) -> Path | None
 
     Raises:
         UserError: the folder holds something else, or there is nothing to resume from, or what there is is of
-            another recipe.
+            another recipe, or lies behind this one's end.
     """
     try:
         checkpoint = check_start(_start_of(recipe))
@@ -96,6 +96,7 @@ def check_output_folder(recipe: Recipe, *, planned: bool = False) -> Path | None
     if checkpoint is not None:
         refuse_unpickled(recipe, checkpoint)
         refuse_other_run(recipe, checkpoint)
+        refuse_later(recipe, checkpoint)
     return checkpoint
 
 

@@ -53,7 +53,8 @@ _SPEEDS = tuple(
 class MetricsWriter(TrainerCallback):
     """Appends one JSON line per log to `output_dir`/metrics.jsonl: step, epoch and every metric, NaN and inf as null.
 
-    A resumed run keeps the lines that its checkpoint knows of; a new run starts an empty file.
+    A resumed run keeps the lines that its checkpoint knows of, and writes them anew where they are not there, as in
+    another folder; a new run starts an empty file.
     """
 
     def __init__(self, output_dir: str | Path):
@@ -63,14 +64,17 @@ class MetricsWriter(TrainerCallback):
         if not state.is_world_process_zero:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        kept = []
-        if state.global_step > 0 and self.path.exists():
+        kept: list[dict[str, Any]] = []
+        history = state.log_history if state.global_step > 0 else []
+        if history and self.path.exists():
             # A run that was killed may have left half a line; whatever comes after the checkpoint is done again, also
             # what a run says after its last step.
             lines = read_metrics(self.path.parent, tolerant=True)
-            known = sum(entry["step"] == state.global_step for entry in state.log_history)
+            known = sum(entry["step"] == state.global_step for entry in history)
             kept = [line for line in lines if line["step"] < state.global_step]
             kept += [line for line in lines if line["step"] == state.global_step][:known]
+        if len(kept) < len(history):
+            kept = [_line(entry["step"], entry.get("epoch"), entry) for entry in history]
         write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def on_log(self, args, state, control, logs=None, **kwargs):
@@ -82,8 +86,12 @@ class MetricsWriter(TrainerCallback):
 
 def metrics_line(state: TrainerState, logs: dict[str, Any]) -> dict[str, Any]:
     """A line of metrics.jsonl."""
-    metrics = {key: value for key, value in logs.items() if key != "epoch" and key not in _SPEEDS}
-    return valid_json({"step": state.global_step, "epoch": state.epoch} | metrics)
+    return _line(state.global_step, state.epoch, logs)
+
+
+def _line(step: int, epoch: float | None, logs: dict[str, Any]) -> dict[str, Any]:
+    metrics = {key: value for key, value in logs.items() if key not in ("step", "epoch", *_SPEEDS)}
+    return valid_json({"step": step, "epoch": epoch} | metrics)
 
 
 def progress_text(logs: dict[str, Any]) -> str:

@@ -30,6 +30,7 @@ from hpt_trl.runs.changes import (
 )
 from hpt_trl.runs.checkpoints import (
     RUN_FILE,
+    TRAINER_STATE,
     is_model_alone,
     is_unpickled,
     numbered_checkpoints,
@@ -108,6 +109,30 @@ def refuse_other_run(recipe: Recipe, checkpoint: Path, *, said: bool = False) ->
         print(f"Changed since {checkpoint.name}: {'; '.join(map(str, found))}.{schedule}", flush=True)
     if said and note["versions"] and (others := _other_versions(note["versions"])):
         print(f"{checkpoint.name} was written with {others}: figures may differ in their last digits.", flush=True)
+
+
+def refuse_later(recipe: Recipe, checkpoint: Path) -> None:
+    """Refuses a checkpoint that lies behind the end of the run: its model is not that of so few steps.
+
+    Raises:
+        UserError: with the key that says where the end is.
+    """
+    try:
+        state = parsed_json((checkpoint / TRAINER_STATE).read_bytes())
+        step, epoch = int(state["global_step"]), float(state["epoch"] or 0)
+    except (OSError, ValueError, KeyError, TypeError):
+        # Whoever reads the checkpoint is told.
+        return
+    steps, epochs = recipe.config.max_steps, recipe.config.num_train_epochs
+    if steps > 0:
+        key, end, beyond, at = "max_steps", steps, step > steps, f"step {step}"
+    else:
+        key, end, beyond, at = "num_train_epochs", epochs, epoch > epochs, f"epoch {epoch:g}"
+    if beyond:
+        raise recipe.error(
+            key,
+            f"{checkpoint} is of {at}, beyond {end:g}, where this run ends. Go on from an earlier one, or for longer.",
+        )
 
 
 def refuse_unpickled(recipe: Recipe, checkpoint: Path) -> None:
@@ -217,6 +242,7 @@ def settle_checkpoint(recipe: Recipe, checkpoint: Path, config: PretrainedConfig
     if found.whole != checkpoint:
         refuse_unpickled(recipe, found.whole)
         refuse_other_run(recipe, found.whole)
+        refuse_later(recipe, found.whole)
         refuse_other_processes(recipe, found.whole, config)
     _refuse_lost_best(recipe, found.whole)
     for path, damage in found.damaged.items():

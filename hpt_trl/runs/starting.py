@@ -250,7 +250,11 @@ def _checkpoint(start: Start, resume: str) -> Path:
         )
     path = Path(resume).expanduser()
     if not path.is_dir():
-        raise start.error("resume_from_checkpoint", f"there is no folder {resume}; write true, or a checkpoint folder.")
+        own = start.folder / (f"checkpoint-{resume}" if resume.isdecimal() else path.name)
+        meant = f" Did you mean {own}?" if own.name.startswith("checkpoint-") and own.is_dir() else ""
+        raise start.error(
+            "resume_from_checkpoint", f"there is no folder {resume}; write true, or a checkpoint folder.{meant}"
+        )
     if (why := why_incomplete(path)) is not None:
         raise start.error("resume_from_checkpoint", f"{why}. Name another checkpoint.")
     return path

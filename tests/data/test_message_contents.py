@@ -89,6 +89,12 @@ def test_what_a_template_does_not_take_is_named_with_its_row(prepared, stage, ba
     assert prepared(stage, [GOOD] * 4, STRICT, limited)
 
 
+@pytest.mark.parametrize("template", ["{# nothing #}", "{% for message in messages[1:] %}{{ message }}{% endfor %}"])
+def test_a_template_that_writes_nothing_of_a_prompt_is_named(prepared, template):
+    with pytest.raises(UserError, match="line 1: the chat template writes nothing of the prompt"):
+        prepared("grpo", [GOOD] * 4, template, False)
+
+
 @pytest.mark.parametrize("template", [PRINTING, PRINTING.replace("['content']", "['content'] | tojson")])
 @pytest.mark.parametrize("stage", ["sft", "grpo"])
 def test_typed_parts_are_no_text(prepared, stage, template):

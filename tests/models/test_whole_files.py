@@ -232,6 +232,14 @@ def test_a_config_that_was_changed_by_hand_is_told_and_taken_as_it_stands(adapte
         with pytest.raises(UserError, match=r"adapter_config\.json"):
             refuse_damaged_model(folder)
     config.write_text(written)
+    template = folder / "chat_template.jinja"
+    template.write_text(f"{template.read_text()} ")
+    refuse_damaged_model(folder)
+    for torn in ("", "\n"):
+        template.write_text(torn)
+        with pytest.raises(UserError, match=r"chat_template\.jinja has"):
+            refuse_damaged_model(folder)
+    template.write_text(" {{ messages }}")
     flip(folder / "adapter_model.safetensors")
     with pytest.raises(UserError, match=r"is not what was written .* its model again\.$"):
         load_named(str(folder), torch.device("cpu"))

@@ -66,6 +66,9 @@ def test_an_owner_on_another_machine_counts_while_it_lives(tmp_path, monkeypatch
     note = tmp_path / ".run.owner"
     note.write_text(json.dumps({"host": "elsewhere", "pid": 7, "since": "then", "command": "c", "launch": "a"}))
     monkeypatch.setattr(locking, "_WATCHED", 2)
+    # Clocks of two machines are not the same.
+    ahead = time.time() + 900
+    monkeypatch.setattr(time, "time", lambda: ahead)
     alive = threading.Timer(0.3, os.utime, [note])
     alive.start()
     with (
@@ -74,6 +77,8 @@ def test_an_owner_on_another_machine_counts_while_it_lives(tmp_path, monkeypatch
     ):
         raise AssertionError
     assert note.exists()
+    monkeypatch.undo()
+    monkeypatch.setattr(locking, "_WATCHED", 2)
     # Another attempt of the same launch, which its launcher makes when the one before is over.
     monkeypatch.setenv("HPT_TRL_LAUNCH_ID", "a")
     with only_run(tmp_path, []):

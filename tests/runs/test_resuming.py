@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from hpt_trl.cli import main
 from hpt_trl.digests import damage_of, note_digests
 from hpt_trl.errors import UserError
+from hpt_trl.reading import read_metrics
 from hpt_trl.recipes.declared import KEYS_FILE
 from hpt_trl.runs import runner, training
 from hpt_trl.runs.changes import SAFE_KEYS, changes_between
@@ -154,6 +155,32 @@ def test_what_decides_nothing_may_differ(stopped, recipe, tmp_path, capsys, monk
     assert "Changed since checkpoint-6: " in said and "max_steps 6 there, 8 here" in said and "weight_decay" not in said
     assert "The schedule of the learning rate is that of the new length." in said
     assert results(folder)["steps"] == 8
+
+
+def test_a_run_does_not_end_with_the_model_of_more_steps(stopped):
+    path, folder, _ = stopped
+    before = (folder / "recipe.yaml").read_text()
+    with pytest.raises(UserError, match=r"max_steps.*checkpoint-6 is of step 6, beyond 4"):
+        runner.run(path, [*AGAIN, "--max_steps", "4"])
+    with pytest.raises(UserError, match=r"num_train_epochs.*checkpoint-6 is of epoch \d.*, beyond 0\.5"):
+        runner.run(path, [*AGAIN, "--max_steps", "-1", "--num_train_epochs", "0.5"])
+    assert (folder / "recipe.yaml").read_text() == before and not (folder / "abandoned").exists()
+    for named in ("checkpoint-4", "4"):
+        with pytest.raises(UserError, match=r"there is no folder .*Did you mean .*sft/checkpoint-4\?"):
+            runner.run(path, ["--resume_from_checkpoint", named, "--max_steps", "4"])
+
+
+def test_a_run_that_goes_on_elsewhere_has_the_records_of_the_whole(stopped, tmp_path):
+    path, folder, straight = stopped
+    elsewhere = tmp_path / "elsewhere"
+    runner.run(path, ["--resume_from_checkpoint", str(folder / "checkpoint-4"), "--output_dir", str(elsewhere)])
+    assert weights(elsewhere) == straight
+    assert read_metrics(elsewhere) == read_metrics(folder)
+    # Lines that are gone come back as well.
+    lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (folder / "metrics.jsonl").write_text("".join(lines[2:]))
+    runner.run(path, AGAIN)
+    assert read_metrics(folder) == read_metrics(elsewhere)
 
 
 def test_the_keys_that_may_differ_are_keys():
