@@ -9,8 +9,10 @@ def path_word(text: str) -> str:
     """Takes a word as a path; for `add_argument(type=...)`.
 
     Raises:
-        argparse.ArgumentTypeError: it is a pipe, leads in a circle or to nothing, is too long, or may not be read.
+        argparse.ArgumentTypeError: it is empty, a pipe, leads in a circle or to nothing, too long, or may not be read.
     """
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty")
     if fault := path_fault(text):
         raise argparse.ArgumentTypeError(f"{text[:200]!r} {fault}")
     return text

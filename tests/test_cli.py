@@ -95,9 +95,43 @@ def test_a_mistake_is_a_message_and_exit_code_2(words, said):
     assert result.stdout == ""
 
 
-def test_unknown_command_is_refused():
-    result = hpt_trl("trian")
-    assert result.returncode == 2 and "invalid choice" in result.stderr
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["chek", "quickstart"],
+            "error: there is no command `chek`. Did you mean `check`? Commands: run, eval, check,",
+        ),
+        (
+            ["grpo/stories-tiny"],
+            "there is no command `grpo/stories-tiny`. Did you mean `hpt-trl run grpo/stories-tiny`?",
+        ),
+        (["my/recipe.yml"], "Did you mean `hpt-trl run my/recipe.yml`?"),
+        (["zzz"], "error: there is no command `zzz`. Commands: run,"),
+    ],
+)
+def test_unknown_command_is_refused(words, said, capsys):
+    assert main(words) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_an_empty_word_is_no_path(capsys):
+    with pytest.raises(SystemExit):
+        main(["check", ""])
+    assert "argument RECIPE: it is empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_a_terminal_of_another_encoding_is_no_fault(encoding, tmp_path):
+    code = (
+        "import sys; from hpt_trl.cli import command, commands, process; "
+        "process.run_command = lambda words: print('\\u27e6\\xe9\\U0001f600'); command()"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, env=ENVIRONMENT | {"PYTHONIOENCODING": encoding}, cwd=ROOT
+    )
+    assert result.returncode == 0 and b"Traceback" not in result.stderr
+    assert result.stdout.decode(encoding) == "⟦é😀\n".encode(encoding, "backslashreplace").decode(encoding)
 
 
 def test_interrupt_is_one_line_and_exit_code_130(tmp_path):

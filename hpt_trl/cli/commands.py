@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpt_trl.chat import commands as chat
-from hpt_trl.cli.parser import JSON_COMMANDS, RECIPE_COMMANDS, build_parser
+from hpt_trl.cli.parser import JSON_COMMANDS, RECIPE_COMMANDS, build_parser, check_command
 from hpt_trl.data.pages import commands as pages
 from hpt_trl.errors import Collector, UserError
 from hpt_trl.hub import commands as hub
@@ -43,6 +43,8 @@ def _parsed(parser: argparse.ArgumentParser, words: list[str]) -> argparse.Names
     if words and words[0] in RECIPE_COMMANDS:
         # Before anything is parsed, since a complaint may quote the words, as the line of a launch does.
         words = take_token(words)
+    if words and not words[0].startswith("-"):
+        check_command(parser, words[0])
     if len(words) == 1 and words[0] in RECIPE_COMMANDS:
         # argparse would ask for the overrides as well.
         raise UserError(

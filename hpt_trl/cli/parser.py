@@ -4,10 +4,13 @@ import argparse
 
 from hpt_trl.chat import commands as chat
 from hpt_trl.data.pages import commands as pages
+from hpt_trl.errors import UserError
 from hpt_trl.help_text import HelpText, path_word
 from hpt_trl.hub import commands as hub
+from hpt_trl.recipes.bundled import bundled_recipes, recipe_name
 from hpt_trl.reports import commands as reports
 from hpt_trl.retrieval import commands as retrieval
+from hpt_trl.settings.values import did_you_mean
 from hpt_trl.version import __version__
 
 DESCRIPTION = """\
@@ -195,3 +198,21 @@ def build_parser() -> argparse.ArgumentParser:
     )
     completion.add_argument("shell", metavar="SHELL", choices=("bash", "zsh", "fish"), help="bash, zsh or fish")
     return parser
+
+
+def check_command(parser: argparse.ArgumentParser, word: str) -> None:
+    """Refuses a word that is no command.
+
+    Args:
+        parser: that of `build_parser`.
+
+    Raises:
+        UserError: the message gives the nearest command, or the one that runs a recipe.
+    """
+    (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    if word in commands.choices:
+        return
+    short = word[:200]
+    is_recipe = word.endswith((".yaml", ".yml")) or any(word == recipe_name(path) for path in bundled_recipes())
+    meant = f" Did you mean `hpt-trl run {short}`?" if is_recipe else did_you_mean(word, commands.choices)
+    raise UserError(f"there is no command `{short}`.{meant} Commands: {', '.join(commands.choices)}.")

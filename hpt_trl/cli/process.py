@@ -1,6 +1,7 @@
 """A command as a process: its exit code, mistakes in a line, interrupts, readers that are gone."""
 
 import atexit
+import io
 import os
 import select
 import signal
@@ -76,6 +77,9 @@ def command() -> NoReturn:
     Where what it prints has no reader any more, that is quiet and 141, as of a process that SIGPIPE ends.
     """
     collect_seldom()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # What its encoding lacks (LC_ALL=C, a terminal of another one) is written as stderr writes it.
+        sys.stdout.reconfigure(errors="backslashreplace")
     code = 1  # A traceback's.
 
     def leave() -> None:

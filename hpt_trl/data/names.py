@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hpt_trl.data.generated import NAMES, is_generated
-from hpt_trl.errors import UserError
+from hpt_trl.errors import Collector, UserError
 from hpt_trl.files import matching, parsed_json, path_fault
 
 # Endings of the files that rows are read from; those of text may be compressed.
@@ -91,16 +91,11 @@ def check_name(
             f"functions:<part>, a local file ({_ALLOWED}), several of them, a folder of files or one written by "
             "save_to_disk, or a Hub id."
         )
+    mistakes = Collector()
     for one in names:
-        if fault := path_fault(one):
-            raise UserError(f"dataset_name: {one[:200]} {fault}; name another.")
-        if len(names) > 1 and (is_generated(one) or not looks_local(one) or Path(one).expanduser().is_dir()):
-            raise UserError(
-                f"dataset_name: `{one}` is no file, and several names are those of files; other data is mixed in by "
-                "the key `datasets`."
-            )
-        if not is_generated(one) and looks_local(one):
-            _check_there(one)
+        with mistakes.noted():
+            _check_one(one, alone=len(names) == 1)
+    mistakes.settle()
     generated = is_generated(names[0])
     if streaming and (generated or is_saved(Path(names[0]).expanduser())):
         why = "is made in memory" if generated else "stays on the disk as it is, and is read from there"
@@ -113,6 +108,18 @@ def check_name(
             f"dataset_config: {config} names a part of a Hub dataset, and {shown_names(names)} is none; write "
             "`dataset_config: null`."
         )
+
+
+def _check_one(name: str, *, alone: bool) -> None:
+    if fault := path_fault(name):
+        raise UserError(f"dataset_name: {name[:200]} {fault}; name another.")
+    if not alone and (is_generated(name) or not looks_local(name) or Path(name).expanduser().is_dir()):
+        raise UserError(
+            f"dataset_name: `{name}` is no file, and several names are those of files; other data is mixed in by "
+            "the key `datasets`."
+        )
+    if not is_generated(name) and looks_local(name):
+        _check_there(name)
 
 
 def looks_local(name: str) -> bool:

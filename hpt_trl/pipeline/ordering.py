@@ -25,12 +25,14 @@ def in_order(stages: list[PlannedStage], others: Iterable[str], mistakes: Collec
     for stage, key, used in _uses(stages):
         with found.noted():
             _check_reference(stage, key, used, kinds)
-    if not found.errors:
+    placed = stages
+    # A stage that names itself is told of by its reference; references that lead nowhere are in no circle.
+    if not any(used == stage.name for stage, _, used in _uses(stages)):
         with found.noted():
-            return ordered(stages)
+            placed = ordered(stages)
     for error in found.errors:
         mistakes.note(error)
-    return stages
+    return placed if not found.errors else stages
 
 
 def _check_reference(stage: PlannedStage, key: str, used: str, kinds: dict[str, str]) -> None:

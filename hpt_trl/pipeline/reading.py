@@ -5,6 +5,7 @@ What only the stages' own configs know (their keys and values) is checked by `hp
 """
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,7 @@ def _settings(top: Sources, mistakes: Collector) -> dict[str, Any]:
             values.pop(key, None)
             # A misspelt one is told as such.
             if f"`{key}`" not in meant:
-                mistakes.note(top.error(key, f"a pipeline needs it: {PIPELINE_KEYS[key]}."))
+                mistakes.note(replace(top.place(key), note="").error(f"a pipeline needs it: {PIPELINE_KEYS[key]}."))
     if "output_dir" in values and (fault := folder_fault(Path(values["output_dir"]))):
         folder = values.pop("output_dir")
         mistakes.note(top.error("output_dir", f"{folder:.120} {fault}; name a folder that is new or empty."))

@@ -1,6 +1,6 @@
 """What the keys of a recipe ask of each other: which it has to name, and which do not go together."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hpt_trl.errors import Collector
@@ -36,7 +36,8 @@ def note_joint_mistakes(values: Values, declared: Declared, sources: Sources, mi
     taken = values.taken
     for key, advice in _required(values, declared).items():
         if not taken.get(key) and values.are_sound(key):
-            mistakes.note(sources.error(key, f"a recipe needs it; {advice}."))
+            # Not that its default holds.
+            mistakes.note(replace(sources.place(key), note="").error(f"a recipe needs it; {advice}."))
             values.faulty.add(key)
     if values.are_sound(*_QUANTIZATION, "use_peft"):
         with mistakes.noted():

@@ -12,10 +12,13 @@ from hpt_trl.data.arguments import DATA_RULES
 from hpt_trl.data.layout_names import layout_rule
 from hpt_trl.models.ranges import MODEL_RULES
 from hpt_trl.rewards.arguments import REWARD_RULES
-from hpt_trl.settings.ranges import Rule, above, at_least, count_or_share, share
+from hpt_trl.settings.ranges import Rule, above, at_least, count_or_share, one_of, share
 
 if TYPE_CHECKING:
     from hpt_trl.recipes.recipe import Stage
+
+# What `torch.utils.checkpoint.checkpoint` takes of a recipe, some of it by way of its keywords.
+_OF_CHECKPOINTING = ("use_reentrant", "preserve_rng_state", "determinism_check", "debug", "early_stop")
 
 COMMON_RULES = (
     at_least(
@@ -35,6 +38,12 @@ COMMON_RULES = (
     Rule(("max_steps",), "1 or more, or -1 to count by `num_train_epochs`", least=1, also=(-1,)),
     Rule(("seed", "data_seed"), "0 to 4294967295", least=0, below=2**32),
     count_or_share("logging_steps", "save_steps", "eval_steps"),
+    # The second is the first's name of old.
+    Rule(
+        ("activation_checkpointing_kwargs", "gradient_checkpointing_kwargs"),
+        f"a mapping with {', '.join(_OF_CHECKPOINTING)}",
+        fields=_OF_CHECKPOINTING,
+    ),
 )
 
 
@@ -46,10 +55,13 @@ def rules_for(stage: "Stage") -> dict[str, Rule]:
 
 def _library_rules() -> Iterator[Rule]:
     """What Transformers' own classes say of keys that it takes as texts and mappings."""
+    from accelerate.utils import DynamoBackend
     from transformers.debug_utils import DebugOption
     from transformers.trainer_pt_utils import AcceleratorConfig
 
     debug = tuple(option.value for option in DebugOption)
     yield Rule(("debug",), f"{', '.join(debug)}, or a list of them", names=debug, also=("", [], " ".join(debug)))
+    backends = sorted(backend.value.lower() for backend in DynamoBackend)
+    yield one_of("torch_compile_backend", *backends)
     fields = tuple(field.name for field in dataclasses.fields(AcceleratorConfig))
     yield Rule(("accelerator_config",), f"a mapping with {', '.join(fields)}, or a JSON file of them", fields=fields)

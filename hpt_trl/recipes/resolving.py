@@ -8,6 +8,8 @@ torch and TRL in `hpt_trl.recipes.early`, before they are imported.
 import os
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +82,7 @@ def resolve_recipe(sources: Sources, world_size: int | None = None, profile: Pro
         settle_vllm(values, known, stage.name, sources, planned)
     mistakes.settle()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _refused_leaves_nothing():
             # TRL's own default trips this deprecation of Transformers 5.
             warnings.filterwarnings("ignore", message="`gradient_checkpointing", category=FutureWarning)
             # `success_reward` is a key of the rewards and of HybridPostConfig: both get its value.
@@ -125,3 +127,15 @@ def resolve_recipe(sources: Sources, world_size: int | None = None, profile: Pro
         sources=sources,
         keys=known,
     )
+
+
+@contextmanager
+def _refused_leaves_nothing() -> Iterator[None]:
+    """Inside, a config that is refused does not stay DeepSpeed's in this process, as in a notebook that goes on."""
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    try:
+        yield
+    except Exception:
+        unset_hf_deepspeed_config()
+        raise

@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from hpt_trl.errors import Collector
 from hpt_trl.recipes.packages import installed
 from hpt_trl.settings.values import did_you_mean
 
@@ -18,6 +19,8 @@ OTHERS = (
     *("azure_ml", "clearml", "codecarbon", "comet_ml", "dagshub", "dvclive", "flyte", "kubeflow", "mlflow", "neptune"),
     "swanlab",
 )
+# Unknown names that a message tells of.
+_SHOWN = 5
 # Modes of wandb in which it asks no server.
 _LOCAL_MODES = ("offline", "dryrun", "disabled")
 _OFFLINE = "set WANDB_MODE=offline to log into the folder `wandb` and upload it later (`wandb sync`)"
@@ -40,10 +43,11 @@ def named_trackers(value: Any) -> list[str]:
     names = [value] if isinstance(value, str) else [] if value is None else value
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise NotATracker(f"not a name; {_allowed()}")
-    for name in names:
-        if name not in (*TRACKERS, *OTHERS, NONE, ALL):
-            meant = did_you_mean(name[:200], [*TRACKERS, *OTHERS, NONE, ALL])
-            raise NotATracker(f"there is no tracker `{name[:200]}`; {_allowed()}{meant}")
+    known = [*TRACKERS, *OTHERS, NONE, ALL]
+    if unknown := [name for name in dict.fromkeys(names) if name not in known][:_SHOWN]:
+        listed = ", ".join(f"`{name[:100]}`" for name in unknown)
+        meant = "".join(dict.fromkeys(did_you_mean(name, known) for name in unknown))
+        raise NotATracker(f"there is no tracker {listed}; {_allowed()}{meant}")
     if NONE in names and len(set(names)) > 1:
         raise NotATracker(
             f"`none` stands beside {', '.join(name for name in names if name != NONE)}; drop one of them."
@@ -120,9 +124,11 @@ def check_trackers(value: Any, sources: "Sources", *, stage: str, trains: bool, 
         raise sources.error(
             "report_to", f"{', '.join(others)}: the stage `{stage}` reports to wandb, trackio, tensorboard."
         )
+    mistakes = Collector()
     for name in names if packages else ():
         if name in TRACKERS and (package := missing_package(name)):
-            raise sources.error("report_to", f"{name}: {_not_installed(package)}")
+            mistakes.note(sources.error("report_to", f"{name}: {_not_installed(package)}"))
+    mistakes.settle()
     return names
 
 

@@ -10,8 +10,6 @@ from hpt_trl.settings.values import did_you_mean
 
 # Optimizers that are made for the layers of a model.
 _OF_LAYERS = ("galore", "apollo", "lomo", "adalomo")
-# What `torch.utils.checkpoint.checkpoint` takes of a recipe, some of it by way of its keywords.
-_OF_CHECKPOINTING = ("use_reentrant", "preserve_rng_state", "determinism_check", "debug", "early_stop")
 
 
 def try_settings(config: Any, profile: Profile, sources: Sources, mistakes: Collector) -> None:
@@ -75,15 +73,6 @@ def _check_optimizer(config: Any, sources: Sources) -> None:
 
 
 def _check_compiler(config: Any, sources: Sources) -> None:
-    from accelerate.utils import DynamoBackend
-
-    backends = sorted(backend.value.lower() for backend in DynamoBackend)
-    if config.torch_compile and config.torch_compile_backend not in (None, *backends):
-        given = config.torch_compile_backend
-        raise sources.error(
-            "torch_compile_backend",
-            f"{given} is not allowed; allowed: {', '.join(backends)}.{did_you_mean(given, backends)}",
-        )
     if config.torch_compile_mode:
         # Nothing else imports it, and it takes its time.
         from torch._inductor import list_mode_options
@@ -107,12 +96,6 @@ def _check_workers(config: Any, sources: Sources) -> None:
 def _check_memory(config: Any, sources: Sources) -> None:
     if getattr(config, "activation_offloading", False) and config.use_cpu:
         raise sources.error("activation_offloading", "true: on the CPU there is nowhere to move them; drop it.")
-    # The second is the first's name of old.
-    for key in ("activation_checkpointing_kwargs", "gradient_checkpointing_kwargs"):
-        unknown = [name for name in getattr(config, key) or {} if name not in _OF_CHECKPOINTING]
-        if unknown and sources.given(key):
-            near = did_you_mean(unknown[0], _OF_CHECKPOINTING)
-            raise sources.error(key, f"`{unknown[0]}` is not allowed; allowed: {', '.join(_OF_CHECKPOINTING)}.{near}")
 
 
 def _check_reference(config: Any, sources: Sources) -> None:

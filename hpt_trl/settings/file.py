@@ -16,8 +16,9 @@ import yaml
 
 from hpt_trl.errors import Collector, Place, UserError
 from hpt_trl.settings.imported import MODULE_FOLDERS
+from hpt_trl.settings.recipe_text import recipe_text
 from hpt_trl.settings.secrets import put_back
-from hpt_trl.settings.yaml_text import check_yaml
+from hpt_trl.settings.yaml_text import check_yaml, explained
 
 # Of YAML 1.1 alone, which would end a comment in the middle of what editors show as one line.
 _BREAK = re.compile("[\x85\u2028\u2029]")
@@ -49,7 +50,14 @@ for _tag, _pattern, _first in (
 
 def _construct_int(loader: RecipeLoader, node: yaml.ScalarNode) -> int:
     # SafeLoader would read 010 as eight.
-    return int(loader.construct_scalar(node))
+    text = loader.construct_scalar(node)
+    try:
+        return int(text)
+    except ValueError as error:
+        # Python reads no more than some thousand.
+        raise yaml.MarkedYAMLError(
+            problem=f"a number of {len(text):,} digits is none", problem_mark=node.start_mark
+        ) from error
 
 
 RecipeLoader.add_constructor("tag:yaml.org,2002:int", _construct_int)
@@ -207,10 +215,7 @@ def read_recipe_file(path: Path, mistakes: Collector | None = None) -> RecipeFil
         UserError: the file cannot be read, is not YAML, is empty, is not a mapping of names to values, or sets a key
             twice. The message names the file and, where there is one, the line.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{shown(path)}: the recipe cannot be read as text: {error}.") from error
+    text = recipe_text(path, shown(path))
     text = _COMMENT.sub(lambda comment: _BREAK.sub(" ", comment[0]), text)
     noted = Collector() if mistakes is None else mistakes
     try:
@@ -235,9 +240,9 @@ def read_recipe_file(path: Path, mistakes: Collector | None = None) -> RecipeFil
         put_back(path, found.values, found.texts)
         return found
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{shown(path)}{where}: this is not YAML: {error.problem}.") from error
+        line, said = explained(error)
+        where = "" if line is None else f", line {line}"
+        raise UserError(f"{shown(path)}{where}: this is not YAML: {said}.") from error
     except (yaml.YAMLError, ValueError) as error:
         if isinstance(error, UserError):
             raise

@@ -109,7 +109,8 @@ def imported(path: str, key: str) -> Any:
             f"{type(error).__name__}: {str(error)[:1000]}"
         ) from error
     if found is _NOTHING:
-        own = [one for one, value in vars(module).items() if inspect.isroutine(value) or inspect.isclass(value)]
+        public = {one: value for one, value in vars(module).items() if not one.startswith("_")}
+        own = [one for one, value in public.items() if inspect.isroutine(value) or inspect.isclass(value)]
         near = difflib.get_close_matches(name, own, n=1) or own[:5]
         raise UserError(
             f"{key}: `{path}`: {module_name} has no `{name}`" + (f"; it has {', '.join(near)}." if near else ".")

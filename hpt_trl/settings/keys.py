@@ -1,13 +1,12 @@
 """Which keys a recipe of a stage may hold, and what to say about a key that it may not."""
 
 import dataclasses
-import difflib
 import typing
 from dataclasses import dataclass
 from typing import Any
 
 from hpt_trl.settings.renamed import renamed, stands_for
-from hpt_trl.settings.values import members
+from hpt_trl.settings.values import members, nearest
 
 # Fields of `dict | str` whose text is the path of a file; everywhere else text must be a mapping.
 MAPPING_OR_PATH = ("deepspeed", "fsdp_config", "accelerator_config")
@@ -56,16 +55,13 @@ def unknown_key(name: str, known: dict[str, Key], value: Any = None) -> str:
     head, dot, tail = name.partition(".")
     if dot and head in known:
         return f"keys are flat; where `{head}` takes a mapping, write `{head}: {{{tail[:200]}: ...}}`."
-    near = _nearest(name, known)
-    if near:
+    if near := nearest(name, known):
         return f"there is no such key. Did you mean `{near}`?"
+    if isinstance(value, dict):
+        return "there is no such key. A recipe is flat: write the keys that stand inside of it at the start of a line."
     return "there is no such key, nor one of a similar name. Keys are the fields of the stage's config and ModelConfig."
 
 
 def meant_by(name: str, known: dict[str, Key]) -> str | None:
     """Returns the known key that an unknown one is meant for, by its new name or the nearest; None for none."""
-    return stands_for(name) or (None if renamed(name, None, known) else _nearest(name, known))
-
-
-def _nearest(name: str, known: dict[str, Key]) -> str | None:
-    return next(iter(difflib.get_close_matches(name[:200], known, n=1, cutoff=0.6)), None)
+    return stands_for(name) or (None if renamed(name, None, known) else nearest(name, known))

@@ -18,6 +18,10 @@ WORDS_FOR_TRUE = ("true", "yes", "on", "y", "t")
 WORDS_FOR_FALSE = ("false", "no", "off", "n", "f")
 
 
+# Letters of what is given that are compared: time grows with their square.
+_COMPARED = 200
+
+
 class NotAllowed(ValueError):
     """A value that a field does not take; the text says what it takes, `names` holds the texts it takes."""
 
@@ -26,10 +30,21 @@ class NotAllowed(ValueError):
         self.names = names
 
 
+def nearest(given: str, names: Iterable[str]) -> str | None:
+    """Returns the name nearest to what is given, whatever its case; None where none is near."""
+    folded = {_folded(name): name for name in names}
+    near = difflib.get_close_matches(_folded(given[:_COMPARED]), list(folded), n=1)
+    return folded[near[0]] if near else None
+
+
 def did_you_mean(given: str, names: Iterable[str]) -> str:
     """Returns " Did you mean `x`?" for the name nearest to what is given, or nothing where none is near."""
-    near = difflib.get_close_matches(given, list(names), n=1)
-    return f" Did you mean `{near[0]}`?" if near else ""
+    near = nearest(given, names)
+    return f" Did you mean `{near}`?" if near else ""
+
+
+def _folded(name: str) -> str:
+    return name.casefold().replace("-", "_")
 
 
 def members(hint: Any) -> tuple[Any, ...]:

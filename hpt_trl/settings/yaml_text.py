@@ -6,6 +6,18 @@ from yaml.reader import ReaderError
 # Far above what a recipe has: a pipeline's deepest value stands in five structures.
 DEEPEST = 50
 MOST_VALUES = 100_000
+# Of what PyYAML says: which of its words, and what to do about it.
+_ADVICE = (
+    ("'\\t' that cannot start", "indent with spaces"),
+    ("cannot start any token", "put the value into quotes"),
+    ("mapping values are not allowed", "put a value that holds `: ` into quotes, and begin each key as the others do"),
+    ("could not find expected ':'", "write `key: value`, with a space behind the colon"),
+    ("unexpected end of stream", "the quote that begins there is not closed"),
+    ("<stream end>", "the bracket that begins there is not closed"),
+    ("another document", "a recipe is one document; drop the line `---` and what follows"),
+)
+# Those that PyYAML meets behind the place where they began.
+_LATE = ("could not find expected ':'", "unexpected end of stream", "<stream end>")
 _PLAIN = (None, "!", "tag:yaml.org,2002:str")
 
 
@@ -54,6 +66,15 @@ def check_yaml(text: str) -> None:
         raise yaml.MarkedYAMLError(
             problem=f"the character {chr(error.character)!r} is none of a text", problem_mark=mark
         ) from error
+
+
+def explained(error: yaml.MarkedYAMLError) -> tuple[int | None, str]:
+    """Returns the line of what is wrong, counted from 1, None where it has none, and what is wrong with what to do."""
+    problem = str(error.problem)
+    late = error.context_mark if any(words in problem for words in _LATE) else None
+    mark = late or error.problem_mark or error.context_mark
+    advice = next((f"; {advice}" for words, advice in _ADVICE if words in problem), "")
+    return (None if mark is None else mark.line + 1), f"{problem.removeprefix('but ')}{advice}"
 
 
 def _fault(problem: str, event: yaml.Event) -> yaml.MarkedYAMLError:

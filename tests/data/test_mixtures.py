@@ -207,7 +207,7 @@ def test_a_recipe_with_a_mixture(files, tmp_path, tiny_model_path):
             "line 1, `datasets`: entry 1: path: there is no file nothing",
         ),
         ({"datasets": mixture, "dataset_name": "arithmetic"}, "`dataset_name` stands beside it"),
-        ({}, "`dataset_name` (not set, its default holds): a recipe needs it"),
+        ({}, "`dataset_name`: a recipe needs it"),
     ]:
         path.write_text(json.dumps({**recipe, **wrong, "max_steps": 1}))
         with pytest.raises(UserError) as caught:

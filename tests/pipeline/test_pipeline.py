@@ -87,6 +87,10 @@ BASE = "recipe: base.yaml"
             "line 4, `stages.a.model`: the stages use each other in a circle: a uses c uses b uses a",
         ),
         (
+            f"a: {{{BASE}, model: from:nope}}\nb: {{{BASE}, model: from:c}}\nc: {{{BASE}, model: from:b}}",
+            "line 4, `stages.a.model`: `from:nope` names no.*line 5, `stages.b.model`: .* in a circle: b uses c",
+        ),
+        (
             f"a: {{{BASE}}}\nb: {{{BASE}, stage: ppo, reward_model: from:a}}",
             "line 5, `stages.b.reward_model`: `a` is a `sft` stage.*no stage of that kind",
         ),

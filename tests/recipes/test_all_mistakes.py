@@ -44,6 +44,8 @@ PLANTED = {
     "load_in_4bit: true": "add `use_peft: true`",
     "debug: foo": "allowed: underflow_overflow, tpu_metrics_debug",
     "accelerator_config: {even_batch: true}": "Did you mean `even_batches`?",
+    "torch_compile_backend: inductr": "Did you mean `inductor`?",
+    "gradient_checkpointing_kwargs: {use_rentrant: false}": "Did you mean `use_reentrant`?",
     "deepspeed: nowhere.json": "there is no file nowhere.json",
     "load_best_model_at_end: true": "nothing is measured by which one is the best",
     "eval_num_generations: 4": "greedy completions of one prompt are all the same",
@@ -283,7 +285,7 @@ def test_one_mistake_of_a_stage_hides_no_other(tmp_path, capsys):
         (line, f"stages.{key}") for line, key in expected
     ], told
     assert [(int(line), key) for file, line, key in at if file.endswith("base.yaml")] == [(2, "bf16"), (4, "seed")]
-    assert "`output_dir` (not set" in told and "--sft.lora_r on the command line" in told
+    assert "`output_dir`: a pipeline needs it" in told and "--sft.lora_r on the command line" in told
     assert f"{len(expected) + 4} mistakes" in told, told
 
 

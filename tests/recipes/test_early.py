@@ -38,6 +38,17 @@ MISTAKES = {
     "output": (["--output_dir", str(ROOT / "docs")], "holds no run of hpt-trl"),
     "resuming": (["--resume_from_checkpoint", "nowhere"], "there is no folder nowhere"),
 }
+
+
+def test_each_of_several_files_is_told(tmp_path):
+    given = ["--dataset_name", "nope.jsonl", "arithmetic", "neither/*.csv", "--output_dir", str(tmp_path / "out")]
+    with pytest.raises(UserError) as told:
+        check_run("quickstart", given)
+    said = [error.said for error in told.value.every]
+    assert [any(part in text for text in said) for part in ("nope.jsonl", "`arithmetic` is no file", "matches neither")]
+    assert len(said) == 3
+
+
 VALUES = (None, True, 3, -1, 2.5, "", "x", "true", "3", "1e-3", "group", [1, "x"], {"a": 1}, float("nan"))
 
 

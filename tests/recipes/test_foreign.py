@@ -154,7 +154,23 @@ def test_what_is_translated_is_short_however_long_it_is():
         ("lora_rank", "sft", "`lora_r`"),
         ("kl_coef", "grpo", "`beta`"),
         ("epochs", "sft", "`num_train_epochs`"),
+        ("half_precision_backend", "sft", "it was removed; drop the line"),
+        ("split_batches", "sft", "`accelerator_config: {split_batches: ...}`"),
+        ("whiten_rewards", "ppo", "`scale_rewards`"),
+        ("stop_token", "ppo", "a completion ends with the end tokens"),
+        ("horizon", "ppo", "`kl_horizon`"),
+        ("max_train_samples", "sft", '`dataset_train_split: "train[:1000]"`'),
+        ("flash_attn", "sft", "`attn_implementation: flash_attention_2`"),
+        ("lora_target_linear", "sft", "`lora_target_modules: all-linear`"),
+        ("adapter_name_or_path", "dpo", "`model_name_or_path`"),
+        ("SEED", "sft", "Did you mean `seed`?"),
+        ("Learning-Rate", "sft", "Did you mean `learning_rate`?"),
     ],
 )
 def test_older_names_and_those_of_others(key, stage, said):
     assert said in unknown_key(key, declared_in_file(stage).keys, 0.5)
+
+
+def test_what_is_nested_is_told_to_be_flat():
+    said = unknown_key("actor_rollout_ref", declared_in_file("grpo").keys, {"actor": {"optim": {"lr": 1e-6}}})
+    assert said.startswith("there is no such key. A recipe is flat: write the keys that stand inside of it")

@@ -1,5 +1,6 @@
 """Recipes: what is read, what is derived, and that every mistake is refused with its place and what is allowed."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -252,11 +253,31 @@ def test_a_file_that_is_no_recipe(tmp_path, text, said):
     assert said in str(caught.value) and "recipe.yaml" in str(caught.value)
 
 
-def test_a_file_that_is_not_text(tmp_path):
-    path = tmp_path / "recipe.yaml"
-    path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match="cannot be read as text"):
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("stage: sft\n".encode("utf-16"), "recipe.yaml: the recipe is written in UTF-16; save it as UTF-8"),
+        ("stage: sft\n".encode("utf-32"), "the recipe is written in UTF-32"),
+        (
+            "stage: sft\nrun_name: \xe9t\xe9\n".encode("latin-1"),
+            "line 2: the recipe cannot be read as text: the byte 0xe9",
+        ),
+        (b'{"prompt": "x", "completion": "y"}\n' * 50_000, "a file of 1,750,000 bytes is no recipe"),
+    ],
+)
+def test_a_file_that_is_not_a_recipes_text(tmp_path, written, said):
+    path, started = tmp_path / "recipe.yaml", time.process_time()
+    path.write_bytes(written)
+    with pytest.raises(UserError) as caught:
         read_recipe_file(path)
+    assert said in str(caught.value) and time.process_time() - started < 1
+
+
+@pytest.mark.parametrize("ending", ["\r\n", "\r"])
+def test_lines_count_whatever_ends_them(tmp_path, ending):
+    path = tmp_path / "recipe.yaml"
+    path.write_bytes(f"\ufeffstage: sft{ending}seed: 1{ending}".encode())
+    assert read_recipe_file(path).lines == {"stage": 1, "seed": 2}
 
 
 def test_errors_of_a_recipe_name_the_place(read):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedModel
 from transformers.generation import configuration_utils
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 from hpt_trl.errors import UserError
 from hpt_trl.recipes.loading import LOADING
@@ -34,11 +35,9 @@ SETTINGS = [
     ({"optim_args": "foo"}, "optim_args", "allowed: name=value"),
     ({"optim_args": "a=1,b"}, "optim_args", "allowed: name=value"),
     ({"optim": "adamw_torch_xla"}, "optim", "torch_xla"),
-    ({"torch_compile": True, "torch_compile_backend": "inductr"}, "torch_compile_backend", "mean `inductor`?"),
     ({"torch_compile_mode": "max-autotun"}, "torch_compile_mode", "mean `max-autotune`?"),
     ({"dataloader_persistent_workers": True}, "dataloader_persistent_workers", "there are none to keep"),
     ({"activation_offloading": True}, "activation_offloading", "on the CPU"),
-    ({"gradient_checkpointing_kwargs": {"use_rentrant": False}}, "gradient_checkpointing_kwargs", "`use_reentrant`?"),
     ({"use_peft": True, "lora_task_type": "CAUSAL"}, "lora_task_type", "Did you mean `CAUSAL_LM`?"),
     ({"dataloader_num_workers": 100_000}, "dataloader_num_workers", "allowed: 0 to 1024"),
     ({"dataset_num_proc": 10**12}, "dataset_num_proc", "allowed: 1 to 1024"),
@@ -104,6 +103,13 @@ def test_settings_are_tried_before_anything_is_loaded(recipe, changes, key, said
     with pytest.raises(UserError) as caught:
         read_recipe(Path(recipe("sft", **changes)))
     assert f"`{key}`: " in str(caught.value) and said in str(caught.value)
+
+
+def test_a_refused_config_is_not_that_of_the_next_run(recipe):
+    with pytest.raises(UserError) as refused:
+        read_recipe(Path(recipe("sft", deepspeed={"zero_optimization": 3})))
+    # Its frames hold the config.
+    assert refused.value.__context__ is not None and not is_deepspeed_zero3_enabled()
 
 
 @pytest.mark.parametrize(("changes", "key", "said"), _LOADED, ids=str)

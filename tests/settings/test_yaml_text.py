@@ -24,6 +24,15 @@ FAULTY = [
     (LAUGHS, 6, "it holds more than 100,000 values"),
     (LAUGHS.replace("[", "[{<<: ").replace(",", "}, {<<: ").replace("]", "}]"), 5, "more than 100,000 values"),
     ('stage: sft\nrun_name: "a\\ud800"\n', 2, "a value holds half a character"),
+    ("stage: sft\nseed = 5\n", 2, "could not find expected ':'; write `key: value`, with a space behind the colon"),
+    ("stage: sft\nseed:5\nrun_name: x\n", 2, "with a space behind the colon"),
+    ("stage: sft\nrun_name: 'a\nseed: 5\n", 2, "the quote that begins there is not closed"),
+    ("stage: sft\nreward_funcs: [a\n", 2, "the bracket that begins there is not closed"),
+    ("stage: sft\n\tseed: 5\n", 2, "indent with spaces"),
+    ("stage: sft\nrun_name: @x\n", 2, "put the value into quotes"),
+    ("stage: sft\nrun_name: a: b\n", 2, "put a value that holds `: ` into quotes"),
+    ("stage: sft\n---\nstage: dpo\n", 2, "found another document; a recipe is one document"),
+    ("stage: sft\nseed: " + "9" * 5000 + "\n", 2, "a number of 5,000 digits is none"),
     ("stage: sft\nseed: *missing\n", 2, "found undefined alias"),
     *(
         (f"stage: sft\nseed: {tagged}\n", 2, "a value has the type ")

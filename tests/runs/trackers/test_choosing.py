@@ -32,6 +32,10 @@ def test_names(value, names):
     ("value", "said"),
     [
         ("wanbd", "there is no tracker `wanbd`; allowed: wandb, .* Did you mean `wandb`"),
+        (
+            ["wanbd", "tensorbord"],
+            "no tracker `wanbd`, `tensorbord`; .* Did you mean `wandb`. Did you mean `tensorboard`",
+        ),
         ("", "there is no tracker ``"),
         ("true", "there is no tracker `true`"),
         (["wandb", "none"], "`none` stands beside wandb"),
