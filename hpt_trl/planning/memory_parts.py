@@ -47,8 +47,8 @@ HEAD_TILE = (4096, 32768)
 # copies of the tile beside it: scaled logits, their distance from the largest, its exponential, a mask; going back also
 # the gradient and its summands (`_forward_tile` and `_backward_tile` of `trl.kernels.chunked_logprob`).
 TORCH_HEAD_FORWARD, TORCH_HEAD_BACKWARD = 3 * 4 + 1, 7 * 4 + 1
-# Where all logits are needed (label smoothing), what exists of each in float32 at once.
-ALL_LOGITS = 4
+# Where all logits are needed (label smoothing): float32 values that exist of each at once, and those that stay.
+ALL_LOGITS, KEPT_LOGITS = 4, 2
 # Logits that exist at a time where several heads' losses are formed with their gradient (`methods/mtp/head.py`).
 HEADS_TILE, HEADS_TILE_ON_CPU = 2**27, 2**23
 
@@ -162,9 +162,9 @@ def head_of(text_config: "PretrainedConfig", sizes: Sizes, batch: Batch, *, trai
     states = scored * hidden * (sizes.activation_bytes + 4)
     forward = _tile(text_config, sizes, scored, TORCH_HEAD_FORWARD)
     if sizes.head_logits:
-        # The softmax stays while TRL's fused head measures once more; or it and the gradients on the way to the logits.
+        # On the way to the loss; or TRL's fused head, which measures once more beside what the backward pass needs.
         logits = tokens * vocabulary * 4
-        return states + max(logits + forward, ALL_LOGITS * logits + gradient), gradient
+        return states + max(KEPT_LOGITS * logits + forward, ALL_LOGITS * logits + gradient), gradient
     back = _tile(text_config, sizes, scored * sizes.trained_positions, TORCH_HEAD_BACKWARD) + gradient
     return states + max(forward, back), gradient
 

@@ -9,6 +9,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, DynamicCache, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen3Config
+from transformers.trainer_pt_utils import LabelSmoother
 from trl import ModelConfig
 
 from benchmarks import cluster
@@ -25,7 +26,7 @@ from hpt_trl.planning.memory import (
     UPDATES,
     estimate,
 )
-from hpt_trl.planning.memory_parts import ZERO_BUCKET
+from hpt_trl.planning.memory_parts import KEPT_LOGITS, ZERO_BUCKET
 from hpt_trl.planning.memory_settings import sharding_of
 from hpt_trl.planning.memory_sizes import Batch, Evaluated, Sizes
 from hpt_trl.recipes.bundled import find_recipe
@@ -234,6 +235,20 @@ def test_modules_beside_an_adapter_are_trained_in_the_type_of_the_base():
     assert parts.head - alone.head == 4 * matrix
     held = parts.weights + parts.optimizer + parts.gradients - alone.weights - alone.optimizer - alone.gradients
     assert parts.phases[ENDS_BACKWARD] - alone.phases[ENDS_BACKWARD] == held + 2 * matrix
+
+
+def test_label_smoothing_keeps_its_logits_twice_while_the_fused_head_measures():
+    logits, kept = torch.randn(4, 65, 512, requires_grad=True), {}
+    hooks = torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: kept.setdefault(tensor.untyped_storage().data_ptr(), tensor), lambda tensor: tensor
+    )
+    with hooks:
+        LabelSmoother(0.1)({"logits": logits}, torch.zeros(4, 65, dtype=torch.long), shift_labels=True)
+    whole = [tensor for tensor in kept.values() if tensor.untyped_storage().nbytes() >= 4 * 64 * 512 * 4]
+    assert len(whole) == KEPT_LOGITS
+    # 1,024 positions of 512 logits: on a CPU 17 bytes of each in the fused head.
+    smoothed = estimate(tiny(), sizes(head_logits=True, triton=False)).head
+    assert smoothed == 1024 * 128 * 8 + 1024 * 512 * (KEPT_LOGITS * 4 + 17)
 
 
 def test_an_unfused_optimizer_forms_a_value_of_every_parameter():
