@@ -55,7 +55,22 @@ def refuse_torn_weights(folder: str | Path) -> None:
 
 
 def refuse_damaged_model(folder: str | Path) -> None:
-    """Reads a local model's files and refuses it where they are not what was written.
+    """Reads a local model's files and refuses it where they are not what was written, or an adapter's base is another.
+
+    Args:
+        folder: Of a model, an adapter or a value model; a Hub id passes unseen.
+
+    Raises:
+        UserError: as `refuse_damaged_files` does; or an adapter lies over other weights than those that it was trained
+            over.
+    """
+    refuse_damaged_files(folder)
+    if _reads(Path(folder)):
+        _refuse_other_base(Path(folder))
+
+
+def refuse_damaged_files(folder: str | Path) -> None:
+    """Reads a local model's own files and refuses it where they are not what was written.
 
     Settings and texts may be changed by hand, which is told; weights may not. A folder is read once as long as it stays
     as it is, and by the first process of a machine alone.
@@ -64,21 +79,21 @@ def refuse_damaged_model(folder: str | Path) -> None:
         folder: Of a model, an adapter or a value model; a Hub id passes unseen.
 
     Raises:
-        UserError: the first file that is missing, cut or changed; or an adapter lies over other weights than those that
-            it was trained over.
+        UserError: the first file that is missing, cut or changed.
     """
     place = Path(folder)
     if not place.is_dir():
         return
-    reads = has_digests(place) and os.environ.get("LOCAL_RANK", "0") == "0"
     damage = shown_damage(place)
-    if damage is None and reads:
+    if damage is None and _reads(place):
         damage = _read(place, _state(place))
     if damage is not None:
         raise UserError(f"{damage}. {AGAIN}")
     refuse_torn_weights(place)
-    if reads:
-        _refuse_other_base(place)
+
+
+def _reads(folder: Path) -> bool:
+    return has_digests(folder) and os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def _refuse_other_base(adapter: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from hpt_trl.errors import UserError
 from hpt_trl.files import valid_json, write_atomically
-from hpt_trl.models.whole_files import refuse_damaged_model
+from hpt_trl.models.whole_files import refuse_damaged_files
 from hpt_trl.pipeline.fingerprint import changes, contents_of, fingerprint
 from hpt_trl.pipeline.plan import Plan, PlannedStage
 from hpt_trl.run_files import PIPELINE_FILE, RECIPE_FILE, RESULTS_FILE
@@ -193,9 +193,12 @@ def is_whole(stage: PlannedStage, folder: Path) -> bool:
 
 
 def damage(folder: Path) -> str | None:
-    """What is wrong with the files of a stage's model, whose contents are read; None where nothing is."""
+    """What is wrong with a stage's own files, whose contents are read; None where nothing is.
+
+    The base of an adapter is another stage's, which is looked at by itself.
+    """
     try:
-        refuse_damaged_model(folder)
+        refuse_damaged_files(folder)
     except UserError as error:
         return str(error)
     return None
