@@ -115,6 +115,20 @@ def test_unknown_command_is_refused(words, said, capsys):
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("redirected", "code", "said"),
+    [
+        (">/dev/full", 2, "error: what the command prints cannot be written: No space left on device.\n"),
+        (">&-", 0, ""),
+        (">&- 2>&- <&-", 0, ""),
+    ],
+)
+def test_where_nothing_can_be_printed_there_is_no_traceback(redirected, code, said):
+    command = f"{sys.executable} -m hpt_trl list {redirected}"
+    result = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, cwd=ROOT)
+    assert (result.returncode, result.stderr) == (code, said)
+
+
 def test_an_empty_word_is_no_path(capsys):
     with pytest.raises(SystemExit):
         main(["check", ""])

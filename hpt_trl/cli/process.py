@@ -77,6 +77,7 @@ def command() -> NoReturn:
     Where what it prints has no reader any more, that is quiet and 141, as of a process that SIGPIPE ends.
     """
     collect_seldom()
+    _open_what_is_closed()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # What its encoding lacks (LC_ALL=C, a terminal of another one) is written as stderr writes it.
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -108,10 +109,38 @@ def command() -> NoReturn:
     except BrokenPipeError:
         if not _is_unread(sys.stdout.fileno()):
             raise
-        # Python would tell of what is left when it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         code = 128 + signal.SIGPIPE
+    except OSError:
+        if (fault := _output_fault()) is None:
+            raise
+        _drop_output()
+        print(f"error: what the command prints cannot be written: {fault}.", file=sys.stderr, flush=True)
+        code = 2
     sys.exit(code)
+
+
+def _open_what_is_closed() -> None:
+    """Opens those of the three standard files that are closed (`>&-`): else files of ours would get their numbers."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            os.dup2(os.open(os.devnull, os.O_RDWR), number)
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", encoding="utf-8", closefd=False))
+
+
+def _output_fault() -> str | None:
+    """Why what is printed cannot be written, as on a full disk; None where it can."""
+    try:
+        # What failed before may be dropped already.
+        print(flush=True)
+    except OSError as error:
+        return error.strerror
+    return None
+
+
+def _drop_output() -> None:
+    # Python would tell of what is left when it ends.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _is_unread(file: int) -> bool:
