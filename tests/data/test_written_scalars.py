@@ -1,22 +1,26 @@
 """Numbers and truth values of a file that holds texts alone."""
 
-import pytest
-
 from hpt_trl.data.loading import load_splits
 from hpt_trl.methods.ref_tuning.config import RefTuningArguments
 from tests.helpers.datasets import load, refused
 
 
-@pytest.mark.parametrize(("texts", "values"), [(["0.5", "2"], [0.5, 2.0]), (["1", ""], [1, None])])
-def test_margins_of_a_table_are_numbers(tmp_path, texts, values):
-    path = tmp_path / "pairs.csv"
-    path.write_text("prompt,chosen,rejected,far,answer\n" + "".join(f"p,b{t},c,{t},007\n" for t in texts))
-    keys = {"layout": "comparisons", "column_mapping": {"margin": "far"}}
-    if None in values:
-        assert "line 3: `margin` is None" in refused(path, **keys)
-        return
-    train = load(path, **keys).train
-    assert train["margin"][:] == values and train["answer"][:] == ["007", "007"]
+MARGINS = {"layout": "comparisons", "column_mapping": {"margin": "far"}}
+
+
+def _pairs(folder, *margins):
+    path = folder / "pairs.csv"
+    path.write_text("prompt,chosen,rejected,far,answer\n" + "".join(f"p,b{one},c,{one},007\n" for one in margins))
+    return path
+
+
+def test_margins_of_a_table_are_numbers(tmp_path):
+    train = load(_pairs(tmp_path, "0.5", "2"), **MARGINS).train
+    assert train["margin"][:] == [0.5, 2.0] and train["answer"][:] == ["007", "007"]
+
+
+def test_an_empty_margin_is_named_by_its_own_column(tmp_path):
+    assert "line 3: `far` is None" in refused(_pairs(tmp_path, "1", ""), **MARGINS)
 
 
 def test_what_is_no_number_is_named_by_its_line(tmp_path):
