@@ -4,7 +4,6 @@ from hpt_trl.data.loading import load_splits
 from hpt_trl.methods.ref_tuning.config import RefTuningArguments
 from tests.helpers.datasets import load, refused
 
-
 MARGINS = {"layout": "comparisons", "column_mapping": {"margin": "far"}}
 
 
