@@ -340,7 +340,7 @@ def test_tools_that_are_no_json_are_refused(recipe, rows, capsys):
     data = [row | {"tools": "get_weather"} for row in demonstrations("5")]
     path = recipe("sft", dataset_name=rows(data), test_split_size=None)
     assert main(["check", path]) == 2
-    assert "`tools` is 'get_weather', no JSON" in capsys.readouterr().err
+    assert "`tools` is 'get_weather'; write a list of schemas" in capsys.readouterr().err
     rows([row | {"tools": ""} for row in data])
     assert main(["check", path]) == 0
 

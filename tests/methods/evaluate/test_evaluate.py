@@ -121,6 +121,7 @@ def test_majorities_read_answers(evaluation, tmp_path, tiny_model_path):
     for line, text in zip(drawn, [text for row in answers for text in row], strict=True):
         text = text.format(line["index"] + 1, line["index"] + 1)
         line |= {"completion": text, "ids": [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]}
+        del line["digest"]  # Of what was drawn.
     file.write_text("".join(json.dumps(line) + "\n" for line in drawn))
     run("eval", evaluation(**keys))
     measured = results(tmp_path / "evaluate")["measures"]
