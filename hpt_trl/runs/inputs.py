@@ -123,12 +123,6 @@ def refuse_inputs_inside(values: Mapping[str, Any], error: Callable[[str, str], 
     for key, item, path in _named(values):
         # Files of a mixture go by the key of a single data set.
         key = key if key in values or "datasets" not in values else "datasets"
-        if any(place.resolve().is_relative_to(folder) for place in _places(key, path, folder)):
-            raise error(
-                key,
-                f"{item} lies in the `output_dir` of this run, {values['output_dir']}, where files are replaced "
-                "and removed. Name another `output_dir`.",
-            )
         rows = key in ("dataset_name", "datasets") and path.is_dir() and not is_saved(path)
         if rows and folder.is_relative_to(path.resolve()):
             raise error(
@@ -136,14 +130,28 @@ def refuse_inputs_inside(values: Mapping[str, Any], error: Callable[[str, str], 
                 f"all files in {item} are read as rows, and the `output_dir` of this run, {values['output_dir']}, lies "
                 "there. Name another `output_dir`.",
             )
+        if any(_lies_in(place, folder) for place in _places(key, path, folder)):
+            raise error(
+                key,
+                f"{item} lies in the `output_dir` of this run, {values['output_dir']}, where files are replaced "
+                "and removed. Name another `output_dir`.",
+            )
 
 
 def _places(key: str, path: Path, own: Path) -> Iterator[Path]:
     """A path, and what lies in it by a link; of what is read of a model the folder itself."""
     yield path
-    if path.is_dir():
-        entries = path.iterdir() if key.endswith("_path") else path.rglob("*")
-        yield from (entry for entry in entries if entry.is_symlink() and not entry.parent.resolve().is_relative_to(own))
+    # What other keys name is no folder that is read.
+    if path.is_dir() and (key.endswith("_path") or key in (*_PATHS, "datasets")):
+        entries = path.glob("*") if key.endswith("_path") else path.rglob("*")
+        yield from (entry for entry in entries if entry.is_symlink() and not _lies_in(entry.parent, own))
+
+
+def _lies_in(path: Path, folder: Path) -> bool:
+    """Whether a path is at or below a folder; not where nobody may look."""
+    with suppress(OSError, RuntimeError):
+        return path.resolve().is_relative_to(folder)
+    return False
 
 
 def _named(values: Mapping[str, Any]) -> Iterator[tuple[str, str, Path]]:
