@@ -7,7 +7,7 @@ import re
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -81,6 +81,21 @@ def bounded(kind: str, content: bytes = b"", ending: str = "") -> Iterator[None]
             del os.environ[name]
         os.environ.update(environment)
         drawn[kind] += 1
+
+
+def told_by(kind: str, content: bytes, check: Callable[[], object]) -> list[str]:
+    """The mistakes that a check of a YAML file tells, each bounded; empty where it tells none.
+
+    Args:
+        kind, content: see `bounded`.
+    """
+    try:
+        with bounded(kind, content, ".yaml"):
+            check()
+    except UserError as error:
+        assert is_short(error), str(error)[:2000]
+        return [str(one) for one in error.every]
+    return []
 
 
 def _keep(kind: str, content: bytes, ending: str) -> None:

@@ -1,6 +1,5 @@
 """Pipelines: whatever stands in them, one answer, soon, which names every stage's line that was planted wrong."""
 
-import os
 import re
 from pathlib import Path
 
@@ -9,37 +8,24 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpt_trl.errors import UserError
 from hpt_trl.pipeline.checks import check_early, read_whole
 from hpt_trl.pipeline.record import plan_steps, read_record
-from tests.fuzz.bounds import CORPUS, bounded, examples, is_short
-from tests.fuzz.recipe_strategies import BESIDE, PIPELINES, changed_recipes, pipelines
+from tests.fuzz.bounds import CORPUS, examples, told_by
+from tests.fuzz.recipe_strategies import PIPELINES, changed_recipes, pipelines
 
 PIPELINE = Path("pipeline.yaml")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def folder(tmp_path_factory):
-    """Where the pipelines lie and are checked."""
-    before, place = Path.cwd(), tmp_path_factory.mktemp("pipelines")
-    os.chdir(place)
-    for name, text in BESIDE.items():
-        Path(name).write_text(text)
-    yield place
-    os.chdir(before)
+pytestmark = pytest.mark.usefixtures("files_beside")
 
 
 def told(content: bytes) -> list[str]:
-    """What is said of a pipeline before torch is imported; empty where nothing is."""
+    """What is said of a pipeline before torch is imported."""
     PIPELINE.write_bytes(content)
-    try:
-        with bounded("pipelines", content, ".yaml"):
-            plan = read_whole(PIPELINE, [])
-            check_early(plan, plan_steps(plan, read_record(plan.output_dir)))
-    except UserError as error:
-        assert is_short(error), str(error)[:2000]
-        return [str(one) for one in error.every]
-    return []
+    return told_by("pipelines", content, _check)
+
+
+def _check() -> None:
+    plan = read_whole(PIPELINE, [])
+    check_early(plan, plan_steps(plan, read_record(plan.output_dir)))
 
 
 @pytest.mark.parametrize("path", sorted((CORPUS / "pipelines").iterdir()), ids=lambda path: path.name)

@@ -1,6 +1,6 @@
 """Recipes: whatever stands in them, one answer, soon, which names every line that was planted wrong."""
 
-import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +9,13 @@ import yaml
 from accelerate.state import AcceleratorState
 from hypothesis import given
 
-from hpt_trl.errors import UserError
 from hpt_trl.recipes.resolving import read_recipe
 from hpt_trl.recipes.stages import STAGE_MODULES, load_stage
 from hpt_trl.recipes.values import checked_values
 from hpt_trl.runs.early import check_run
 from hpt_trl.settings.file import Sources, read_recipe_file
-from tests.fuzz.bounds import CORPUS, bounded, examples, is_short
+from tests.fuzz.bounds import CORPUS, examples, told_by
 from tests.fuzz.recipe_strategies import (
-    BESIDE,
     RAW,
     RECIPES,
     changed_recipes,
@@ -27,45 +25,28 @@ from tests.fuzz.recipe_strategies import (
 )
 
 RECIPE = Path("recipe.yaml")
+pytestmark = pytest.mark.usefixtures("files_beside")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def folder(tmp_path_factory):
-    """Where the recipes lie and are checked."""
-    before, place = Path.cwd(), tmp_path_factory.mktemp("fuzz")
-    os.chdir(place)
-    for name, text in BESIDE.items():
-        Path(name).write_text(text)
-    # Their imports are no example's time.
+def imported():
+    """The stages' imports are no example's time."""
     for stage in STAGE_MODULES:
         load_stage(stage)
-    yield place
-    os.chdir(before)
 
 
 def told(content: bytes) -> list[str]:
-    """What is said of a recipe; empty where nothing is."""
+    """What is said of a recipe."""
     RECIPE.write_bytes(content)
-    try:
-        with bounded("recipes", content, ".yaml"):
-            check_run("recipe.yaml", [])
-    except UserError as error:
-        assert is_short(error), str(error)[:2000]
-        return [str(one) for one in error.every]
-    return []
+    return told_by("recipes", content, lambda: check_run("recipe.yaml", []))
 
 
-def told_late(content: bytes, read: Any) -> list[str]:
+def told_late(content: bytes, read: Callable[[], object]) -> list[str]:
     """What is said of the recipe that lies there once torch is imported, by what a run reads it with."""
     try:
-        with bounded("recipes late", content, ".yaml"):
-            read()
-    except UserError as error:
-        assert is_short(error), str(error)[:2000]
-        return [str(one) for one in error.every]
+        return told_by("recipes late", content, read)
     finally:
         AcceleratorState._reset_state(reset_partial_state=True)
-    return []
 
 
 def written(values: dict[str, Any]) -> bytes:
