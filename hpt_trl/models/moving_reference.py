@@ -41,8 +41,9 @@ class KeepsReference(_Base):
         if self.args.sync_ref_model and self.args.should_save:
             save_model(self.accelerator.unwrap_model(self.ref_model), str(Path(output_dir) / REFERENCE_FILE))
 
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        super()._load_rng_state(checkpoint)
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        # Not with the random states: the base leaves them where no step is left, and the run's end measures as well.
+        super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None or not self.args.sync_ref_model:
             return
         file = Path(checkpoint) / REFERENCE_FILE

@@ -4,7 +4,7 @@ Each mend wraps one method of the base and can be dropped when upstream is fixed
 
     _get_train_sampler             a resumed run draws the permutation of its own epoch, not the first one's
     _save_rng_state                a checkpoint between two generations keeps the rollouts that are still to be trained
-    _load_rng_state                ... and a resumed run goes on with them; a moving reference is kept alike
+    _load_rng_state                ... and a resumed run goes on with them
     __init__                       a reward model given by name is asked about texts as it was trained on, and no two
                                    rewards share a name; the reference is the model that was passed, and not one read
                                    from its folder; a model without a weight to train and a biased correction for vLLM

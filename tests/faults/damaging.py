@@ -2,7 +2,7 @@
 
 import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,34 +69,40 @@ def damage(path: Path, way: str, draw: random.Random, other: Path | None = None)
     path.unlink()
     if way == NAN:
         path.write_bytes(before)
-        _put_nan(path)
-        return True
+        return _put_nan(path)
     if way != "delete":
         path.write_bytes(bytes(data))
     return way == "delete" or bytes(data) != before
 
 
-def _put_nan(path: Path) -> None:
+def _put_nan(path: Path) -> bool:
+    """Writes the file anew with NaN for one of its numbers; returns whether it has one."""
     if path.suffix == ".safetensors":
         tensors = load_file(path)
-        _first_float(tensors).view(-1)[0] = torch.nan
+        found = _sets_nan(tensors)
         save_file(tensors, path, metadata={"format": "pt"})
-        return
+        return found
     with safe_globals():
         value = torch.load(path, weights_only=True)
-    _first_float(value).view(-1)[0] = torch.nan
+    found = _sets_nan(value)
     torch.save(value, path)
+    return found
 
 
-def _first_float(value: Any) -> torch.Tensor:
-    return next(tensor for tensor in _tensors(value) if tensor.is_floating_point() and tensor.numel() > 1)
-
-
-def _tensors(value: Any) -> Iterator[torch.Tensor]:
+def _sets_nan(value: Any) -> bool:
+    """Puts NaN for the first number of a tensor, or for the first float that a list or mapping holds."""
     if isinstance(value, torch.Tensor):
-        yield value
-    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ():
-        yield from _tensors(inner)
+        if found := value.is_floating_point() and value.numel() > 1:
+            value.view(-1)[0] = torch.nan
+        return found
+    places = range(len(value)) if isinstance(value, list) else list(value) if isinstance(value, dict) else ()
+    for place in places:
+        if isinstance(value[place], float):
+            value[place] = float("nan")
+            return True
+        if _sets_nan(value[place]):
+            return True
+    return isinstance(value, tuple) and any(_sets_nan(inner) for inner in value)
 
 
 def ways_for(file: str, *, has_other: bool) -> list[str]:

@@ -365,8 +365,8 @@ class PPOTrainer(RolloutTrainer):
         if self.args.should_save:
             (Path(output_dir) / _CONTROLLER_FILE).write_text(json.dumps({"kl_coef": self._kl_controller.coefficient}))
 
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        super()._load_rng_state(checkpoint)
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None and (file := Path(checkpoint) / _CONTROLLER_FILE).is_file():
             self._kl_controller.coefficient = json.loads(file.read_text())["kl_coef"]
 
