@@ -255,17 +255,21 @@ def _influences(rows: list[RowMeasures]) -> dict[str, list[float]]:
 def measure_held_out(trainer: Trainer) -> dict[str, float]:
     """What the trainer's own evaluation finds on its held-out rows: the loss, and what TRL measures beside it.
 
-    The random state of the training stays as it is. All processes must call it together.
+    The random state of the training stays as it is, and what a step of it has still to do: to log and to evaluate.
+    All processes must call it together.
 
     Returns:
         Metric -> value, without the prefix `eval_` and without times and counters.
     """
     left_out = ("runtime", "_per_second", "num_tokens", "model_preparation_time")
     model: Any = trainer.model
-    was_training = model.training
+    was_training, control = model.training, trainer.control
+    to_do = control.should_log, control.should_evaluate
     with kept_random_state(trainer.accelerator.device):
         metrics = trainer.evaluate()
     model.train(was_training)
+    # An evaluation and its log settle these as if they were the step's own.
+    control.should_log, control.should_evaluate = to_do
     return {
         key.removeprefix("eval_"): value
         for key, value in metrics.items()

@@ -45,6 +45,9 @@ class Evaluations:
             # The model is the checkpoint's by now; what it could do before any training was found by the first run.
             stored: Any = [None, None]
             if self.trainer.is_world_process_zero():
+                if (kept := Path(self.prepared.checkpoint) / BEFORE_FILE).is_file():
+                    # Not what lies in the folder, of which no digest tells whether it is as it was written.
+                    write_atomically(path, kept.read_text(encoding="utf-8"))
                 stored = list(_stored_before(path.parent))
             self.before, self.rows = broadcast_object_list(stored)
             return
@@ -131,7 +134,7 @@ class Evaluations:
 def _stored_before(folder: Path) -> tuple[dict[str, Any] | None, list[RowMeasures] | None]:
     """The evaluation before training that the resumed run left, and what it had measured of each row.
 
-    It lies beside the checkpoints, or without the rows in the results. It cannot be measured again.
+    It lies in the output folder, or without the rows in the results. It cannot be measured again.
     """
     try:
         if (before := read_object(folder / BEFORE_FILE, "an evaluation", "", or_null=True)) is not None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +46,12 @@ def differing(found: dict[str, str], expected: dict[str, str]) -> list[str]:
 
 
 def _said(path: Path, folder: Path) -> Any:
-    if path.suffix == ".json":
-        return _timeless(json.loads(path.read_text()), str(folder.parent))
-    if path.suffix == ".jsonl":
-        return [_timeless(json.loads(line), str(folder.parent)) for line in path.read_text().splitlines()]
+    # What is no JSON was damaged, and stayed so.
+    with suppress(ValueError):
+        if path.suffix == ".json":
+            return _timeless(json.loads(path.read_text()), str(folder.parent))
+        if path.suffix == ".jsonl":
+            return [_timeless(json.loads(line), str(folder.parent)) for line in path.read_text().splitlines()]
     if path.suffix not in (".pt", ".pth"):
         return path.read_bytes()
     if any(part.startswith("global_step") for part in path.parts):

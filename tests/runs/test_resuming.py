@@ -201,11 +201,18 @@ def test_rows_that_have_changed_are_refused(recipe, tmp_path):
 
 def test_records_that_are_torn_stop_nothing(stopped, capsys):
     path, folder, straight = stopped
-    (folder / "before.json").write_text('{"held_out": {"lo')
-    (folder / "recipe.yaml").write_text("")
-    assert main(["run", path, *AGAIN]) == 0
-    assert "What was measured before the training is lost" in capsys.readouterr().out
-    assert weights(folder) == straight and results(folder)["before"] is None
+    before = (folder / "before.json").read_text()
+    assert json.loads(before)["held_out"]["loss"] > 0
+    # The checkpoints have it, too.
+    for torn in ('{"held_out": {"lo', before.replace("5", "6"), None):
+        (folder / "before.json").unlink()
+        if torn is not None:
+            (folder / "before.json").write_text(torn)
+        (folder / "recipe.yaml").write_text("")
+        assert main(["run", path, *AGAIN]) == 0
+        assert weights(folder) == straight and (folder / "before.json").read_text() == before
+        assert results(folder)["before"]["held_out"] == json.loads(before)["held_out"]
+        (folder / "results.json").unlink()
     (folder / "recipe.yaml").write_text("")
     assert main(["run", path]) == 2
     assert main(["run", path, "--overwrite", "true"]) == 0
@@ -214,13 +221,15 @@ def test_records_that_are_torn_stop_nothing(stopped, capsys):
 def test_a_checkpoint_of_a_former_version_goes_on_and_is_told(stopped, capsys):
     path, folder, straight = stopped
     for step in (2, 4, 6):
-        for name in ("run.json", "digests.json"):
+        for name in ("run.json", "digests.json", "before.json"):
             (folder / f"checkpoint-{step}" / name).unlink()
+    (folder / "before.json").write_text('{"held_out": {"lo')
     (folder / "checkpoint-6" / "trainer_state.json").write_text('{"epoch": 0.5, "glo')
     runner.run(path, AGAIN)
     said = capsys.readouterr().out
     assert "checkpoint-6/trainer_state.json is torn: set aside" in said
     assert "checkpoint-4 has no digests (a former version's)" in said
+    assert "What was measured before the training is lost" in said and results(folder)["before"] is None
     assert weights(folder) == straight
     (folder / "results.json").unlink()
     shutil.rmtree(folder / "checkpoint-6")

@@ -54,7 +54,7 @@ class KeptModels(TrainerCallback):
         if name is None:
             return
         self._save(name)
-        if self.trainer.eval_dataset is not None:
+        if self.trainer.eval_dataset is not None and not control.should_evaluate:
             # Leaves the random state as it is: a run with checkpoints comes to the weights of one without.
             measure_held_out(self.trainer)
 

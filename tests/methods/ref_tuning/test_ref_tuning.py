@@ -136,6 +136,9 @@ def test_a_stopped_run_goes_on_to_the_same_models(recipe, tmp_path):
     assert len(folders) == 6
     straight = [digest(folder, "adapter_model.safetensors") for folder in folders]
     before = json.loads((out / "results.json").read_text())["before"]
+    logged = losses_of(out)
+    # A model that is kept takes no log from the training, nor a second evaluation.
+    assert list(logged) == [1, 2, 3, 4, 5]
     # Killed at the fourth step, while it saved a model.
     (out / "results.json").unlink()
     (out / "before.json").write_text(json.dumps(before))
@@ -145,9 +148,24 @@ def test_a_stopped_run_goes_on_to_the_same_models(recipe, tmp_path):
     runner.run(path, ["--resume_from_checkpoint", "true"])
     assert [digest(folder, "adapter_model.safetensors") for folder in folders] == straight
     assert sorted([out, *(out / "checkpoints").iterdir()]) == sorted(folders)
+    assert losses_of(out) == logged
     # An adapter is loaded over its base as any model is.
     model = AutoModelForCausalLM.from_pretrained(out / "checkpoints" / "best")
     assert any("lora" in name for name, _ in model.named_parameters())
+
+
+def losses_of(folder: Path) -> dict[int, tuple[float, float]]:
+    """Step -> what was logged of the training there: its loss and the tokens until then."""
+    lines = [line for line in reporting.read_metrics(folder) if "loss" in line]
+    return {line["step"]: (line["loss"], line["num_tokens"]) for line in lines}
+
+
+def test_a_step_is_evaluated_once(recipe, tmp_path):
+    runner.run(recipe(max_steps=4, checkpoint_fraction=0.25, eval_strategy="steps", eval_steps=2), [])
+    lines = reporting.read_metrics(tmp_path / "out")
+    # The last one is also that of the run's end.
+    assert [line["step"] for line in lines if "eval_loss" in line] == [0, 1, 2, 3, 4, 4]
+    assert list(losses_of(tmp_path / "out")) == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("profile", ["cpu", "fsdp2"])
