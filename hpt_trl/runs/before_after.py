@@ -45,9 +45,6 @@ class Evaluations:
             # The model is the checkpoint's by now; what it could do before any training was found by the first run.
             stored: Any = [None, None]
             if self.trainer.is_world_process_zero():
-                if (kept := Path(self.prepared.checkpoint) / BEFORE_FILE).is_file():
-                    # Not what lies in the folder, of which no digest tells whether it is as it was written.
-                    write_atomically(path, kept.read_text(encoding="utf-8"))
                 stored = list(_stored_before(path.parent))
             self.before, self.rows = broadcast_object_list(stored)
             return

@@ -26,6 +26,7 @@ from hpt_trl.runs.collecting import collect_as_usual
 from hpt_trl.runs.early import check_run
 from hpt_trl.runs.evaluating import run_evaluation
 from hpt_trl.runs.interrupting import interrupts_explained
+from hpt_trl.runs.kept_records import take_up_records
 from hpt_trl.runs.locking import only_run
 from hpt_trl.runs.output_folder import check_output_folder, open_output_folder, run_files
 from hpt_trl.runs.preparation import prepare_recipe
@@ -90,6 +91,8 @@ def _run_training(prepared: Prepared, started: float, command: list[str], live: 
             if prepared.checkpoint is None:
                 held.enter_context(put_back_on_failure(Path(folder), run_files))
             open_output_folder(prepared.recipe, resuming=prepared.checkpoint is not None)
+            if prepared.checkpoint is not None:
+                take_up_records(prepared.checkpoint, Path(folder))
             if prepared.unused:
                 print(f"Columns that nothing reads: {describe_unused(prepared.unused)}", flush=True)
         state.wait_for_everyone()

@@ -20,8 +20,9 @@ from hpt_trl.files import valid_json, write_atomically
 from hpt_trl.models.base_weights import noted_with, weights_as_loaded
 from hpt_trl.models.whole_files import refuse_damaged_model
 from hpt_trl.placing import clear_left, put_in_place, replace_files
-from hpt_trl.run_files import BEFORE_FILE, REMOVING, SAVING
+from hpt_trl.run_files import REMOVING, SAVING
 from hpt_trl.runs.checkpoints import RUN_FILE, TRAINER_STATE, checkpoint_name, numbered_checkpoints
+from hpt_trl.runs.kept_records import keep_records
 
 
 def save_whole(trainer: Any, note: Mapping[str, Any]) -> None:
@@ -63,9 +64,7 @@ def save_whole(trainer: Any, note: Mapping[str, Any]) -> None:
                 state.save_to_json(str(new / TRAINER_STATE))
             said = json.dumps(valid_json({"step": state.global_step, **note}), indent=1, ensure_ascii=False)
             write_atomically(new / RUN_FILE, said + "\n")
-            if (before := folder / BEFORE_FILE).is_file():
-                # It cannot be measured again by a run that goes on from here.
-                shutil.copyfile(before, new / BEFORE_FILE)
+            keep_records(folder, new)
             note_digests(new, base=noted_with(new))
             clear_left(folder / new.name)
             put_in_place(new, folder / new.name)
