@@ -74,8 +74,8 @@ class DataArguments(ScriptArguments):
     dataset_streaming: bool = field(
         default=False,
         metadata={
-            "help": "Read the rows as they are trained, so that data of any size needs no room: of `pretrain` and "
-            "`sft`, with `max_steps`."
+            "help": "Read the rows as they are trained, so that data of any size needs no room: of `pretrain`, "
+            "`sft`, `dpo` and `reward`, with `max_steps`."
         },
     )
     shuffle_buffer: int = field(

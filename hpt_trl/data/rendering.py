@@ -10,7 +10,7 @@ are the parts encoded by themselves: the prompt then is the one that the model s
 """
 
 import json
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerBase, ProcessorMixin
 from trl.chat_template_utils import get_training_chat_template
 from trl.data_utils import prepare_multimodal_messages
 
+from hpt_trl.data.messages import IMAGES
 from hpt_trl.data.row_images import images_for, with_images
 from hpt_trl.data.stored_text import decoded
 from hpt_trl.data.turns import open_mark, shown, turn_fault, unpaired_mark
@@ -113,6 +114,10 @@ class Encoder:
         if not ids:
             raise UserError("the chat template writes nothing of the prompt; name another one (`chat_template_path`).")
         return ids
+
+    def reads_images(self, columns: Iterable[str]) -> bool:
+        """Whether rows with these columns are read by TRL's collators for images."""
+        return self.is_processor and not {*IMAGES}.isdisjoint(columns)
 
     def answered(self, row: dict[str, Any], column: str, *, last_turn_only: bool = False) -> Encoded:
         """Prompt and answer of a row, with a loss on the turns of the assistant.

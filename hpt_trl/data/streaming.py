@@ -89,11 +89,11 @@ class StreamedRows:
         mapped = as_dict(arguments.column_mapping, "column_mapping").keys()
         self._wanted = Wanted((splits.layout,), splits.demonstration_column, True, splits.form, mapped)
 
-    def as_dataset(self, features: Features, *, seed: int, buffer: int) -> IterableDataset:
+    def as_dataset(self, features: Features | None, *, seed: int, buffer: int) -> IterableDataset:
         """The rows without an end, as `datasets` gives them to a trainer.
 
         Args:
-            features: of what `encode` returns.
+            features: of what `encode` returns; None to take it as it is.
             buffer: rows among which each is drawn; 0 keeps their order.
         """
         rows = IterableDataset.from_generator(self._passes, features=features)

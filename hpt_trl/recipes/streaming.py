@@ -8,7 +8,7 @@ from hpt_trl.recipes.declared import Declared
 from hpt_trl.settings.file import Sources
 
 # Stages whose trainers take rows one after the other; all others draw, count or score theirs beforehand.
-STREAMING = ("pretrain", "sft")
+STREAMING = ("pretrain", "sft", "dpo", "reward")
 _KEY = "dataset_streaming"
 
 
@@ -38,6 +38,9 @@ def note_streaming_mistakes(
     if strategy not in ("random", "sequential"):
         said = "sorts all rows, which a stream has not read; allowed: random (within `shuffle_buffer`), sequential."
         mistakes.note(sources.error("train_sampling_strategy", f"{strategy}: it {said}"))
+    if taken.get("precompute_ref_log_probs"):
+        said = "what the reference says of a stream cannot be computed beforehand; drop one of the two."
+        mistakes.note(sources.error("precompute_ref_log_probs", f"true: {said}"))
     if taken.get("dataloader_num_workers"):
         said = "a stream is read by the process that trains, which counts its faulty rows; drop the line."
         mistakes.note(sources.error("dataloader_num_workers", f"{taken['dataloader_num_workers']}: {said}"))

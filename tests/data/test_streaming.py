@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 from datasets import Dataset
+from safetensors.torch import load_file
 
 from hpt_trl.data import streaming
 from hpt_trl.errors import UserError
@@ -17,6 +18,7 @@ from hpt_trl.runs import runner
 from hpt_trl.runs.building import build_trainer
 from hpt_trl.runs.preparation import prepare
 from tests.helpers.pretraining import MODEL
+from tests.helpers.processes import hpt_trl
 from tests.helpers.stage_runs import KEYS, results, weights
 
 
@@ -34,7 +36,25 @@ def story(i: int) -> dict[str, Any]:
     return {"text": f"Once there were {i} birds. " * (i % 5 + 1)}
 
 
-ROWS = {"talks": talk, "tasks": task, "stories": story}
+def pair(i: int) -> dict[str, Any]:
+    asked, right, wrong = [{"role": "user", "content": f"What is {i} + 1?"}], f"It is {i + 1}.", f"Is it {i}?"
+    said = {"chosen": [*asked, answer(right)], "rejected": [*asked, answer(wrong)]}
+    return said | {"margin": float(i % 3), "note": i} | ({"weight": 1.0} if i > 20 else {})
+
+
+def answer(text: str) -> dict[str, str]:
+    return {"role": "assistant", "content": text}
+
+
+def called(i: int) -> dict[str, Any]:
+    """Two answers about tools, whose schemas differ from row to row."""
+    schema = {"type": "object", "properties": {f"n{i % 3}": {"type": "integer"}}}
+    tools = [{"type": "function", "function": {"name": "add", "description": "Adds.", "parameters": schema}}]
+    row = {"prompt": [{"role": "user", "content": f"Add 1 to {i}."}], "tools": tools}
+    return row | {"chosen": [answer(f"{i + 1}")], "rejected": [answer(f"{i}")]}
+
+
+ROWS = {"talks": talk, "tasks": task, "stories": story, "pairs": pair, "called": called}
 PRETRAIN = {"stage": "pretrain", "model_config": MODEL, "model_name_or_path": None, "max_length": 64}
 
 
@@ -72,13 +92,20 @@ def recipe(tmp_path, tiny_model_path):
     return of
 
 
-def batches(path: str, count: int) -> list[tuple[list[int], list[int]]]:
-    """Ids and labels of the first rows that the trainer gets."""
+def batches(path: str, count: int) -> list[tuple[Any, ...]]:
+    """Ids and labels of the first rows that the trainer gets; of comparisons each answer is one."""
     trainer: Any = build_trainer(prepare(path, []), [])
     rows = (
-        (ids[there.bool()].tolist(), labels[there.bool()].tolist())
+        tuple(row[there.bool()].tolist() for row in values) + tuple(margin.tolist() for margin in margins)
         for batch in trainer.get_train_dataloader()
-        for ids, labels, there in zip(batch["input_ids"], batch["labels"], batch["attention_mask"], strict=True)
+        for *values, there, margins in zip(
+            batch["input_ids"],
+            batch["labels" if "labels" in batch else "completion_mask" if "completion_mask" in batch else "input_ids"],
+            batch["attention_mask"],
+            # Of chosen and rejected answers one.
+            [*batch["margin"].reshape(-1, 1)] * 2 if "margin" in batch else [()] * len(batch["input_ids"]),
+            strict=True,
+        )
     )
     return list(islice(rows, count))
 
@@ -92,6 +119,11 @@ def batches(path: str, count: int) -> list[tuple[list[int], list[int]]]:
         ("tasks", ".csv", {"system_prompt": "Be brief."}),
         ("tasks", ".jsonl", {"packing": True, "packing_strategy": "wrapped", "max_length": 128}),
         ("stories", ".jsonl", {}),
+        ("pairs", ".jsonl", {"stage": "dpo", "truncation_mode": "keep_start", "max_length": 64}),
+        ("pairs", ".parquet", {"stage": "dpo", "system_prompt": "Be brief."}),
+        ("called", ".jsonl", {"stage": "dpo"}),
+        ("pairs", ".jsonl", {"stage": "reward"}),
+        ("called", ".jsonl", {"stage": "reward", "prompt_template": "Do: {prompt}"}),
         ("stories", ".txt", PRETRAIN | {"tokenizer_vocab_size": 265, "tokenizer_training_rows": 40}),
     ],
 )
@@ -103,13 +135,15 @@ def test_a_stream_trains_what_rows_do_that_are_read_before(recipe, tmp_path, mon
         for file, some in zip(files, (rows[:17], rows[17:]), strict=True):
             file.write_text("".join(row["text"] + "\n" for row in some))
     names, packed = [str(file) for file in files], ending == ".txt" or "packing" in changes
-    read = batches(recipe(names, **changes), 40)
+    read = batches(recipe(names, **changes), 80)
     # The last block of the data that are read before is not full.
     read = read[:-1] if packed else read
+    # Two answers each.
+    whole = 80 if "chosen" in rows[0] else 40
     if packed:
         monkeypatch.setattr(streaming, "PIECE", 200)
     assert batches(recipe(names, dataset_streaming=True, **changes), len(read)) == read
-    assert len(read) == 40 or (packed and len(read) > 5)
+    assert len(read) == whole or (packed and len(read) > 5)
 
 
 def test_a_stream_begins_anew_and_is_shuffled_by_the_seed(recipe, tmp_path):
@@ -122,17 +156,40 @@ def test_a_stream_begins_anew_and_is_shuffled_by_the_seed(recipe, tmp_path):
     assert {tuple(ids) for ids, _ in first} == {tuple(ids) for ids, _ in order}
 
 
-def test_a_resumed_stream_goes_on_where_it_was(recipe, tmp_path):
-    data = str(write(tmp_path / "a.jsonl", [talk(i) for i in range(14)]))
+@pytest.mark.parametrize("stage", ["sft", "dpo", "reward"])
+def test_a_resumed_stream_goes_on_where_it_was(recipe, tmp_path, stage):
+    data = str(write(tmp_path / "a.jsonl", [(talk if stage == "sft" else pair)(i) for i in range(14)]))
     # Also beyond the end of the data, after which it begins anew.
     keys = {"dataset_streaming": True, "train_sampling_strategy": "random", "shuffle_buffer": 5, "max_steps": 6}
-    keys["lr_scheduler_type"] = "constant"
+    keys |= {"lr_scheduler_type": "constant", "stage": stage}
     runner.run(recipe(data, "straight", **keys), [])
     path = recipe(data, "stopped", **keys, save_strategy="steps", save_steps=4)
     runner.run(path, ["--max_steps", "4"])
     runner.run(path, ["--resume_from_checkpoint", "true"])
     assert weights(tmp_path / "stopped") == weights(tmp_path / "straight")
     assert results(tmp_path / "straight")["rows"] == {"training": None, "held_out": 0}
+
+
+@pytest.mark.parametrize(
+    "stage", ["sft", *(pytest.param(name, marks=pytest.mark.slow) for name in ("pretrain", "dpo", "reward"))]
+)
+def test_two_processes_train_what_one_does(recipe, tmp_path, stage):
+    rows = {"sft": talk, "pretrain": story}.get(stage, pair)
+    data = str(write(tmp_path / "a.jsonl", [rows(i) for i in range(14)]))
+    keys = {"dataset_streaming": True, "train_sampling_strategy": "random", "shuffle_buffer": 5, "max_steps": 6}
+    keys |= {"stage": stage, "global_batch_size": 4, "per_device_train_batch_size": 2, "use_cpu": None}
+    keys |= PRETRAIN | {"tokenizer_vocab_size": 265} if stage == "pretrain" else {}
+    path = recipe(data, **keys)
+    for processes in (1, 2):
+        words = ["run", path, "--output_dir", str(tmp_path / str(processes)), "--accelerate", "cpu"]
+        done = hpt_trl(*words, "--num_processes", str(processes))
+        assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("1", "2"))
+    apart = max((two[name] - weight).abs().max().item() for name, weight in one.items())
+    runner.run(path, ["--seed", "2", "--use_cpu", "true", "--output_dir", str(tmp_path / "others")])
+    others = load_file(tmp_path / "others" / "model.safetensors")
+    # Other rows, or the same in another order, make far more of a difference.
+    assert apart < 2e-5 < 1e-3 < max((others[name] - weight).abs().max().item() for name, weight in one.items())
 
 
 def test_faulty_rows_of_a_stream(recipe, tmp_path, caplog):
@@ -152,6 +209,27 @@ def test_faulty_rows_of_a_stream(recipe, tmp_path, caplog):
     good = recipe(str(write(tmp_path / "b.jsonl", [talk(i) for i in range(30) if i not in (14, 15)])), "good")
     dropped = batches(recipe(str(data), "again", dataset_streaming=True, on_bad_row="drop"), 28)
     assert dropped == batches(good, 28)
+
+
+def test_faulty_comparisons_of_a_stream(recipe, tmp_path):
+    rows = [called(i) for i in range(30)]
+    rows[14]["chosen"] += [{"role": "user", "content": "Sure?"}, answer("Yes.")]
+    rows[15]["prompt"][0]["content"] = "Add " * 100
+    data = str(write(tmp_path / "a.jsonl", rows))
+    keys = {"stage": "dpo", "dataset_streaming": True, "max_length": 90, "truncation_mode": "keep_start"}
+    path = recipe(data, **keys)
+    with pytest.raises(UserError, match=rf"{data}, line 15: `chosen` holds a message of the user"):
+        runner.run(path, [])
+    del rows[14]
+    write(tmp_path / "a.jsonl", rows)
+    with pytest.raises(UserError, match=rf"{data}, line 15: the prompt has \d+ tokens, which leaves no room"):
+        runner.run(path, [])
+    dropped = ["--on_bad_row", "drop", "--test_split_size", "3"]
+    runner.run(path, [*dropped, "--overwrite", "true"])
+    assert results(tmp_path / "a")["faulty_rows"] == {"training": 1, "held_out": 0}
+    reward = recipe(data, "reward", **keys | {"stage": "reward", "truncation_mode": None})
+    runner.run(reward, dropped)
+    assert len((tmp_path / "reward" / "scores.jsonl").read_text().splitlines()) == 3
 
 
 def test_held_out_rows_among_lines_that_are_no_json(recipe, tmp_path):
@@ -202,10 +280,11 @@ def test_a_folder_that_datasets_reads_is_streamed_by_it(recipe, tmp_path):
     ("changes", "said"),
     [
         (
-            {"stage": "dpo"},
-            "the stage `dpo` needs all its rows before the training; those that stream are pretrain, sft",
+            {"stage": "rho1"},
+            "the stage `rho1` needs all its rows before the training; those that stream are pretrain, sft, dpo, reward",
         ),
         ({"max_steps": None}, "max_steps"),
+        ({"stage": "dpo", "precompute_ref_log_probs": True}, "cannot be computed beforehand"),
         ({"train_sampling_strategy": "group_by_length"}, "sorts all rows"),
         ({"dataloader_num_workers": 2}, "read by the process that trains"),
         ({"test_split_size": 0.1}, "write a count"),

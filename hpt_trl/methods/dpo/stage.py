@@ -4,6 +4,8 @@ The reference model is the one that the recipe names, before the training; under
 adapter off.
 """
 
+from typing import Any
+
 from transformers import Trainer
 from trl import DPOConfig
 
@@ -14,6 +16,7 @@ from hpt_trl.data.rendering import Encoder
 from hpt_trl.data.row_checks import iterate_rows
 from hpt_trl.errors import UserError
 from hpt_trl.methods.dpo.trainer import MeasuredDPOTrainer
+from hpt_trl.methods.streamed import refuse_streamed_images, streamed_comparisons
 from hpt_trl.models.moving_reference import refuse_lost_reference
 from hpt_trl.recipes.recipe import Recipe, Stage, StageInputs
 from hpt_trl.settings.ranges import at_least, one_of, share
@@ -36,34 +39,46 @@ def check(recipe: Recipe) -> None:
 
 
 def check_rows(recipe: Recipe, splits: Splits, encoder: Encoder, positions: int | None) -> None:
-    """Refuse answers of several speakers, or with turns of weight 0: DPOTrainer trains on all that follows the prompt.
+    """Refuse answers that are more than the assistant's, and a stream of images.
 
     Raises:
         UserError: the first such row.
     """
+    refuse_streamed_images(recipe, splits, encoder)
     for rows, source in splits.named:
         for row, answers in iterate_rows(rows, list(splits.answers)):
-            for name, answer in zip(splits.answers, answers, strict=True):
-                others = [m["role"] for m in answer if m["role"] != "assistant"] if isinstance(answer, list) else []
-                if others:
-                    raise UserError(
-                        f"{where(source, row)}: `{name}` holds a message of the {others[0]}, on which DPOTrainer would "
-                        "train as on the answer. Write the turns that both answers share into `prompt`, and the "
-                        "assistant's alone into `chosen` and `rejected`."
-                    )
-                if isinstance(answer, list) and any(message.get("weight") == 0 for message in answer):
-                    raise UserError(
-                        f"{where(source, row)}: `{name}` holds a message of weight 0, which DPOTrainer would train on "
-                        "all the same. Write it into `prompt`, or drop the weight."
-                    )
+            try:
+                check_answers(dict(zip(splits.answers, answers, strict=True)))
+            except UserError as error:
+                raise UserError(f"{where(source, row)}: {error}") from None
+
+
+def check_answers(row: dict[str, Any]) -> None:
+    """Refuse answers of several speakers, or with turns of weight 0: DPOTrainer trains on all that follows the prompt.
+
+    Args:
+        row: a comparison, or its answers alone.
+    """
+    for name in ("chosen", "rejected"):
+        messages = row[name] if isinstance(row[name], list) else []
+        if others := [message["role"] for message in messages if message["role"] != "assistant"]:
+            raise UserError(
+                f"`{name}` holds a message of the {others[0]}, on which DPOTrainer would train as on the answer. Write "
+                "the turns that both answers share into `prompt`, and the assistant's alone into `chosen` and "
+                "`rejected`."
+            )
+        if any(message.get("weight") == 0 for message in messages):
+            raise UserError(
+                f"`{name}` holds a message of weight 0, which DPOTrainer would train on all the same. Write it into "
+                "`prompt`, or drop the weight."
+            )
 
 
 def build(inputs: StageInputs) -> Trainer:
-    return MeasuredDPOTrainer(
-        train_dataset=columns_for(inputs.splits.train, *COLUMNS),
-        eval_dataset=columns_for(inputs.splits.test, *COLUMNS),
-        **inputs.trainer_arguments(),
-    )
+    taken = inputs.trainer_arguments() | {"train_dataset": columns_for(inputs.splits.train, *COLUMNS)}
+    if inputs.splits.stream is not None:
+        taken |= streamed_comparisons(inputs, *COLUMNS, check=check_answers)
+    return MeasuredDPOTrainer(eval_dataset=columns_for(inputs.splits.test, *COLUMNS), **taken)
 
 
 STAGE = Stage(

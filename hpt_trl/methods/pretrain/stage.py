@@ -14,7 +14,7 @@ from hpt_trl.errors import Collector, UserError
 from hpt_trl.methods.pretrain.config import PretrainArguments, PretrainConfig
 from hpt_trl.methods.pretrain.model import check_model_config, make_config, new_model
 from hpt_trl.methods.pretrain.tokenizer import BYTES, SPECIAL, train_tokenizer
-from hpt_trl.methods.sft.streamed import streamed_documents, streaming_arguments
+from hpt_trl.methods.sft.streamed import streamed_documents, streamed_training
 from hpt_trl.methods.sft.trainer import MeasuredSFTTrainer
 from hpt_trl.models.loading import load_tokenizer
 from hpt_trl.recipes.recipe import Recipe, Stage, StageInputs
@@ -84,7 +84,7 @@ def build(inputs: StageInputs) -> Trainer:
     )
     taken = {"train_dataset": columns_for(inputs.splits.train, "text"), "callbacks": inputs.callbacks}
     if inputs.splits.stream is not None:
-        taken = streaming_arguments(inputs)
+        taken = streamed_training(inputs)
     return MeasuredSFTTrainer(
         model=model,
         args=inputs.config,

@@ -14,6 +14,7 @@ from hpt_trl.data.loading import columns_for
 from hpt_trl.files import valid_json, write_atomically
 from hpt_trl.methods.reward.shift import SCORES_FILE
 from hpt_trl.methods.reward.trainer import ScoringRewardTrainer
+from hpt_trl.methods.streamed import streamed_comparisons
 from hpt_trl.methods.text_models import refuse_processor
 from hpt_trl.recipes.recipe import Recipe, Stage, StageInputs
 from hpt_trl.settings.ranges import at_least
@@ -34,11 +35,10 @@ def check(recipe: Recipe) -> None:
 def build(inputs: StageInputs) -> Trainer:
     # For this task PEFT trains and saves the score head beside the adapter; for any other it stays as it was drawn.
     inputs = replace(inputs, model_args=replace(inputs.model_args, lora_task_type="SEQ_CLS"))
-    trainer = ScoringRewardTrainer(
-        train_dataset=columns_for(inputs.splits.train, *COLUMNS),
-        eval_dataset=columns_for(inputs.splits.test, *COLUMNS),
-        **inputs.trainer_arguments(),
-    )
+    taken = inputs.trainer_arguments() | {"train_dataset": columns_for(inputs.splits.train, *COLUMNS)}
+    if inputs.splits.stream is not None:
+        taken |= streamed_comparisons(inputs, *COLUMNS)
+    trainer = ScoringRewardTrainer(eval_dataset=columns_for(inputs.splits.test, *COLUMNS), **taken)
     _restore_head_type(trainer)
     return trainer
 

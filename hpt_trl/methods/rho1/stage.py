@@ -10,7 +10,7 @@ from hpt_trl.errors import Collector, UserError
 from hpt_trl.methods.rho1.checks import check_selection
 from hpt_trl.methods.rho1.config import Rho1Config
 from hpt_trl.methods.rho1.trainer import IMAGES_REFUSED, Rho1Trainer
-from hpt_trl.methods.sft.rows import has_images, refuse_turns_of_documents, training_splits, try_row
+from hpt_trl.methods.sft.rows import refuse_turns_of_documents, training_splits, try_row
 from hpt_trl.methods.sft.turns import TurnArguments, check_turns
 from hpt_trl.recipes.arguments import RecipeArguments
 from hpt_trl.recipes.recipe import Recipe, Stage, StageInputs
@@ -61,7 +61,7 @@ def check_rows(recipe: Recipe, splits: Splits, encoder: Encoder, positions: int 
     """
     refuse_turns_of_documents(recipe, splits)
     for rows, source in splits.named:
-        if has_images(rows, encoder):
+        if encoder.reads_images(rows.column_names):
             raise UserError(f"{source}: {IMAGES_REFUSED}")
 
 

@@ -43,7 +43,7 @@ def _as_trained(rows: Dataset | None, encoder: Encoder, config: SFTConfig, argum
     if rows is None or "prompt" not in rows.column_names:
         return columns_for(rows, "text")
     kept = rows.select_columns([name for name in _COLUMNS if name in rows.column_names])
-    if has_images(rows, encoder):
+    if encoder.reads_images(rows.column_names):
         if trains_everything(config):
             return kept
         return answers_apart(kept, whole=lambda row: is_whole(row, config), last_turn_only=last_alone(arguments))
@@ -91,11 +91,6 @@ def refuse_turns_of_documents(recipe: Recipe, splits: Splits) -> None:
         raise recipe.error(
             "assistant_only_loss", f"true, but {splits.source} holds documents, which have no turns; drop the line."
         )
-
-
-def has_images(rows: Dataset, encoder: Encoder) -> bool:
-    """Whether TRL reads the rows with its collator for images."""
-    return encoder.is_processor and bool({*IMAGES} & set(rows.column_names))
 
 
 def label_answers(trainer: SFTTrainer, encoder: Encoder, config: SFTConfig) -> None:

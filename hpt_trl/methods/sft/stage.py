@@ -11,10 +11,11 @@ from hpt_trl.environments.arguments import ENVIRONMENT_RULES
 from hpt_trl.errors import Collector
 from hpt_trl.methods.environments import ActingArguments, check_environment
 from hpt_trl.methods.sft.acted import build_acted, check_acted
-from hpt_trl.methods.sft.rows import has_images, label_answers, refuse_turns_of_documents, training_splits, try_row
-from hpt_trl.methods.sft.streamed import streaming_arguments
+from hpt_trl.methods.sft.rows import label_answers, refuse_turns_of_documents, training_splits, try_row
+from hpt_trl.methods.sft.streamed import streamed_training
 from hpt_trl.methods.sft.trainer import MeasuredSFTTrainer
 from hpt_trl.methods.sft.turns import TurnArguments, check_turns
+from hpt_trl.methods.streamed import refuse_streamed_images
 from hpt_trl.recipes.recipe import Recipe, Stage, StageInputs
 from hpt_trl.settings.ranges import one_of
 
@@ -36,8 +37,7 @@ def check(recipe: Recipe) -> None:
 def check_rows(recipe: Recipe, splits: Splits, encoder: Encoder, positions: int | None) -> None:
     """Refuse a loss on turns where there are none, and a stream of images."""
     refuse_turns_of_documents(recipe, splits)
-    if splits.stream is not None and has_images(splits.train, encoder):
-        raise recipe.error("dataset_streaming", "rows with images are read before the training; drop the line.")
+    refuse_streamed_images(recipe, splits, encoder)
 
 
 def build(inputs: StageInputs) -> Trainer:
@@ -46,9 +46,9 @@ def build(inputs: StageInputs) -> Trainer:
     train, test = training_splits(inputs.splits, inputs.encoder, inputs.config, inputs.arguments)
     taken = inputs.trainer_arguments() | {"train_dataset": train, "eval_dataset": test}
     if inputs.splits.stream is not None:
-        taken |= streaming_arguments(inputs)
+        taken |= streamed_training(inputs)
     trainer = MeasuredSFTTrainer(**taken)
-    if has_images(inputs.splits.train, inputs.encoder):
+    if inputs.encoder.reads_images(inputs.splits.train.column_names):
         label_answers(trainer, inputs.encoder, inputs.config)
     return trainer
 
