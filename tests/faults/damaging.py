@@ -146,6 +146,7 @@ def judged(ended: Ended, path: Path, given: Path, differs: Callable[[], list[str
 def warning_of(said: str, path: Path) -> str:
     """The line by which a user is told that a file is not what was written; empty where none is."""
     marks = (f"{path} is not what its run wrote", f"{path.name} ends in half a line", f"{path.name} ends at step")
+    marks += (f"there is no {path.name}",)
     return next((line.strip() for line in said.splitlines() if any(mark in line for mark in marks)), "")
 
 

@@ -67,6 +67,7 @@ def test_a_folder_without_weights_or_with_a_broken_config_is_refused(tiny):
 def test_settings_that_can_be_parsed_and_not_used_are_refused(tiny, tiny_model_path):
     for file, was, now, what in (
         ("config.json", '"num_hidden_layers": ', '"num_hidden_layers": "two", "was": ', "config"),
+        ("config.json", '"attention_dropout": 0', '"attention_dropout": 2', "config"),
         ("tokenizer.json", '"content"', '"consent"', "tokenizer"),
     ):
         for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):

@@ -9,7 +9,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from hpt_trl.data.names import as_dict
 from hpt_trl.errors import UserError
 from hpt_trl.methods.pretrain.config import PretrainArguments
-from hpt_trl.models.loading import load_config
+from hpt_trl.models.loading import check_dropouts, load_config
 from hpt_trl.models.sharded_weights import whole_weights
 from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.settings.values import did_you_mean
@@ -51,6 +51,7 @@ def make_config(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Pretraine
             config = load_config(name)
             for field, value in fields.items():
                 setattr(config, field, value)
+        check_dropouts(config.to_dict())
         with whole_weights(), torch.device("meta"):
             AutoModelForCausalLM.from_config(config)
     # Whatever a model's class says of impossible sizes: each one says it in its own way.

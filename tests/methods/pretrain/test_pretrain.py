@@ -115,6 +115,7 @@ def test_config_and_tokenizer_of_another_model(recipe, tmp_path, tiny_model_path
         ({"model_config": {**MODEL, "vocab_size": 300}}, "the tokenizer has 400 tokens"),
         ({"model_config": {**MODEL, "eos_token_id": 1}}, "`eos_token_id` comes from the tokenizer"),
         ({"model_config": {**MODEL, "hidden_size": 30}}, "a model cannot be made from it"),
+        ({"model_config": {**MODEL, "attention_dropout": 2}}, "`attention_dropout` is 2; allowed: 0 to 1"),
         ({"max_length": 256}, "`max_position_embeddings` is 128"),
     ],
 )
