@@ -192,8 +192,7 @@ def _check_early(
 ) -> None:
     """Tells mistakes that show without torch, with those of the options, before the seconds of its import."""
     from hpt_trl.launching.accelerate import chosen_profile
-    from hpt_trl.recipes.early import check_early
-    from hpt_trl.runs.early import check_run
+    from hpt_trl.runs.early import check_run, check_scoring
 
     processes = options.num_workers
     if options.accelerate is not None:
@@ -203,8 +202,7 @@ def _check_early(
         processes = 0
     with mistakes.noted():
         if command == "score-reference":
-            # It leaves nothing in the output folder.
-            check_early(recipe, overrides, processes)
+            check_scoring(recipe, overrides, processes)
         else:
             check_run(recipe, overrides, processes, planned=command == "check")
     mistakes.settle()

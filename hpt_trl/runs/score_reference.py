@@ -15,9 +15,9 @@ from trl import SFTTrainer
 from hpt_trl.methods.sft.rows import training_splits
 from hpt_trl.reading import duration
 from hpt_trl.recipes.bundled import find_recipe
-from hpt_trl.recipes.early import check_early
 from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.recipes.resolving import read_recipe
+from hpt_trl.runs.early import check_scoring
 from hpt_trl.runs.preparation import prepare_recipe
 from hpt_trl.runs.prepared import Prepared
 from hpt_trl.runs.quiet import quiet
@@ -36,7 +36,7 @@ def score_reference(name: str, overrides: list[str]) -> None:
         UserError: a mistake in the recipe, its data or its reference, or no room for the scores.
     """
     started = time.perf_counter()
-    check_early(name, overrides, live=True)
+    check_scoring(name, overrides, live=True)
     recipe = read_recipe(find_recipe(name), overrides)
     config = recipe.config
     kinds = _kept(recipe)
@@ -89,9 +89,7 @@ def _kept(recipe: Recipe) -> list[Callable[..., ScoreCache]]:
     if asked:
         return [fill for _, fill in asked]
     # The setting that decides whether a frozen model is asked.
-    deciding = next((key for key in ("selection", "weighting") if key in recipe.keys), None)
-    if deciding is None:
-        raise recipe.error("stage", f"{recipe.stage.name} asks no frozen model; allowed here: rho1, mtp.")
+    deciding = next(key for key in ("selection", "weighting") if key in recipe.keys)
     raise recipe.error(deciding, f"{recipe.setting(deciding)} needs no frozen model, so there is nothing to score.")
 
 

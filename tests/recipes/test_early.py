@@ -84,6 +84,7 @@ def test_it_is_said_in_a_second_and_a_half(name, tmp_path):
         (["merge", "nowhere", "out"], "nowhere holds no adapter"),
         (["search", "nowhere", "question"], "nowhere holds no index"),
         (["index", "nowhere", "out"], "nowhere is no folder"),
+        (["score-reference", "quickstart"], "hpt asks no frozen model; allowed here: rho1, mtp."),
         (["eval", "nowhere"], "there is no recipe `nowhere`"),
     ],
 )

@@ -7,8 +7,12 @@ from datasets import Dataset, Value
 from hpt_trl.data.forms.form import Found
 from hpt_trl.data.forms.recognising import Wanted
 from hpt_trl.data.reading.places import ROW
+from hpt_trl.files import parsed_json
 
 logger = logging.getLogger(__name__)
+
+# Documents by which it shows that all of them are objects in JSON.
+_LOOKED_AT = 3
 
 
 def tell_form(source: str, rows: Dataset, found: Found, wanted: Wanted) -> None:
@@ -27,6 +31,12 @@ def tell_form(source: str, rows: Dataset, found: Found, wanted: Wanted) -> None:
                 source,
                 ", ".join(texts[:10]),
             )
+    if named is None and form.layout == "documents" and _are_objects(rows[:_LOOKED_AT]["text"]):
+        logger.warning(
+            "%s: the documents are objects in JSON and are trained as they are written. Where their keys are meant, "
+            "name the file .jsonl; else write `dataset_layout: documents`.",
+            source,
+        )
     if named is None and form.convert is not None and form.name not in ("messages", "whole-conversations"):
         logger.warning(
             "%s is read as %s: `dataset_layout: %s`. Where that is not meant, name another, or the columns by "
@@ -35,3 +45,11 @@ def tell_form(source: str, rows: Dataset, found: Found, wanted: Wanted) -> None:
             form.said,
             form.name,
         )
+
+
+def _are_objects(texts: list[str]) -> bool:
+    """Whether all of some texts are objects in JSON."""
+    try:
+        return all(isinstance(parsed_json(text), dict) for text in texts)
+    except ValueError:
+        return False

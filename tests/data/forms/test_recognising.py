@@ -516,3 +516,10 @@ def test_a_prompt_that_is_a_dialogue_becomes_messages(tmp_path, tiny_model_path)
     splits = load(write_jsonl(tmp_path / "data.jsonl", [row]), layout="comparisons")
     made = to_conversational(splits, load_tokenizer(tiny_model_path), RecipeArguments()).train[0]
     assert made["prompt"] == ASKED and made["chosen"] == SAID and made["rejected"] == chat("assistant", "No.")
+
+
+@pytest.mark.parametrize("named", [None, "documents"])
+def test_lines_of_json_in_a_file_of_texts_are_told(tmp_path, caplog, named):
+    (tmp_path / "rows.txt").write_text('{"prompt": "Hi", "completion": "Hello."}\n' * 2)
+    splits = load(tmp_path / "rows.txt", layout=("demonstrations", "documents"), dataset_layout=named)
+    assert splits.layout == "documents" and ("name the file .jsonl" in caplog.text) is (named is None)
