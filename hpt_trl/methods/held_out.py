@@ -163,6 +163,11 @@ class HeldOutMeasures(_Base):
         real = state.remainder - own if state.end_of_dataloader and state.remainder > 0 else held
         return list(range(start, start + max(0, min(real, held))))
 
+    @property
+    def trained_tokens(self) -> int:
+        """Tokens trained on so far, also where nothing is logged."""
+        return round(self._total_train_tokens)
+
     def resume_token_count(self, tokens: int) -> None:
         """Count the trained tokens on from an earlier attempt's; the base begins anew at each start."""
         self._total_train_tokens = tokens

@@ -20,7 +20,16 @@ def keep_records(folder: Path, checkpoint: Path) -> None:
 
 
 def take_up_records(checkpoint: Path, folder: Path) -> None:
-    """Writes the records of a checkpoint into the output folder; of a former version's, which has none, they stay."""
+    """Writes the records of the checkpoint that a run goes on from into its output folder.
+
+    Those of a former version's checkpoint lie beside it. In another folder than the checkpoint's, what is there besides
+    is of a run that came to nothing.
+    """
+    keeps = (checkpoint / METRICS_FILE).is_file()
+    elsewhere = checkpoint.resolve().parent != folder.resolve()
     for name in _RECORDS:
-        if (checkpoint / name).is_file():
-            write_atomically(folder / name, (checkpoint / name).read_text(encoding="utf-8"))
+        record = (checkpoint if keeps else checkpoint.parent) / name
+        if record.is_file() and (keeps or elsewhere):
+            write_atomically(folder / name, record.read_text(encoding="utf-8", errors="replace"))
+        elif elsewhere:
+            (folder / name).unlink(missing_ok=True)

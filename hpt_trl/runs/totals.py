@@ -121,7 +121,9 @@ class RunTotals(TrainerCallback):
 
 
 def training_tokens(trainer: Trainer) -> int:
-    """Tokens trained on: RL trainers count in the trainer's state, the others in their log."""
+    """Tokens trained on: RL trainers count in the trainer's state, those that measure held-out rows themselves."""
+    if isinstance(trainer, HeldOutMeasures):
+        return trainer.trained_tokens
     logged = [line["num_tokens"] for line in trainer.state.log_history if "num_tokens" in line]
     return trainer.state.num_input_tokens_seen or round(logged[-1] if logged else 0)
 

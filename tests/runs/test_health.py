@@ -131,6 +131,16 @@ def test_the_loss_of_steps_that_are_not_logged_is_kept(recipe, tmp_path):
     assert results(out)["train_loss"] == pytest.approx(straight, rel=1e-6)
 
 
+def test_tokens_are_counted_where_nothing_is_logged(recipe, tmp_path):
+    path, out = recipe("sft", save_strategy="steps", save_steps=2, logging_strategy="no"), tmp_path / "sft"
+    runner.run(path, [])
+    straight = results(out)["tokens"]["training"]
+    assert straight > 0
+    for step in (4, 2):
+        runner.run(path, ["--resume_from_checkpoint", str(out / f"checkpoint-{step}")])
+        assert results(out)["tokens"]["training"] == straight
+
+
 @pytest.mark.parametrize("stage", ["sft", "reward", "grpo"])
 def test_a_resumed_run_has_the_totals_of_the_whole(recipe, tmp_path, stage):
     # Saved between two logs: what was measured since the last one is lost unless it is noted.

@@ -183,6 +183,24 @@ def test_a_run_that_goes_on_elsewhere_has_the_records_of_the_whole(stopped, tmp_
     assert read_metrics(folder) == read_metrics(elsewhere)
 
 
+@pytest.mark.parametrize("version", ["this", "a former"])
+def test_a_run_that_goes_on_elsewhere_takes_up_no_other_records(stopped, tmp_path, version):
+    path, folder, straight = stopped
+    if version == "a former":
+        for name in ("run.json", "digests.json", "before.json", "metrics.jsonl"):
+            (folder / "checkpoint-4" / name).unlink()
+    # Of a run of another recipe, which failed in its first step.
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    shutil.copyfile(folder / "recipe.yaml", elsewhere / "recipe.yaml")
+    (elsewhere / "before.json").write_text('{"held_out": {"loss": 99.0}}')
+    (elsewhere / "warnings.jsonl").write_text('{"step": 1, "kind": "no_tokens", "message": "nothing is trained on"}\n')
+    runner.run(path, ["--resume_from_checkpoint", str(folder / "checkpoint-4"), "--output_dir", str(elsewhere)])
+    assert weights(elsewhere) == straight and read_metrics(elsewhere) == read_metrics(folder)
+    assert results(elsewhere)["before"]["held_out"] == json.loads((folder / "before.json").read_text())["held_out"]
+    assert results(elsewhere)["warnings"] == [] and not (elsewhere / "warnings.jsonl").exists()
+
+
 def test_the_keys_that_may_differ_are_keys():
     assert json.loads(KEYS_FILE.read_text())["keys"].keys() >= SAFE_KEYS
 

@@ -12,6 +12,7 @@ from trl import DPOConfig
 from hpt_trl.data.layouts import Splits
 from hpt_trl.data.loading import columns_for
 from hpt_trl.data.reading.places import where
+from hpt_trl.data.rendered_with import all_given_to_templates
 from hpt_trl.data.rendering import Encoder
 from hpt_trl.data.row_checks import iterate_rows
 from hpt_trl.errors import UserError
@@ -75,10 +76,12 @@ def check_answers(row: dict[str, Any]) -> None:
 
 
 def build(inputs: StageInputs) -> Trainer:
-    taken = inputs.trainer_arguments() | {"train_dataset": columns_for(inputs.splits.train, *COLUMNS)}
+    parts = [columns_for(rows, *COLUMNS) for rows in (inputs.splits.train, inputs.splits.test)]
+    train, test = map(all_given_to_templates, parts)
+    taken = inputs.trainer_arguments() | {"train_dataset": train}
     if inputs.splits.stream is not None:
         taken |= streamed_comparisons(inputs, *COLUMNS, check=check_answers)
-    return MeasuredDPOTrainer(eval_dataset=columns_for(inputs.splits.test, *COLUMNS), **taken)
+    return MeasuredDPOTrainer(eval_dataset=test, **taken)
 
 
 STAGE = Stage(

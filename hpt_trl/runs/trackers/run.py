@@ -32,16 +32,24 @@ class TrackedRun:
 
     def earlier(self, tracker: str) -> dict[str, str]:
         """What a tracker called the run that this one goes on; empty for a new run."""
-        path = self.folder / TRACKERS_FILE
-        if self.step is None or not path.exists():
-            return {}
-        return parsed_json(path.read_text(encoding="utf-8")).get(tracker, {})
+        return {} if self.step is None else self._kept().get(tracker, {})
 
     def keep(self, tracker: str, **names: str) -> None:
         """Notes what a tracker calls the run."""
+        said = json.dumps(self._kept() | {tracker: names}, indent=2) + "\n"
+        write_atomically(self.folder / TRACKERS_FILE, said)
+
+    def _kept(self) -> dict[str, dict[str, str]]:
+        """What is noted of each tracker; of a damaged note nothing, and that is said."""
         path = self.folder / TRACKERS_FILE
-        kept = parsed_json(path.read_text(encoding="utf-8")) if path.exists() else {}
-        write_atomically(path, json.dumps(kept | {tracker: names}, indent=2) + "\n")
+        if not path.exists():
+            return {}
+        try:
+            kept = parsed_json(path.read_bytes())
+            return {str(name): {key: str(value) for key, value in names.items()} for name, names in kept.items()}
+        except (OSError, ValueError, AttributeError):
+            print(f"{path} is damaged: trackers begin a run of their own for what is to come.", flush=True)
+            return {}
 
 
 class Tracker(Protocol):

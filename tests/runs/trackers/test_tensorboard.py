@@ -5,6 +5,7 @@ import json
 import pytest
 
 from hpt_trl.cli import main
+from hpt_trl.runs.trackers.run import TrackedRun
 from tests.helpers.code_problems import solutions
 from tests.helpers.datasets import write_jsonl
 from tests.helpers.pretraining import MODEL
@@ -157,3 +158,12 @@ def test_a_run_that_goes_on_has_one_curve(recipe, tmp_path):
     assert [step for step, _ in scalars["train/loss"]] == [1, 2, 3, 4, 5]
     assert len(texts["training_rows"]) == 1
     assert [path.name for path in (out / "runs").iterdir()] == ["sft"]
+
+
+@pytest.mark.parametrize("noted", ['{"tensorboard": {"fol', "null", "[1]", '{"tensorboard": 3}', '{"wandb": null}'])
+def test_a_damaged_note_of_the_trackers_stops_nothing(tmp_path, noted, capsys):
+    run = TrackedRun(name="sft", project="p", folder=tmp_path, settings={}, step=2)
+    (tmp_path / "trackers.json").write_text(noted)
+    assert run.earlier("wandb") == {} and "trackers.json is damaged" in capsys.readouterr().out
+    run.keep("tensorboard", folder="runs/sft")
+    assert run.earlier("tensorboard") == {"folder": "runs/sft"}
