@@ -322,12 +322,13 @@ def _prepare(dataset: Dataset, faults: Faults, arguments: DataArguments, wanted:
     dataset = map_columns(dataset, source, mapping)
     named = names_columns(template, [name for name in dataset.column_names if name != "prompt"])
     small = renamed_to_fit(dataset, wanted, {*mapping, *named})
-    dataset = read_scalars(dataset.rename_columns(small))
+    dataset = dataset.rename_columns(small)
     if small:
         logger.warning(
             "%s: its columns are read by their names in small letters: %s.", source, ", ".join(small.values())
         )
     faults.names = mapping | {name: column for column, name in small.items()}
+    dataset = read_scalars(dataset, wanted.left, faults)
     for column in ("prompt", demonstration_column, "chosen", "rejected"):
         dataset = with_messages(dataset, column, faults)
     # A template without `{prompt}` writes the whole prompt.

@@ -22,8 +22,8 @@ from trl.chat_template_utils import get_training_chat_template
 from trl.data_utils import prepare_multimodal_messages
 
 from hpt_trl.data.messages import IMAGES
+from hpt_trl.data.rendered_with import switches_of, tools_of
 from hpt_trl.data.row_images import images_for, with_images
-from hpt_trl.data.stored_text import decoded
 from hpt_trl.data.turns import open_mark, shown, turn_fault, unpaired_mark
 from hpt_trl.errors import UserError
 
@@ -229,21 +229,8 @@ class Encoder:
     def _arguments(self, row: dict[str, Any]) -> dict[str, Any]:
         if not self.reads_rows:
             return self.settings
-        tools = row.get("tools")
-        if isinstance(tools, str):
-            tools = decoded(tools) if tools.strip() else None
-        if tools and not (isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)):
-            raise UserError(f"`tools` is {shown(str(tools))}; write a list of schemas, or its JSON text.")
-        switches = row.get("chat_template_kwargs") or {}
-        if not isinstance(switches, dict):
-            raise UserError(
-                f"`chat_template_kwargs` is {shown(str(switches))}; write a mapping, as in "
-                '{"enable_thinking": false}, or drop the column.'
-            )
-        # A table gives every row the keys of all: None stands for those that a row does not have. Templates of the
-        # Llama family write a preamble for an empty list of tools.
-        own = {key: value for key, value in switches.items() if value is not None}
-        return {**self.settings, **own, "tools": tools or None}
+        own = switches_of(row.get("chat_template_kwargs"))
+        return {**self.settings, **own, "tools": tools_of(row.get("tools"))}
 
     def render(self, messages: Messages, arguments: dict[str, Any], *, generation_prompt: bool = False) -> str:
         """Messages as the chat template writes them.

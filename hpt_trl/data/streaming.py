@@ -146,6 +146,8 @@ class StreamedRows:
         with _said_before():
             rows, _ = checked_rows(table, faults, self.arguments, self._wanted)
             rows = rows.select([place for place, number in enumerate(rows[ROW]) if number not in faults.found])
+            if not len(rows):
+                return {}
             if self.tokenizer is not None:
                 piece = replace(self.splits, train=rows, test=None)
                 rows = to_conversational(piece, self.tokenizer, self.arguments).train

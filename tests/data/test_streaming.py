@@ -1,6 +1,7 @@
 """Streams (`dataset_streaming`): the trainer gets of them what it gets of the same rows read before the training."""
 
 import json
+import shutil
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from hpt_trl.runs.preparation import prepare
 from tests.helpers.pretraining import MODEL
 from tests.helpers.processes import hpt_trl
 from tests.helpers.stage_runs import KEYS, results, weights
+from tests.helpers.templates import WITH_TOOLS
 
 
 def talk(i: int) -> dict[str, Any]:
@@ -230,6 +232,53 @@ def test_faulty_comparisons_of_a_stream(recipe, tmp_path):
     reward = recipe(data, "reward", **keys | {"stage": "reward", "truncation_mode": None})
     runner.run(reward, dropped)
     assert len((tmp_path / "reward" / "scores.jsonl").read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize("stage", ["dpo", "reward"])
+def test_comparisons_give_a_template_what_is_stored_as_text_or_not_there(recipe, tmp_path, tiny_model_path, stage):
+    rows = [called(i) for i in range(20)]
+    model = shutil.copytree(tiny_model_path, tmp_path / "model")
+    (model / "chat_template.jinja").write_text("{{ shout is defined }}" + WITH_TOOLS)
+    for row in rows[::3]:
+        row["tools"] = None
+    for row in rows[::2]:
+        row["chat_template_kwargs"] = {"shout": True}
+    keys = {"stage": stage, "model_name_or_path": str(model), "max_length": 2000}
+    as_lists = batches(recipe(str(write(tmp_path / "lists.jsonl", rows)), **keys), 40)
+    stored = [
+        row | {"tools": "" if row["tools"] is None else (json.dumps, repr)[place % 2](row["tools"])}
+        for place, row in enumerate(rows)
+    ]
+    data = str(write(tmp_path / "texts.jsonl", stored))
+    assert len({tuple(ids) for ids, *_ in as_lists}) == 40
+    assert batches(recipe(data, "read", **keys), 40) == as_lists
+    assert batches(recipe(data, "streamed", dataset_streaming=True, **keys), 40) == as_lists
+    stored[14]["tools"] = "clock"
+    data = str(write(tmp_path / "wrong.jsonl", stored))
+    path = recipe(data, "wrong", dataset_streaming=True, **keys)
+    with pytest.raises(UserError, match=rf"{data}, line 15: `tools` is 'clock'; write a list of schemas"):
+        runner.run(path, [])
+
+
+@pytest.mark.parametrize(
+    ("stage", "changes", "said"),
+    [
+        ("dpo", {"prompt": [{"role": "user", "content": "Hi"}, answer("Well")]}, "`prompt` ends with a turn of the"),
+        ("reward", {"prompt": [{"role": "user", "content": "Hi"}, answer("Well")]}, "`prompt` ends with a turn of the"),
+        ("reward", {"margin": 1.0}, "`margin` is there, which the first rows of the stream do not have"),
+    ],
+)
+def test_a_late_comparison_that_would_be_trained_otherwise(recipe, tmp_path, stage, changes, said):
+    rows = [called(i) for i in range(22)]
+    # The last row of a piece of its own.
+    rows[21] |= changes
+    data = str(write(tmp_path / "a.jsonl", rows))
+    keys = {"stage": stage, "dataset_streaming": True, "on_bad_row": "drop"}
+    with pytest.raises(UserError, match=rf"{data}, line 22: {said}"):
+        runner.run(recipe(data, **keys | {"on_bad_row": "error"}), [])
+    # The row is left out, and the stream begins anew.
+    order = batches(recipe(data, "dropped", **keys), 48)
+    assert order == batches(recipe(str(write(tmp_path / "b.jsonl", rows[:21])), "good", **keys), 48)
 
 
 def test_held_out_rows_among_lines_that_are_no_json(recipe, tmp_path):

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import pyarrow as pa
-from datasets import Dataset
+from datasets import Dataset, Features
 
+from hpt_trl.data.objects import arrow_column
 from hpt_trl.data.reading.soundness import Fault
 from hpt_trl.data.reading.text import lines
 from hpt_trl.errors import UserError
@@ -76,7 +78,7 @@ def read_text(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
 
 
 def same_columns(paths: list[Path]) -> list[int]:
-    """The number of rows of each .parquet file; none where their columns differ, or one cannot be read."""
+    """The number of rows of each .parquet file; none where their columns differ, or `datasets` cannot read them."""
     import pyarrow.parquet as pq
 
     try:
@@ -84,6 +86,7 @@ def same_columns(paths: list[Path]) -> list[int]:
     except (OSError, pa.ArrowInvalid):
         return []
     same = all(file.schema_arrow.equals(files[0].schema_arrow) for file in files)
+    same = same and all(map(_is_known, files[0].schema_arrow))
     return [file.metadata.num_rows for file in files] if same else []
 
 
@@ -98,7 +101,7 @@ def read_parquet(path: Path) -> Dataset:
     table = pa.Table.from_batches(file.iter_batches(batch_size=_BATCH), schema=file.schema_arrow)
     # A flipped byte shows here, in texts that are no UTF-8, or only where a row is read.
     table.validate(full=True)
-    return Dataset(table)
+    return Dataset(_fitted(table))
 
 
 def parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -110,8 +113,37 @@ def parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     last = 0
     for batch in _opened(path).iter_batches(batch_size=_BATCH):
         batch.validate(full=True)
-        yield from enumerate(batch.to_pylist(), last + 1)
-        last += len(batch)
+        # Without the features that `datasets` wrote, by which it would decode every picture.
+        table = _fitted(pa.Table.from_batches([batch])).replace_schema_metadata(None)
+        columns = Dataset(table)[:]
+        for values in zip(*columns.values(), strict=True):
+            last += 1
+            yield last, dict(zip(columns, values, strict=True))
+
+
+def _fitted(table: pa.Table) -> pa.Table:
+    """The table in the types that `datasets` knows: maps (Spark's) become objects, and UUIDs texts."""
+    for place, field in enumerate(table.schema):
+        if not _is_known(field):
+            values = table.column(place).to_pylist(maps_as_pydicts="lossy")
+            table = table.set_column(place, field.name, arrow_column([_plain(value) for value in values]))
+    return table
+
+
+def _is_known(field: pa.Field) -> bool:
+    try:
+        Features.from_arrow_schema(pa.schema([field]))
+    except ValueError:
+        return False
+    return True
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_plain(inner) for inner in value]
+    return str(value) if isinstance(value, UUID) else value
 
 
 def _opened(path: Path) -> "ParquetFile":

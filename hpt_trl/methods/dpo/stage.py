@@ -12,6 +12,7 @@ from trl import DPOConfig
 from hpt_trl.data.layouts import Splits
 from hpt_trl.data.loading import columns_for
 from hpt_trl.data.reading.places import where
+from hpt_trl.data.rendered_with import all_given_to_templates
 from hpt_trl.data.rendering import Encoder
 from hpt_trl.data.row_checks import iterate_rows
 from hpt_trl.errors import UserError
@@ -75,10 +76,12 @@ def check_answers(row: dict[str, Any]) -> None:
 
 
 def build(inputs: StageInputs) -> Trainer:
-    taken = inputs.trainer_arguments() | {"train_dataset": columns_for(inputs.splits.train, *COLUMNS)}
+    parts = [columns_for(rows, *COLUMNS) for rows in (inputs.splits.train, inputs.splits.test)]
+    train, test = map(all_given_to_templates, parts)
+    taken = inputs.trainer_arguments() | {"train_dataset": train}
     if inputs.splits.stream is not None:
         taken |= streamed_comparisons(inputs, *COLUMNS, check=check_answers)
-    return MeasuredDPOTrainer(eval_dataset=columns_for(inputs.splits.test, *COLUMNS), **taken)
+    return MeasuredDPOTrainer(eval_dataset=test, **taken)
 
 
 STAGE = Stage(
@@ -92,7 +95,7 @@ STAGE = Stage(
         one_of("f_divergence_type", "reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"),
         at_least(0, "beta", "label_smoothing", "discopop_tau"),
         at_least(1, "precompute_ref_batch_size", "ref_model_sync_steps"),
-        share("ref_model_mixup_alpha"),
+        share("ref_model_mixup_alpha", "ld_alpha"),
         one_of("truncation_mode", "keep_start", "keep_end"),
         one_of("loss_type", *LOSSES),
     ),

@@ -11,6 +11,7 @@ from transformers import Trainer
 from trl import RewardConfig, RewardTrainer
 
 from hpt_trl.data.loading import columns_for
+from hpt_trl.data.rendered_with import all_given_to_templates
 from hpt_trl.files import valid_json, write_atomically
 from hpt_trl.methods.reward.shift import SCORES_FILE
 from hpt_trl.methods.reward.trainer import ScoringRewardTrainer
@@ -35,10 +36,12 @@ def check(recipe: Recipe) -> None:
 def build(inputs: StageInputs) -> Trainer:
     # For this task PEFT trains and saves the score head beside the adapter; for any other it stays as it was drawn.
     inputs = replace(inputs, model_args=replace(inputs.model_args, lora_task_type="SEQ_CLS"))
-    taken = inputs.trainer_arguments() | {"train_dataset": columns_for(inputs.splits.train, *COLUMNS)}
+    parts = [columns_for(rows, *COLUMNS) for rows in (inputs.splits.train, inputs.splits.test)]
+    train, test = map(all_given_to_templates, parts)
+    taken = inputs.trainer_arguments() | {"train_dataset": train}
     if inputs.splits.stream is not None:
         taken |= streamed_comparisons(inputs, *COLUMNS)
-    trainer = ScoringRewardTrainer(eval_dataset=columns_for(inputs.splits.test, *COLUMNS), **taken)
+    trainer = ScoringRewardTrainer(eval_dataset=test, **taken)
     _restore_head_type(trainer)
     return trainer
 

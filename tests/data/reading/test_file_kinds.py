@@ -3,13 +3,17 @@
 import gzip
 import json
 import os
+from uuid import UUID
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, Features, List, Value, load_dataset
 
 from hpt_trl.data.loading import load_splits
 from hpt_trl.data.names import check_name
 from hpt_trl.data.reading.places import where
+from hpt_trl.data.reading.tables import parquet_rows
 from hpt_trl.errors import UserError
 from hpt_trl.recipes.arguments import RecipeArguments
 from tests.helpers.datasets import chat, load, refused, write_jsonl
@@ -277,6 +281,33 @@ def test_pipes_devices_and_wrong_patterns_are_refused_at_once(tmp_path):
         with pytest.raises(UserError) as caught:
             check_name(name if isinstance(name, list) else str(name))
         assert message in str(caught.value)
+
+
+def test_types_of_tables_that_datasets_does_not_know(tmp_path):
+    tool = pa.ExtensionArray.from_storage(pa.json_(), pa.array(['{"name": "f", "n": 1}']))
+    switches = pa.array([[("a", 1)], None], pa.map_(pa.string(), pa.int64()))
+    columns = {
+        "id": pa.array([UUID(int=1).bytes, UUID(int=2).bytes], pa.uuid()),
+        "prompt": pa.array(["p", "q"], pa.string_view()),
+        "completion": ["c", "d"],
+        "made": pa.array([[{"by": [("x", "y")]}], []], pa.list_(pa.struct({"by": pa.map_(pa.string(), pa.string())}))),
+        "chat_template_kwargs": switches,
+        "tools": pa.ListArray.from_arrays([0, 1, 1], tool),
+    }
+    (tmp_path / "folder").mkdir()
+    path = tmp_path / "folder" / "a.parquet"
+    pq.write_table(pa.table(columns), path)
+    expected = {
+        "id": [f"00000000-0000-0000-0000-00000000000{n}" for n in (1, 2)],
+        "made": [[{"by": {"x": "y"}}], []],
+        "chat_template_kwargs": [{"a": 1}, None],
+        "tools": [[{"name": "f", "n": 1}], []],
+    }
+    for source in (path, path.parent):
+        train = load(source).train
+        assert {name: train[name][:] for name in expected} == expected
+    rows = [row for _, row in parquet_rows(path)]
+    assert {name: [row[name] for row in rows] for name in expected} == expected
 
 
 @pytest.mark.parametrize(
