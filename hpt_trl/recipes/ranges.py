@@ -12,7 +12,7 @@ from hpt_trl.data.arguments import DATA_RULES
 from hpt_trl.data.layout_names import layout_rule
 from hpt_trl.models.ranges import MODEL_RULES
 from hpt_trl.rewards.arguments import REWARD_RULES
-from hpt_trl.settings.ranges import Rule, above, at_least, count_or_share, one_of, share
+from hpt_trl.settings.ranges import Rule, above, at_least, count_or_share, one_of, rules_of, share
 
 if TYPE_CHECKING:
     from hpt_trl.recipes.recipe import Stage
@@ -30,6 +30,7 @@ COMMON_RULES = (
     ),
     at_least(0, "weight_decay", "warmup_steps", "max_grad_norm", "eval_samples", "eval_temperature", "eval_delay"),
     at_least(0, "router_aux_loss_coef", "neftune_noise_alpha"),
+    Rule(("pad_to_multiple_of",), "1 or more, or auto", least=1, also=("auto",)),
     # Each is a process of its own: a machine that is asked for more hangs.
     Rule(("dataloader_num_workers",), "0 to 1024", least=0, most=1024),
     Rule(("dataset_num_proc",), "1 to 1024", least=1, most=1024),
@@ -48,9 +49,10 @@ COMMON_RULES = (
 
 
 def rules_for(stage: "Stage") -> dict[str, Rule]:
-    """Returns key -> rule for the keys of a stage; its own rules stand above the common ones."""
+    """Returns key -> rule for the keys of a stage; its own stand above the common ones, its config's above both."""
     shared = (*COMMON_RULES, *_library_rules(), *DATA_RULES, *MODEL_RULES, *REWARD_RULES)
-    return {key: rule for rule in (*shared, layout_rule(stage.layouts), *stage.rules) for key in rule.keys}
+    rules = (*shared, layout_rule(stage.layouts), *stage.rules, *rules_of(stage.config_class))
+    return {key: rule for rule in rules for key in rule.keys}
 
 
 def _library_rules() -> Iterator[Rule]:

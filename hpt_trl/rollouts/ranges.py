@@ -32,8 +32,8 @@ ROLLOUT_RULES = (
     above(0, "sapo_temperature_neg", "sapo_temperature_pos"),
     above(0, "vespo_k_pos", "vespo_lambda_pos", "vespo_k_neg", "vespo_lambda_neg"),
     above(0, "vllm_importance_sampling_clip_max", "vllm_importance_sampling_clip_min", "vllm_server_timeout"),
+    above(0, "vllm_importance_sampling_cap"),
     share("top_p", "vllm_gpu_memory_utilization", zero=False),
     share("min_p", "top_entropy_quantile", "ref_model_mixup_alpha"),
     Rule(("vllm_server_port", "vllm_group_port"), "1 to 65535", least=1, most=65535),
-    Rule(("pad_to_multiple_of",), "1 or more, or auto", least=1, also=("auto",)),
 )

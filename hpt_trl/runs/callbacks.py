@@ -36,8 +36,8 @@ class KnowsBest(TrainerCallback):
             state.best_model_checkpoint = None if best is None else str(best)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        by_plateau = args.lr_scheduler_type == "reduce_lr_on_plateau"
-        if not (args.save_strategy == "best" or args.load_best_model_at_end or by_plateau):
+        # The base looks for it at every evaluation, whatever it is asked for.
+        if args.metric_for_best_model is None:
             return
         asked, metrics = str(args.metric_for_best_model), kwargs.get("metrics") or {}
         known = sorted(name for name in metrics if name.startswith("eval_"))

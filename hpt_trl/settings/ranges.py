@@ -1,5 +1,6 @@
 """Ranges that the values of keys must keep to, as plain data: they can be written to a file and read again."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,6 +80,25 @@ def count_or_share(*keys: str) -> Rule:
 
 def one_of(key: str, *names: str) -> Rule:
     return Rule((key,), ", ".join(names), names=names)
+
+
+def rules_of(config_class: type) -> Iterator[Rule]:
+    """Yields what a config and those that it is made of declare as `RULES`; the nearest come last, and stand above."""
+    for kind in reversed(config_class.__mro__):
+        yield from kind.__dict__.get("RULES", ())
+
+
+def keep_to_rules(config: object) -> None:
+    """Holds a config that was made from Python to the ranges that a recipe is held to before it is made.
+
+    Raises:
+        ValueError: the key, its value and what is allowed.
+    """
+    for rule in rules_of(type(config)):
+        for key in rule.keys:
+            value = getattr(config, key)
+            if wrong := problem(rule, value):
+                raise ValueError(f"`{key}` is {value!r}; {wrong.removeprefix('is not allowed; ')}")
 
 
 def problem(rule: Rule, value: Any) -> str | None:

@@ -1,8 +1,11 @@
 """Settings of the frozen models that a method asks about tokens: a reference model, a value model."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from trl import SFTConfig
+
+from hpt_trl.settings.ranges import Rule, at_least, keep_to_rules, one_of
 
 MODES = ("cached", "online")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -57,9 +60,15 @@ class ReferenceConfig(SFTConfig):
         default=2, metadata={"help": "Rows that are scored anew when a cache is opened, to see that it fits; 0: none."}
     )
 
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        one_of("reference_mode", *MODES),
+        one_of("reference_dtype", *DTYPES),
+        at_least(0, "reference_check_rows"),
+    )
+
     def __post_init__(self):
         super().__post_init__()
-        _check_frozen(self, "reference")
+        keep_to_rules(self)
 
     @property
     def needs_reference(self) -> bool:
@@ -108,19 +117,17 @@ class ValueScoresConfig(SFTConfig):
         default=2, metadata={"help": "Rows that are valued anew when a cache is opened, to see that it fits; 0: none."}
     )
 
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        one_of("value_mode", *MODES),
+        one_of("value_dtype", *DTYPES),
+        at_least(0, "value_check_rows"),
+    )
+
     def __post_init__(self):
         super().__post_init__()
-        _check_frozen(self, "value")
+        keep_to_rules(self)
 
     @property
     def needs_values(self) -> bool:
         """Whether the method reads the values, at any step."""
         return self.value_model_name_or_path is not None
-
-
-def _check_frozen(config: SFTConfig, prefix: str) -> None:
-    for name, allowed in ((f"{prefix}_mode", MODES), (f"{prefix}_dtype", DTYPES)):
-        if getattr(config, name) not in allowed:
-            raise ValueError(f"`{name}` is {getattr(config, name)!r}; allowed: {', '.join(allowed)}.")
-    if getattr(config, f"{prefix}_check_rows") < 0:
-        raise ValueError(f"`{prefix}_check_rows` is {getattr(config, f'{prefix}_check_rows')}; allowed: 0 or more.")

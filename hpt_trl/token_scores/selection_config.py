@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from hpt_trl.settings.ranges import Rule, at_least, keep_to_rules, one_of, share
 from hpt_trl.token_scores.config import ReferenceConfig
 
 SCOPES = ("sequence", "micro_batch", "global")
@@ -43,18 +44,19 @@ class SelectionConfig(ReferenceConfig):
         },
     )
 
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        share("select_ratio", zero=False),
+        one_of("select_ratio_schedule", *SCHEDULES),
+        at_least(0, "selection_warmup_steps"),
+    )
+
     def __post_init__(self):
         super().__post_init__()
-        if not 0 < self.select_ratio <= 1:
-            raise ValueError(f"`select_ratio` is {self.select_ratio}; allowed: above 0 and at most 1.")
-        for name, allowed in (
-            ("selection_scope", self.selection_scopes),
-            ("select_ratio_schedule", SCHEDULES),
-        ):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"`{name}` is {getattr(self, name)!r}; allowed: {', '.join(allowed)}.")
-        if self.selection_warmup_steps < 0:
-            raise ValueError(f"`selection_warmup_steps` is {self.selection_warmup_steps}; allowed: 0 or more.")
+        keep_to_rules(self)
+        if self.selection_scope not in self.selection_scopes:
+            raise ValueError(
+                f"`selection_scope` is {self.selection_scope!r}; allowed: {', '.join(self.selection_scopes)}."
+            )
 
     @property
     def selects_all(self) -> bool:

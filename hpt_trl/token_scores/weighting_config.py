@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from hpt_trl.settings.ranges import Rule, above, at_least, keep_to_rules, one_of, share
 from hpt_trl.token_scores.advantages import TERMINALS
 from hpt_trl.token_scores.config import ValueScoresConfig
 from hpt_trl.token_scores.weights import matched_normal
@@ -76,23 +77,20 @@ class TokenWeightingConfig(ValueScoresConfig):
         default=0.981, metadata={"help": "`random_matched`: spread after the clip, e.g. `weight_std` of another run."}
     )
 
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        one_of("td_terminal", *TERMINALS),
+        share("td_gamma", "td_lambda", "weight_momentum"),
+        above(0, "weight_temperature"),
+        at_least(0, "weight_warmup_steps"),
+        share("weight_clip_low", zero=False, one=False),
+        above(1, "weight_clip_high"),
+    )
+
     def __post_init__(self):
         super().__post_init__()
-        for name, allowed in (("weighting", self.weightings), ("td_terminal", TERMINALS)):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"`{name}` is {getattr(self, name)!r}; allowed: {', '.join(allowed)}.")
-        for name in ("td_gamma", "td_lambda", "weight_momentum"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"`{name}` is {getattr(self, name)}; allowed: 0 to 1.")
-        if self.weight_temperature <= 0:
-            raise ValueError(f"`weight_temperature` is {self.weight_temperature}; allowed: above 0.")
-        if self.weight_warmup_steps < 0:
-            raise ValueError(f"`weight_warmup_steps` is {self.weight_warmup_steps}; allowed: 0 or more.")
-        if not 0 < self.weight_clip_low < 1 < self.weight_clip_high:
-            raise ValueError(
-                f"`weight_clip_low` is {self.weight_clip_low} and `weight_clip_high` {self.weight_clip_high}; allowed: "
-                "above 0 and below 1, and above 1."
-            )
+        keep_to_rules(self)
+        if self.weighting not in self.weightings:
+            raise ValueError(f"`weighting` is {self.weighting!r}; allowed: {', '.join(self.weightings)}.")
         if self.needs_values and self.value_model_name_or_path is None:
             raise ValueError(
                 f"`value_model_name_or_path` is missing: `weighting: {self.weighting}` is made of a value model's "

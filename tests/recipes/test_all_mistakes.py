@@ -54,6 +54,30 @@ PLANTED = {
 }
 
 
+# A stage -> values out of the ranges of its own keys, which no shared rule bounds.
+OUT_OF_RANGE = {
+    "ppo": {"gamma": 7, "lam": 2, "kl_coef": -1, "kl_horizon": 0, "score_clip": -1, "kl_controller": "fixd"},
+    "hpt": {"chord_mu": 2, "sft_loss_coef": -1, "max_demonstration_length": 0, "unify_strategy": "swich"},
+    "critic": {"baseline_pairs": -1, "value_head_dropout": 1, "return_lambda_hold_steps": -1, "objective": "pair"},
+    "mtp": {"n_future_tokens": 0, "head_learning_rate": 0, "td_lambda": 4, "select_ratio": 4, "value_mode": "cache"},
+    "dpo": {"ld_alpha": 4, "pad_to_multiple_of": 0},
+    "sft": {"pad_to_multiple_of": -8},
+    "pretrain": {"tokenizer_training_rows": 0, "tokenizer_vocab_size": 0},
+}
+
+
+@pytest.mark.parametrize("stage", OUT_OF_RANGE)
+def test_ranges_of_a_stages_own_keys_are_told_with_all_others(stage, tmp_path):
+    wrong = OUT_OF_RANGE[stage]
+    path, _ = write(tmp_path, stage=stage, reward_funcs=None)
+    path.write_text(path.read_text() + yaml.safe_dump(wrong) + "learning_rat: 1\n")
+    with pytest.raises(UserError) as told:
+        check_run(str(path), [])
+    for key, value in wrong.items():
+        assert f"`{key}`: {value} is not allowed; allowed: " in str(told.value)
+    assert "Did you mean `learning_rate`?" in str(told.value)
+
+
 def write(folder, *lines, **values):
     """A recipe: sound but for these values and lines; its file, and the line of each key."""
     values = {key: value for key, value in (SOUND | {"output_dir": str(folder / "out")} | values).items() if value}

@@ -152,6 +152,7 @@ def test_caches_are_those_of_transformers():
         {"save_strategy": "best"},
         {"load_best_model_at_end": True, "save_strategy": "steps", "save_steps": 1},
         {"lr_scheduler_type": "reduce_lr_on_plateau"},
+        {"save_strategy": "no"},
     ],
     ids=str,
 )

@@ -78,7 +78,7 @@ def test_a_run_goes_on_with_its_statistics_or_not_at_all(recipe, tmp_path, capsy
         ({"weighting": "verifyable"}, "verifiable"),
         ({"value_model_name_or_path": None}, "is made of a value model's values"),
         ({"value_model_name_or_path": "outputs/nothing"}, "there is no folder outputs/nothing"),
-        ({"td_lambda": 2}, "allowed: 0 to 1"),
+        ({"td_lambda": 2}, "allowed: from 0 to 1"),
     ],
 )
 def test_mistakes(changes, said, recipe, tmp_path, capsys):

@@ -1,11 +1,13 @@
 """Settings of the critic, checked when the config is made, and which solutions it learns from."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from trl import RewardConfig
 
 from hpt_trl.data.solution_pairs import PairArguments
 from hpt_trl.recipes.arguments import RecipeArguments
+from hpt_trl.settings.ranges import Rule, above, at_least, keep_to_rules, one_of, share
 
 OBJECTIVES = ("pairwise", "regression")
 REGRESSIONS = ("smooth_l1", "mse")
@@ -60,27 +62,19 @@ class ValueConfig(RewardConfig):
         },
     )
 
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        one_of("objective", *OBJECTIVES),
+        one_of("regression_loss", *REGRESSIONS),
+        one_of("return_lambda_schedule", *SCHEDULES),
+        share("return_gamma", "return_lambda", "return_lambda_start"),
+        above(0, "head_learning_rate", "smooth_l1_beta"),
+        at_least(0, "return_lambda_hold_steps", "return_lambda_decay_steps", "baseline_pairs"),
+        share("value_head_dropout", one=False),
+    )
+
     def __post_init__(self):
         super().__post_init__()
-        for name, allowed in (
-            ("objective", OBJECTIVES),
-            ("regression_loss", REGRESSIONS),
-            ("return_lambda_schedule", SCHEDULES),
-        ):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"`{name}` is {getattr(self, name)!r}; allowed: {', '.join(allowed)}.")
-        for name in ("return_gamma", "return_lambda", "return_lambda_start"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"`{name}` is {getattr(self, name)}; allowed: 0 to 1.")
-        for name in ("head_learning_rate", "smooth_l1_beta"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"`{name}` is {getattr(self, name)}; allowed: above 0.")
-        for name in ("return_lambda_hold_steps", "return_lambda_decay_steps", "baseline_pairs"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"`{name}` is {getattr(self, name)}; allowed: 0 or more.")
-        if not 0 <= self.value_head_dropout < 1:
-            raise ValueError(f"`value_head_dropout` is {self.value_head_dropout}; allowed: 0 to below 1.")
-
+        keep_to_rules(self)
         if self.center_rewards_coefficient is not None and self.objective == "regression":
             raise ValueError(
                 f"`center_rewards_coefficient` is {self.center_rewards_coefficient}, and `objective: regression` does "

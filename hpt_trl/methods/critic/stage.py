@@ -16,7 +16,7 @@ from hpt_trl.methods.critic.trainer import SIDES, ValueTrainer, encoded_pairs
 from hpt_trl.methods.solution_rows import check_sampling
 from hpt_trl.methods.text_models import refuse_processor
 from hpt_trl.recipes.recipe import Recipe, Stage, StageInputs
-from hpt_trl.settings.ranges import above, at_least, share
+from hpt_trl.settings.ranges import at_least
 
 _COLUMNS = ("prompt", *SIDES, "margin", "tools", "chat_template_kwargs")
 
@@ -72,8 +72,6 @@ STAGE = Stage(
         *SAMPLING_RULES,
         at_least(0, "center_rewards_coefficient"),
         at_least(1, "max_test_pairs_per_problem"),
-        above(0, "head_learning_rate", "smooth_l1_beta"),
-        share("return_gamma", "return_lambda", "return_lambda_start"),
     ),
     layouts=("solutions", "comparisons"),
     sample=sample,

@@ -98,7 +98,7 @@ STAGE = Stage(
         one_of("f_divergence_type", "reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"),
         at_least(0, "beta", "label_smoothing", "discopop_tau"),
         at_least(1, "precompute_ref_batch_size", "ref_model_sync_steps"),
-        share("ref_model_mixup_alpha"),
+        share("ref_model_mixup_alpha", "ld_alpha"),
         one_of("truncation_mode", "keep_start", "keep_end"),
         one_of("loss_type", *LOSSES),
     ),

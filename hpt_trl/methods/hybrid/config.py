@@ -3,11 +3,13 @@
 import json
 import math
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from trl import GRPOConfig
 
 from hpt_trl.methods.hybrid.estimator import RESHAPES
 from hpt_trl.methods.hybrid.gate import OFFLINE_LOSS_TYPES, UNIFY_STRATEGIES, read_soft_table
+from hpt_trl.settings.ranges import Rule, above, at_least, keep_to_rules, one_of, share
 
 
 @dataclass
@@ -125,6 +127,18 @@ class HybridPostConfig(GRPOConfig):
         },
     )
 
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        one_of("unify_strategy", *UNIFY_STRATEGIES),
+        one_of("offline_loss_type", *OFFLINE_LOSS_TYPES),
+        one_of("off_policy_reshape", *RESHAPES),
+        one_of("sft_loss_normalization", "token", "prompt"),
+        one_of("on_missing_demonstration", "error", "rl"),
+        at_least(0, "sft_loss_coef"),
+        at_least(1, "chord_mu_decay_steps", "max_demonstration_length"),
+        share("chord_mu", "chord_mu_final"),
+        above(0, "off_policy_reshape_gamma"),
+    )
+
     def __post_init__(self):
         super().__post_init__()
         if isinstance(self.soft_table, str) and self.soft_table.lstrip().startswith("{"):
@@ -137,15 +151,7 @@ class HybridPostConfig(GRPOConfig):
                 ) from error
         read_soft_table(self.soft_table)
         group = self.num_generations
-        for key, allowed in (
-            ("unify_strategy", UNIFY_STRATEGIES),
-            ("offline_loss_type", OFFLINE_LOSS_TYPES),
-            ("off_policy_reshape", RESHAPES),
-            ("sft_loss_normalization", ("token", "prompt")),
-            ("on_missing_demonstration", ("error", "rl")),
-        ):
-            if getattr(self, key) not in allowed:
-                raise ValueError(f"`{key}` is {getattr(self, key)!r}; allowed: {', '.join(allowed)}.")
+        keep_to_rules(self)
         if not -1 <= self.switch_gate <= group:
             raise ValueError(
                 f"`switch_gate` is {self.switch_gate}; allowed: -1 (never) to {group} (`num_generations`, always)."
@@ -155,20 +161,8 @@ class HybridPostConfig(GRPOConfig):
                 f"`switch_gate_off` is {self.switch_gate_off}; allowed: above `switch_gate` ({self.switch_gate}) and "
                 f"at most {group} (`num_generations`), or leave it out."
             )
-        for key, least in (("sft_loss_coef", 0.0), ("chord_mu_decay_steps", 1)):
-            if getattr(self, key) < least:
-                raise ValueError(f"`{key}` is {getattr(self, key)}; allowed: {least} or more.")
-        for key in ("chord_mu", "chord_mu_final"):
-            if not 0.0 <= getattr(self, key) <= 1.0:
-                raise ValueError(f"`{key}` is {getattr(self, key)}; allowed: 0 to 1.")
-        if self.off_policy_reshape_gamma <= 0:
-            raise ValueError(f"`off_policy_reshape_gamma` is {self.off_policy_reshape_gamma}; allowed: above 0.")
         if self.demonstration_reward != "graded":
             self.demonstration_reward = _number(self.demonstration_reward)
-        if self.max_demonstration_length is not None and self.max_demonstration_length < 1:
-            raise ValueError(
-                f"`max_demonstration_length` is {self.max_demonstration_length}; allowed: 1 or more, or leave it out."
-            )
 
     @property
     def uses_demonstrations(self) -> bool:

@@ -6,6 +6,7 @@ from typing import ClassVar
 from hpt_trl.methods.mtp.schedule import CURRICULA, head_weights
 from hpt_trl.models.future_heads.chained import SHIPPED
 from hpt_trl.models.future_heads.heads import COPIES, KINDS, MOST_TOKENS
+from hpt_trl.settings.ranges import Rule, above, at_least, keep_to_rules, one_of
 from hpt_trl.token_scores.head_selection import FIRST_HEADS
 from hpt_trl.token_scores.selection_config import SelectionConfig
 from hpt_trl.token_scores.weighting_config import WEIGHTINGS as TOKEN_WEIGHTINGS
@@ -115,6 +116,15 @@ class WeightedMTPConfig(TokenWeightingConfig, SelectionConfig):
     # Set by a recipe's `shipped_heads: drop`: heads that lie beside the model are left alone, new ones are trained.
     begins_anew: bool = field(default=False, init=False)
 
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(("n_future_tokens",), f"1 to {MOST_TOKENS}", least=1, most=MOST_TOKENS),
+        one_of("head_init", *INITS),
+        one_of("curriculum", *CURRICULA),
+        one_of("selection_first_head", *FIRST_HEADS),
+        at_least(0, "head_warmup_steps"),
+        above(0, "head_learning_rate"),
+    )
+
     def __post_init__(self):
         """Check the settings that belong together.
 
@@ -125,26 +135,18 @@ class WeightedMTPConfig(TokenWeightingConfig, SelectionConfig):
             # Heads that wait for their part of the run have no gradient.
             self.ddp_find_unused_parameters = True
         super().__post_init__()
-        if not 1 <= self.n_future_tokens <= MOST_TOKENS:
-            raise ValueError(f"`n_future_tokens` is {self.n_future_tokens}; allowed: 1 to {MOST_TOKENS}.")
+        keep_to_rules(self)
         if self.max_length is not None and self.n_future_tokens >= self.max_length:
             raise ValueError(
                 f"`n_future_tokens` is {self.n_future_tokens}, but rows are cut to {self.max_length} tokens "
                 "(`max_length`): the last head would have nothing to predict; allowed: below `max_length`."
             )
-        for name, allowed in (("head_init", INITS), ("curriculum", CURRICULA), ("selection_first_head", FIRST_HEADS)):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"`{name}` is {getattr(self, name)!r}; allowed: {', '.join(allowed)}.")
         if self.n_future_tokens > 1 and self.packing and self.packing_strategy == "wrapped":
             raise ValueError(
                 "`packing_strategy` is 'wrapped', whose rows hold several documents without their borders: heads would "
                 "predict across them; allowed with `n_future_tokens` above 1: bfd, bfd_split."
             )
         head_weights(self.head_weights, self.n_future_tokens)
-        if self.head_warmup_steps < 0:
-            raise ValueError(f"`head_warmup_steps` is {self.head_warmup_steps}; allowed: 0 or more.")
-        if self.head_learning_rate is not None and self.head_learning_rate <= 0:
-            raise ValueError(f"`head_learning_rate` is {self.head_learning_rate}; allowed: above 0.")
         if self.loss_type != "nll":
             raise ValueError(
                 f"`loss_type` is {self.loss_type}; allowed: nll. The heads' losses are weighted, which another "

@@ -1,8 +1,11 @@
 """Settings of PPO."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from trl import GRPOConfig
+
+from hpt_trl.settings.ranges import Rule, above, at_least, keep_to_rules, one_of, share
 
 KL_CONTROLLERS = ("fixed", "adaptive")
 SCORE_NORMALIZATIONS = ("none", "prompt", "batch")
@@ -83,6 +86,18 @@ class PPOConfig(GRPOConfig):
         default=None, metadata={"help": "Taken off the score of a completion that was cut at the length limit."}
     )
 
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        one_of("kl_controller", *KL_CONTROLLERS),
+        one_of("score_centering", *SCORE_NORMALIZATIONS),
+        one_of("score_scaling", *SCORE_NORMALIZATIONS),
+        one_of("loss_type", *LOSS_TYPES),
+        one_of("importance_sampling_level", "token"),
+        one_of("multi_objective_aggregation", "sum_then_normalize"),
+        at_least(0, "kl_coef", "vf_coef", "missing_eos_penalty"),
+        above(0, "kl_target", "kl_horizon", "cliprange_value", "score_clip"),
+        share("gamma", "lam"),
+    )
+
     def __post_init__(self):
         single = self.num_generations == 1
         if single:
@@ -90,27 +105,7 @@ class PPOConfig(GRPOConfig):
         super().__post_init__()
         if single:
             self.num_generations = 1
-        for key, allowed in (
-            ("kl_controller", KL_CONTROLLERS),
-            ("score_centering", SCORE_NORMALIZATIONS),
-            ("score_scaling", SCORE_NORMALIZATIONS),
-            ("loss_type", LOSS_TYPES),
-            ("importance_sampling_level", ("token",)),
-            ("multi_objective_aggregation", ("sum_then_normalize",)),
-        ):
-            if getattr(self, key) not in allowed:
-                raise ValueError(f"`{key}` is {getattr(self, key)!r}; allowed: {', '.join(allowed)}.")
-        for key in ("kl_coef", "vf_coef", "missing_eos_penalty"):
-            value = getattr(self, key)
-            if value is not None and value < 0:
-                raise ValueError(f"`{key}` is {value}; allowed: 0 or more.")
-        for key in ("kl_target", "kl_horizon", "cliprange_value", "score_clip"):
-            value = getattr(self, key)
-            if value is not None and value <= 0:
-                raise ValueError(f"`{key}` is {value}; allowed: above 0.")
-        for key in ("gamma", "lam"):
-            if not 0.0 <= getattr(self, key) <= 1.0:
-                raise ValueError(f"`{key}` is {getattr(self, key)}; allowed: 0 to 1.")
+        keep_to_rules(self)
         if self.beta != 0.0:
             raise ValueError(f"`beta` is {self.beta}; PPO's KL term is part of the reward: write `kl_coef`.")
         if self.sync_ref_model:

@@ -18,6 +18,7 @@ from hpt_trl.methods.sft.streamed import streamed_documents, streamed_training
 from hpt_trl.methods.sft.trainer import MeasuredSFTTrainer
 from hpt_trl.models.loading import load_tokenizer
 from hpt_trl.recipes.recipe import Recipe, Stage, StageInputs
+from hpt_trl.settings.ranges import at_least
 
 _READ_AT_ONCE = 1000
 
@@ -112,8 +113,6 @@ def _check_tokenizer_keys(recipe: Recipe, arguments: PretrainArguments) -> None:
         raise recipe.error(
             "tokenizer_vocab_size", f"{size}: {BYTES} bytes and {special} special tokens are {BYTES + special} already."
         )
-    if arguments.tokenizer_training_rows < 1:
-        raise recipe.error("tokenizer_training_rows", f"{arguments.tokenizer_training_rows}; allowed: 1 or more.")
 
 
 def _load_tokenizer(recipe: Recipe, name: str) -> PreTrainedTokenizerBase:
@@ -174,6 +173,7 @@ STAGE = Stage(
     argument_class=PretrainArguments,
     check=check,
     build=build,
+    rules=(at_least(1, "tokenizer_training_rows", "tokenizer_vocab_size"),),
     layouts=("documents",),
     measures_held_out=True,
     make_tokenizer=make_tokenizer,

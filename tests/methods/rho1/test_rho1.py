@@ -386,8 +386,8 @@ def test_samples_of_the_selection(rho1, tmp_path):
 @pytest.mark.parametrize(
     "settings,said",
     [
-        ({"select_ratio": 0.0}, "above 0 and at most 1"),
-        ({"select_ratio": 1.2}, "above 0 and at most 1"),
+        ({"select_ratio": 0.0}, "above 0 to 1"),
+        ({"select_ratio": 1.2}, "above 0 to 1"),
         ({"selection": "exces"}, "allowed: excess"),
         ({"selection_scope": "batch"}, "allowed: sequence"),
         ({"reference_mode": "disk"}, "allowed: cached"),
