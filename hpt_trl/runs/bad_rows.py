@@ -46,6 +46,11 @@ def settle_rows(recipe: Recipe, splits: Splits, encoder: Encoder) -> Splits:
             splits.source,
             *[unseen[0]] * 3,
         )
+        # Trainers on rollouts and on comparisons would take them for a vision-language model's.
+        test = splits.test
+        if test is not None:
+            test = test.remove_columns([name for name in unseen if name in test.column_names])
+        splits = replace(splits, train=splits.train.remove_columns(unseen), test=test)
     if splits.layout == "prompts":
         for name in _OF_ROWS:
             if name in splits.train.column_names and any(column_values(splits.train, name)):

@@ -145,3 +145,11 @@ def test_a_model_of_texts_reads_none(folder, recipe, caplog):
     write_jsonl(folder / "data.jsonl", [row | {"prompt": "<image> Which?"}] * 2)
     with pytest.raises(UserError, match="the row has images, and the model reads none"):
         prepare(path, [])
+
+
+@pytest.mark.parametrize("stage", ["grpo", "ppo"])
+def test_rollouts_of_a_model_of_texts_leave_pictures_out(folder, recipe, stage):
+    row = {"prompt": "Which?", "answer": "1", "image": "seen/1.png"}
+    data = write_jsonl(folder / "data.jsonl", [row] * 8)
+    runner.run(recipe(stage, dataset_name=str(data), test_split_size=None, max_steps=1, eval_samples=0), [])
+    assert (folder / stage / "model.safetensors").is_file()
