@@ -93,6 +93,7 @@ def cost_of(
     weight_bytes: float = 2.0,
     device: Device = H100,
     scored_by: "PretrainedConfig | None" = None,
+    most_rows: int | None = None,
 ) -> Cost:
     """Computes what a step of a training costs on as many devices as it has processes.
 
@@ -102,11 +103,13 @@ def cost_of(
         weight_bytes: of a weight, and of a number of the KV cache, as a generation reads it.
         device: what a process computes on; its FLOPs are reached as far as is assumed.
         scored_by: of a model that scores the corpus once.
+        most_rows: that a step can have; None without a bound.
     """
     settings, gpus = recipe.config, recipe.world_size
     devices = 1 if device.shared else gpus
     flops = devices * device.flops * assumed.utilisation
     rows = settings.per_device_train_batch_size * settings.gradient_accumulation_steps * gpus
+    rows = rows if most_rows is None else min(rows, most_rows)
     pairs = recipe.stage.scores or recipe.layout == "comparisons"
     rows *= 2 if pairs else 1
     length = row_length(recipe, assumed)

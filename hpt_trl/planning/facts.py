@@ -17,7 +17,7 @@ from hpt_trl.planning import memory, memory_settings
 from hpt_trl.planning.acted_rows import environment_line
 from hpt_trl.planning.evaluated import evaluated_of
 from hpt_trl.planning.lengths import Lengths
-from hpt_trl.planning.rows import describe_rows
+from hpt_trl.planning.rows import describe_rows, rows_there
 from hpt_trl.planning.timing import step_line, step_of
 from hpt_trl.recipes.batches import planned_steps, processes
 from hpt_trl.recipes.recipe import Recipe
@@ -197,10 +197,10 @@ def _estimate_measuring(prepared: Prepared, lengths: Lengths) -> memory.MemoryEs
 def _estimate(prepared: Prepared, lengths: Lengths) -> memory.MemoryEstimate:
     recipe = prepared.recipe
     judges = [reward_model.config for reward_model in prepared.reward_models]
-    evaluated = evaluated_of(prepared, lengths)
-    return estimate_recipe(
-        recipe, prepared.model_config, lengths, judges, lambda key: _config(recipe, key), evaluated=evaluated
-    )
+    changes: dict[str, Any] = {"evaluated": evaluated_of(prepared, lengths)}
+    if (most := rows_there(prepared)) is not None:
+        changes["rows"] = memory_settings.rows_at_once(recipe, most)
+    return estimate_recipe(recipe, prepared.model_config, lengths, judges, lambda key: _config(recipe, key), **changes)
 
 
 def estimate_recipe(

@@ -110,13 +110,19 @@ def sizes_of(
     )
 
 
+def rows_at_once(recipe: "Recipe", most: int | None = None) -> int:
+    """Returns the sequences of a micro-batch, two for each comparison, of at most so many rows."""
+    rows: int = recipe.config.per_device_train_batch_size
+    return min(rows, rows if most is None else most) * (2 if _compares(recipe) else 1)
+
+
 def _of_rows(recipe: "Recipe", config: "PretrainedConfig", lengths: Lengths) -> dict[str, Any]:
     """Of the sizes: what goes through the model at once."""
     settings: Any = recipe.config
     loading = recipe.setting("model_init_kwargs") or {}
     attention = recipe.model_args.attn_implementation or loading.get("attn_implementation") or ""
     draws, flash = _draws(recipe), "flash" in attention
-    rows = settings.per_device_train_batch_size * (2 if _compares(recipe) else 1)
+    rows = rows_at_once(recipe)
     # One row is not padded, but a rollout is as wide as those that were drawn with it.
     alike = not draws and (rows == 1 or recipe.setting("packing", False) or recipe.setting("padding_free", False))
     return {

@@ -45,6 +45,19 @@ def describe_rows(prepared: Prepared) -> tuple[list[tuple[str, str]], Lengths]:
     return lines, lengths
 
 
+def rows_there(prepared: Prepared) -> int | None:
+    """How many rows an epoch has, which bounds a batch and a step; None where it bounds neither.
+
+    Rollouts fill their batches, packed rows, documents and episodes make other rows than those that are read, and
+    several processes fill their batches up with rows that they have had.
+    """
+    recipe, splits = prepared.recipe, prepared.splits
+    others = splits.layout == "documents" or prepared.acting is not None or recipe.setting("packing", False)
+    if others or splits.stream is not None or "num_generations" in recipe.keys or recipe.world_size > 1:
+        return None
+    return len(splits.train)
+
+
 def _documents(prepared: Prepared) -> tuple[list[tuple[str, str]], Lengths]:
     """The lines about documents, which are trained on whole, and how long these are."""
     splits, encoder = prepared.splits, prepared.encoder

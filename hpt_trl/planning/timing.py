@@ -6,6 +6,7 @@ from hpt_trl.planning.cost import Assumptions, Cost, cost_of
 from hpt_trl.planning.devices import Device, device_of
 from hpt_trl.planning.lengths import Lengths
 from hpt_trl.planning.memory_settings import sizes_of
+from hpt_trl.planning.rows import rows_there
 from hpt_trl.runs.prepared import Prepared
 
 
@@ -25,7 +26,10 @@ def step_of(prepared: Prepared, lengths: Lengths) -> tuple[Cost, Device] | None:
     )
     sizes = sizes_of(recipe, config, lengths)
     rows, size = sizes.generated_rows, sizes.weight_bytes
-    return cost_of(recipe, config, assumed, generated_rows=rows, weight_bytes=size, device=device), device
+    most = rows_there(prepared)
+    return cost_of(
+        recipe, config, assumed, generated_rows=rows, weight_bytes=size, device=device, most_rows=most
+    ), device
 
 
 def step_line(step: tuple[Cost, Device] | None) -> str:

@@ -3,6 +3,7 @@
 import json
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from transformers import AutoModelForCausalLM
 from hpt_trl.cli import main
 from hpt_trl.planning import devices, timing
 from hpt_trl.planning.devices import Device, device_of
+from hpt_trl.planning.facts import estimate_of
 from hpt_trl.planning.rows import describe_rows
 from hpt_trl.recipes.resolving import read_recipe
 from hpt_trl.runs.preparation import prepare_recipe
@@ -35,16 +37,39 @@ def test_a_step_of_sft_by_hand(tiny_model_path, tmp_path, monkeypatch):
     keys = json.loads(path.read_text()).items()
     of_rollouts = ("reward_funcs", "max_completion_length", "num_generations", "loss_type")
     kept = {key: value for key, value in keys if key not in of_rollouts}
-    path.write_text(json.dumps(kept | {"stage": "sft", "max_length": 64, "gradient_checkpointing": True}))
+    path.write_text(
+        json.dumps(
+            kept
+            | {"stage": "sft", "max_length": 64, "gradient_checkpointing": True}
+            | {"per_device_train_batch_size": 2}
+        )
+    )
     prepared = prepare_recipe(read_recipe(path, []))
     lengths = describe_rows(prepared)[1]
     cost, device = timing.step_of(prepared, lengths)
-    tokens = 8 * 4 * round(lengths.mean)
+    tokens = 2 * 4 * round(lengths.mean)
     assert device is SLOW and cost.generation_seconds == 0 and cost.tokens == tokens
     expected = tokens * 4 * forward_of(prepared.model_config, round(lengths.mean)) / 0.5e9
     assert cost.seconds == pytest.approx(expected)
     said = timing.step_line((cost, device))
-    assert "32 rows of" in said and "50% of the 1 GFLOPS of a slow device" in said
+    assert " 8 rows of" in said and "50% of the 1 GFLOPS of a slow device" in said
+
+
+def test_a_step_has_no_more_rows_than_there_are(recipe, monkeypatch):
+    """Of 18 rows: a batch of 64 and 1000 accumulation steps end with the epoch, unless rows are packed anew."""
+    monkeypatch.setattr(timing, "device_of", lambda recipe: SLOW)
+
+    def found(stage, world_size=1, **changes):
+        prepared = prepare_recipe(read_recipe(Path(recipe(stage, **changes)), [], world_size))
+        return estimate_of(prepared).total, timing.step_of(prepared, describe_rows(prepared)[1])[0].rows
+
+    for stage, rows in (("sft", 18), ("dpo", 36)):
+        exact = found(stage, per_device_train_batch_size=18)
+        assert found(stage, per_device_train_batch_size=64) == exact and exact[1] == rows
+        assert found(stage, gradient_accumulation_steps=1000)[1] == rows
+    packed = {"packing": True, "max_length": 64}
+    assert found("sft", per_device_train_batch_size=64, **packed)[1] == 64
+    assert found("sft", world_size=2, per_device_train_batch_size=64)[1] == 128
 
 
 def test_a_generation_by_hand(tiny_model_path, tmp_path, monkeypatch):
