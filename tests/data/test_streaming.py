@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
-from datasets import Dataset
+from datasets import Dataset, Features, Json, List
+from PIL import Image
 from safetensors.torch import load_file
 
 from hpt_trl.data import streaming
@@ -323,6 +324,27 @@ def test_a_folder_that_datasets_reads_is_streamed_by_it(recipe, tmp_path):
     named = {"dataset_config": "easy"}
     read = batches(recipe(str(folder), **named), 20)
     assert batches(recipe(str(folder), dataset_streaming=True, **named), 20) == read
+
+
+def test_comparisons_of_a_model_of_texts_leave_pictures_out(recipe, tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "dot.png")
+    rows = [called(i) for i in range(12)]
+    expected = batches(recipe(str(write(tmp_path / "a.jsonl", rows)), stage="dpo"), 24)
+    data = str(write(tmp_path / "b.jsonl", [row | {"images": ["dot.png"]} for row in rows]))
+    for streams in (False, True):
+        assert batches(recipe(data, stage="dpo", dataset_streaming=streams), 24) == expected
+
+
+def test_objects_that_datasets_stores_as_json_are_objects_in_a_stream(recipe, tmp_path):
+    folder = tmp_path / "repository"
+    folder.mkdir()
+    rows = [called(i) for i in range(20)]
+    objects = Features({name: List(Json()) for name in rows[0]})
+    Dataset.from_list(rows, features=objects).to_parquet(folder / "rows.parquet")
+    (folder / "README.md").write_text("---\nconfigs:\n- config_name: easy\n  data_files: rows.parquet\n---\n")
+    expected = batches(recipe(str(write(tmp_path / "a.jsonl", rows)), stage="dpo"), 40)
+    for name, keys in [(str(folder), {"dataset_config": "easy"}), (str(folder / "rows.parquet"), {})]:
+        assert batches(recipe(name, stage="dpo", dataset_streaming=True, **keys), 40) == expected
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from hpt_trl.data.objects import arrow_column
 from hpt_trl.data.reading.joining import joined
 from hpt_trl.data.reading.json_files import read_json
 from hpt_trl.data.reading.places import ROW, Piece, Rows, Source, refuse_own_numbers
-from hpt_trl.data.reading.soundness import Fault, row_fault
+from hpt_trl.data.reading.soundness import Fault, row_fault, wide_fault
 from hpt_trl.data.reading.tables import parquet_rows, read_delimited, read_parquet, read_text
 from hpt_trl.data.reading.text import UNREADABLE
 from hpt_trl.errors import UserError
@@ -112,10 +112,17 @@ def _column(
 ) -> pa.Array | pa.ChunkedArray:
     """The values of a column; `faults` takes the rows whose value is of another kind than most are."""
     values = [row.get(key) for row in rows.values()]
-    try:
-        return arrow_column(values)
-    except _MISFIT:
-        kinds = [_kind(value) for value in values]
+    if (column := _one_column(values)) is not None:
+        return column
+    if all(value is None or (type(value) is int and 0 <= value < 2**64) for value in values):
+        return pa.array(values, pa.uint64())
+    for number, value in zip(rows, values, strict=True):
+        if fault := wide_fault(key, value):
+            faults.setdefault(number, fault)
+    values = [None if number in faults else value for number, value in zip(rows, values, strict=True)]
+    if (column := _one_column(values)) is not None:
+        return column
+    kinds = [_kind(value) for value in values]
     ((usual, _),) = Counter(kind for kind in kinds if kind is not None).most_common(1)
     fitting = [value if kind in (usual, None) else None for value, kind in zip(values, kinds, strict=True)]
     numbers = list(rows)
@@ -135,6 +142,13 @@ def _column(
                 f"`{key}` is {value!r:.80}, but other rows hold {column.type}; write the same type in every row.",
             )
     return column
+
+
+def _one_column(values: list[Any]) -> pa.Array | pa.ChunkedArray | None:
+    try:
+        return arrow_column(values)
+    except _MISFIT:
+        return None
 
 
 def _kind(value: Any) -> Any:

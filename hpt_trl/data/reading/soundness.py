@@ -24,10 +24,15 @@ def decoded_fault(column: str, value: Any) -> str | None:
     """What no column of objects can hold of a value that was text in the file; None if nothing is."""
     if fault := row_fault({column: value}):
         return fault
+    return wide_fault(column, value)
+
+
+def wide_fault(column: str, value: Any) -> str | None:
+    """What tells of an integer that no table can hold; None without one."""
     inner = [value]
     while inner:
         one = inner.pop()
-        # The reader of `datasets.Json` knows integers of 64 bits.
+        # Also the reader of `datasets.Json` knows integers of 64 bits.
         if isinstance(one, int) and not -(2**63) <= one < 2**63:
             return f"`{column:.60}` holds {one!s:.30}, which has more than 64 bits; write it as a text."
         inner += one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from datasets import Dataset, IterableDataset, ReadInstruction
+from datasets import Audio, Dataset, Image, IterableDataset, LargeList, List, Pdf, ReadInstruction, Video
 
 from hpt_trl.data.arguments import DataArguments
 from hpt_trl.data.names import check_name, files_of, looks_local, names_of, shown_names
@@ -157,7 +157,20 @@ def _open_splits(arguments: DataArguments) -> tuple[dict[str, Opened], bool]:
 
 def _of_rows(rows: IterableDataset, name: str) -> Iterator[Record]:
     source = Source(name)
-    return ((number, row, source) for number, row in enumerate(rows.decode(False), 1))
+    if rows.features is not None:
+        rows = rows.cast(_undecoded(rows.features))
+    return ((number, row, source) for number, row in enumerate(rows, 1))
+
+
+def _undecoded(feature: Any) -> Any:
+    """The feature by which media stay as they are stored; objects in JSON are decoded."""
+    if isinstance(feature, dict):
+        return type(feature)({name: _undecoded(inner) for name, inner in feature.items()})
+    if isinstance(feature, List):
+        return List(_undecoded(feature.feature), length=feature.length)
+    if isinstance(feature, LargeList):
+        return LargeList(_undecoded(feature.feature))
+    return replace(feature, decode=False) if isinstance(feature, Audio | Image | Pdf | Video) else feature
 
 
 def _of_files(paths: list[Path], name: str) -> Iterator[Record]:

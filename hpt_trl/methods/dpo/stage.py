@@ -11,6 +11,7 @@ from trl import DPOConfig
 
 from hpt_trl.data.layouts import Splits
 from hpt_trl.data.loading import columns_for
+from hpt_trl.data.messages import IMAGES
 from hpt_trl.data.reading.places import where
 from hpt_trl.data.rendered_with import all_given_to_templates
 from hpt_trl.data.rendering import Encoder
@@ -23,7 +24,7 @@ from hpt_trl.recipes.recipe import Recipe, Stage, StageInputs
 from hpt_trl.settings.ranges import at_least, one_of, share
 
 # What DPOTrainer reads of a row.
-COLUMNS = ("prompt", "chosen", "rejected", "tools", "chat_template_kwargs", "image", "images")
+COLUMNS = ("prompt", "chosen", "rejected", "tools", "chat_template_kwargs", *IMAGES)
 
 LOSSES = (
     *("sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot"),
@@ -76,11 +77,13 @@ def check_answers(row: dict[str, Any]) -> None:
 
 
 def build(inputs: StageInputs) -> Trainer:
-    parts = [columns_for(rows, *COLUMNS) for rows in (inputs.splits.train, inputs.splits.test)]
+    # Of pictures that the model does not read a warning was given; DPOTrainer would refuse them.
+    columns = [name for name in COLUMNS if inputs.encoder.is_processor or name not in IMAGES]
+    parts = [columns_for(rows, *columns) for rows in (inputs.splits.train, inputs.splits.test)]
     train, test = map(all_given_to_templates, parts)
     taken = inputs.trainer_arguments() | {"train_dataset": train}
     if inputs.splits.stream is not None:
-        taken |= streamed_comparisons(inputs, *COLUMNS, check=check_answers)
+        taken |= streamed_comparisons(inputs, *columns, check=check_answers)
     return MeasuredDPOTrainer(eval_dataset=test, **taken)
 
 

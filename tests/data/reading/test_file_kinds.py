@@ -283,6 +283,15 @@ def test_pipes_devices_and_wrong_patterns_are_refused_at_once(tmp_path):
         assert message in str(caught.value)
 
 
+def test_integers_of_64_bits_and_more(tmp_path):
+    rows = [{"prompt": "p", "completion": "c", "id": 2**64 - 1}, {"prompt": "q", "completion": "d", "id": None}]
+    assert load(write_jsonl(tmp_path / "a.jsonl", rows)).train["id"][:] == [2**64 - 1, None]
+    rows.append({"prompt": "r", "completion": "e", "id": 2**70})
+    path = write_jsonl(tmp_path / "b.jsonl", rows[1:])
+    assert f"line 2: `id` holds {2**70}, which has more than 64 bits; write it as a text." in refused(path)
+    assert load(path, on_bad_row="drop").train["prompt"][:] == ["q"]
+
+
 def test_types_of_tables_that_datasets_does_not_know(tmp_path):
     tool = pa.ExtensionArray.from_storage(pa.json_(), pa.array(['{"name": "f", "n": 1}']))
     switches = pa.array([[("a", 1)], None], pa.map_(pa.string(), pa.int64()))
