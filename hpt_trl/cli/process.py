@@ -29,7 +29,8 @@ def main(words: list[str] | None = None) -> int:
         command starts some. Any other failure is a traceback.
     """
     quiet_libraries()
-    rank = int(os.environ.get("RANK", "0"))
+    said = os.environ.get("RANK", "0")
+    rank = int(said) if said.isdecimal() else 0
     if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
         # torchrun starts each process in a session of its own: killed, it would leave them all behind.
         from hpt_trl.launching.processes import end_with_parent
@@ -41,6 +42,7 @@ def main(words: list[str] | None = None) -> int:
         sys.argv[1:] = masked_words(given)
     try:
         _refuse_gone_folder()
+        _refuse_odd_counts()
         return run_command(given)
     except UserError as error:
         if rank > 0:
@@ -71,6 +73,21 @@ def _refuse_gone_folder() -> None:
         raise UserError("the working directory was removed; change into one that is there.") from error
 
 
+def _refuse_odd_counts() -> None:
+    """Refuses a number of processes, or of this one among them, that is none: a shell may have left it behind.
+
+    Raises:
+        UserError: the variable, its value and what to do.
+    """
+    for variable, least in (("WORLD_SIZE", 1), ("LOCAL_WORLD_SIZE", 1), ("RANK", 0), ("LOCAL_RANK", 0)):
+        value = os.environ.get(variable)
+        if value is not None and not (value.isdecimal() and int(value) >= least):
+            raise UserError(
+                f"the environment variable {variable} is `{value:.80}`; allowed: a whole number of {least} or more, as "
+                f"launchers set it. Without a launcher: `unset {variable}`."
+            )
+
+
 def command() -> NoReturn:
     """Runs one command as the process that it is, and ends the process with the exit code.
 
@@ -93,7 +110,7 @@ def command() -> NoReturn:
         finally:
             os._exit(code)
 
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if os.environ.get("WORLD_SIZE", "1") != "1":
         # Registered before those of a run, it is called after them, and after the threads that a process waits for.
         atexit.register(leave)
     try:

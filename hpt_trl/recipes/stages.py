@@ -28,6 +28,10 @@ STAGE_MODULES = {
 }
 
 
+# What others call a stage.
+_ELSEWHERE = {"rm": "reward", "reward_modeling": "reward", "pt": "pretrain", "cpt": "pretrain", "rlhf": "ppo"}
+
+
 def check_stage(name: str) -> None:
     """Refuses a name that is no stage's.
 
@@ -35,7 +39,7 @@ def check_stage(name: str) -> None:
         UserError: the message gives the nearest name and all names.
     """
     if name not in STAGE_MODULES:
-        meant = did_you_mean(name[:200], STAGE_MODULES)
+        meant = did_you_mean(_ELSEWHERE.get(name, name[:200]), STAGE_MODULES)
         raise UserError(f"there is no stage `{name[:200]}`.{meant} Stages: {', '.join(sorted(STAGE_MODULES))}.")
 
 

@@ -35,7 +35,13 @@ from hpt_trl.run_files import (
     WARNINGS_FILE,
 )
 from hpt_trl.runs.changes import STARTING_KEYS
-from hpt_trl.runs.checkpoints import RUN_FILE, complete_checkpoints, numbered_checkpoints, why_incomplete
+from hpt_trl.runs.checkpoints import (
+    RUN_FILE,
+    complete_checkpoints,
+    is_model_alone,
+    numbered_checkpoints,
+    why_incomplete,
+)
 from hpt_trl.runs.inputs import refuse_inputs_inside
 from hpt_trl.settings.masking import masked
 
@@ -150,6 +156,12 @@ def _refuse_other_run(start: Start) -> None:
             start,
             f"{folder} holds a run that did not finish, and what it kept in {' and '.join(kept)}. {choices}, which "
             "removes that as well.",
+        )
+    if left := [path for path in numbered_checkpoints(folder) if (path / RUN_FILE).is_file() or is_model_alone(path)]:
+        raise _occupied(
+            start,
+            f"{folder} holds a run that did not finish, and cannot go on: {why_incomplete(left[-1])}. {choices}, which "
+            f"removes {', '.join(path.name for path in left[-3:])} as well.",
         )
 
 

@@ -84,6 +84,8 @@ _SAME = {
     "additional_target": "lora_modules_to_save",
     "adapter_name_or_path": "model_name_or_path",
     "sample_packing": "packing",
+    "eval_sample_packing": "eval_packing",
+    "lora_model_dir": "model_name_or_path",
     "pref_beta": "beta",
     "pref_loss": "loss_type",
     "gradient_clipping": "max_grad_norm",
@@ -130,6 +132,13 @@ _NEEDLESS = {
     "local_rollout_forward_batch_size": "rollouts are scored in micro-batches of `per_device_train_batch_size`",
     **dict.fromkeys(("tokenizer_type", "model_type", "special_tokens"), "the model's config and its tokenizer say it"),
     **dict.fromkeys(("overwrite_cache", "dataset_prepared_path"), "rows are read anew by each run"),
+    "strict": "a key that there is not is refused always",
+    "pad_to_sequence_len": "rows are padded to the longest of their batch",
+    "lora_fan_in_fan_out": "PEFT sees it by the layer",
+    "early_stopping_patience": "no run ends early; `load_best_model_at_end` keeps its best model",
+    **dict.fromkeys(
+        ("loss_watchdog_threshold", "loss_watchdog_patience"), "a run ends where its gradients are not finite"
+    ),
     "plot_loss": "a run draws its curves (docs/report.md)",
     "vllm_dtype": "it was removed: vLLM takes the model's",
     "vllm_enable_prefix_caching": "it was removed: vLLM does it by itself",

@@ -440,6 +440,15 @@ def test_a_process_of_several_ends_with_the_code_of_one(word, code):
         assert hpt_trl(word, WORLD_SIZE=count).returncode == code
 
 
+@pytest.mark.parametrize(
+    ("variable", "value"), [("WORLD_SIZE", "many"), ("WORLD_SIZE", ""), ("RANK", "-1"), ("LOCAL_WORLD_SIZE", "0")]
+)
+def test_a_count_of_processes_that_is_none_is_told(variable, value):
+    done = hpt_trl("list", **{variable: value})
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: the environment variable {variable} is `{value}`; allowed: ")
+
+
 def test_a_profile_that_the_run_would_replace_is_refused(tmp_path):
     (tmp_path / "sft").mkdir()
     (tmp_path / "sft.yaml").write_text(yaml.safe_dump(KEYS | {"output_dir": str(tmp_path / "sft")}))

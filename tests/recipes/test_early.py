@@ -26,6 +26,7 @@ MISTAKES = {
     "choice": (["--optim", "adamw_torc"], "Did you mean `adamw_torch`?"),
     "range": (["--learning_rate", "0"], "0 is not allowed; allowed: above 0."),
     "stage": (["--stage", "hpd"], "Did you mean `hpt`?"),
+    "stage elsewhere": (["--stage", "rm"], "Did you mean `reward`?"),
     "required": (["--reward_funcs", "null"], "a recipe needs it"),
     "batch": (["--global_batch_size", "7"], "7 rows do not divide into"),
     "reward": (["--reward_funcs", "math_anser"], "Did you mean `math_answer`?"),

@@ -116,6 +116,26 @@ def test_without_a_whole_one_there_is_one_line(stopped):
     runner.run(path, ["--overwrite", "true"])
 
 
+def test_checkpoints_that_none_can_go_on_from_are_not_started_over(stopped, recipe, tmp_path):
+    path, folder, _ = stopped
+    for step in (2, 4, 6):
+        (folder / f"checkpoint-{step}" / "scheduler.pt").unlink()
+    there = sorted(folder.rglob("*"))
+    with pytest.raises(
+        UserError, match=r"cannot go on: .*checkpoint-6/scheduler\.pt is missing\. .*which removes check"
+    ):
+        runner.run(path, [])
+    assert sorted(folder.rglob("*")) == there
+    alone = recipe("sft", save_strategy="steps", save_steps=2, save_only_model=True, output_dir=str(tmp_path / "alone"))
+    runner.run(alone, [])
+    (tmp_path / "alone" / "results.json").unlink()
+    with pytest.raises(
+        UserError, match=r"cannot go on: .*checkpoint-4 lacks the optimizer's state.*checkpoint-2, check"
+    ):
+        runner.run(alone, [])
+    assert names(tmp_path / "alone") == ["checkpoint-2", "checkpoint-4"]
+
+
 def test_newer_ones_than_the_one_that_goes_on_are_set_aside(stopped, capsys):
     path, folder, straight = stopped
     runner.run(path, ["--resume_from_checkpoint", str(folder / "checkpoint-2")])
