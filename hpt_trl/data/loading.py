@@ -193,7 +193,7 @@ def to_conversational(splits: Splits, tokenizer: "PreTrainedTokenizerBase", argu
             + ". Use an instruct model, or put a chat_template.jinja into the model's folder."
         )
     if not chat and not is_text:
-        raise UserError(f"conversational: false, but the prompts of {splits.source} are messages already; drop it.")
+        raise UserError(f"conversational: false, but the prompts of {splits.source} are messages already; write true.")
     if not chat and system is not None:
         raise UserError(
             "system_prompt: string prompts have no system message; set conversational: true or write the text into "

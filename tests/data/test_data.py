@@ -279,7 +279,7 @@ def test_to_conversational_refuses(tokenizer, tmp_path):
         (text, tokenizer, RecipeArguments(prompt_template="Q:"), r"must hold `\{prompt\}`"),
         (text, plain, RecipeArguments(conversational=True), "has no chat template"),
         (messages, plain, RecipeArguments(), r"prompts of .*b\.jsonl are messages"),
-        (messages, tokenizer, RecipeArguments(conversational=False), "are messages already"),
+        (messages, tokenizer, RecipeArguments(conversational=False), "are messages already; write true"),
         (text, tokenizer, RecipeArguments(conversational=False, system_prompt="Go."), "system_prompt: string prompts"),
     ]:
         with pytest.raises(UserError, match=message):
