@@ -214,13 +214,15 @@ def _output_dir(recipe: str, overrides: list[str]) -> Path:
 
 
 def _how_to_go_on(recipe: str, overrides: list[str], words: list[str]) -> str:
-    from hpt_trl.runs.checkpoints import complete_checkpoints
+    from hpt_trl.runs.checkpoints import complete_checkpoints, numbered_checkpoints
     from hpt_trl.runs.going_on import resuming
 
     if words[0] != "run":
         return "What was scored is kept: the same command goes on from there."
     checkpoints = complete_checkpoints(_output_dir(recipe, overrides))
     if not checkpoints:
-        return "It left no complete checkpoint: the same command starts it anew."
+        # Models alone, or damaged ones: a run does not begin over them unasked.
+        over = " with `--overwrite true`" if numbered_checkpoints(_output_dir(recipe, overrides)) else ""
+        return f"It left no complete checkpoint: the same command{over} starts it anew."
     again = ["hpt-trl", *resuming(words)]
     return f"Go on from its last complete checkpoint, {checkpoints[-1]}, with:\n  {masked_command(shlex.join(again))}"

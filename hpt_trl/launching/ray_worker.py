@@ -128,7 +128,8 @@ def words_of_attempt(task: Task) -> list[str] | None:
     """The overrides of this attempt; None where nothing is left to do.
 
     A run goes on from the last checkpoint of its own. Where it has made none it is started as the user asked: what lay
-    in the output folder before is not the run's, and refused, overwritten or resumed from like the first time.
+    in the output folder before is not the run's, and refused, overwritten or resumed from like the first time. It
+    begins anew over its own where none of them can be gone on from, as with `save_only_model`.
     """
     new = left_in(task.output_dir).since(task.before)
     if new.results is not None:
@@ -140,7 +141,8 @@ def words_of_attempt(task: Task) -> list[str] | None:
 
     complete = [path for path in complete_checkpoints(Path(task.output_dir)) if path.name in new.checkpoints]
     if not complete:
-        return task.overrides
+        resumed = any(word.startswith("--resume_from_checkpoint") for word in task.overrides)
+        return task.overrides if resumed else [*task.overrides, "--overwrite", "true"]
     print(f"Going on from {complete[-1]}.")
     return [*task.overrides, "--overwrite", "false", "--resume_from_checkpoint", str(complete[-1])]
 

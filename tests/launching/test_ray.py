@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -170,6 +171,11 @@ def test_only_what_the_run_has_made_itself_is_gone_on_from(one_process, tmp_path
     (folder / "checkpoint-6" / "optimizer.pt").unlink()
     resumed = ["--overwrite", "false", "--resume_from_checkpoint", str(folder / "checkpoint-4")]
     assert words_of_attempt(task) == [*words, *resumed]
+    # None of its own can be gone on from: it begins anew over them.
+    (folder / "checkpoint-4" / "optimizer.pt").unlink()
+    assert words_of_attempt(task) == [*words, "--overwrite", "true"]
+    again = ["--resume_from_checkpoint", "elsewhere/checkpoint-2"]
+    assert words_of_attempt(replace(task, overrides=again)) == again
     (folder / "results.json").touch()
     assert words_of_attempt(task) is None
 
