@@ -119,6 +119,9 @@ def command() -> NoReturn:
             if code == INTERRUPTED:
                 # Another one would interrupt Python while it takes itself apart.
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
+                # One that came within an `exec` of text, by which dataclasses are made, `python -m` remembers, and ends
+                # by a signal in place of the exit code; the next `exec` makes it forget.
+                exec("")
         except SystemExit as end:
             # Of the parser: help, or words that are no command.
             code = end.code if isinstance(end.code, int) else int(end.code is not None)

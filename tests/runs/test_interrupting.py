@@ -212,3 +212,22 @@ def test_ctrl_c_on_a_terminal_is_no_traceback(recipe, evaluation, tmp_path, comm
     assert "Traceback" not in terminal.seen and "Error" not in terminal.seen and "Exception" not in terminal.seen
     assert terminal.seen.count("interrupted") == 1
     assert not list(tmp_path.glob("*/results.json"))
+
+
+# What an interrupt meets while a dataclass is made, as libraries do when they are imported.
+IN_A_DATACLASS = """
+from hpt_trl.cli import commands, process
+
+def interrupted(words):
+    exec("raise KeyboardInterrupt")
+
+process.run_command = interrupted
+process.command()
+"""
+
+
+def test_one_that_comes_while_a_dataclass_is_made_leaves_the_exit_code(tmp_path):
+    (tmp_path / "interrupting.py").write_text(IN_A_DATACLASS)
+    words = [sys.executable, "-m", "interrupting"]
+    ended = subprocess.run(words, env=ENVIRONMENT, cwd=tmp_path, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (130, "\ninterrupted\n")
