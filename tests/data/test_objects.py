@@ -106,7 +106,8 @@ def test_objects_of_one_shape_stay_structs_and_mixed_columns_are_named(tmp_path)
     path = write_jsonl(tmp_path / "mixed.jsonl", [{"prompt": "Hi"}, {"prompt": [{"role": "user", "content": "Hi"}]}])
     assert "line 2: `prompt` is [{'role'" in refused(path, needs_demonstration=False)
     path = write_jsonl(tmp_path / "big.jsonl", [{"prompt": "Hi", "x": {"a": 1}}, {"prompt": "Hi", "x": {"a": 2**70}}])
-    assert "line 2: `x` holds 1180591620717411303424, which has more than 64 bits" in refused(path, needs_demonstration=False)
+    said = refused(path, needs_demonstration=False)
+    assert "line 2: `x` holds 1180591620717411303424, which has more than 64 bits" in said
 
 
 @pytest.mark.parametrize("kind", ["parquet", "saved", "json"])
