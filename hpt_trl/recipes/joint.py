@@ -8,6 +8,7 @@ from hpt_trl.recipes.declared import Declared
 from hpt_trl.recipes.device import check_quantization
 from hpt_trl.recipes.loading import loading_fault
 from hpt_trl.settings.file import Sources
+from hpt_trl.settings.ranges import contradiction
 
 _REWARDS = ("reward_funcs", "reward_model_name_or_path")
 _QUANTIZATION = ("load_in_4bit", "load_in_8bit")
@@ -84,10 +85,16 @@ def _note_exclusive(values: Values, declared: Declared, sources: Sources, mistak
         elif value(saved) not in ("best", value(measured)):
             said = f"`{saved}` is {value(saved)} and `{measured}` {value(measured)}; write the same for both."
             mistakes.note(sources.error("load_best_model_at_end", said))
-    drawn, heat = "eval_num_generations", "eval_temperature"
-    if judged(drawn, heat) and value(drawn) > 1 and value(heat) <= 0:
-        said = f"{value(drawn)} with `{heat}` {value(heat)}: greedy completions of one prompt are all the same."
-        mistakes.note(sources.error(drawn, f"{said} Allowed: 1, or `{heat}` above 0, e.g. 0.6."))
+    for key, rule in declared.rules.items():
+        other = rule.bound_by
+        if other and judged(key, other) and (said := contradiction(rule, value(key), value(other))):
+            at, given = (key, "") if key in values.taken else (other, f"`{key}` is ")
+            mistakes.note(sources.error(at, f"{given}{value(key)} {said}"))
+    for drawn, heat in (("eval_num_generations", "eval_temperature"), ("n", "temperature")):
+        if judged(drawn, heat) and value(drawn) > 1 and value(heat) <= 0:
+            said = f"{value(drawn)} with `{heat}` {value(heat)}: greedy completions of one prompt are all the same."
+            given = drawn if drawn in values.taken else heat
+            mistakes.note(sources.error(given, f"{said} Allowed: `{drawn}: 1`, or `{heat}` above 0, e.g. 0.6."))
 
 
 def required_keys(declared: Declared) -> list[str]:

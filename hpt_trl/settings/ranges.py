@@ -23,6 +23,8 @@ class Rule:
         names: the only texts that are allowed; of a list one or more of them.
         fields: the only keys that a mapping may have.
         needed: None, which the field may take, is not allowed.
+        most_of: another key, whose value is the greatest number that is allowed.
+        below_of: another key, whose value is not allowed itself, all below it are.
     """
 
     keys: tuple[str, ...]
@@ -36,11 +38,20 @@ class Rule:
     names: tuple[str, ...] = ()
     fields: tuple[str, ...] = ()
     needed: bool = False
+    most_of: str = ""
+    below_of: str = ""
+
+    @property
+    def bound_by(self) -> str:
+        """The other key on which the range depends; empty where it depends on none."""
+        return self.most_of or self.below_of
 
     def holds(self, value: Any) -> bool:
-        """Whether a value is in range."""
+        """Whether a value is in range, as far as that depends on no other key; of a list all that it has."""
         if value in self.also:
             return True
+        if isinstance(value, list) and not self.names:
+            return bool(value) and all(map(self.holds, value))
         if self.fields:
             return not isinstance(value, dict) or set(value) <= set(self.fields)
         if self.names:
@@ -99,6 +110,8 @@ def keep_to_rules(config: object) -> None:
             value = getattr(config, key)
             if wrong := problem(rule, value):
                 raise ValueError(f"`{key}` is {value!r}; {wrong.removeprefix('is not allowed; ')}")
+            if rule.bound_by and (wrong := contradiction(rule, value, getattr(config, rule.bound_by))):
+                raise ValueError(f"`{key}` is {value!r} {wrong}")
 
 
 def problem(rule: Rule, value: Any) -> str | None:
@@ -109,3 +122,13 @@ def problem(rule: Rule, value: Any) -> str | None:
     if isinstance(value, dict):
         given, names = next(str(key) for key in value if key not in rule.fields), rule.fields
     return f"is not allowed; allowed: {rule.allowed}.{did_you_mean(given, names)}"
+
+
+def contradiction(rule: Rule, value: Any, bound: Any) -> str | None:
+    """Returns what to say after a value that the value of `rule.bound_by` does not allow, or None where it does."""
+    if value is None or bound is None:
+        return None
+    number = max(value) if isinstance(value, list) else value
+    if number <= bound if rule.most_of else number < bound:
+        return None
+    return f"with `{rule.bound_by}` {bound}; allowed: {rule.allowed}."

@@ -69,11 +69,15 @@ def _kind(kind: Any, rule: Rule | None, *, takes_text: bool) -> list[Schema]:
         named = {"propertyNames": {"enum": list(rule.fields)}} if rule is not None and rule.fields else {}
         return [{"type": "object", **named}]
     if is_kind(kind, list):
-        items = [one for item in _items(kind) for one in _kind(item, None, takes_text=True)]
+        # A range is that of the items.
+        items = [
+            one for item in _items(kind) for one in _kind(item, rule if item in (int, float) else None, takes_text=True)
+        ]
         nothing = [{"type": "null"}] if types.NoneType in _items(kind) else []
         item: Schema = {"anyOf": [*items, *nothing]}
         # One item may stand for a list of one, but not a mapping.
-        return [{"type": "array", "items": item}, *(one for one in items if one.get("type") != "object")]
+        array = {"type": "array", "items": item} | ({} if rule is None else {"minItems": 1})
+        return [array, *(one for one in items if one.get("type") != "object")]
     if get_origin(kind) is Literal:
         return [{"enum": list(get_args(kind))}]
     if is_enum(kind):

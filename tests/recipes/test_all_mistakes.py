@@ -78,6 +78,24 @@ def test_ranges_of_a_stages_own_keys_are_told_with_all_others(stage, tmp_path):
     assert "Did you mean `learning_rate`?" in str(told.value)
 
 
+# A stage -> values that do not go with each other, the key that bounds the first one among them.
+OUT_OF_BOUNDS = {
+    "hpt": ({"switch_gate": 5, "num_generations": 4}, "`switch_gate`: 5 with `num_generations` 4; allowed: -1"),
+    "mtp": ({"max_length": 4}, "`max_length`: `n_future_tokens` is 4 with `max_length` 4; allowed: 1 to 32, below"),
+    "evaluate": ({"n": 4, "k": [1, 8], "temperature": 0.6}, "`k`: [1, 8] with `n` 4; allowed: whole numbers from 1"),
+}
+
+
+@pytest.mark.parametrize("stage", OUT_OF_BOUNDS)
+def test_a_value_that_another_key_bounds_is_told_with_all_others(stage, tmp_path):
+    values, said = OUT_OF_BOUNDS[stage]
+    path, _ = write(tmp_path, stage=stage, max_steps=None, **({"eval_split": None} if stage == "evaluate" else {}))
+    path.write_text(path.read_text() + yaml.safe_dump(values) + "learning_rat: 1\n")
+    with pytest.raises(UserError) as told:
+        check_run(str(path), [])
+    assert said in str(told.value) and "learning_rat" in str(told.value)
+
+
 def write(folder, *lines, **values):
     """A recipe: sound but for these values and lines; its file, and the line of each key."""
     values = {key: value for key, value in (SOUND | {"output_dir": str(folder / "out")} | values).items() if value}

@@ -1,11 +1,13 @@
 """Settings of an evaluation, checked when the config is made."""
 
 from dataclasses import dataclass, field, fields
+from typing import ClassVar
 
 from transformers import TrainingArguments
 
 from hpt_trl.evaluation.generating import Decoding
 from hpt_trl.evaluation.measuring import WIN_RATE
+from hpt_trl.settings.ranges import Rule, keep_to_rules
 
 # Of the trainer's settings, those that say something where nothing is trained.
 _KEPT = (
@@ -78,6 +80,11 @@ class EvaluateConfig(TrainingArguments):
         default=None, metadata={"help": "Tokens of prompt and completion at most; by default what the model takes."}
     )
 
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        # So many completions are drawn, of which k are taken.
+        Rule(("k",), "whole numbers from 1 to `n`", least=1, most_of="n"),
+    )
+
     def __post_init__(self):
         """Check the settings that belong together.
 
@@ -85,11 +92,7 @@ class EvaluateConfig(TrainingArguments):
             ValueError: a value outside its range, or settings that exclude each other.
         """
         super().__post_init__()
-        if not self.k or min(self.k) < 1 or max(self.k) > self.n:
-            raise ValueError(
-                f"`k` is {self.k} with `n` {self.n}; allowed: whole numbers from 1 to `n`, for k completions are drawn "
-                "from n."
-            )
+        keep_to_rules(self)
         if self.n > 1 and self.temperature == 0:
             raise ValueError(
                 f"`temperature` is 0 with `n` {self.n}: greedy completions of one prompt are all the same. Write e.g. "

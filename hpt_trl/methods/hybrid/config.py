@@ -137,6 +137,7 @@ class HybridPostConfig(GRPOConfig):
         at_least(1, "chord_mu_decay_steps", "max_demonstration_length"),
         share("chord_mu", "chord_mu_final"),
         above(0, "off_policy_reshape_gamma"),
+        Rule(("switch_gate",), "-1 (never) to `num_generations` (always)", least=-1, most_of="num_generations"),
     )
 
     def __post_init__(self):
@@ -152,10 +153,6 @@ class HybridPostConfig(GRPOConfig):
         read_soft_table(self.soft_table)
         group = self.num_generations
         keep_to_rules(self)
-        if not -1 <= self.switch_gate <= group:
-            raise ValueError(
-                f"`switch_gate` is {self.switch_gate}; allowed: -1 (never) to {group} (`num_generations`, always)."
-            )
         if self.switch_gate_off is not None and not self.switch_gate < self.switch_gate_off <= group:
             raise ValueError(
                 f"`switch_gate_off` is {self.switch_gate_off}; allowed: above `switch_gate` ({self.switch_gate}) and "

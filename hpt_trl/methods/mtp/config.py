@@ -117,7 +117,14 @@ class WeightedMTPConfig(TokenWeightingConfig, SelectionConfig):
     begins_anew: bool = field(default=False, init=False)
 
     RULES: ClassVar[tuple[Rule, ...]] = (
-        Rule(("n_future_tokens",), f"1 to {MOST_TOKENS}", least=1, most=MOST_TOKENS),
+        # In a row as short as that the last head would have nothing to predict.
+        Rule(
+            ("n_future_tokens",),
+            f"1 to {MOST_TOKENS}, below `max_length`",
+            least=1,
+            most=MOST_TOKENS,
+            below_of="max_length",
+        ),
         one_of("head_init", *INITS),
         one_of("curriculum", *CURRICULA),
         one_of("selection_first_head", *FIRST_HEADS),
@@ -136,11 +143,6 @@ class WeightedMTPConfig(TokenWeightingConfig, SelectionConfig):
             self.ddp_find_unused_parameters = True
         super().__post_init__()
         keep_to_rules(self)
-        if self.max_length is not None and self.n_future_tokens >= self.max_length:
-            raise ValueError(
-                f"`n_future_tokens` is {self.n_future_tokens}, but rows are cut to {self.max_length} tokens "
-                "(`max_length`): the last head would have nothing to predict; allowed: below `max_length`."
-            )
         if self.n_future_tokens > 1 and self.packing and self.packing_strategy == "wrapped":
             raise ValueError(
                 "`packing_strategy` is 'wrapped', whose rows hold several documents without their borders: heads would "

@@ -213,7 +213,7 @@ def test_experts_are_balanced_as_by_sft(tmp_path, tiny_model_path):
 BAD_SETTINGS = {
     "n_future_tokens: 0": ({"n_future_tokens": 0}, "`n_future_tokens` is 0; allowed: 1 to 32"),
     "n_future_tokens: 64": ({"n_future_tokens": 64}, "`n_future_tokens` is 64; allowed: 1 to 32"),
-    "max_length": ({"n_future_tokens": 8, "max_length": 8}, "rows are cut to 8 tokens"),
+    "max_length": ({"n_future_tokens": 8, "max_length": 8}, "`n_future_tokens` is 8 with `max_length` 8"),
     "too few weights": ({"head_weights": [0.5, 0.5]}, "2 numbers for `n_future_tokens` 4"),
     "negative weight": ({"head_weights": [1, 1, 1, -1]}, "numbers of 0 or more"),
     "no weight": ({"head_weights": [0, 0, 0, 0]}, "not all of them 0"),
