@@ -87,9 +87,9 @@ def _note_exclusive(values: Values, declared: Declared, sources: Sources, mistak
             mistakes.note(sources.error("load_best_model_at_end", said))
     for key, rule in declared.rules.items():
         other = rule.bound_by
-        if other and judged(key, other) and (said := contradiction(rule, value(key), value(other))):
+        if other and judged(key, other) and (wrong := contradiction(rule, value(key), value(other))):
             at, given = (key, "") if key in values.taken else (other, f"`{key}` is ")
-            mistakes.note(sources.error(at, f"{given}{value(key)} {said}"))
+            mistakes.note(sources.error(at, f"{given}{value(key)} {wrong}"))
     for drawn, heat in (("eval_num_generations", "eval_temperature"), ("n", "temperature")):
         if judged(drawn, heat) and value(drawn) > 1 and value(heat) <= 0:
             said = f"{value(drawn)} with `{heat}` {value(heat)}: greedy completions of one prompt are all the same."
