@@ -20,7 +20,9 @@ DEAD_END, UNTOLD, ACCEPTED_CHANGE = "dead end", "refused without a way on", "acc
 RECORDS = "other records"
 # The same run fails without any fault.
 BROKEN = "broken"
-WRONG = (DIVERGED, ACCEPTED, ACCEPTED_CHANGE, RECORDS, TRACEBACK, HUNG, LOST, DEAD_END, UNTOLD, BROKEN)
+# Other results without a word, and the rest.
+SILENT = (DIVERGED, ACCEPTED, ACCEPTED_CHANGE, RECORDS)
+WRONG = (*SILENT, TRACEBACK, HUNG, LOST, DEAD_END, UNTOLD, BROKEN)
 _RECORDS = ("metrics.jsonl", "results.json")
 # The fault did not come to pass: a run that was over before it was to be killed.
 MISSED = "missed"
