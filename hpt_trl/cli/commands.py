@@ -53,6 +53,9 @@ def _parsed(parser: argparse.ArgumentParser, words: list[str]) -> argparse.Names
         )
     if len(words) > 1 and words[0] in RECIPE_COMMANDS and words[1].startswith("--") and words[1] != "--help":
         raise UserError(f"the recipe comes before its overrides: hpt-trl {words[0]} RECIPE {words[1]} ...")
+    if words and words[0] not in RECIPE_COMMANDS and words.count("--") > 1:
+        # argparse would make a list of what it takes for a word.
+        raise UserError("`--` stands there more than once; what follows the first are words, and not options.")
     return parser.parse_args(words)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 from hpt_trl.errors import UserError
 
@@ -39,6 +39,8 @@ def examples(few: int, share: float = 1.0) -> settings:
         database=None,
         deadline=None,
         print_blob=True,
+        # To explain a failure hypothesis traces each line, and what takes long then would hide it.
+        phases=[phase for phase in Phase if phase is not Phase.explain],
         suppress_health_check=list(HealthCheck),
     )
 
