@@ -42,7 +42,8 @@ def switches_of(value: Any) -> dict[str, Any]:
     return {key: inner for key, inner in switches.items() if inner is not None}
 
 
-_READ = {"tools": tools_of, "chat_template_kwargs": switches_of}
+# Column -> what a template gets of its values.
+RENDERED_WITH = {"tools": tools_of, "chat_template_kwargs": switches_of}
 
 
 def given_to_templates(row: dict[str, Any]) -> dict[str, Any]:
@@ -51,12 +52,12 @@ def given_to_templates(row: dict[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: as `tools_of` and `switches_of` do.
     """
-    return row | {name: of(row[name]) for name, of in _READ.items() if name in row}
+    return row | {name: of(row[name]) for name, of in RENDERED_WITH.items() if name in row}
 
 
 def all_given_to_templates(rows: Dataset | None) -> Dataset | None:
     """The rows of a data set, each as `given_to_templates` has it."""
-    for name, of in _READ.items():
+    for name, of in RENDERED_WITH.items():
         if rows is not None and name in rows.column_names:
             rows = replaced(rows, name, of)
     return rows

@@ -8,12 +8,13 @@ from datasets import Dataset
 
 from hpt_trl.data.messages import IMAGES
 from hpt_trl.data.reading.places import where
+from hpt_trl.data.rendered_with import RENDERED_WITH
 from hpt_trl.data.rendering import WHOLE, Encoder
 from hpt_trl.data.row_checks import iterate_rows
 from hpt_trl.errors import UserError
 
 # Beside prompt and answer, what a row's rendering depends on.
-_RENDERED_WITH = ("tools", "chat_template_kwargs", WHOLE, *IMAGES)
+_READ_WITH = (*RENDERED_WITH, WHOLE, *IMAGES)
 
 
 class Asked(NamedTuple):
@@ -114,6 +115,6 @@ def count_tokens(
 
 def examples(dataset: Dataset, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the number of each row with the named columns and those that its rendering depends on."""
-    read = [*columns, *(name for name in _RENDERED_WITH if name in dataset.column_names and name not in columns)]
+    read = [*columns, *(name for name in _READ_WITH if name in dataset.column_names and name not in columns)]
     for row, values in iterate_rows(dataset, read):
         yield row, dict(zip(read, values, strict=True))

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 from hpt_trl.methods.environments import context_limit
 from hpt_trl.models.parameters import count_parameters
 from hpt_trl.planning.devices import H100, LAUNCH, Device
+from hpt_trl.planning.memory_settings import compares, rows_at_once
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -110,8 +111,8 @@ def cost_of(
     flops = devices * device.flops * assumed.utilisation
     rows = settings.per_device_train_batch_size * settings.gradient_accumulation_steps * gpus
     rows = rows if most_rows is None else min(rows, most_rows)
-    pairs = recipe.stage.scores or recipe.layout == "comparisons"
-    rows *= 2 if pairs else 1
+    pairs = compares(recipe)
+    rows = rows_at_once(recipe, rows)
     length = row_length(recipe, assumed)
     tokens, forward = rows * length, forward_flops(config, length)
     passes = (2 if recipe.model_args.use_peft else 3) + settings.gradient_checkpointing

@@ -3,6 +3,7 @@
 from hpt_trl.data.row_lengths import count_tokens
 from hpt_trl.evaluation.measuring import PERPLEXITY
 from hpt_trl.planning.lengths import Lengths
+from hpt_trl.planning.memory_settings import rows_at_once
 from hpt_trl.planning.memory_sizes import Batch, Evaluated
 from hpt_trl.planning.rows import describe_rows
 from hpt_trl.runs.evaluating import task_of
@@ -19,8 +20,7 @@ def evaluated_of(prepared: Prepared, lengths: Lengths) -> Evaluated:
     rows = recipe.config.per_device_eval_batch_size
     held_out, answered, read = [], [], []
     if recipe.stage.measures_held_out and splits.test is not None:
-        compares = recipe.stage.scores or recipe.layout == "comparisons"
-        held_out.append(Batch(min(rows, len(splits.test)) * (2 if compares else 1), 0, lengths.longest))
+        held_out.append(Batch(rows_at_once(recipe, min(rows, len(splits.test))), 0, lengths.longest))
     if prepared.answered is not None:
         items = len(prepared.answered) * recipe.arguments.eval_num_generations
         answered.append(Batch(min(rows, items), _prompt(prepared, lengths), prepared.eval_max_new_tokens))

@@ -199,7 +199,7 @@ def _estimate(prepared: Prepared, lengths: Lengths) -> memory.MemoryEstimate:
     judges = [reward_model.config for reward_model in prepared.reward_models]
     changes: dict[str, Any] = {"evaluated": evaluated_of(prepared, lengths)}
     if (most := rows_there(prepared)) is not None:
-        changes["rows"] = memory_settings.rows_at_once(recipe, most)
+        changes["rows"] = memory_settings.rows_at_once(recipe, min(recipe.config.per_device_train_batch_size, most))
     return estimate_recipe(recipe, prepared.model_config, lengths, judges, lambda key: _config(recipe, key), **changes)
 
 

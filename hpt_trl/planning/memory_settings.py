@@ -101,7 +101,7 @@ def sizes_of(
         optimizer=str(settings.optim.value),
         gradient_checkpointing=settings.gradient_checkpointing,
         # Label smoothing needs the whole distribution.
-        head_logits=not _draws(recipe) and not _compares(recipe) and settings.label_smoothing_factor > 0,
+        head_logits=not _draws(recipe) and not compares(recipe) and settings.label_smoothing_factor > 0,
         updates_at_once=settings.optim == "adamw_torch" and not _on_cpu(recipe) and not zero,
         triton=not _on_cpu(recipe) and is_triton_available(),
         trained_positions=recipe.setting("select_ratio", 1.0),
@@ -110,10 +110,9 @@ def sizes_of(
     )
 
 
-def rows_at_once(recipe: "Recipe", most: int | None = None) -> int:
-    """Returns the sequences of a micro-batch, two for each comparison, of at most so many rows."""
-    rows: int = recipe.config.per_device_train_batch_size
-    return min(rows, rows if most is None else most) * (2 if _compares(recipe) else 1)
+def rows_at_once(recipe: "Recipe", rows: int) -> int:
+    """Returns the sequences of a batch of so many rows, two for each comparison."""
+    return rows * (2 if compares(recipe) else 1)
 
 
 def _of_rows(recipe: "Recipe", config: "PretrainedConfig", lengths: Lengths) -> dict[str, Any]:
@@ -122,7 +121,7 @@ def _of_rows(recipe: "Recipe", config: "PretrainedConfig", lengths: Lengths) -> 
     loading = recipe.setting("model_init_kwargs") or {}
     attention = recipe.model_args.attn_implementation or loading.get("attn_implementation") or ""
     draws, flash = _draws(recipe), "flash" in attention
-    rows = rows_at_once(recipe)
+    rows = rows_at_once(recipe, settings.per_device_train_batch_size)
     # One row is not padded, but a rollout is as wide as those that were drawn with it.
     alike = not draws and (rows == 1 or recipe.setting("packing", False) or recipe.setting("padding_free", False))
     return {
@@ -187,7 +186,7 @@ def _draws(recipe: "Recipe") -> bool:
     return "num_generations" in recipe.keys
 
 
-def _compares(recipe: "Recipe") -> bool:
+def compares(recipe: "Recipe") -> bool:
     """Whether two answers to a prompt are two rows of the batch."""
     return recipe.stage.scores or recipe.layout == "comparisons"
 
@@ -202,7 +201,7 @@ def _refers(recipe: "Recipe") -> bool:
     if _draws(recipe):
         return recipe.setting("kl_coef", settings.beta) != 0
     # DPO's reference is a copy unless an adapter can be switched off or its figures are computed beforehand.
-    return _compares(recipe) and not recipe.stage.scores and not settings.precompute_ref_log_probs
+    return compares(recipe) and not recipe.stage.scores and not settings.precompute_ref_log_probs
 
 
 def _judges_bytes(reward_models: "Sequence[PretrainedConfig]") -> float:

@@ -12,6 +12,7 @@ from hpt_trl.data.forms.pictures import undecoded
 from hpt_trl.data.layouts import Splits
 from hpt_trl.data.messages import IMAGES
 from hpt_trl.data.objects import column_values
+from hpt_trl.data.rendered_with import RENDERED_WITH
 from hpt_trl.data.rendering import Encoder
 from hpt_trl.data.row_lengths import Asked, Length, examples, remember
 from hpt_trl.data.unused import HINTS
@@ -20,8 +21,6 @@ from hpt_trl.recipes.recipe import Recipe
 
 logger = logging.getLogger(__name__)
 
-# What templates read of a row, for trainers on whole rows.
-_OF_ROWS = ("tools", "chat_template_kwargs")
 Lengths = dict[Asked, list[tuple[int, Length]]]
 
 
@@ -52,7 +51,8 @@ def settle_rows(recipe: Recipe, splits: Splits, encoder: Encoder) -> Splits:
             test = test.remove_columns([name for name in unseen if name in test.column_names])
         splits = replace(splits, train=splits.train.remove_columns(unseen), test=test)
     if splits.layout == "prompts":
-        for name in _OF_ROWS:
+        # Trainers on whole rows give them to the template.
+        for name in RENDERED_WITH:
             if name in splits.train.column_names and any(column_values(splits.train, name)):
                 logger.warning("%s: the column `%s`: %s.", splits.source, name, HINTS[name])
     train, dropped = _settled(recipe, splits, encoder, splits.train, splits.source)

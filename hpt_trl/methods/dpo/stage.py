@@ -10,15 +10,14 @@ from transformers import Trainer
 from trl import DPOConfig
 
 from hpt_trl.data.layouts import Splits
-from hpt_trl.data.loading import columns_for
 from hpt_trl.data.messages import IMAGES
 from hpt_trl.data.reading.places import where
-from hpt_trl.data.rendered_with import all_given_to_templates
 from hpt_trl.data.rendering import Encoder
 from hpt_trl.data.row_checks import iterate_rows
 from hpt_trl.errors import UserError
+from hpt_trl.methods.comparisons import comparison_rows
 from hpt_trl.methods.dpo.trainer import MeasuredDPOTrainer
-from hpt_trl.methods.streamed import refuse_streamed_images, streamed_comparisons
+from hpt_trl.methods.streamed import refuse_streamed_images
 from hpt_trl.models.moving_reference import refuse_lost_reference
 from hpt_trl.recipes.recipe import Recipe, Stage, StageInputs
 from hpt_trl.settings.ranges import at_least, one_of, share
@@ -77,14 +76,7 @@ def check_answers(row: dict[str, Any]) -> None:
 
 
 def build(inputs: StageInputs) -> Trainer:
-    # Of pictures that the model does not read a warning was given; DPOTrainer would refuse them.
-    columns = [name for name in COLUMNS if inputs.encoder.is_processor or name not in IMAGES]
-    parts = [columns_for(rows, *columns) for rows in (inputs.splits.train, inputs.splits.test)]
-    train, test = map(all_given_to_templates, parts)
-    taken = inputs.trainer_arguments() | {"train_dataset": train}
-    if inputs.splits.stream is not None:
-        taken |= streamed_comparisons(inputs, *columns, check=check_answers)
-    return MeasuredDPOTrainer(eval_dataset=test, **taken)
+    return MeasuredDPOTrainer(**inputs.trainer_arguments() | comparison_rows(inputs, *COLUMNS, check=check_answers))
 
 
 STAGE = Stage(

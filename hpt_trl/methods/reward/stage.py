@@ -10,12 +10,10 @@ from torch import nn
 from transformers import Trainer
 from trl import RewardConfig, RewardTrainer
 
-from hpt_trl.data.loading import columns_for
-from hpt_trl.data.rendered_with import all_given_to_templates
 from hpt_trl.files import valid_json, write_atomically
+from hpt_trl.methods.comparisons import comparison_rows
 from hpt_trl.methods.reward.shift import SCORES_FILE
 from hpt_trl.methods.reward.trainer import ScoringRewardTrainer
-from hpt_trl.methods.streamed import streamed_comparisons
 from hpt_trl.methods.text_models import refuse_processor
 from hpt_trl.recipes.recipe import Recipe, Stage, StageInputs
 from hpt_trl.settings.ranges import at_least
@@ -36,12 +34,7 @@ def check(recipe: Recipe) -> None:
 def build(inputs: StageInputs) -> Trainer:
     # For this task PEFT trains and saves the score head beside the adapter; for any other it stays as it was drawn.
     inputs = replace(inputs, model_args=replace(inputs.model_args, lora_task_type="SEQ_CLS"))
-    parts = [columns_for(rows, *COLUMNS) for rows in (inputs.splits.train, inputs.splits.test)]
-    train, test = map(all_given_to_templates, parts)
-    taken = inputs.trainer_arguments() | {"train_dataset": train}
-    if inputs.splits.stream is not None:
-        taken |= streamed_comparisons(inputs, *COLUMNS)
-    trainer = ScoringRewardTrainer(eval_dataset=test, **taken)
+    trainer = ScoringRewardTrainer(**inputs.trainer_arguments() | comparison_rows(inputs, *COLUMNS))
     _restore_head_type(trainer)
     return trainer
 
