@@ -266,6 +266,7 @@ def test_comparisons_give_a_template_what_is_stored_as_text_or_not_there(recipe,
     [
         ("dpo", {"prompt": [{"role": "user", "content": "Hi"}, answer("Well")]}, "`prompt` ends with a turn of the"),
         ("reward", {"prompt": [{"role": "user", "content": "Hi"}, answer("Well")]}, "`prompt` ends with a turn of the"),
+        ("dpo", {"chosen": [answer("Well. " * 300)]}, "prompt and `chosen` have .* more than the model takes"),
         ("reward", {"margin": 1.0}, "`margin` is there, which the first rows of the stream do not have"),
     ],
 )
@@ -275,6 +276,8 @@ def test_a_late_comparison_that_would_be_trained_otherwise(recipe, tmp_path, sta
     rows[21] |= changes
     data = str(write(tmp_path / "a.jsonl", rows))
     keys = {"stage": stage, "dataset_streaming": True, "on_bad_row": "drop"}
+    # More than the model takes, which then is the limit.
+    keys |= {"max_length": 4096} if stage == "dpo" else {}
     with pytest.raises(UserError, match=rf"{data}, line 22: {said}"):
         runner.run(recipe(data, **keys | {"on_bad_row": "error"}), [])
     # The row is left out, and the stream begins anew.
