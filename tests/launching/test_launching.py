@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 
 from hpt_trl.cli import main
 from hpt_trl.errors import UserError
-from hpt_trl.launching.accelerate import check_devices, check_file, launch
+from hpt_trl.launching.accelerate import _how_to_go_on, check_devices, check_file, launch
 from hpt_trl.launching.options import LaunchOptions, pipeline_words, split_launch_options
 from hpt_trl.recipes.profiles import Profile, find_profile, launched_profile, profiles_folder, read_profile
 from hpt_trl.recipes.resolving import read_recipe
@@ -339,6 +339,14 @@ def test_a_killed_process_ends_the_run_and_the_checkpoint_goes_on(recipe, run, t
     assert again.returncode == 0, printed
     found = json.loads((out / "results.json").read_text())
     assert found["steps"] == last + 2 and found["hardware"]["processes"] == 2
+
+
+def test_a_run_that_cannot_go_on_is_told_how_it_starts_anew(recipe, tmp_path):
+    path = recipe()
+    assert _how_to_go_on(path, [], ["run", path]).endswith(": the same command starts it anew.")
+    # A run does not begin over what it left unasked.
+    (tmp_path / "out" / "checkpoint-2").mkdir(parents=True)
+    assert _how_to_go_on(path, [], ["run", path]).endswith(": the same command with `--overwrite true` starts it anew.")
 
 
 def test_a_launcher_that_is_told_to_end_leaves_no_process(recipe, run):

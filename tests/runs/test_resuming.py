@@ -129,11 +129,16 @@ def test_checkpoints_that_none_can_go_on_from_are_not_started_over(stopped, reci
     alone = recipe("sft", save_strategy="steps", save_steps=2, save_only_model=True, output_dir=str(tmp_path / "alone"))
     runner.run(alone, [])
     (tmp_path / "alone" / "results.json").unlink()
-    with pytest.raises(
-        UserError, match=r"cannot go on: .*checkpoint-4 lacks the optimizer's state.*checkpoint-2, check"
-    ):
-        runner.run(alone, [])
-    assert names(tmp_path / "alone") == ["checkpoint-2", "checkpoint-4"]
+    for former in (False, True):
+        for step in (2, 4) if former else ():
+            # A former version wrote none.
+            for name in ("run.json", "digests.json"):
+                (tmp_path / "alone" / f"checkpoint-{step}" / name).unlink()
+        with pytest.raises(
+            UserError, match=r"cannot go on: .*checkpoint-4 lacks the optimizer's state.*checkpoint-2, check"
+        ):
+            runner.run(alone, [])
+        assert names(tmp_path / "alone") == ["checkpoint-2", "checkpoint-4"]
 
 
 def test_newer_ones_than_the_one_that_goes_on_are_set_aside(stopped, capsys):
