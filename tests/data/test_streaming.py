@@ -285,6 +285,15 @@ def test_a_late_comparison_that_would_be_trained_otherwise(recipe, tmp_path, sta
     assert order == batches(recipe(str(write(tmp_path / "b.jsonl", rows[:21])), "good", **keys), 48)
 
 
+def test_a_reward_model_is_not_trained_on_longer_rows(recipe, tmp_path):
+    rows = [called(i) for i in range(13)]
+    rows[8]["chosen"] = [answer("Well. " * 40)]
+    keys = {"stage": "reward", "max_length": 200}
+    read = batches(recipe(str(write(tmp_path / "a.jsonl", rows)), **keys), 26)
+    # Two answers of each of the others.
+    assert len(read) == 24 and batches(recipe(str(tmp_path / "a.jsonl"), dataset_streaming=True, **keys), 24) == read
+
+
 def test_held_out_rows_among_lines_that_are_no_json(recipe, tmp_path):
     path = write(tmp_path / "data.jsonl", [task(i) for i in range(9)])
     lines = path.read_text().splitlines(keepends=True)
