@@ -8,6 +8,7 @@ lambda by length, arXiv 2504.05118.
 nothing, cost no discount and get no advantage.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -160,12 +161,17 @@ def normalized_scores(
 def explained_variance(
     values: PerToken, returns: PerToken, mask: PerToken, all_sum: Callable[[Tensor], Tensor]
 ) -> float:
-    """1 - Var(returns - values) / Var(returns) over the masked tokens of all processes: 1 is a perfect critic."""
+    """1 - Var(returns - values) / Var(returns) over the masked tokens of all processes: 1 is a perfect critic.
+
+    NaN where there are none.
+    """
     error = returns - values
     sums = torch.stack([(x * mask).sum() for x in (mask, returns, returns.square(), error, error.square())])
     n, total, squares, errors, squared_errors = all_sum(sums).tolist()
-    spread = squares - total**2 / max(n, 1)
-    return 1.0 - (squared_errors - errors**2 / max(n, 1)) / spread if spread > 1e-12 else 0.0
+    if n == 0:
+        return math.nan
+    spread = squares - total**2 / n
+    return 1.0 - (squared_errors - errors**2 / n) / spread if spread > 1e-12 else 0.0
 
 
 class KLController:

@@ -13,6 +13,7 @@ The base generates, scores, masks tool outputs, corrects for vLLM, clips and acc
 """
 
 import json
+import math
 import textwrap
 from contextlib import nullcontext
 from pathlib import Path
@@ -27,6 +28,7 @@ from trl.models.utils import disable_gradient_checkpointing
 
 from hpt_trl.methods.ppo.config import PPOConfig, refuse_what_cannot_work
 from hpt_trl.methods.ppo.critics.making import make_critic, scoring_model
+from hpt_trl.methods.ppo.dealing import dealt
 from hpt_trl.methods.ppo.estimator import (
     KLController,
     advantages_and_returns,
@@ -43,7 +45,8 @@ from hpt_trl.methods.signatures import takes_arguments_of
 from hpt_trl.models.adapters import hidden_adapter
 from hpt_trl.models.learning_rates import give_learning_rate, refuse_ready_optimizer
 from hpt_trl.models.sharded_weights import add_to
-from hpt_trl.rollouts.rows import Forward, Row, collate, deal, deal_evenly, loss_mask, unpad, unpad_shortened
+from hpt_trl.rollouts.rows import Forward, Row, collate, deal, loss_mask, unpad, unpad_shortened
+from hpt_trl.rollouts.step_metrics import PLACES, Places, StepMetrics, Totals, lengths_of, take_back
 from hpt_trl.rollouts.trainer import RolloutTrainer
 
 _CONTROLLER_FILE = "kl_controller.json"
@@ -64,6 +67,7 @@ class PPOTrainer(RolloutTrainer):
 
     args: PPOConfig
     model: PreTrainedModel
+    _buffered_types = (*RolloutTrainer._buffered_types, Places, Totals)
 
     _tag_names = ["trl", "ppo"]
     _name = "PPO"
@@ -107,7 +111,9 @@ class PPOTrainer(RolloutTrainer):
         )
         self._defer_old_logps = False
         self._forward: Forward | None = None
-        self._scored: tuple[Tensor, Tensor]  # log-probabilities and values of a micro-batch
+        # Log-probabilities, entropies and values of a micro-batch.
+        self._scored: tuple[Tensor, Tensor, Tensor]
+        self._step_metrics = StepMetrics(args, self.accelerator)
         self._window_sums = torch.zeros(len(_UPDATE_METRICS) + 1, device=self.accelerator.device)
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
@@ -211,6 +217,9 @@ class PPOTrainer(RolloutTrainer):
         # A load-balancing loss acts on every row.
         return unpad(batch) if self.aux_loss_enabled else unpad_shortened(batch)
 
+    def _collated(self, rows: list[Row]) -> dict[str, Any]:
+        return collate(rows, self._tokenizer.pad_token_id, self.pad_to_multiple_of)
+
     def _forward_of(self, rows: list[Row]) -> Forward:
         return Forward.of(rows, self._tokenizer.pad_token_id, self.pad_to_multiple_of)
 
@@ -247,8 +256,7 @@ class PPOTrainer(RolloutTrainer):
     ) -> None:
         """Log the rollouts as they are before the update, and steer the KL coefficient by them."""
         scored = (mask.sum(1) > 0).float()
-        completions = self._all_sum(scored.sum()).clamp(min=1)
-        tokens = self._all_sum(mask.sum()).clamp(min=1)
+        completions, tokens = self._all_sum(torch.stack([scored.sum(), mask.sum()]))
         metrics = self._metrics["train"]
         metrics["ppo/score"].append((self._all_sum((scores * scored).sum()) / completions).item())
         metrics["ppo/returns_mean"].append((self._all_sum((returns * mask).sum()) / tokens).item())
@@ -259,7 +267,7 @@ class PPOTrainer(RolloutTrainer):
             metrics["ppo/kl"].append(kl)
             metrics["ppo/kl_coef"].append(self._kl_controller.coefficient)
             metrics["ppo/non_score_reward"].append(-self._kl_controller.coefficient * kl)
-            if not self._warms_up:
+            if completions > 0 and not self._warms_up:
                 self._kl_controller.update(kl, int(completions))
 
     def samples(self, count: int) -> list[dict[str, Any]]:
@@ -270,26 +278,11 @@ class PPOTrainer(RolloutTrainer):
         before = self._buffered_inputs
         inputs = super()._prepare_inputs(generation_batch)
         if self.model.training and self._buffered_inputs is not before:
-            self._buffered_inputs = self._trimmed(self._buffered_inputs)
+            buffers, per_step = self._buffered_inputs, self.args.gradient_accumulation_steps
+            per_step = 1 if len(buffers) % per_step else per_step
+            self._buffered_inputs = dealt(buffers, self._rows, self._collated, per_step, self.accelerator)
             inputs = self._buffered_inputs[self._step % len(self._buffered_inputs)]
         return inputs
-
-    def _trimmed(self, buffers: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The micro-batches with rows of like length together and no wider than needed.
-
-        Rows stay in their optimizer step, whose loss is a sum over its micro-batches: the dealing changes nothing else.
-        """
-        per_step = self.args.gradient_accumulation_steps
-        if len(buffers) % per_step:
-            per_step = 1
-        trimmed = []
-        for first in range(0, len(buffers), per_step):
-            window = buffers[first : first + per_step]
-            rows = [row for buffer in window for row in self._rows(buffer)]
-            for slot, buffer in zip(deal_evenly(rows, per_step), window, strict=True):
-                batch = collate(slot, self._tokenizer.pad_token_id, self.pad_to_multiple_of)
-                trimmed.append(batch | {"num_items_in_batch": buffer["num_items_in_batch"]})
-        return trimmed
 
     # The update: the base's surrogate and the value loss.
 
@@ -303,7 +296,8 @@ class PPOTrainer(RolloutTrainer):
                 model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
             )
         logps, entropies, aux_loss, values = self._pass(model, self._forward, logits_to_keep, **kwargs)
-        self._scored = logps.detach(), values
+        assert entropies is not None
+        self._scored = logps.detach(), entropies.detach(), values
         return logps, entropies, aux_loss
 
     @property
@@ -323,11 +317,14 @@ class PPOTrainer(RolloutTrainer):
         if "returns" not in inputs:  # evaluation
             return super()._compute_loss(model, inputs)
         self._forward = self._forward_of(unpad(inputs))
+        metrics = self._metrics["train"]
+        logged = lengths_of(metrics)
         try:
             loss = super()._compute_loss(model, inputs)
         finally:
             self._forward = None
-        args, (logps, values) = self.args, self._scored
+        args, (logps, entropies, values) = self.args, self._scored
+        self._step_metrics.add(logps, entropies, inputs, inputs[PLACES], take_back(metrics, logged), metrics)
         mask = loss_mask(inputs)
         per_token, clipped = value_loss(values, inputs["values"], inputs["returns"], args.cliprange_value)
         # Loss tokens of one optimizer step, averaged over the generation batch: the base's own denominator for `dapo`.
@@ -347,7 +344,7 @@ class PPOTrainer(RolloutTrainer):
         if self.accelerator.sync_gradients:
             tokens, *sums = self._all_sum(self._window_sums).tolist()
             for name, value in zip(_UPDATE_METRICS, sums, strict=True):
-                self._metrics["train"][f"ppo/{name}"].append(value / max(tokens, 1.0))
+                self._metrics["train"][f"ppo/{name}"].append(value / tokens if tokens else math.nan)
             self._window_sums = torch.zeros_like(self._window_sums)
 
     # Files: the model without the critic, the critic and the controller beside it.
