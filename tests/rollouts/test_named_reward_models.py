@@ -49,7 +49,7 @@ def test_tokenizer_and_loading_settings_are_applied(judge, tiny_model_path, tmp_
         score = trainer.reward_funcs[0](prompts=[row["prompt"]], completions=[answer])
         assert score == pytest.approx([expected], abs=1e-2)
         inner = trainer.reward_funcs[0].__wrapped__
-        assert inner._loaded().dtype == torch.bfloat16 and inner._settings["trust_remote_code"]
+        assert inner._loaded().dtype == torch.bfloat16 and inner.settings["trust_remote_code"]
         assert inner._loaded().config.pad_token_id == used.pad_token_id
 
 
