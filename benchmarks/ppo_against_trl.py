@@ -42,9 +42,10 @@ import transformers
 from transformers import logging
 
 from benchmarks import ppo_curves
-from benchmarks.ppo_processes import WorkerFailed, environment, started
+from benchmarks.ppo_processes import environment, started
 from benchmarks.ppo_tasks import STOCK, TASKS, Arms, Refused, prepare, read_arms, setup_of
 from benchmarks.shared import hardware, write_report
+from benchmarks.workers import WorkerFailed
 
 # Of `Setup`, that both commands take from the command line.
 SETTINGS = (
