@@ -31,6 +31,7 @@ from hpt_trl.files import write_atomically
 from hpt_trl.models.folders import VALUE_CONFIG_FILE, VALUE_HEAD_FILE, VALUE_TASK, is_adapter, is_value_model
 from hpt_trl.models.hub_parts import value_model_folder
 from hpt_trl.models.loading import load_config
+from hpt_trl.models.padding_free.attention import ROWS, PackedRows
 from hpt_trl.models.readable import adapter_config
 from hpt_trl.models.sharded_weights import whole
 from hpt_trl.models.trainable import refuse_broken
@@ -163,6 +164,7 @@ class ValueModel(nn.Module):
         attention_mask: Int[Tensor, "rows tokens"] | None = None,
         position_ids: Int[Tensor, "rows tokens"] | None = None,
         output_mask: Bool[Tensor, "rows tokens"] | None = None,
+        packed_rows: PackedRows | None = None,
         **others: Any,
     ) -> ValueModelOutput:
         """Values of every position.
@@ -170,10 +172,12 @@ class ValueModel(nn.Module):
         Args:
             position_ids: of rows that lie end to end without padding; attention ends with each.
             output_mask: the tokens of each output, over which `logits` is the mean.
+            packed_rows: of rows that lie end to end, some behind what they share.
             others: what a trainer passes to every model; not used.
         """
+        rows = {} if packed_rows is None else {ROWS: packed_rows}
         hidden = self.trunk(
-            input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
+            input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False, **rows
         ).last_hidden_state
         values = self.head(hidden)
         logits = None if output_mask is None else mean_value(values, output_mask)

@@ -9,6 +9,7 @@ Each mend wraps one method of the base and can be dropped when upstream is fixed
                                    rewards share a name; the reference is the model that was passed, and not one read
                                    from its folder; a model without a weight to train and a biased correction for vLLM
                                    are refused
+    _prepare_inputs                rows are dealt to micro-batches so that a prompt is computed once for its rollouts
     _tokenize_prompts              a tokenizer that ends every text does not end the prompts, which are to be answered
     _calculate_rewards             a reward of NaN or infinity leaves its row out instead of spoiling the batch
     _generate_single_turn          weights are cast once per generation, not once per token; the model's own generation
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import Tensor
 from torch.utils.data import Sampler
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
@@ -36,11 +38,15 @@ from hpt_trl.data.rendering import Encoder
 from hpt_trl.models.decoding import neutral_decoding
 from hpt_trl.models.fsdp2 import mend_fsdp2
 from hpt_trl.models.moving_reference import KeepsReference
+from hpt_trl.models.padding_free.language_models import pad_no_more
 from hpt_trl.models.trainable import refuse_untrainable
 from hpt_trl.rewards.guarding import guard
 from hpt_trl.rewards.names import distinct_names, numbered
 from hpt_trl.rewards.reward_model import RewardModel
+from hpt_trl.rollouts.config import RolloutConfig
+from hpt_trl.rollouts.dealing import dealt_anew
 from hpt_trl.rollouts.reference import passed_as_reference
+from hpt_trl.rollouts.rows import Row, unpad, unpad_shortened
 from hpt_trl.rollouts.sampling import check_sampling
 from hpt_trl.rollouts.vllm import mended
 
@@ -130,8 +136,26 @@ class RolloutTrainer(KeepsReference, GRPOTrainer):
         with mended(config, model), passed_as_reference(model, config):
             super().__init__(model, guarded, *args, **kwargs)
         refuse_untrainable(self.model)
+        if self.pads_no_more:
+            for asked in (self.model, self.ref_model):
+                if asked is not None:
+                    pad_no_more(self.accelerator.unwrap_model(asked))
         # Environments may have added rewards of their own.
         self.reward_func_names = numbered([*names, *self.reward_func_names[len(names) :]])
+
+    @property
+    def pads_no_more(self) -> bool:
+        """Whether rows are to be computed without padding; TRL's own config asks for TRL's arithmetic."""
+        return isinstance(self.args, RolloutConfig) and self.args.pads_no_more
+
+    @property
+    def is_padding_free(self) -> bool:
+        """Whether they are; the first batch shows whether the model can."""
+        if not self.pads_no_more or self._is_vlm:
+            return False
+        base: Any = self.accelerator.unwrap_model(self.model)
+        base = base.get_base_model() if isinstance(base, PeftModel) else base
+        return base.base_model.is_padding_free is not False
 
     def _get_train_sampler(self, dataset: Any = None) -> Sampler:
         stock = super()._get_train_sampler(dataset)
@@ -163,6 +187,34 @@ class RolloutTrainer(KeepsReference, GRPOTrainer):
             with torch.serialization.safe_globals(list(self._buffered_types)):
                 state = torch.load(file, map_location=self.accelerator.device, weights_only=True)
             self._step, self._buffered_inputs = state["step"], state["buffered"]
+
+    @property
+    def _deals_rows(self) -> bool:
+        """Whether rows are dealt anew to the micro-batches of their optimizer step, so that prompts are shared."""
+        args = self.args
+        of_micro_batches = args.loss_type == "bnpo" or args.top_entropy_quantile < 1 or args.use_adaptive_entropy
+        return self.is_padding_free and not of_micro_batches and not self.aux_loss_enabled
+
+    def _rows_of(self, batch: dict[str, Any]) -> list[Row]:
+        """The rows of a batch; of those without a token that has a loss nothing is used, and little is read."""
+        # A load-balancing loss acts on every row.
+        return unpad(batch) if self.aux_loss_enabled else unpad_shortened(batch)
+
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        before = self._buffered_inputs
+        inputs = super()._prepare_inputs(generation_batch)
+        assert self.model is not None
+        if self.model.training and self._buffered_inputs is not before and self._deals_rows:
+            self._buffered_inputs = dealt_anew(
+                self._buffered_inputs,
+                self.args.gradient_accumulation_steps,
+                self._rows_of,
+                by_prompt=self.is_padding_free,
+                pad_token_id=self._tokenizer.pad_token_id,
+                multiple=self.pad_to_multiple_of,
+            )
+            inputs = self._buffered_inputs[self._step % len(self._buffered_inputs)]
+        return inputs
 
     def _tokenize_prompts(self, prompts: list) -> Any:
         ids, *others = super()._tokenize_prompts(prompts)

@@ -175,6 +175,10 @@ class HybridPostTrainer(ActingTrainer):
         if self.log_completions or self.args.report_to:
             note_rollouts(self._logs["extra"], modes, rows, self.args.demonstration_column)
 
+    @property
+    def _deals_rows(self) -> bool:
+        return False  # but by a plan, below
+
     # Routing: from shuffled rollouts to micro-batches.
 
     def _route(self, generation: Scored, buffers: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -196,8 +200,11 @@ class HybridPostTrainer(ActingTrainer):
         filler = rollouts[0][0].filler()
         # Rows with images stay where they are: their features are too large to send around. So do contexts.
         accelerator = None if self._is_vlm or self._acting is not None else self.accelerator
-        micros = dealt(rollouts, demonstrations, self._dropping, per_window, accelerator)
-        tokens = log_routing(self._metrics["train"], plan, micros, per_window, self.accelerator, args.skip_dead_rows)
+        micros = dealt(
+            rollouts, demonstrations, self._dropping, per_window, accelerator, by_prompt=self.is_padding_free
+        )
+        pads = None if not args.skip_dead_rows else not self.is_padding_free
+        tokens = log_routing(self._metrics["train"], plan, micros, per_window, self.accelerator, pads)
         # The base gathers a metric per row, so every process needs the same number of rows.
         live = [sum(not row.is_demonstration for row in micro) for micro in micros]
         widest, live_of_all, totals = count_rows(live, buffers, per_window, self.accelerator)

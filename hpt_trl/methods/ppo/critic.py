@@ -23,6 +23,8 @@ from trl.trainer.utils import get_config_model_id
 from hpt_trl.errors import UserError
 from hpt_trl.models.folders import VALUE_HEAD_FILE
 from hpt_trl.models.hub_parts import folder_with
+from hpt_trl.models.padding_free.attention import ROWS, PackedRows
+from hpt_trl.models.padding_free.trunks import take_packed_rows
 from hpt_trl.models.value_model import LinearValueHead, ValueModel, load_value_model
 
 _NAME = "value_head"
@@ -44,10 +46,13 @@ class Critic:
     Args:
         policy: the model that is trained, before it is wrapped for distributed training.
         value_model: name or folder of a separate value model, None for a head on the policy's trunk.
+        pads_no_more: whether the policy is asked about packed rows.
         settings: of `from_pretrained` for the value model.
     """
 
-    def __init__(self, policy: nn.Module, value_model: str | None = None, **settings: Any):
+    def __init__(
+        self, policy: nn.Module, value_model: str | None = None, *, pads_no_more: bool = False, **settings: Any
+    ):
         self.policy = policy
         base = _base(policy)
         device = base.get_output_embeddings().weight.device
@@ -58,6 +63,8 @@ class Critic:
         else:
             # Trained weights: in the type that they are stored in, small updates might be rounded away.
             self.module = load_value_model(value_model, trainable=True, dtype=torch.float32, **settings)
+            if pads_no_more:
+                take_packed_rows(self.module.trunk)
         policy.add_module(_NAME, self.module.to(device))
         source = get_config_model_id(base.config)
         if value_model is not None or not source:
@@ -73,17 +80,20 @@ class Critic:
     def asked(self) -> Iterator[list[Float[Tensor, "rows tokens"]]]:
         """While open, each forward pass of the policy adds the values of its positions to the list.
 
-        A value stands at the position whose output predicts the next token: V(s_t), before token t is chosen.
+        A value stands at the position whose output predicts the next token: V(s_t), before token t is chosen. The last
+        position predicts a token that is not there, and has none: (rows, tokens - 1).
         """
         values: list[Tensor] = []
 
         def ask(trunk: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
+            rows: PackedRows | None = kwargs.get(ROWS)
             if isinstance(self.module, LinearValueHead):
-                values.append(self.module(output.last_hidden_state))
-                return
-            inputs = kwargs if "input_ids" in kwargs or not args else {**kwargs, "input_ids": args[0]}
-            taken = {name: inputs[name] for name in ("input_ids", "attention_mask", "position_ids") if name in inputs}
-            values.append(self.module(**taken).token_values)
+                found = self.module(output.last_hidden_state)
+            else:
+                inputs = kwargs if "input_ids" in kwargs or not args else {**kwargs, "input_ids": args[0]}
+                names = ("input_ids", "attention_mask", "position_ids", ROWS)
+                found = self.module(**{name: inputs[name] for name in names if name in inputs}).token_values
+            values.append((found if rows is None else rows.spread(found))[:, :-1])
 
         hook = _base(self.policy).base_model.register_forward_hook(ask, with_kwargs=True)
         try:

@@ -3,7 +3,6 @@
 What is wrapped of the base, and why:
 
     _generate_and_score_completions       adds old log-probabilities, values, returns and GAE advantages to the rollouts
-    _prepare_inputs                       deals rollouts of like length to a micro-batch and trims the padding
     _get_per_token_logps_and_entropies    asks the critic in the same forward pass, of rows without a gap
     _compute_loss                         adds the value loss to the base's clipped surrogate
     _generate, _save, ...                 keep the critic out of vLLM and out of the model's files, and save it beside
@@ -39,8 +38,10 @@ from hpt_trl.methods.ppo.estimator import (
 )
 from hpt_trl.methods.signatures import takes_arguments_of
 from hpt_trl.models.adapters import hidden_adapter
+from hpt_trl.models.padding_free.language_models import pad_no_more
+from hpt_trl.rollouts.dealing import deal, prompts_of
 from hpt_trl.rollouts.reference import add_frozen_adapter, frozen_copy, prepared
-from hpt_trl.rollouts.rows import Forward, Row, collate, deal, deal_evenly, loss_mask, unpad, unpad_shortened
+from hpt_trl.rollouts.rows import Forward, Row, loss_mask, unpad
 from hpt_trl.rollouts.trainer import RolloutTrainer
 
 _CONTROLLER_FILE = "kl_controller.json"
@@ -105,7 +106,12 @@ class PPOTrainer(RolloutTrainer):
         self._adapter_reference: str | None = None
         if args.kl_coef != 0.0:
             self._make_reference(model, passed_adapter)
-        self._critic = Critic(self.model, args.value_model_name_or_path, trust_remote_code=args.trust_remote_code)
+        self._critic = Critic(
+            self.model,
+            args.value_model_name_or_path,
+            pads_no_more=self.pads_no_more,
+            trust_remote_code=args.trust_remote_code,
+        )
         self._kl_controller = KLController(
             args.kl_coef,
             adaptive=args.kl_controller == "adaptive",
@@ -137,6 +143,8 @@ class PPOTrainer(RolloutTrainer):
         settings |= {"device_map": None, **(self.args.model_init_kwargs or {})}  # type: ignore[dict-item]
         reference = create_model_from_path(name, **settings)
         add_fused_lm_head(reference, temperature=self.temperature, cast_lm_head_to_fp32=self.args.cast_lm_head_to_fp32)
+        if self.pads_no_more:
+            pad_no_more(reference)
         return reference.eval().requires_grad_(False)
 
     def _all_sum(self, value: Tensor) -> Tensor:
@@ -195,8 +203,9 @@ class PPOTrainer(RolloutTrainer):
     @torch.no_grad()
     def _score_rollouts(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor | None]:
         """Old log-probabilities, values and the reference's log-probabilities, each (rollouts, completion tokens)."""
-        rows, width = self._rows(batch), batch["completion_ids"].size(1)
-        slots = deal([len(row) for row in rows], max(1, len(rows) // self.args.per_device_train_batch_size))
+        rows, width = self._rows_of(batch), batch["completion_ids"].size(1)
+        prompts = prompts_of(rows) if self.is_padding_free else None
+        slots = deal([len(row) for row in rows], max(1, len(rows) // self.args.per_device_train_batch_size), prompts)
         forwards = [(slot, self._forward_of([rows[i] for i in slot])) for slot in slots]
         zeros = torch.zeros(batch["completion_ids"].shape, device=batch["completion_ids"].device)
         old_logps, values, ref_logps = zeros, zeros.clone(), None
@@ -219,10 +228,9 @@ class PPOTrainer(RolloutTrainer):
                         ref_logps[slot] = forward.completions(logps, slice(None), width)
         return old_logps, values, ref_logps
 
-    def _rows(self, batch: dict[str, Any]) -> list[Row]:
-        """The rows of a batch; of those without a token that has a loss nothing is used, and little is read."""
-        # A load-balancing loss acts on every row.
-        return unpad(batch) if self.aux_loss_enabled else unpad_shortened(batch)
+    @property
+    def _deals_rows(self) -> bool:
+        return True
 
     def _forward_of(self, rows: list[Row]) -> Forward:
         return Forward.of(rows, self._tokenizer.pad_token_id, self.pad_to_multiple_of)
@@ -239,8 +247,7 @@ class PPOTrainer(RolloutTrainer):
         with self._critic.asked() as chunks:
             logps, entropies, aux_loss = super()._get_per_token_logps_and_entropies(model, **kwargs | forward.arguments)
         kept, every = forward.arguments["logits_to_keep"], slice(None)
-        # The last position predicts a token that is not there.
-        values = torch.cat([chunk[:, :-1][:, -kept:] for chunk in chunks])
+        values = torch.cat([chunk[:, -kept:] for chunk in chunks])
         entropies = None if entropies is None else forward.completions(entropies, every, width)
         return (
             forward.completions(logps, every, width),
@@ -277,31 +284,6 @@ class PPOTrainer(RolloutTrainer):
     def samples(self, count: int) -> list[dict[str, Any]]:
         # The base's advantage is over a group; here each token has its own.
         return [{name: value for name, value in row.items() if name != "advantage"} for row in super().samples(count)]
-
-    def _prepare_inputs(self, generation_batch: Any) -> Any:
-        before = self._buffered_inputs
-        inputs = super()._prepare_inputs(generation_batch)
-        if self.model.training and self._buffered_inputs is not before:
-            self._buffered_inputs = self._trimmed(self._buffered_inputs)
-            inputs = self._buffered_inputs[self._step % len(self._buffered_inputs)]
-        return inputs
-
-    def _trimmed(self, buffers: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The micro-batches with rows of like length together and no wider than needed.
-
-        Rows stay in their optimizer step, whose loss is a sum over its micro-batches: the dealing changes nothing else.
-        """
-        per_step = self.args.gradient_accumulation_steps
-        if len(buffers) % per_step:
-            per_step = 1
-        trimmed = []
-        for first in range(0, len(buffers), per_step):
-            window = buffers[first : first + per_step]
-            rows = [row for buffer in window for row in self._rows(buffer)]
-            for slot, buffer in zip(deal_evenly(rows, per_step), window, strict=True):
-                batch = collate(slot, self._tokenizer.pad_token_id, self.pad_to_multiple_of)
-                trimmed.append(batch | {"num_items_in_batch": buffer["num_items_in_batch"]})
-        return trimmed
 
     # The update: the base's surrogate and the value loss.
 
