@@ -192,8 +192,9 @@ class RolloutTrainer(KeepsReference, GRPOTrainer):
     def _deals_rows(self) -> bool:
         """Whether rows are dealt anew to the micro-batches of their optimizer step, so that prompts are shared."""
         args = self.args
-        of_micro_batches = args.loss_type == "bnpo" or args.top_entropy_quantile < 1 or args.use_adaptive_entropy
-        return self.is_padding_free and not of_micro_batches and not self.aux_loss_enabled
+        # Terms that are means over the tokens of a micro-batch depend on which rows it has.
+        by_entropy = args.entropy_coef != 0 or args.use_adaptive_entropy or args.top_entropy_quantile < 1
+        return self.is_padding_free and not (by_entropy or args.loss_type == "bnpo" or self.aux_loss_enabled)
 
     def _rows_of(self, batch: dict[str, Any]) -> list[Row]:
         """The rows of a batch; of those without a token that has a loss nothing is used, and little is read."""

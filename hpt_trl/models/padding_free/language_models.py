@@ -17,7 +17,8 @@ from hpt_trl.models.padding_free.packing import Packed, laid_out, pack
 from hpt_trl.models.padding_free.trunks import is_padding_free, packed_arguments, take_packed_rows
 
 # Arguments of a forward pass that mean the same for packed rows.
-_PASSED = {"use_cache", "num_items_in_batch", "output_router_logits", "return_dict"}
+_OF_TRUNK = {"use_cache", "output_router_logits", "return_dict"}
+_PASSED = {*_OF_TRUNK, "num_items_in_batch"}
 # Where TRL's collator says once more how rows lie end to end, for kernels that are not used.
 _BOUNDARIES = {"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx"}
 
@@ -47,19 +48,19 @@ def pad_no_more(model: torch.nn.Module) -> None:
 def _forward(self: Any, *args: Any, **kwargs: Any) -> Any:
     given = {name: value for name, value in kwargs.items() if value is not None}
     packed = None if args else _packed(self, given)
-    # A load-balancing loss goes by the batch's own mask.
-    if packed is None or (_is_balanced(self, given) and not is_padding_free(self.base_model, packed)):
+    if packed is None:
         return self.padded_forward(*args, **kwargs)
-    is_padding_free(self.base_model, packed)
-    arguments, rows = packed_arguments(packed), packed.rows
+    rows, passed = packed.rows, {name: value for name, value in given.items() if name in _PASSED}
+    arguments = packed_arguments(packed) | {name: value for name, value in passed.items() if name in _OF_TRUNK}
     if _is_balanced(self, given):
-        # ... of two dimensions, or none.
+        # A load-balancing loss goes by the mask: that of the batch, or none.
         arguments["attention_mask"] = None
+        if not is_padding_free(self.base_model, arguments):
+            return self.padded_forward(**kwargs)
     output = self.padded_forward(
-        **arguments,
+        **arguments | passed,
         shift_labels=given["labels"].roll(-1, dims=1)[rows.asked].unsqueeze(0),
         fused_lm_head=True,
-        **{name: value for name, value in given.items() if name in _PASSED},
     )
     for name, value in list(output.items()):
         if isinstance(value, Tensor) and value.ndim == 2:

@@ -19,9 +19,9 @@ from hpt_trl.models.padding_free.packing import Packed, pack
 
 # The attention that rows are given to in its place; others have kernels, or terms, of their own.
 _REPLACED = "sdpa"
-# Mean difference of hidden states, as a share of their mean size, that rounding may make.
-_ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4}
-_ROUNDING_OF_HALVES = 0.05
+# Mean difference of hidden states, as a share of their mean size, that rounding may make. Models in float64 have parts
+# that compute in float32.
+_ROUNDING, _ROUNDING_OF_HALVES = 1e-4, 0.05
 
 logger = logging.getLogger(__name__)
 
@@ -62,10 +62,14 @@ def take_packed_rows(trunk: Any) -> None:
     trunk.forward = MethodType(forward, trunk)
 
 
-def is_padding_free(trunk: Any, packed: Packed) -> bool:
-    """Whether a trunk computes packed rows without padding; the first ones are tried."""
+def is_padding_free(trunk: Any, arguments: dict[str, Any]) -> bool:
+    """Whether a trunk computes packed rows without padding; the first ones are tried.
+
+    Args:
+        arguments: of its forward pass, `packed_arguments` among them.
+    """
     if trunk.is_padding_free is None:
-        trunk.is_padding_free = _agrees(trunk, packed)
+        trunk.is_padding_free = _agrees(trunk, arguments)
     return trunk.is_padding_free
 
 
@@ -86,51 +90,58 @@ def _forward(self: Any, *args: Any, **kwargs: Any) -> Any:
     if rows is not None:
         return _of_rows(self, rows, kwargs)
     given = {name: value for name, value in kwargs.items() if value is not None}
+    if len(args) == 1 and "input_ids" not in kwargs:  # as heads of classifiers ask
+        return self.forward(input_ids=args[0], **kwargs)
     mask, told = given.get("attention_mask"), {"input_ids", "attention_mask", "use_cache", "return_dict"}
     if args or given.get("use_cache") or not given.keys() <= told:
         return self.padded_forward(*args, **kwargs)
     if not isinstance(mask, Tensor) or mask.ndim != 2 or bool(mask.all()):
         return self.padded_forward(**kwargs)
     packed = pack(given["input_ids"], mask, mask.bool())
-    if not is_padding_free(self, packed):
+    arguments = packed_arguments(packed) | {"use_cache": False}
+    if not is_padding_free(self, arguments):
         return self.padded_forward(**kwargs)
-    output = _of_rows(self, packed.rows, packed_arguments(packed) | {"use_cache": False})
+    output = _of_rows(self, packed.rows, arguments)
     output.last_hidden_state = packed.rows.spread(output.last_hidden_state)
     return output
 
 
 def _of_rows(trunk: Any, rows: PackedRows, kwargs: dict[str, Any]) -> Any:
     """The hidden states that packed rows ask for."""
-    if trunk.is_padding_free:
+    if is_padding_free(trunk, kwargs):
         output = trunk.padded_forward(**kwargs)
         output.last_hidden_state = output.last_hidden_state.index_select(1, rows.kept)
     else:
-        others = {name: value for name, value in kwargs.items() if name not in (*_OF_ROWS, ROWS)}
-        output = trunk.padded_forward(**rows.batch, **others)
+        output = _of_batch(trunk, rows, kwargs)
         output.last_hidden_state = output.last_hidden_state[rows.asked].unsqueeze(0)
     return output
+
+
+def _of_batch(trunk: Any, rows: PackedRows, kwargs: dict[str, Any]) -> Any:
+    """The same forward pass over the batch that the rows were laid out from."""
+    others = {name: value for name, value in kwargs.items() if name not in (*_OF_ROWS, ROWS)}
+    return trunk.padded_forward(**rows.batch, **others)
 
 
 _OF_ROWS = ("input_ids", "attention_mask", "position_ids")
 
 
 @torch.no_grad()
-def _agrees(trunk: Any, packed: Packed) -> bool:
-    """Whether a trunk finds in packed rows what it finds in the batch; a warning where it does not."""
+def _agrees(trunk: Any, arguments: dict[str, Any]) -> bool:
+    """Whether a trunk finds in packed rows what it finds in their batch; a warning where it does not."""
+    rows: PackedRows = arguments[ROWS]
     devices = {parameter.device for parameter in trunk.parameters() if parameter.device.type == "cuda"}
     with torch.random.fork_rng(devices=list(devices)), _without_dropout(trunk):
-        padded = trunk.padded_forward(**packed.rows.batch, use_cache=False).last_hidden_state[packed.rows.asked]
+        padded = _of_batch(trunk, rows, arguments).last_hidden_state[rows.asked]
         try:
-            output = trunk.padded_forward(**packed_arguments(packed), use_cache=False)
+            output = trunk.padded_forward(**arguments)
         except (TypeError, ValueError, RuntimeError) as error:
             _tell(trunk, f"it takes no rows that lie end to end ({str(error).splitlines()[0]})", logging.WARNING)
             return False
-    found = output.last_hidden_state[0, packed.rows.kept]
+    found = output.last_hidden_state[0, rows.kept]
     differs = float((found.float() - padded.float()).abs().mean() / padded.float().abs().mean().clamp(min=1e-12))
-    allowed = _ROUNDING.get(padded.dtype, _ROUNDING_OF_HALVES)
-    if torch.is_autocast_enabled(padded.device.type):
-        allowed = _ROUNDING_OF_HALVES
-    if differs <= allowed:
+    halves = padded.dtype.itemsize < 4 or torch.is_autocast_enabled(padded.device.type)
+    if differs <= (_ROUNDING_OF_HALVES if halves else _ROUNDING):
         return True
     _tell(trunk, f"end to end its hidden states differ by {differs:.2g} of their size", logging.WARNING)
     return False
