@@ -4,10 +4,12 @@ from collections.abc import Callable, Hashable, Sequence
 from itertools import accumulate, pairwise
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from hpt_trl.rollouts.rows import Row, collate
+from hpt_trl.rollouts.rows import Row
+from hpt_trl.rollouts.step_metrics import PLACES, Places, counts_of, totals_of
 
 
 def deal(lengths: list[int], slots: int, beginnings: Sequence[Hashable] | None = None) -> list[list[int]]:
@@ -47,7 +49,7 @@ def prompts_of(rows: list[Row]) -> list[tuple[int, ...]]:
 def deal_evenly(rows: list[Row], slots: int, *, by_prompt: bool = False) -> list[list[Row]]:
     """The same with as many rows in each micro-batch: masked ones fill the gaps.
 
-    A micro-batch of masked ones alone would count as one of entropy 0 in the mean that the base logs.
+    The base's entropy bonus is a mean of each micro-batch: one of masked ones alone would weaken it.
     """
     own, masked = [row for row in rows if not row.masked], [row for row in rows if row.masked]
     dealt = deal_rows(own, slots, by_prompt=by_prompt)
@@ -89,31 +91,40 @@ def padded_area(lengths: list[int]) -> int:
 
 def dealt_anew(
     buffers: list[dict[str, Any]],
-    per_step: int,
     rows_of: Callable[[dict[str, Any]], list[Row]],
+    collate: Callable[[list[Row]], dict[str, Any]],
+    per_step: int,
+    accelerator: Accelerator,
     *,
     by_prompt: bool,
-    pad_token_id: int,
-    multiple: int | None,
 ) -> list[dict[str, Any]]:
-    """The micro-batches of a generation batch with their rows dealt anew, and no wider than needed.
+    """The micro-batches with rows of like length, or of the same prompt, together, and no wider than needed.
 
     Rows stay in their optimizer step, whose loss is a sum over its micro-batches: the dealing changes nothing else.
 
     Args:
-        buffers: micro-batches in TRL's layout.
-        per_step: how many of them make an optimizer step.
-        rows_of: the rows of one.
-        by_prompt: rows of the same prompt stay together, and not those of like length.
-        multiple: the width is padded to a multiple of it.
+        buffers: The micro-batches as the base would train them.
+        rows_of: The rows of one of them.
+        collate: A batch of some rows.
+        per_step: Micro-batches of an optimizer step.
+        by_prompt: Rows of the same prompt stay together, and not those of like length.
+
+    Returns:
+        As many batches, each with `Places` under `PLACES`.
     """
-    if len(buffers) % per_step:
-        per_step = 1
-    dealt = []
+    of_all = len(buffers[0]["completion_ids"]) * accelerator.num_processes
+    totals = totals_of(accelerator.reduce(counts_of(buffers), reduction="sum"), per_step, of_all)
+    batches = []
     for first in range(0, len(buffers), per_step):
         window = buffers[first : first + per_step]
-        rows = [row for buffer in window for row in rows_of(buffer)]
-        for slot, buffer in zip(deal_evenly(rows, per_step, by_prompt=by_prompt), window, strict=True):
-            others = {name: buffer[name] for name in ("num_items_in_batch",) if name in buffer}
-            dealt.append(collate(slot, pad_token_id, multiple) | others)
-    return dealt
+        rows = [rows_of(buffer) for buffer in window]
+        for micro, of_micro in enumerate(rows):
+            for row in of_micro:
+                row.micro = micro
+        slots = deal_evenly([row for of_micro in rows for row in of_micro], per_step, by_prompt=by_prompt)
+        for number, (slot, buffer) in enumerate(zip(slots, window, strict=True), start=1):
+            micros = torch.tensor([row.micro for row in slot], device=accelerator.device)
+            places = Places(micros, totals[first // per_step], ends_step=number == per_step)
+            of_step = {"num_items_in_batch": buffer["num_items_in_batch"], PLACES: places}
+            batches.append(collate(slot) | of_step)
+    return batches

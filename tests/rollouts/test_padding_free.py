@@ -105,9 +105,8 @@ def test_rows_of_a_prompt_meet_in_a_micro_batch_and_the_prompt_is_computed_once(
 
     class Counted(FixedMended):
         def _compute_loss(self, model, inputs):
-            prompts = {
-                tuple(ids[mask.bool()].tolist()) for ids, mask in zip(inputs["prompt_ids"], inputs["prompt_mask"])
-            }
+            pairs = zip(inputs["prompt_ids"], inputs["prompt_mask"], strict=True)
+            prompts = {tuple(ids[mask.bool()].tolist()) for ids, mask in pairs}
             rows = int((inputs["prompt_mask"].sum() + inputs["completion_mask"].sum()).item())
             computed: list[int] = []
             layer = trunk_of(self).layers[0]

@@ -3,8 +3,8 @@
 from transformers import PreTrainedTokenizerBase, Trainer
 
 from hpt_trl.errors import UserError
-from hpt_trl.methods.ppo.config import PPOConfig
-from hpt_trl.methods.ppo.trainer import PPOTrainer, refuse_what_cannot_work
+from hpt_trl.methods.ppo.config import PPOConfig, refuse_what_cannot_work
+from hpt_trl.methods.ppo.trainer import PPOTrainer
 from hpt_trl.recipes.recipe import Recipe, Stage, StageInputs
 from hpt_trl.rewards.completions import text_tokenizer
 from hpt_trl.rollouts.ranges import ROLLOUT_RULES

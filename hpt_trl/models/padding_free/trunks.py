@@ -11,6 +11,7 @@ from types import MethodType
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -45,8 +46,12 @@ def take_packed_rows(trunk: Any) -> None:
     batch, which is recognised by its `attention_mask`, those of all tokens, 0 in the padding.
 
     Args:
-        trunk: a model of transformers without a head; before it is wrapped for several processes.
+        trunk: a model of transformers without a head, under an adapter or not; before it is wrapped for several
+            processes. One that does so already is left as it is.
     """
+    trunk = trunk.get_base_model() if isinstance(trunk, PeftModel) else trunk
+    if "padded_forward" in vars(trunk):
+        return
     reason = why_padded(trunk)
     if reason is None:
         trunk.set_attn_implementation(IMPLEMENTATION)

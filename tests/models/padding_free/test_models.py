@@ -48,7 +48,7 @@ ABLE = {
         "experts_implementation": "eager",
     },
 }
-# Of states that go from row to row, positions that are counted by the mask, and terms of attention that the kernel lacks.
+# Of states that go from row to row, positions that are counted by the mask, terms of attention that the kernel lacks.
 UNABLE = {
     "mamba": {"state_size": 4, "expand": 2, "conv_kernel": 3, "time_step_rank": 4},
     "bloom": {"n_head": 4, "n_layer": 2},
@@ -116,7 +116,7 @@ def test_log_probabilities_and_gradients_are_those_of_padded_rows(kind, left):
         pytest.skip("its positions count the padding on the left")
     plain, ours = pair_of(kind, **ABLE[kind])
     positions = []
-    layers = [module for module in ours.base_model.children() if isinstance(module, torch.nn.ModuleList)][0]
+    layers = next(module for module in ours.base_model.children() if isinstance(module, torch.nn.ModuleList))
     layers[0].register_forward_hook(lambda module, args, output: positions.append(args[0].shape[:2]))
     inputs = batch(left)
     assert_equal(asked(ours, inputs), asked(plain, inputs))
