@@ -11,7 +11,8 @@ Each mend wraps one method of the base and can be dropped when upstream is fixed
                                    are refused
     _tokenize_prompts              a tokenizer that ends every text does not end the prompts, which are to be answered
     _calculate_rewards             a reward of NaN or infinity leaves its row out instead of spoiling the batch
-    _generate_single_turn          weights are cast once per generation, not once per token; the model's own generation
+    _generate_single_turn          weights are cast once per generation, not once per token; a prompt is computed once
+                                   for its group, and rows that have ended leave the batch; the model's own generation
                                    config does not shape the rollouts
 
 and vLLM's engine and client by `hpt_trl.rollouts.vllm.mended`.
@@ -35,6 +36,7 @@ from trl.trainer.utils import RepeatSampler
 from hpt_trl.data.rendering import Encoder
 from hpt_trl.models.decoding import neutral_decoding
 from hpt_trl.models.fsdp2 import mend_fsdp2
+from hpt_trl.models.generating.leaving import finished_rows_leave
 from hpt_trl.models.moving_reference import KeepsReference
 from hpt_trl.models.trainable import refuse_untrainable
 from hpt_trl.rewards.guarding import guard
@@ -193,8 +195,12 @@ class RolloutTrainer(KeepsReference, GRPOTrainer):
         # autocast around all of them keeps the casts: the same arithmetic, several times as fast on a CPU. The weights
         # of a sharded model come and go, their casts must not be kept.
         assert self.model is not None
-        foreign = self.use_vllm or self.is_fsdp_enabled or self.is_deepspeed_enabled
-        with nullcontext() if foreign else self.accelerator.autocast(), neutral_decoding(self.model):
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        with (
+            nullcontext() if self.use_vllm or sharded else self.accelerator.autocast(),
+            neutral_decoding(self.model),
+            finished_rows_leave(self.model, sharded=sharded),
+        ):
             return super()._generate_single_turn(*args, **kwargs)
 
     def _weighted_rewards(self, rewards_per_func: Tensor) -> Tensor:
