@@ -33,8 +33,8 @@ QUESTIONS = [
     "What is 17 + 25?",
     "Name three colours.",
     "Is 91 a prime number? Answer yes or no.",
-    "Julie is reading a 120-page book. Yesterday, she was able to read 12 pages and today, she read twice as many pages "
-    "as yesterday. If she wants to read half of the remaining pages tomorrow, how many pages should she read?",
+    "Julie is reading a 120-page book. Yesterday, she was able to read 12 pages and today, she read twice as many "
+    "pages as yesterday. If she wants to read half of the remaining pages tomorrow, how many pages should she read?",
     "Who wrote Hamlet? Answer with the name alone.",
     "James writes a 3-page letter to 2 different friends twice a week. How many pages does he write a year?",
 ]

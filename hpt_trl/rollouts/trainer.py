@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import Sampler
-from transformers import PreTrainedTokenizerBase, ProcessorMixin
+from transformers import PreTrainedTokenizerBase, ProcessorMixin, StoppingCriteria
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
@@ -112,6 +112,7 @@ class RolloutTrainer(KeepsReference, GRPOTrainer):
     _buffered_inputs: Any  # the micro-batches of a generation batch; None before the first
     # Classes that the micro-batches may hold beside tensors, lists and numbers.
     _buffered_types: tuple[type, ...] = ()
+    stopping: StoppingCriteria | None = None  # says of a generation at hand which rows go on for nothing
 
     def __init__(self, model: Any, reward_funcs: Any = None, *args: Any, **kwargs: Any):
         several = isinstance(reward_funcs, list | tuple)
@@ -199,7 +200,7 @@ class RolloutTrainer(KeepsReference, GRPOTrainer):
         with (
             nullcontext() if self.use_vllm or sharded else self.accelerator.autocast(),
             neutral_decoding(self.model),
-            finished_rows_leave(self.model, sharded=sharded),
+            finished_rows_leave(self.model, sharded=sharded, stopping=self.stopping),
         ):
             return super()._generate_single_turn(*args, **kwargs)
 

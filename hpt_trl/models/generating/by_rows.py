@@ -9,28 +9,28 @@ from typing import Any
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
+from transformers import LogitsProcessorList, StoppingCriteriaList
 
 from hpt_trl.models.generating.choosing import draw_tokens
 
 
 def by_rows(
-    model: PreTrainedModel,
+    model: Any,
     input_ids: Int[Tensor, "batch prompt"],
     logits_processor: LogitsProcessorList,
     stopping_criteria: StoppingCriteriaList,
-    generation_config: GenerationConfig,
+    generation_config: Any,
     **model_kwargs: Any,
 ) -> Int[Tensor, "batch length"]:
     """Draws completions, as what `generate` calls a `custom_generate`.
 
     Args:
-        model: decoder-only.
+        model: a decoder-only `PreTrainedModel`.
         input_ids: left-padded.
         logits_processor: they see all rows in the order of `input_ids`, also those that have ended, as some keep
             something for each row.
         stopping_criteria: likewise.
-        generation_config: of sampling or greedy decoding, with an end token.
+        generation_config: as `generate` has prepared it, of sampling or greedy decoding, with an end token.
         model_kwargs: `past_key_values` of `hpt_trl.models.generating.cache`, and what has one entry for each row.
 
     Returns:
@@ -70,7 +70,8 @@ def by_rows(
 def _prompts(input_ids: Tensor, *, shared: bool) -> tuple[Tensor, Tensor]:
     """A row of each prompt, and which of these prompts each row has."""
     numbers: dict[tuple[int, ...], int] = {}
-    first, group = [], []
+    first: list[int] = []
+    group: list[int] = []
     for row, ids in enumerate(input_ids.tolist()):
         key = tuple(ids) if shared else (row,)
         if key not in numbers:
@@ -80,7 +81,7 @@ def _prompts(input_ids: Tensor, *, shared: bool) -> tuple[Tensor, Tensor]:
     return torch.tensor(first, device=input_ids.device), torch.tensor(group, device=input_ids.device)
 
 
-def _processed(processors: LogitsProcessorList, sequences: Tensor, rows: Tensor, logits: Tensor) -> Tensor:
+def _processed(processors: Any, sequences: Tensor, rows: Tensor, logits: Tensor) -> Tensor:
     if not processors:
         return logits
     of_all = logits.new_zeros(len(sequences), logits.shape[1]).index_copy(0, rows, logits)
@@ -94,7 +95,7 @@ def _of_rows(model_kwargs: dict[str, Any], rows: Tensor, batch: int) -> dict[str
     }
 
 
-def _is_noisy(model: PreTrainedModel) -> bool:
+def _is_noisy(model: Any) -> bool:
     """Whether dropout is on: rows of one prompt then have to differ from its first token on."""
     if not model.training:
         return False

@@ -27,11 +27,10 @@ class RoomyLayer(DynamicLayer):
             self.lazy_initialization(key_states, value_states)
         held = self.get_seq_length()
         length = held + key_states.shape[-2]
-        if self._rooms is None or length > self._rooms[0].shape[-2]:
-            self._rooms = (
-                _room(self.keys if held else key_states, length, slice(None)),
-                _room(self.values if held else value_states, length, slice(None)),
-            )
+        if self._rooms is None:
+            self._rooms = _room(key_states, length), _room(value_states, length)
+        elif length > self._rooms[0].shape[-2]:
+            self._rooms = _room(self._rooms[0], length), _room(self._rooms[1], length)
         keys, values = self._rooms
         keys[..., held:length, :], values[..., held:length, :] = key_states, value_states
         self.keys, self.values = keys[..., :length, :], values[..., :length, :]
@@ -39,16 +38,15 @@ class RoomyLayer(DynamicLayer):
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keeps the rows of these numbers, in this order; one may come several times."""
-        length = self.get_seq_length()
-        if length:
-            self._rooms = _room(self.keys, length, indices), _room(self.values, length, indices)
+        if self._rooms is not None:
+            length, (keys, values) = self.get_seq_length(), self._rooms
+            self._rooms = keys[indices], values[indices]
             self.keys, self.values = (room[..., :length, :] for room in self._rooms)
 
 
-def _room(states: Tensor, length: int, rows: Any) -> Tensor:
-    chosen = states[rows]
-    room = chosen.new_empty(*chosen.shape[:-2], length + _ROOM, chosen.shape[-1])
-    room[..., : chosen.shape[-2], :] = chosen
+def _room(states: Tensor, length: int) -> Tensor:
+    room = states.new_empty(*states.shape[:-2], length + _ROOM, states.shape[-1])
+    room[..., : states.shape[-2], :] = states
     return room
 
 

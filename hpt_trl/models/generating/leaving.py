@@ -8,7 +8,7 @@ from typing import Any
 
 from accelerate import PartialState
 from peft import PeftModel
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 from transformers.generation import GenerationMode
 
 from hpt_trl.models.generating.by_rows import by_rows
@@ -21,7 +21,7 @@ _UNUSUAL = ("cache_implementation", "prefill_chunk_size", "return_dict_in_genera
 
 
 @contextmanager
-def finished_rows_leave(model: Any, *, sharded: bool) -> Iterator[None]:
+def finished_rows_leave(model: Any, *, sharded: bool, stopping: StoppingCriteria | None = None) -> Iterator[None]:
     """Inside, `model.generate` computes a prompt once for all its rows, and no row beyond its end.
 
     Where a model or its settings do not allow it, transformers' own loop goes on; which of the two it is is said once.
@@ -29,10 +29,13 @@ def finished_rows_leave(model: Any, *, sharded: bool) -> Iterator[None]:
     Args:
         model: has `generate`, also with an adapter.
         sharded: its weights are (FSDP, DeepSpeed): all processes then have to make the same forward passes.
+        stopping: says after each token which rows go on for nothing and are to end.
     """
     plain = model.generate
 
     def generate(*args: Any, **kwargs: Any) -> Any:
+        if stopping is not None:
+            kwargs["stopping_criteria"] = StoppingCriteriaList([stopping])
         reason = "its weights are sharded" if sharded else _hindrance(model, *args, **kwargs)
         if PartialState().is_local_main_process:
             _tell(reason)
@@ -47,7 +50,7 @@ def finished_rows_leave(model: Any, *, sharded: bool) -> Iterator[None]:
         del model.generate
 
 
-def _base(model: Any) -> PreTrainedModel:
+def _base(model: Any) -> Any:
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
