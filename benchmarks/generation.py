@@ -1,8 +1,9 @@
-"""Time of a generation by transformers: stock GRPOTrainer's, ours, and continuous batching.
+"""Time of a generation: stock GRPOTrainer's, ours, transformers' continuous batching and vLLM.
 
     python -m benchmarks.generation                      # SmolLM2-135M; about 5 minutes on two cores
     python -m benchmarks.generation --output benchmarks/results/generation-cpu.json
-    python -m benchmarks.generation --float32 --continuous
+    python -m benchmarks.generation --float32
+    python -m benchmarks.generation --beside "continuous batching"
 
 Each side draws the completions of one generation batch, from the same random numbers, in turns in one process; each
 round gives one ratio to the stock side, of the wall time and of the time of the processor. The questions are such as
@@ -12,6 +13,7 @@ Of the positions that go through the model are told those that nobody reads: pad
 end of a row, and a prompt again for each member of its group.
 """
 
+import math
 import statistics
 import time
 from typing import Any
@@ -38,7 +40,11 @@ QUESTIONS = [
     "Who wrote Hamlet? Answer with the name alone.",
     "James writes a 3-page letter to 2 different friends twice a week. How many pages does he write a year?",
 ]
-CONTINUOUS = {"use_transformers_continuous_batching": True}
+OTHERS: dict[str, tuple[type, dict[str, Any]]] = {
+    "continuous batching": (GRPOTrainer, {"use_transformers_continuous_batching": True}),
+    # Needs the environment of `make test-vllm`; its engine computes in bfloat16.
+    "vllm": (RolloutTrainer, {"use_vllm": True, "vllm_mode": "colocate", "vllm_gpu_memory_utilization": 0.1}),
+}
 
 
 class Counted:
@@ -51,12 +57,13 @@ class Counted:
     def _count(self, module: torch.nn.Module, args: Any, kwargs: Any) -> None:
         self.computed += kwargs["input_ids"].numel()
 
-    def told(self, prompts: list[list[int]], completions: list[list[int]]) -> dict[str, float]:
-        """Shares of what was computed since the last call; the last token of a row goes through no model."""
+    def unread(self, prompts: list[list[int]], completions: list[list[int]]) -> float:
+        """Share of what was computed since the last call; NaN of an engine with a model of its own."""
         once = sum(map(len, {tuple(prompt) for prompt in prompts}))
+        # The last token of a row goes through no model.
         drawn = sum(len(completion) - 1 for completion in completions)
         computed, self.computed = self.computed, 0
-        return {"positions": computed, "unread": 1 - (once + drawn) / computed}
+        return 1 - (once + drawn) / computed if computed else math.nan
 
 
 def build(trainer_class: type, arguments: Any, model: str, **settings: Any) -> Any:
@@ -94,14 +101,15 @@ def one_generation(trainer: Any, counted: Counted, prompts: list[list[int]], see
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     times = {"seconds": time.perf_counter() - wall, "processor": time.process_time() - processor}
-    return times | counted.told(prompts, completions) | {"completions": completions}
+    return times | {"unread": counted.unread(prompts, completions), "completions": completions}
 
 
 def measure(arguments: Any) -> dict[str, Any]:
     model = str(resolve_model(arguments.model))
     sides = {"stock": build(GRPOTrainer, arguments, model), "ours": build(RolloutTrainer, arguments, model)}
-    if arguments.continuous:
-        sides["continuous batching"] = build(GRPOTrainer, arguments, model, **CONTINUOUS)
+    for name in arguments.beside:
+        trainer_class, settings = OTHERS[name]
+        sides[name] = build(trainer_class, arguments, model, **settings)
     counted = {side: Counted(trainer.model) for side, trainer in sides.items()}
     encoded, *_ = sides["ours"]._tokenize_prompts([row["prompt"] for row in sides["ours"].train_dataset])
     prompts = [ids for ids in encoded for _ in range(arguments.group)]
@@ -135,7 +143,7 @@ def main() -> None:
     parser.add_argument("--group", type=int, default=4, help="completions of each of the eight questions")
     parser.add_argument("--tokens", type=int, default=128, help="length limit of a completion")
     parser.add_argument("--float32", action="store_true", help="without mixed precision")
-    parser.add_argument("--continuous", action="store_true", help="transformers' continuous batching as a third side")
+    parser.add_argument("--beside", nargs="*", choices=OTHERS, default=[], help="further sides")
     arguments = parser.parse_args()
     report = {"settings": vars(arguments), **hardware(), "sides": measure(arguments)}
     for side, figures in report["sides"].items():
