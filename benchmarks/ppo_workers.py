@@ -2,16 +2,14 @@
 
     python -m benchmarks.ppo_workers settings.json FD      # started by the benchmark, not by hand
 
-Each line `go` on stdin lets the trainer run one PPO update inside of its own `.train()`: prompts, generation, scores,
-all epochs. What it took is a line of JSON on the file descriptor FD, since trainers print on stdout. Anything else on
-stdin, or its end, ends the worker. The side `theirs` runs in an environment that has no hpt_trl: that is imported by
-`ours` only.
+An update is prompts, generation, scores and all epochs (see `benchmarks.gate`). The stock trainer runs in TRL 1.12's
+environment, with which the trainers of hpt_trl do not work: of the package it is given the rule of the positive words.
 """
 
 import json
 import os
 import sys
-import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,14 +17,18 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from peft import LoraConfig, TaskType, get_peft_model
+from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PrinterCallback,
-    TrainerCallback,
     set_seed,
 )
+
+from benchmarks.gate import Finished, Gate
+from benchmarks.ppo_scorers import RuleModel, Scorer, WordScorer
 
 
 @dataclass(frozen=True)
@@ -34,17 +36,23 @@ class Setup:
     """What both sides are given.
 
     Attributes:
-        side: `ours` or `theirs`.
-        model, reward_model, tokenizer: folders (or Hub ids).
+        arm: its name.
+        overrides: settings of PPOConfig above the shared ones; None: TRL 1.12's trainer.
+        model, tokenizer: folders (or Hub ids).
+        reward_model: folder of a classifier; None: the rule of the positive words.
+        value_model: folder of the classifier that the stock trainer's value model starts as.
         rows: JSON file, a list of {"prompt": text, "prompt_tokens": ids}.
         output_dir: where the trainer may write.
         batch: completions per PPO update, one per prompt.
         mini_batches: optimizer steps per epoch; each mini-batch is one forward and backward pass.
+        lora_r: rank of an adapter on all linear layers, its alpha twice that; 0: all weights are trained.
     """
 
-    side: str
+    arm: str
+    overrides: dict[str, Any] | None
     model: str
-    reward_model: str
+    reward_model: str | None
+    value_model: str
     tokenizer: str
     rows: str
     output_dir: str
@@ -62,7 +70,7 @@ class Setup:
     gamma: float
     lam: float
     bf16: bool
-    separate_value_model: bool
+    lora_r: int
 
     @property
     def common(self) -> dict[str, Any]:
@@ -88,125 +96,86 @@ class Setup:
             "disable_tqdm": True,
         }
 
+    def adapter(self, task: TaskType) -> LoraConfig | None:
+        """The adapter of a model for this task, None where all weights are trained."""
+        if not self.lora_r:
+            return None
+        return LoraConfig(
+            r=self.lora_r, lora_alpha=2 * self.lora_r, lora_dropout=0.0, target_modules="all-linear", task_type=task
+        )
 
-class Finished(Exception):
-    """The benchmark wants no further update."""
+
+def token_count(gate: Gate) -> Callable[[int], None]:
+    """What is told the tokens that are scored, prompts and completions; reported as `tokens`: the work of an update."""
+
+    def count(tokens: int) -> None:
+        gate.figures["tokens"] = gate.figures.get("tokens", 0) + tokens
+
+    return count
 
 
-class Gate(TrainerCallback):
-    """Holds the trainer before each PPO update until it may go, and reports the one that is over.
+def _classifier(folder: str) -> Any:
+    return AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1, dtype=torch.float32)
 
-    Attributes:
-        figures: taken along into the next report.
+
+def our_config(setup: Setup) -> Any:
+    """Settings of this package's trainer.
+
+    Raises:
+        TypeError, ValueError: of what the arm overrides.
     """
+    from hpt_trl import PPOConfig
 
-    def __init__(self, steps_per_update: int, kl: str, score: str, reports: Any):
-        self.steps_per_update, self.reports = steps_per_update, reports
-        self._names = {kl: "kl", score: "score"}
-        self.figures: dict[str, float] = {}
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self._wait()
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        self.figures |= {name: logs[key] for key, name in self._names.items() if key in (logs or {})}
-
-    def on_step_end(self, args, state, control, **kwargs):
-        # A step of the stock trainer is an update, one of ours an optimizer step.
-        if state.global_step % self.steps_per_update == 0:
-            print(json.dumps({"seconds": _now() - self._start, **self.figures}), file=self.reports, flush=True)
-            self.figures = {}
-            self._wait()
-
-    def count_tokens(self, reward_model: torch.nn.Module) -> None:
-        """Report the tokens that are scored (prompts and completions), which says whether the sides do equal work."""
-
-        def count(trunk: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-            tokens = int(kwargs["attention_mask"].sum())
-            self.figures["tokens"] = self.figures.get("tokens", 0) + tokens
-
-        model: Any = reward_model
-        model.base_model.register_forward_pre_hook(count, with_kwargs=True)
-
-    def _wait(self) -> None:
-        if sys.stdin.readline().strip() != "go":
-            raise Finished
-        self._start = _now()
-
-
-def _now() -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
-class Scorer:
-    """The reward model as a reward function on token ids, read where TRL 1.12 reads it: at the last own token.
-
-    A reward model that is passed to the trainer would be given the text, tokenized anew.
-    """
-
-    __name__ = "reward_model"
-
-    def __init__(self, model: Any, pad: int):
-        self.model, self.pad = model.eval(), pad
-
-    @torch.no_grad()
-    def __call__(self, completion_ids: list[list[int]], prompt_tokens: list[list[int]], **_: Any) -> list[float]:
-        before, after = max(map(len, prompt_tokens)), max(map(len, completion_ids))
-        rows = [
-            [self.pad] * (before - len(prompt)) + prompt + own + [self.pad] * (after - len(own))
-            for prompt, own in zip(prompt_tokens, completion_ids, strict=True)
-        ]
-        ids = torch.tensor(rows, device=self.model.device)
-        mask = ids != self.pad
-        positions = mask.cumsum(1) - mask.long()
-        hidden = self.model.base_model(
-            input_ids=ids.masked_fill(~mask, 0), attention_mask=mask, position_ids=positions, use_cache=False
-        ).last_hidden_state
-        last = [before + len(own) - 1 for own in completion_ids]
-        return self.model.score(hidden[range(len(rows)), last])[:, 0].float().tolist()
-
-
-def _classifier(setup: Setup) -> Any:
-    return AutoModelForSequenceClassification.from_pretrained(setup.reward_model, num_labels=1, dtype=torch.float32)
+    assert setup.overrides is not None
+    settings = setup.common | {
+        "max_steps": setup.updates * setup.epochs * setup.mini_batches,
+        "num_generations": 1,
+        "per_device_train_batch_size": setup.batch // setup.mini_batches,
+        "gradient_accumulation_steps": 1,
+        "steps_per_generation": setup.mini_batches,
+        "num_iterations": setup.epochs,
+        "max_completion_length": setup.response,
+        "epsilon": setup.cliprange,
+        "loss_type": "dapo",
+        # The stock trainer neither clips gradients nor filters what it samples.
+        "max_grad_norm": 0.0,
+        "top_k": 0,
+        "disable_dropout": True,
+    }
+    return PPOConfig(**settings | setup.overrides)
 
 
 def ours(setup: Setup, rows: list[dict[str, Any]], reports: Any) -> Any:
-    """PPOTrainer of this package: value head on the policy's trunk, or a value model of its own."""
-    from hpt_trl import PPOConfig, PPOTrainer
+    """PPOTrainer of this package, with the critic that the arm says."""
+    from hpt_trl import PPOTrainer
 
-    steps = setup.epochs * setup.mini_batches
-    config = PPOConfig(
-        **setup.common,
-        max_steps=setup.updates * steps,
-        num_generations=1,
-        per_device_train_batch_size=setup.batch // setup.mini_batches,
-        gradient_accumulation_steps=1,
-        steps_per_generation=setup.mini_batches,
-        num_iterations=setup.epochs,
-        max_completion_length=setup.response,
-        epsilon=setup.cliprange,
-        loss_type="dapo",
-        # The stock trainer neither clips gradients nor filters what it samples.
-        max_grad_norm=0.0,
-        top_k=0,
-        disable_dropout=True,
-        value_model_name_or_path=setup.reward_model if setup.separate_value_model else None,
-    )
+    config = our_config(setup)
     tokenizer = AutoTokenizer.from_pretrained(setup.tokenizer)
     model = AutoModelForCausalLM.from_pretrained(setup.model, dtype=torch.float32)
     model.generation_config.pad_token_id = tokenizer.pad_token_id
-    gate = Gate(steps, "ppo/kl", "ppo/score", reports)
-    scorer = Scorer(_classifier(setup).to("cpu" if config.use_cpu else "cuda"), tokenizer.pad_token_id)
-    gate.count_tokens(scorer.model)
+    # `reward` is the score as it was given, whatever the arm makes of it.
+    names = {"ppo/kl": "kl", "reward": "score", "ppo/explained_variance": "explained_variance"}
+    gate = Gate(setup.epochs * setup.mini_batches, names, reports)
+    count = token_count(gate)
+    scorer: Scorer | WordScorer
+    if setup.reward_model is None:
+        scorer = WordScorer(tokenizer, count)
+    else:
+        classifier = _classifier(setup.reward_model).to("cpu" if config.use_cpu else "cuda")
+        scorer = Scorer(classifier, tokenizer.pad_token_id, count)
     return PPOTrainer(
-        model, scorer, config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer, callbacks=[gate]
+        model,
+        scorer,
+        config,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        callbacks=[gate],
+        peft_config=setup.adapter(TaskType.CAUSAL_LM),
     )
 
 
 def theirs(setup: Setup, rows: list[dict[str, Any]], reports: Any) -> Any:
-    """TRL 1.12's PPOTrainer as its example sets it up: the value model starts as a copy of the reward model."""
+    """TRL 1.12's PPOTrainer as its example sets it up, with a value model of its own."""
     from trl.experimental.ppo import PPOConfig, PPOTrainer
 
     config = PPOConfig(
@@ -226,21 +195,62 @@ def theirs(setup: Setup, rows: list[dict[str, Any]], reports: Any) -> Any:
     tokenizer = AutoTokenizer.from_pretrained(setup.tokenizer)
     model = AutoModelForCausalLM.from_pretrained(setup.model, dtype=torch.float32)
     model.generation_config.pad_token_id = tokenizer.pad_token_id
-    dataset = Dataset.from_list([{"input_ids": row["prompt_tokens"]} for row in rows])
-    gate = Gate(1, "objective/kl", "objective/scores", reports)
-    reward_model = _classifier(setup)
-    gate.count_tokens(reward_model)
+    prompts = [row["prompt_tokens"] for row in rows]
+    dataset = Dataset.from_list([{"input_ids": prompt} for prompt in prompts])
+    gate = Gate(1, {"objective/kl": "kl", "objective/scores": "score"}, reports)
+    count = token_count(gate)
+    reward_model: Any
+    if setup.reward_model is None:
+        reward_model = RuleModel(WordScorer(tokenizer, count), prompts)
+    else:
+        reward_model = _classifier(setup.reward_model)
+        reward_model.base_model.register_forward_pre_hook(
+            lambda trunk, args, kwargs: count(int(kwargs["attention_mask"].sum())), with_kwargs=True
+        )
+    value_model = _classifier(setup.value_model)
+    if (adapter := setup.adapter(TaskType.SEQ_CLS)) is not None:
+        # The trainer takes the trunk from inside of the model, which the adapter is then a part of.
+        value_model = get_peft_model(value_model, adapter).get_base_model()
+    watch_critic(value_model, gate)
     return PPOTrainer(
         args=config,
         processing_class=tokenizer,
         model=model,
         ref_model=None,
         reward_model=reward_model,
-        value_model=_classifier(setup),
+        value_model=value_model,
         train_dataset=dataset,
         eval_dataset=dataset,  # asked for by its constructor, never used
         callbacks=[gate],
+        peft_config=setup.adapter(TaskType.CAUSAL_LM),
     )
+
+
+def watch_critic(value_model: nn.Module, gate: Gate) -> None:
+    """Reports the explained variance of the stock trainer, which does not log it.
+
+    Its values and advantages are seen where its loop passes them to functions of its module. Returns less values are
+    the advantages before they are whitened.
+    """
+    from trl.experimental.ppo import ppo_trainer as module
+
+    get_reward, whiten = module.get_reward, module.masked_whiten
+    values: Tensor
+
+    def seen_reward(model: Any, ids: Tensor, pad: int, context: int) -> Any:
+        nonlocal values
+        found = get_reward(model, ids, pad, context)
+        if model is value_model:
+            values = found[0][:, context - 1 : -1, 0]
+        return found
+
+    def seen_whiten(advantages: Tensor, mask: Tensor) -> Tensor:
+        errors = advantages[mask].double()
+        returns = errors + values[mask].double()
+        gate.figures["explained_variance"] = float(1 - errors.var() / returns.var())
+        return whiten(advantages, mask)
+
+    module.get_reward, module.masked_whiten = seen_reward, seen_whiten
 
 
 def main() -> None:
@@ -249,7 +259,7 @@ def main() -> None:
     with os.fdopen(int(sys.argv[2]), "w") as reports:
         # The stock trainer shuffles by numpy's generator, which it does not seed.
         set_seed(setup.seed)
-        trainer = {"ours": ours, "theirs": theirs}[setup.side](setup, rows, reports)
+        trainer = (theirs if setup.overrides is None else ours)(setup, rows, reports)
         trainer.remove_callback(PrinterCallback)
         with suppress(Finished):
             trainer.train()

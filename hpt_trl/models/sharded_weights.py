@@ -45,6 +45,25 @@ def whole(*weights: Any) -> AbstractContextManager[None]:
     return deepspeed.zero.GatheredParameters(list(weights))
 
 
+def add_to(parameter: torch.nn.Parameter, amount: float) -> None:
+    """Add a number to a weight wherever it lies in a training: whole, spread, or once more in DeepSpeed's optimizer."""
+    from transformers.integrations import is_deepspeed_zero3_enabled
+
+    given: Any = parameter
+    with torch.no_grad():
+        if is_deepspeed_zero3_enabled():
+            import deepspeed
+
+            with deepspeed.zero.GatheredParameters([given], modifier_rank=0):
+                given.data.add_(amount)
+        else:
+            given.add_(amount)
+    if hasattr(given, "_hp_mapping") or hasattr(given, "_z3_optimizer"):
+        from deepspeed.utils import safe_get_full_fp32_param, safe_set_full_fp32_param
+
+        safe_set_full_fp32_param(given, safe_get_full_fp32_param(given) + amount)
+
+
 def spare_from_gathering(model: Any) -> None:
     """Tell TRL's fused head that the weights of a model of `whole_weights` are there.
 

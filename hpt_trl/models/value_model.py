@@ -14,7 +14,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +34,7 @@ from hpt_trl.models.loading import load_config
 from hpt_trl.models.readable import adapter_config
 from hpt_trl.models.sharded_weights import whole
 from hpt_trl.models.trainable import refuse_broken
+from hpt_trl.models.twins import leave_dropout_out
 from hpt_trl.models.whole_models import load_whole
 
 _FORMAT = 1
@@ -65,6 +66,11 @@ class ValueHead(nn.Module):
     def score(self, hidden: Float[Tensor, "... width"]) -> Float[Tensor, "... 1"]:
         raise NotImplementedError
 
+    @property
+    def bias(self) -> nn.Parameter:
+        """What is added to every value."""
+        raise NotImplementedError
+
     def forward(self, hidden: Float[Tensor, "rows tokens width"]) -> Float[Tensor, "rows tokens"]:
         with torch.autocast(hidden.device.type, enabled=False):
             return self.score(hidden).squeeze(-1).float()
@@ -89,6 +95,10 @@ class LinearValueHead(ValueHead):
     def score(self, hidden: Float[Tensor, "... width"]) -> Float[Tensor, "... 1"]:
         return self.linear(hidden)
 
+    @property
+    def bias(self) -> nn.Parameter:
+        return self.linear.bias
+
 
 class MLPValueHead(ValueHead):
     """d -> d/4 -> d/8 -> 1, GELU and dropout between; the bias everywhere at first, since the last layer is zero."""
@@ -109,6 +119,10 @@ class MLPValueHead(ValueHead):
 
     def score(self, hidden: Float[Tensor, "... width"]) -> Float[Tensor, "... 1"]:
         return self.layers(hidden)
+
+    @property
+    def bias(self) -> nn.Parameter:
+        return cast(_Linear, self.layers[-1]).bias
 
 
 @dataclass
@@ -170,11 +184,10 @@ class ValueModel(nn.Module):
         Args:
             position_ids: of rows that lie end to end without padding; attention ends with each.
             output_mask: the tokens of each output, over which `logits` is the mean.
-            others: what a trainer passes to every model; not used.
+            others: what its trunk takes beside these.
         """
-        hidden = self.trunk(
-            input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
-        ).last_hidden_state
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
+        hidden = self.trunk(**inputs, **{**others, "use_cache": False}).last_hidden_state
         values = self.head(hidden)
         logits = None if output_mask is None else mean_value(values, output_mask)
         return ValueModelOutput(token_values=values, logits=logits)
@@ -324,9 +337,7 @@ def load_value_model(name: str, *, trainable: bool, **loading: Any) -> ValueMode
     if trainable:
         # What scores alone is tried on rows.
         refuse_broken(model.head, name)
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
+    leave_dropout_out(model)
     return model
 
 
@@ -339,12 +350,19 @@ def _borrowed(name: str, **loading: Any) -> ValueModel:
         raise UserError(f"{name} {reason}")
     loader: Any = AutoModelForSequenceClassification if is_classifier else AutoModel
     model = load_whole(loader.from_pretrained, name, **loading)
+    if is_classifier:
+        return of_classifier(model)
+    settings = HeadSettings(hidden_size=model.config.get_text_config().hidden_size)
+    return ValueModel(model, new_head(settings), settings)
+
+
+def of_classifier(model: Any) -> ValueModel:
+    """The value model of a sequence classifier of one output (`why_no_value`): its trunk, its score as the head."""
     settings = HeadSettings(hidden_size=model.config.get_text_config().hidden_size)
     head = LinearValueHead(settings.hidden_size)
-    if is_classifier:
-        with torch.no_grad(), whole(model.score.weight):
-            head.linear.weight.copy_(model.score.weight)
-    return ValueModel(model.base_model if is_classifier else model, head, settings)
+    with torch.no_grad(), whole(model.score.weight):
+        head.linear.weight.copy_(model.score.weight)
+    return ValueModel(model.base_model, head, settings)
 
 
 def why_no_value(

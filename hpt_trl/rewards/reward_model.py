@@ -23,6 +23,13 @@ class RewardModel:
 
     The weights are loaded at the first call, onto the device of this process.
 
+    Attributes:
+        name: as it was given.
+        folder: that of an adapter on the Hub is where it was downloaded to; of others the name.
+        settings: `revision` and `trust_remote_code`, which all of it is loaded with.
+        tokenizer: of the texts that it scores.
+        config: of the model, or of the base model of an adapter.
+
     Args:
         name: folder that `stage: reward` wrote (a whole model or a LoRA adapter), or the Hub id of either.
         revision: of a model on the Hub.
@@ -52,11 +59,11 @@ class RewardModel:
         further = {"revision": revision, "trust_remote_code": trust_remote_code, "dtype": dtype}
         further |= model_init_kwargs or {}
         further.pop("device_map", None)
-        self._settings: dict[str, Any] = {key: further.pop(key) for key in ("revision", "trust_remote_code")}
+        self.settings: dict[str, Any] = {key: further.pop(key) for key in ("revision", "trust_remote_code")}
         self._further = further
         self._model: Any = None
-        self._folder = adapter_folder(name, revision=self._settings["revision"])
-        self._adapter = is_adapter(self._folder)
+        self.folder = adapter_folder(name, revision=self.settings["revision"])
+        self._adapter = is_adapter(self.folder)
         if self._adapter and (unknown := sorted(set(further) - {"dtype"})):
             raise UserError(f"model_init_kwargs: {', '.join(unknown)} cannot be set for {name}, which is an adapter.")
         check_model_folder(name, key="reward_model_name_or_path", adapters=True)
@@ -112,7 +119,7 @@ class RewardModel:
         from transformers import AutoTokenizer
 
         try:
-            tokenizer = AutoTokenizer.from_pretrained(self._folder, padding_side="right", **self._settings)
+            tokenizer = AutoTokenizer.from_pretrained(self.folder, padding_side="right", **self.settings)
         # The tokenizers library raises plain exceptions.
         except Exception as error:
             raise UserError(
@@ -134,7 +141,7 @@ class RewardModel:
         from transformers import AutoConfig
 
         try:
-            config = AutoConfig.from_pretrained(self.name, **self._settings)
+            config = AutoConfig.from_pretrained(self.name, **self.settings)
         # Of values that are of a wrong kind each config's class says it in its own way.
         except Exception as error:
             raise UserError(
@@ -156,7 +163,7 @@ class RewardModel:
         return config
 
     def _adapted_config(self) -> Any:
-        adapter = adapter_config(self._folder)
+        adapter = adapter_config(self.folder)
         if adapter.task_type != "SEQ_CLS":
             raise UserError(
                 f"reward_model_name_or_path: {self.name} holds an adapter of the task {adapter.task_type}, not of a "
@@ -177,7 +184,7 @@ class RewardModel:
             from hpt_trl.models.loading import load_sequence_classifier
 
             model = load_sequence_classifier(
-                self._folder, pad_token_id=self.tokenizer.pad_token_id, **self._settings, **self._further
+                self.folder, pad_token_id=self.tokenizer.pad_token_id, **self.settings, **self._further
             )
             model.requires_grad_(False)
             self._model = model.eval().to(PartialState().device)

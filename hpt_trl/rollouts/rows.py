@@ -287,7 +287,7 @@ def deal(lengths: list[int], slots: int) -> list[list[int]]:
 def deal_evenly(rows: list[Row], slots: int) -> list[list[Row]]:
     """Rows dealt to `slots` micro-batches of as many each: those of like length together, masked ones into the gaps.
 
-    A micro-batch of masked ones alone would count as one of entropy 0 in the mean that the base logs.
+    The base's entropy bonus is a mean of each micro-batch: one of masked ones alone would weaken it.
     """
     own, masked = [row for row in rows if not row.masked], [row for row in rows if row.masked]
     dealt = [[own[i] for i in slot] for slot in deal([len(row) for row in own], slots)]

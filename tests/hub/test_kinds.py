@@ -14,7 +14,7 @@ from hpt_trl import cli
 from hpt_trl.errors import UserError
 from hpt_trl.hub.destination import Destination
 from hpt_trl.hub.pushing import push
-from hpt_trl.methods.ppo.critic import Critic
+from hpt_trl.methods.ppo.critics.head import HeadCritic
 from hpt_trl.models.future_heads.model import load_with_future_heads
 from hpt_trl.models.future_heads.shipped import find_shipped_heads
 from hpt_trl.models.value_model import load_value_model
@@ -125,10 +125,10 @@ def test_ppo_takes_its_value_head_up_from_the_hub(recipe, hub, base, capsys, tmp
     assert all(torch.equal(defined["head"][name], value) for name, value in head.items())
     assert "value-head" in card_of(hub, "me/ppo").data.tags
 
-    critic = Critic(AutoModelForCausalLM.from_pretrained("me/ppo"))
+    critic = HeadCritic(AutoModelForCausalLM.from_pretrained("me/ppo"))
     assert all(torch.equal(critic.module.state_dict()[name], value) for name, value in head.items())
     assert all(
-        not value.any() for value in Critic(AutoModelForCausalLM.from_pretrained(base)).module.state_dict().values()
+        not value.any() for value in HeadCritic(AutoModelForCausalLM.from_pretrained(base)).module.state_dict().values()
     )
     on = {"model_name_or_path": "me/ppo", "output_dir": str(tmp_path / "on"), "learning_rate": 1e-12, "max_steps": 1}
     runner.run(recipe("ppo", **on), [])

@@ -5,13 +5,27 @@ import inspect
 import pytest
 from datasets import Dataset
 from transformers import AutoTokenizer, TrainerCallback
-from trl import GRPOConfig, GRPOTrainer, SFTTrainer
+from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
 
-from hpt_trl import HybridPostConfig, HybridPostTrainer, PPOConfig, PPOTrainer, Rho1Config, Rho1Trainer
+from hpt_trl import (
+    HybridPostConfig,
+    HybridPostTrainer,
+    PPOConfig,
+    PPOTrainer,
+    Rho1Config,
+    Rho1Trainer,
+    ValueConfig,
+    ValueTrainer,
+    WeightedMTPConfig,
+    WeightedMTPTrainer,
+)
+from hpt_trl.methods.dpo.trainer import MeasuredDPOTrainer
+from hpt_trl.methods.reward.trainer import ScoringRewardTrainer
 from hpt_trl.methods.sft.trainer import MeasuredSFTTrainer
 from hpt_trl.rollouts.trainer import RolloutTrainer
 
 ROWS = Dataset.from_list([{"prompt": f"What is {n}?", "completion": f"It is {n}."} for n in range(8)])
+COMPARISONS = ROWS.map(lambda row: {"chosen": row["completion"], "rejected": "No."}, remove_columns="completion")
 SETTINGS = {"use_cpu": True, "bf16": False, "report_to": "none", "max_steps": 1, "save_strategy": "no"}
 ROLLOUTS = {"per_device_train_batch_size": 4, "num_generations": 2, "max_completion_length": 4}
 
@@ -34,6 +48,8 @@ def length(completion_ids, **columns):
         (PPOTrainer, GRPOTrainer, []),
         (Rho1Trainer, SFTTrainer, []),
         (MeasuredSFTTrainer, SFTTrainer, []),
+        (WeightedMTPTrainer, SFTTrainer, []),
+        (ValueTrainer, RewardTrainer, []),
     ],
 )
 def test_the_signature_is_the_bases(trainer, base, own):
@@ -59,13 +75,34 @@ def test_rollout_trainers_by_position(tiny_model_path, tmp_path, trainer, config
     assert seen.steps == 1
 
 
-def test_rho1_by_position(tiny_model_path, tmp_path):
-    args = Rho1Config(str(tmp_path), **SETTINGS, selection="random", select_ratio=0.5)
+def by_position(base, **given):
+    """The arguments of a base's `__init__` up to its callbacks, in its order."""
+    parameters = list(inspect.signature(base.__init__).parameters.values())[1:]
+    names = [parameter.name for parameter in parameters]
+    assert given.keys() <= set(names)
+    return [given.get(parameter.name, parameter.default) for parameter in parameters[: names.index("callbacks") + 1]]
+
+
+@pytest.mark.parametrize(
+    ("trainer", "base", "config", "own"),
+    [
+        (Rho1Trainer, SFTTrainer, Rho1Config, {"selection": "random", "select_ratio": 0.5}),
+        (MeasuredSFTTrainer, SFTTrainer, SFTConfig, {}),
+        (WeightedMTPTrainer, SFTTrainer, WeightedMTPConfig, {"n_future_tokens": 2}),
+        (MeasuredDPOTrainer, DPOTrainer, DPOConfig, {}),
+        (ScoringRewardTrainer, RewardTrainer, RewardConfig, {}),
+        (ValueTrainer, RewardTrainer, ValueConfig, {}),
+    ],
+)
+def test_trainers_on_rows_by_position(tiny_model_path, tmp_path, trainer, base, config, own):
+    args = config(str(tmp_path), **SETTINGS, **own)
     tokenizer, seen = AutoTokenizer.from_pretrained(tiny_model_path), Seen()
-    # model, args, data_collator, train_dataset, eval_dataset, processing_class, two functions, callbacks
-    made = Rho1Trainer(tiny_model_path, args, None, ROWS, None, tokenizer, None, None, [seen])
+    rows = ROWS if base is SFTTrainer else COMPARISONS
+    given = {"args": args, "train_dataset": rows, "eval_dataset": rows.select(range(4)), "callbacks": [seen]}
+    made = trainer(*by_position(base, model=tiny_model_path, processing_class=tokenizer, **given))
+    assert made.args is args and made.processing_class is tokenizer and len(made.eval_dataset) == 4
     made.train()
-    assert made.processing_class is tokenizer and seen.steps == 1
+    assert seen.steps == 1
 
 
 def test_rho1_without_args_says_what_it_needs(tiny_model_path):

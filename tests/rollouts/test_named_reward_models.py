@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from hpt_trl import HybridPostTrainer, PPOTrainer
 from hpt_trl.errors import UserError
 from hpt_trl.rewards.reward_model import RewardModel
 from hpt_trl.rollouts.trainer import RolloutTrainer
@@ -24,19 +25,22 @@ def judge(tiny_model_path, tmp_path_factory):
     return str(folder)
 
 
-class Tokenized(RolloutTrainer):
+class Tokenized:
+    """Mixin: a trainer that is given a tokenizer for its rewards."""
+
     def __init__(self, *args, **kwargs):
         super().__init__(*args, reward_processing_classes=self.tokenizer, **kwargs)
 
 
-def test_tokenizer_and_loading_settings_are_applied(judge, tiny_model_path, tmp_path):
+@pytest.mark.parametrize("base", [RolloutTrainer, HybridPostTrainer, PPOTrainer])
+def test_tokenizer_and_loading_settings_are_applied(judge, tiny_model_path, tmp_path, base):
     other = AutoTokenizer.from_pretrained(tiny_model_path)
     other.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
     model = AutoModelForSequenceClassification.from_pretrained(judge)
     row, answer = rows(["fail"])[0], [{"role": "assistant", "content": "1 + 1 = 2"}]
     for tokenizer in (None, other):
-        trainer_class = type("Trainer", (Tokenized,), {"tokenizer": tokenizer})
-        settings = {"model_init_kwargs": {"dtype": torch.bfloat16}}
+        trainer_class = type("Trainer", (Tokenized, base), {"tokenizer": tokenizer})
+        settings = {"model_init_kwargs": {"dtype": torch.bfloat16}, "trust_remote_code": True}
         trainer = build(trainer_class, tiny_model_path, tmp_path, reward=judge, **settings)
         used = AutoTokenizer.from_pretrained(judge) if tokenizer is None else tokenizer
         ids = used.apply_chat_template([*row["prompt"], *answer], tokenize=True, return_dict=True)["input_ids"]
@@ -45,7 +49,7 @@ def test_tokenizer_and_loading_settings_are_applied(judge, tiny_model_path, tmp_
         score = trainer.reward_funcs[0](prompts=[row["prompt"]], completions=[answer])
         assert score == pytest.approx([expected], abs=1e-2)
         inner = trainer.reward_funcs[0].__wrapped__
-        assert inner._loaded().dtype == torch.bfloat16
+        assert inner._loaded().dtype == torch.bfloat16 and inner.settings["trust_remote_code"]
         assert inner._loaded().config.pad_token_id == used.pad_token_id
 
 

@@ -15,7 +15,8 @@ from hpt_trl.methods.hybrid.demonstrations import Demonstration
 from hpt_trl.methods.hybrid.estimator import chord_mu, union_advantages
 from hpt_trl.methods.hybrid.gate import no_contrast, prompt_coefficients
 from hpt_trl.rewards.success import THRESHOLD_SLACK
-from hpt_trl.rollouts.rows import Forward, Row, loss_mask
+from hpt_trl.rollouts.rows import Forward, Row
+from hpt_trl.rollouts.step_metrics import Places, Totals, counts_of, totals_of
 
 
 @dataclass
@@ -148,15 +149,6 @@ def demonstration_row(demonstration: Demonstration, row: Row, plan: Plan) -> Row
 
 
 @dataclass
-class Totals:
-    """Of each micro-batch of an optimizer step as the base would train it, over all processes."""
-
-    tokens: list[float]  # loss tokens of its rollouts
-    scored: list[float]  # rollouts with a loss token
-    rows: float  # rollouts
-
-
-@dataclass
 class MicroBatch:
     """What a micro-batch holds beside the stock tensors of its rollouts.
 
@@ -171,7 +163,7 @@ class MicroBatch:
     off_advantages: Float[Tensor, " demonstrations"]
     signed: Float[Tensor, " rows"]  # factor of SRFT's loss of each rollout
     solved: Bool[Tensor, " rows"]
-    micros: Tensor  # (rows,) micro-batch of the optimizer step in which the base would train each rollout
+    places: Places  # where the base would train each rollout
     has_rollouts: bool  # whether any row of the stock batch is more than a filler
     has_sft: bool
     has_off_policy: bool
@@ -183,11 +175,11 @@ class MicroBatch:
     prompts_per_step: float  # prompts per optimizer step over all processes
     sft_tokens: float  # tokens of demonstrations with a supervised term, per optimizer step over all processes
     demonstration_tokens: float  # tokens of all demonstrations, likewise
-    totals: Totals  # of the optimizer step
-    ends_step: bool  # whether it is the last of them
 
     @classmethod
-    def of(cls, stock_rows: list[Row], demonstrations: list[Row], **counts: Any) -> "MicroBatch":
+    def of(
+        cls, stock_rows: list[Row], demonstrations: list[Row], *, totals: Totals, ends_step: bool, **counts: Any
+    ) -> "MicroBatch":
         """Collect the coefficients of a micro-batch's rows; `stock_rows` are those that the stock loss sees."""
         device = stock_rows[0].prompt_ids.device
         masks = [row.tokens["tool_mask"] for row in demonstrations]
@@ -201,7 +193,7 @@ class MicroBatch:
             off_advantages=torch.tensor(off, device=device),
             signed=torch.tensor(signed, device=device),
             solved=torch.tensor([row.solved for row in stock_rows], device=device),
-            micros=torch.tensor([row.micro for row in stock_rows], device=device),
+            places=Places(torch.tensor([row.micro for row in stock_rows], device=device), totals, ends_step),
             has_sft=any(sft),
             has_off_policy=any(off),
             has_signed=any(signed),
@@ -222,16 +214,12 @@ def count_rows(
     Returns:
         For each micro-batch the most rollouts that a process has and those of all; `Totals` of each optimizer step.
     """
-    masks = [loss_mask(buffer).sum(1) for buffer in buffers]
-    loss_tokens = torch.stack([torch.stack([mask.sum(), (mask > 0).sum()]) for mask in masks])
-    counts = torch.cat([torch.tensor(live).to(loss_tokens).unsqueeze(1), loss_tokens], dim=1)
+    counted = counts_of(buffers)
+    counts = torch.cat([torch.tensor(live).to(counted).unsqueeze(1), counted], dim=1)
     counts = accelerator.gather(counts).view(-1, *counts.shape)
-    widest = counts[:, :, 0].amax(0).int().tolist()
-    live_of_all, tokens, scored = counts.sum(0).T.tolist()
-    rows = float(sum(map(len, masks)) / len(masks) * accelerator.num_processes)
-    steps = range(0, len(buffers), per_step)
-    totals = [Totals(tokens[i : i + per_step], scored[i : i + per_step], rows) for i in steps]
-    return widest, [int(count) for count in live_of_all], totals
+    widest, summed = counts[:, :, 0].amax(0).int().tolist(), counts.sum(0)
+    rows = len(buffers[0]["completion_ids"]) * accelerator.num_processes
+    return widest, summed[:, 0].int().tolist(), totals_of(summed[:, 1:], per_step, rows)
 
 
 def refuse_what_cannot_work(config: HybridPostConfig, arguments: dict[str, Any]) -> None:

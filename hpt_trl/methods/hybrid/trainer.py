@@ -31,12 +31,11 @@ from hpt_trl.methods.hybrid.dealing import dealt, routed_rows
 from hpt_trl.methods.hybrid.demonstrations import Demonstrations, check_demonstrations
 from hpt_trl.methods.hybrid.dropping import NOTHING, exact_dropping
 from hpt_trl.methods.hybrid.grading import Sampled, Scored, grade, log_grades, unpadded_prompts
-from hpt_trl.methods.hybrid.metrics import StepLosses, StepMetrics, lengths_of, log_routing, take_back
+from hpt_trl.methods.hybrid.metrics import StepLosses, log_routing
 from hpt_trl.methods.hybrid.routing import (
     Coefficients,
     MicroBatch,
     Plan,
-    Totals,
     coefficients_of,
     count_rows,
     make_plan,
@@ -49,6 +48,7 @@ from hpt_trl.models.loading import positions_of
 from hpt_trl.rewards.success import success_index
 from hpt_trl.rollouts.acting import ActingTrainer
 from hpt_trl.rollouts.rows import Forward, Row, collate, loss_mask
+from hpt_trl.rollouts.step_metrics import Places, StepMetrics, Totals, lengths_of, take_back
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class HybridPostTrainer(ActingTrainer):
 
     args: HybridPostConfig
     model: PreTrainedModel
-    _buffered_types = (*ActingTrainer._buffered_types, MicroBatch, Forward, Totals)
+    _buffered_types = (*ActingTrainer._buffered_types, MicroBatch, Forward, Places, Totals)
 
     _tag_names = ["trl", "hpt"]
     _name = "HPT"
@@ -131,7 +131,7 @@ class HybridPostTrainer(ActingTrainer):
         self._masks_gated = args.entropy_coef != 0 and exact.gated and not args.skip_dead_rows
         if self._dropping.reason:
             logger.info("Rollouts without an advantage stay in the training: %s.", self._dropping.reason)
-        self._step_metrics: StepMetrics | None = None
+        self._step_metrics = StepMetrics(args, self.accelerator)
 
     @property
     def _old_logps_are_known(self) -> bool:
@@ -362,7 +362,17 @@ class HybridPostTrainer(ActingTrainer):
         finally:
             self._micro = None
         if self._dropping.gated:
-            self._log_step(inputs, micro, take_back(metrics, logged))
+            scores = self._rollout_scores
+            self._step_metrics.add(
+                scores.logps,
+                scores.entropies,
+                inputs,
+                micro.places,
+                take_back(metrics, logged),
+                metrics,
+                computed=micro.forwarded * micro.has_rollouts,
+                of_all=micro.rollouts_of_all,
+            )
         if self.loss_type in ROW_NORMALIZED and micro.rollout_scale != 1:
             loss = loss * micro.rollout_scale
         terms: dict[str, Tensor] = {}
@@ -372,14 +382,3 @@ class HybridPostTrainer(ActingTrainer):
             terms["rl"] = signed_rollouts(self._rollout_scores, loss_mask(inputs), micro, self.args, processes)
         self._step_losses.add(loggable(loss, terms), micro, metrics)
         return sum_of(loss, terms)
-
-    def _log_step(self, inputs: dict[str, Any], micro: MicroBatch, taken: dict[str, float]) -> None:
-        """Log what the base would have logged of all rollouts, at the end of an optimizer step."""
-        if self._step_metrics is None:
-            self._step_metrics = StepMetrics(self.args, len(micro.totals.tokens), self.accelerator.device)
-        self._step_metrics.add(self._rollout_scores, inputs, micro, taken, self.accelerator.num_processes)
-        if micro.ends_step:
-            sums = self.accelerator.gather(self._step_metrics.vector().unsqueeze(0))
-            for name, values in self._step_metrics.values(sums, micro.totals).items():
-                self._metrics["train"][name] += values
-            self._step_metrics = None

@@ -8,6 +8,9 @@ from trl import GRPOConfig
 from hpt_trl.settings.ranges import Rule, above, at_least, keep_to_rules, one_of, share
 
 KL_CONTROLLERS = ("fixed", "adaptive")
+CRITICS = ("value_model", "branch", "head")
+# The critic of a recipe that names none, nor a value model.
+DEFAULT_CRITIC = "head"
 SCORE_NORMALIZATIONS = ("none", "prompt", "batch")
 # The base's losses with PPO's clipped surrogate and a denominator that does not depend on how rows are sharded.
 LOSS_TYPES = ("dapo", "grpo", "dr_grpo")
@@ -56,6 +59,20 @@ class PPOConfig(GRPOConfig):
     )
     gamma: float = field(default=1.0, metadata={"help": "Discount per token."})
     lam: float = field(default=0.95, metadata={"help": "lambda of generalized advantage estimation."})
+    critic_lam: float | None = field(
+        default=None,
+        metadata={
+            "help": "lambda of the returns that the critic learns (arXiv 2503.01491: 1.0, so that they do not depend "
+            "on what it says itself). By default `lam`."
+        },
+    )
+    length_adaptive_alpha: float | None = field(
+        default=None,
+        metadata={
+            "help": "The advantages' lambda is 1 - 1 / (alpha * l) for a completion of l tokens (arXiv 2504.05118: "
+            "alpha 0.05), and `lam` the returns' alone. By default `lam` for all."
+        },
+    )
     whiten_advantages: bool = field(
         default=True, metadata={"help": "Mean 0 and variance 1 over the tokens of the global generation batch."}
     )
@@ -63,11 +80,38 @@ class PPOConfig(GRPOConfig):
     cliprange_value: float | None = field(
         default=0.2, metadata={"help": "How far a value may move from the rollout's before its loss is clipped."}
     )
+    critic: str | None = field(
+        default=None,
+        metadata={
+            "help": "`head`: a linear layer on the policy's trunk; `branch`: own copies of its last layers "
+            "(`critic_layers`) and a head; `value_model`: a trunk and a head of its own. By default `head`, or "
+            "`value_model` where one is named."
+        },
+    )
+    critic_learning_rate: float | None = field(
+        default=None,
+        metadata={"help": "The critic's own learning rate, under the same schedule. By default the policy's."},
+    )
+    critic_layers: int = field(default=2, metadata={"help": "`branch`: how many of the last layers are copied."})
+    critic_warmup_steps: int = field(
+        default=0,
+        metadata={
+            "help": "Generation batches at the beginning on which the critic alone is trained (arXiv 2503.01491)."
+        },
+    )
+    critic_calibration: bool = field(
+        default=False,
+        metadata={
+            "help": "Shift the critic's bias at the first generation batch, so that its mean is that of the returns: "
+            "one that starts from a reward model begins biased."
+        },
+    )
     value_model_name_or_path: str | None = field(
         default=None,
         metadata={
-            "help": "A separate value model, e.g. the reward model's folder (its head is taken over). By default a "
-            "value head on the policy's own trunk, which costs no forward pass."
+            "help": "What `critic: value_model` starts from, e.g. the reward model's folder (its head is taken over). "
+            "By default the reward model, where the rewards have one alone and it has the policy's vocabulary, else "
+            "the policy, under a head of zeros."
         },
     )
     score_centering: str = field(
@@ -88,14 +132,17 @@ class PPOConfig(GRPOConfig):
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         one_of("kl_controller", *KL_CONTROLLERS),
+        one_of("critic", *CRITICS),
         one_of("score_centering", *SCORE_NORMALIZATIONS),
         one_of("score_scaling", *SCORE_NORMALIZATIONS),
         one_of("loss_type", *LOSS_TYPES),
         one_of("importance_sampling_level", "token"),
         one_of("multi_objective_aggregation", "sum_then_normalize"),
-        at_least(0, "kl_coef", "vf_coef", "missing_eos_penalty"),
+        at_least(0, "kl_coef", "vf_coef", "missing_eos_penalty", "critic_warmup_steps"),
+        at_least(1, "critic_layers"),
         above(0, "kl_target", "kl_horizon", "cliprange_value", "score_clip"),
-        share("gamma", "lam"),
+        above(0, "critic_learning_rate", "length_adaptive_alpha"),
+        share("gamma", "lam", "critic_lam"),
     )
 
     def __post_init__(self):
@@ -106,6 +153,14 @@ class PPOConfig(GRPOConfig):
         if single:
             self.num_generations = 1
         keep_to_rules(self)
+        named = self.value_model_name_or_path
+        if named is not None and self.critic in ("branch", "head"):
+            raise ValueError(
+                f"`critic` is {self.critic!r}, which has no trunk of its own, and `value_model_name_or_path` is "
+                f"{named!r}; drop it, or write `critic: value_model`."
+            )
+        if self.critic is None:
+            self.critic = DEFAULT_CRITIC if named is None else "value_model"
         if self.beta != 0.0:
             raise ValueError(f"`beta` is {self.beta}; PPO's KL term is part of the reward: write `kl_coef`.")
         if self.sync_ref_model:
@@ -113,3 +168,21 @@ class PPOConfig(GRPOConfig):
         if single and "prompt" in (self.score_centering, self.score_scaling):
             key = "score_centering" if self.score_centering == "prompt" else "score_scaling"
             raise ValueError(f"`{key}` is 'prompt', which needs `num_generations` of at least 2; write 4, or 'batch'.")
+
+
+def refuse_what_cannot_work(args: PPOConfig) -> None:
+    """Find settings that cannot work before anything is loaded.
+
+    Raises:
+        ValueError: the first such setting, by its name.
+    """
+    if args.ddp_find_unused_parameters:
+        raise ValueError(
+            "`ddp_find_unused_parameters` is true; DDP would look for the critic in the model's output, where it is "
+            "not. Drop the key."
+        )
+    if args.critic_warmup_steps and args.deepspeed_plugin is not None:
+        raise ValueError(
+            f"`critic_warmup_steps` is {args.critic_warmup_steps}; DeepSpeed's optimizer cannot leave the policy out "
+            "of a step. Drop the key."
+        )

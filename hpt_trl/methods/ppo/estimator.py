@@ -1,12 +1,14 @@
 """The arithmetic of PPO as pure functions of tensors, in float32.
 
 Equations: GAE, arXiv 1506.02438 (16); clipped surrogate, arXiv 1707.06347 (7), which is the base's; token rewards and
-the adaptive KL controller, arXiv 1909.08593 (2) and section 2.2; clipped value loss, arXiv 2005.12729, section 3.
+the adaptive KL controller, arXiv 1909.08593 (2) and section 2.2; clipped value loss, arXiv 2005.12729, section 3;
+lambda by length, arXiv 2504.05118.
 
 `mask` is 1 on the policy's own tokens. Tokens between them (the output of a tool) are crossed in one step: they earn
 nothing, cost no discount and get no advantage.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -32,11 +34,18 @@ def token_rewards(
 
 
 def generalized_advantages(
-    rewards: PerToken, values: PerToken, mask: PerToken, gamma: float, lam: float
+    rewards: PerToken,
+    values: PerToken,
+    mask: PerToken,
+    gamma: float,
+    lam: "float | Float[Tensor, ' rows']",
 ) -> tuple[PerToken, PerToken]:
     """Advantages A_t = sum_l (gamma lam)^l delta_{t+l} and returns A_t + V_t, both 0 where the mask is.
 
     A completion is an episode: after its last own token the value is 0, also where it was cut at the length limit.
+
+    Args:
+        lam: of all rows, or one of each.
     """
     rewards, values = rewards.float(), values.float()
     advantages = torch.zeros_like(rewards)
@@ -49,6 +58,47 @@ def generalized_advantages(
         next_value = torch.where(own, values[:, t], next_value)
         advantages[:, t] = torch.where(own, running, 0.0)
     return advantages, torch.where(mask > 0, advantages + values, 0.0)
+
+
+def advantages_and_returns(
+    rewards: PerToken,
+    values: PerToken,
+    mask: PerToken,
+    gamma: float,
+    lam: float,
+    critic_lam: float | None = None,
+    length_adaptive_alpha: float | None = None,
+) -> tuple[PerToken, PerToken]:
+    """Advantages, and the returns that the critic learns, each with its own lambda (arXiv 2503.01491, 2504.05118).
+
+    Args:
+        critic_lam: of the returns; None: `lam`.
+        length_adaptive_alpha: the advantages' lambda is that of `length_adaptive_lam`; None: `lam`.
+    """
+    of_critic = lam if critic_lam is None else critic_lam
+    advantages, returns = generalized_advantages(rewards, values, mask, gamma, of_critic)
+    if length_adaptive_alpha is not None:
+        adapted = length_adaptive_lam(mask, length_adaptive_alpha)
+        advantages, _ = generalized_advantages(rewards, values, mask, gamma, adapted)
+    elif of_critic != lam:
+        advantages, _ = generalized_advantages(rewards, values, mask, gamma, lam)
+    return advantages, returns
+
+
+def length_adaptive_lam(mask: PerToken, alpha: float) -> Float[Tensor, " rows"]:
+    """lambda = 1 - 1 / (alpha l) of each completion of l own tokens, so that sum_t lambda^t is alpha l (2504.05118).
+
+    0 where that is negative, of completions of less than 1 / alpha tokens.
+    """
+    return (1.0 - 1.0 / (alpha * mask.sum(1).clamp(min=1))).clamp(min=0.0)
+
+
+def mean_error(
+    values: PerToken, returns: PerToken, mask: PerToken, all_sum: Callable[[Tensor], Tensor]
+) -> Float[Tensor, ""]:
+    """Mean of returns - values over the masked tokens of all processes: what a critic is biased by."""
+    total, count = all_sum(torch.stack([((returns - values) * mask).sum(), mask.sum()])).unbind()
+    return total / count.clamp(min=1)
 
 
 def whiten(values: PerToken, mask: PerToken, all_sum: Callable[[Tensor], Tensor]) -> PerToken:
@@ -111,12 +161,17 @@ def normalized_scores(
 def explained_variance(
     values: PerToken, returns: PerToken, mask: PerToken, all_sum: Callable[[Tensor], Tensor]
 ) -> float:
-    """1 - Var(returns - values) / Var(returns) over the masked tokens of all processes: 1 is a perfect critic."""
+    """1 - Var(returns - values) / Var(returns) over the masked tokens of all processes: 1 is a perfect critic.
+
+    NaN where there are none.
+    """
     error = returns - values
     sums = torch.stack([(x * mask).sum() for x in (mask, returns, returns.square(), error, error.square())])
     n, total, squares, errors, squared_errors = all_sum(sums).tolist()
-    spread = squares - total**2 / max(n, 1)
-    return 1.0 - (squared_errors - errors**2 / max(n, 1)) / spread if spread > 1e-12 else 0.0
+    if n == 0:
+        return math.nan
+    spread = squares - total**2 / n
+    return 1.0 - (squared_errors - errors**2 / n) / spread if spread > 1e-12 else 0.0
 
 
 class KLController:

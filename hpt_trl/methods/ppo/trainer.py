@@ -2,6 +2,7 @@
 
 What is wrapped of the base, and why:
 
+    create_optimizer, training_step       give the critic a learning rate of its own, and steps in which it learns alone
     _generate_and_score_completions       adds old log-probabilities, values, returns and GAE advantages to the rollouts
     _prepare_inputs                       deals rollouts of like length to a micro-batch and trims the padding
     _get_per_token_logps_and_entropies    asks the critic in the same forward pass, of rows without a gap
@@ -12,6 +13,7 @@ The base generates, scores, masks tool outputs, corrects for vLLM, clips and acc
 """
 
 import json
+import math
 import textwrap
 from contextlib import nullcontext
 from pathlib import Path
@@ -21,44 +23,34 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
-from trl.trainer.utils import add_fused_lm_head, create_model_from_path, use_adapter
 
-from hpt_trl.methods.ppo.config import PPOConfig
-from hpt_trl.methods.ppo.critic import Critic
+from hpt_trl.methods.ppo.config import PPOConfig, refuse_what_cannot_work
+from hpt_trl.methods.ppo.critics.making import make_critic, scoring_model
+from hpt_trl.methods.ppo.dealing import dealt
 from hpt_trl.methods.ppo.estimator import (
     KLController,
+    advantages_and_returns,
     explained_variance,
     generalized_advantages,
+    mean_error,
     normalized_scores,
     token_rewards,
     value_loss,
     whiten,
 )
+from hpt_trl.methods.ppo.reference import REFERENCE_ADAPTER, Reference
 from hpt_trl.methods.signatures import takes_arguments_of
 from hpt_trl.models.adapters import hidden_adapter
-from hpt_trl.rollouts.reference import add_frozen_adapter, frozen_copy, prepared
-from hpt_trl.rollouts.rows import Forward, Row, collate, deal, deal_evenly, loss_mask, unpad, unpad_shortened
+from hpt_trl.models.learning_rates import give_learning_rate, refuse_ready_optimizer
+from hpt_trl.models.sharded_weights import add_to
+from hpt_trl.rollouts.rows import Forward, Row, collate, deal, loss_mask, unpad, unpad_shortened
+from hpt_trl.rollouts.step_metrics import PLACES, Places, StepMetrics, Totals, lengths_of, take_back
 from hpt_trl.rollouts.trainer import RolloutTrainer
 
 _CONTROLLER_FILE = "kl_controller.json"
-_REFERENCE = "reference"  # name of the frozen copy of an adapter that was passed
 _UPDATE_METRICS = ("value_loss", "value_clipfrac", "clipfrac", "ratio", "approx_kl")
-
-
-def refuse_what_cannot_work(args: PPOConfig) -> None:
-    """Find settings that cannot work before anything is loaded.
-
-    Raises:
-        ValueError: the first such setting, by its name.
-    """
-    if args.ddp_find_unused_parameters:
-        raise ValueError(
-            "`ddp_find_unused_parameters` is true; DDP would look for the critic in the model's output, where it is "
-            "not. Drop the key."
-        )
 
 
 class PPOTrainer(RolloutTrainer):
@@ -75,6 +67,7 @@ class PPOTrainer(RolloutTrainer):
 
     args: PPOConfig
     model: PreTrainedModel
+    _buffered_types = (*RolloutTrainer._buffered_types, Places, Totals)
 
     _tag_names = ["trl", "ppo"]
     _name = "PPO"
@@ -102,10 +95,14 @@ class PPOTrainer(RolloutTrainer):
         args.ddp_find_unused_parameters = False
         passed_adapter = isinstance(model, PeftModel)
         super().__init__(model, reward_funcs, args, **kwargs)
-        self._adapter_reference: str | None = None
+        self._reference: Reference | None = None
         if args.kl_coef != 0.0:
-            self._make_reference(model, passed_adapter)
-        self._critic = Critic(self.model, args.value_model_name_or_path, trust_remote_code=args.trust_remote_code)
+            self._reference = Reference(self, model, passed_adapter)
+            self.ref_model = self._reference.model
+        if args.critic_learning_rate is not None:
+            refuse_ready_optimizer(self, "critic_learning_rate", self.optimizer)
+        judge = scoring_model(self.reward_funcs, self.reward_weights.tolist(), self._tokenizer)
+        self._critic = make_critic(self.model, model, args, judge)
         self._kl_controller = KLController(
             args.kl_coef,
             adaptive=args.kl_controller == "adaptive",
@@ -114,30 +111,17 @@ class PPOTrainer(RolloutTrainer):
         )
         self._defer_old_logps = False
         self._forward: Forward | None = None
-        self._scored: tuple[Tensor, Tensor]  # log-probabilities and values of a micro-batch
+        # Log-probabilities, entropies and values of a micro-batch.
+        self._scored: tuple[Tensor, Tensor, Tensor]
+        self._step_metrics = StepMetrics(args, self.accelerator)
         self._window_sums = torch.zeros(len(_UPDATE_METRICS) + 1, device=self.accelerator.device)
 
-    def _make_reference(self, passed: "str | PreTrainedModel", passed_adapter: bool) -> None:
-        """The base rebuilds its reference from the config's name; ours are the weights that were passed."""
-        policy: Any = self.model
-        if passed_adapter:
-            # What was passed is base model and adapter; disabling the adapter would take a part of it away.
-            add_frozen_adapter(policy, _REFERENCE)
-            self._adapter_reference = _REFERENCE
-        elif not isinstance(policy, PeftModel):
-            # ZeRO-3 has spread the policy's weights over the processes: they are read from the same files once more.
-            spread = is_deepspeed_zero3_enabled() and isinstance(passed, str)
-            reference = self._read_reference(str(passed)) if spread else frozen_copy(policy)
-            self.ref_model = prepared(
-                reference, self.accelerator, deepspeed=self.is_deepspeed_enabled, fsdp=self.is_fsdp_enabled
-            )
-
-    def _read_reference(self, name: str) -> PreTrainedModel:
-        settings: dict[str, Any] = {"dtype": self.model.dtype, "trust_remote_code": self.args.trust_remote_code}
-        settings |= {"device_map": None, **(self.args.model_init_kwargs or {})}  # type: ignore[dict-item]
-        reference = create_model_from_path(name, **settings)
-        add_fused_lm_head(reference, temperature=self.temperature, cast_lm_head_to_fp32=self.args.cast_lm_head_to_fp32)
-        return reference.eval().requires_grad_(False)
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        made, rate = self.optimizer is None, self.args.critic_learning_rate
+        optimizer = super().create_optimizer(*args, **kwargs)
+        if made and rate is not None:
+            give_learning_rate(optimizer, self._critic.parameters().values(), rate)
+        return optimizer
 
     def _all_sum(self, value: Tensor) -> Tensor:
         return self.accelerator.reduce(value, reduction="sum")
@@ -150,6 +134,7 @@ class PPOTrainer(RolloutTrainer):
             return super()._generate(*args, **kwargs)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        args = self.args
         if not self.model.training:
             return super()._generate_and_score_completions(inputs)
         # The base would compute old log-probabilities in the padding of the whole batch; ours come with the values.
@@ -168,12 +153,23 @@ class PPOTrainer(RolloutTrainer):
         mask = loss_mask(batch)
         old_logps, values, ref_logps = self._score_rollouts(batch)
         rewards = token_rewards(old_logps, ref_logps, mask, scores, self._kl_controller.coefficient)
-        advantages, returns = generalized_advantages(rewards, values, mask, self.args.gamma, self.args.lam)
+        if args.critic_calibration and self._step == 0:
+            values = self._calibrated(rewards, values, mask)
+        advantages, returns = advantages_and_returns(
+            rewards, values, mask, args.gamma, args.lam, args.critic_lam, args.length_adaptive_alpha
+        )
         self._log_rollouts(mask, scores, old_logps, ref_logps, values, returns)
-        if self.args.whiten_advantages:
+        if args.whiten_advantages:
             advantages = whiten(advantages, mask, self._all_sum)
         batch |= {"old_per_token_logps": old_logps, "advantages": advantages, "values": values, "returns": returns}
         return batch
+
+    def _calibrated(self, rewards: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+        """The values with the mean of what was earned; so the critic's bias is from here on."""
+        _, earned = generalized_advantages(rewards, values, mask, self.args.gamma, 1.0)
+        error = mean_error(values, earned, mask, self._all_sum)
+        add_to(self._critic.head.bias, error.item())
+        return values + error * mask
 
     def _scores(self, batch: dict[str, Any]) -> Tensor:
         """Score of each local completion: the weighted reward, normalized as the settings say; NaN without one."""
@@ -207,11 +203,8 @@ class PPOTrainer(RolloutTrainer):
                 old_logps[slot], values[slot] = logps, of_critic
             if self.args.kl_coef != 0.0:
                 ref_logps = torch.zeros_like(zeros)
-                policy: Any = self.accelerator.unwrap_model(self.model)
-                switched = (
-                    nullcontext() if self.ref_model else use_adapter(policy, adapter_name=self._adapter_reference)
-                )
-                with switched:
+                assert self._reference is not None
+                with self._reference.asked(self.accelerator.unwrap_model(self.model)):
                     for slot, forward in forwards:
                         logps, _, _ = super()._get_per_token_logps_and_entropies(
                             self.ref_model or self.model, **forward.arguments
@@ -223,6 +216,9 @@ class PPOTrainer(RolloutTrainer):
         """The rows of a batch; of those without a token that has a loss nothing is used, and little is read."""
         # A load-balancing loss acts on every row.
         return unpad(batch) if self.aux_loss_enabled else unpad_shortened(batch)
+
+    def _collated(self, rows: list[Row]) -> dict[str, Any]:
+        return collate(rows, self._tokenizer.pad_token_id, self.pad_to_multiple_of)
 
     def _forward_of(self, rows: list[Row]) -> Forward:
         return Forward.of(rows, self._tokenizer.pad_token_id, self.pad_to_multiple_of)
@@ -260,8 +256,7 @@ class PPOTrainer(RolloutTrainer):
     ) -> None:
         """Log the rollouts as they are before the update, and steer the KL coefficient by them."""
         scored = (mask.sum(1) > 0).float()
-        completions = self._all_sum(scored.sum()).clamp(min=1)
-        tokens = self._all_sum(mask.sum()).clamp(min=1)
+        completions, tokens = self._all_sum(torch.stack([scored.sum(), mask.sum()]))
         metrics = self._metrics["train"]
         metrics["ppo/score"].append((self._all_sum((scores * scored).sum()) / completions).item())
         metrics["ppo/returns_mean"].append((self._all_sum((returns * mask).sum()) / tokens).item())
@@ -272,7 +267,8 @@ class PPOTrainer(RolloutTrainer):
             metrics["ppo/kl"].append(kl)
             metrics["ppo/kl_coef"].append(self._kl_controller.coefficient)
             metrics["ppo/non_score_reward"].append(-self._kl_controller.coefficient * kl)
-            self._kl_controller.update(kl, int(completions))
+            if completions > 0 and not self._warms_up:
+                self._kl_controller.update(kl, int(completions))
 
     def samples(self, count: int) -> list[dict[str, Any]]:
         # The base's advantage is over a group; here each token has its own.
@@ -282,26 +278,11 @@ class PPOTrainer(RolloutTrainer):
         before = self._buffered_inputs
         inputs = super()._prepare_inputs(generation_batch)
         if self.model.training and self._buffered_inputs is not before:
-            self._buffered_inputs = self._trimmed(self._buffered_inputs)
+            buffers, per_step = self._buffered_inputs, self.args.gradient_accumulation_steps
+            per_step = 1 if len(buffers) % per_step else per_step
+            self._buffered_inputs = dealt(buffers, self._rows, self._collated, per_step, self.accelerator)
             inputs = self._buffered_inputs[self._step % len(self._buffered_inputs)]
         return inputs
-
-    def _trimmed(self, buffers: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The micro-batches with rows of like length together and no wider than needed.
-
-        Rows stay in their optimizer step, whose loss is a sum over its micro-batches: the dealing changes nothing else.
-        """
-        per_step = self.args.gradient_accumulation_steps
-        if len(buffers) % per_step:
-            per_step = 1
-        trimmed = []
-        for first in range(0, len(buffers), per_step):
-            window = buffers[first : first + per_step]
-            rows = [row for buffer in window for row in self._rows(buffer)]
-            for slot, buffer in zip(deal_evenly(rows, per_step), window, strict=True):
-                batch = collate(slot, self._tokenizer.pad_token_id, self.pad_to_multiple_of)
-                trimmed.append(batch | {"num_items_in_batch": buffer["num_items_in_batch"]})
-        return trimmed
 
     # The update: the base's surrogate and the value loss.
 
@@ -315,18 +296,35 @@ class PPOTrainer(RolloutTrainer):
                 model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
             )
         logps, entropies, aux_loss, values = self._pass(model, self._forward, logits_to_keep, **kwargs)
-        self._scored = logps.detach(), values
+        assert entropies is not None
+        self._scored = logps.detach(), entropies.detach(), values
         return logps, entropies, aux_loss
+
+    @property
+    def _warms_up(self) -> bool:
+        """Whether this generation batch trains the critic alone."""
+        every = int(self.args.steps_per_generation or 1) * self.num_iterations
+        return self._step // every < self.args.critic_warmup_steps
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        warms_up = self._warms_up
+        loss = super().training_step(*args, **kwargs)
+        if warms_up:
+            self._critic.drop_other_gradients()
+        return loss
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         if "returns" not in inputs:  # evaluation
             return super()._compute_loss(model, inputs)
         self._forward = self._forward_of(unpad(inputs))
+        metrics = self._metrics["train"]
+        logged = lengths_of(metrics)
         try:
             loss = super()._compute_loss(model, inputs)
         finally:
             self._forward = None
-        args, (logps, values) = self.args, self._scored
+        args, (logps, entropies, values) = self.args, self._scored
+        self._step_metrics.add(logps, entropies, inputs, inputs[PLACES], take_back(metrics, logged), metrics)
         mask = loss_mask(inputs)
         per_token, clipped = value_loss(values, inputs["values"], inputs["returns"], args.cliprange_value)
         # Loss tokens of one optimizer step, averaged over the generation batch: the base's own denominator for `dapo`.
@@ -346,7 +344,7 @@ class PPOTrainer(RolloutTrainer):
         if self.accelerator.sync_gradients:
             tokens, *sums = self._all_sum(self._window_sums).tolist()
             for name, value in zip(_UPDATE_METRICS, sums, strict=True):
-                self._metrics["train"][f"ppo/{name}"].append(value / max(tokens, 1.0))
+                self._metrics["train"][f"ppo/{name}"].append(value / tokens if tokens else math.nan)
             self._window_sums = torch.zeros_like(self._window_sums)
 
     # Files: the model without the critic, the critic and the controller beside it.
@@ -355,7 +353,7 @@ class PPOTrainer(RolloutTrainer):
         """`state_dict`: what FSDP and DeepSpeed gathered, critic included; None where the weights are whole."""
         model, critic = (None, None) if state_dict is None else self._critic.split(state_dict)
         # The frozen copy is made anew from the adapter that a run starts from.
-        with hidden_adapter(self.model, _REFERENCE), self._critic.detached():
+        with hidden_adapter(self.model, REFERENCE_ADAPTER), self._critic.detached():
             super()._save(output_dir, model)
         if self.args.should_save:
             self._critic.save(output_dir or str(self.args.output_dir), critic)

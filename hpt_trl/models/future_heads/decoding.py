@@ -17,8 +17,9 @@ from transformers.generation.candidate_generator import CandidateGenerator
 from transformers.masking_utils import create_masks_for_generate
 
 from hpt_trl.errors import UserError
+from hpt_trl.models.decoder_parts import hidden_of
 from hpt_trl.models.future_heads.heads import KINDS, RESIDUALS
-from hpt_trl.models.future_heads.trunk import LastLayer, hidden_of, parts_of
+from hpt_trl.models.future_heads.trunk import LastLayer, parts_of
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PretrainedConfig

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from hpt_trl.errors import UserError
-from hpt_trl.models.future_heads.trunk import LastLayer, Parts, hidden_of, parts_of
+from hpt_trl.models.decoder_parts import hidden_of
+from hpt_trl.models.future_heads.trunk import LastLayer, Parts, parts_of
 from hpt_trl.models.sharded_weights import whole
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hpt_trl.errors import UserError
+from hpt_trl.models.decoder_parts import decoder_parts, hidden_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -89,23 +90,11 @@ def parts_of(model: "PreTrainedModel") -> Parts:
     Raises:
         UserError: it has no list of decoder layers followed by one norm.
     """
-    from torch import nn
-
-    decoder = model.get_decoder()
-    children = list(decoder.named_children())
-    count = getattr(model.config.get_text_config(), "num_hidden_layers", None)
-    lists = [
-        place
-        for place, (_, child) in enumerate(children)
-        if isinstance(child, nn.ModuleList) and len(child) == count and count
-    ]
-    if len(lists) != 1:
-        raise _cannot(model.config.model_type, "it has no single list of decoder layers")
-    norms = [child for name, child in children[lists[0] + 1 :] if "norm" in name or name.startswith("ln")]
-    if len(norms) != 1:
-        raise _cannot(model.config.model_type, "its decoder layers are not followed by one norm")
-    layers: Any = children[lists[0]][1]
-    return Parts(layers[-1], norms[0])
+    try:
+        layers, norm = decoder_parts(model)
+    except ValueError as error:
+        raise _cannot(model.config.model_type, str(error)) from error
+    return Parts(layers[-1], norm)
 
 
 @contextmanager
@@ -128,11 +117,6 @@ def watched(layer: "nn.Module") -> Iterator[LastLayer]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def hidden_of(output: Any) -> "Tensor":
-    """The hidden state in what a decoder layer returns, which is a tuple in some families."""
-    return output[0] if isinstance(output, tuple) else output
 
 
 def _cannot(kind: str, why: str) -> UserError:

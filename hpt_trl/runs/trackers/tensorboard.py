@@ -35,6 +35,11 @@ class TensorBoardTracker(TensorBoardCallback):
             self.open()
         super().on_train_begin(MaskedArguments(args), state, control, **kwargs)
 
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        # What is not known of a step is no point of a curve; transformers warns of each.
+        known = {name: value for name, value in (logs or {}).items() if value is not None}
+        super().on_log(args, state, control, logs=known, **kwargs)
+
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         # What is measured after the training belongs to the run: the file is closed in `close`.
         if self.tb_writer is not None:

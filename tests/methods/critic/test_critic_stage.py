@@ -23,7 +23,7 @@ from hpt_trl.methods.critic.baselines import (
 )
 from hpt_trl.methods.critic.figures import pair_figures
 from hpt_trl.methods.critic.results import read_curves
-from hpt_trl.methods.ppo.critic import Critic
+from hpt_trl.methods.ppo.critics.value_model import ValueModelCritic
 from hpt_trl.models.folders import is_value_model
 from hpt_trl.models.value_model import load_value_model
 from hpt_trl.planning.facts import estimate_of
@@ -89,7 +89,8 @@ def test_what_it_leaves_is_taken_by_ppo(recipe, tmp_path, tiny_model_path):
         runner.run(recipe(output_dir=str(tmp_path / name), max_steps=2, **keys), [])
         model = load_value_model(str(tmp_path / name), trainable=False).eval()
         policy = AutoModelForCausalLM.from_pretrained(tiny_model_path)
-        critic, ids = Critic(policy, str(tmp_path / name)), torch.arange(3, 9)[None]
+        critic = ValueModelCritic(policy, load_value_model(str(tmp_path / name), trainable=True))
+        ids = torch.arange(3, 9)[None]
         with torch.no_grad(), critic.asked() as values:
             policy(input_ids=ids)
             torch.testing.assert_close(values[0], model(input_ids=ids).token_values)

@@ -110,23 +110,6 @@ def test_clipping_is_counted_where_it_happens(tiny_model_path, tmp_path):
             assert ours[f"clip_ratio/{name}"] == pytest.approx(stock[f"clip_ratio/{name}"], rel=1e-3, abs=1e-6), name
 
 
-def test_entropy_is_of_computed_rollouts_or_not_logged(tiny_model_path, tmp_path):
-    """Where every rollout is dead nothing is known of it, and clipping is 0 as in the base."""
-    ours = train(FixedHPT, tiny_model_path, tmp_path, kinds=["solve", "fail"], **STRATEGIES["no"]).state.log_history[0]
-    stock = train(FixedGRPO, tiny_model_path, tmp_path, kinds=["solve", "fail"]).state.log_history[0]
-    assert "entropy" in stock and "entropy" not in ours
-    for name in ("low_mean", "high_mean", "region_mean", "low_min", "high_max"):
-        assert ours[f"clip_ratio/{name}"] == stock[f"clip_ratio/{name}"] == 0.0
-    # All rollouts alive: the base's entropy, but by tokens and not by micro-batches.
-    alive = {"reward": lambda completion_ids, **_: [float(i) for i in range(len(completion_ids))]}
-    alive |= {"per_device_train_batch_size": 32, "gradient_accumulation_steps": 1}
-    ours, stock = (
-        train(c, tiny_model_path, tmp_path, **alive, **s).state.log_history[0]
-        for c, s in ((FixedHPT, STRATEGIES["no"]), (FixedGRPO, {}))
-    )
-    assert ours["entropy"] == pytest.approx(stock["entropy"], rel=1e-5)
-
-
 # An entropy bonus, and what else keeps rows of equal rewards, needs neither gated rollouts nor masked ones.
 
 

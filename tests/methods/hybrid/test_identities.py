@@ -1,7 +1,10 @@
 """What theory says must be equal, through `.train()`: HPT's limits, and every method against a float64 oracle."""
 
+import copy
+
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from tests.helpers import oracle
 from tests.helpers.rollouts import (
@@ -74,7 +77,7 @@ def test_gate_always_is_cross_entropy_on_the_demonstrations(tiny_model_path, tmp
 
 
 def test_gate_always_is_a_step_of_trls_sft_trainer(tiny_model_path, tmp_path, start):
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
     from trl import SFTConfig, SFTTrainer
 
     hpt = train(FixedHPT, tiny_model_path, tmp_path, switch_gate=4)
@@ -321,13 +324,28 @@ def test_same_gradient_for_any_micro_batch(tiny_model_path, tmp_path, start, per
     assert_same_update(weights(ours), reference, start)
 
 
-def test_srft_drifts_by_rounding_alone(tiny_model_path, tmp_path, start):
+@pytest.fixture
+def all_in_float64(tiny_model_path, monkeypatch):
+    """A model, and all arithmetic, in float64: also what models and trainers do in float32 whatever their weights."""
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_path, dtype=torch.float32).double()
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    monkeypatch.setattr(torch, "float32", torch.float64)
+    torch.set_default_dtype(torch.float64)
+    yield model
+    torch.set_default_dtype(torch.float32)
+
+
+def test_srft_drifts_by_rounding_alone(tiny_model_path, tmp_path, start, all_in_float64):
     """Its loss of wrong rollouts, +log p, has no lower bound: large steps run away and enlarge any difference.
 
-    With steps that do not, several updates in other micro-batches end at the same weights.
+    In float64 what is enlarged is too small to be seen: several updates in other micro-batches end at the same weights.
     """
-    settings = {"unify_strategy": "soft", "soft_table": "on_sft", "offline_loss_type": "srft", "max_steps": 4}
-    settings |= {"learning_rate": 0.1, "demonstration_reward": 1.0}
-    reference = weights(train(FixedHPT, tiny_model_path, tmp_path, **settings))
-    other = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 16}
-    assert_same_update(weights(train(FixedHPT, tiny_model_path, tmp_path, **settings, **other)), reference, start, 1e-5)
+    settings = {"unify_strategy": "soft", "soft_table": "on_sft", "offline_loss_type": "srft", "max_steps": 5}
+    ends = []
+    for rows_at_once, accumulated in ((8, 1), (4, 2), (2, 4)):
+        batch = {"per_device_train_batch_size": rows_at_once, "gradient_accumulation_steps": accumulated}
+        model, kinds = copy.deepcopy(all_in_float64), ["fail", "mixed"]
+        ends.append(weights(train(FixedHPT, tiny_model_path, tmp_path, kinds, model=model, **settings, **batch)))
+    assert ends[0]["model.norm.weight"].dtype == torch.zeros(()).dtype == torch.float64
+    for other in ends[1:]:
+        assert_same_update(other, ends[0], start, tolerance=1e-11)

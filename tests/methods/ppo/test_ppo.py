@@ -20,15 +20,12 @@ from hpt_trl import PPOConfig, PPOTrainer, UserError
 from hpt_trl.models.folders import VALUE_HEAD_FILE
 from hpt_trl.models.merging import merge_adapter
 from hpt_trl.rollouts.rows import unpad
+from tests.helpers.ppo_oracle import displace, oracle, tool_mask
 from tests.helpers.processes import launch
 from tests.helpers.rollouts import (
-    MIXED,
     FixedPPO,
     assert_same_update,
     build,
-    fixed_completion,
-    parity_reward,
-    rows,
     start_weights,
     train,
     weights,
@@ -48,80 +45,6 @@ class WithTool:
 
 class ToolPPO(WithTool, FixedPPO):
     pass
-
-
-def tool_mask(ids: list[int]) -> list[int]:
-    mask = [0 if t % 5 in (2, 3) else 1 for t in range(len(ids))]
-    if len(ids) > 4 and len(ids) % 2:
-        mask[-1] = 0
-    return mask
-
-
-def displace(model: torch.nn.Module, seed: int = 0) -> None:
-    """Moves the policy away from its reference, and gives the critic something to say."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
-                size = 0.3 if name.startswith("value_head") else 0.02
-                parameter.add_(size * torch.randn(parameter.shape, generator=generator))
-
-
-def oracle(start: dict[str, torch.Tensor], model_path: str, config: PPOConfig, epochs: int, tool: bool) -> dict:
-    """Weights after `epochs` SGD steps on the whole batch: float64, one row at a time, nothing of the package."""
-    policy = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float64)
-    reference = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float64)
-    head = torch.nn.Linear(policy.config.hidden_size, 1, dtype=torch.float64)
-    with torch.no_grad():
-        for name, parameter in policy.named_parameters():
-            parameter.copy_(start[name])
-        head.weight.copy_(start["value_head.linear.weight"])
-        head.bias.copy_(start["value_head.linear.bias"])
-    tokenizer = AutoTokenizer.from_pretrained(model_path)
-
-    def look(model, prompt_ids, ids):
-        hidden = model.model(torch.tensor([prompt_ids + ids])).last_hidden_state[0, len(prompt_ids) - 1 : -1]
-        logp = torch.log_softmax(model.lm_head(hidden), -1)
-        return logp[torch.arange(len(ids)), torch.tensor(ids)], head(hidden)[:, 0]
-
-    sequences = []
-    for row in rows(MIXED):
-        text = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, tokenize=False)
-        prompt_ids = tokenizer(text)["input_ids"]
-        for member in range(2):
-            ids = fixed_completion(prompt_ids, member, 0, 12, tokenizer.vocab_size, tokenizer.eos_token_id)
-            own = [t for t, m in enumerate(tool_mask(ids)) if m] if tool else list(range(len(ids)))
-            with torch.no_grad():
-                logp, value = look(policy, prompt_ids, ids)
-                ref_logp, _ = look(reference, prompt_ids, ids)
-            score = parity_reward([ids], [row["kind"]])[0]
-            v = [float(value[t]) for t in own] + [0.0]
-            r = [-config.kl_coef * float(logp[t] - ref_logp[t]) for t in own]
-            r[-1] += score
-            advantages, last = [0.0] * len(own), 0.0
-            for k in reversed(range(len(own))):
-                last = r[k] + config.gamma * v[k + 1] - v[k] + config.gamma * config.lam * last
-                advantages[k] = last
-            returns = [a + b for a, b in zip(advantages, v[:-1], strict=True)]
-            sequences.append((prompt_ids, ids, own, logp[own], v[:-1], advantages, returns))
-    flat = torch.tensor([a for s in sequences for a in s[5]], dtype=torch.float64)
-    parameters = [*policy.named_parameters(), *((f"value_head.linear.{n}", p) for n, p in head.named_parameters())]
-    for _ in range(epochs):
-        loss = torch.zeros((), dtype=torch.float64)
-        for prompt_ids, ids, own, old_logp, old_value, advantages, returns in sequences:
-            logp, value = look(policy, prompt_ids, ids)
-            a = (torch.tensor(advantages, dtype=torch.float64) - flat.mean()) / flat.std()
-            ratio = torch.exp(logp[own] - old_logp)
-            surrogate = torch.minimum(ratio * a, ratio.clamp(1 - config.epsilon, 1 + config.epsilon) * a)
-            old, target = torch.tensor(old_value).double(), torch.tensor(returns).double()
-            near = old + (value[own] - old).clamp(-config.cliprange_value, config.cliprange_value)
-            error = torch.maximum((value[own] - target) ** 2, (near - target) ** 2)
-            loss = loss + (-surrogate + config.vf_coef * 0.5 * error).sum()
-        gradients = torch.autograd.grad(loss / len(flat), [p for _, p in parameters])
-        with torch.no_grad():
-            for (_, parameter), gradient in zip(parameters, gradients, strict=True):
-                parameter.sub_(config.learning_rate * gradient)
-    return {name: parameter.detach() for name, parameter in parameters}
 
 
 @pytest.mark.parametrize("tool", [False, True], ids=["text", "tool"])

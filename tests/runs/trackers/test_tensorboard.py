@@ -167,3 +167,20 @@ def test_a_damaged_note_of_the_trackers_stops_nothing(tmp_path, noted, capsys):
     assert run.earlier("wandb") == {} and "trackers.json is damaged" in capsys.readouterr().out
     run.keep("tensorboard", folder="runs/sft")
     assert run.earlier("tensorboard") == {"folder": "runs/sft"}
+
+
+def test_what_is_not_known_of_a_step_is_no_point_of_a_curve(recipe, tmp_path, caplog):
+    """Here the entropy of rollouts that were all left out, as no reward tells them apart."""
+    rewards = REWARDS | {"reward_funcs": ["tests.runs.trackers.test_tensorboard.says_it_is"], "eval_samples": 0}
+    changes = STAGES["hpt"] | rewards | {"report_to": "tensorboard", "max_steps": 1, "success_threshold": 1.0}
+    assert main(["run", recipe("hpt", **changes)]) == 0
+    scalars, _, _ = read_tensorboard(tmp_path / "hpt" / "runs" / "hpt")
+    (line, *_) = [json.loads(line) for line in (tmp_path / "hpt" / "metrics.jsonl").read_text().splitlines()]
+    assert line["entropy"] is None
+    assert "train/entropy" not in scalars and "train/reward" in scalars
+    assert "attempting to log" not in caplog.text
+
+
+def says_it_is(completions, **columns):
+    """What demonstrations do, and a model of random weights does not."""
+    return [float("It is" in str(completion)) for completion in completions]

@@ -1,0 +1,153 @@
+"""Which critic a run trains, and what it starts from."""
+
+import inspect
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+from trl.trainer.utils import get_config_model_id
+
+from hpt_trl.methods.ppo.config import PPOConfig
+from hpt_trl.methods.ppo.critics.adapters import is_over_base, value_model_of_adapter
+from hpt_trl.methods.ppo.critics.branch import BranchCritic, refuse_too_many
+from hpt_trl.methods.ppo.critics.critic import Critic, base_of
+from hpt_trl.methods.ppo.critics.head import HeadCritic, new_head
+from hpt_trl.methods.ppo.critics.value_model import ValueModelCritic
+from hpt_trl.models.decoder_parts import decoder_parts
+from hpt_trl.models.folders import is_adapter
+from hpt_trl.models.loading import load_sequence_classifier
+from hpt_trl.models.twins import twin
+from hpt_trl.models.value_model import HeadSettings, ValueModel, load_value_model, of_classifier, why_no_value
+from hpt_trl.rewards.reward_model import RewardModel
+
+logger = logging.getLogger(__name__)
+
+
+def make_critic(
+    policy: Any,
+    passed: "str | PreTrainedModel",
+    args: PPOConfig,
+    reward_model: RewardModel | None,
+) -> Critic:
+    """Put a critic on a policy.
+
+    Args:
+        policy: the model that is trained, before it is wrapped for distributed training.
+        passed: what it was made of: a name, or a model.
+        args: `critic` and its settings.
+        reward_model: that a value model may start from, see `scoring_model`.
+
+    Raises:
+        UserError: a value model that is none, or a model that cannot have a branch.
+        ValueError: ZeRO-3 has spread the weights that were to be copied.
+    """
+    if args.critic == "head":
+        return HeadCritic(policy)
+    if args.critic == "branch":
+        refuse_too_many(base_of(policy), args.critic_layers)
+        read = _read_again(policy, passed, args, policy.dtype)
+        return BranchCritic(policy, args.critic_layers, None if read is None else decoder_parts(read.trunk))
+    critic = ValueModelCritic(policy, _value_model(policy, passed, args, reward_model))
+    if args.value_model_name_or_path is None:
+        critic.take_up()
+    return critic
+
+
+def scoring_model(
+    rewards: Sequence[Any], weights: Sequence[float], tokenizer: PreTrainedTokenizerBase
+) -> RewardModel | None:
+    """The reward model that a value model can start from: the only one that the policy is trained on, of its tokens.
+
+    Args:
+        rewards: reward functions, guarded or not, and reward models.
+        weights: of them; what is only measured has none.
+        tokenizer: the policy's.
+    """
+    models = [
+        model
+        for reward, weight in zip(rewards, weights, strict=True)
+        if weight != 0 and isinstance(model := inspect.unwrap(reward), RewardModel)
+    ]
+    if len(models) != 1 or why_no_value(models[0].config, **models[0].settings) is not None:
+        return None
+    return models[0] if models[0].tokenizer.get_vocab() == tokenizer.get_vocab() else None
+
+
+def starts_from(
+    args: PPOConfig, reward_model: RewardModel | None, base: str | None, *, adapted: bool
+) -> str | RewardModel | None:
+    """What a value model starts from: a name, a reward model, or the policy (None).
+
+    Args:
+        args: the settings.
+        reward_model: see `scoring_model`.
+        base: name of the policy's model.
+        adapted: the policy is an adapter over it; a whole reward model would be a second base model beside it.
+    """
+    if args.value_model_name_or_path is not None:
+        return args.value_model_name_or_path
+    if reward_model is None or (adapted and not is_over_base(base, reward_model.folder)):
+        return None
+    return reward_model
+
+
+def _value_model(
+    policy: Any, passed: "str | PreTrainedModel", args: PPOConfig, reward_model: RewardModel | None
+) -> ValueModel:
+    """A value model at its start, on the policy's device."""
+    adapted = isinstance(policy, PeftModel)
+    start = starts_from(args, reward_model, get_config_model_id(base_of(policy).config), adapted=adapted)
+    if isinstance(start, str):
+        return _loaded(start, args).to(policy.device)
+    if isinstance(start, RewardModel):
+        if adapted:
+            return value_model_of_adapter(policy, start.folder)
+        return _from_reward_model(start).to(policy.device)
+    if adapted and reward_model is not None:
+        logger.warning(
+            "The critic's adapter starts as the policy's, under a head of zeros: %s is no adapter over the same base "
+            "model. Name it as `value_model_name_or_path` to train it as a whole model beside the policy.",
+            reward_model.name,
+        )
+    return _read_again(policy, passed, args, torch.float32) or _from_policy(policy)
+
+
+def _from_reward_model(reward_model: RewardModel) -> ValueModel:
+    """Another copy of a reward model, to be trained, with its adapter merged where it has one."""
+    loading: dict[str, Any] = {"dtype": torch.float32, **reward_model.settings}
+    if not is_adapter(reward_model.folder):
+        return load_value_model(reward_model.name, trainable=True, **loading)
+    pad = reward_model.tokenizer.pad_token_id
+    merged = load_sequence_classifier(reward_model.folder, pad_token_id=pad, **loading)
+    # The adapter had frozen it.
+    return of_classifier(merged.requires_grad_(True))
+
+
+def _from_policy(policy: Any) -> ValueModel:
+    """The policy's trunk once more, under a head of zeros; what is frozen of it is shared."""
+    trunk: Any = twin(base_of(policy).base_model)
+    if not isinstance(policy, PeftModel):
+        # As value models are that are loaded: in a narrow type small updates might be rounded away.
+        trunk.float()
+    head = new_head(policy)
+    return ValueModel(trunk, head, HeadSettings(head.linear.in_features))
+
+
+def _read_again(policy: Any, passed: "str | PreTrainedModel", args: PPOConfig, dtype: torch.dtype) -> ValueModel | None:
+    """The policy's weights from its files, where ZeRO-3 has spread those that would be copied; None elsewhere."""
+    if not is_deepspeed_zero3_enabled() or isinstance(policy, PeftModel):
+        return None
+    if not isinstance(passed, str):
+        raise ValueError("ZeRO-3 spreads the weights of `model`, which cannot be copied; pass its name or folder.")
+    return _loaded(str(get_config_model_id(policy.config)), args, dtype=dtype)
+
+
+def _loaded(name: str, args: PPOConfig, **settings: Any) -> ValueModel:
+    # Trained weights: in the type that they are stored in, small updates might be rounded away.
+    return load_value_model(
+        name, trainable=True, **{"dtype": torch.float32, "trust_remote_code": args.trust_remote_code, **settings}
+    )
