@@ -13,7 +13,8 @@ Each mend wraps one method of the base and can be dropped when upstream is fixed
     _compute_loss                  ... and metrics are logged as if they had not been
     _tokenize_prompts              a tokenizer that ends every text does not end the prompts, which are to be answered
     _calculate_rewards             a reward of NaN or infinity leaves its row out instead of spoiling the batch
-    _generate_single_turn          weights are cast once per generation, not once per token; the model's own generation
+    _generate_single_turn          weights are cast once per generation, not once per token; a prompt is computed once
+                                   for its group, and rows that have ended leave the batch; the model's own generation
                                    config does not shape the rollouts
 
 and vLLM's engine and client by `hpt_trl.rollouts.vllm.mended`.
@@ -31,13 +32,14 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 from torch.utils.data import Sampler
-from transformers import PreTrainedTokenizerBase, ProcessorMixin
+from transformers import PreTrainedTokenizerBase, ProcessorMixin, StoppingCriteria
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
 from hpt_trl.data.rendering import Encoder
 from hpt_trl.models.decoding import neutral_decoding
 from hpt_trl.models.fsdp2 import mend_fsdp2
+from hpt_trl.models.generating.leaving import finished_rows_leave
 from hpt_trl.models.moving_reference import KeepsReference
 from hpt_trl.models.padding_free.language_models import pad_no_more
 from hpt_trl.models.trainable import refuse_untrainable
@@ -119,6 +121,7 @@ class RolloutTrainer(KeepsReference, GRPOTrainer):
     _buffered_inputs: Any  # the micro-batches of a generation batch; None before the first
     # Classes that the micro-batches may hold beside tensors, lists and numbers.
     _buffered_types: tuple[type, ...] = (Places, Totals)
+    stopping: StoppingCriteria | None = None  # says of a generation at hand which rows go on for nothing
 
     def __init__(self, model: Any, reward_funcs: Any = None, *args: Any, **kwargs: Any):
         several = isinstance(reward_funcs, list | tuple)
@@ -271,8 +274,12 @@ class RolloutTrainer(KeepsReference, GRPOTrainer):
         # autocast around all of them keeps the casts: the same arithmetic, several times as fast on a CPU. The weights
         # of a sharded model come and go, their casts must not be kept.
         assert self.model is not None
-        foreign = self.use_vllm or self.is_fsdp_enabled or self.is_deepspeed_enabled
-        with nullcontext() if foreign else self.accelerator.autocast(), neutral_decoding(self.model):
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        with (
+            nullcontext() if self.use_vllm or sharded else self.accelerator.autocast(),
+            neutral_decoding(self.model),
+            finished_rows_leave(self.model, sharded=sharded, stopping=self.stopping),
+        ):
             return super()._generate_single_turn(*args, **kwargs)
 
     def _weighted_rewards(self, rewards_per_func: Tensor) -> Tensor:
