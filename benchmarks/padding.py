@@ -2,9 +2,9 @@
 
     python -m benchmarks.padding --output benchmarks/results/padding-cpu.json
 
-A Llama of SmolLM2-135M's shape (30 layers, width 576, a vocabulary of 49,152) with random weights, on random letters, each a token, in
-rows of unlike lengths: prompts of 8 to 40 tokens, answers of 8 to 128, whose logarithm is drawn uniformly. A
-step is `--rows` rows, or as many comparisons.
+A Llama of SmolLM2-135M's shape (30 layers, width 576, a vocabulary of 49,152) with random weights, on random letters,
+each a token, in rows of unlike lengths: prompts of 8 to 40 tokens, answers of 8 to 128, whose logarithm is drawn
+uniformly. A step is `--rows` rows, or as many comparisons.
 
 Both sides of a stage take turns in one process; each turn is one `.train()` of one optimizer step, timed from the
 beginning of the training to the end of the step. Each round gives a ratio, without padding / padded; their median is

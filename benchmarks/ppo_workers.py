@@ -2,16 +2,14 @@
 
     python -m benchmarks.ppo_workers settings.json FD      # started by the benchmark, not by hand
 
-Each line `go` on stdin lets the trainer run one PPO update inside of its own `.train()`: prompts, generation, scores,
-all epochs. What it took is a line of JSON on the file descriptor FD, since trainers print on stdout. Anything else on
-stdin, or its end, ends the worker. The stock trainer runs in TRL 1.12's environment, with which the trainers of hpt_trl
-do not work: of the package it is given the rule of the positive words alone.
+An update is prompts, generation, scores and all epochs (see `benchmarks.gate`). The stock trainer runs in TRL 1.12's
+environment, with which the trainers of hpt_trl do not work: of the package it is given the rule of the positive words.
 """
 
 import json
 import os
 import sys
-import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,10 +24,10 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PrinterCallback,
-    TrainerCallback,
     set_seed,
 )
 
+from benchmarks.gate import Finished, Gate
 from benchmarks.ppo_scorers import RuleModel, Scorer, WordScorer
 
 
@@ -107,53 +105,13 @@ class Setup:
         )
 
 
-class Finished(Exception):
-    """The benchmark wants no further update."""
+def token_count(gate: Gate) -> Callable[[int], None]:
+    """What is told the tokens that are scored, prompts and completions; reported as `tokens`: the work of an update."""
 
+    def count(tokens: int) -> None:
+        gate.figures["tokens"] = gate.figures.get("tokens", 0) + tokens
 
-class Gate(TrainerCallback):
-    """Holds the trainer before each PPO update until it may go, and reports the one that is over.
-
-    Args:
-        steps_per_update: the trainer's own steps.
-        names: of its metrics -> of the figures.
-
-    Attributes:
-        figures: taken along into the next report.
-    """
-
-    def __init__(self, steps_per_update: int, names: dict[str, str], reports: Any):
-        self.steps_per_update, self.reports, self._names = steps_per_update, reports, names
-        self.figures: dict[str, float] = {}
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self._wait()
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        self.figures |= {name: logs[key] for key, name in self._names.items() if key in (logs or {})}
-
-    def on_step_end(self, args, state, control, **kwargs):
-        # A step of the stock trainer is an update, one of ours an optimizer step.
-        if state.global_step % self.steps_per_update == 0:
-            times = {"seconds": _now() - self._start, "cpu_seconds": time.process_time() - self._cpu_start}
-            print(json.dumps(times | self.figures), file=self.reports, flush=True)
-            self.figures = {}
-            self._wait()
-
-    def count(self, tokens: int) -> None:
-        """Report the tokens that are scored (prompts and completions): how much work an update was."""
-        self.figures["tokens"] = self.figures.get("tokens", 0) + tokens
-
-    def _wait(self) -> None:
-        if sys.stdin.readline().strip() != "go":
-            raise Finished
-        self._start, self._cpu_start = _now(), time.process_time()
-
-
-def _now() -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
+    return count
 
 
 def _classifier(folder: str) -> Any:
@@ -198,12 +156,13 @@ def ours(setup: Setup, rows: list[dict[str, Any]], reports: Any) -> Any:
     # `reward` is the score as it was given, whatever the arm makes of it.
     names = {"ppo/kl": "kl", "reward": "score", "ppo/explained_variance": "explained_variance"}
     gate = Gate(setup.epochs * setup.mini_batches, names, reports)
+    count = token_count(gate)
     scorer: Scorer | WordScorer
     if setup.reward_model is None:
-        scorer = WordScorer(tokenizer, gate.count)
+        scorer = WordScorer(tokenizer, count)
     else:
         classifier = _classifier(setup.reward_model).to("cpu" if config.use_cpu else "cuda")
-        scorer = Scorer(classifier, tokenizer.pad_token_id, gate.count)
+        scorer = Scorer(classifier, tokenizer.pad_token_id, count)
     return PPOTrainer(
         model,
         scorer,
@@ -239,13 +198,14 @@ def theirs(setup: Setup, rows: list[dict[str, Any]], reports: Any) -> Any:
     prompts = [row["prompt_tokens"] for row in rows]
     dataset = Dataset.from_list([{"input_ids": prompt} for prompt in prompts])
     gate = Gate(1, {"objective/kl": "kl", "objective/scores": "score"}, reports)
+    count = token_count(gate)
     reward_model: Any
     if setup.reward_model is None:
-        reward_model = RuleModel(WordScorer(tokenizer, gate.count), prompts)
+        reward_model = RuleModel(WordScorer(tokenizer, count), prompts)
     else:
         reward_model = _classifier(setup.reward_model)
         reward_model.base_model.register_forward_pre_hook(
-            lambda trunk, args, kwargs: gate.count(int(kwargs["attention_mask"].sum())), with_kwargs=True
+            lambda trunk, args, kwargs: count(int(kwargs["attention_mask"].sum())), with_kwargs=True
         )
     value_model = _classifier(setup.value_model)
     if (adapter := setup.adapter(TaskType.SEQ_CLS)) is not None:

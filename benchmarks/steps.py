@@ -2,7 +2,6 @@
 
 import argparse
 import random
-import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from datasets import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, PrinterCallback, TrainerCallback
 
+from benchmarks.gate import now
 from hpt_trl.methods.pretrain.tokenizer import train_tokenizer
 from hpt_trl.models.loading import load_tokenizer
 
@@ -25,12 +25,6 @@ class StepTimer(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         self.seconds = now() - self._start
-
-
-def now() -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 def save_models(folder: Path, arguments: argparse.Namespace) -> None:

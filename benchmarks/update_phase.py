@@ -18,7 +18,6 @@ import json
 import platform
 import random
 import statistics
-import time
 from typing import Any
 
 import torch
@@ -26,13 +25,14 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
+from benchmarks.gate import now
 from benchmarks.shared import parser_of, write_report
 from hpt_trl import HybridPostConfig, HybridPostTrainer
 from hpt_trl.models.loading import load_tokenizer
 from hpt_trl.models.whole_models import resolve_model
 
 GROUP = 8
-MIXES = {
+MIXES: dict[str, tuple[list[str], dict[str, Any]]] = {
     "hpt": (["fail"] * 4 + ["solve"] * 2 + ["mixed"] * 2, {"unify_strategy": "switch"}),
     "no": (["mixed"] * 8, {"unify_strategy": "no"}),
     "solved": (["solve"] * 4 + ["mixed"] * 4, {"switch_gate": -1}),
@@ -58,16 +58,10 @@ class StepTimer(TrainerCallback):
         self.times: list[float] = []
 
     def on_step_begin(self, args, state, control, **kwargs):
-        self._start = _now()
+        self._start = now()
 
     def on_step_end(self, args, state, control, **kwargs):
-        self.times.append(_now() - self._start)
-
-
-def _now() -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
+        self.times.append(now() - self._start)
 
 
 def rewards(completion_ids: list[list[int]], kind: list[str], **_: Any) -> list[float]:
@@ -94,37 +88,39 @@ def rows(kinds: list[str]) -> Dataset:
     )
 
 
-def build(trainer_class: type, config_class: type, model: str, kinds: list[str], **settings: Any) -> Any:
-    gpu = torch.cuda.is_available()
-    config = config_class(
-        output_dir="outputs/benchmark",
-        num_generations=GROUP,
-        per_device_train_batch_size=8,
-        gradient_accumulation_steps=len(kinds),
-        max_completion_length=128,
-        max_steps=1,
-        learning_rate=1e-9,
-        loss_type="grpo",
-        gradient_checkpointing=False,
-        bf16=True,
-        use_cpu=not gpu,
-        report_to="none",
-        save_strategy="no",
-        logging_steps=1,
-        disable_tqdm=True,
-        **settings,
-    )
-    timer = StepTimer()
-    trainer = trainer_class(
+def build(
+    trainer_class: type, config_class: type, model: str, kinds: list[str], callback: TrainerCallback, **settings: Any
+) -> Any:
+    """A trainer on rows of these kinds, whose step is one generation batch.
+
+    Args:
+        settings: of the config, above those that the benchmarks share.
+    """
+    shared = {
+        "output_dir": "outputs/benchmark",
+        "num_generations": GROUP,
+        "per_device_train_batch_size": 8,
+        "gradient_accumulation_steps": len(kinds),
+        "max_completion_length": 128,
+        "max_steps": 1,
+        "learning_rate": 1e-9,
+        "loss_type": "grpo",
+        "gradient_checkpointing": False,
+        "bf16": True,
+        "use_cpu": not torch.cuda.is_available(),
+        "report_to": "none",
+        "save_strategy": "no",
+        "logging_steps": 1,
+        "disable_tqdm": True,
+    }
+    return trainer_class(
         AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32),
         rewards,
-        config,
+        config_class(**shared | settings),
         rows(kinds),
         processing_class=load_tokenizer(model),
-        callbacks=[timer],
+        callbacks=[callback],
     )
-    trainer.timer = timer
-    return trainer
 
 
 class PresetGRPO(PresetRollouts, GRPOTrainer):
@@ -137,8 +133,9 @@ class PresetHPT(PresetRollouts, HybridPostTrainer):
 
 def measure(mix: str, model: str, rounds: int) -> dict[str, Any]:
     kinds, settings = MIXES[mix]
-    stock = build(PresetGRPO, GRPOConfig, model, kinds)
-    ours = build(PresetHPT, HybridPostConfig, model, kinds, **settings)
+    timers = our_timer, stock_timer = StepTimer(), StepTimer()
+    stock = build(PresetGRPO, GRPOConfig, model, kinds, stock_timer)
+    ours = build(PresetHPT, HybridPostConfig, model, kinds, our_timer, **settings)
     pairs = []
     for turn in range(rounds + 1):
         # Whichever goes first alternates; the very first pair warms up.
@@ -146,7 +143,7 @@ def measure(mix: str, model: str, rounds: int) -> dict[str, Any]:
         for trainer in order:
             trainer.train()
         if turn:
-            pairs.append((ours.timer.times[-1], stock.timer.times[-1]))
+            pairs.append([timer.times[-1] for timer in timers])
     ratios = [a / b for a, b in pairs]
     log = next(entry for entry in reversed(ours.state.log_history) if "hpt/rows_kept" in entry)
     return {

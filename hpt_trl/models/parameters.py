@@ -111,6 +111,30 @@ def count_parameters(
     )
 
 
+def count_copied(
+    config: "PretrainedConfig", model_args: "ModelConfig | None" = None, *, layers: int | None = None
+) -> int:
+    """Counts what a copy of a model's trunk trains of its own; of an adapter's base it shares the rest.
+
+    Args:
+        layers: of its last layers and the final norm alone; None for the whole trunk.
+    """
+    from peft import get_peft_model
+    from trl import get_peft_config
+
+    from hpt_trl.models.decoder_parts import decoder_parts
+
+    model = build_on_meta(config)
+    if model_args is not None and (peft_config := get_peft_config(model_args)) is not None:
+        # Puts the adapter into the model itself.
+        get_peft_model(model, peft_config)
+    parts: list[Any] = [model.base_model]
+    if layers is not None:
+        found = decoder_parts(model)
+        parts = [*list(found.layers)[-layers:], found.norm]
+    return sum(weight.numel() for part in parts for weight in part.parameters() if weight.requires_grad)
+
+
 def _trained_embeddings(model: Any) -> int:
     """Parameters of embeddings that are trained, tied ones once."""
     import torch

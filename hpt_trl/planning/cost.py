@@ -7,9 +7,9 @@ whose model and rows are here it is this machine's (`hpt_trl.planning.devices`).
                         2 x query width x row length for attention (causal: half of the square)
     a training step     3 forward passes, 2 over frozen weights (LoRA), one more with gradient checkpointing, of every
                         row at `utilisation` of the peak; heads for future tokens are a layer and a head each, trained
-                        whole; a comparison is two rows
-    scoring             1 forward pass: old log-probabilities of rollouts, the reference of DPO and of rollouts with a
-                        KL term, a reference's losses or a value model's values
+                        whole; a critic's layers are trained as the policy's; a comparison is two rows
+    scoring             1 forward pass: old log-probabilities of rollouts and a critic's values of them, the reference
+                        of DPO and of rollouts with a KL term, a reference's losses or a value model's values
     generation          of each new token the weights and the row's KV cache, read at `bandwidth` of the memory's; rows
                         at once: as many as the KV cache of vLLM's share of the memory holds, at most a GPU's part of
                         the batch; without vLLM all rows of a process, each token at least at the training's speed
@@ -32,6 +32,7 @@ from hpt_trl.planning.memory_settings import compares, rows_at_once
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
+    from hpt_trl.planning.critics import CriticSize
     from hpt_trl.recipes.recipe import Recipe
 
 GPU = H100.name
@@ -95,6 +96,7 @@ def cost_of(
     device: Device = H100,
     scored_by: "PretrainedConfig | None" = None,
     most_rows: int | None = None,
+    critic: "CriticSize | None" = None,
 ) -> Cost:
     """Computes what a step of a training costs on as many devices as it has processes.
 
@@ -105,6 +107,7 @@ def cost_of(
         device: what a process computes on; its FLOPs are reached as far as is assumed.
         scored_by: of a model that scores the corpus once.
         most_rows: that a step can have; None without a bound.
+        critic: of more than a head.
     """
     settings, gpus = recipe.config, recipe.world_size
     devices = 1 if device.shared else gpus
@@ -118,6 +121,8 @@ def cost_of(
     passes = (2 if recipe.model_args.use_peft else 3) + settings.gradient_checkpointing
     heads = recipe.setting("n_future_tokens", 1) - 1
     further = heads * _of_head(config, length) * (3 + settings.gradient_checkpointing)
+    if critic is not None:
+        further += (passes + 1) * critic.layers * _of_layer(critic.config, length)
     rl = "num_generations" in recipe.keys
     generation = 0.0
     if rl:
@@ -177,8 +182,14 @@ def _queries(text: "PretrainedConfig") -> int:
 def _of_head(config: "PretrainedConfig", length: int) -> float:
     """FLOPs of a forward pass per token of a head for future tokens: a layer, and the output embeddings."""
     text = config.get_text_config()
+    return _of_layer(config, length) + 2 * text.vocab_size * text.hidden_size
+
+
+def _of_layer(config: "PretrainedConfig", length: int) -> float:
+    """FLOPs of a forward pass per token of a decoder layer."""
+    text = config.get_text_config()
     head = 2 * text.vocab_size * text.hidden_size
-    return (forward_flops(config, length) - head) / text.num_hidden_layers + head
+    return (forward_flops(config, length) - head) / text.num_hidden_layers
 
 
 def _mean_completion(recipe: "Recipe", assumed: Assumptions) -> int:

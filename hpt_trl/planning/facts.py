@@ -11,12 +11,13 @@ from transformers import PretrainedConfig
 from hpt_trl.data.unused import describe_unused
 from hpt_trl.evaluation.measuring import MAJORITY, PASS, PERPLEXITY
 from hpt_trl.methods.environments import acting_arguments
-from hpt_trl.models.hub_parts import value_model_folder
-from hpt_trl.models.loading import load_config, parts_of
+from hpt_trl.models.loading import parts_of
 from hpt_trl.planning import memory, memory_settings
 from hpt_trl.planning.acted_rows import environment_line
+from hpt_trl.planning.critics import critic_size, describe_critic, has_critic, scoring_model_of
 from hpt_trl.planning.evaluated import evaluated_of
 from hpt_trl.planning.lengths import Lengths
+from hpt_trl.planning.named_models import REFERENCE, REFERENCE_REVISION, named_config
 from hpt_trl.planning.rows import describe_rows, rows_there
 from hpt_trl.planning.timing import step_line, step_of
 from hpt_trl.recipes.batches import planned_steps, processes
@@ -25,6 +26,7 @@ from hpt_trl.recipes.vllm import describe
 from hpt_trl.rewards.code.rewards import CodeReward
 from hpt_trl.rewards.judge.reward import JudgedAnswer
 from hpt_trl.rewards.judge.settings import JudgeSettings
+from hpt_trl.rewards.reward_model import RewardModel
 from hpt_trl.runs.evaluating import task_of
 from hpt_trl.runs.hub import destination_line
 from hpt_trl.runs.model_files import shipped_by
@@ -32,8 +34,6 @@ from hpt_trl.runs.output_folder import occupied
 from hpt_trl.runs.prepared import Prepared
 from hpt_trl.runs.steps import draws_rows_anew
 from hpt_trl.terminal import pairs, printable
-
-_REFERENCE, _REVISION = "reference_model_name_or_path", "reference_model_revision"
 
 
 def facts(prepared: Prepared) -> str:
@@ -63,6 +63,7 @@ def facts(prepared: Prepared) -> str:
         decides = prepared.rewards[prepared.success].__name__
         lines.append(("solved", f"where {decides} is at least {prepared.success_threshold:g}"))
     lines += [
+        *([("critic", describe_critic(recipe, scoring_model_of(prepared)))] if has_critic(recipe) else []),
         ("batch", batch_line(recipe, prepared.splits.layout)),
         *([("rollouts", rollouts)] if (rollouts := describe(recipe)) else []),
         *_environment(prepared),
@@ -200,7 +201,15 @@ def _estimate(prepared: Prepared, lengths: Lengths) -> memory.MemoryEstimate:
     changes: dict[str, Any] = {"evaluated": evaluated_of(prepared, lengths)}
     if (most := rows_there(prepared)) is not None:
         changes["rows"] = memory_settings.rows_at_once(recipe, min(recipe.config.per_device_train_batch_size, most))
-    return estimate_recipe(recipe, prepared.model_config, lengths, judges, lambda key: _config(recipe, key), **changes)
+    return estimate_recipe(
+        recipe,
+        prepared.model_config,
+        lengths,
+        judges,
+        lambda key: named_config(recipe, key),
+        scoring_model_of(prepared),
+        **changes,
+    )
 
 
 def estimate_recipe(
@@ -209,6 +218,7 @@ def estimate_recipe(
     lengths: Lengths,
     judges: list[PretrainedConfig],
     config_of: Callable[[str], PretrainedConfig | None],
+    reward_model: RewardModel | None = None,
     **changes: Any,
 ) -> memory.MemoryEstimate:
     """Estimates one process's peak memory in a training.
@@ -218,19 +228,19 @@ def estimate_recipe(
         lengths: of the rows that are expected.
         judges: configs of the reward models.
         config_of: of a key that names another model, its config.
+        reward_model: that a critic can start from.
         changes: numbers of `Sizes` that the recipe alone does not tell.
     """
-    frozen, critic = {}, None
+    frozen = {}
     if recipe.setting("reference_mode") == "online" and recipe.config.needs_reference and not _shares_base(recipe):
         frozen["reference"] = config_of("reference_model_name_or_path")
     if recipe.setting("value_mode") == "online" and recipe.config.needs_values:
         frozen["value"] = config_of("value_model_name_or_path")
-    elif "value_mode" not in recipe.keys:
-        # Of PPO, which trains it.
-        critic = config_of("value_model_name_or_path")
     held = {prefix: config for prefix, config in frozen.items() if config is not None}
-    sizes = memory_settings.sizes_of(recipe, model, lengths, judges, held)
-    return memory.estimate(model, replace(sizes, **changes), recipe.model_args, critic)
+    sizes = replace(memory_settings.sizes_of(recipe, model, lengths, judges, held), **changes)
+    named = config_of("value_model_name_or_path") if has_critic(recipe) else None
+    critic = critic_size(recipe, model, sizes, named, reward_model)
+    return memory.estimate(model, sizes, recipe.model_args, critic)
 
 
 def memory_line(recipe: Recipe, estimate: memory.MemoryEstimate) -> str:
@@ -252,24 +262,12 @@ def _taken_for_granted(prepared: Prepared) -> str:
     return said
 
 
-def _config(recipe: Recipe, key: str) -> PretrainedConfig | None:
-    """The config of the model that a key names; of an adapter's base."""
-    name = recipe.setting(key)
-    if name is None:
-        return None
-    name = value_model_folder(name) if key == "value_model_name_or_path" else name
-    parts = parts_of(name, revision=recipe.setting(_REVISION) if key == _REFERENCE else None)
-    return load_config(
-        parts.base, revision=parts.revision, trust_remote_code=recipe.setting("trust_remote_code", False)
-    )
-
-
 def _shares_base(recipe: Recipe) -> bool:
     """Whether Rho-1's reference is an adapter over the trained adapter's own base, which is loaded once."""
-    name = recipe.setting(_REFERENCE)
+    name = recipe.setting(REFERENCE)
     if name is None or not recipe.model_args.use_peft:
         return False
-    return parts_of(name, revision=recipe.setting(_REVISION)).adapter is not None
+    return parts_of(name, revision=recipe.setting(REFERENCE_REVISION)).adapter is not None
 
 
 def _held_out(prepared: Prepared) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hpt_trl.models.parameters import Parameters, count_parameters
+from hpt_trl.planning.critics import CriticSize
 from hpt_trl.planning.memory_forward import evaluation_of, generation_of, logits_of
 from hpt_trl.planning.memory_held import Held, held_of
 from hpt_trl.planning.memory_parts import activations, copies_of, head_of, layer_of, with_heads
@@ -30,7 +31,7 @@ MEASURES = "evaluation"
 
 _NOTES = {
     "weights": "",
-    "value_model": "",
+    "critic": "of its own",
     "reference_model": "",
     "reward_models": "",
     "optimizer": "",
@@ -49,7 +50,7 @@ class MemoryEstimate:
 
     Attributes:
         weights: of the trained model, its share where they are spread.
-        value_model: the weights of a value model of its own; its gradients and the rest count with the others.
+        critic: the weights of a critic that the policy does not have; its gradients and the rest count with the others.
         reference_model: weights.
         reward_models: weights.
         optimizer: states, and master weights where there are any.
@@ -63,7 +64,7 @@ class MemoryEstimate:
     """
 
     weights: int
-    value_model: int
+    critic: int
     reference_model: int
     reward_models: int
     optimizer: int
@@ -110,7 +111,7 @@ def estimate(
     config: "PretrainedConfig",
     sizes: Sizes,
     model_args: "ModelConfig | None" = None,
-    value_config: "PretrainedConfig | None" = None,
+    critic: CriticSize | None = None,
 ) -> MemoryEstimate:
     """Estimates the peak memory of one process.
 
@@ -138,12 +139,11 @@ def estimate(
         config: the model's config.
         sizes: the run's numbers.
         model_args: LoRA settings; None trains every parameter.
-        value_config: of a value model of its own (PPO), trained whole in float32.
+        critic: of more than a head (PPO).
     """
     counts = with_heads(count_parameters(config, model_args, scores=sizes.scores), sizes)
-    of_value = None if value_config is None else count_parameters(value_config, scores=True)
     return max(
-        (_of_batch(config, sizes, batch, counts, value_config, of_value) for batch in (sizes.batch, *sizes.others)),
+        (_of_batch(config, sizes, batch, counts, critic) for batch in (sizes.batch, *sizes.others)),
         key=lambda found: found.total,
     )
 
@@ -153,22 +153,22 @@ def _of_batch(
     sizes: Sizes,
     batch: Batch,
     counts: Parameters,
-    value_config: "PretrainedConfig | None",
-    of_value: Parameters | None,
+    critic: CriticSize | None,
 ) -> MemoryEstimate:
     """The estimate of a step that trains one micro-batch."""
     text_config = config.get_text_config()
-    held = held_of(sizes, counts, 0 if of_value is None else of_value.total)
+    held = held_of(sizes, counts, *(() if critic is None else (critic.own, critic.own_bytes)))
     copies, copies_to_generate = copies_of(counts, text_config.num_hidden_layers, sizes)
     begin, end = activations(config, sizes, batch, counts)
-    if value_config is not None and of_value is not None:
-        critic = activations(value_config, dataclasses.replace(sizes, weight_bytes=4), batch, of_value)
-        begin, end = begin + critic[0], max(end, critic[1])
+    if critic is not None:
+        of_critic = dataclasses.replace(sizes, weight_bytes=critic.weight_bytes)
+        more, last = activations(critic.config, of_critic, batch, critic.counts, run=critic.layers)
+        begin, end = begin + more, max(end, last)
     head, head_gradient = head_of(text_config, sizes, batch, trained=counts.trains_head)
     layer = layer_of(text_config, sizes, counts)
     kv_cache = generation_of(text_config, sizes, layer, sizes.generated) if sizes.generates else 0.0
 
-    stays = held.weights + held.value_weights + held.reference + sizes.reward_models + held.optimizer
+    stays = held.weights + held.critic + held.reference + sizes.reward_models + held.optimizer
     stays += held.buckets if sizes.sharding.bucket_stays else 0.0
     before, after = _buckets_in_backward(sizes, held)
     waiting = held.gradients if sizes.accumulates else 0.0
@@ -191,7 +191,7 @@ def _of_batch(
         phases[COMPARES] = stays + sizes.language_model
     return MemoryEstimate(
         weights=round(held.weights),
-        value_model=round(held.value_weights),
+        critic=round(held.critic),
         reference_model=round(held.reference),
         reward_models=round(sizes.reward_models),
         optimizer=round(held.optimizer),

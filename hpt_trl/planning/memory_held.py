@@ -12,7 +12,7 @@ class Held(NamedTuple):
 
     Attributes:
         weights: of the trained model and its adapter, its share where they are spread.
-        value_weights: the same of a value model of its own.
+        critic: the same of what a critic has of its own.
         reference: weights of frozen models that are asked about tokens.
         optimizer: states, and master weights where there are any.
         gradients: of all that is trained, once a backward pass has ended.
@@ -20,29 +20,29 @@ class Held(NamedTuple):
     """
 
     weights: float
-    value_weights: float
+    critic: float
     reference: float
     optimizer: float
     gradients: float
     buckets: float
 
 
-def held_of(sizes: Sizes, counts: Parameters, value: int) -> Held:
+def held_of(sizes: Sizes, counts: Parameters, own: int = 0, own_bytes: float = 0.0) -> Held:
     """Returns what a process holds.
 
     Args:
         counts: of the trained model.
-        value: parameters of a value model of its own, which is trained whole; 0 without one.
+        own: parameters that a critic has of its own, all of them trained; 0 without one.
+        own_bytes: bytes of each.
     """
     sharding = sizes.sharding
-    value_bytes = 2.0 if sharding.master_weights and sizes.weight_bytes == 2 else 4.0
     # Pairs of parameters and bytes of each; PEFT trains copies of modules in the type of the base.
     trained = [(counts.trainable - counts.copied, sizes.trainable_bytes), (counts.copied, sizes.weight_bytes)]
-    trained.append((value, value_bytes))
+    trained.append((own, own_bytes))
     base = (counts.total - counts.linear) * sizes.weight_bytes + counts.linear * sizes.linear_bytes
     adapter = (counts.adapter - counts.copied) * sizes.trainable_bytes + counts.copied * sizes.weight_bytes
     weights = (base + adapter) / sharding.weights
-    value_weights = value_bytes * value / sharding.weights
+    critic = own_bytes * own / sharding.weights
     reference = sizes.reference_bytes + (base / sharding.weights if sizes.reference_model else 0.0)
     every_gradient = sum(number * (sharding.gradient_bytes or size) for number, size in trained)
     gradients = every_gradient / sharding.gradients
@@ -50,9 +50,9 @@ def held_of(sizes: Sizes, counts: Parameters, value: int) -> Held:
     if sharding.offload_optimizer:
         optimizer, gradients = 0.0, (0.0 if sharding.gradients > 1 else gradients)
     if sharding.offload_weights:
-        weights, value_weights = 0.0, 0.0
-    buckets = _buckets(sizes, every_gradient, counts.trainable + value)
-    return Held(weights, value_weights, reference, optimizer, gradients, buckets)
+        weights, critic = 0.0, 0.0
+    buckets = _buckets(sizes, every_gradient, counts.trainable + own)
+    return Held(weights, critic, reference, optimizer, gradients, buckets)
 
 
 def _states(sizes: Sizes, counts: Parameters, trained: list[tuple[int, float]]) -> float:

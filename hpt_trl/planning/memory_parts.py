@@ -118,10 +118,16 @@ def layer_of(text_config: "PretrainedConfig", sizes: Sizes, counts: Parameters) 
     )
 
 
-def activations(config: "PretrainedConfig", sizes: Sizes, batch: Batch, counts: Parameters) -> tuple[float, float]:
-    """Returns bytes of the activations when the backward pass begins, and when it reaches the first layer."""
+def activations(
+    config: "PretrainedConfig", sizes: Sizes, batch: Batch, counts: Parameters, *, run: int | None = None
+) -> tuple[float, float]:
+    """Returns bytes of the activations when the backward pass begins, and when it reaches the first layer.
+
+    Args:
+        run: layers that are run; by default all.
+    """
     text_config = config.get_text_config()
-    layers, layer = text_config.num_hidden_layers, layer_of(text_config, sizes, counts)
+    layers, layer = run or text_config.num_hidden_layers, layer_of(text_config, sizes, counts)
     tokens = batch.tokens
     # The mask of a padded batch as each layer adds it to its scores, and once as it is made.
     mask = batch.rows * batch.length**2 if sizes.padded else 0

@@ -15,6 +15,7 @@ from hpt_trl.methods.pretrain.model import PretrainArguments
 from hpt_trl.models.loading import load_config, load_tokenizer
 from hpt_trl.models.parameters import count_parameters
 from hpt_trl.planning.cost import GPU, Assumptions, Cost, cost_of
+from hpt_trl.planning.critics import critic_size, has_critic
 from hpt_trl.planning.facts import batch_line, estimate_recipe, memory_line, output_line
 from hpt_trl.planning.known_models import known_config, known_model
 from hpt_trl.planning.lengths import Lengths
@@ -80,8 +81,16 @@ def _training(
     recipe: Recipe, config: "PretrainedConfig", rows: int | None, assumed: Assumptions
 ) -> list[tuple[str, str]]:
     estimate = estimate_recipe(recipe, config, lengths_on_paper(recipe, assumed), [], _config_of(recipe), triton=True)
-    generated = sizes_on_paper(recipe, config, assumed).generated_rows
-    cost = cost_of(recipe, config, assumed, generated_rows=generated, scored_by=_scorer(recipe))
+    sizes = sizes_on_paper(recipe, config, assumed)
+    named = _config_of(recipe)("value_model_name_or_path") if has_critic(recipe) else None
+    cost = cost_of(
+        recipe,
+        config,
+        assumed,
+        generated_rows=sizes.generated_rows,
+        scored_by=_scorer(recipe),
+        critic=critic_size(recipe, config, sizes, named),
+    )
     steps = _step_count(recipe, rows)
     return [
         ("batch", batch_line(recipe, recipe.layout)),

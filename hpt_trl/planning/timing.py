@@ -3,9 +3,11 @@
 from dataclasses import replace
 
 from hpt_trl.planning.cost import Assumptions, Cost, cost_of
+from hpt_trl.planning.critics import critic_size, has_critic, scoring_model_of
 from hpt_trl.planning.devices import Device, device_of
 from hpt_trl.planning.lengths import Lengths
 from hpt_trl.planning.memory_settings import sizes_of
+from hpt_trl.planning.named_models import VALUE_MODEL, named_config
 from hpt_trl.planning.rows import rows_there
 from hpt_trl.runs.prepared import Prepared
 
@@ -27,8 +29,17 @@ def step_of(prepared: Prepared, lengths: Lengths) -> tuple[Cost, Device] | None:
     sizes = sizes_of(recipe, config, lengths)
     rows, size = sizes.generated_rows, sizes.weight_bytes
     most = rows_there(prepared)
+    named = named_config(recipe, VALUE_MODEL) if has_critic(recipe) else None
+    critic = critic_size(recipe, config, sizes, named, scoring_model_of(prepared))
     return cost_of(
-        recipe, config, assumed, generated_rows=rows, weight_bytes=size, device=device, most_rows=most
+        recipe,
+        config,
+        assumed,
+        generated_rows=rows,
+        weight_bytes=size,
+        device=device,
+        most_rows=most,
+        critic=critic,
     ), device
 
 

@@ -85,6 +85,10 @@ def _note_exclusive(values: Values, declared: Declared, sources: Sources, mistak
         elif value(saved) not in ("best", value(measured)):
             said = f"`{saved}` is {value(saved)} and `{measured}` {value(measured)}; write the same for both."
             mistakes.note(sources.error("load_best_model_at_end", said))
+    named = values.taken.get("value_model_name_or_path")
+    if judged("critic", "value_model_name_or_path") and named and values.taken.get("critic") in ("branch", "head"):
+        said = f"`value_model_name_or_path` is {named}; drop it, or write `critic: value_model`."
+        mistakes.note(sources.error("critic", f"{value('critic')} has no trunk of its own, and {said}"))
     for key, rule in declared.rules.items():
         other = rule.bound_by
         if other and judged(key, other) and (wrong := contradiction(rule, value(key), value(other))):

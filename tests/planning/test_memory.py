@@ -17,6 +17,7 @@ from benchmarks import memory as benchmark
 from hpt_trl.cli import main
 from hpt_trl.models.parameters import count_parameters
 from hpt_trl.planning import facts
+from hpt_trl.planning.critics import whole_value_model
 from hpt_trl.planning.memory import (
     BEGINS_BACKWARD,
     COMPARES,
@@ -211,9 +212,9 @@ def test_what_settings_change():
     # Without Triton all 1,024 positions, and seven float32 copies and a mask of their logits.
     on_cpu = estimate(config, sizes(triton=False)).head
     assert on_cpu == 1024 * 128 * 8 + 1024 * 512 * (4 + 7 * 4 + 1) + 512 * 128 * 4
-    value = estimate(config, sizes(), value_config=config)
+    value = estimate(config, sizes(), critic=whole_value_model(config, sizes()))
     trunk = count_parameters(config, scores=True).total
-    assert value.value_model == 4 * trunk and value.optimizer == 8 * (counts.total + trunk)
+    assert value.critic == 4 * trunk and value.optimizer == 8 * (counts.total + trunk)
     lora = ModelConfig(use_peft=True, lora_r=8)
     adapter = count_parameters(config, lora).adapter
     parts = estimate(config, sizes(weight_bytes=2, linear_bytes=0.5625, trainable_bytes=2, activation_bytes=2), lora)
@@ -330,7 +331,7 @@ def test_a_reward_model_has_a_score_for_a_head():
 def test_table_shows_every_part_and_the_peak():
     table = estimate(SMOLLM2_135M, sizes()).table()
     assert "weights              0.501 GiB" in table and "optimizer            1.002 GiB" in table
-    assert "buckets" not in table and "value model" not in table
+    assert "buckets" not in table and "critic" not in table
     assert table.splitlines()[-2].startswith("  peak per process ")
     # Beside what it stands for, on a terminal of 80 columns.
     assert max(map(len, table.splitlines())) <= 64

@@ -4,7 +4,9 @@ from transformers import PreTrainedTokenizerBase, Trainer
 
 from hpt_trl.errors import UserError
 from hpt_trl.methods.ppo.config import PPOConfig, refuse_what_cannot_work
+from hpt_trl.methods.ppo.critics.branch import check_branch
 from hpt_trl.methods.ppo.trainer import PPOTrainer
+from hpt_trl.models.loading import load_config
 from hpt_trl.recipes.recipe import Recipe, Stage, StageInputs
 from hpt_trl.rewards.completions import text_tokenizer
 from hpt_trl.rollouts.ranges import ROLLOUT_RULES
@@ -23,11 +25,13 @@ def check(recipe: Recipe) -> None:
 
 
 def check_tokenizer(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuse a value model that is not there, gives no values, or does not read the policy's tokens.
+    """Refuse a critic that the model cannot have, and a value model that is none or does not read the policy's tokens.
 
     Raises:
         UserError: what is wrong with it.
     """
+    if recipe.config.critic == "branch":
+        _check_branch(recipe)
     name = recipe.config.value_model_name_or_path
     if name is None:
         return
@@ -44,6 +48,17 @@ def check_tokenizer(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
             f"{name} has another vocabulary than {recipe.model_args.model_name_or_path}, whose tokens it is to read; "
             "name one with the same.",
         )
+
+
+def _check_branch(recipe: Recipe) -> None:
+    model_args, trusted = recipe.model_args, recipe.config.trust_remote_code
+    name = str(model_args.model_name_or_path)
+    config = load_config(name, revision=model_args.model_revision, trust_remote_code=trusted)
+    try:
+        check_branch(config, recipe.config.critic_layers)
+    except UserError as error:
+        key, _, message = str(error).partition(": ")
+        raise recipe.error(key, message) from error
 
 
 def build(inputs: StageInputs) -> Trainer:

@@ -7,8 +7,11 @@ import torch
 
 from hpt_trl.methods.ppo.estimator import (
     KLController,
+    advantages_and_returns,
     explained_variance,
     generalized_advantages,
+    length_adaptive_lam,
+    mean_error,
     normalized_scores,
     token_rewards,
     value_loss,
@@ -69,6 +72,60 @@ def test_gae_at_lambda_one_is_the_monte_carlo_return():
     rewards, values = random(3, 6, seed=6) * MASK, random(3, 6, seed=7)
     _, returns = generalized_advantages(rewards, values, MASK, 1.0, 1.0)
     assert torch.allclose(returns[0], rewards[0].flip(0).cumsum(0).flip(0), atol=1e-5)
+
+
+def sums_of_errors(rewards: torch.Tensor, values: torch.Tensor, row: int, gamma: float, lam: float) -> list[float]:
+    """The advantages of a row's own tokens: each a sum over what comes after it."""
+    places = own_positions(row)
+    v = [float(values[row, t]) for t in places] + [0.0]
+    deltas = [float(rewards[row, t]) + gamma * v[k + 1] - v[k] for k, t in enumerate(places)]
+    return [
+        sum((gamma * lam) ** (m - k) * deltas[m] for m in range(k, len(places))) if places else 0.0
+        for k in range(len(places))
+    ]
+
+
+@pytest.mark.parametrize("critic_lam", [None, 1.0, 0.3])
+@pytest.mark.parametrize("alpha", [None, 0.4, 0.05])
+def test_actor_and_critic_have_a_lambda_each(critic_lam, alpha):
+    """The second row has two own tokens: at alpha 0.4 and 0.05 its lambda is 0, the first's 1 - 1 / 2.4 and 0."""
+    rewards, values = random(3, 6, seed=2) * MASK, random(3, 6, seed=3)
+    advantages, returns = advantages_and_returns(rewards, values, MASK, 0.9, 0.8, critic_lam, alpha)
+    for row in range(3):
+        places = own_positions(row)
+        lam = 0.8 if alpha is None else max(0.0, 1 - 1 / (alpha * max(len(places), 1)))
+        of_actor = sums_of_errors(rewards, values, row, 0.9, lam)
+        of_critic = sums_of_errors(rewards, values, row, 0.9, 0.8 if critic_lam is None else critic_lam)
+        for t, one, other in zip(places, of_actor, of_critic, strict=True):
+            assert float(advantages[row, t]) == pytest.approx(one, abs=1e-5)
+            assert float(returns[row, t]) == pytest.approx(other + float(values[row, t]), abs=1e-5)
+    assert not advantages[MASK == 0].any() and not returns[MASK == 0].any()
+
+
+def test_without_a_lambda_of_its_own_nothing_changes():
+    rewards, values = random(3, 6, seed=2) * MASK, random(3, 6, seed=3)
+    ours, plain = advantages_and_returns(rewards, values, MASK, 0.9, 0.8), (0.9, 0.8)
+    for one, other in zip(ours, generalized_advantages(rewards, values, MASK, *plain), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_the_way_of_the_reward_is_as_long_as_the_completion():
+    """The paper's condition: sum_t lambda^t over all t is alpha l."""
+    mask = torch.zeros(2, 400)
+    mask[0, :400] = mask[1, :100] = 1
+    lam = length_adaptive_lam(mask, 0.05).double()
+    assert (1 / (1 - lam)).tolist() == pytest.approx([20.0, 5.0], rel=1e-5)
+    assert length_adaptive_lam(torch.ones(1, 10), 0.05).tolist() == [0.0]
+
+
+def test_the_bias_is_over_the_tokens_of_all_processes():
+    values, returns = random(3, 6, seed=3), random(3, 6, seed=4) + 2
+    own = MASK > 0
+    here = torch.stack([(returns - values)[own].sum(), own.sum()])
+    elsewhere = torch.tensor([7.0, 4.0])
+    expected = float((here + elsewhere)[0] / (here + elsewhere)[1])
+    assert float(mean_error(values, returns, MASK, lambda local: local + elsewhere)) == pytest.approx(expected)
+    assert float(mean_error(values, returns, torch.zeros(3, 6), lambda local: local)) == 0.0
 
 
 def test_whitening_is_over_the_tokens_of_all_processes():

@@ -9,9 +9,7 @@ from peft import PeftModel
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
 from transformers import AutoModelForSequenceClassification
-from trl.trainer.utils import get_config_model_id
 
-from hpt_trl.methods.ppo.critics.critic import base_of
 from hpt_trl.methods.ppo.critics.head import new_head
 from hpt_trl.models.folders import is_adapter
 from hpt_trl.models.readable import adapter_config
@@ -21,12 +19,11 @@ from hpt_trl.models.whole_files import refuse_damaged_model
 from hpt_trl.models.whole_models import resolve_model
 
 
-def is_over_same_base(policy: PeftModel, folder: str) -> bool:
-    """Whether a folder holds an adapter over the base model of the policy's."""
-    if not is_adapter(folder):
+def is_over_base(base: str | None, folder: str) -> bool:
+    """Whether a folder holds an adapter over a base model of that name."""
+    if not base or not is_adapter(folder):
         return False
-    base = get_config_model_id(base_of(policy).config)
-    return bool(base) and _place(base) == _place(str(adapter_config(folder).base_model_name_or_path))
+    return _place(base) == _place(str(adapter_config(folder).base_model_name_or_path))
 
 
 def value_model_of_adapter(policy: PeftModel, folder: str) -> ValueModel:

@@ -12,7 +12,7 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from trl.trainer.utils import get_config_model_id
 
 from hpt_trl.methods.ppo.config import PPOConfig
-from hpt_trl.methods.ppo.critics.adapters import is_over_same_base, value_model_of_adapter
+from hpt_trl.methods.ppo.critics.adapters import is_over_base, value_model_of_adapter
 from hpt_trl.methods.ppo.critics.branch import BranchCritic, refuse_too_many
 from hpt_trl.methods.ppo.critics.critic import Critic, base_of
 from hpt_trl.methods.ppo.critics.head import HeadCritic, new_head
@@ -20,6 +20,7 @@ from hpt_trl.methods.ppo.critics.value_model import ValueModelCritic
 from hpt_trl.models.decoder_parts import decoder_parts
 from hpt_trl.models.folders import is_adapter
 from hpt_trl.models.loading import load_sequence_classifier
+from hpt_trl.models.padding_free.trunks import take_packed_rows
 from hpt_trl.models.twins import twin
 from hpt_trl.models.value_model import HeadSettings, ValueModel, load_value_model, of_classifier, why_no_value
 from hpt_trl.rewards.reward_model import RewardModel
@@ -51,11 +52,13 @@ def make_critic(
         refuse_too_many(base_of(policy), args.critic_layers)
         read = _read_again(policy, passed, args, policy.dtype)
         return BranchCritic(policy, args.critic_layers, None if read is None else decoder_parts(read.trunk))
-    device = base_of(policy).get_output_embeddings().weight.device
-    if args.value_model_name_or_path is not None:
-        return ValueModelCritic(policy, _loaded(args.value_model_name_or_path, args).to(device))
-    critic = ValueModelCritic(policy, _started(policy, passed, args, reward_model))
-    critic.take_up()
+    model = _value_model(policy, passed, args, reward_model)
+    if args.pads_no_more:
+        # It reads what the policy reads.
+        take_packed_rows(model.trunk)
+    critic = ValueModelCritic(policy, model)
+    if args.value_model_name_or_path is None:
+        critic.take_up()
     return critic
 
 
@@ -79,21 +82,42 @@ def scoring_model(
     return models[0] if models[0].tokenizer.get_vocab() == tokenizer.get_vocab() else None
 
 
-def _started(
+def starts_from(
+    args: PPOConfig, reward_model: RewardModel | None, base: str | None, *, adapted: bool
+) -> str | RewardModel | None:
+    """What a value model starts from: a name, a reward model, or the policy (None).
+
+    Args:
+        args: the settings.
+        reward_model: see `scoring_model`.
+        base: name of the policy's model.
+        adapted: the policy is an adapter over it; a whole reward model would be a second base model beside it.
+    """
+    if args.value_model_name_or_path is not None:
+        return args.value_model_name_or_path
+    if reward_model is None or (adapted and not is_over_base(base, reward_model.folder)):
+        return None
+    return reward_model
+
+
+def _value_model(
     policy: Any, passed: "str | PreTrainedModel", args: PPOConfig, reward_model: RewardModel | None
 ) -> ValueModel:
-    """A value model that no key names: from the reward model, else from the policy."""
-    if isinstance(policy, PeftModel):
-        if reward_model is not None and is_over_same_base(policy, reward_model.folder):
-            return value_model_of_adapter(policy, reward_model.folder)
-        if reward_model is not None:
-            logger.warning(
-                "The critic's adapter starts as the policy's, under a head of zeros: %s is no adapter over the same "
-                "base model. Name it as `value_model_name_or_path` to train it as a whole model beside the policy.",
-                reward_model.name,
-            )
-    elif reward_model is not None:
-        return _from_reward_model(reward_model).to(policy.device)
+    """A value model at its start, on the policy's device."""
+    adapted = isinstance(policy, PeftModel)
+    start = starts_from(args, reward_model, get_config_model_id(base_of(policy).config), adapted=adapted)
+    if isinstance(start, str):
+        return _loaded(start, args).to(policy.device)
+    if isinstance(start, RewardModel):
+        if adapted:
+            return value_model_of_adapter(policy, start.folder)
+        return _from_reward_model(start).to(policy.device)
+    if adapted and reward_model is not None:
+        logger.warning(
+            "The critic's adapter starts as the policy's, under a head of zeros: %s is no adapter over the same base "
+            "model. Name it as `value_model_name_or_path` to train it as a whole model beside the policy.",
+            reward_model.name,
+        )
     return _read_again(policy, passed, args, torch.float32) or _from_policy(policy)
 
 

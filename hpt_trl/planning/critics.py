@@ -1,0 +1,115 @@
+"""What PPO's critic adds to a training: parameters of its own, and the layers that are run for it."""
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from hpt_trl.methods.ppo.critics.making import scoring_model, starts_from
+from hpt_trl.models.parameters import Parameters, count_copied, count_parameters
+from hpt_trl.planning.memory_sizes import Sizes
+from hpt_trl.rewards.completions import text_tokenizer
+from hpt_trl.rewards.reward_model import RewardModel
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+    from hpt_trl.recipes.recipe import Recipe
+    from hpt_trl.runs.prepared import Prepared
+
+
+class CriticSize(NamedTuple):
+    """A critic beside the policy, of more than a head.
+
+    Attributes:
+        config: of the trunk that it runs, or runs a part of.
+        counts: of that trunk.
+        layers: that are run for it.
+        own: parameters of its own, all of them trained.
+        own_bytes: bytes of each.
+        weight_bytes: bytes of a weight of what it runs, shared ones among them.
+    """
+
+    config: "PretrainedConfig"
+    counts: Parameters
+    layers: int
+    own: int
+    own_bytes: float
+    weight_bytes: float
+
+
+def has_critic(recipe: "Recipe") -> bool:
+    """Whether a recipe's stage trains a critic beside its policy."""
+    return "critic_layers" in recipe.keys
+
+
+def scoring_model_of(prepared: "Prepared") -> RewardModel | None:
+    """The reward model that a recipe's value model can start from."""
+    if not has_critic(prepared.recipe):
+        return None
+    return scoring_model(prepared.rewards, prepared.reward_weights, text_tokenizer(prepared.tokenizer))
+
+
+def critic_size(
+    recipe: "Recipe",
+    model: "PretrainedConfig",
+    sizes: Sizes,
+    named: "PretrainedConfig | None",
+    reward_model: RewardModel | None = None,
+) -> CriticSize | None:
+    """Returns what a critic adds; None where that is a head at most, or not known.
+
+    Args:
+        model: config of the policy.
+        sizes: of its training.
+        named: config of the value model that the recipe names, where that is known.
+        reward_model: see `scoring_model_of`.
+    """
+    settings, model_args = recipe.config, recipe.model_args
+    if not has_critic(recipe) or settings.critic == "head":
+        return None
+    if settings.critic == "value_model":
+        start = _start(recipe, reward_model)
+        if isinstance(start, str):
+            return None if named is None else whole_value_model(named, sizes)
+        if isinstance(start, RewardModel) and not model_args.use_peft:
+            return whole_value_model(start.config, sizes)
+        if not model_args.use_peft:
+            return whole_value_model(model, sizes, own=count_copied(model))
+    branch = settings.critic_layers if settings.critic == "branch" else None
+    return CriticSize(
+        config=model,
+        counts=count_parameters(model, model_args),
+        layers=branch or model.get_text_config().num_hidden_layers,
+        own=count_copied(model, model_args, layers=branch),
+        own_bytes=sizes.trainable_bytes,
+        weight_bytes=sizes.weight_bytes,
+    )
+
+
+def whole_value_model(config: "PretrainedConfig", sizes: Sizes, *, own: int | None = None) -> CriticSize:
+    """A value model that is trained whole, in float32 but where DeepSpeed casts it.
+
+    Args:
+        own: parameters of it; by default those of a sequence classifier.
+    """
+    counts = count_parameters(config, scores=own is None)
+    halved = sizes.sharding.master_weights and sizes.weight_bytes == 2
+    layers = config.get_text_config().num_hidden_layers
+    return CriticSize(config, counts, layers, counts.total if own is None else own, 2.0 if halved else 4.0, 4.0)
+
+
+def describe_critic(recipe: "Recipe", reward_model: RewardModel | None) -> str:
+    """What a recipe's critic is, in words."""
+    settings, lora = recipe.config, recipe.model_args.use_peft
+    if settings.critic == "head":
+        return "a linear head on the policy's trunk"
+    over = ", as an adapter over the policy's base" if lora else ""
+    if settings.critic == "branch":
+        return f"own copies of the last {settings.critic_layers} layers{over}"
+    start = _start(recipe, reward_model)
+    if isinstance(start, str):
+        return f"a value model, from {start}"
+    return f"a value model, from {'the policy' if start is None else start.name}{over}"
+
+
+def _start(recipe: "Recipe", reward_model: RewardModel | None) -> Any:
+    name = recipe.model_args.model_name_or_path
+    return starts_from(recipe.config, reward_model, name, adapted=recipe.model_args.use_peft)
