@@ -172,13 +172,21 @@ def test_a_model_that_cannot_computes_padding_and_says_so_once(run, caplog, kind
 
 
 def test_trls_own_config_asks_for_trls_arithmetic(tiny_model_path, tmp_path):
-    """And so do `false` and `true`, which is TRL's own way without padding."""
-    for config in (SFTConfig(str(tmp_path), use_cpu=True, bf16=False), *of_sft(tmp_path, False, True)):
+    """And so does `false`."""
+    for config in (SFTConfig(str(tmp_path), use_cpu=True, bf16=False), *of_sft(tmp_path, False)):
         trainer = MeasuredSFTTrainer(tiny_model_path, config, train_dataset=ROWS)
         assert trainer.model.config._attn_implementation == "sdpa"
     (config,) = of_sft(tmp_path, None)
     assert config.learning_rate == SFTConfig.learning_rate and config.logging_steps == SFTConfig.logging_steps
     assert MeasuredSFTTrainer(tiny_model_path, config, train_dataset=ROWS).model.config._attn_implementation != "sdpa"
+
+
+def test_a_first_batch_without_padding_is_tried_as_well(run):
+    """Where another process has one with padding, both try theirs."""
+    rows = COMPARISONS.select([0, 0, 0, 0, 0, 0, 0])
+    rows = rows.map(lambda row: {"rejected": row["chosen"]})
+    trainer = run("reward", rows=rows, max_steps=1, eval_strategy="no")
+    assert trainer.model.base_model.is_padding_free is True
 
 
 def of_sft(folder: Path, *ways: bool | None) -> list[PaddingFreeSFTConfig]:

@@ -11,12 +11,12 @@ class PaddingFree:
         default=None,
         metadata={
             "help": "Compute rows without padding, and a beginning that rows of a batch share once: equal to the "
-            "padded way up to rounding. By default where the model can; false: TRL's own arithmetic; true, where TRL "
-            "has such a key: its own batches without padding, which need FlashAttention."
+            "padded way up to rounding. By default where the model can; false: TRL's own arithmetic. `sft` and "
+            "its like: true lays rows end to end as TRL does, for FlashAttention."
         },
     )
 
 
 def pads_no_more(config: object) -> bool:
     """Whether rows are to be computed without padding; TRL's own config asks for TRL's arithmetic."""
-    return isinstance(config, PaddingFree) and config.padding_free is None
+    return isinstance(config, PaddingFree) and config.padding_free is not False
