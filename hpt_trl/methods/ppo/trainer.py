@@ -44,7 +44,7 @@ from hpt_trl.methods.ppo.reference import REFERENCE_ADAPTER, Reference
 from hpt_trl.methods.signatures import takes_arguments_of
 from hpt_trl.models.adapters import hidden_adapter
 from hpt_trl.models.learning_rates import give_learning_rate, refuse_ready_optimizer
-from hpt_trl.models.sharded_weights import add_to
+from hpt_trl.models.sharded_weights import add_to, reshard
 from hpt_trl.rollouts.rows import Forward, Row, collate, deal, loss_mask, unpad, unpad_shortened
 from hpt_trl.rollouts.step_metrics import PLACES, Places, StepMetrics, Totals, lengths_of, take_back
 from hpt_trl.rollouts.trainer import RolloutTrainer
@@ -168,6 +168,7 @@ class PPOTrainer(RolloutTrainer):
         """The values with the mean of what was earned; so the critic's bias is from here on."""
         _, earned = generalized_advantages(rewards, values, mask, self.args.gamma, 1.0)
         error = mean_error(values, earned, mask, self._all_sum)
+        reshard(self.model)
         add_to(self._critic.head.bias, error.item())
         return values + error * mask
 
