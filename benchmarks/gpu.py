@@ -53,7 +53,8 @@ from transformers import (
 from trl import GRPOConfig, GRPOTrainer, ModelConfig, SFTConfig, SFTTrainer, get_peft_config, get_quantization_config
 
 from benchmarks.flops import Flops
-from benchmarks.shared import ROOT, parser_of, processors, versions, write_report
+from benchmarks.gate import now
+from benchmarks.shared import ROOT, parser_of, process_bytes, processors, versions, write_report
 from benchmarks.update_phase import GROUP, MIXES, rewards
 from hpt_trl import HybridPostConfig, HybridPostTrainer, Rho1Config, Rho1Trainer
 from hpt_trl.data.layouts import Splits
@@ -130,11 +131,11 @@ class Timer(TrainerCallback):
     seconds = 0.0
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self._start = _now()
+        self._start = now()
 
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step == state.max_steps:
-            self.seconds = _now() - self._start
+            self.seconds = now() - self._start
 
 
 class Preset:
@@ -171,7 +172,7 @@ class Memory:
         self.cuda = torch.cuda.is_available()
 
     def held(self) -> int:
-        return torch.cuda.memory_allocated() if self.cuda else _status("VmRSS")
+        return torch.cuda.memory_allocated() if self.cuda else process_bytes("VmRSS")
 
     def start(self) -> None:
         if self.cuda:
@@ -180,18 +181,7 @@ class Memory:
             Path("/proc/self/clear_refs").write_text("5")
 
     def peak(self) -> int:
-        return torch.cuda.max_memory_allocated() if self.cuda else _status("VmHWM")
-
-
-def _status(field: str) -> int:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field + ":"))
-    return int(line.split()[1]) * 1024
-
-
-def _now() -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
+        return torch.cuda.max_memory_allocated() if self.cuda else process_bytes("VmHWM")
 
 
 class Bench:
@@ -384,7 +374,7 @@ def measure(section: str, bench: Bench, rounds: int, until: float, peak_flops: f
     for side in sides:
         trainers[side] = watched(side, partial(bench.build, section, side))
     turn = 0
-    while turn <= 1 or (turn <= rounds and _now() < until):
+    while turn <= 1 or (turn <= rounds and now() < until):
         for side in sides if turn % 2 else reversed(sides):
             trainers[side].flops.take()
             watched(side, trainers[side].train)
@@ -458,14 +448,14 @@ def main(words: list[str] | None = None) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as temporary:
         bench = Bench(shape, Path(temporary), arguments.steps)
         for number, section in enumerate(arguments.sections):
-            now = time.perf_counter()
-            if (reason := skipped(section)) is None and now > end:
+            reached = time.perf_counter()
+            if (reason := skipped(section)) is None and reached > end:
                 reason = f"the {arguments.minutes:g} minutes were over"
             if reason is not None:
                 report["sections"][section] = {"skipped": reason}
             else:
                 # What earlier sections left of their time goes to the later ones.
-                until = now + (end - now) / (len(arguments.sections) - number)
+                until = reached + (end - reached) / (len(arguments.sections) - number)
                 report["sections"][section] = measure(section, bench, arguments.rounds, until, peak)
                 gc.collect()
                 if gpu:

@@ -31,7 +31,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, cast
 
-from benchmarks.shared import ROOT, hardware, parser_of, write_report
+from benchmarks.shared import ROOT, hardware, parser_of, process_bytes, write_report
 from hpt_trl.recipes.profiles import find_profile
 
 # Of the longest row, in tokens; a word of the corpus is one token.
@@ -269,22 +269,17 @@ def memory_of(recipe: str, folder: Path) -> None:
 
     class AtTrainEnd(TrainerCallback):
         def on_train_end(self, args, state, control, **kwargs):
-            found["peak"] = _status("VmHWM")
+            found["peak"] = process_bytes("VmHWM")
 
     # What every trainer has from the beginning: `run` builds it, not this script.
     cast(list[Any], DEFAULT_CALLBACKS).append(AtTrainEnd)
     found: dict[str, Any] = {"estimate": asdict(estimate) | {"total": estimate.total}}
-    found["before"] = _status("VmRSS")
+    found["before"] = process_bytes("VmRSS")
     # From here on VmHWM is the largest size since.
     Path("/proc/self/clear_refs").write_text("5")
     runner.run(recipe, [])
-    found |= {"peak_with_save": _status("VmHWM")}
+    found |= {"peak_with_save": process_bytes("VmHWM")}
     (folder / f"process-{os.environ.get('RANK', '0')}.json").write_text(json.dumps(found))
-
-
-def _status(field: str) -> int:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field + ":"))
-    return int(line.split()[1]) * 1024
 
 
 def measure(name: str, folder: Path, shape: Shape) -> dict[str, Any]:

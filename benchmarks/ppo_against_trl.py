@@ -2,14 +2,14 @@
 
     python -m benchmarks.ppo_against_trl speed                     # SmolLM2-135M, an untrained reward model
     python -m benchmarks.ppo_against_trl curve --task stories --model outputs/sft-stories-tiny \\
-        --reward-model outputs/reward-stories-tiny --json build/ppo.json \\
-        --arm default --arm "value model: value_model_name_or_path=REWARD_MODEL"
-    python -m benchmarks.ppo_against_trl curve --task positive-words --json build/ppo.json
+        --reward-model outputs/reward-stories-tiny --arms benchmarks/ppo_arms.yaml --json build/ppo.json
+    python -m benchmarks.ppo_against_trl curve --task positive-words --json build/ppo.json \\
+        --arm default --arm "branch: critic=branch critic_layers=4 critic_learning_rate=1e-3"
 
-An arm is a name, and the settings of PPOConfig that are its own, in which MODEL and REWARD_MODEL stand for the folders;
-without `--arm` there is one, with none. `--arms FILE` reads them from YAML. TRL 1.12 is an arm as well, unless
-`--no-stock`; it gets an environment of its own, `build/trl-1.12`, made at the first call: this interpreter and its
-packages (the same torch, the same transformers), with only trl another.
+An arm is a name, and the settings of PPOConfig that are its own, in which MODEL and REWARD_MODEL stand for the folders
+(the second for none where a rule is the reward); without `--arm` there is one, with none. `--arms FILE` reads them from
+YAML. TRL 1.12 is an arm as well, unless `--no-stock`; it gets an environment of its own, `build/trl-1.12`, made at the
+first call: this interpreter and its packages (the same torch, the same transformers), with only trl another.
 
 Each arm is a process of its own in its own `.train()`, and goes one PPO update at a time: generation, scores, all
 epochs. `speed` has them take turns in one run, who goes first changes, and each round gives ratios of samples per

@@ -202,10 +202,11 @@ def summarize(record: Record, arms: Arms, seeds: list[int], against: str, kl_coe
 def table(summary: Summary, updates: int, kl_coef: float, clock: str) -> str:
     """Two tables in Markdown: the arms, and what they differ by."""
     unit = {"cpu_seconds": "CPU seconds", "seconds": "seconds"}[clock]
+    seeds = ", ".join(map(str, summary.seeds))
     lines = [
-        f"Mean ± standard error over {len(summary.seeds)} seeds. Score, KL, objective (score - {kl_coef:g}·KL) and "
-        f"explained variance are of the last quarter of {updates} updates; at equal time: of the last quarter of the "
-        f"{unit} that the fastest arm took.",
+        f"Mean ± standard error over the seeds {seeds}. Score, KL, objective (score - {kl_coef:g}·KL) and explained "
+        f"variance are of the last quarter of {updates} updates; at equal time: of the last quarter of the {unit} that "
+        "the fastest arm took.",
         "",
         f"| Arm | score | KL | objective | explained variance | tokens | {unit} | objective at equal time |",
         "|---|---|---|---|---|---|---|---|",

@@ -149,7 +149,9 @@ def prepare(settings: dict[str, Any], folder: Path, *, recipe: str | None, count
 
 
 def setup_of(prepared: dict[str, Any], name: str, overrides: dict[str, Any] | None, seed: int) -> Setup:
-    """What a worker of an arm is given; `MODEL` and `REWARD_MODEL` as values of its settings are the folders.
+    """What a worker of an arm is given.
+
+    `MODEL` and `REWARD_MODEL` as values of its settings are the folders; the second is None where a rule is the reward.
 
     Raises:
         Refused: settings that PPOConfig does not take.
@@ -157,8 +159,6 @@ def setup_of(prepared: dict[str, Any], name: str, overrides: dict[str, Any] | No
     folders = {"MODEL": prepared["model"], "REWARD_MODEL": prepared["reward_model"]}
     if overrides is None:
         return Setup(arm=name, overrides=None, seed=seed, **prepared)
-    if prepared["reward_model"] is None and "REWARD_MODEL" in overrides.values():
-        raise Refused(f"The arm `{name}` names REWARD_MODEL; the reward of this task is a rule.")
     filled = {key: folders.get(value, value) if isinstance(value, str) else value for key, value in overrides.items()}
     setup = Setup(arm=name, overrides=filled, seed=seed, **prepared)
     try:

@@ -20,6 +20,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from benchmarks.gate import Finished, Gate
 from benchmarks.phases import Phases, Positions
+from benchmarks.shared import process_bytes
 from benchmarks.update_phase import GROUP, MIXES, build
 from hpt_trl import HybridPostConfig, HybridPostTrainer, PPOConfig, PPOTrainer
 from hpt_trl.rollouts.acting import ActingTrainer
@@ -130,12 +131,9 @@ class StepGate(Gate):
         return found
 
 
-def _held(line: str) -> int:
-    """Memory of the GPU, or a line of what the system says of this process, in bytes."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    found = next(text for text in Path("/proc/self/status").read_text().splitlines() if text.startswith(line))
-    return int(found.split()[1]) * 1024
+def _held(field: str) -> int:
+    """The most that the GPU has allocated, or what the system says of this process, in bytes."""
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else process_bytes(field)
 
 
 def trainer_of(setup: Setup, reports: TextIO) -> Any:

@@ -39,6 +39,11 @@ from benchmarks.workers import Worker, WorkerFailed
 from hpt_trl.models.whole_models import resolve_model
 
 SIDES = ("ours", "stock")
+# Phases that are told together as well.
+SUMS = {
+    "update": ("forward", "backward", "optimizer"),
+    "all but generation": tuple(phase for phase in PHASES if phase != "generation"),
+}
 # Less of a stock step is no time to make a ratio of, in seconds.
 _SHORTEST = 0.005
 Steps = dict[str, list[dict[str, Any]]]
@@ -106,7 +111,10 @@ def summarize(steps: Steps) -> dict[str, Any]:
     return {
         "rounds": len(steps["ours"]),
         **ratios(lambda step: step["seconds"]),
-        "phases": {phase: ratios(lambda step, phase=phase: step["phases"][phase]) for phase in PHASES},
+        "phases": {
+            name: ratios(lambda step, parts=parts: sum(step["phases"][part] for part in parts))
+            for name, parts in ({phase: (phase,) for phase in PHASES} | SUMS).items()
+        },
         "positions": counts,
         "positions_ratio": round(counts["ours"]["all"]["positions"] / counts["stock"]["all"]["positions"], 3),
         "mean_length": {side: round(statistics.mean(step["mean_length"] for step in steps[side]), 1) for side in SIDES},

@@ -13,7 +13,14 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from datasets import Dataset
-from transformers import BatchEncoding, GenerationConfig, PreTrainedTokenizerBase, ProcessorMixin
+from transformers import (
+    BatchEncoding,
+    GenerationConfig,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+    StoppingCriteriaList,
+    StopStringCriteria,
+)
 from trl.data_utils import is_conversational
 from trl.distributed import DistributedBackend
 from trl.models import unwrap_model_for_generation
@@ -22,6 +29,7 @@ from hpt_trl.data.messages import as_text, images_of
 from hpt_trl.data.rendering import Encoder
 from hpt_trl.data.row_images import with_images
 from hpt_trl.models.decoding import neutral_decoding
+from hpt_trl.models.generating.leaving import finished_rows_leave
 from hpt_trl.models.random_state import kept_random_state
 from hpt_trl.progress import Bar
 from hpt_trl.rewards.completions import text_tokenizer
@@ -108,7 +116,10 @@ def generate(
         description: Of the progress bar.
     """
     tokenizer = encoder.processing_class
-    stopping = {"tokenizer": text_tokenizer(tokenizer)} if decoding.stop else {}
+    stopping = {}
+    if decoding.stop:
+        criterion = StopStringCriteria(text_tokenizer(tokenizer), list(decoding.stop))
+        stopping = {"stopping_criteria": StoppingCriteriaList([criterion])}
     for own in rounds(
         model, tokenizer, rows, decoding, batch_size=batch_size, accelerator=accelerator, done=done, bar=description
     ):
@@ -254,7 +265,8 @@ def _generating(model: torch.nn.Module, accelerator: Accelerator | None) -> Iter
     try:
         with torch.no_grad():
             if accelerator is None:
-                yield model, next(model.parameters()).device
+                with finished_rows_leave(model, sharded=False):
+                    yield model, next(model.parameters()).device
             else:
                 # Around the whole evaluation: autocast then keeps its low-precision copy of the weights from token to
                 # token, 1.5 to 2 times faster on a CPU. A sharded model's weights must not be kept.
@@ -263,6 +275,7 @@ def _generating(model: torch.nn.Module, accelerator: Accelerator | None) -> Iter
                     nullcontext() if sharded else accelerator.autocast(),
                     unwrap_model_for_generation(model, accelerator) as unwrapped,
                     DistributedBackend(accelerator).summon_full_params(model, recurse=False),
+                    finished_rows_leave(unwrapped, sharded=sharded),
                 ):
                     yield unwrapped, accelerator.device
     finally:
@@ -284,8 +297,6 @@ def generation_config(
         settings |= {} if decoding.min_p is None else {"min_p": decoding.min_p}
     if decoding.repetition_penalty != 1:
         settings["repetition_penalty"] = decoding.repetition_penalty
-    if decoding.stop:
-        settings["stop_strings"] = list(decoding.stop)
     # A sampled image token would not match the image features.
     suppressed = {"suppress_tokens": [model.config.image_token_id]} if isinstance(tokenizer, ProcessorMixin) else {}
     return GenerationConfig(

@@ -10,7 +10,8 @@ from transformers import AutoTokenizer
 from benchmarks import ppo_against_trl, ppo_curves
 from benchmarks.paired import Mean, difference, verdict
 from benchmarks.ppo_scorers import RuleModel, WordScorer
-from benchmarks.ppo_tasks import STOCK, Refused, read_arms
+from benchmarks.ppo_tasks import STOCK, Refused, read_arms, setup_of
+from benchmarks.shared import ROOT
 
 
 def run(scores: list[float], kl: float, seconds: float) -> ppo_curves.Run:
@@ -79,6 +80,16 @@ def test_arms(tmp_path):
         "long": {"lam": 1.0, "kl_coef": 0.2},
         "plain": {},
     }
+    # Those that come with the benchmark are taken on both tasks.
+    shipped = read_arms([], str(ROOT / "benchmarks" / "ppo_arms.yaml"), stock=False)
+    sizes = dict.fromkeys(("updates", "batch", "mini_batches", "epochs", "response", "lora_r"), 1)
+    paths = dict.fromkeys(("value_model", "tokenizer", "rows", "output_dir"), str(tmp_path))
+    rates = {"learning_rate": 1e-3, "kl_coef": 0.1, "vf_coef": 0.1, "cliprange": 0.2, "cliprange_value": 0.2}
+    prepared = {**sizes, **paths, **rates, "model": "policy", "gamma": 1.0, "lam": 0.95, "bf16": False}
+    for reward_model in ("reward", None):
+        given = prepared | {"reward_model": reward_model}
+        setups = {name: setup_of(given, name, overrides, 0) for name, overrides in shipped.items()}
+        assert setups["value model"].overrides["value_model_name_or_path"] == reward_model
     for words in (["head", "head"], ["head: lam"], [": lam=1"]):
         with pytest.raises(Refused):
             read_arms(words, None, stock=False)

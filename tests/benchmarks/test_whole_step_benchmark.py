@@ -81,7 +81,7 @@ def test_our_steps_compute_the_rows_that_matter(model, tmp_path, monkeypatch, st
 
 def test_ratios_by_hand():
     def step(seconds: float, generation: float, positions: list[int]) -> dict:
-        phases = dict.fromkeys(PHASES, 0.0) | {"generation": generation}
+        phases = dict.fromkeys(PHASES, 0.0) | {"generation": generation, "forward": 0.5, "rewards": 0.5}
         return {"seconds": seconds, "phases": phases, "positions": {"forward": positions}, "mean_length": 3.0}
 
     ours = [step(1.0, 0.5, [50, 40]), step(3.0, 0.5, [30, 30]), step(1.0, 0.5, [40, 40])]
@@ -89,6 +89,7 @@ def test_ratios_by_hand():
     found = whole_step.summarize({"ours": ours, "stock": stock})
     assert (found["ratio_median"], found["ratio_min"], found["ratio_max"]) == (0.5, 0.5, 1.5)
     assert found["phases"]["generation"]["ratio_median"] == 0.5
+    assert found["phases"]["update"]["ours_s"] == 0.5 and found["phases"]["all but generation"]["ours_s"] == 1
     # Of no time no ratio is made.
     assert found["phases"]["backward"]["ratio_median"] is None
     assert found["positions"]["ours"]["all"] == {"positions": 40, "padding": round(10 / 120, 4)}
@@ -96,6 +97,7 @@ def test_ratios_by_hand():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_whole_step(model, tmp_path):
     words = ["--model", model, "--stages", "hpt", "--rounds", "1", "--completion", "6", "--float32"]
     words += ["--output", str(tmp_path / "report.json"), "--profile", str(tmp_path / "profile.txt")]

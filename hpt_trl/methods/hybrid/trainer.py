@@ -48,7 +48,7 @@ from hpt_trl.models.loading import positions_of
 from hpt_trl.rewards.success import success_index
 from hpt_trl.rollouts.acting import ActingTrainer
 from hpt_trl.rollouts.rows import Forward, Row, collate, loss_mask
-from hpt_trl.rollouts.step_metrics import Places, StepMetrics, Totals, lengths_of, take_back
+from hpt_trl.rollouts.step_metrics import lengths_of, take_back
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class HybridPostTrainer(ActingTrainer):
 
     args: HybridPostConfig
     model: PreTrainedModel
-    _buffered_types = (*ActingTrainer._buffered_types, MicroBatch, Forward, Places, Totals)
+    _buffered_types = (*ActingTrainer._buffered_types, MicroBatch, Forward)
 
     _tag_names = ["trl", "hpt"]
     _name = "HPT"
@@ -131,7 +131,6 @@ class HybridPostTrainer(ActingTrainer):
         self._masks_gated = args.entropy_coef != 0 and exact.gated and not args.skip_dead_rows
         if self._dropping.reason:
             logger.info("Rollouts without an advantage stay in the training: %s.", self._dropping.reason)
-        self._step_metrics = StepMetrics(args, self.accelerator)
 
     @property
     def _old_logps_are_known(self) -> bool:
@@ -175,6 +174,10 @@ class HybridPostTrainer(ActingTrainer):
         if self.log_completions or self.args.report_to:
             note_rollouts(self._logs["extra"], modes, rows, self.args.demonstration_column)
 
+    @property
+    def _deals_rows(self) -> bool:
+        return False  # but by a plan, below
+
     # Routing: from shuffled rollouts to micro-batches.
 
     def _route(self, generation: Scored, buffers: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -196,8 +199,11 @@ class HybridPostTrainer(ActingTrainer):
         filler = rollouts[0][0].filler()
         # Rows with images stay where they are: their features are too large to send around. So do contexts.
         accelerator = None if self._is_vlm or self._acting is not None else self.accelerator
-        micros = dealt(rollouts, demonstrations, self._dropping, per_window, accelerator)
-        tokens = log_routing(self._metrics["train"], plan, micros, per_window, self.accelerator, args.skip_dead_rows)
+        micros = dealt(
+            rollouts, demonstrations, self._dropping, per_window, accelerator, by_prompt=self.is_padding_free
+        )
+        pads = None if not args.skip_dead_rows else not self.is_padding_free
+        tokens = log_routing(self._metrics["train"], plan, micros, per_window, self.accelerator, pads)
         # The base gathers a metric per row, so every process needs the same number of rows.
         live = [sum(not row.is_demonstration for row in micro) for micro in micros]
         widest, live_of_all, totals = count_rows(live, buffers, per_window, self.accelerator)

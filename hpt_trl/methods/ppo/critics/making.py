@@ -20,6 +20,7 @@ from hpt_trl.methods.ppo.critics.value_model import ValueModelCritic
 from hpt_trl.models.decoder_parts import decoder_parts
 from hpt_trl.models.folders import is_adapter
 from hpt_trl.models.loading import load_sequence_classifier
+from hpt_trl.models.padding_free.trunks import take_packed_rows
 from hpt_trl.models.twins import twin
 from hpt_trl.models.value_model import HeadSettings, ValueModel, load_value_model, of_classifier, why_no_value
 from hpt_trl.rewards.reward_model import RewardModel
@@ -51,7 +52,11 @@ def make_critic(
         refuse_too_many(base_of(policy), args.critic_layers)
         read = _read_again(policy, passed, args, policy.dtype)
         return BranchCritic(policy, args.critic_layers, None if read is None else decoder_parts(read.trunk))
-    critic = ValueModelCritic(policy, _value_model(policy, passed, args, reward_model))
+    model = _value_model(policy, passed, args, reward_model)
+    if args.pads_no_more:
+        # It reads what the policy reads.
+        take_packed_rows(model.trunk)
+    critic = ValueModelCritic(policy, model)
     if args.value_model_name_or_path is None:
         critic.take_up()
     return critic
