@@ -186,8 +186,9 @@ def test_a_model_that_cannot_computes_padding_and_says_so_once(run, caplog, kind
 
 
 def test_trls_own_config_asks_for_trls_arithmetic(tiny_model_path, tmp_path):
-    """And so does `false`."""
-    for config in (SFTConfig(str(tmp_path), use_cpu=True, bf16=False), *of_sft(tmp_path, False)):
+    """And so does `false`, and noise that is drawn for padded rows."""
+    noisy = PaddingFreeSFTConfig(str(tmp_path), use_cpu=True, bf16=False, neftune_noise_alpha=5.0)
+    for config in (SFTConfig(str(tmp_path), use_cpu=True, bf16=False), *of_sft(tmp_path, False), noisy):
         trainer = MeasuredSFTTrainer(tiny_model_path, config, train_dataset=ROWS)
         assert trainer.model.config._attn_implementation == "sdpa"
     (config,) = of_sft(tmp_path, None)
