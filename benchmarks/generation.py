@@ -149,7 +149,8 @@ def main() -> None:
         unread = "" if figures["unread"] is None else f"{figures['unread']:.0%} of the positions unread, "
         print(
             f"{side}: {figures['ratio']:.2f} of stock's time ({figures['processor_ratio']:.2f} of the processor's), "
-            f"{unread}{figures['tokens']:.0f} tokens, {figures['completions_of_stock']:.0%} of the completions are stock's"
+            f"{unread}{figures['tokens']:.0f} tokens, "
+            f"{figures['completions_of_stock']:.0%} of the completions are stock's"
         )
     write_report(report, arguments.output)
 
