@@ -144,7 +144,8 @@ def main() -> None:
     parser.add_argument("--float32", action="store_true", help="without mixed precision")
     parser.add_argument("--beside", nargs="*", choices=OTHERS, default=[], help="further sides")
     arguments = parser.parse_args()
-    report = {"settings": vars(arguments), **hardware(), "sides": measure(arguments)}
+    settings = {name: value for name, value in vars(arguments).items() if name != "output"}
+    report = {"settings": settings, **hardware(), "sides": measure(arguments)}
     for side, figures in report["sides"].items():
         unread = "" if figures["unread"] is None else f"{figures['unread']:.0%} of the positions unread, "
         print(

@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 from transformers import PreTrainedTokenizerBase, ProcessorMixin, StoppingCriteria
+from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
@@ -196,9 +197,10 @@ class RolloutTrainer(KeepsReference, GRPOTrainer):
         # autocast around all of them keeps the casts: the same arithmetic, several times as fast on a CPU. The weights
         # of a sharded model come and go, their casts must not be kept.
         assert self.model is not None
-        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        foreign = self.use_vllm or self.is_fsdp_enabled or self.is_deepspeed_enabled
+        sharded = self.is_fsdp_enabled or is_deepspeed_zero3_enabled()
         with (
-            nullcontext() if self.use_vllm or sharded else self.accelerator.autocast(),
+            nullcontext() if foreign else self.accelerator.autocast(),
             neutral_decoding(self.model),
             finished_rows_leave(self.model, sharded=sharded, stopping=self.stopping),
         ):

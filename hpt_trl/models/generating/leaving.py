@@ -28,7 +28,7 @@ def finished_rows_leave(model: Any, *, sharded: bool, stopping: StoppingCriteria
 
     Args:
         model: has `generate`, also with an adapter.
-        sharded: its weights are (FSDP, DeepSpeed): all processes then have to make the same forward passes.
+        sharded: its weights are (FSDP, ZeRO-3): all processes then have to make the same forward passes.
         stopping: says after each token which rows go on for nothing and are to end.
     """
     plain = model.generate
