@@ -42,7 +42,7 @@ from hpt_trl.methods.ppo.reference import REFERENCE_ADAPTER, Reference
 from hpt_trl.methods.signatures import takes_arguments_of
 from hpt_trl.models.adapters import hidden_adapter
 from hpt_trl.models.learning_rates import give_learning_rate, refuse_ready_optimizer
-from hpt_trl.models.sharded_weights import add_to
+from hpt_trl.models.sharded_weights import add_to, reshard
 from hpt_trl.rollouts.dealing import deal, prompts_of
 from hpt_trl.rollouts.rows import Forward, Row, loss_mask, unpad
 from hpt_trl.rollouts.trainer import RolloutTrainer
@@ -156,6 +156,7 @@ class PPOTrainer(RolloutTrainer):
         """The values with the mean of what was earned; so the critic's bias is from here on."""
         _, earned = generalized_advantages(rewards, values, mask, self.args.gamma, 1.0)
         error = mean_error(values, earned, mask, self._all_sum)
+        reshard(self.model)
         add_to(self._critic.head.bias, error.item())
         return values + error * mask
 

@@ -218,6 +218,17 @@ def test_a_later_run_goes_on_with_a_critic_of_its_kind(tiny_model_path, tmp_path
     assert "starts anew" in caplog.text and "`critic_layers`" in caplog.text
 
 
+def test_an_adapter_is_not_taken_up_over_another_base(tiny_model_path, tmp_path):
+    """As where a policy's adapter was merged into its base, and the critic's lies beside it."""
+    first = train(FixedPPO, tiny_model_path, tmp_path, **PPO | {"max_steps": 3}, **KINDS["branch-lora"])
+    first._critic.save(tmp_path)
+    base = first.model.unload()
+    base.save_pretrained(tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    again = build(FixedPPO, tiny_model_path, tmp_path, **PPO, **KINDS["branch-lora"], model=model)
+    assert not again._critic.head.linear.weight.any()
+
+
 @pytest.mark.parametrize("name", ["whole", "adapter"])
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 def test_a_value_model_starts_from_the_reward_model(tiny_model_path, tmp_path, reward_models, name, lora, caplog):

@@ -156,8 +156,11 @@ class Critic:
     def take_up(self) -> None:
         """Go on with a critic that lies beside the weights that the policy was loaded from, in a folder or on the Hub.
 
-        One of another kind is left where it is, which is said.
+        One of another kind is left where it is, which is said. An adapter's base is never the one that a critic's
+        adapter beside it was trained over.
         """
+        if isinstance(self.policy, PeftModel) and self.module is not self.head:
+            return
         config = base_of(self.policy).config
         source = get_config_model_id(config)
         if not source:
