@@ -3,8 +3,8 @@
 What is wrapped of the base, and why:
 
     _generate_and_score_completions       leaves the pass for old log-probabilities out
-    _prepare_inputs                       deals rows of a prompt to one micro-batch, so that it is computed once; asks for
-                                          old log-probabilities of what is not trained in the first step
+    _prepare_inputs                       deals rows of a prompt to one micro-batch, where it is computed once; asks for
+                                          old log-probabilities of what is trained after the first step
     _get_per_token_logps_and_entropies    asks about several micro-batches at once where there is no gradient
     _compute_loss                         keeps the log-probabilities of a rollout's first update as the old ones, and
                                           logs metrics as if rows had not been dealt anew
