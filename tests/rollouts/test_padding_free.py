@@ -6,6 +6,7 @@ from transformers import AutoModelForCausalLM
 
 from hpt_trl import PPOConfig
 from hpt_trl.rollouts.config import RolloutConfig
+from hpt_trl.rollouts.trainer import RolloutTrainer
 from tests.helpers.rollouts import (
     MIXED,
     FixedGRPO,
@@ -146,6 +147,12 @@ def test_a_model_that_cannot_is_told_and_trained_the_padded_way(tiny_model_path,
     assert "`attn_implementation` is 'eager'" in caplog.text and not ours.is_padding_free
     padded = train(FixedMended, tiny_model_path, tmp_path, padding_free=False)
     assert_same_update(weights(ours), weights(padded), start_weights(tiny_model_path), 1e-5)
+
+
+def test_continuous_batching_goes_on_beside_it(tiny_model_path, tmp_path):
+    settings = {"use_transformers_continuous_batching": True, "learning_rate": 1e-3, "max_steps": 2}
+    ours = train(RolloutTrainer, tiny_model_path, tmp_path, **settings)
+    assert trunk_of(ours).is_padding_free and ours.state.global_step == 2
 
 
 def test_configs_say_so():
