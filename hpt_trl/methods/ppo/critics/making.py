@@ -148,7 +148,10 @@ def _read_again(policy: Any, passed: "str | PreTrainedModel", args: PPOConfig, d
         return None
     if not isinstance(passed, str):
         raise ValueError("ZeRO-3 spreads the weights of `model`, which cannot be copied; pass its name or folder.")
-    return _loaded(str(get_config_model_id(policy.config)), args, dtype=dtype)
+    read = _loaded(str(get_config_model_id(policy.config)), args, dtype=dtype)
+    # A copy would attend as the policy does.
+    read.trunk.set_attn_implementation(policy.config._attn_implementation)
+    return read
 
 
 def _loaded(name: str, args: PPOConfig, **settings: Any) -> ValueModel:
