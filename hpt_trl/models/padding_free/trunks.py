@@ -100,7 +100,9 @@ def _forward(self: Any, *args: Any, **kwargs: Any) -> Any:
     mask, told = given.get("attention_mask"), {"input_ids", "attention_mask", "use_cache", "return_dict"}
     if args or given.get("use_cache") or not given.keys() <= told:
         return self.padded_forward(*args, **kwargs)
-    if not isinstance(mask, Tensor) or mask.ndim != 2 or bool(mask.all()):
+    # Where weights are spread all processes try their first batch together, also one that has no padding.
+    is_known = self.is_padding_free is not None
+    if not isinstance(mask, Tensor) or mask.ndim != 2 or (is_known and bool(mask.all())):
         return self.padded_forward(**kwargs)
     packed = pack(given["input_ids"], mask, mask.bool())
     arguments = packed_arguments(packed) | {"use_cache": False}
