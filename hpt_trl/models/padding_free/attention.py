@@ -1,8 +1,8 @@
 """Attention over rows that lie end to end in one row of tokens, some behind a beginning that they share.
 
 It stands in transformers' list of attention functions in the place of the one by scaled dot products, which it calls:
-for each row where a forward pass has packed ones, else as ever. So no model's config says anything else than it did. The
-rows come with the keyword arguments of the forward pass, which gradient checkpointing keeps for its second one.
+for each row where a forward pass has packed ones, else as ever. So no model's config says anything else than it did.
+The rows come with the keyword arguments of the forward pass, which gradient checkpointing keeps for its second one.
 """
 
 from collections.abc import Sequence
