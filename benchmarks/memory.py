@@ -129,6 +129,8 @@ CONFIGURATIONS = {
     "hpt-kl": Configuration({"stage": "hpt", **_DEMONSTRATED, "beta": 0.04}, rows=_LONG_DEMONSTRATIONS),
     "ppo": Configuration({"stage": "ppo", **_ROLLOUTS, **_CHECKPOINTING}),
     "ppo-value-model": Configuration({"stage": "ppo", **_ROLLOUTS, "value_model_name_or_path": "model"}),
+    "ppo-branch": Configuration({"stage": "ppo", **_ROLLOUTS, "critic": "branch"}),
+    "ppo-lora-value-model": Configuration({"stage": "ppo", **_ROLLOUTS, **_LORA, "critic": "value_model"}),
     "rho1-online": Configuration({**_RHO1, "reference_mode": "online", "reference_model_name_or_path": "reference"}),
     "rho1-cached": Configuration({**_RHO1, "reference_mode": "cached", "reference_model_name_or_path": "reference"}),
     "mtp": Configuration({"stage": "mtp", **_DEMONSTRATIONS, "n_future_tokens": 4}),

@@ -5,8 +5,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerCallback
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from benchmarks.gate import now
 
@@ -90,14 +92,17 @@ class Positions:
     """
 
     def __init__(self, phases: Phases, fed: set[int]):
-        self._phases, self._fed = phases, fed
+        self._phases, self._fed = phases, torch.tensor(sorted(fed))
         self._counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
 
     def watch(self, model: nn.Module) -> None:
-        """Counts what the trunks inside of a model are given: one each of a policy, of a value model, …"""
+        """Counts what the trunks inside of a model compute: one each of a policy, of a value model, …"""
         for module in model.modules():
             if isinstance(module, PreTrainedModel) and module.base_model is module:
-                module.register_forward_pre_hook(self._count, with_kwargs=True)
+                module.register_forward_pre_hook(self._count_tokens, with_kwargs=True)
+                # What a trunk is given may be padded, and be computed without the padding.
+                layer = next(part for part in module.modules() if isinstance(part, GradientCheckpointingLayer))
+                layer.register_forward_pre_hook(self._count_positions)
 
     def take(self) -> dict[str, list[int]]:
         """Positions and tokens since the last call, of each phase that had a forward pass."""
@@ -105,17 +110,16 @@ class Positions:
         self._counts.clear()
         return found
 
-    def _count(self, trunk: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+    def _count_positions(self, layer: nn.Module, args: tuple) -> None:
+        rows, width, _ = args[0].shape
+        self._counts[self._phases.current][0] += rows * width
+
+    def _count_tokens(self, trunk: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         ids: Tensor = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
-        mask = kwargs.get("attention_mask")
-        tokens = ids.numel()
-        if isinstance(mask, Tensor) and mask.ndim == 2 and len(mask) == len(ids) and mask.size(1) >= ids.size(1):
-            # Of what is cached the mask says something too.
+        mask, own = kwargs.get("attention_mask"), torch.ones_like(ids, dtype=torch.bool)
+        # Of what is cached a mask says something too; one of four dimensions is of attention.
+        if isinstance(mask, Tensor) and mask.ndim == 2:
             own = mask[:, -ids.size(1) :].bool()
-            if self._phases.current == "generation" and mask.size(1) > ids.size(1):
-                for token in self._fed:
-                    own = own & (ids != token)
-            tokens = int(own.sum())
-        counts = self._counts[self._phases.current]
-        counts[0] += ids.numel()
-        counts[1] += tokens
+        if self._phases.current == "generation" and ids.size(1) == 1:
+            own = own & ~torch.isin(ids, self._fed.to(ids.device))
+        self._counts[self._phases.current][1] += int(own.sum())

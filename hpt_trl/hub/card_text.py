@@ -75,7 +75,7 @@ def _beside(run: RunFolder) -> list[str]:
     """What lies in the repository beside the model itself."""
     kept = []
     if run.has_value_head:
-        kept.append("`value_head/` holds the value head of PPO's critic, on the policy's own trunk.")
+        kept.append("`value_head/` holds PPO's critic: what of it was trained beside the policy.")
     if run.has_future_heads:
         kept.append(
             "`future_heads/` holds the heads for the tokens after the next one; without them the model is plain."

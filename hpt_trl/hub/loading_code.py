@@ -73,7 +73,7 @@ def _quantized(run: RunFolder) -> str:
 
 def _value_head(name: str, at: str) -> str:
     return (
-        "\n\n# The value head of PPO's critic; a recipe of `stage: ppo` that names this model takes it up.\n"
+        "\n\n# PPO's critic; a recipe of `stage: ppo` that names this model and has the same `critic` takes it up.\n"
         "from huggingface_hub import hf_hub_download\nfrom safetensors.torch import load_file\n\n"
         f'head = load_file(hf_hub_download("{name}", "value_head/value_head.safetensors"{at}))'
     )

@@ -57,7 +57,7 @@ class RunFolder:
 
     @property
     def has_value_head(self) -> bool:
-        """Whether PPO left the head of its critic beside the policy."""
+        """Whether PPO left its critic beside the policy."""
         return (self.folder / VALUE_HEAD_FILE).is_file() and not self.is_value_model
 
     @property

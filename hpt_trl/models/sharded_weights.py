@@ -45,20 +45,36 @@ def whole(*weights: Any) -> AbstractContextManager[None]:
     return deepspeed.zero.GatheredParameters(list(weights))
 
 
+def reshard(model: torch.nn.Module) -> None:
+    """Under FSDP 2 give back what the last forward pass has gathered: what is written into a weight is then kept."""
+    from torch.distributed.fsdp import FSDPModule
+
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
 def add_to(parameter: torch.nn.Parameter, amount: float) -> None:
-    """Add a number to a weight wherever it lies in a training: whole, spread, or once more in DeepSpeed's optimizer."""
-    from transformers.integrations import is_deepspeed_zero3_enabled
+    """Add a number to a weight wherever it lies in a training: whole, spread, or once more in DeepSpeed's optimizer.
+
+    Args:
+        parameter: under FSDP 2 after `reshard`.
+    """
+    from transformers.integrations.deepspeed import deepspeed_config, is_deepspeed_zero3_enabled
 
     given: Any = parameter
-    with torch.no_grad():
-        if is_deepspeed_zero3_enabled():
-            import deepspeed
+    if is_deepspeed_zero3_enabled():
+        import deepspeed
 
-            with deepspeed.zero.GatheredParameters([given], modifier_rank=0):
-                given.data.add_(amount)
-        else:
-            given.add_(amount)
-    if hasattr(given, "_hp_mapping") or hasattr(given, "_z3_optimizer"):
+        with torch.no_grad(), deepspeed.zero.GatheredParameters([given], modifier_rank=0):
+            given.data.add_(amount)
+        # The setter of whole weights does not know those of fewer elements than processes.
+        local = deepspeed.utils.safe_get_local_fp32_param(given)
+        deepspeed.utils.safe_set_local_fp32_param(given, local + amount)
+        return
+    with torch.no_grad():
+        given.add_(amount)
+    if deepspeed_config() is not None:
         from deepspeed.utils import safe_get_full_fp32_param, safe_set_full_fp32_param
 
         safe_set_full_fp32_param(given, safe_get_full_fp32_param(given) + amount)

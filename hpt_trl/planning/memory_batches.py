@@ -8,7 +8,7 @@ from hpt_trl.methods.hybrid.config import HybridPostConfig
 from hpt_trl.methods.hybrid.dropping import NOTHING, exact_dropping
 from hpt_trl.planning.lengths import Lengths
 from hpt_trl.planning.memory_sizes import Batch
-from hpt_trl.rollouts.rows import deal
+from hpt_trl.rollouts.dealing import deal
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

@@ -24,11 +24,13 @@ def check_model_settings(recipe: "Recipe", model_config: "PretrainedConfig") -> 
     Raises:
         UserError: what the model cannot be loaded with, or rows that would see each other.
     """
+    from trl import DPOConfig, SFTConfig
+
     given = recipe.setting("model_init_kwargs") or {}
     settings = dict(json.loads(given) if isinstance(given, str) else given)
     attention = settings.get("attn_implementation") or recipe.model_args.attn_implementation
     _check_attention(recipe, model_config, attention)
-    if recipe.setting("padding_free", False):
+    if recipe.setting("padding_free", False) and isinstance(recipe.config, SFTConfig | DPOConfig):
         _check_padding_free(recipe, attention)
     for key in ("dtype", "torch_dtype"):
         _check_dtype(recipe, settings.get(key))
@@ -59,7 +61,7 @@ def _check_padding_free(recipe: "Recipe", attention: str | None) -> None:
         raise recipe.error(
             "padding_free",
             "true: the rows of a batch lie behind one another, and only FlashAttention keeps them apart; write "
-            "`attn_implementation: flash_attention_2`, or drop it.",
+            "`attn_implementation: flash_attention_2`, or drop it: no padding is computed then either.",
         )
     if not recipe.setting("packing", False) and recipe.setting("max_length") is not None:
         raise recipe.error(

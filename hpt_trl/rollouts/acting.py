@@ -47,7 +47,7 @@ class ActingTrainer(RolloutTrainer):
         UserError: a row that the environment cannot begin with.
     """
 
-    _buffered_types: tuple[type, ...] = (Segment,)
+    _buffered_types = (*RolloutTrainer._buffered_types, Segment)
 
     def __init__(
         self,
@@ -239,15 +239,14 @@ class ActingTrainer(RolloutTrainer):
             )
             for start in range(0, len(segments), size)
         ]
-        logps, entropies, aux = zip(*parts, strict=True)
-        return (
-            torch.cat(logps),
-            torch.cat(entropies) if compute_entropy else None,
-            torch.stack(aux).mean() if compute_aux_loss else None,
-        )
+        every_logps, every_entropies, aux = zip(*parts, strict=True)
+        logps = torch.cat(every_logps)
+        entropies = torch.cat(every_entropies) if compute_entropy else None
+        self._scored = logps, entropies
+        return logps, entropies, torch.stack(aux).mean() if compute_aux_loss else None
 
     def _of_contexts(
-        self, model: Any, rows: Sequence[list[Segment]], mask: Tensor, keep: int, **wanted: bool
+        self, model: Any, rows: Sequence[list[Segment]], mask: Tensor, keep: int, **wanted: Any
     ) -> tuple[Any, Any, Any]:
         assert self._acting is not None
         shows = any(segment.images for row in rows for segment in row)

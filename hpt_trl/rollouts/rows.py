@@ -1,16 +1,13 @@
-"""Rows of a generation batch without padding: taken out of TRL's padded tensors, dealt to micro-batches, padded again.
+"""Rows of a generation batch without padding: taken out of TRL's padded tensors, and padded again.
 
 TRL pads a generation batch once, to its longest prompt and completion. Dropping rows, adding demonstrations and
 padding each micro-batch only to its own longest row all need the rows one by one.
 """
 
 from dataclasses import dataclass, field, replace
-from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import gather_object
 from torch import Tensor
 from trl.trainer.utils import pad, split_pixel_values_by_grid
 
@@ -270,54 +267,3 @@ class Forward:
         offsets = torch.arange(width, device=values.device)
         picked = values.gather(1, (starts + offsets).clamp(max=values.size(1) - 1))
         return torch.where(offsets < lengths, picked, 0.0)
-
-
-def deal(lengths: list[int], slots: int) -> list[list[int]]:
-    """Indices of rows dealt to `slots` micro-batches: equal counts, rows of like length together.
-
-    Rows are sorted by length and cut into consecutive chunks; of unequal chunks the shorter rows have the larger ones,
-    so that no batch is both the widest and the highest. The dealing depends on nothing but the lengths.
-    """
-    order = sorted(range(len(lengths)), key=lambda i: lengths[i], reverse=True)
-    size, extra = divmod(len(order), slots)
-    bounds = list(accumulate((size + (slot >= slots - extra) for slot in range(slots)), initial=0))
-    return [order[start:stop] for start, stop in pairwise(bounds)]
-
-
-def deal_evenly(rows: list[Row], slots: int) -> list[list[Row]]:
-    """Rows dealt to `slots` micro-batches of as many each: those of like length together, masked ones into the gaps.
-
-    The base's entropy bonus is a mean of each micro-batch: one of masked ones alone would weaken it.
-    """
-    own, masked = [row for row in rows if not row.masked], [row for row in rows if row.masked]
-    dealt = [[own[i] for i in slot] for slot in deal([len(row) for row in own], slots)]
-    for slot in dealt:
-        slot += [masked.pop() for _ in range(len(rows) // slots - len(slot))]
-    return dealt
-
-
-def deal_to_steps(
-    rows: list[Row], micro_batches: int, per_step: int, accelerator: Accelerator | None = None
-) -> list[list[Row]]:
-    """Rows dealt to the micro-batches of their optimizer step (`Row.window`), those of one process in turn.
-
-    Args:
-        micro_batches: of all steps together.
-        per_step: micro-batches of an optimizer step on each process.
-        accelerator: its processes share their rows, so that none waits for another; None: each keeps its own.
-    """
-    world, rank = 1, 0
-    if accelerator is not None and accelerator.num_processes > 1:
-        world, rank = accelerator.num_processes, accelerator.process_index
-        rows = [row.to(accelerator.device) for row in gather_object([row.to("cpu") for row in rows])]
-    micros: list[list[Row]] = []
-    for window in range(micro_batches // per_step):
-        own = [row for row in rows if row.window == window]
-        slots = deal([len(row) for row in own], per_step * world)
-        micros += [[own[i] for i in slot] for slot in slots[rank::world]]
-    return micros
-
-
-def padded_area(lengths: list[int]) -> int:
-    """Positions that a batch of rows occupies once padded."""
-    return len(lengths) * max(lengths, default=0)

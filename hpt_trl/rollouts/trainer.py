@@ -15,7 +15,7 @@ Each mend wraps one method of the base and can be dropped when upstream is fixed
                                    for its group, and rows that have ended leave the batch; the model's own generation
                                    config does not shape the rollouts
 
-and vLLM's engine and client by `hpt_trl.rollouts.vllm.mended`.
+and vLLM's engine and client by `hpt_trl.rollouts.vllm.mended`. `hpt_trl.rollouts.computing` is about speed.
 """
 
 import inspect
@@ -43,8 +43,10 @@ from hpt_trl.models.trainable import refuse_untrainable
 from hpt_trl.rewards.guarding import guard
 from hpt_trl.rewards.names import distinct_names, numbered
 from hpt_trl.rewards.reward_model import RewardModel
+from hpt_trl.rollouts.computing import ComputesOnce
 from hpt_trl.rollouts.reference import passed_as_reference
 from hpt_trl.rollouts.sampling import check_sampling
+from hpt_trl.rollouts.step_metrics import Places, Totals
 from hpt_trl.rollouts.vllm import mended
 
 logger = logging.getLogger(__name__)
@@ -96,7 +98,7 @@ def _loaded(reward_funcs: list[Any], config: GRPOConfig | None, tokenizers: Any)
     ]
 
 
-class RolloutTrainer(KeepsReference, GRPOTrainer):
+class RolloutTrainer(ComputesOnce, KeepsReference, GRPOTrainer):
     """`trl.GRPOTrainer` with the mends of this module; takes the same arguments.
 
     Raises:
@@ -106,13 +108,11 @@ class RolloutTrainer(KeepsReference, GRPOTrainer):
     """
 
     args: GRPOConfig
-    pad_to_multiple_of: int | None
     num_generations: int
     processing_class: PreTrainedTokenizerBase | ProcessorMixin
     chat_template_kwargs: dict[str, Any]
-    _buffered_inputs: Any  # the micro-batches of a generation batch; None before the first
     # Classes that the micro-batches may hold beside tensors, lists and numbers.
-    _buffered_types: tuple[type, ...] = ()
+    _buffered_types: tuple[type, ...] = (Places, Totals)
     stopping: StoppingCriteria | None = None  # says of a generation at hand which rows go on for nothing
 
     def __init__(self, model: Any, reward_funcs: Any = None, *args: Any, **kwargs: Any):
@@ -134,6 +134,7 @@ class RolloutTrainer(KeepsReference, GRPOTrainer):
         with mended(config, model), passed_as_reference(model, config):
             super().__init__(model, guarded, *args, **kwargs)
         refuse_untrainable(self.model)
+        self._compute_once()
         # Environments may have added rewards of their own.
         self.reward_func_names = numbered([*names, *self.reward_func_names[len(names) :]])
 

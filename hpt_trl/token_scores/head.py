@@ -72,7 +72,9 @@ def labelled_alone(labelled: Tensor) -> AbstractContextManager[None]:
             outputs: tuple[str, ...],
         ) -> tuple[Tensor | None, ...]:
             logp = hidden.new_zeros(len(targets), dtype=torch.float32)
-            places = labelled.nonzero().squeeze(-1)
+            # A model that computes no padding gives the labelled positions alone.
+            whole = len(hidden) == len(labelled)
+            places = labelled.nonzero().squeeze(-1) if whole else torch.arange(len(hidden), device=hidden.device)
             for some in places.split(max(1, _LOGITS // len(weight))):
                 logits = linear(hidden[some], weight, bias).float()
                 # Each pass over the logits takes its time.

@@ -22,6 +22,8 @@ from hpt_trl.models.adapters import keep_four_bit_trainable
 from hpt_trl.models.built_in import BUILT_IN
 from hpt_trl.models.folders import is_value_model
 from hpt_trl.models.loading import load_config
+from hpt_trl.models.padding_free.language_models import pad_no_more
+from hpt_trl.models.padding_free.settings import pads_no_more
 from hpt_trl.models.sharded_weights import spare_from_gathering, whole_weights
 from hpt_trl.models.whole_models import load_whole
 from hpt_trl.token_scores.config import ReferenceConfig
@@ -88,6 +90,8 @@ def load_reference(config: ReferenceConfig, device: torch.device) -> PreTrainedM
         # Repacked for a CPU, layers narrower than a block of 4-bit weights fail.
         keep_four_bit_trainable(base)
         add_fused_lm_head(base)
+        if pads_no_more(config):
+            pad_no_more(base)
 
     with whole_weights():
         model: Any = load_whole(

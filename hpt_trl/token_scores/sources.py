@@ -160,8 +160,10 @@ def preparation(config: Any, tokenizer: PreTrainedTokenizerBase, *, autocast: st
         "autocast": autocast,
         "tokenizer": tokenizers.digest(tokenizer),
         "packing": config.packing_strategy if config.packing else None,
+        # Rows that are padded, or are computed without padding, are the same rows.
+        "padding_free": bool(config.padding_free),
         **{key: getattr(config, key) for key in _PREPARATION},
     }
 
 
-_PREPARATION = ("max_length", "truncation_mode", "padding_free", "completion_only_loss", "assistant_only_loss")
+_PREPARATION = ("max_length", "truncation_mode", "completion_only_loss", "assistant_only_loss")

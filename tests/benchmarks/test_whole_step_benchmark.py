@@ -97,6 +97,7 @@ def test_ratios_by_hand():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_whole_step(model, tmp_path):
     words = ["--model", model, "--stages", "hpt", "--rounds", "1", "--completion", "6", "--float32"]
     words += ["--output", str(tmp_path / "report.json"), "--profile", str(tmp_path / "profile.txt")]

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 
 from hpt_trl import HybridPostConfig, HybridPostTrainer, PPOConfig, PPOTrainer
+from hpt_trl.rollouts.config import RolloutConfig
 from hpt_trl.rollouts.trainer import RolloutTrainer
 
 GROUP = 4
@@ -70,7 +71,11 @@ class FixedMended(FixedRollouts, RolloutTrainer):
     pass
 
 
-CONFIGS = {HybridPostTrainer: HybridPostConfig, PPOTrainer: PPOConfig}
+CONFIGS: dict[type, type] = {
+    HybridPostTrainer: HybridPostConfig,
+    PPOTrainer: PPOConfig,
+    RolloutTrainer: RolloutConfig,
+}
 
 
 def parity_reward(completion_ids: list[list[int]], kind: list[str], **_: Any) -> list[float]:

@@ -88,12 +88,12 @@ class Noted(FixedPPO):
             self.noted.append(unpad(batch))
             return plain(batch)
 
-        self.noted, plain = [], self._rows
-        self._rows = rows_of
+        self.noted, plain = [], self._rows_of
+        self._rows_of = rows_of
         try:
             return super()._prepare_inputs(generation_batch)
         finally:
-            self._rows = plain
+            self._rows_of = plain
             self.first = getattr(self, "first", None) or self.noted[1:]
 
 

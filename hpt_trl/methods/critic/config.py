@@ -3,9 +3,8 @@
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from trl import RewardConfig
-
 from hpt_trl.data.solution_pairs import PairArguments
+from hpt_trl.methods.padding_free import PaddingFreeRewardConfig
 from hpt_trl.recipes.arguments import RecipeArguments
 from hpt_trl.settings.ranges import Rule, above, at_least, keep_to_rules, one_of, share
 
@@ -15,7 +14,7 @@ SCHEDULES = ("constant", "linear", "cosine")
 
 
 @dataclass
-class ValueConfig(RewardConfig):
+class ValueConfig(PaddingFreeRewardConfig):
     """`trl.RewardConfig` with the settings of a value model; `learning_rate` is the trunk's.
 
     Raises:

@@ -135,6 +135,10 @@ class ValueTrainer(ScoringRewardTrainer, _Objective):
             keep_adapter_type(model.trunk)
         self.data_collator = WithOutputMasks(self.data_collator)
 
+    @property
+    def _reading(self) -> Any:
+        return cast(ValueModel, self.model).trunk
+
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
         # The base's own encoding does not say where the output begins; rows that are encoded it leaves as they are.
         rows = encoded_pairs(dataset, Encoder(processing_class, comparisons=True), args)

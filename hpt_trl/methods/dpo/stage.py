@@ -7,7 +7,6 @@ adapter off.
 from typing import Any
 
 from transformers import Trainer
-from trl import DPOConfig
 
 from hpt_trl.data.layouts import Splits
 from hpt_trl.data.messages import IMAGES
@@ -17,6 +16,7 @@ from hpt_trl.data.row_checks import iterate_rows
 from hpt_trl.errors import UserError
 from hpt_trl.methods.comparisons import comparison_rows
 from hpt_trl.methods.dpo.trainer import MeasuredDPOTrainer
+from hpt_trl.methods.padding_free import PaddingFreeDPOConfig
 from hpt_trl.methods.streamed import refuse_streamed_images
 from hpt_trl.models.moving_reference import refuse_lost_reference
 from hpt_trl.recipes.recipe import Recipe, Stage, StageInputs
@@ -81,7 +81,7 @@ def build(inputs: StageInputs) -> Trainer:
 
 STAGE = Stage(
     name="dpo",
-    config_class=DPOConfig,
+    config_class=PaddingFreeDPOConfig,
     check=check,
     check_rows=check_rows,
     build=build,

@@ -6,6 +6,7 @@ from typing import Any
 from trl import DPOTrainer
 
 from hpt_trl.methods.held_out import HeldOutMeasures, share_of_rows
+from hpt_trl.methods.padding_free import compute_without_padding
 from hpt_trl.models.moving_reference import KeepsReference
 
 
@@ -17,6 +18,10 @@ class MeasuredDPOTrainer(KeepsReference, HeldOutMeasures, DPOTrainer):
     Losses that compare the rows of a batch with one another (`aot`, `aot_unpaired`, `bco_pair`) are measured of each
     comparison alone. A reference that moves (`sync_ref_model`) is kept in the checkpoints.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        compute_without_padding(self, self.model, self.ref_model)
 
     def _held_out_count(self, inputs: dict[str, Any]) -> int:
         return len(inputs["input_ids"]) // 2

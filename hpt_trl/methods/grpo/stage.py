@@ -4,13 +4,13 @@ With `environment` its rollouts have several turns (`hpt_trl.rollouts.acting`).
 """
 
 from transformers import Trainer
-from trl import GRPOConfig
 
 from hpt_trl.environments.arguments import ENVIRONMENT_RULES
 from hpt_trl.methods.environments import ActingArguments, check_environment
 from hpt_trl.models.moving_reference import refuse_lost_reference
 from hpt_trl.recipes.recipe import Recipe, Stage, StageInputs
 from hpt_trl.rollouts.acting import ActingTrainer
+from hpt_trl.rollouts.config import RolloutConfig
 from hpt_trl.rollouts.ranges import ROLLOUT_RULES
 from hpt_trl.rollouts.sampling import check_sampling
 
@@ -31,7 +31,7 @@ def build(inputs: StageInputs) -> Trainer:
 
 STAGE = Stage(
     name="grpo",
-    config_class=GRPOConfig,
+    config_class=RolloutConfig,
     argument_class=ActingArguments,
     environment=lambda arguments: arguments.environment,
     build=build,

@@ -5,15 +5,14 @@ import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from trl import GRPOConfig
-
 from hpt_trl.methods.hybrid.estimator import RESHAPES
 from hpt_trl.methods.hybrid.gate import OFFLINE_LOSS_TYPES, UNIFY_STRATEGIES, read_soft_table
+from hpt_trl.rollouts.config import RolloutConfig
 from hpt_trl.settings.ranges import Rule, above, at_least, keep_to_rules, one_of, share
 
 
 @dataclass
-class HybridPostConfig(GRPOConfig):
+class HybridPostConfig(RolloutConfig):
     """`trl.GRPOConfig` with the settings of Hybrid Post-Training (HPT, arXiv 2509.04419).
 
     Every prompt gets `num_generations` rollouts, of which in `solved` ones the `success_reward` reaches
@@ -160,6 +159,11 @@ class HybridPostConfig(GRPOConfig):
             )
         if self.demonstration_reward != "graded":
             self.demonstration_reward = _number(self.demonstration_reward)
+
+    @property
+    def pads_no_more(self) -> bool:
+        # Who keeps dead rows asks for the base's arithmetic, bit for bit.
+        return self.skip_dead_rows if self.padding_free is None else self.padding_free
 
     @property
     def uses_demonstrations(self) -> bool:

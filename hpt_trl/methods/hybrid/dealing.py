@@ -8,7 +8,8 @@ from hpt_trl.methods.hybrid.acted import ActedDemonstrations
 from hpt_trl.methods.hybrid.demonstrations import Demonstrations
 from hpt_trl.methods.hybrid.dropping import Dropping, add_demonstrations
 from hpt_trl.methods.hybrid.routing import Plan, demonstration_row, routed_advantages, without_gated
-from hpt_trl.rollouts.rows import Row, deal_to_steps, loss_mask, unpad
+from hpt_trl.rollouts.dealing import deal_to_steps
+from hpt_trl.rollouts.rows import Row, loss_mask, unpad
 
 
 def routed_rows(
@@ -57,17 +58,20 @@ def dealt(
     dropping: Dropping,
     per_window: int,
     accelerator: Accelerator | None,
+    *,
+    by_prompt: bool,
 ) -> list[list[Row]]:
     """The rows that are computed, by micro-batch; each stays in the optimizer step in which the base would train it.
 
     Args:
         rollouts: By micro-batch, as the base would train them.
         accelerator: Its processes share their rows; None: each keeps its own.
+        by_prompt: Rows of the same prompt stay together, and not those of like length.
     """
     left = [[row for row in micro if not dropping.leaves_out(row)] for micro in rollouts]
     if dropping.flat:
         kept = [row for micro in left for row in micro]
-        return deal_to_steps(kept + demonstrations, len(rollouts), per_window, accelerator)
+        return deal_to_steps(kept + demonstrations, len(rollouts), per_window, accelerator, by_prompt=by_prompt)
     for window in range(len(left) // per_window):
         of_window = [row for row in demonstrations if row.window == window]
         add_demonstrations(left[window * per_window : (window + 1) * per_window], of_window)

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from hpt_trl.methods.hybrid.config import HybridPostConfig
-from hpt_trl.rollouts.rows import Row, padded_area
+from hpt_trl.rollouts.dealing import padded_area
+from hpt_trl.rollouts.rows import Row
 
 
 @dataclass(frozen=True)

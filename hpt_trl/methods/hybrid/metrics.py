@@ -5,7 +5,8 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from hpt_trl.methods.hybrid.routing import MicroBatch, Plan
-from hpt_trl.rollouts.rows import Row, padded_area
+from hpt_trl.rollouts.dealing import padded_area
+from hpt_trl.rollouts.rows import Row
 
 
 def log_routing(
@@ -14,14 +15,14 @@ def log_routing(
     micros: list[list[Row]],
     per_step: int,
     accelerator: Accelerator,
-    trimmed: bool,
+    pads: bool | None,
 ) -> list[tuple[float, float]]:
     """Log what became of the rollouts.
 
     Args:
         micros: The rows of each micro-batch of this process.
         per_step: Micro-batches of an optimizer step.
-        trimmed: Each micro-batch is padded to its own longest row.
+        pads: Whether each micro-batch is padded to its own longest row, or not at all; None: as the base pads it.
 
     Returns:
         For each optimizer step, over all processes: trained tokens of the demonstrations with a supervised term, and
@@ -32,7 +33,7 @@ def log_routing(
     steps = len(micros) // per_step
     counts = [
         sum(len(micro) for micro in micros),
-        sum(padded_area(micro) for micro in lengths),
+        sum(padded_area(micro) if pads else sum(micro) for micro in lengths),
         sum(sum(micro) for micro in lengths),
         len(demonstrations),
         sum(row.truncated for row in demonstrations),
@@ -50,7 +51,7 @@ def log_routing(
     metrics["hpt/off_fraction"].append((plan.off_advantage != 0).float().mean().item())
     metrics["hpt/rows_kept"].append(rows / plan.solved.numel())
     metrics["hpt/demonstrations_truncated"].append(truncated / max(demonstrated, 1))
-    if trimmed:
+    if pads is not None:
         metrics["hpt/padding"].append(area / live - 1 if live else 0.0)
     of_sft, of_all = sums[len(counts) :][:steps], sums[len(counts) :][steps:]
     return list(zip(of_sft, of_all, strict=True))

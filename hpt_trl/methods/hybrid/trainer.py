@@ -48,7 +48,7 @@ from hpt_trl.models.loading import positions_of
 from hpt_trl.rewards.success import success_index
 from hpt_trl.rollouts.acting import ActingTrainer
 from hpt_trl.rollouts.rows import Forward, Row, collate, loss_mask
-from hpt_trl.rollouts.step_metrics import Places, StepMetrics, Totals, lengths_of, take_back
+from hpt_trl.rollouts.step_metrics import lengths_of, take_back
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class HybridPostTrainer(ActingTrainer):
 
     args: HybridPostConfig
     model: PreTrainedModel
-    _buffered_types = (*ActingTrainer._buffered_types, MicroBatch, Forward, Places, Totals)
+    _buffered_types = (*ActingTrainer._buffered_types, MicroBatch, Forward)
 
     _tag_names = ["trl", "hpt"]
     _name = "HPT"
@@ -102,7 +102,6 @@ class HybridPostTrainer(ActingTrainer):
                 demonstration_column=args.demonstration_column,
                 needs_demonstration=args.on_missing_demonstration == "error",
             )
-        self._defer_old_logps = False
         self._generation: Scored | None = None
         self._sampled: Sampled
         self._demonstrations: Demonstrations | ActedDemonstrations
@@ -131,12 +130,19 @@ class HybridPostTrainer(ActingTrainer):
         self._masks_gated = args.entropy_coef != 0 and exact.gated and not args.skip_dead_rows
         if self._dropping.reason:
             logger.info("Rollouts without an advantage stay in the training: %s.", self._dropping.reason)
-        self._step_metrics = StepMetrics(args, self.accelerator)
 
     @property
     def _old_logps_are_known(self) -> bool:
         """The correction for vLLM needs old log-probabilities of every row; else they wait for the dead rows."""
         return self.use_vllm and self.vllm_importance_sampling_correction
+
+    @property
+    def _finds_old_logps_later(self) -> bool:
+        return False  # but by a plan, below
+
+    @property
+    def _leaves_old_logps_out(self) -> bool:
+        return self._dropping.gated and not self._old_logps_are_known
 
     # Generation: keep what routing needs to know.
 
@@ -144,11 +150,7 @@ class HybridPostTrainer(ActingTrainer):
         if not self.model.training:
             self._note_rollouts(EVALUATION, inputs)
             return super()._generate_and_score_completions(inputs)
-        self._defer_old_logps = self._dropping.gated and not self._old_logps_are_known
-        try:
-            batch = super()._generate_and_score_completions(inputs)
-        finally:
-            self._defer_old_logps = False
+        batch = super()._generate_and_score_completions(inputs)
         batch["row"] = torch.arange(len(inputs), device=batch["prompt_ids"].device)
         sampled, tokens = self._sampled, batch["num_items_in_batch"]
         if self.args.uses_union:
@@ -175,6 +177,10 @@ class HybridPostTrainer(ActingTrainer):
         if self.log_completions or self.args.report_to:
             note_rollouts(self._logs["extra"], modes, rows, self.args.demonstration_column)
 
+    @property
+    def _deals_rows(self) -> bool:
+        return False  # but by a plan, below
+
     # Routing: from shuffled rollouts to micro-batches.
 
     def _route(self, generation: Scored, buffers: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -196,8 +202,11 @@ class HybridPostTrainer(ActingTrainer):
         filler = rollouts[0][0].filler()
         # Rows with images stay where they are: their features are too large to send around. So do contexts.
         accelerator = None if self._is_vlm or self._acting is not None else self.accelerator
-        micros = dealt(rollouts, demonstrations, self._dropping, per_window, accelerator)
-        tokens = log_routing(self._metrics["train"], plan, micros, per_window, self.accelerator, args.skip_dead_rows)
+        micros = dealt(
+            rollouts, demonstrations, self._dropping, per_window, accelerator, by_prompt=self.is_padding_free
+        )
+        pads = None if not args.skip_dead_rows else not self.is_padding_free
+        tokens = log_routing(self._metrics["train"], plan, micros, per_window, self.accelerator, pads)
         # The base gathers a metric per row, so every process needs the same number of rows.
         live = [sum(not row.is_demonstration for row in micro) for micro in micros]
         widest, live_of_all, totals = count_rows(live, buffers, per_window, self.accelerator)
@@ -211,6 +220,7 @@ class HybridPostTrainer(ActingTrainer):
                 per_window,
                 generation.tokens,
                 tokens[number // per_window],
+                is_first=number < per_window,
                 rollouts_of_all=live_of_all[number],
                 totals=totals[number // per_window],
                 ends_step=number % per_window == per_window - 1,
@@ -246,9 +256,15 @@ class HybridPostTrainer(ActingTrainer):
         per_window: int,
         all_tokens: Tensor,
         tokens: tuple[float, float],
+        *,
+        is_first: bool,
         **of_all_processes: Any,
     ) -> dict[str, Any]:
-        """The stock batch of `count` rollouts (fillers included) with its `MicroBatch` under `hybrid`."""
+        """The stock batch of `count` rollouts (fillers included) with its `MicroBatch` under `hybrid`.
+
+        Args:
+            is_first: it is trained in the first optimizer step of the generation batch.
+        """
         rollouts = [row for row in rows if not row.is_demonstration]
         demonstrations = [row for row in rows if row.is_demonstration]
         stock_rows = rollouts + [filler] * (count - len(rollouts))
@@ -260,9 +276,13 @@ class HybridPostTrainer(ActingTrainer):
         if self.args.skip_dead_rows or demonstrations:
             forward = Forward.of(passed, pad_token, multiple)
         if self._dropping.gated and "old_per_token_logps" in batch and not self._old_logps_are_known:
-            # Also for fillers alone: sharded models need as many forward passes on every process.
-            old = Forward.of(rollouts or stock_rows, pad_token, multiple)
-            batch["old_per_token_logps"] = self._old_logps(old, batch["completion_ids"].shape)
+            if is_first and self.pads_no_more:
+                # The update finds them.
+                del batch["old_per_token_logps"]
+            else:
+                # Also for fillers alone: sharded models need as many forward passes on every process.
+                old = Forward.of(rollouts or stock_rows, pad_token, multiple)
+                batch["old_per_token_logps"] = self._old_logps(old, batch["completion_ids"].shape)
         rows_per_step = self.args.per_device_train_batch_size * per_window * self.accelerator.num_processes
         batch["hybrid"] = MicroBatch.of(
             stock_rows,
@@ -324,8 +344,6 @@ class HybridPostTrainer(ActingTrainer):
     def _get_per_token_logps_and_entropies(
         self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        if self._defer_old_logps:
-            return torch.zeros(len(input_ids), logits_to_keep, device=input_ids.device), None, None
         micro, count = self._micro, len(input_ids)
         if micro is None or micro.forward is None:
             result = super()._get_per_token_logps_and_entropies(
@@ -347,6 +365,7 @@ class HybridPostTrainer(ActingTrainer):
 
         self._rollout_scores = Scores(of_rollouts(logps), of_rollouts(entropies))
         self._demonstration_scores = Scores(of_demonstrations(logps), of_demonstrations(entropies))
+        self._scored = self._rollout_scores.logps, self._rollout_scores.entropies
         return self._rollout_scores.logps, self._rollout_scores.entropies, aux_loss
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:

@@ -3,8 +3,7 @@
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from trl import GRPOConfig
-
+from hpt_trl.rollouts.config import RolloutConfig
 from hpt_trl.settings.ranges import Rule, above, at_least, keep_to_rules, one_of, share
 
 KL_CONTROLLERS = ("fixed", "adaptive")
@@ -24,7 +23,7 @@ class _Single(int):
 
 
 @dataclass
-class PPOConfig(GRPOConfig):
+class PPOConfig(RolloutConfig):
     """`trl.GRPOConfig` with the settings of PPO with a learned critic (arXiv 1707.06347, 1909.08593, 2203.02155).
 
     The base's names keep their meaning: `num_iterations` are the PPO epochs over a generation batch, `epsilon` is the

@@ -4,7 +4,6 @@ What is wrapped of the base, and why:
 
     create_optimizer, training_step       give the critic a learning rate of its own, and steps in which it learns alone
     _generate_and_score_completions       adds old log-probabilities, values, returns and GAE advantages to the rollouts
-    _prepare_inputs                       deals rollouts of like length to a micro-batch and trims the padding
     _get_per_token_logps_and_entropies    asks the critic in the same forward pass, of rows without a gap
     _compute_loss                         adds the value loss to the base's clipped surrogate
     _generate, _save, ...                 keep the critic out of vLLM and out of the model's files, and save it beside
@@ -28,7 +27,6 @@ from trl.models.utils import disable_gradient_checkpointing
 
 from hpt_trl.methods.ppo.config import PPOConfig, refuse_what_cannot_work
 from hpt_trl.methods.ppo.critics.making import make_critic, scoring_model
-from hpt_trl.methods.ppo.dealing import dealt
 from hpt_trl.methods.ppo.estimator import (
     KLController,
     advantages_and_returns,
@@ -44,9 +42,9 @@ from hpt_trl.methods.ppo.reference import REFERENCE_ADAPTER, Reference
 from hpt_trl.methods.signatures import takes_arguments_of
 from hpt_trl.models.adapters import hidden_adapter
 from hpt_trl.models.learning_rates import give_learning_rate, refuse_ready_optimizer
-from hpt_trl.models.sharded_weights import add_to
-from hpt_trl.rollouts.rows import Forward, Row, collate, deal, loss_mask, unpad, unpad_shortened
-from hpt_trl.rollouts.step_metrics import PLACES, Places, StepMetrics, Totals, lengths_of, take_back
+from hpt_trl.models.sharded_weights import add_to, reshard
+from hpt_trl.rollouts.dealing import deal, prompts_of
+from hpt_trl.rollouts.rows import Forward, Row, loss_mask, unpad
 from hpt_trl.rollouts.trainer import RolloutTrainer
 
 _CONTROLLER_FILE = "kl_controller.json"
@@ -67,7 +65,6 @@ class PPOTrainer(RolloutTrainer):
 
     args: PPOConfig
     model: PreTrainedModel
-    _buffered_types = (*RolloutTrainer._buffered_types, Places, Totals)
 
     _tag_names = ["trl", "ppo"]
     _name = "PPO"
@@ -109,11 +106,8 @@ class PPOTrainer(RolloutTrainer):
             target=args.kl_target,
             horizon=args.kl_horizon,
         )
-        self._defer_old_logps = False
         self._forward: Forward | None = None
-        # Log-probabilities, entropies and values of a micro-batch.
-        self._scored: tuple[Tensor, Tensor, Tensor]
-        self._step_metrics = StepMetrics(args, self.accelerator)
+        self._values: Tensor  # of a micro-batch, in its layout
         self._window_sums = torch.zeros(len(_UPDATE_METRICS) + 1, device=self.accelerator.device)
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
@@ -137,13 +131,7 @@ class PPOTrainer(RolloutTrainer):
         args = self.args
         if not self.model.training:
             return super()._generate_and_score_completions(inputs)
-        # The base would compute old log-probabilities in the padding of the whole batch; ours come with the values.
-        # Only its correction for vLLM needs them inside.
-        self._defer_old_logps = not (self.use_vllm and self.vllm_importance_sampling_correction)
-        try:
-            batch = super()._generate_and_score_completions(inputs)
-        finally:
-            self._defer_old_logps = False
+        batch = super()._generate_and_score_completions(inputs)
         scores = self._scores(batch)
         if scores.isnan().any():
             # A rollout without a score teaches nothing: none of its tokens counts as the policy's own.
@@ -168,6 +156,7 @@ class PPOTrainer(RolloutTrainer):
         """The values with the mean of what was earned; so the critic's bias is from here on."""
         _, earned = generalized_advantages(rewards, values, mask, self.args.gamma, 1.0)
         error = mean_error(values, earned, mask, self._all_sum)
+        reshard(self.model)
         add_to(self._critic.head.bias, error.item())
         return values + error * mask
 
@@ -191,8 +180,10 @@ class PPOTrainer(RolloutTrainer):
     @torch.no_grad()
     def _score_rollouts(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor | None]:
         """Old log-probabilities, values and the reference's log-probabilities, each (rollouts, completion tokens)."""
-        rows, width = self._rows(batch), batch["completion_ids"].size(1)
-        slots = deal([len(row) for row in rows], max(1, len(rows) // self.args.per_device_train_batch_size))
+        rows, width = self._rows_of(batch), batch["completion_ids"].size(1)
+        prompts = prompts_of(rows) if self.is_padding_free else None
+        at_once = self.args.per_device_train_batch_size * self._at_once
+        slots = deal([len(row) for row in rows], max(1, math.ceil(len(rows) / at_once)), prompts)
         forwards = [(slot, self._forward_of([rows[i] for i in slot])) for slot in slots]
         zeros = torch.zeros(batch["completion_ids"].shape, device=batch["completion_ids"].device)
         old_logps, values, ref_logps = zeros, zeros.clone(), None
@@ -212,13 +203,18 @@ class PPOTrainer(RolloutTrainer):
                         ref_logps[slot] = forward.completions(logps, slice(None), width)
         return old_logps, values, ref_logps
 
-    def _rows(self, batch: dict[str, Any]) -> list[Row]:
-        """The rows of a batch; of those without a token that has a loss nothing is used, and little is read."""
-        # A load-balancing loss acts on every row.
-        return unpad(batch) if self.aux_loss_enabled else unpad_shortened(batch)
+    @property
+    def _deals_rows(self) -> bool:
+        return True
 
-    def _collated(self, rows: list[Row]) -> dict[str, Any]:
-        return collate(rows, self._tokenizer.pad_token_id, self.pad_to_multiple_of)
+    @property
+    def _finds_old_logps_later(self) -> bool:
+        return False
+
+    @property
+    def _leaves_old_logps_out(self) -> bool:
+        # They come with the values; only the base's correction for vLLM needs them before.
+        return not (self.use_vllm and self.vllm_importance_sampling_correction)
 
     def _forward_of(self, rows: list[Row]) -> Forward:
         return Forward.of(rows, self._tokenizer.pad_token_id, self.pad_to_multiple_of)
@@ -274,30 +270,18 @@ class PPOTrainer(RolloutTrainer):
         # The base's advantage is over a group; here each token has its own.
         return [{name: value for name, value in row.items() if name != "advantage"} for row in super().samples(count)]
 
-    def _prepare_inputs(self, generation_batch: Any) -> Any:
-        before = self._buffered_inputs
-        inputs = super()._prepare_inputs(generation_batch)
-        if self.model.training and self._buffered_inputs is not before:
-            buffers, per_step = self._buffered_inputs, self.args.gradient_accumulation_steps
-            per_step = 1 if len(buffers) % per_step else per_step
-            self._buffered_inputs = dealt(buffers, self._rows, self._collated, per_step, self.accelerator)
-            inputs = self._buffered_inputs[self._step % len(self._buffered_inputs)]
-        return inputs
-
     # The update: the base's surrogate and the value loss.
 
     def _get_per_token_logps_and_entropies(
         self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        if self._defer_old_logps:
-            return torch.zeros(len(input_ids), logits_to_keep, device=input_ids.device), None, None
         if self._forward is None:
             return super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
             )
-        logps, entropies, aux_loss, values = self._pass(model, self._forward, logits_to_keep, **kwargs)
+        logps, entropies, aux_loss, self._values = self._pass(model, self._forward, logits_to_keep, **kwargs)
         assert entropies is not None
-        self._scored = logps.detach(), entropies.detach(), values
+        self._scored = logps, entropies
         return logps, entropies, aux_loss
 
     @property
@@ -317,14 +301,11 @@ class PPOTrainer(RolloutTrainer):
         if "returns" not in inputs:  # evaluation
             return super()._compute_loss(model, inputs)
         self._forward = self._forward_of(unpad(inputs))
-        metrics = self._metrics["train"]
-        logged = lengths_of(metrics)
         try:
             loss = super()._compute_loss(model, inputs)
         finally:
             self._forward = None
-        args, (logps, entropies, values) = self.args, self._scored
-        self._step_metrics.add(logps, entropies, inputs, inputs[PLACES], take_back(metrics, logged), metrics)
+        args, logps, values = self.args, self._scored[0].detach(), self._values
         mask = loss_mask(inputs)
         per_token, clipped = value_loss(values, inputs["values"], inputs["returns"], args.cliprange_value)
         # Loss tokens of one optimizer step, averaged over the generation batch: the base's own denominator for `dapo`.

@@ -2,14 +2,13 @@
 
 from dataclasses import dataclass, field
 
-from trl import SFTConfig
-
 from hpt_trl.data.solutions import SolutionArguments
+from hpt_trl.methods.padding_free import PaddingFreeSFTConfig
 from hpt_trl.recipes.arguments import RecipeArguments
 
 
 @dataclass
-class RefTuningConfig(SFTConfig):
+class RefTuningConfig(PaddingFreeSFTConfig):
     """TRL's SFTConfig, and the models that are kept along the run."""
 
     checkpoint_fraction: float | None = field(

@@ -8,10 +8,11 @@ from typing import cast
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
 from transformers import Trainer
-from trl import RewardConfig, RewardTrainer
+from trl import RewardTrainer
 
 from hpt_trl.files import valid_json, write_atomically
 from hpt_trl.methods.comparisons import comparison_rows
+from hpt_trl.methods.padding_free import PaddingFreeRewardConfig
 from hpt_trl.methods.reward.shift import SCORES_FILE
 from hpt_trl.methods.reward.trainer import ScoringRewardTrainer
 from hpt_trl.methods.text_models import refuse_processor
@@ -62,7 +63,7 @@ def finish(trainer: Trainer) -> None:
 
 STAGE = Stage(
     name="reward",
-    config_class=RewardConfig,
+    config_class=PaddingFreeRewardConfig,
     build=build,
     check=check,
     check_tokenizer=refuse_processor,

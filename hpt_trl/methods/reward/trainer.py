@@ -11,6 +11,7 @@ from trl import RewardTrainer
 
 from hpt_trl.data.messages import as_text
 from hpt_trl.methods.held_out import HeldOutMeasures, share_of_rows
+from hpt_trl.methods.padding_free import read_without_padding
 
 
 class ScoringRewardTrainer(HeldOutMeasures, RewardTrainer):
@@ -19,6 +20,12 @@ class ScoringRewardTrainer(HeldOutMeasures, RewardTrainer):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self._scores: list[torch.Tensor] = []
+        read_without_padding(self, self._reading)
+
+    @property
+    def _reading(self) -> Any:
+        """The model that reads the rows."""
+        return self.model
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         self._scores = []

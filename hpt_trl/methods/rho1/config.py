@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from hpt_trl.models.padding_free.settings import PaddingFree
 from hpt_trl.token_scores.selection_config import SelectionConfig
 
 SELECTIONS = ("excess", "reference_low", "random", "full")
@@ -10,7 +11,7 @@ REFERENCED = ("excess", "reference_low")
 
 
 @dataclass
-class Rho1Config(SelectionConfig):
+class Rho1Config(PaddingFree, SelectionConfig):  # type: ignore[misc]
     """Configuration of `Rho1Trainer`: TRL's SFTConfig, and which tokens are trained on (arXiv 2404.07965)."""
 
     selection: str = field(

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 
 from transformers import Trainer
-from trl import SFTConfig
 
 from hpt_trl.data.layouts import Splits
 from hpt_trl.data.rendering import Encoder
 from hpt_trl.environments.arguments import ENVIRONMENT_RULES
 from hpt_trl.errors import Collector
 from hpt_trl.methods.environments import ActingArguments, check_environment
+from hpt_trl.methods.padding_free import PaddingFreeSFTConfig
 from hpt_trl.methods.sft.acted import build_acted, check_acted
 from hpt_trl.methods.sft.rows import label_answers, refuse_turns_of_documents, training_splits, try_row
 from hpt_trl.methods.sft.streamed import streamed_training
@@ -55,7 +55,7 @@ def build(inputs: StageInputs) -> Trainer:
 
 STAGE = Stage(
     name="sft",
-    config_class=SFTConfig,
+    config_class=PaddingFreeSFTConfig,
     argument_class=SftArguments,
     environment=lambda arguments: arguments.environment,
     check=check,

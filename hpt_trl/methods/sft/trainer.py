@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader
 from trl import SFTConfig, SFTTrainer
 
 from hpt_trl.methods.held_out import ROW_LENGTHS, HeldOutMeasures, share_of_rows
+from hpt_trl.methods.padding_free import compute_without_padding
 from hpt_trl.methods.signatures import takes_arguments_of
 
 # Metrics that the base averages over the tokens that have a label.
@@ -28,6 +29,7 @@ class MeasuredSFTTrainer(HeldOutMeasures, SFTTrainer):
         # Where a sequence is spread over processes the loss is the model's.
         if self.accelerator.parallelism_config is None:
             self.model_accepts_loss_kwargs = True
+        compute_without_padding(self, self.model)
 
     def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
         plain = self.data_collator

@@ -18,7 +18,8 @@ from hpt_trl.methods.hybrid.estimator import (
     union_advantages,
 )
 from hpt_trl.methods.hybrid.gate import SOFT_TABLES, no_contrast, prompt_coefficients, read_soft_table
-from hpt_trl.rollouts.rows import collate, deal, padded_area, unpad
+from hpt_trl.rollouts.dealing import deal, padded_area
+from hpt_trl.rollouts.rows import collate, unpad
 
 P = np.array([[0.001, 0.1, 0.5, 0.99]])
 LOGPS = np.log(P)

@@ -301,7 +301,7 @@ class CountingPPO(FixedPPO):
 class WholePPO(CountingPPO):
     """Reads every row whole."""
 
-    def _rows(self, batch):
+    def _rows_of(self, batch):
         return unpad(batch)
 
 
@@ -315,7 +315,8 @@ def test_rows_without_a_loss_are_hardly_read_and_change_nothing(tiny_model_path,
     # Members 0 and 3 of a group are cut.
     settings = PPO | {"num_generations": 4, "kinds": ["mixed", "fail"], "reward": some, "loss_type": loss_type}
     settings |= {"mask_truncated_completions": True, "num_iterations": 2, "max_steps": 2}
-    settings |= {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}
+    # Without padding a row without a loss is not read at all.
+    settings |= {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4, "padding_free": False}
     short, whole = (
         train(kind, tiny_model_path, tmp_path / kind.__name__, **settings) for kind in (CountingPPO, WholePPO)
     )

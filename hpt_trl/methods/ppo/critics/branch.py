@@ -8,9 +8,10 @@ from torch.utils.hooks import RemovableHandle
 from transformers import Cache
 
 from hpt_trl.errors import UserError
-from hpt_trl.methods.ppo.critics.critic import Critic, base_of
+from hpt_trl.methods.ppo.critics.critic import Critic, base_of, of_batch
 from hpt_trl.methods.ppo.critics.head import new_head
 from hpt_trl.models.decoder_parts import DecoderParts, decoder_parts, hidden_of
+from hpt_trl.models.padding_free.attention import ROWS, PackedRows
 from hpt_trl.models.parameters import build_on_meta
 from hpt_trl.models.twins import twin
 from hpt_trl.models.value_model import ValueHead
@@ -37,9 +38,12 @@ class Branch(nn.Module):
         self.head = head
 
     def forward(
-        self, hidden: Float[Tensor, "rows tokens width"], calls: list[tuple[tuple, dict[str, Any]]]
+        self,
+        hidden: Float[Tensor, "rows tokens width"],
+        calls: list[tuple[tuple, dict[str, Any]]],
+        rows: PackedRows | None,
     ) -> Float[Tensor, "rows tokens"]:
-        """Values of every position.
+        """Values of every position, or of those that packed rows ask for.
 
         Args:
             hidden: the trunk's state before the first of the layers.
@@ -47,6 +51,8 @@ class Branch(nn.Module):
         """
         for layer, (args, kwargs) in zip(self.layers, calls, strict=True):
             hidden = hidden_of(layer(hidden, *args, **kwargs))
+        if rows is not None:
+            hidden = hidden.index_select(1, rows.kept)
         return self.head(self.norm(hidden))
 
 
@@ -84,8 +90,12 @@ class BranchCritic(Critic):
             calls.append(((hidden, *args[1:]), named))
 
         def leave(trunk: nn.Module, args: tuple, output: Any) -> None:
-            hidden = calls[0][0][0]
-            values.append(self.module(hidden, [(args[1:], kwargs) for args, kwargs in calls]))
+            # Of the trunk's last pass: it may have tried its rows in two ways before.
+            last = calls[-len(self._originals) :]
+            (hidden, *_), first = last[0]
+            # Where the trunk computed the batch in place of its packed rows, these are not there.
+            rows = first.get(ROWS)
+            values.append(of_batch(self.module(hidden, [(args[1:], kwargs) for args, kwargs in last], rows), rows))
             calls.clear()
 
         entries = [layer.register_forward_pre_hook(enter, with_kwargs=True) for layer in self._originals]

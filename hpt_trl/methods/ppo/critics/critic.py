@@ -23,6 +23,7 @@ from trl.trainer.utils import get_config_model_id
 from hpt_trl.errors import UserError
 from hpt_trl.models.folders import VALUE_HEAD_FILE
 from hpt_trl.models.hub_parts import folder_with
+from hpt_trl.models.padding_free.attention import PackedRows
 from hpt_trl.models.value_model import ValueHead
 
 _NAME = "value_head"
@@ -34,6 +35,15 @@ def base_of(policy: nn.Module) -> PreTrainedModel:
     """The model under a PEFT adapter, or the model itself."""
     model: Any = policy
     return model.get_base_model() if isinstance(policy, PeftModel) else model
+
+
+def of_batch(found: Tensor, rows: PackedRows | None) -> Float[Tensor, "rows tokens"]:
+    """Values in the layout of the batch that a forward pass was asked about.
+
+    Args:
+        found: of the batch, (rows, width), or of what its packed rows asked for, (1, asked).
+    """
+    return found if rows is None else rows.spread(found)
 
 
 class Critic:
@@ -146,8 +156,11 @@ class Critic:
     def take_up(self) -> None:
         """Go on with a critic that lies beside the weights that the policy was loaded from, in a folder or on the Hub.
 
-        One of another kind is left where it is, which is said.
+        One of another kind is left where it is, which is said. An adapter's base is never the one that a critic's
+        adapter beside it was trained over.
         """
+        if isinstance(self.policy, PeftModel) and self.module is not self.head:
+            return
         config = base_of(self.policy).config
         source = get_config_model_id(config)
         if not source:

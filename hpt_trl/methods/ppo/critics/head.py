@@ -5,7 +5,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from hpt_trl.methods.ppo.critics.critic import Critic, base_of
+from hpt_trl.methods.ppo.critics.critic import Critic, base_of, of_batch
+from hpt_trl.models.padding_free.attention import ROWS
 from hpt_trl.models.value_model import LinearValueHead
 
 
@@ -18,10 +19,10 @@ class HeadCritic(Critic):
         self.take_up()
 
     def listen(self, values: list[Tensor]) -> list[RemovableHandle]:
-        def ask(trunk: nn.Module, args: tuple, output: Any) -> None:
-            values.append(self.head(output.last_hidden_state))
+        def ask(trunk: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
+            values.append(of_batch(self.head(output.last_hidden_state), kwargs.get(ROWS)))
 
-        return [base_of(self.policy).base_model.register_forward_hook(ask)]
+        return [base_of(self.policy).base_model.register_forward_hook(ask, with_kwargs=True)]
 
 
 def new_head(policy: nn.Module) -> LinearValueHead:

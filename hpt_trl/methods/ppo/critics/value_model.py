@@ -5,7 +5,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from hpt_trl.methods.ppo.critics.critic import Critic, base_of
+from hpt_trl.methods.ppo.critics.critic import Critic, base_of, of_batch
+from hpt_trl.models.padding_free.attention import ROWS
 from hpt_trl.models.value_model import ValueModel
 
 
@@ -20,6 +21,6 @@ class ValueModelCritic(Critic):
     def listen(self, values: list[Tensor]) -> list[RemovableHandle]:
         def ask(trunk: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
             inputs = {"input_ids": args[0], **kwargs} if args else kwargs
-            values.append(self.module(**inputs).token_values)
+            values.append(of_batch(self.module(**inputs).token_values, kwargs.get(ROWS)))
 
         return [base_of(self.policy).base_model.register_forward_hook(ask, with_kwargs=True)]

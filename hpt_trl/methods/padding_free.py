@@ -1,0 +1,62 @@
+"""Trainers on rows that compute no padding: their configs, and which parts of a model take rows without it."""
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from peft import PeftModel
+from trl import DPOConfig, RewardConfig, SFTConfig
+
+from hpt_trl.models.padding_free.language_models import pad_no_more
+from hpt_trl.models.padding_free.settings import PaddingFree, pads_no_more
+from hpt_trl.models.padding_free.trunks import take_packed_rows
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class PaddingFreeSFTConfig(PaddingFree, SFTConfig):  # type: ignore[misc]
+    """`trl.SFTConfig`; rows are computed without padding by default."""
+
+
+@dataclass
+class PaddingFreeDPOConfig(PaddingFree, DPOConfig):  # type: ignore[misc]
+    """`trl.DPOConfig`; rows are computed without padding by default."""
+
+
+@dataclass
+class PaddingFreeRewardConfig(PaddingFree, RewardConfig):
+    """`trl.RewardConfig`; rows are computed without padding by default."""
+
+
+def compute_without_padding(trainer: Any, *models: Any) -> None:
+    """Have language models under TRL's fused head compute a trainer's rows without padding, where its config asks.
+
+    Args:
+        models: before they are wrapped for several processes; None is none.
+    """
+    if _asks(trainer):
+        for model in models:
+            if model is not None:
+                pad_no_more(trainer.accelerator.unwrap_model(model))
+
+
+def read_without_padding(trainer: Any, model: Any) -> None:
+    """The same for a model that gives numbers, whose trunk reads the rows.
+
+    Args:
+        model: a sequence classifier, or the trunk of a value model.
+    """
+    if _asks(trainer):
+        base = model.get_base_model() if isinstance(model, PeftModel) else model
+        take_packed_rows(base.base_model)
+
+
+def _asks(trainer: Any) -> bool:
+    if not pads_no_more(trainer.args):
+        return False
+    if trainer.args.torch_compile:
+        logger.info("`torch_compile` is true: padding is computed, since rows without it have another shape each time.")
+        return False
+    # A sequence or weights that are spread over processes are not read row by row.
+    return trainer.accelerator.parallelism_config is None

@@ -1,0 +1,22 @@
+"""The key by which trainers on rows are told to compute padding."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class PaddingFree:
+    """What a trainer's config adds: rows are computed without padding by default."""
+
+    padding_free: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Compute rows without padding, and a beginning that rows of a batch share once: equal to the "
+            "padded way up to rounding. By default where the model can; false: TRL's own arithmetic. `sft` and "
+            "its like: true lays rows end to end as TRL does, for FlashAttention."
+        },
+    )
+
+
+def pads_no_more(config: object) -> bool:
+    """Whether rows are to be computed without padding; TRL's own config asks for TRL's arithmetic."""
+    return isinstance(config, PaddingFree) and config.padding_free is not False

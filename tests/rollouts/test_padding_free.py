@@ -1,0 +1,184 @@
+"""Updates without padding are those with it, through `.train()`: every loss, adapters, references, epochs, a critic."""
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from hpt_trl import PPOConfig
+from hpt_trl.rollouts.config import RolloutConfig
+from hpt_trl.rollouts.trainer import RolloutTrainer
+from tests.helpers.rollouts import (
+    MIXED,
+    FixedGRPO,
+    FixedHPT,
+    FixedMended,
+    FixedPPO,
+    assert_same_update,
+    build,
+    start_weights,
+    train,
+    weights,
+)
+
+LOSSES = ["grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"]
+SETTINGS = {
+    "reference": {"beta": 0.1},
+    "epochs": {"num_iterations": 2, "max_steps": 4},
+    "steps": {
+        "per_device_train_batch_size": 4,
+        "steps_per_generation": 8,
+        "gradient_accumulation_steps": 4,
+        "max_steps": 4,
+    },
+    "checkpointing": {"gradient_checkpointing": True},
+    "entropy": {"entropy_coef": 0.01},
+    "quantile": {"top_entropy_quantile": 0.5},
+    "masked": {"mask_truncated_completions": True},
+    "sequence": {"importance_sampling_level": "sequence", "num_iterations": 2, "max_steps": 4},
+}
+
+
+def both(trainer_class, model_path, folder, **settings):
+    """The trainer without padding and the one with it."""
+    return [train(trainer_class, model_path, folder / str(way), padding_free=way, **settings) for way in (True, False)]
+
+
+def starting(trainer, model_path):
+    """The weights that a training starts from: an adapter's own are drawn by the seed."""
+    start = start_weights(model_path)
+    return start | {name: torch.zeros_like(p) for name, p in weights(trainer).items() if name not in start}
+
+
+def trunk_of(trainer):
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    return (model.get_base_model() if getattr(model, "peft_config", None) else model).base_model
+
+
+@pytest.mark.parametrize("loss_type", LOSSES)
+@pytest.mark.parametrize("trainer_class", [FixedMended, FixedHPT])
+def test_every_loss(tiny_model_path, tmp_path, trainer_class, loss_type):
+    ours, padded = both(trainer_class, tiny_model_path, tmp_path, loss_type=loss_type)
+    assert ours.is_padding_free and trunk_of(ours).is_padding_free and not padded.is_padding_free
+    assert_same_update(weights(ours), weights(padded), start_weights(tiny_model_path), 1e-5)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("trainer_class", [FixedMended, FixedHPT])
+def test_every_setting(tiny_model_path, tmp_path, trainer_class, name):
+    settings = {"learning_rate": 0.1, **SETTINGS[name]}
+    ours, padded = both(trainer_class, tiny_model_path, tmp_path, **settings)
+    assert trunk_of(ours).is_padding_free
+    assert_same_update(weights(ours), weights(padded), start_weights(tiny_model_path), 2e-5)
+    last = [trainer.state.log_history[-2] for trainer in (ours, padded)]
+    for metric in ("loss", "grad_norm", "kl", "reward", "completions/mean_length"):
+        if metric in last[1]:
+            assert last[0][metric] == pytest.approx(last[1][metric], rel=1e-4, abs=1e-6), metric
+
+
+@pytest.mark.parametrize("trainer_class", [FixedMended, FixedHPT, FixedPPO])
+def test_an_adapter(tiny_model_path, tmp_path, trainer_class):
+    more = {"kl_coef": 0.1} if trainer_class is FixedPPO else {"beta": 0.1}
+    settings = {"lora": True, "learning_rate": 0.1, "max_steps": 3, **more}
+    ours, padded = both(trainer_class, tiny_model_path, tmp_path, **settings)
+    assert trunk_of(ours).is_padding_free
+    assert_same_update(weights(ours), weights(padded), starting(ours, tiny_model_path), 2e-5)
+
+
+@pytest.mark.parametrize("value_model", [False, True])
+@pytest.mark.parametrize("loss_type", ["dapo", "grpo", "dr_grpo"])
+def test_ppo(tiny_model_path, reference_model_path, tmp_path, loss_type, value_model):
+    settings = {"loss_type": loss_type, "num_generations": 1, "per_device_train_batch_size": 4, "learning_rate": 0.05}
+    settings |= {"gradient_accumulation_steps": 2, "num_iterations": 2, "max_steps": 2, "vf_coef": 0.5}
+    settings |= {"value_model_name_or_path": reference_model_path} if value_model else {}
+    ours, padded = both(FixedPPO, tiny_model_path, tmp_path, **settings)
+    assert trunk_of(ours).is_padding_free
+    start = starting(ours, tiny_model_path)
+    if value_model:
+        trunk = AutoModelForCausalLM.from_pretrained(reference_model_path).model
+        start |= {f"value_head.trunk.{name}": p.detach() for name, p in trunk.named_parameters()}
+        assert ours.model.value_head.trunk.is_padding_free
+    assert_same_update(weights(ours), weights(padded), start, 2e-5)
+    for name in ("ppo/kl", "ppo/values_mean", "ppo/value_loss", "ppo/explained_variance"):
+        assert ours.state.log_history[0][name] == pytest.approx(padded.state.log_history[0][name], rel=1e-4, abs=1e-6)
+
+
+def test_rows_of_a_prompt_meet_in_a_micro_batch_and_the_prompt_is_computed_once(tiny_model_path, tmp_path):
+    seen: list[tuple[int, int]] = []
+
+    class Counted(FixedMended):
+        def _compute_loss(self, model, inputs):
+            pairs = zip(inputs["prompt_ids"], inputs["prompt_mask"], strict=True)
+            prompts = {tuple(ids[mask.bool()].tolist()) for ids, mask in pairs}
+            rows = int((inputs["prompt_mask"].sum() + inputs["completion_mask"].sum()).item())
+            computed: list[int] = []
+            layer = trunk_of(self).layers[0]
+            hook = layer.register_forward_hook(lambda module, args, output: computed.append(args[0].size(1)))
+            try:
+                return super()._compute_loss(model, inputs)
+            finally:
+                hook.remove()
+                seen.append((len(prompts), rows - computed[-1]))
+
+    train(Counted, tiny_model_path, tmp_path, padding_free=True, num_generations=8, kinds=MIXED[:4])
+    # Of 8 rollouts 7 prompts are saved, and the last token of each, on which nothing depends.
+    assert [prompts for prompts, _ in seen] == [1, 1, 1, 1]
+    assert all(saved > 7 * 10 + 8 for _, saved in seen)
+
+
+def test_trls_own_config_is_trls_own_arithmetic(tiny_model_path, tmp_path):
+    stock = train(FixedGRPO, tiny_model_path, tmp_path)
+    from trl import GRPOConfig
+
+    from tests.helpers.rollouts import CONFIGS, RolloutTrainer
+
+    class Plain(FixedMended):
+        pass
+
+    CONFIGS[Plain] = GRPOConfig
+    ours = train(Plain, tiny_model_path, tmp_path)
+    assert not ours.is_padding_free and issubclass(Plain, RolloutTrainer)
+    assert all(torch.equal(p, weights(stock)[name]) for name, p in weights(ours).items())
+
+
+def test_a_model_that_cannot_is_told_and_trained_the_padded_way(tiny_model_path, tmp_path, caplog):
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_path, attn_implementation="eager", dtype=torch.float32)
+    with caplog.at_level("INFO", "hpt_trl"):
+        ours = train(FixedMended, tiny_model_path, tmp_path, model=model, padding_free=True)
+    assert "`attn_implementation` is 'eager'" in caplog.text and not ours.is_padding_free
+    padded = train(FixedMended, tiny_model_path, tmp_path, padding_free=False)
+    assert_same_update(weights(ours), weights(padded), start_weights(tiny_model_path), 1e-5)
+
+
+def test_continuous_batching_goes_on_beside_it(tiny_model_path, tmp_path):
+    settings = {"use_transformers_continuous_batching": True, "learning_rate": 1e-3, "max_steps": 2}
+    ours = train(RolloutTrainer, tiny_model_path, tmp_path, **settings)
+    assert trunk_of(ours).is_padding_free and ours.state.global_step == 2
+
+
+def test_configs_say_so():
+    assert RolloutConfig("x", use_cpu=True, bf16=False).pads_no_more
+    assert not PPOConfig("x", use_cpu=True, bf16=False, padding_free=False).pads_no_more
+
+
+@pytest.mark.parametrize("trainer_class", [FixedMended, FixedHPT])
+def test_old_log_probabilities_of_the_first_step_are_its_own(tiny_model_path, tmp_path, trainer_class):
+    """One step of a generation and two epochs: no pass. Two steps and two epochs: a pass for the second step's rows."""
+
+    def trained(**settings):
+        """The trainer, and how often its policy was asked without a gradient."""
+        trainer = build(trainer_class, tiny_model_path, tmp_path, learning_rate=0.1, max_steps=4, **settings)
+        asked: list[bool] = []
+        trunk_of(trainer).register_forward_hook(lambda *_: asked.append(torch.is_grad_enabled()))
+        trainer.train()
+        return trainer, asked.count(False)
+
+    several = {"steps_per_generation": 8, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 4}
+    for settings, left in (({}, 0), (several, 0.5)):
+        (ours, passes), (padded, all_passes) = (
+            trained(num_iterations=2, padding_free=way, **settings) for way in (True, False)
+        )
+        assert passes <= left * all_passes and all_passes > 0
+        assert_same_update(weights(ours), weights(padded), start_weights(tiny_model_path), 2e-5)
+        for name in ("clip_ratio/region_mean", "clip_ratio/high_max", "entropy"):
+            logs = [[line[name] for line in one.state.log_history if name in line] for one in (ours, padded)]
+            assert logs[0] == pytest.approx(logs[1], rel=1e-3, abs=1e-5, nan_ok=True), name
