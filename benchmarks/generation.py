@@ -13,7 +13,6 @@ Of the positions that go through the model are told those that nobody reads: pad
 end of a row, and a prompt again for each member of its group.
 """
 
-import math
 import statistics
 import time
 from typing import Any
@@ -57,13 +56,13 @@ class Counted:
     def _count(self, module: torch.nn.Module, args: Any, kwargs: Any) -> None:
         self.computed += kwargs["input_ids"].numel()
 
-    def unread(self, prompts: list[list[int]], completions: list[list[int]]) -> float:
-        """Share of what was computed since the last call; NaN of an engine with a model of its own."""
+    def unread(self, prompts: list[list[int]], completions: list[list[int]]) -> float | None:
+        """Share of what was computed since the last call; None for an engine with a model of its own."""
         once = sum(map(len, {tuple(prompt) for prompt in prompts}))
         # The last token of a row goes through no model.
         drawn = sum(len(completion) - 1 for completion in completions)
         computed, self.computed = self.computed, 0
-        return 1 - (once + drawn) / computed if computed else math.nan
+        return 1 - (once + drawn) / computed if computed else None
 
 
 def build(trainer_class: type, arguments: Any, model: str, **settings: Any) -> Any:
@@ -130,7 +129,7 @@ def _summary(own: list[dict[str, Any]], stock: list[dict[str, Any]]) -> dict[str
         "seconds": [one["seconds"] for one in own],
         "ratio": statistics.median(one["seconds"] / other["seconds"] for one, other in pairs),
         "processor_ratio": statistics.median(one["processor"] / other["processor"] for one, other in pairs),
-        "unread": statistics.fmean(one["unread"] for one in own),
+        "unread": None if own[0]["unread"] is None else statistics.fmean(one["unread"] for one in own),
         "tokens": statistics.fmean(tokens),
         "completions_of_stock": same / sum(len(one["completions"]) for one in own),
     }
@@ -145,11 +144,13 @@ def main() -> None:
     parser.add_argument("--float32", action="store_true", help="without mixed precision")
     parser.add_argument("--beside", nargs="*", choices=OTHERS, default=[], help="further sides")
     arguments = parser.parse_args()
-    report = {"settings": vars(arguments), **hardware(), "sides": measure(arguments)}
+    settings = {name: value for name, value in vars(arguments).items() if name != "output"}
+    report = {"settings": settings, **hardware(), "sides": measure(arguments)}
     for side, figures in report["sides"].items():
+        unread = "" if figures["unread"] is None else f"{figures['unread']:.0%} of the positions unread, "
         print(
             f"{side}: {figures['ratio']:.2f} of stock's time ({figures['processor_ratio']:.2f} of the processor's), "
-            f"{figures['unread']:.0%} of the positions unread, {figures['tokens']:.0f} tokens, "
+            f"{unread}{figures['tokens']:.0f} tokens, "
             f"{figures['completions_of_stock']:.0%} of the completions are stock's"
         )
     write_report(report, arguments.output)

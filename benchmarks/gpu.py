@@ -65,6 +65,7 @@ from hpt_trl.models.loading import load_tokenizer
 from hpt_trl.planning.devices import peak_flops_of
 from hpt_trl.planning.known_models import known_config
 from hpt_trl.recipes.recipe import StageInputs
+from hpt_trl.rollouts.config import RolloutConfig
 from hpt_trl.rollouts.trainer import RolloutTrainer
 
 # Entries of the tokenizer that lies beside the models: special tokens and bytes. Rows are drawn above them.
@@ -321,7 +322,7 @@ class Bench:
         )
         classes: tuple[type, type] = (PresetStock, GRPOConfig)
         if side == "ours":
-            classes = (PresetHPT, HybridPostConfig) if mix == "hpt" else (PresetGRPO, GRPOConfig)
+            classes = (PresetHPT, HybridPostConfig) if mix == "hpt" else (PresetGRPO, RolloutConfig)
             settings |= hybrid if mix == "hpt" else {}
         config = classes[1](**settings)
         trainer = classes[0](path, rewards, config, self.prompt_rows(kinds), processing_class=load_tokenizer(path))

@@ -24,6 +24,7 @@ from benchmarks.shared import process_bytes
 from benchmarks.update_phase import GROUP, MIXES, build
 from hpt_trl import HybridPostConfig, HybridPostTrainer, PPOConfig, PPOTrainer
 from hpt_trl.rollouts.acting import ActingTrainer
+from hpt_trl.rollouts.config import RolloutConfig
 
 # Coefficient of the KL to the reference, on both sides of `ppo`.
 KL = 0.05
@@ -55,7 +56,7 @@ class Stage:
 
 _STOCK = Side(GRPOTrainer, GRPOConfig, {})
 STAGES = {
-    "grpo": Stage(MIXES["hpt"][0], Side(ActingTrainer, GRPOConfig, {}), _STOCK),
+    "grpo": Stage(MIXES["hpt"][0], Side(ActingTrainer, RolloutConfig, {}), _STOCK),
     "hpt": Stage(MIXES["hpt"][0], Side(HybridPostTrainer, HybridPostConfig, MIXES["hpt"][1]), _STOCK),
     "hpt-no": Stage(MIXES["no"][0], Side(HybridPostTrainer, HybridPostConfig, MIXES["no"][1]), _STOCK),
     "hpt-solved": Stage(MIXES["solved"][0], Side(HybridPostTrainer, HybridPostConfig, MIXES["solved"][1]), _STOCK),

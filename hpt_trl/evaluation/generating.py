@@ -21,6 +21,7 @@ from transformers import (
     StoppingCriteriaList,
     StopStringCriteria,
 )
+from transformers.integrations import is_deepspeed_zero3_enabled
 from trl.data_utils import is_conversational
 from trl.distributed import DistributedBackend
 from trl.models import unwrap_model_for_generation
@@ -270,9 +271,11 @@ def _generating(model: torch.nn.Module, accelerator: Accelerator | None) -> Iter
             else:
                 # Around the whole evaluation: autocast then keeps its low-precision copy of the weights from token to
                 # token, 1.5 to 2 times faster on a CPU. A sharded model's weights must not be kept.
-                sharded = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+                kind = accelerator.distributed_type
+                foreign = kind in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+                sharded = kind == DistributedType.FSDP or is_deepspeed_zero3_enabled()
                 with (
-                    nullcontext() if sharded else accelerator.autocast(),
+                    nullcontext() if foreign else accelerator.autocast(),
                     unwrap_model_for_generation(model, accelerator) as unwrapped,
                     DistributedBackend(accelerator).summon_full_params(model, recurse=False),
                     finished_rows_leave(unwrapped, sharded=sharded),

@@ -5,6 +5,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    from peft import PeftConfig
     from transformers import PretrainedConfig, PreTrainedModel
     from trl import ModelConfig
 
@@ -111,23 +112,23 @@ def count_parameters(
     )
 
 
-def count_copied(
-    config: "PretrainedConfig", model_args: "ModelConfig | None" = None, *, layers: int | None = None
-) -> int:
+def count_copied(config: "PretrainedConfig", adapter: "PeftConfig | None" = None, *, layers: int | None = None) -> int:
     """Counts what a copy of a model's trunk trains of its own; of an adapter's base it shares the rest.
 
     Args:
+        adapter: of the copy; None trains every parameter.
         layers: of its last layers and the final norm alone; None for the whole trunk.
     """
     from peft import get_peft_model
-    from trl import get_peft_config
 
     from hpt_trl.models.decoder_parts import decoder_parts
 
     model = build_on_meta(config)
-    if model_args is not None and (peft_config := get_peft_config(model_args)) is not None:
-        # Puts the adapter into the model itself.
-        get_peft_model(model, peft_config)
+    if adapter is not None:
+        # A classifier's adapter, whose head is not in the trunk, is put into the trunk as any other.
+        adapter = copy.copy(adapter)
+        adapter.task_type, adapter.inference_mode = None, False
+        get_peft_model(model, adapter)
     parts: list[Any] = [model.base_model]
     if layers is not None:
         found = decoder_parts(model)

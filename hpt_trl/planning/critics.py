@@ -1,9 +1,12 @@
 """What PPO's critic adds to a training: parameters of its own, and the layers that are run for it."""
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from hpt_trl.methods.ppo.critics.making import scoring_model, starts_from
+from trl import get_peft_config
+
+from hpt_trl.methods.ppo.critics.making import Start, scoring_model, start_of
 from hpt_trl.models.parameters import Parameters, count_copied, count_parameters
+from hpt_trl.models.readable import adapter_config
 from hpt_trl.planning.memory_sizes import Sizes
 from hpt_trl.rewards.completions import text_tokenizer
 from hpt_trl.rewards.reward_model import RewardModel
@@ -65,20 +68,22 @@ def critic_size(
     settings, model_args = recipe.config, recipe.model_args
     if not has_critic(recipe) or settings.critic == "head":
         return None
-    if settings.critic == "value_model":
-        start = _start(recipe, reward_model)
-        if isinstance(start, str):
-            return None if named is None else whole_value_model(named, sizes)
-        if isinstance(start, RewardModel) and not model_args.use_peft:
-            return whole_value_model(start.config, sizes)
-        if not model_args.use_peft:
-            return whole_value_model(model, sizes, own=count_copied(model))
-    branch = settings.critic_layers if settings.critic == "branch" else None
+    adapter, branch = get_peft_config(model_args), None
+    if settings.critic == "branch":
+        branch = settings.critic_layers
+    elif (start := _start(recipe, reward_model)).adapter is not None:
+        adapter = adapter_config(start.adapter)
+    elif start.reward_model is not None:
+        return whole_value_model(start.reward_model.config, sizes)
+    elif start.name is not None:
+        return None if named is None else whole_value_model(named, sizes)
+    elif adapter is None:
+        return whole_value_model(model, sizes, own=count_copied(model))
     return CriticSize(
         config=model,
         counts=count_parameters(model, model_args),
         layers=branch or model.get_text_config().num_hidden_layers,
-        own=count_copied(model, model_args, layers=branch),
+        own=count_copied(model, adapter, layers=branch),
         own_bytes=sizes.trainable_bytes,
         weight_bytes=sizes.weight_bytes,
     )
@@ -98,18 +103,17 @@ def whole_value_model(config: "PretrainedConfig", sizes: Sizes, *, own: int | No
 
 def describe_critic(recipe: "Recipe", reward_model: RewardModel | None) -> str:
     """What a recipe's critic is, in words."""
-    settings, lora = recipe.config, recipe.model_args.use_peft
+    settings, over = recipe.config, ", as an adapter over the policy's base"
     if settings.critic == "head":
         return "a linear head on the policy's trunk"
-    over = ", as an adapter over the policy's base" if lora else ""
+    lora = recipe.model_args.use_peft
     if settings.critic == "branch":
-        return f"own copies of the last {settings.critic_layers} layers{over}"
+        return f"own copies of the last {settings.critic_layers} layers{over if lora else ''}"
     start = _start(recipe, reward_model)
-    if isinstance(start, str):
-        return f"a value model, from {start}"
-    return f"a value model, from {'the policy' if start is None else start.name}{over}"
+    shares = lora and (start.name is None or start.adapter is not None)
+    return f"a value model, from {start.name or 'the policy'}{over if shares else ''}"
 
 
-def _start(recipe: "Recipe", reward_model: RewardModel | None) -> Any:
+def _start(recipe: "Recipe", reward_model: RewardModel | None) -> Start:
     name = recipe.model_args.model_name_or_path
-    return starts_from(recipe.config, reward_model, name, adapted=recipe.model_args.use_peft)
+    return start_of(recipe.config, reward_model, name, adapted=recipe.model_args.use_peft)

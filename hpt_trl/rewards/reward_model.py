@@ -80,12 +80,13 @@ class RewardModel:
 
         model = self._loaded()
         sequences = [self.encode(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
-        # By length, so that little is padded.
-        order = sorted(range(len(sequences)), key=lambda index: len(sequences[index]))
+        # Those that begin alike together, whose beginning is computed once; where rows are padded, by length.
+        padded = model.base_model.is_padding_free is False
+        order = sorted(range(len(sequences)), key=lambda index: len(sequences[index]) if padded else sequences[index])
         scores = [0.0] * len(sequences)
         for start in range(0, len(order), BATCH):
             batch = order[start : start + BATCH]
-            longest = len(sequences[batch[-1]])
+            longest = max(len(sequences[index]) for index in batch)
             ids = torch.full((len(batch), longest), self.tokenizer.pad_token_id)
             mask = torch.zeros((len(batch), longest), dtype=torch.long)
             for place, index in enumerate(batch):
@@ -182,10 +183,12 @@ class RewardModel:
             from accelerate import PartialState
 
             from hpt_trl.models.loading import load_sequence_classifier
+            from hpt_trl.models.padding_free.trunks import take_packed_rows
 
             model = load_sequence_classifier(
                 self.folder, pad_token_id=self.tokenizer.pad_token_id, **self.settings, **self._further
             )
+            take_packed_rows(model.base_model)
             model.requires_grad_(False)
             self._model = model.eval().to(PartialState().device)
         return self._model

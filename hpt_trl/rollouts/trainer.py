@@ -9,15 +9,13 @@ Each mend wraps one method of the base and can be dropped when upstream is fixed
                                    rewards share a name; the reference is the model that was passed, and not one read
                                    from its folder; a model without a weight to train and a biased correction for vLLM
                                    are refused
-    _prepare_inputs                rows are dealt to micro-batches so that a prompt is computed once for its rollouts,
-    _compute_loss                  ... and metrics are logged as if they had not been
     _tokenize_prompts              a tokenizer that ends every text does not end the prompts, which are to be answered
     _calculate_rewards             a reward of NaN or infinity leaves its row out instead of spoiling the batch
     _generate_single_turn          weights are cast once per generation, not once per token; a prompt is computed once
                                    for its group, and rows that have ended leave the batch; the model's own generation
                                    config does not shape the rollouts
 
-and vLLM's engine and client by `hpt_trl.rollouts.vllm.mended`.
+and vLLM's engine and client by `hpt_trl.rollouts.vllm.mended`. `hpt_trl.rollouts.computing` is about speed.
 """
 
 import inspect
@@ -29,10 +27,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import Tensor
 from torch.utils.data import Sampler
 from transformers import PreTrainedTokenizerBase, ProcessorMixin, StoppingCriteria
+from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
@@ -41,17 +39,14 @@ from hpt_trl.models.decoding import neutral_decoding
 from hpt_trl.models.fsdp2 import mend_fsdp2
 from hpt_trl.models.generating.leaving import finished_rows_leave
 from hpt_trl.models.moving_reference import KeepsReference
-from hpt_trl.models.padding_free.language_models import pad_no_more
 from hpt_trl.models.trainable import refuse_untrainable
 from hpt_trl.rewards.guarding import guard
 from hpt_trl.rewards.names import distinct_names, numbered
 from hpt_trl.rewards.reward_model import RewardModel
-from hpt_trl.rollouts.config import RolloutConfig
-from hpt_trl.rollouts.dealing import dealt_anew
+from hpt_trl.rollouts.computing import ComputesOnce
 from hpt_trl.rollouts.reference import passed_as_reference
-from hpt_trl.rollouts.rows import Row, collate, unpad, unpad_shortened
 from hpt_trl.rollouts.sampling import check_sampling
-from hpt_trl.rollouts.step_metrics import PLACES, Places, StepMetrics, Totals, lengths_of, take_back
+from hpt_trl.rollouts.step_metrics import Places, Totals
 from hpt_trl.rollouts.vllm import mended
 
 logger = logging.getLogger(__name__)
@@ -103,7 +98,7 @@ def _loaded(reward_funcs: list[Any], config: GRPOConfig | None, tokenizers: Any)
     ]
 
 
-class RolloutTrainer(KeepsReference, GRPOTrainer):
+class RolloutTrainer(ComputesOnce, KeepsReference, GRPOTrainer):
     """`trl.GRPOTrainer` with the mends of this module; takes the same arguments.
 
     Raises:
@@ -113,12 +108,9 @@ class RolloutTrainer(KeepsReference, GRPOTrainer):
     """
 
     args: GRPOConfig
-    pad_to_multiple_of: int | None
     num_generations: int
     processing_class: PreTrainedTokenizerBase | ProcessorMixin
     chat_template_kwargs: dict[str, Any]
-    _scored: tuple[Tensor, Any]  # log-probabilities and entropies of the last forward pass, in the batch's layout
-    _buffered_inputs: Any  # the micro-batches of a generation batch; None before the first
     # Classes that the micro-batches may hold beside tensors, lists and numbers.
     _buffered_types: tuple[type, ...] = (Places, Totals)
     stopping: StoppingCriteria | None = None  # says of a generation at hand which rows go on for nothing
@@ -142,27 +134,9 @@ class RolloutTrainer(KeepsReference, GRPOTrainer):
         with mended(config, model), passed_as_reference(model, config):
             super().__init__(model, guarded, *args, **kwargs)
         refuse_untrainable(self.model)
-        self._step_metrics = StepMetrics(self.args, self.accelerator)
-        if self.pads_no_more:
-            for asked in (self.model, self.ref_model):
-                if asked is not None:
-                    pad_no_more(self.accelerator.unwrap_model(asked))
+        self._compute_once()
         # Environments may have added rewards of their own.
         self.reward_func_names = numbered([*names, *self.reward_func_names[len(names) :]])
-
-    @property
-    def pads_no_more(self) -> bool:
-        """Whether rows are to be computed without padding; TRL's own config asks for TRL's arithmetic."""
-        return isinstance(self.args, RolloutConfig) and self.args.pads_no_more
-
-    @property
-    def is_padding_free(self) -> bool:
-        """Whether they are; the first batch shows whether the model can."""
-        if not self.pads_no_more or self._is_vlm:
-            return False
-        base: Any = self.accelerator.unwrap_model(self.model)
-        base = base.get_base_model() if isinstance(base, PeftModel) else base
-        return base.base_model.is_padding_free is not False
 
     def _get_train_sampler(self, dataset: Any = None) -> Sampler:
         stock = super()._get_train_sampler(dataset)
@@ -195,56 +169,6 @@ class RolloutTrainer(KeepsReference, GRPOTrainer):
                 state = torch.load(file, map_location=self.accelerator.device, weights_only=True)
             self._step, self._buffered_inputs = state["step"], state["buffered"]
 
-    # The micro-batches, and what is logged of them.
-
-    @property
-    def _deals_rows(self) -> bool:
-        """Whether rows are dealt anew to the micro-batches of their optimizer step, so that prompts are shared."""
-        args = self.args
-        # Terms that are means over the tokens of a micro-batch depend on which rows it has.
-        by_entropy = args.entropy_coef != 0 or args.use_adaptive_entropy or args.top_entropy_quantile < 1
-        return self.is_padding_free and not (by_entropy or args.loss_type == "bnpo" or self.aux_loss_enabled)
-
-    def _prepare_inputs(self, generation_batch: Any) -> Any:
-        before = self._buffered_inputs
-        inputs = super()._prepare_inputs(generation_batch)
-        assert self.model is not None
-        if self.model.training and self._buffered_inputs is not before and self._deals_rows:
-            buffers, per_step = self._buffered_inputs, self.args.gradient_accumulation_steps
-            per_step = 1 if len(buffers) % per_step else per_step
-            self._buffered_inputs = dealt_anew(
-                buffers, self._rows_of, self._collated, per_step, self.accelerator, by_prompt=self.is_padding_free
-            )
-            inputs = self._buffered_inputs[self._step % len(self._buffered_inputs)]
-        return inputs
-
-    def _rows_of(self, batch: dict[str, Any]) -> list[Row]:
-        """The rows of a batch; of those without a token that has a loss nothing is used, and little is read."""
-        # A load-balancing loss acts on every row.
-        return unpad(batch) if self.aux_loss_enabled else unpad_shortened(batch)
-
-    def _collated(self, rows: list[Row]) -> dict[str, Any]:
-        return collate(rows, self._tokenizer.pad_token_id, self.pad_to_multiple_of)
-
-    def _get_per_token_logps_and_entropies(
-        self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Any, Any]:
-        logps, entropies, aux_loss = super()._get_per_token_logps_and_entropies(
-            model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
-        )
-        self._scored = logps, entropies
-        return logps, entropies, aux_loss
-
-    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
-        if PLACES not in inputs:
-            return super()._compute_loss(model, inputs)
-        metrics = self._metrics["train"]
-        logged = lengths_of(metrics)
-        loss = super()._compute_loss(model, inputs)
-        logps, entropies = (values.detach() for values in self._scored)
-        self._step_metrics.add(logps, entropies, inputs, inputs[PLACES], take_back(metrics, logged), metrics)
-        return loss
-
     def _tokenize_prompts(self, prompts: list) -> Any:
         ids, *others = super()._tokenize_prompts(prompts)
         if isinstance(prompts[0], str) and self._ends_texts:
@@ -274,9 +198,10 @@ class RolloutTrainer(KeepsReference, GRPOTrainer):
         # autocast around all of them keeps the casts: the same arithmetic, several times as fast on a CPU. The weights
         # of a sharded model come and go, their casts must not be kept.
         assert self.model is not None
-        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        foreign = self.use_vllm or self.is_fsdp_enabled or self.is_deepspeed_enabled
+        sharded = self.is_fsdp_enabled or is_deepspeed_zero3_enabled()
         with (
-            nullcontext() if self.use_vllm or sharded else self.accelerator.autocast(),
+            nullcontext() if foreign else self.accelerator.autocast(),
             neutral_decoding(self.model),
             finished_rows_leave(self.model, sharded=sharded, stopping=self.stopping),
         ):

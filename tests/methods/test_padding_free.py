@@ -16,7 +16,6 @@ from hpt_trl.methods.dpo.trainer import MeasuredDPOTrainer
 from hpt_trl.methods.padding_free import PaddingFreeDPOConfig, PaddingFreeRewardConfig, PaddingFreeSFTConfig
 from hpt_trl.methods.reward.trainer import ScoringRewardTrainer
 from hpt_trl.methods.sft.trainer import MeasuredSFTTrainer
-from hpt_trl.models.padding_free import trunks
 
 # Rows of unlike lengths, some of which begin alike.
 ROWS = Dataset.from_list(
@@ -171,7 +170,7 @@ def test_a_load_balancing_loss_is_that_of_padded_rows(run, tiny_model_path, tmp_
 def test_what_is_saved_is_a_model_as_any(run, tmp_path):
     """The attention that reads rows without padding is no setting of the model."""
     run("sft").save_model(str(tmp_path / "saved"))
-    assert trunks.IMPLEMENTATION not in (tmp_path / "saved" / "config.json").read_text()
+    assert "attn" not in (tmp_path / "saved" / "config.json").read_text()
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
     assert model.config._attn_implementation == "sdpa"
 
@@ -190,10 +189,10 @@ def test_trls_own_config_asks_for_trls_arithmetic(tiny_model_path, tmp_path):
     noisy = PaddingFreeSFTConfig(str(tmp_path), use_cpu=True, bf16=False, neftune_noise_alpha=5.0)
     for config in (SFTConfig(str(tmp_path), use_cpu=True, bf16=False), *of_sft(tmp_path, False), noisy):
         trainer = MeasuredSFTTrainer(tiny_model_path, config, train_dataset=ROWS)
-        assert trainer.model.config._attn_implementation == "sdpa"
+        assert "padded_forward" not in vars(trainer.model.base_model)
     (config,) = of_sft(tmp_path, None)
     assert config.learning_rate == SFTConfig.learning_rate and config.logging_steps == SFTConfig.logging_steps
-    assert MeasuredSFTTrainer(tiny_model_path, config, train_dataset=ROWS).model.config._attn_implementation != "sdpa"
+    assert "padded_forward" in vars(MeasuredSFTTrainer(tiny_model_path, config, train_dataset=ROWS).model.base_model)
 
 
 def test_a_first_batch_without_padding_is_tried_as_well(run):

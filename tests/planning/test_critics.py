@@ -48,7 +48,7 @@ def reward_models(tiny_model_path, tmp_path_factory):
         torch.manual_seed(1)
         model: Any = AutoModelForSequenceClassification.from_pretrained(tiny_model_path, num_labels=1)
         if name == "ADAPTER":
-            model = get_peft_model(model, LoraConfig(r=4, task_type="SEQ_CLS", target_modules=["q_proj", "v_proj"]))
+            model = get_peft_model(model, LoraConfig(r=2, task_type="SEQ_CLS", target_modules=["up_proj", "v_proj"]))
         model.save_pretrained(folder / name)
         AutoTokenizer.from_pretrained(tiny_model_path).save_pretrained(folder / name)
     return folder

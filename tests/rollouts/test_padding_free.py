@@ -6,6 +6,7 @@ from transformers import AutoModelForCausalLM
 
 from hpt_trl import PPOConfig
 from hpt_trl.rollouts.config import RolloutConfig
+from hpt_trl.rollouts.trainer import RolloutTrainer
 from tests.helpers.rollouts import (
     MIXED,
     FixedGRPO,
@@ -13,6 +14,7 @@ from tests.helpers.rollouts import (
     FixedMended,
     FixedPPO,
     assert_same_update,
+    build,
     start_weights,
     train,
     weights,
@@ -147,6 +149,36 @@ def test_a_model_that_cannot_is_told_and_trained_the_padded_way(tiny_model_path,
     assert_same_update(weights(ours), weights(padded), start_weights(tiny_model_path), 1e-5)
 
 
+def test_continuous_batching_goes_on_beside_it(tiny_model_path, tmp_path):
+    settings = {"use_transformers_continuous_batching": True, "learning_rate": 1e-3, "max_steps": 2}
+    ours = train(RolloutTrainer, tiny_model_path, tmp_path, **settings)
+    assert trunk_of(ours).is_padding_free and ours.state.global_step == 2
+
+
 def test_configs_say_so():
     assert RolloutConfig("x", use_cpu=True, bf16=False).pads_no_more
     assert not PPOConfig("x", use_cpu=True, bf16=False, padding_free=False).pads_no_more
+
+
+@pytest.mark.parametrize("trainer_class", [FixedMended, FixedHPT])
+def test_old_log_probabilities_of_the_first_step_are_its_own(tiny_model_path, tmp_path, trainer_class):
+    """One step of a generation and two epochs: no pass. Two steps and two epochs: a pass for the second step's rows."""
+
+    def trained(**settings):
+        """The trainer, and how often its policy was asked without a gradient."""
+        trainer = build(trainer_class, tiny_model_path, tmp_path, learning_rate=0.1, max_steps=4, **settings)
+        asked: list[bool] = []
+        trunk_of(trainer).register_forward_hook(lambda *_: asked.append(torch.is_grad_enabled()))
+        trainer.train()
+        return trainer, asked.count(False)
+
+    several = {"steps_per_generation": 8, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 4}
+    for settings, left in (({}, 0), (several, 0.5)):
+        (ours, passes), (padded, all_passes) = (
+            trained(num_iterations=2, padding_free=way, **settings) for way in (True, False)
+        )
+        assert passes <= left * all_passes and all_passes > 0
+        assert_same_update(weights(ours), weights(padded), start_weights(tiny_model_path), 2e-5)
+        for name in ("clip_ratio/region_mean", "clip_ratio/high_max", "entropy"):
+            logs = [[line[name] for line in one.state.log_history if name in line] for one in (ours, padded)]
+            assert logs[0] == pytest.approx(logs[1], rel=1e-3, abs=1e-5, nan_ok=True), name

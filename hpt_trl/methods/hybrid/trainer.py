@@ -102,7 +102,6 @@ class HybridPostTrainer(ActingTrainer):
                 demonstration_column=args.demonstration_column,
                 needs_demonstration=args.on_missing_demonstration == "error",
             )
-        self._defer_old_logps = False
         self._generation: Scored | None = None
         self._sampled: Sampled
         self._demonstrations: Demonstrations | ActedDemonstrations
@@ -137,17 +136,21 @@ class HybridPostTrainer(ActingTrainer):
         """The correction for vLLM needs old log-probabilities of every row; else they wait for the dead rows."""
         return self.use_vllm and self.vllm_importance_sampling_correction
 
+    @property
+    def _finds_old_logps_later(self) -> bool:
+        return False  # but by a plan, below
+
+    @property
+    def _leaves_old_logps_out(self) -> bool:
+        return self._dropping.gated and not self._old_logps_are_known
+
     # Generation: keep what routing needs to know.
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         if not self.model.training:
             self._note_rollouts(EVALUATION, inputs)
             return super()._generate_and_score_completions(inputs)
-        self._defer_old_logps = self._dropping.gated and not self._old_logps_are_known
-        try:
-            batch = super()._generate_and_score_completions(inputs)
-        finally:
-            self._defer_old_logps = False
+        batch = super()._generate_and_score_completions(inputs)
         batch["row"] = torch.arange(len(inputs), device=batch["prompt_ids"].device)
         sampled, tokens = self._sampled, batch["num_items_in_batch"]
         if self.args.uses_union:
@@ -217,6 +220,7 @@ class HybridPostTrainer(ActingTrainer):
                 per_window,
                 generation.tokens,
                 tokens[number // per_window],
+                is_first=number < per_window,
                 rollouts_of_all=live_of_all[number],
                 totals=totals[number // per_window],
                 ends_step=number % per_window == per_window - 1,
@@ -252,9 +256,15 @@ class HybridPostTrainer(ActingTrainer):
         per_window: int,
         all_tokens: Tensor,
         tokens: tuple[float, float],
+        *,
+        is_first: bool,
         **of_all_processes: Any,
     ) -> dict[str, Any]:
-        """The stock batch of `count` rollouts (fillers included) with its `MicroBatch` under `hybrid`."""
+        """The stock batch of `count` rollouts (fillers included) with its `MicroBatch` under `hybrid`.
+
+        Args:
+            is_first: it is trained in the first optimizer step of the generation batch.
+        """
         rollouts = [row for row in rows if not row.is_demonstration]
         demonstrations = [row for row in rows if row.is_demonstration]
         stock_rows = rollouts + [filler] * (count - len(rollouts))
@@ -266,9 +276,13 @@ class HybridPostTrainer(ActingTrainer):
         if self.args.skip_dead_rows or demonstrations:
             forward = Forward.of(passed, pad_token, multiple)
         if self._dropping.gated and "old_per_token_logps" in batch and not self._old_logps_are_known:
-            # Also for fillers alone: sharded models need as many forward passes on every process.
-            old = Forward.of(rollouts or stock_rows, pad_token, multiple)
-            batch["old_per_token_logps"] = self._old_logps(old, batch["completion_ids"].shape)
+            if is_first and self.pads_no_more:
+                # The update finds them.
+                del batch["old_per_token_logps"]
+            else:
+                # Also for fillers alone: sharded models need as many forward passes on every process.
+                old = Forward.of(rollouts or stock_rows, pad_token, multiple)
+                batch["old_per_token_logps"] = self._old_logps(old, batch["completion_ids"].shape)
         rows_per_step = self.args.per_device_train_batch_size * per_window * self.accelerator.num_processes
         batch["hybrid"] = MicroBatch.of(
             stock_rows,
@@ -330,8 +344,6 @@ class HybridPostTrainer(ActingTrainer):
     def _get_per_token_logps_and_entropies(
         self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        if self._defer_old_logps:
-            return torch.zeros(len(input_ids), logits_to_keep, device=input_ids.device), None, None
         micro, count = self._micro, len(input_ids)
         if micro is None or micro.forward is None:
             result = super()._get_per_token_logps_and_entropies(
@@ -353,6 +365,7 @@ class HybridPostTrainer(ActingTrainer):
 
         self._rollout_scores = Scores(of_rollouts(logps), of_rollouts(entropies))
         self._demonstration_scores = Scores(of_demonstrations(logps), of_demonstrations(entropies))
+        self._scored = self._rollout_scores.logps, self._rollout_scores.entropies
         return self._rollout_scores.logps, self._rollout_scores.entropies, aux_loss
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:

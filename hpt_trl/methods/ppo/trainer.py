@@ -106,7 +106,6 @@ class PPOTrainer(RolloutTrainer):
             target=args.kl_target,
             horizon=args.kl_horizon,
         )
-        self._defer_old_logps = False
         self._forward: Forward | None = None
         self._values: Tensor  # of a micro-batch, in its layout
         self._window_sums = torch.zeros(len(_UPDATE_METRICS) + 1, device=self.accelerator.device)
@@ -132,13 +131,7 @@ class PPOTrainer(RolloutTrainer):
         args = self.args
         if not self.model.training:
             return super()._generate_and_score_completions(inputs)
-        # The base would compute old log-probabilities in the padding of the whole batch; ours come with the values.
-        # Only its correction for vLLM needs them inside.
-        self._defer_old_logps = not (self.use_vllm and self.vllm_importance_sampling_correction)
-        try:
-            batch = super()._generate_and_score_completions(inputs)
-        finally:
-            self._defer_old_logps = False
+        batch = super()._generate_and_score_completions(inputs)
         scores = self._scores(batch)
         if scores.isnan().any():
             # A rollout without a score teaches nothing: none of its tokens counts as the policy's own.
@@ -189,7 +182,8 @@ class PPOTrainer(RolloutTrainer):
         """Old log-probabilities, values and the reference's log-probabilities, each (rollouts, completion tokens)."""
         rows, width = self._rows_of(batch), batch["completion_ids"].size(1)
         prompts = prompts_of(rows) if self.is_padding_free else None
-        slots = deal([len(row) for row in rows], max(1, len(rows) // self.args.per_device_train_batch_size), prompts)
+        at_once = self.args.per_device_train_batch_size * self._at_once
+        slots = deal([len(row) for row in rows], max(1, math.ceil(len(rows) / at_once)), prompts)
         forwards = [(slot, self._forward_of([rows[i] for i in slot])) for slot in slots]
         zeros = torch.zeros(batch["completion_ids"].shape, device=batch["completion_ids"].device)
         old_logps, values, ref_logps = zeros, zeros.clone(), None
@@ -212,6 +206,15 @@ class PPOTrainer(RolloutTrainer):
     @property
     def _deals_rows(self) -> bool:
         return True
+
+    @property
+    def _finds_old_logps_later(self) -> bool:
+        return False
+
+    @property
+    def _leaves_old_logps_out(self) -> bool:
+        # They come with the values; only the base's correction for vLLM needs them before.
+        return not (self.use_vllm and self.vllm_importance_sampling_correction)
 
     def _forward_of(self, rows: list[Row]) -> Forward:
         return Forward.of(rows, self._tokenizer.pad_token_id, self.pad_to_multiple_of)
@@ -272,8 +275,6 @@ class PPOTrainer(RolloutTrainer):
     def _get_per_token_logps_and_entropies(
         self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        if self._defer_old_logps:
-            return torch.zeros(len(input_ids), logits_to_keep, device=input_ids.device), None, None
         if self._forward is None:
             return super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, *args, **kwargs

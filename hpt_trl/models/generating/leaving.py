@@ -28,10 +28,10 @@ def finished_rows_leave(model: Any, *, sharded: bool, stopping: StoppingCriteria
 
     Args:
         model: has `generate`, also with an adapter.
-        sharded: its weights are (FSDP, DeepSpeed): all processes then have to make the same forward passes.
+        sharded: its weights are (FSDP, ZeRO-3): all processes then have to make the same forward passes.
         stopping: says after each token which rows go on for nothing and are to end.
     """
-    plain = model.generate
+    plain, own = model.generate, vars(model).get("generate")
 
     def generate(*args: Any, **kwargs: Any) -> Any:
         if stopping is not None:
@@ -48,6 +48,9 @@ def finished_rows_leave(model: Any, *, sharded: bool, stopping: StoppingCriteria
         yield
     finally:
         del model.generate
+        if own is not None:
+            # FSDP2's, by which weights that are spread are gathered for a generation.
+            model.generate = own
 
 
 def _base(model: Any) -> Any:

@@ -1,7 +1,8 @@
 """Attention over rows that lie end to end in one row of tokens, some behind a beginning that they share.
 
-It is an attention implementation of transformers: a model of which nothing else is asked uses its own. The rows come
-with the keyword arguments of the forward pass, which gradient checkpointing keeps for its second one.
+It stands in transformers' list of attention functions in the place of the one by scaled dot products, which it calls:
+for each row where a forward pass has packed ones, else as ever. So no model's config says anything else than it did.
+The rows come with the keyword arguments of the forward pass, which gradient checkpointing keeps for its second one.
 """
 
 from collections.abc import Sequence
@@ -11,12 +12,12 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
-# Of `attn_implementation`; and the keyword under which a forward pass has its `PackedRows`.
-IMPLEMENTATION = "sdpa_packed"
+# The `attn_implementation` that knows packed rows; others have kernels, or terms, of their own.
+IMPLEMENTATION = "sdpa"
+# The keyword under which a forward pass has its `PackedRows`.
 ROWS = "packed_rows"
 
 # What rows of one call of the kernel may waste on their unlike lengths: a share of their own work, and pairs of tokens
@@ -198,4 +199,3 @@ def _attention(
 
 
 AttentionInterface.register(IMPLEMENTATION, _attention)
-AttentionMaskInterface.register(IMPLEMENTATION, sdpa_mask)

@@ -18,8 +18,6 @@ from transformers import PreTrainedModel
 from hpt_trl.models.padding_free.attention import IMPLEMENTATION, ROWS, PackedRows
 from hpt_trl.models.padding_free.packing import Packed, pack
 
-# The attention that rows are given to in its place; others have kernels, or terms, of their own.
-_REPLACED = "sdpa"
 # Mean difference of hidden states, as a share of their mean size, that rounding may make. Models in float64 have parts
 # that compute in float32.
 _ROUNDING, _ROUNDING_OF_HALVES = 1e-4, 0.05
@@ -34,8 +32,8 @@ def why_padded(model: PreTrainedModel) -> str | None:
         return "it reads more than text"
     if not model._can_set_attn_implementation():
         return "its attention does not take rows that lie end to end"
-    if config._attn_implementation not in (_REPLACED, IMPLEMENTATION):
-        return f"`attn_implementation` is {config._attn_implementation!r}, not {_REPLACED!r}"
+    if config._attn_implementation != IMPLEMENTATION:
+        return f"`attn_implementation` is {config._attn_implementation!r}, not {IMPLEMENTATION!r}"
     return None
 
 
@@ -53,9 +51,7 @@ def take_packed_rows(trunk: Any) -> None:
     if "padded_forward" in vars(trunk):
         return
     reason = why_padded(trunk)
-    if reason is None:
-        trunk.set_attn_implementation(IMPLEMENTATION)
-    else:
+    if reason is not None:
         _tell(trunk, reason, logging.INFO)
     trunk.is_padding_free = False if reason else None  # None: not yet known
     trunk.padded_forward = trunk.forward

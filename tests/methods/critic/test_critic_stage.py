@@ -84,7 +84,7 @@ def test_a_run_leaves_a_value_model_and_how_it_tells_right_from_wrong(recipe, tm
     assert "critic/spikiness" in again and "Values inside of a solution" in again
 
 
-def test_what_it_leaves_is_taken_by_ppo(recipe, tmp_path, tiny_model_path):
+def test_what_it_leaves_is_taken_by_ppo(recipe, tmp_path, tiny_model_path, capsys):
     for name, keys in (("whole", {}), ("adapter", LORA)):
         runner.run(recipe(output_dir=str(tmp_path / name), max_steps=2, **keys), [])
         model = load_value_model(str(tmp_path / name), trainable=False).eval()
@@ -110,6 +110,11 @@ def test_what_it_leaves_is_taken_by_ppo(recipe, tmp_path, tiny_model_path):
         assert main(["check", str(path)]) == 0
         runner.run(str(path), [])
         assert results(tmp_path / f"ppo-{name}")["trained"]
+    # Of a policy that is an adapter over the same base its own is all that it adds.
+    capsys.readouterr()
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **LORA, "output_dir": str(tmp_path / "lora")}))
+    assert main(["check", str(path)]) == 0
+    assert "an adapter over the policy's base" in " ".join(capsys.readouterr().out.split())
 
 
 def test_the_regression_and_pairs_that_are_given(recipe, tmp_path, capsys):

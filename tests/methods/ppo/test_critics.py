@@ -12,11 +12,13 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from hpt_trl import PPOConfig, PPOTrainer, UserError
 from hpt_trl.methods.ppo.critics.branch import BranchCritic
 from hpt_trl.models.folders import VALUE_HEAD_FILE
+from hpt_trl.models.value_model import load_value_model
 from hpt_trl.rewards.reward_model import RewardModel
 from tests.helpers.families import family_model
 from tests.helpers.ppo_oracle import displace, oracle
 from tests.helpers.processes import launch
 from tests.helpers.rollouts import FixedPPO, assert_same_update, build, train, weights
+from tests.helpers.value_models import save_value_model
 
 PPO: dict[str, Any] = {"num_generations": 2, "loss_type": "dapo", "learning_rate": 0.2, "kl_coef": 0.1, "vf_coef": 0.3}
 KINDS: dict[str, dict[str, Any]] = {
@@ -254,6 +256,24 @@ def test_a_value_model_starts_from_the_reward_model(tiny_model_path, tmp_path, r
     assert sum(held.values()) == sum(value.numel() for value in before.values())
     trainer.train()
     assert all(not torch.equal(value, before[weight]) for weight, value in critic_of(trainer).items())
+
+
+def test_the_adapter_of_a_value_model_shares_the_base(tiny_model_path, tmp_path):
+    folder = save_value_model(tiny_model_path, tmp_path / "value", lora=True, scale=0.5)
+    trainer = build(
+        FixedPPO, tiny_model_path, tmp_path, value_model_name_or_path=folder, lora=True, **PPO | {"max_steps": 3}
+    )
+    ids, whole = torch.arange(3, 30)[None], load_value_model(folder, trainable=False).eval()
+    with torch.no_grad(), trainer._critic.asked() as values:
+        trainer.model(input_ids=ids)
+        torch.testing.assert_close(values[0], whole(input_ids=ids).token_values)
+    assert values[0].std() > 0
+    before = critic_of(trainer)
+    trunks = trainer.model.get_base_model().model, trainer._critic.module.trunk.get_base_model()
+    of_policy, own = (trunk.layers[0].mlp.up_proj.base_layer.weight for trunk in trunks)
+    assert own is of_policy
+    trainer.train()
+    assert all(not torch.equal(value, before[name]) for name, value in critic_of(trainer).items())
 
 
 def test_a_calibrated_critic_begins_at_the_mean_of_the_returns(tiny_model_path, tmp_path, reward_models):

@@ -3,7 +3,7 @@
 import inspect
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from peft import PeftModel
@@ -19,6 +19,7 @@ from hpt_trl.methods.ppo.critics.head import HeadCritic, new_head
 from hpt_trl.methods.ppo.critics.value_model import ValueModelCritic
 from hpt_trl.models.decoder_parts import decoder_parts
 from hpt_trl.models.folders import is_adapter
+from hpt_trl.models.hub_parts import value_model_folder
 from hpt_trl.models.loading import load_sequence_classifier
 from hpt_trl.models.padding_free.trunks import take_packed_rows
 from hpt_trl.models.twins import twin
@@ -82,10 +83,22 @@ def scoring_model(
     return models[0] if models[0].tokenizer.get_vocab() == tokenizer.get_vocab() else None
 
 
-def starts_from(
-    args: PPOConfig, reward_model: RewardModel | None, base: str | None, *, adapted: bool
-) -> str | RewardModel | None:
-    """What a value model starts from: a name, a reward model, or the policy (None).
+class Start(NamedTuple):
+    """What a value model starts from; the policy, where nothing is said.
+
+    Attributes:
+        name: of a value model, or of the reward model.
+        reward_model: that it is.
+        adapter: folder of an adapter over the policy's base, which is shared; None of a whole model.
+    """
+
+    name: str | None = None
+    reward_model: RewardModel | None = None
+    adapter: str | None = None
+
+
+def start_of(args: PPOConfig, reward_model: RewardModel | None, base: str | None, *, adapted: bool) -> Start:
+    """Find what a value model starts from.
 
     Args:
         args: the settings.
@@ -93,11 +106,16 @@ def starts_from(
         base: name of the policy's model.
         adapted: the policy is an adapter over it; a whole reward model would be a second base model beside it.
     """
-    if args.value_model_name_or_path is not None:
-        return args.value_model_name_or_path
-    if reward_model is None or (adapted and not is_over_base(base, reward_model.folder)):
-        return None
-    return reward_model
+
+    def over_base(folder: str) -> str | None:
+        return folder if adapted and is_over_base(base, folder) else None
+
+    if (name := args.value_model_name_or_path) is not None:
+        return Start(name, adapter=over_base(value_model_folder(name)) if adapted else None)
+    if reward_model is None:
+        return Start()
+    adapter = over_base(reward_model.folder)
+    return Start() if adapted and adapter is None else Start(reward_model.name, reward_model, adapter)
 
 
 def _value_model(
@@ -105,13 +123,13 @@ def _value_model(
 ) -> ValueModel:
     """A value model at its start, on the policy's device."""
     adapted = isinstance(policy, PeftModel)
-    start = starts_from(args, reward_model, get_config_model_id(base_of(policy).config), adapted=adapted)
-    if isinstance(start, str):
-        return _loaded(start, args).to(policy.device)
-    if isinstance(start, RewardModel):
-        if adapted:
-            return value_model_of_adapter(policy, start.folder)
-        return _from_reward_model(start).to(policy.device)
+    start = start_of(args, reward_model, get_config_model_id(base_of(policy).config), adapted=adapted)
+    if start.adapter is not None:
+        return value_model_of_adapter(policy, start.adapter)
+    if start.reward_model is not None:
+        return _from_reward_model(start.reward_model).to(policy.device)
+    if start.name is not None:
+        return _loaded(start.name, args).to(policy.device)
     if adapted and reward_model is not None:
         logger.warning(
             "The critic's adapter starts as the policy's, under a head of zeros: %s is no adapter over the same base "
@@ -148,7 +166,10 @@ def _read_again(policy: Any, passed: "str | PreTrainedModel", args: PPOConfig, d
         return None
     if not isinstance(passed, str):
         raise ValueError("ZeRO-3 spreads the weights of `model`, which cannot be copied; pass its name or folder.")
-    return _loaded(str(get_config_model_id(policy.config)), args, dtype=dtype)
+    read = _loaded(str(get_config_model_id(policy.config)), args, dtype=dtype)
+    # A copy would attend as the policy does.
+    read.trunk.set_attn_implementation(policy.config._attn_implementation)
+    return read
 
 
 def _loaded(name: str, args: PPOConfig, **settings: Any) -> ValueModel:
