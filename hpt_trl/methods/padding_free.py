@@ -55,8 +55,13 @@ def read_without_padding(trainer: Any, model: Any) -> None:
 def _asks(trainer: Any) -> bool:
     if not pads_no_more(trainer.args):
         return False
-    if trainer.args.torch_compile:
-        logger.info("`torch_compile` is true: padding is computed, since rows without it have another shape each time.")
-        return False
+    reasons = {
+        "torch_compile": "rows without it have another shape each time",
+        "neftune_noise_alpha": "the noise goes by the width of a batch",
+    }
+    for key, reason in reasons.items():
+        if getattr(trainer.args, key):
+            logger.info("`%s` is set: padding is computed, since %s.", key, reason)
+            return False
     # A sequence or weights that are spread over processes are not read row by row.
     return trainer.accelerator.parallelism_config is None

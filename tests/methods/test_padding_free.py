@@ -8,7 +8,7 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, MixtralConfig, MixtralForCausalLM
 from trl import SFTConfig
 
 from hpt_trl import Rho1Config, Rho1Trainer, ValueConfig, ValueTrainer
@@ -39,7 +39,7 @@ NOT_COMPARED = ("runtime", "per_second", "epoch", "step")
 
 @pytest.fixture
 def run(tiny_model_path, reference_model_path, tmp_path):
-    def run(kind: str, *, lora: bool = False, rows: Dataset | None = None, **settings: Any) -> Any:
+    def run(kind: str, *, lora: bool = False, rows: Dataset | None = None, model: Any = None, **settings: Any) -> Any:
         trainer_class, config_class, own_rows, own = TRAINERS[kind]
         rows = own_rows if rows is None else rows
         defaults = {
@@ -68,7 +68,7 @@ def run(tiny_model_path, reference_model_path, tmp_path):
         adapter = LoraConfig(r=4, lora_dropout=0.0, target_modules="all-linear", init_lora_weights=False)
         torch.manual_seed(0)
         trainer = trainer_class(
-            model=tiny_model_path,
+            model=model or tiny_model_path,
             args=args,
             train_dataset=rows,
             eval_dataset=rows.select(range(7)),
@@ -153,6 +153,20 @@ def test_equal_to_the_padded_way(run, tokens, kind, settings):
     assert 0 < computed[1] < 0.9 * computed[0]
 
 
+@pytest.mark.parametrize("kind", ["sft", "dpo"])
+def test_a_load_balancing_loss_is_that_of_padded_rows(run, tiny_model_path, tmp_path, kind):
+    """It counts every token, also those that rows share and those that nothing else depends on."""
+    vocabulary = len(AutoTokenizer.from_pretrained(tiny_model_path))
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    experts = {"num_key_value_heads": 2, "num_local_experts": 4, "num_experts_per_tok": 2, "output_router_logits": True}
+    torch.manual_seed(0)
+    MixtralForCausalLM(MixtralConfig(vocab_size=vocabulary, **sizes, **experts)).save_pretrained(tmp_path / "experts")
+    settings = {"model": str(tmp_path / "experts"), "router_aux_loss_coef": 0.5, "max_steps": 2}
+    free, padded = run(kind, **settings), run(kind, padding_free=False, **settings)
+    assert free.state.log_history[0]["aux_loss"] > 0
+    assert_same(free, padded)
+
+
 def test_what_is_saved_is_a_model_as_any(run, tmp_path):
     """The attention that reads rows without padding is no setting of the model."""
     run("sft").save_model(str(tmp_path / "saved"))
@@ -171,8 +185,9 @@ def test_a_model_that_cannot_computes_padding_and_says_so_once(run, caplog, kind
 
 
 def test_trls_own_config_asks_for_trls_arithmetic(tiny_model_path, tmp_path):
-    """And so does `false`."""
-    for config in (SFTConfig(str(tmp_path), use_cpu=True, bf16=False), *of_sft(tmp_path, False)):
+    """And so does `false`, and noise that is drawn for padded rows."""
+    noisy = PaddingFreeSFTConfig(str(tmp_path), use_cpu=True, bf16=False, neftune_noise_alpha=5.0)
+    for config in (SFTConfig(str(tmp_path), use_cpu=True, bf16=False), *of_sft(tmp_path, False), noisy):
         trainer = MeasuredSFTTrainer(tiny_model_path, config, train_dataset=ROWS)
         assert "padded_forward" not in vars(trainer.model.base_model)
     (config,) = of_sft(tmp_path, None)
