@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list
+from peft import PeftModel
 from transformers import set_seed
 from trl import get_quantization_config
 from trl.trainer.utils import create_model_from_path
@@ -32,6 +33,7 @@ from hpt_trl.methods.environments import environment_conditions
 from hpt_trl.methods.evaluate.stage import measures_of
 from hpt_trl.models.digests import adapter_digest, model_digest
 from hpt_trl.models.loading import check_architecture, load_config, parts_of, positions_of
+from hpt_trl.models.padding_free.trunks import take_packed_rows
 from hpt_trl.models.whole_models import load_whole, whole_model
 from hpt_trl.reading import duration, write_results
 from hpt_trl.run_files import RESULTS_FILE
@@ -134,7 +136,11 @@ def load_named(name: str, device: torch.device, **settings: Any) -> torch.nn.Mod
     trusted = settings.get("trust_remote_code", False)
     check_architecture(parts.base, load_config(parts.base, revision=parts.revision, trust_remote_code=trusted))
     settings |= {"device_map": {"": device}, "revision": parts.revision}
-    return load_whole(create_model_from_path, parts.base, adapter=parts.adapter, **settings).eval()
+    model: Any = load_whole(create_model_from_path, parts.base, adapter=parts.adapter, **settings)
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    # Of rows whose likelihood is measured no padding is computed.
+    take_packed_rows(base.base_model)
+    return model.eval()
 
 
 def write_scored(folder: Path, lines: list[dict[str, Any]]) -> None:
