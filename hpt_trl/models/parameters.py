@@ -112,8 +112,10 @@ def count_parameters(
     )
 
 
-def count_copied(config: "PretrainedConfig", adapter: "PeftConfig | None" = None, *, layers: int | None = None) -> int:
-    """Counts what a copy of a model's trunk trains of its own; of an adapter's base it shares the rest.
+def count_copied(
+    config: "PretrainedConfig", adapter: "PeftConfig | None" = None, *, layers: int | None = None
+) -> tuple[int, int]:
+    """Counts what a copy of a model's trunk trains of its own, and what it shares: of an adapter the base.
 
     Args:
         adapter: of the copy; None trains every parameter.
@@ -133,7 +135,9 @@ def count_copied(config: "PretrainedConfig", adapter: "PeftConfig | None" = None
     if layers is not None:
         found = decoder_parts(model)
         parts = [*list(found.layers)[-layers:], found.norm]
-    return sum(weight.numel() for part in parts for weight in part.parameters() if weight.requires_grad)
+    weights = [weight for part in parts for weight in part.parameters()]
+    own = sum(weight.numel() for weight in weights if weight.requires_grad)
+    return own, sum(weight.numel() for weight in weights) - own
 
 
 def _trained_embeddings(model: Any) -> int:

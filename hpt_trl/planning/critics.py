@@ -28,6 +28,7 @@ class CriticSize(NamedTuple):
         own: parameters of its own, all of them trained.
         own_bytes: bytes of each.
         weight_bytes: bytes of a weight of what it runs, shared ones among them.
+        shared: parameters of the policy's that it runs as well.
     """
 
     config: "PretrainedConfig"
@@ -36,6 +37,7 @@ class CriticSize(NamedTuple):
     own: int
     own_bytes: float
     weight_bytes: float
+    shared: int = 0
 
 
 def has_critic(recipe: "Recipe") -> bool:
@@ -78,14 +80,16 @@ def critic_size(
     elif start.name is not None:
         return None if named is None else whole_value_model(named, sizes)
     elif adapter is None:
-        return whole_value_model(model, sizes, own=count_copied(model))
+        return whole_value_model(model, sizes, own=count_copied(model)[0])
+    own, shared = count_copied(model, adapter, layers=branch)
     return CriticSize(
         config=model,
         counts=count_parameters(model, model_args),
         layers=branch or model.get_text_config().num_hidden_layers,
-        own=count_copied(model, adapter, layers=branch),
+        own=own,
         own_bytes=sizes.trainable_bytes,
         weight_bytes=sizes.weight_bytes,
+        shared=shared,
     )
 
 

@@ -157,7 +157,7 @@ def _of_batch(
 ) -> MemoryEstimate:
     """The estimate of a step that trains one micro-batch."""
     text_config = config.get_text_config()
-    held = held_of(sizes, counts, *(() if critic is None else (critic.own, critic.own_bytes)))
+    held = held_of(sizes, counts, critic)
     copies, copies_to_generate = copies_of(counts, text_config.num_hidden_layers, sizes)
     begin, end = activations(config, sizes, batch, counts)
     if critic is not None:

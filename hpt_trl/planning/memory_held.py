@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from hpt_trl.models.parameters import Parameters
+from hpt_trl.planning.critics import CriticSize
 from hpt_trl.planning.memory_parts import more_of_embeddings, optimizer_bytes
 from hpt_trl.planning.memory_sizes import Sizes
 
@@ -27,22 +28,24 @@ class Held(NamedTuple):
     buckets: float
 
 
-def held_of(sizes: Sizes, counts: Parameters, own: int = 0, own_bytes: float = 0.0) -> Held:
+def held_of(sizes: Sizes, counts: Parameters, critic: CriticSize | None = None) -> Held:
     """Returns what a process holds.
 
     Args:
         counts: of the trained model.
-        own: parameters that a critic has of its own, all of them trained; 0 without one.
-        own_bytes: bytes of each.
+        critic: of more than a head.
     """
     sharding = sizes.sharding
+    own, own_bytes, shared = (0, 0.0, 0) if critic is None else (critic.own, critic.own_bytes, critic.shared)
     # Pairs of parameters and bytes of each; PEFT trains copies of modules in the type of the base.
     trained = [(counts.trainable - counts.copied, sizes.trainable_bytes), (counts.copied, sizes.weight_bytes)]
     trained.append((own, own_bytes))
     base = (counts.total - counts.linear) * sizes.weight_bytes + counts.linear * sizes.linear_bytes
     adapter = (counts.adapter - counts.copied) * sizes.trainable_bytes + counts.copied * sizes.weight_bytes
     weights = (base + adapter) / sharding.weights
-    critic = own_bytes * own / sharding.weights
+    # FSDP spreads by module, what two modules share once for each.
+    again = sizes.linear_bytes * shared if sharding.by_module else 0.0
+    of_critic = (own_bytes * own + again) / sharding.weights
     reference = sizes.reference_bytes + (base / sharding.weights if sizes.reference_model else 0.0)
     every_gradient = sum(number * (sharding.gradient_bytes or size) for number, size in trained)
     gradients = every_gradient / sharding.gradients
@@ -50,9 +53,9 @@ def held_of(sizes: Sizes, counts: Parameters, own: int = 0, own_bytes: float = 0
     if sharding.offload_optimizer:
         optimizer, gradients = 0.0, (0.0 if sharding.gradients > 1 else gradients)
     if sharding.offload_weights:
-        weights, critic = 0.0, 0.0
+        weights, of_critic = 0.0, 0.0
     buckets = _buckets(sizes, every_gradient, counts.trainable + own)
-    return Held(weights, critic, reference, optimizer, gradients, buckets)
+    return Held(weights, of_critic, reference, optimizer, gradients, buckets)
 
 
 def _states(sizes: Sizes, counts: Parameters, trained: list[tuple[int, float]]) -> float:

@@ -37,6 +37,11 @@ class Sharding:
     offload_weights: bool = False
     offload_optimizer: bool = False
 
+    @property
+    def by_module(self) -> bool:
+        """Weights are spread module by module (FSDP), not each by itself (ZeRO-3)."""
+        return self.gathered in ("layers", "all")
+
 
 @dataclass(frozen=True)
 class FurtherHeads:

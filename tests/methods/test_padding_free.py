@@ -65,6 +65,7 @@ def run(tiny_model_path, reference_model_path, tmp_path):
         if kind == "rho1":
             own = own | {"reference_model_name_or_path": reference_model_path, "reference_cache_dir": str(tmp_path)}
         args = config_class(str(tmp_path / "out"), **defaults | own | settings)
+        args.is_as_trl = False  # as in a recipe
         adapter = LoraConfig(r=4, lora_dropout=0.0, target_modules="all-linear", init_lora_weights=False)
         torch.manual_seed(0)
         trainer = trainer_class(

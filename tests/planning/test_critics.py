@@ -1,5 +1,6 @@
 """What is told of PPO's critic before a run: what it is, and the parameters that the run's own trainer then has."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,10 +11,13 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from hpt_trl.cli import main
 from hpt_trl.errors import UserError
 from hpt_trl.methods.ppo.trainer import PPOTrainer
+from hpt_trl.models.parameters import count_parameters
 from hpt_trl.planning.critics import critic_size, scoring_model_of
 from hpt_trl.planning.facts import estimate_of, facts
 from hpt_trl.planning.lengths import Lengths
+from hpt_trl.planning.memory_held import held_of
 from hpt_trl.planning.memory_settings import sizes_of
+from hpt_trl.planning.memory_sizes import Sharding
 from hpt_trl.planning.named_models import VALUE_MODEL, named_config
 from hpt_trl.planning.timing import step_of
 from hpt_trl.runs import runner
@@ -99,6 +103,19 @@ def test_what_is_told_is_what_the_run_has(recipe, tmp_path, reward_models, monke
     # A sequence classifier's score is counted as the head.
     counted = 0 if size is None else size.own - (32 if name in ("named", "reward-model") else 0)
     assert counted == own
+
+
+def test_fsdp_spreads_a_shared_base_a_second_time(recipe):
+    prepared = prepare(recipe("ppo", **LORA, critic="value_model"), [])
+    model, sizes = prepared.model_config, sizes_of(prepared.recipe, prepared.model_config, Lengths(16, 16))
+    size = critic_size(prepared.recipe, model, sizes, None)
+    counts = count_parameters(model, prepared.recipe.model_args)
+    # The model ties its head: the trunk is all of it.
+    assert size.shared == counts.total and size.own == counts.adapter
+    halves = {"weights": 2, "gradients": 2, "optimizer": 2}
+    spread = {kind: replace(sizes, sharding=Sharding(gathered=kind, **halves)) for kind in ("layers", "window")}
+    held = {kind: held_of(one, counts, size).critic for kind, one in spread.items()}
+    assert held == {"layers": 4 * (size.own + size.shared) / 2, "window": 4 * size.own / 2}
 
 
 @pytest.mark.parametrize(

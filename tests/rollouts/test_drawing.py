@@ -49,7 +49,9 @@ def positions(shapes):
     return sum(rows * width for rows, width in shapes)
 
 
-@pytest.mark.parametrize("settings", [{}, {"temperature": 0.7, "top_p": 0.9}, {"lora": True}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{}, {"temperature": 0.7, "top_p": 0.9}, {"lora": True, "gradient_checkpointing": True}], ids=str
+)
 def test_training_draws_the_completions_of_stock_in_fewer_positions(tiny_model_path, tmp_path, settings):
     sides = []
     for trainer_class in (EndingGRPO, EndingRollouts):

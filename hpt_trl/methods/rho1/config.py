@@ -12,7 +12,12 @@ REFERENCED = ("excess", "reference_low")
 
 @dataclass
 class Rho1Config(PaddingFree, SelectionConfig):  # type: ignore[misc]
-    """Configuration of `Rho1Trainer`: TRL's SFTConfig, and which tokens are trained on (arXiv 2404.07965)."""
+    """Configuration of `Rho1Trainer`: TRL's SFTConfig, and which tokens are trained on (arXiv 2404.07965).
+
+    In Python the trainer pads as TRL's does, with which a ratio of 1 agrees bit for bit; recipes compute no padding.
+    """
+
+    is_as_trl = True
 
     selection: str = field(
         default="excess",

@@ -67,6 +67,7 @@ def check_rows(recipe: Recipe, splits: Splits, encoder: Encoder, positions: int 
 
 def build(inputs: StageInputs) -> Trainer:
     train, test = training_splits(inputs.splits, inputs.encoder, inputs.config, inputs.arguments)
+    inputs.config.is_as_trl = False
     return Rho1Trainer(train_dataset=train, eval_dataset=test, **inputs.trainer_arguments())
 
 

@@ -1,11 +1,19 @@
 """The key by which trainers on rows are told to compute padding."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 
 @dataclass
 class PaddingFree:
-    """What a trainer's config adds: rows are computed without padding by default."""
+    """What a trainer's config adds: rows are computed without padding by default.
+
+    Attributes:
+        is_as_trl: leave all arithmetic to TRL, whatever the key says: what a trainer does that claims to be TRL's in
+            its limits, until a recipe says otherwise.
+    """
+
+    is_as_trl: ClassVar[bool] = False
 
     padding_free: bool | None = field(
         default=None,
@@ -19,4 +27,4 @@ class PaddingFree:
 
 def pads_no_more(config: object) -> bool:
     """Whether rows are to be computed without padding; TRL's own config asks for TRL's arithmetic."""
-    return isinstance(config, PaddingFree) and config.padding_free is not False
+    return isinstance(config, PaddingFree) and config.padding_free is not False and not config.is_as_trl

@@ -289,7 +289,7 @@ def test_a_calibrated_critic_begins_at_the_mean_of_the_returns(tiny_model_path, 
     assert logs[True][0][1] == pytest.approx(logs[False][0][1], abs=1e-5)
     # It stays in the bias, and is not done again.
     shift = logs[True][0][0] - logs[False][0][0]
-    assert float(trainer.model.value_head.head.linear.bias) == pytest.approx(shift, rel=1e-5)
+    assert trainer.model.value_head.head.linear.bias.item() == pytest.approx(shift, rel=1e-5)
     assert logs[True][1][0] - logs[False][1][0] == pytest.approx(shift, rel=1e-4)
 
 

@@ -53,14 +53,14 @@ def metrics(trainer, name: str) -> list[float]:
         {"rows": "demonstrations"},
         PACKED,
         {"packing": True, "packing_strategy": "bfd", "max_length": 64},
+        {"padding_free": True, "max_length": None},
         {"lora": True},
         {"gradient_checkpointing": True},
         {"bf16": True},
     ],
-    ids=["plain", "accumulation", "completions", "wrapped", "bfd", "lora", "checkpointing", "bf16"],
+    ids=["plain", "accumulation", "completions", "wrapped", "bfd", "padding-free", "lora", "checkpointing", "bf16"],
 )
 def test_ratio_1_is_sft_bit_for_bit(settings, rho1, tiny_model_path, tmp_path):
-    settings = {"padding_free": False} | settings
     stock = train("SFTTrainer", tiny_model_path, tmp_path / "sft", **ADAM, **settings)
     ours = rho1(select_ratio=1.0, **ADAM, **settings)
     assert_equal(weights(ours), weights(stock))
@@ -76,10 +76,9 @@ def test_ratio_1_is_sft_bit_for_bit(settings, rho1, tiny_model_path, tmp_path):
         {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2},
         {"rows": "demonstrations"},
         {"packing": True, "packing_strategy": "bfd", "max_length": 64},
-        {"padding_free": True, "max_length": None},
         {"lora": True},
     ],
-    ids=["accumulation", "completions", "bfd", "padding-free", "lora"],
+    ids=["accumulation", "completions", "bfd", "lora"],
 )
 def test_a_ratio_that_rounds_to_all_tokens_is_sft(settings, rho1, tiny_model_path, tmp_path):
     # Unlike ratio 1, this goes the whole way: scores, ranks, weights of 1 and the short backward pass of the head.
@@ -229,9 +228,8 @@ def test_the_head_goes_back_over_selected_tokens_alone(rho1, monkeypatch):
 
 
 def test_warmup_trains_on_all_tokens(rho1, tiny_model_path, tmp_path):
-    twice = ADAM | {"max_steps": 2, "padding_free": False}
-    stock = train("SFTTrainer", tiny_model_path, tmp_path / "sft", **twice)
-    assert_equal(weights(rho1(selection_warmup_steps=2, **twice)), weights(stock))
+    stock = train("SFTTrainer", tiny_model_path, tmp_path / "sft", **(ADAM | {"max_steps": 2}))
+    assert_equal(weights(rho1(selection_warmup_steps=2, **(ADAM | {"max_steps": 2}))), weights(stock))
     longer = rho1("longer", selection_warmup_steps=2, **ADAM)
     assert metrics(longer, "rho1/select_ratio") == pytest.approx([0.6], abs=0.02)
     falling = rho1("falling", select_ratio_schedule="linear", **(ADAM | {"max_steps": 5}))
