@@ -76,8 +76,10 @@ class Shape:
     completion: int = COMPLETION
 
 
-_DEMONSTRATIONS = {"dataset_name": "demonstrations.jsonl", "max_length": PROMPT + COMPLETION}
-_COMPARISONS = {"dataset_name": "comparisons.jsonl", "max_length": PROMPT + COMPLETION}
+# Padded, as the estimate takes them: without padding a step needs less, by how much depends on the rows.
+_ROWS = {"max_length": PROMPT + COMPLETION, "padding_free": False}
+_DEMONSTRATIONS = {"dataset_name": "demonstrations.jsonl", **_ROWS}
+_COMPARISONS = {"dataset_name": "comparisons.jsonl", **_ROWS}
 _ROLLOUTS = {
     "dataset_name": "demonstrations.jsonl",
     "reward_funcs": ["benchmarks.memory.every_other"],

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from hpt_trl.methods.critic.baselines import is_language_model
 from hpt_trl.models.future_heads.heads import RESIDUALS
 from hpt_trl.models.future_heads.trunk import parts_of
+from hpt_trl.models.padding_free.settings import pads_no_more
 from hpt_trl.models.parameters import build_on_meta, count_parameters
 from hpt_trl.planning.lengths import Lengths
 from hpt_trl.planning.memory_batches import demonstrated_batches
@@ -123,7 +124,10 @@ def _of_rows(recipe: "Recipe", config: "PretrainedConfig", lengths: Lengths) -> 
     draws, flash = _draws(recipe), "flash" in attention
     rows = rows_at_once(recipe, settings.per_device_train_batch_size)
     # One row is not padded, but a rollout is as wide as those that were drawn with it.
-    alike = not draws and (rows == 1 or recipe.setting("packing", False) or recipe.setting("padding_free", False))
+    laid_out = recipe.setting("packing", False) or recipe.setting("padding_free", False)
+    # As far as it shows without the model; in the worst batch all rows are as long as the longest.
+    free = pads_no_more(settings) and attention in ("", "sdpa") and config.get_text_config() is config
+    alike = not draws and (rows == 1 or laid_out or free)
     return {
         "rows": rows,
         "generated_rows": settings.per_device_train_batch_size * settings.steps_per_generation if draws else 0,
