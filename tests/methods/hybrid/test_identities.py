@@ -327,12 +327,12 @@ def test_same_gradient_for_any_micro_batch(tiny_model_path, tmp_path, start, per
 @pytest.fixture
 def all_in_float64(tiny_model_path, monkeypatch):
     """A model, and all arithmetic, in float64: also what models and trainers do in float32 whatever their weights."""
-    model = AutoModelForCausalLM.from_pretrained(tiny_model_path, dtype=torch.float32).double()
+    model, usual = AutoModelForCausalLM.from_pretrained(tiny_model_path, dtype=torch.float32).double(), torch.float32
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
     monkeypatch.setattr(torch, "float32", torch.float64)
     torch.set_default_dtype(torch.float64)
     yield model
-    torch.set_default_dtype(torch.float32)
+    torch.set_default_dtype(usual)
 
 
 def test_srft_drifts_by_rounding_alone(tiny_model_path, tmp_path, start, all_in_float64):
