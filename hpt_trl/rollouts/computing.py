@@ -19,7 +19,7 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
 from hpt_trl.models.padding_free.language_models import pad_no_more
-from hpt_trl.rollouts.config import RolloutConfig
+from hpt_trl.models.padding_free.settings import pads_no_more
 from hpt_trl.rollouts.dealing import dealt_anew
 from hpt_trl.rollouts.rows import SEGMENTS, Row, collate, unpad, unpad_shortened
 from hpt_trl.rollouts.step_metrics import PLACES, StepMetrics, lengths_of, take_back
@@ -52,7 +52,7 @@ class ComputesOnce(GRPOTrainer):
     @property
     def pads_no_more(self) -> bool:
         """Whether rows are to be computed without padding."""
-        return isinstance(self.args, RolloutConfig) and self.args.pads_no_more
+        return pads_no_more(self.args)
 
     @property
     def is_padding_free(self) -> bool:

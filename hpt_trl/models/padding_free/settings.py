@@ -24,7 +24,12 @@ class PaddingFree:
         },
     )
 
+    @property
+    def pads_no_more(self) -> bool:
+        """Whether rows are to be computed without padding."""
+        return self.padding_free is not False and not self.is_as_trl
+
 
 def pads_no_more(config: object) -> bool:
-    """Whether rows are to be computed without padding; TRL's own config asks for TRL's arithmetic."""
-    return isinstance(config, PaddingFree) and config.padding_free is not False and not config.is_as_trl
+    """Whether a trainer's rows are to be computed without padding; TRL's own config asks for TRL's arithmetic."""
+    return isinstance(config, PaddingFree) and config.pads_no_more
