@@ -107,7 +107,6 @@ class HybridPostTrainer(ActingTrainer):
         self._demonstrations: Demonstrations | ActedDemonstrations
         self._told_of_grades = False
         self._micro: MicroBatch | None = None
-        self._rollout_scores: Scores
         self._demonstration_scores: Scores
         super().__init__(model, reward_funcs, args, train_dataset, **kwargs)
         self._success_index = success_index(self.reward_func_names, args.success_reward)
@@ -346,12 +345,9 @@ class HybridPostTrainer(ActingTrainer):
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         micro, count = self._micro, len(input_ids)
         if micro is None or micro.forward is None:
-            result = super()._get_per_token_logps_and_entropies(
+            return super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
             )
-            if micro is not None:
-                self._rollout_scores = Scores(*result[:2])
-            return result
         forward, live, demonstrated = micro.forward, micro.forwarded, micro.demonstration_mask.size(1)
         logps, entropies, aux_loss = super()._get_per_token_logps_and_entropies(model, **kwargs | forward.arguments)
 
@@ -363,10 +359,9 @@ class HybridPostTrainer(ActingTrainer):
         def of_demonstrations(values: Tensor) -> Tensor:
             return forward.completions(values, slice(live, None), demonstrated)
 
-        self._rollout_scores = Scores(of_rollouts(logps), of_rollouts(entropies))
+        self._scored = of_rollouts(logps), of_rollouts(entropies)
         self._demonstration_scores = Scores(of_demonstrations(logps), of_demonstrations(entropies))
-        self._scored = self._rollout_scores.logps, self._rollout_scores.entropies
-        return self._rollout_scores.logps, self._rollout_scores.entropies, aux_loss
+        return *self._scored, aux_loss
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         if "hybrid" not in inputs:  # evaluation
@@ -380,8 +375,8 @@ class HybridPostTrainer(ActingTrainer):
             loss = super()._compute_loss(model, inputs)
         finally:
             self._micro = None
+        scores = Scores(*self._scored)
         if self._dropping.gated:
-            scores = self._rollout_scores
             self._step_metrics.add(
                 scores.logps,
                 scores.entropies,
@@ -398,6 +393,6 @@ class HybridPostTrainer(ActingTrainer):
         if len(micro.demonstration_mask):
             terms = demonstration_terms(self._demonstration_scores, micro, self.args, processes)
         if micro.has_signed:
-            terms["rl"] = signed_rollouts(self._rollout_scores, loss_mask(inputs), micro, self.args, processes)
+            terms["rl"] = signed_rollouts(scores, loss_mask(inputs), micro, self.args, processes)
         self._step_losses.add(loggable(loss, terms), micro, metrics)
         return sum_of(loss, terms)

@@ -5,8 +5,7 @@ Who calls the model knows nothing of it: TRL's trainers, their reference models,
 head is asked about the tokens that have a label alone.
 """
 
-from functools import wraps
-from types import MethodType
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from hpt_trl.models.padding_free.packing import Packed, laid_out, pack
 from hpt_trl.models.padding_free.trunks import is_padding_free, packed_arguments, take_packed_rows
+from hpt_trl.models.padding_free.wrapping import wrap_forward
 
 # Arguments of a forward pass that mean the same for packed rows.
 _OF_TRUNK = {"use_cache", "output_router_logits", "return_dict"}
@@ -36,28 +36,22 @@ def pad_no_more(model: torch.nn.Module) -> None:
     if base.config.get_text_config() is not base.config:
         return
     take_packed_rows(base.base_model)
-    base.padded_forward = base.forward
-
-    @wraps(type(base).forward)
-    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return _forward(self, *args, **kwargs)
-
-    base.forward = MethodType(forward, base)
+    wrap_forward(base, _forward)
 
 
-def _forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+def _forward(model: Any, padded_forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     given = {name: value for name, value in kwargs.items() if value is not None}
-    packed = None if args else _packed(self, given)
+    packed = None if args else _packed(model, given)
     if packed is None:
-        return self.padded_forward(*args, **kwargs)
+        return padded_forward(*args, **kwargs)
     rows, passed = packed.rows, {name: value for name, value in given.items() if name in _PASSED}
     arguments = packed_arguments(packed) | {name: value for name, value in passed.items() if name in _OF_TRUNK}
-    if _is_balanced(self, given):
+    if _is_balanced(model, given):
         # A load-balancing loss goes by the mask: that of the batch, or none.
         arguments["attention_mask"] = None
-        if not is_padding_free(self.base_model, arguments):
-            return self.padded_forward(**kwargs)
-    output = self.padded_forward(
+        if not is_padding_free(model.base_model, arguments):
+            return padded_forward(**kwargs)
+    output = padded_forward(
         **arguments | passed,
         shift_labels=given["labels"].roll(-1, dims=1)[rows.asked].unsqueeze(0),
         fused_lm_head=True,
@@ -83,8 +77,7 @@ def _packed(model: Any, given: dict[str, Any]) -> Packed | None:
     if others == {"attention_mask"} and given["attention_mask"].shape == ids.shape:
         mask = given["attention_mask"]
         # A load-balancing loss counts each token of each row.
-        packed = pack(ids, mask, asked, whole=_is_balanced(model, given)) if (asked & mask.bool()).any() else None
-        return packed
+        return pack(ids, mask, asked, whole=_is_balanced(model, given)) if (asked & mask.bool()).any() else None
     if "position_ids" in others and others - {"position_ids"} <= _BOUNDARIES and len(ids) == 1 and asked.any():
         return laid_out(ids, given["position_ids"], asked)
     return None

@@ -4,10 +4,8 @@ Where its rows must be padded shows at the first batch, which is computed in bot
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import wraps
-from types import MethodType
 from typing import Any
 
 import torch
@@ -17,10 +15,13 @@ from transformers import PreTrainedModel
 
 from hpt_trl.models.padding_free.attention import IMPLEMENTATION, ROWS, PackedRows
 from hpt_trl.models.padding_free.packing import Packed, pack
+from hpt_trl.models.padding_free.wrapping import wrap_forward
 
 # Mean difference of hidden states, as a share of their mean size, that rounding may make. Models in float64 have parts
 # that compute in float32.
 _ROUNDING, _ROUNDING_OF_HALVES = 1e-4, 0.05
+# What a forward pass over packed rows has in place of those of their batch.
+_OF_ROWS = ("input_ids", "attention_mask", "position_ids", ROWS)
 
 logger = logging.getLogger(__name__)
 
@@ -48,19 +49,14 @@ def take_packed_rows(trunk: Any) -> None:
             processes. One that does so already is left as it is.
     """
     trunk = trunk.get_base_model() if isinstance(trunk, PeftModel) else trunk
-    if "padded_forward" in vars(trunk):
+    if "is_padding_free" in vars(trunk):
         return
     reason = why_padded(trunk)
     if reason is not None:
         _tell(trunk, reason, logging.INFO)
     trunk.is_padding_free = False if reason else None  # None: not yet known
     trunk.padded_forward = trunk.forward
-
-    @wraps(type(trunk).forward)
-    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return _forward(self, *args, **kwargs)
-
-    trunk.forward = MethodType(forward, trunk)
+    wrap_forward(trunk, _forward)
 
 
 def is_padding_free(trunk: Any, arguments: dict[str, Any]) -> bool:
@@ -86,25 +82,25 @@ def packed_arguments(packed: Packed) -> dict[str, Any]:
     }
 
 
-def _forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+def _forward(trunk: Any, padded_forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     rows: PackedRows | None = kwargs.get(ROWS)
     if rows is not None:
-        return _of_rows(self, rows, kwargs)
+        return _of_rows(trunk, rows, kwargs)
     given = {name: value for name, value in kwargs.items() if value is not None}
     if len(args) == 1 and "input_ids" not in kwargs:  # as heads of classifiers ask
-        return self.forward(input_ids=args[0], **kwargs)
+        return trunk.forward(input_ids=args[0], **kwargs)
     mask, told = given.get("attention_mask"), {"input_ids", "attention_mask", "use_cache", "return_dict"}
     if args or given.get("use_cache") or not given.keys() <= told:
-        return self.padded_forward(*args, **kwargs)
+        return padded_forward(*args, **kwargs)
     # Where weights are spread all processes try their first batch together, also one that has no padding.
-    is_known = self.is_padding_free is not None
+    is_known = trunk.is_padding_free is not None
     if not isinstance(mask, Tensor) or mask.ndim != 2 or (is_known and bool(mask.all())):
-        return self.padded_forward(**kwargs)
+        return padded_forward(**kwargs)
     packed = pack(given["input_ids"], mask, mask.bool())
     arguments = packed_arguments(packed) | {"use_cache": False}
-    if not is_padding_free(self, arguments):
-        return self.padded_forward(**kwargs)
-    output = _of_rows(self, packed.rows, arguments)
+    if not is_padding_free(trunk, arguments):
+        return padded_forward(**kwargs)
+    output = _of_rows(trunk, packed.rows, arguments)
     output.last_hidden_state = packed.rows.spread(output.last_hidden_state)
     return output
 
@@ -122,11 +118,8 @@ def _of_rows(trunk: Any, rows: PackedRows, kwargs: dict[str, Any]) -> Any:
 
 def _of_batch(trunk: Any, rows: PackedRows, kwargs: dict[str, Any]) -> Any:
     """The same forward pass over the batch that the rows were laid out from."""
-    others = {name: value for name, value in kwargs.items() if name not in (*_OF_ROWS, ROWS)}
+    others = {name: value for name, value in kwargs.items() if name not in _OF_ROWS}
     return trunk.padded_forward(**rows.batch, **others)
-
-
-_OF_ROWS = ("input_ids", "attention_mask", "position_ids")
 
 
 @torch.no_grad()

@@ -218,3 +218,16 @@ def test_half_precision_differs_by_its_rounding_alone():
     one, other = (model(**inputs, fused_lm_head=True).log_probs for model in (ours, plain))
     assert ours.base_model.is_padding_free
     assert (one - other).abs().mean() < 0.02
+
+
+def test_a_model_of_one_trainer_goes_on_in_another():
+    """Each puts TRL's head on it: with it, without it, and in a generation it answers as before."""
+    plain, ours = pair_of("llama")
+    add_fused_lm_head(ours, outputs=("log_probs", "entropy", "is_top1"))
+    pad_no_more(ours)
+    inputs = batch()
+    assert_equal(asked(ours, inputs), asked(plain, inputs))
+    for model in (plain, ours, copy.deepcopy(ours)):
+        settings = {"max_new_tokens": 3, "do_sample": False, "eos_token_id": None}
+        found = model.generate(inputs["input_ids"][:1, :9], attention_mask=inputs["attention_mask"][:1, :9], **settings)
+        assert torch.equal(found, plain.generate(inputs["input_ids"][:1, :9], **settings))
