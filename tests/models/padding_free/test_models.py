@@ -51,6 +51,8 @@ ABLE = {
 # Of states that go from row to row, positions that are counted by the mask, terms of attention that the kernel lacks.
 UNABLE = {
     "mamba": {"state_size": 4, "expand": 2, "conv_kernel": 3, "time_step_rank": 4},
+    "recurrent_gemma": {},
+    "lfm2": {"layer_types": ["conv", "full_attention"]},
     "bloom": {"n_head": 4, "n_layer": 2},
     "gemma2": {"attn_implementation": "eager"},
     "llama": {"attn_implementation": "eager"},
