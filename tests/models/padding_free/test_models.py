@@ -142,6 +142,17 @@ def test_who_cannot_says_so_and_goes_the_padded_way(kind, caplog):
     assert len(told) == 1 and type(ours.base_model).__name__ in told[0]
 
 
+def test_what_nothing_says_shows_at_the_first_batch(caplog):
+    """A layer that hands its state on to the next token, also to that of another row."""
+    plain, ours = pair_of("llama")
+    for model in (plain, ours):
+        model.base_model.layers[0].register_forward_hook(lambda layer, args, output: output + output.roll(1, dims=1))
+    inputs = batch()
+    with caplog.at_level(logging.WARNING, "hpt_trl"):
+        assert_equal(asked(ours, inputs), asked(plain, inputs))
+    assert ours.base_model.is_padding_free is False and "hidden states differ by" in caplog.text
+
+
 def test_gradient_checkpointing_and_an_adapter():
     plain, ours = pair_of("llama")
     for model in (plain, ours):
