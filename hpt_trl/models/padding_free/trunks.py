@@ -19,7 +19,7 @@ from hpt_trl.models.padding_free.wrapping import wrap_forward
 
 # Mean difference of hidden states, as a share of their mean size, that rounding may make. Models in float64 have parts
 # that compute in float32. A fresh model's convolutions leak 4e-5 into the next row.
-_ROUNDING, _ROUNDING_OF_HALVES = 1e-5, 0.05
+_ROUNDING, _COARSE_ROUNDING = 1e-5, 0.05
 # Kinds of layers in which a row of tokens sees what its mask says and nothing else, as configs call them.
 _SEEING = {"full_attention", "sliding_attention"}
 # What a forward pass over packed rows has in place of those of their batch.
@@ -37,6 +37,9 @@ def why_padded(model: PreTrainedModel) -> str | None:
         return "its attention does not take rows that lie end to end"
     if other := sorted(set(getattr(config, "layer_types", None) or ()) - _SEEING):
         return f"it has layers of the kind {other[0]}"
+    if getattr(getattr(config, "quantization_config", None), "load_in_8bit", False):
+        # LLM.int8() (2208.07339) computes in 16 bits the features that are large in any token of the batch.
+        return "its 8-bit products go by all tokens of a batch"
     if config._attn_implementation != IMPLEMENTATION:
         return f"`attn_implementation` is {config._attn_implementation!r}, not {IMPLEMENTATION!r}"
     return None
@@ -140,11 +143,18 @@ def _agrees(trunk: Any, arguments: dict[str, Any]) -> bool:
             return False
     found = output.last_hidden_state[0, rows.kept]
     differs = float((found.float() - padded.float()).abs().mean() / padded.float().abs().mean().clamp(min=1e-12))
-    halves = padded.dtype.itemsize < 4 or torch.is_autocast_enabled(padded.device.type)
-    if differs <= (_ROUNDING_OF_HALVES if halves else _ROUNDING):
+    if differs <= (_COARSE_ROUNDING if _rounds_coarsely(trunk, padded) else _ROUNDING):
         return True
     _tell(trunk, f"end to end its hidden states differ by {differs:.2g} of their size", logging.WARNING)
     return False
+
+
+def _rounds_coarsely(trunk: Any, hidden: Tensor) -> bool:
+    """Whether products have fewer digits than float32; those of quantized weights may, whatever they are given in."""
+    if getattr(trunk.config, "quantization_config", None) is not None or hidden.dtype.itemsize < 4:
+        return True
+    tf32 = hidden.is_cuda and torch.backends.cuda.matmul.fp32_precision == "tf32"
+    return tf32 or torch.is_autocast_enabled(hidden.device.type)
 
 
 def _tell(trunk: Any, reason: str, level: int) -> None:

@@ -6,11 +6,12 @@ import logging
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, BitsAndBytesConfig
 from trl.trainer.utils import add_fused_lm_head
 
 from hpt_trl.models.padding_free.language_models import pad_no_more
 from hpt_trl.models.padding_free.trunks import take_packed_rows
+from tests.helpers.tiny import save_tiny_model
 
 SIZES = {
     "vocab_size": 61,
@@ -140,6 +141,25 @@ def test_who_cannot_says_so_and_goes_the_padded_way(kind, caplog):
     assert ours.base_model.is_padding_free is False
     told = [record.getMessage() for record in caplog.records if "padding of its rows" in record.getMessage()]
     assert len(told) == 1 and type(ours.base_model).__name__ in told[0]
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_quantized_weights_go_one_way_whatever_the_first_batch(tmp_path, bits):
+    """8-bit products go by all tokens of a batch: by the first one a trial would let some runs pack and others not."""
+    pytest.importorskip("bitsandbytes")
+    base = save_tiny_model(tmp_path, hidden_size=64)  # a 4-bit block holds 64 values
+    settings = BitsAndBytesConfig(**{f"load_in_{bits}bit": True})
+    ways = set()
+    for seed in range(4):
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_pretrained(base, quantization_config=settings, dtype=torch.float32)
+        add_fused_lm_head(model, outputs=("log_probs",))
+        pad_no_more(model)
+        ids = torch.randint(3, model.config.vocab_size, (6, 40))
+        mask = (torch.arange(40) < torch.tensor([40, 31, 22, 18, 12, 35])[:, None]).long()
+        model(input_ids=ids, attention_mask=mask, labels=ids.masked_fill(mask == 0, -100), fused_lm_head=True)
+        ways.add(model.base_model.is_padding_free)
+    assert ways == {bits == 4}
 
 
 def test_what_nothing_says_shows_at_the_first_batch(caplog):
