@@ -39,7 +39,6 @@ def started(setup: Setup, folder: Path, threads: int | None = None) -> Worker:
         threads: of its own; None as the environment says.
     """
     variables = {
-        "OMP_WAIT_POLICY": "PASSIVE",  # or whoever waits for its turn would keep the cores busy
         "TRL_EXPERIMENTAL_SILENCE": "1",
         # The stock trainer's own Accelerator takes its precision from here alone.
         "ACCELERATE_MIXED_PRECISION": "bf16" if setup.bf16 else "no",

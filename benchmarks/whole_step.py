@@ -51,7 +51,6 @@ Steps = dict[str, list[dict[str, Any]]]
 
 def started(setup: Setup, folder: Path, **variables: str) -> Worker:
     """A side that waits to be told."""
-    variables = {"OMP_WAIT_POLICY": "PASSIVE"} | variables
     name = f"{setup.stage}-{setup.side}"
     return Worker(
         sys.executable, "benchmarks.step_workers", asdict(setup), name=name, folder=folder, variables=variables

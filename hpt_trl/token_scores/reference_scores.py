@@ -7,7 +7,7 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from hpt_trl.token_scores import head
+from hpt_trl.models import fused_head
 from hpt_trl.token_scores.cache import ScoreCache
 from hpt_trl.token_scores.config import ReferenceConfig
 from hpt_trl.token_scores.kinds import REFERENCE_NLL, scored_positions
@@ -26,7 +26,7 @@ def reference_nll(model: torch.nn.Module, batch: dict[str, Any]) -> torch.Tensor
     Returns:
         (rows, tokens) float16, in nats, at the places of the labels.
     """
-    with head.labelled_alone(scored_positions(batch["labels"])[:, 1:].flatten()):
+    with fused_head.labelled_alone(scored_positions(batch["labels"])[:, 1:].flatten()):
         outputs = model(**batch, fused_lm_head=True)
     losses = torch.zeros(batch["labels"].shape, dtype=torch.float16, device=batch["labels"].device)
     losses[:, 1:] = -outputs.log_probs

@@ -20,8 +20,8 @@ from trl.trainer.utils import FusedCausalLMOutput
 from hpt_trl.errors import UserError
 from hpt_trl.methods.mtp.head import weighted_nll
 from hpt_trl.methods.mtp.positions import by_position, by_target
+from hpt_trl.models.fused_head import Compacted, in_place_of_stock
 from hpt_trl.models.future_heads.trunk import LastLayer, parts_of, watched
-from hpt_trl.token_scores.head import Compacted, in_place_of_stock
 
 # Largest relative difference of norm(last layer) from the model's last hidden state: another order of adding.
 _ROUNDING = 1e-2

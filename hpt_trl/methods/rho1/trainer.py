@@ -34,11 +34,11 @@ from hpt_trl.methods.signatures import takes_arguments_of
 from hpt_trl.models.adapters import hidden_adapter, keep_four_bit_trainable
 from hpt_trl.models.folders import is_adapter
 from hpt_trl.models.fsdp2 import mend_fsdp2
+from hpt_trl.models.fused_head import compacted_backward
 from hpt_trl.models.hub_parts import adapter_folder
 from hpt_trl.models.loading import load_tokenizer
 from hpt_trl.models.trainable import refuse_untrainable
 from hpt_trl.token_scores.cache import WithScores, as_bits, scores_of
-from hpt_trl.token_scores.head import compacted_backward
 from hpt_trl.token_scores.kinds import REFERENCE_NLL, scored_positions
 from hpt_trl.token_scores.reference import load_reference
 from hpt_trl.token_scores.reference_scores import reference_cache, reference_nll

@@ -12,6 +12,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
+from hpt_trl.models.fused_head import small_tiles
 from hpt_trl.models.padding_free.packing import Packed, laid_out, pack
 from hpt_trl.models.padding_free.trunks import is_padding_free, packed_arguments, take_packed_rows
 from hpt_trl.models.padding_free.wrapping import wrap_forward
@@ -51,11 +52,12 @@ def _forward(model: Any, padded_forward: Callable[..., Any], *args: Any, **kwarg
         arguments["attention_mask"] = None
         if not is_padding_free(model.base_model, arguments):
             return padded_forward(**kwargs)
-    output = padded_forward(
-        **arguments | passed,
-        shift_labels=given["labels"].roll(-1, dims=1)[rows.asked].unsqueeze(0),
-        fused_lm_head=True,
-    )
+    with small_tiles():
+        output = padded_forward(
+            **arguments | passed,
+            shift_labels=given["labels"].roll(-1, dims=1)[rows.asked].unsqueeze(0),
+            fused_lm_head=True,
+        )
     for name, value in list(output.items()):
         if isinstance(value, Tensor) and value.ndim == 2:
             setattr(output, name, rows.spread(value)[:, :-1])

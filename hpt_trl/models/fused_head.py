@@ -2,7 +2,7 @@
 
 TRL 1.16 recomputes the logits of every row in the backward pass, however many have a gradient of zero. On devices
 without Triton it projects every position as well, labelled or not, in tiles of hundreds of megabytes that are read and
-written several times. Drop what upstream does as well.
+written several times; so are the tiles of training. Drop what upstream does as well.
 """
 
 from collections.abc import Iterator
@@ -14,10 +14,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 from trl.kernels import ChunkedLogProbFunction
+from trl.kernels.chunked_logprob import TOKEN_CHUNK_SIZE
 from trl.trainer import utils
 
+_NAME = "_ChunkedLogProbFunction"
 # Logits that exist at a time while scoring: they stay in the processor's cache.
 _LOGITS = 2**23
+# Those of a tile in training, which more passes go over; and its least width, below which products become slow.
+_TILE, _NARROWEST = 2**21, 1024
 
 
 class Compacted(ChunkedLogProbFunction):
@@ -40,6 +44,32 @@ class Compacted(ChunkedLogProbFunction):
         if grad_hidden is not None:
             grad_hidden = torch.zeros_like(hidden).index_copy_(0, rows, grad_hidden)
         return grad_hidden, *rest
+
+
+class SmallTiles(Compacted):
+    """The same in tiles that stay in the processor's cache, on devices without Triton; equal up to rounding."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        temperature: float,
+        chunk_size: int,
+        *others: Any,
+    ) -> Any:
+        if not utils._use_triton(hidden.device):
+            rows = min(len(hidden), TOKEN_CHUNK_SIZE)
+            chunk_size = min(chunk_size, max(_NARROWEST, _TILE // max(1, rows)))
+        return Compacted.forward(ctx, hidden, weight, bias, targets, temperature, chunk_size, *others)
+
+
+def small_tiles() -> AbstractContextManager[None]:
+    """Heads that run in this context compute in small tiles, unless another context says otherwise."""
+    stands = vars(utils)[_NAME] in (ChunkedLogProbFunction, Compacted)
+    return in_place_of_stock(SmallTiles) if stands else nullcontext()
 
 
 def compacted_backward() -> AbstractContextManager[None]:
@@ -95,10 +125,10 @@ def labelled_alone(labelled: Tensor) -> AbstractContextManager[None]:
 @contextmanager
 def in_place_of_stock(function: type) -> Iterator[None]:
     """While open, heads run with this function in place of TRL's kernel, which TRL looks up by name on each call."""
-    names, name = vars(utils), "_ChunkedLogProbFunction"
-    stock = names[name]
-    names[name] = function
+    names = vars(utils)
+    stock = names[_NAME]
+    names[_NAME] = function
     try:
         yield
     finally:
-        names[name] = stock
+        names[_NAME] = stock
