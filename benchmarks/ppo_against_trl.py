@@ -24,8 +24,9 @@ token), batch, mini-batches, optimizer steps, epochs, response length, temperatu
 rate, no gradient checkpointing, no clipping of gradients, precision, the adapter's shape where there is one. What
 differs is how the trainers are built: the stock one trains a value model of its own, a copy of the reward model, or of
 the policy with a new head where the reward is a rule (with an adapter of its own where the policy has one); it shuffles
-its mini-batches anew for each epoch. `positive-words` has the prompts and the rule of its recipe, and TRL 1.12 is given
-the rule as a model whose hidden state is the score.
+its mini-batches anew for each epoch. On CPUs memory that is freed stays with a process of ours, as in any run
+(`hpt_trl.runs.freed_memory`), and with the stock one's where `--same-allocator` says so. `positive-words` has the
+prompts and the rule of its recipe, and TRL 1.12 is given the rule as a model whose hidden state is the score.
 """
 
 import argparse
@@ -50,7 +51,7 @@ from benchmarks.workers import WorkerFailed
 # Of `Setup`, that both commands take from the command line.
 SETTINGS = (
     *("model", "reward_model", "batch", "mini_batches", "epochs", "response"),
-    *("learning_rate", "kl_coef", "vf_coef", "bf16", "lora_r"),
+    *("learning_rate", "kl_coef", "vf_coef", "bf16", "lora_r", "same_allocator"),
 )
 
 
@@ -142,6 +143,7 @@ def parse(words: list[str] | None) -> tuple[argparse.Namespace, Arms]:
         options.add_argument("--kl-coef", type=float)
         options.add_argument("--vf-coef", type=float, default=0.1)
         options.add_argument("--lora-r", type=int, help="rank of an adapter, 0: all weights are trained")
+        options.add_argument("--same-allocator", action="store_true", help="freed memory stays with TRL's process too")
         options.add_argument("--bf16", action="store_true", help="under bf16 autocast instead of float32")
         options.add_argument(
             "--minutes", type=float, help="after these no seed, or no round that would end later, is begun"

@@ -43,6 +43,9 @@ def started(setup: Setup, folder: Path, threads: int | None = None) -> Worker:
         # The stock trainer's own Accelerator takes its precision from here alone.
         "ACCELERATE_MIXED_PRECISION": "bf16" if setup.bf16 else "no",
     }
+    if setup.overrides is None and setup.same_allocator:
+        # What `hpt_trl.runs.freed_memory` asks for.
+        variables |= {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**62)}
     if threads is not None:
         variables["OMP_NUM_THREADS"] = str(threads)
     return Worker(

@@ -5,8 +5,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers.modeling_outputs import BaseModelOutput
 
+from hpt_trl.models.padding_free.trunks import take_packed_rows
 from hpt_trl.rewards.positive_words import PositiveWords
 
 
@@ -21,25 +23,19 @@ class Scorer:
 
     __name__ = "reward_model"
 
-    def __init__(self, model: Any, pad: int, count: Callable[[int], None]):
-        self.model, self.pad, self.count = model.eval(), pad, count
+    def __init__(self, model: Any, count: Callable[[int], None]):
+        self.model, self.count = model.eval(), count
+        take_packed_rows(model.base_model)  # as a trainer does
 
     @torch.no_grad()
     def __call__(self, completion_ids: list[list[int]], prompt_tokens: list[list[int]], **_: Any) -> list[float]:
         self.count(sum(map(len, prompt_tokens + completion_ids)))
-        before, after = max(map(len, prompt_tokens)), max(map(len, completion_ids))
-        rows = [
-            [self.pad] * (before - len(prompt)) + prompt + own + [self.pad] * (after - len(own))
-            for prompt, own in zip(prompt_tokens, completion_ids, strict=True)
-        ]
-        ids = torch.tensor(rows, device=self.model.device)
-        mask = ids != self.pad
-        positions = mask.cumsum(1) - mask.long()
-        hidden = self.model.base_model(
-            input_ids=ids.masked_fill(~mask, 0), attention_mask=mask, position_ids=positions, use_cache=False
-        ).last_hidden_state
-        last = [before + len(own) - 1 for own in completion_ids]
-        return self.model.score(hidden[range(len(rows)), last])[:, 0].float().tolist()
+        rows = [torch.tensor(prompt + own) for prompt, own in zip(prompt_tokens, completion_ids, strict=True)]
+        lengths = torch.tensor([len(row) for row in rows], device=self.model.device)
+        ids = pad_sequence(rows, batch_first=True).to(self.model.device)
+        mask = torch.arange(ids.size(1), device=ids.device) < lengths[:, None]
+        hidden = self.model.base_model(input_ids=ids, attention_mask=mask.long(), use_cache=False).last_hidden_state
+        return self.model.score(hidden[range(len(rows)), lengths - 1])[:, 0].float().tolist()
 
 
 class WordScorer:

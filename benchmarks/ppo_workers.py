@@ -46,6 +46,7 @@ class Setup:
         batch: completions per PPO update, one per prompt.
         mini_batches: optimizer steps per epoch; each mini-batch is one forward and backward pass.
         lora_r: rank of an adapter on all linear layers, its alpha twice that; 0: all weights are trained.
+        same_allocator: freed memory stays with the stock trainer's process as well.
     """
 
     arm: str
@@ -71,6 +72,7 @@ class Setup:
     lam: float
     bf16: bool
     lora_r: int
+    same_allocator: bool
 
     @property
     def common(self) -> dict[str, Any]:
@@ -148,8 +150,11 @@ def our_config(setup: Setup) -> Any:
 def ours(setup: Setup, rows: list[dict[str, Any]], reports: Any) -> Any:
     """PPOTrainer of this package, with the critic that the arm says."""
     from hpt_trl import PPOTrainer
+    from hpt_trl.runs.freed_memory import keep_freed_memory
 
     config = our_config(setup)
+    if config.use_cpu:
+        keep_freed_memory()  # as a run does
     tokenizer = AutoTokenizer.from_pretrained(setup.tokenizer)
     model = AutoModelForCausalLM.from_pretrained(setup.model, dtype=torch.float32)
     model.generation_config.pad_token_id = tokenizer.pad_token_id
@@ -162,7 +167,7 @@ def ours(setup: Setup, rows: list[dict[str, Any]], reports: Any) -> Any:
         scorer = WordScorer(tokenizer, count)
     else:
         classifier = _classifier(setup.reward_model).to("cpu" if config.use_cpu else "cuda")
-        scorer = Scorer(classifier, tokenizer.pad_token_id, count)
+        scorer = Scorer(classifier, count)
     return PPOTrainer(
         model,
         scorer,

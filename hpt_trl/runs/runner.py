@@ -25,6 +25,7 @@ from hpt_trl.runs.checkpoints import full_disk_explained
 from hpt_trl.runs.collecting import collect_as_usual
 from hpt_trl.runs.early import check_run
 from hpt_trl.runs.evaluating import run_evaluation
+from hpt_trl.runs.freed_memory import keep_freed_memory
 from hpt_trl.runs.interrupting import interrupts_explained
 from hpt_trl.runs.kept_records import take_up_records
 from hpt_trl.runs.locking import only_run
@@ -65,6 +66,8 @@ def run(name: str, overrides: list[str], live: TrainerCallback | None = None) ->
             say("Checking rows, rewards and tokenizer")
         prepared = prepare_recipe(recipe)
         collect_as_usual()
+        if recipe.config.device.type == "cpu":
+            keep_freed_memory()
         if not prepared.recipe.stage.trains:
             with interrupts_explained(folder, command, goes_on=True):
                 run_evaluation(prepared, started, command)

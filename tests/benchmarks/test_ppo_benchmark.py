@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from benchmarks import ppo_against_trl, ppo_curves
 from benchmarks.paired import Mean, difference, verdict
-from benchmarks.ppo_scorers import RuleModel, WordScorer
+from benchmarks.ppo_scorers import RuleModel, Scorer, WordScorer
 from benchmarks.ppo_tasks import STOCK, Refused, read_arms, setup_of
 from benchmarks.shared import ROOT
+from tests.helpers.tiny import save_tiny_model
 
 
 def run(scores: list[float], kl: float, seconds: float) -> ppo_curves.Run:
@@ -85,7 +86,16 @@ def test_arms(tmp_path):
     sizes = dict.fromkeys(("updates", "batch", "mini_batches", "epochs", "response", "lora_r"), 1)
     paths = dict.fromkeys(("value_model", "tokenizer", "rows", "output_dir"), str(tmp_path))
     rates = {"learning_rate": 1e-3, "kl_coef": 0.1, "vf_coef": 0.1, "cliprange": 0.2, "cliprange_value": 0.2}
-    prepared = {**sizes, **paths, **rates, "model": "policy", "gamma": 1.0, "lam": 0.95, "bf16": False}
+    prepared = {
+        **sizes,
+        **paths,
+        **rates,
+        "model": "policy",
+        "gamma": 1.0,
+        "lam": 0.95,
+        "bf16": False,
+        "same_allocator": False,
+    }
     for reward_model in ("reward", None):
         given = prepared | {"reward_model": reward_model}
         setups = {name: setup_of(given, name, overrides, 0) for name, overrides in shipped.items()}
@@ -141,3 +151,14 @@ def test_curve(tmp_path, tiny_model_path, capsys):
     assert json.loads(report.read_text())["curves"]["positive-words"] == found
     with pytest.raises(SystemExit, match=r"The arm `wrong`.*lamm"):
         ppo_against_trl.main(command(tiny_model_path, report, "--arm", "wrong: lamm=1"))
+
+
+def test_a_reward_model_is_read_at_the_last_own_token(tmp_path):
+    base = save_tiny_model(tmp_path)
+    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1)
+    prompts, completions, counts = [[5, 6, 7], [5, 6], [9, 8, 7, 6]], [[3, 4], [0, 2, 11, 3, 4], [2]], []
+    rows = [torch.tensor([prompt + own]) for prompt, own in zip(prompts, completions, strict=True)]
+    with torch.no_grad():
+        alone = [float(model.score(model.base_model(row).last_hidden_state[0, -1])) for row in rows]
+    assert Scorer(model, counts.append)(completions, prompts) == pytest.approx(alone, abs=1e-6)
+    assert counts == [17]
