@@ -34,15 +34,19 @@ def local_part(parameter: torch.nn.Parameter) -> torch.Tensor:
     return (tensor.to_local() if isinstance(tensor, DTensor) else tensor).detach()
 
 
-def whole(*weights: Any) -> AbstractContextManager[None]:
-    """Weights that ZeRO-3 may have spread over the processes, whole while the context is open, to be read."""
+def whole(*weights: Any, written: bool = False) -> AbstractContextManager[None]:
+    """Weights that ZeRO-3 may have spread over the processes, whole while the context is open.
+
+    Args:
+        written: what the first process writes into them is kept; else they are to be read.
+    """
     from transformers.integrations import is_deepspeed_zero3_enabled
 
     if not is_deepspeed_zero3_enabled():
         return nullcontext()
     import deepspeed
 
-    return deepspeed.zero.GatheredParameters(list(weights))
+    return deepspeed.zero.GatheredParameters(list(weights), modifier_rank=0 if written else None)
 
 
 def reshard(model: torch.nn.Module) -> None:

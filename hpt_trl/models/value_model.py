@@ -67,8 +67,8 @@ class ValueHead(nn.Module):
         raise NotImplementedError
 
     @property
-    def bias(self) -> nn.Parameter:
-        """What is added to every value."""
+    def last(self) -> "_Linear":
+        """The layer that makes the value; its bias is added to every one."""
         raise NotImplementedError
 
     def forward(self, hidden: Float[Tensor, "rows tokens width"]) -> Float[Tensor, "rows tokens"]:
@@ -96,8 +96,8 @@ class LinearValueHead(ValueHead):
         return self.linear(hidden)
 
     @property
-    def bias(self) -> nn.Parameter:
-        return self.linear.bias
+    def last(self) -> _Linear:
+        return self.linear
 
 
 class MLPValueHead(ValueHead):
@@ -121,8 +121,8 @@ class MLPValueHead(ValueHead):
         return self.layers(hidden)
 
     @property
-    def bias(self) -> nn.Parameter:
-        return cast(_Linear, self.layers[-1]).bias
+    def last(self) -> _Linear:
+        return cast(_Linear, self.layers[-1])
 
 
 @dataclass

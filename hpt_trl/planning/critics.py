@@ -49,7 +49,8 @@ def scoring_model_of(prepared: "Prepared") -> RewardModel | None:
     """The reward model that a recipe's value model can start from."""
     if not has_critic(prepared.recipe):
         return None
-    return scoring_model(prepared.rewards, prepared.reward_weights, text_tokenizer(prepared.tokenizer))
+    scoring = scoring_model(prepared.rewards, prepared.reward_weights, text_tokenizer(prepared.tokenizer))
+    return None if scoring is None else scoring.model
 
 
 def critic_size(

@@ -98,8 +98,8 @@ class PPOTrainer(RolloutTrainer):
             self.ref_model = self._reference.model
         if args.critic_learning_rate is not None:
             refuse_ready_optimizer(self, "critic_learning_rate", self.optimizer)
-        judge = scoring_model(self.reward_funcs, self.reward_weights.tolist(), self._tokenizer)
-        self._critic = make_critic(self.model, model, args, judge)
+        scoring = scoring_model(self.reward_funcs, self.reward_weights.tolist(), self._tokenizer)
+        self._critic = make_critic(self.model, model, args, scoring)
         self._kl_controller = KLController(
             args.kl_coef,
             adaptive=args.kl_controller == "adaptive",
@@ -157,7 +157,7 @@ class PPOTrainer(RolloutTrainer):
         _, earned = generalized_advantages(rewards, values, mask, self.args.gamma, 1.0)
         error = mean_error(values, earned, mask, self._all_sum)
         reshard(self.model)
-        add_to(self._critic.head.bias, error.item())
+        add_to(self._critic.head.last.bias, error.item())
         return values + error * mask
 
     def _scores(self, batch: dict[str, Any]) -> Tensor:

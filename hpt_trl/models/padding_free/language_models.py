@@ -6,6 +6,7 @@ head is asked about the tokens that have a label alone.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -77,9 +78,16 @@ def _packed(model: Any, given: dict[str, Any]) -> Packed | None:
     asked[:, :-1] = labels[:, 1:] != -100
     others = given.keys() - {"input_ids", "labels", "fused_lm_head"} - _PASSED
     if others == {"attention_mask"} and given["attention_mask"].shape == ids.shape:
-        mask = given["attention_mask"]
+        used = given["attention_mask"].bool()
         # A load-balancing loss counts each token of each row.
-        return pack(ids, mask, asked, whole=_is_balanced(model, given)) if (asked & mask.bool()).any() else None
-    if "position_ids" in others and others - {"position_ids"} <= _BOUNDARIES and len(ids) == 1 and asked.any():
-        return laid_out(ids, given["position_ids"], asked)
+        lay = partial(pack, ids, given["attention_mask"], whole=_is_balanced(model, given))
+    elif "position_ids" in others and others - {"position_ids"} <= _BOUNDARIES and len(ids) == 1:
+        used, lay = torch.ones_like(asked), partial(laid_out, ids, given["position_ids"])
+    else:
+        return None
+    if (asked & used).any():
+        return lay(asked=asked)
+    if model.base_model.is_padding_free is None:
+        # Where weights are spread all processes try their first batch together, also one without a label.
+        is_padding_free(model.base_model, packed_arguments(lay(asked=used)))
     return None

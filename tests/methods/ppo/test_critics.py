@@ -234,11 +234,10 @@ def test_an_adapter_is_not_taken_up_over_another_base(tiny_model_path, tmp_path)
 @pytest.mark.parametrize("name", ["whole", "adapter"])
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 def test_a_value_model_starts_from_the_reward_model(tiny_model_path, tmp_path, reward_models, name, lora, caplog):
-    folder = reward_models[name]
+    folder, weight = reward_models[name], 0.5
+    settings = PPO | {"critic": "value_model", "max_steps": 3, "reward_weights": [weight]}
     with caplog.at_level("WARNING"):
-        trainer = build(
-            FixedPPO, tiny_model_path, tmp_path, reward=[folder], critic="value_model", lora=lora, max_steps=3, **PPO
-        )
+        trainer = build(FixedPPO, tiny_model_path, tmp_path, reward=[folder], lora=lora, **settings)
     reward, ids = RewardModel(folder), torch.arange(3, 30)[None]
     score = reward._loaded()(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
     with torch.no_grad(), trainer._critic.asked() as values:
@@ -246,7 +245,7 @@ def test_a_value_model_starts_from_the_reward_model(tiny_model_path, tmp_path, r
     if lora and name == "whole":
         assert not values[0].any() and "no adapter over the same base" in caplog.text
     else:
-        torch.testing.assert_close(values[0][0, -1], score[0, 0])
+        torch.testing.assert_close(values[0][0, -1], weight * score[0, 0])
     before = critic_of(trainer)
     if lora:
         assert all("lora" in weight or "head" in weight for weight in before)

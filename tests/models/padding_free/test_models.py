@@ -203,6 +203,8 @@ def test_a_batch_without_labels_and_one_of_a_cache_are_left_alone():
     inputs["labels"] = torch.full_like(inputs["labels"], -100)
     one, other = (model(**inputs, fused_lm_head=True).log_probs for model in (ours, plain))
     assert torch.equal(one, other) and one.requires_grad
+    # It is tried all the same, as those of other processes are.
+    assert ours.base_model.is_padding_free
     prompts = {"input_ids": inputs["input_ids"][:, :9].clamp(min=1), "attention_mask": inputs["attention_mask"][:, :9]}
     settings = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": None}
     assert torch.equal(ours.generate(**prompts, **settings), plain.generate(**prompts, **settings))

@@ -22,6 +22,7 @@ from hpt_trl.models.folders import is_adapter
 from hpt_trl.models.hub_parts import value_model_folder
 from hpt_trl.models.loading import load_sequence_classifier
 from hpt_trl.models.padding_free.trunks import take_packed_rows
+from hpt_trl.models.sharded_weights import whole
 from hpt_trl.models.twins import twin
 from hpt_trl.models.value_model import HeadSettings, ValueModel, load_value_model, of_classifier, why_no_value
 from hpt_trl.rewards.reward_model import RewardModel
@@ -33,7 +34,7 @@ def make_critic(
     policy: Any,
     passed: "str | PreTrainedModel",
     args: PPOConfig,
-    reward_model: RewardModel | None,
+    scoring: "Scoring | None",
 ) -> Critic:
     """Put a critic on a policy.
 
@@ -41,7 +42,7 @@ def make_critic(
         policy: the model that is trained, before it is wrapped for distributed training.
         passed: what it was made of: a name, or a model.
         args: `critic` and its settings.
-        reward_model: that a value model may start from, see `scoring_model`.
+        scoring: what a value model may start from, see `scoring_model`.
 
     Raises:
         UserError: a value model that is none, or a model that cannot have a branch.
@@ -53,7 +54,7 @@ def make_critic(
         refuse_too_many(base_of(policy), args.critic_layers)
         read = _read_again(policy, passed, args, policy.dtype)
         return BranchCritic(policy, args.critic_layers, None if read is None else decoder_parts(read.trunk))
-    model = _value_model(policy, passed, args, reward_model)
+    model = _value_model(policy, passed, args, scoring)
     if args.pads_no_more:
         # It reads what the policy reads.
         take_packed_rows(model.trunk)
@@ -63,9 +64,16 @@ def make_critic(
     return critic
 
 
+class Scoring(NamedTuple):
+    """A reward model, and the weight that its score has in the reward."""
+
+    model: RewardModel
+    weight: float
+
+
 def scoring_model(
     rewards: Sequence[Any], weights: Sequence[float], tokenizer: PreTrainedTokenizerBase
-) -> RewardModel | None:
+) -> Scoring | None:
     """The reward model that a value model can start from: the only one that the policy is trained on, of its tokens.
 
     Args:
@@ -73,14 +81,14 @@ def scoring_model(
         weights: of them; what is only measured has none.
         tokenizer: the policy's.
     """
-    models = [
-        model
+    found = [
+        Scoring(model, weight)
         for reward, weight in zip(rewards, weights, strict=True)
         if weight != 0 and isinstance(model := inspect.unwrap(reward), RewardModel)
     ]
-    if len(models) != 1 or why_no_value(models[0].config, **models[0].settings) is not None:
+    if len(found) != 1 or why_no_value(found[0].model.config, **found[0].model.settings) is not None:
         return None
-    return models[0] if models[0].tokenizer.get_vocab() == tokenizer.get_vocab() else None
+    return found[0] if found[0].model.tokenizer.get_vocab() == tokenizer.get_vocab() else None
 
 
 class Start(NamedTuple):
@@ -102,7 +110,7 @@ def start_of(args: PPOConfig, reward_model: RewardModel | None, base: str | None
 
     Args:
         args: the settings.
-        reward_model: see `scoring_model`.
+        reward_model: that of `scoring_model`.
         base: name of the policy's model.
         adapted: the policy is an adapter over it; a whole reward model would be a second base model beside it.
     """
@@ -118,16 +126,16 @@ def start_of(args: PPOConfig, reward_model: RewardModel | None, base: str | None
     return Start() if adapted and adapter is None else Start(reward_model.name, reward_model, adapter)
 
 
-def _value_model(
-    policy: Any, passed: "str | PreTrainedModel", args: PPOConfig, reward_model: RewardModel | None
-) -> ValueModel:
+def _value_model(policy: Any, passed: "str | PreTrainedModel", args: PPOConfig, scoring: Scoring | None) -> ValueModel:
     """A value model at its start, on the policy's device."""
-    adapted = isinstance(policy, PeftModel)
+    adapted, reward_model = isinstance(policy, PeftModel), None if scoring is None else scoring.model
     start = start_of(args, reward_model, get_config_model_id(base_of(policy).config), adapted=adapted)
+    if scoring is not None and start.reward_model is not None:
+        model = value_model_of_adapter(policy, start.adapter) if start.adapter else _from_reward_model(scoring.model)
+        _weigh(model, scoring.weight)
+        return model.to(policy.device)
     if start.adapter is not None:
         return value_model_of_adapter(policy, start.adapter)
-    if start.reward_model is not None:
-        return _from_reward_model(start.reward_model).to(policy.device)
     if start.name is not None:
         return _loaded(start.name, args).to(policy.device)
     if adapted and reward_model is not None:
@@ -148,6 +156,16 @@ def _from_reward_model(reward_model: RewardModel) -> ValueModel:
     merged = load_sequence_classifier(reward_model.folder, pad_token_id=pad, **loading)
     # The adapter had frozen it.
     return of_classifier(merged.requires_grad_(True))
+
+
+def _weigh(model: ValueModel, weight: float) -> None:
+    """Have values be what the reward makes of a reward model's score."""
+    if weight == 1:
+        return
+    last = model.head.last
+    with torch.no_grad(), whole(*last.parameters(), written=True):
+        for parameter in last.parameters():
+            parameter.mul_(weight)
 
 
 def _from_policy(policy: Any) -> ValueModel:
