@@ -62,7 +62,6 @@ def take_packed_rows(trunk: Any) -> None:
     if reason is not None:
         _tell(trunk, reason, logging.INFO)
     trunk.is_padding_free = False if reason else None  # None: not yet known
-    trunk.padded_forward = trunk.forward
     wrap_forward(trunk, _forward)
 
 

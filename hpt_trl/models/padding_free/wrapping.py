@@ -7,16 +7,16 @@ from typing import Any
 
 from torch import nn
 
-_REPLACED = "replaced_forward"
-
 
 def wrap_forward(module: nn.Module, around: Callable[..., Any]) -> None:
     """Have a function answer for a module: it gets the module, the forward pass that was there, and its arguments.
 
-    It can be done again. That forward pass is an attribute of the module and not in a closure: a copy of the module
-    computes with its own weights.
+    That forward pass becomes the module's `padded_forward`; where it has one already, of another wrapping, a longer
+    name. It is an attribute and not in a closure: a copy of the module computes with its own weights.
     """
-    name = f"{_REPLACED}_{sum(key.startswith(_REPLACED) for key in vars(module))}"
+    name = "padded_forward"
+    while name in vars(module):
+        name += "_"
     setattr(module, name, module.forward)
 
     @wraps(type(module).forward)
