@@ -82,7 +82,9 @@ def test_arms(tmp_path):
         "plain": {},
     }
     # Those that come with the benchmark are taken on both tasks.
-    shipped = read_arms([], str(ROOT / "benchmarks" / "ppo_arms.yaml"), stock=False)
+    shipped: dict = {}
+    for name in ("ppo_arms", "ppo_critic_options"):
+        shipped |= read_arms([], str(ROOT / "benchmarks" / f"{name}.yaml"), stock=False)
     sizes = dict.fromkeys(("updates", "batch", "mini_batches", "epochs", "response", "lora_r"), 1)
     paths = dict.fromkeys(("value_model", "tokenizer", "rows", "output_dir"), str(tmp_path))
     rates = {"learning_rate": 1e-3, "kl_coef": 0.1, "vf_coef": 0.1, "cliprange": 0.2, "cliprange_value": 0.2}
