@@ -47,7 +47,7 @@ class Compacted(ChunkedLogProbFunction):
 
 
 class SmallTiles(Compacted):
-    """The same in tiles that stay in the processor's cache, on devices without Triton; equal up to rounding."""
+    """The same in tiles that stay in the processor's cache; equal up to rounding."""
 
     @staticmethod
     def forward(
@@ -60,16 +60,18 @@ class SmallTiles(Compacted):
         chunk_size: int,
         *others: Any,
     ) -> Any:
-        if not utils._use_triton(hidden.device):
-            rows = min(len(hidden), TOKEN_CHUNK_SIZE)
-            chunk_size = min(chunk_size, max(_NARROWEST, _TILE // max(1, rows)))
+        rows = max(1, min(len(hidden), TOKEN_CHUNK_SIZE))
+        chunk_size = min(chunk_size, max(_NARROWEST, _TILE // rows))
         return Compacted.forward(ctx, hidden, weight, bias, targets, temperature, chunk_size, *others)
 
 
-def small_tiles() -> AbstractContextManager[None]:
-    """Heads that run in this context compute in small tiles, unless another context says otherwise."""
+def small_tiles(device: torch.device) -> AbstractContextManager[None]:
+    """Heads that run in this context compute in small tiles, unless another context says otherwise.
+
+    With Triton the stock head is as quick, and stays.
+    """
     stands = vars(utils)[_NAME] in (ChunkedLogProbFunction, Compacted)
-    return in_place_of_stock(SmallTiles) if stands else nullcontext()
+    return in_place_of_stock(SmallTiles) if stands and not utils._use_triton(device) else nullcontext()
 
 
 def compacted_backward() -> AbstractContextManager[None]:

@@ -53,7 +53,7 @@ def _forward(model: Any, padded_forward: Callable[..., Any], *args: Any, **kwarg
         arguments["attention_mask"] = None
         if not is_padding_free(model.base_model, arguments):
             return padded_forward(**kwargs)
-    with small_tiles():
+    with small_tiles(given["input_ids"].device):
         output = padded_forward(
             **arguments | passed,
             shift_labels=given["labels"].roll(-1, dims=1)[rows.asked].unsqueeze(0),
