@@ -102,7 +102,9 @@ def test_the_adapter_of_a_value_model_merges_with_its_head(tiny_model_path, tmp_
     folder = save_value_model(tiny_model_path, tmp_path / "critic", lora=True)
     merge_adapter(folder, tmp_path / "merged")
     expected = values(load_value_model(folder, trainable=False))
-    torch.testing.assert_close(values(load_value_model(str(tmp_path / "merged"), trainable=False)), expected)
+    merged = values(load_value_model(str(tmp_path / "merged"), trainable=False))
+    # Weights that were added up round otherwise than two products.
+    torch.testing.assert_close(merged, expected, rtol=1e-4, atol=1e-4)
     without = load_value_model(str(tmp_path / "merged"), trainable=False)
     without.trunk = AutoModel.from_pretrained(tiny_model_path)
     assert not torch.allclose(values(without), expected, atol=1e-3)
