@@ -1,8 +1,7 @@
 """The C library's allocator in the process of a run on CPUs.
 
 By its usual rules a large tensor's memory goes back to the system as soon as it is freed. A training frees its
-gradients at each optimizer step, and whatever takes their place has its pages mapped and cleared anew: a sixth of the
-time of a PPO update of SmolLM2-135M on two cores (`python -m benchmarks.ppo_against_trl speed`).
+gradients at each optimizer step, and whatever takes their place has its pages mapped and cleared anew.
 """
 
 import ctypes

@@ -87,7 +87,7 @@ def _packed(model: Any, given: dict[str, Any]) -> Packed | None:
         return None
     if (asked & used).any():
         return lay(asked=asked)
-    if model.base_model.is_padding_free is None:
+    if model.base_model.is_padding_free is None and used.any():
         # Where weights are spread all processes try their first batch together, also one without a label.
         is_padding_free(model.base_model, packed_arguments(lay(asked=used)))
     return None

@@ -147,8 +147,9 @@ def test_who_cannot_says_so_and_goes_the_padded_way(kind, caplog):
 def test_quantized_weights_go_one_way_whatever_the_first_batch(tmp_path, bits):
     """8-bit products go by all tokens of a batch: by the first one a trial would let some runs pack and others not."""
     pytest.importorskip("bitsandbytes")
-    base = save_tiny_model(tmp_path, hidden_size=64)  # a 4-bit block holds 64 values
-    settings = BitsAndBytesConfig(**{f"load_in_{bits}bit": True})
+    base = save_tiny_model(tmp_path, hidden_size=576)  # narrower products do not differ by how many there are
+    # Hidden states are of float32 here, products are not.
+    settings = BitsAndBytesConfig(**{f"load_in_{bits}bit": True}, bnb_4bit_compute_dtype=torch.bfloat16)
     ways = set()
     for seed in range(4):
         torch.manual_seed(seed)
