@@ -13,12 +13,16 @@ VLLM_INSTALLED := $(VLLM_VENV)/.installed
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart notebooks test test-slow test-faults fuzz test-vllm lint docs format keys clean
+.PHONY: help install browser quickstart notebooks test test-slow test-faults fuzz test-vllm lint docs format keys clean
 
 help:  ## show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(INSTALLED)  ## make the virtual environment with the pinned packages
+
+browser:  ## install Chromium, which tests that look at pages need (Debian; as root)
+	@for name in chromium chromium-browser google-chrome chrome; do command -v $$name && exit; done; \
+	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium
 
 quickstart: $(INSTALLED)  ## train SmolLM2-135M by HPT on the arithmetic task, into outputs/quickstart
 	CUDA_VISIBLE_DEVICES=$${CUDA_VISIBLE_DEVICES-0} $(BIN)/hpt-trl run quickstart --overwrite true
