@@ -6,9 +6,9 @@
     python -m benchmarks.memory --output build/memory.json --minutes 5     # until they are over; again: goes on
 
 A Llama of random weights (8 layers of width 640, 48M parameters with a vocabulary of 16,384) takes a few steps of each
-stage by `hpt-trl run`'s own code. Three of four rows are about as long as the configuration's `Rows` allow, the fourth
-much shorter; where `Rows` are crossed, long prompts have short answers, and no row is as long as the longest prompt
-with the longest answer. Each configuration runs in processes of its own.
+stage by `hpt-trl run`'s own code. Rows are about as long as the configuration's `Rows` allow; where these are unlike,
+as of batches that are padded, every fourth is much shorter; where they are crossed, long prompts have short answers,
+and no row is as long as the longest prompt with the longest answer. Each configuration runs in processes of its own.
 What is measured is the largest resident size of a process up to the end of its training less the size just before the
 model is loaded: weights, gradients, optimizer, activations, and not the libraries. The estimate is what `hpt-trl check`
 prints for the same recipe. Of several processes the largest counts.
@@ -18,6 +18,7 @@ its hoard would be measured in place of the tensors.
 """
 
 import argparse
+import dataclasses
 import gc
 import hashlib
 import json
@@ -43,10 +44,12 @@ class Rows:
     """How long prompts and answers are.
 
     Attributes:
-        crossed: no row has both a long prompt and a long answer.
+        unlike: one of four rows is much shorter.
+        crossed: one of four rows has a long prompt and a short answer, the others the contrary.
         completion: longest completion that is drawn, as a share of the longest answer of the rows.
     """
 
+    unlike: bool = False
     crossed: bool = False
     completion: float = 1.0
 
@@ -76,10 +79,10 @@ class Shape:
     completion: int = COMPLETION
 
 
-# Padded, as the estimate takes them: without padding a step needs less, by how much depends on the rows.
-_ROWS = {"max_length": PROMPT + COMPLETION, "padding_free": False}
+_ROWS = {"max_length": PROMPT + COMPLETION}
+_PADDED = {"padding_free": False}
 _DEMONSTRATIONS = {"dataset_name": "demonstrations.jsonl", **_ROWS}
-_COMPARISONS = {"dataset_name": "comparisons.jsonl", **_ROWS}
+_COMPARISONS = {"dataset_name": "comparisons.jsonl", "per_device_train_batch_size": 2, **_ROWS}
 _ROLLOUTS = {
     "dataset_name": "demonstrations.jsonl",
     "reward_funcs": ["benchmarks.memory.every_other"],
@@ -97,15 +100,17 @@ _DEMONSTRATED = {
     "max_steps": 5,
 }
 _SOFT = {**_ROLLOUTS, "unify_strategy": "soft", "soft_table": "on_sft"}
-_CROSSED = Rows(crossed=True)
+_UNLIKE, _CROSSED = Rows(unlike=True), Rows(crossed=True)
 _LONG_DEMONSTRATIONS = Rows(crossed=True, completion=1 / 3)
 _LORA = {"use_peft": True, "lora_r": 16, "lora_dropout": 0.0, "lora_target_modules": "all-linear"}
 _RHO1 = {"stage": "rho1", **_DEMONSTRATIONS, "dataset_layout": "demonstrations", "select_ratio": 0.6}
 
 _CHECKPOINTING = {"gradient_checkpointing": True}
+_TWO_BATCHES = {"gradient_accumulation_steps": 2, "steps_per_generation": 2, "max_steps": 3}
 
 CONFIGURATIONS = {
     "sft": Configuration({"stage": "sft", **_DEMONSTRATIONS}),
+    "sft-padded": Configuration({"stage": "sft", **_DEMONSTRATIONS, **_PADDED}, rows=_UNLIKE),
     "sft-checkpointing": Configuration({"stage": "sft", **_DEMONSTRATIONS, **_CHECKPOINTING}),
     "sft-autocast": Configuration({"stage": "sft", **_DEMONSTRATIONS, "bf16": True}),
     "sft-lora": Configuration({"stage": "sft", **_DEMONSTRATIONS, **_LORA, "dtype": "bfloat16", "bf16": True}),
@@ -115,36 +120,49 @@ CONFIGURATIONS = {
     "sft-accumulation": Configuration(
         {"stage": "sft", **_DEMONSTRATIONS, **_CHECKPOINTING, "gradient_accumulation_steps": 2}
     ),
-    "sft-crossed": Configuration({"stage": "sft", **_DEMONSTRATIONS, **_CHECKPOINTING}, rows=_CROSSED),
+    "sft-crossed": Configuration({"stage": "sft", **_DEMONSTRATIONS, **_CHECKPOINTING, **_PADDED}, rows=_CROSSED),
     "sft-packing": Configuration({"stage": "sft", **_DEMONSTRATIONS, **_CHECKPOINTING, "packing": True}),
-    "dpo-crossed": Configuration({"stage": "dpo", **_COMPARISONS, "per_device_train_batch_size": 2}, rows=_CROSSED),
-    "dpo": Configuration({"stage": "dpo", **_COMPARISONS, "per_device_train_batch_size": 2}),
-    "reward": Configuration({"stage": "reward", **_COMPARISONS, "per_device_train_batch_size": 2}),
+    "dpo-crossed": Configuration({"stage": "dpo", **_COMPARISONS, **_PADDED}, rows=_CROSSED),
+    "dpo": Configuration({"stage": "dpo", **_COMPARISONS}),
+    "dpo-padded": Configuration({"stage": "dpo", **_COMPARISONS, **_PADDED}, rows=_UNLIKE),
+    "reward": Configuration({"stage": "reward", **_COMPARISONS}),
+    "reward-padded": Configuration({"stage": "reward", **_COMPARISONS, **_PADDED}, rows=_UNLIKE),
     "grpo": Configuration({"stage": "grpo", **_ROLLOUTS}),
+    "grpo-padded": Configuration({"stage": "grpo", **_ROLLOUTS, **_PADDED}, rows=_UNLIKE),
+    # Rollouts of four prompts in two micro-batches: those of a prompt come together.
+    "grpo-dealt": Configuration({"stage": "grpo", **_ROLLOUTS, "num_generations": 2, **_TWO_BATCHES}),
+    # Of two optimizer steps: a micro-batch may have four prompts.
+    "grpo-shuffled": Configuration({"stage": "grpo", **_ROLLOUTS, "num_generations": 2, "steps_per_generation": 2}),
     "grpo-kl": Configuration({"stage": "grpo", **_ROLLOUTS, "beta": 0.04}),
     "grpo-lora": Configuration({"stage": "grpo", **_ROLLOUTS, **_LORA, **_CHECKPOINTING}),
     "hpt": Configuration({"stage": "hpt", **_ROLLOUTS, **_CHECKPOINTING}),
     "hpt-long-demonstrations": Configuration({"stage": "hpt", **_DEMONSTRATED}, rows=_LONG_DEMONSTRATIONS),
     "hpt-soft": Configuration({"stage": "hpt", **_SOFT}),
     "hpt-soft-long-demonstrations": Configuration({"stage": "hpt", **_SOFT, "max_steps": 5}, rows=_LONG_DEMONSTRATIONS),
+    "hpt-soft-padded": Configuration({"stage": "hpt", **_SOFT, **_PADDED}, rows=_UNLIKE),
+    "hpt-long-demonstrations-padded": Configuration(
+        {"stage": "hpt", **_DEMONSTRATED, **_PADDED}, rows=_LONG_DEMONSTRATIONS
+    ),
     "hpt-entropy": Configuration({"stage": "hpt", **_DEMONSTRATED, "entropy_coef": 0.001}, rows=_LONG_DEMONSTRATIONS),
     "hpt-kl": Configuration({"stage": "hpt", **_DEMONSTRATED, "beta": 0.04}, rows=_LONG_DEMONSTRATIONS),
     "ppo": Configuration({"stage": "ppo", **_ROLLOUTS, **_CHECKPOINTING}),
     "ppo-value-model": Configuration({"stage": "ppo", **_ROLLOUTS, "value_model_name_or_path": "model"}),
     "ppo-branch": Configuration({"stage": "ppo", **_ROLLOUTS, "critic": "branch"}),
     "ppo-lora-value-model": Configuration({"stage": "ppo", **_ROLLOUTS, **_LORA, "critic": "value_model"}),
+    "ppo-padded": Configuration({"stage": "ppo", **_ROLLOUTS, **_CHECKPOINTING, **_PADDED}, rows=_UNLIKE),
     "rho1-online": Configuration({**_RHO1, "reference_mode": "online", "reference_model_name_or_path": "reference"}),
     "rho1-cached": Configuration({**_RHO1, "reference_mode": "cached", "reference_model_name_or_path": "reference"}),
-    "mtp": Configuration({"stage": "mtp", **_DEMONSTRATIONS, "n_future_tokens": 4}),
-    "mtp-checkpointing": Configuration({"stage": "mtp", **_DEMONSTRATIONS, "n_future_tokens": 4, **_CHECKPOINTING}),
+    "mtp": Configuration({"stage": "mtp", **_DEMONSTRATIONS, "n_future_tokens": 4}, rows=_UNLIKE),
+    "mtp-checkpointing": Configuration(
+        {"stage": "mtp", **_DEMONSTRATIONS, "n_future_tokens": 4, **_CHECKPOINTING}, rows=_UNLIKE
+    ),
     "mtp-lora": Configuration(
-        {"stage": "mtp", **_DEMONSTRATIONS, **_LORA, "n_future_tokens": 4, "dtype": "bfloat16", "bf16": True}
+        {"stage": "mtp", **_DEMONSTRATIONS, **_LORA, "n_future_tokens": 4, "dtype": "bfloat16", "bf16": True},
+        rows=_UNLIKE,
     ),
     # DDP lays out its buckets anew in the second step: the third is the first that finds them filled.
     "sft-ddp": Configuration({"stage": "sft", **_DEMONSTRATIONS, **_CHECKPOINTING, "max_steps": 3}, 2, "cpu"),
-    "dpo-ddp": Configuration(
-        {"stage": "dpo", **_COMPARISONS, "per_device_train_batch_size": 2, "max_steps": 3}, 2, "cpu"
-    ),
+    "dpo-ddp": Configuration({"stage": "dpo", **_COMPARISONS, "max_steps": 3}, 2, "cpu"),
     "sft-fsdp2": Configuration({"stage": "sft", **_DEMONSTRATIONS, **_CHECKPOINTING}, 2, "fsdp2"),
     "sft-zero2": Configuration({"stage": "sft", **_DEMONSTRATIONS, **_CHECKPOINTING}, 2, "zero2"),
     "sft-zero3": Configuration({"stage": "sft", **_DEMONSTRATIONS, **_CHECKPOINTING}, 2, "zero3"),
@@ -166,7 +184,7 @@ def lengths_of(number: int, rows: Rows, shape: Shape) -> tuple[int, int]:
     prompt, completion = shape.prompt - number % 3, shape.completion - 1 - number % 5
     if rows.crossed:
         return (prompt, completion // 4) if number % 4 == 0 else (prompt // 4, completion)
-    return (prompt // 4, completion // 4) if number % 4 == 0 else (prompt, completion)
+    return (prompt // 4, completion // 4) if rows.unlike and number % 4 == 0 else (prompt, completion)
 
 
 def write_inputs(folder: Path, shape: Shape) -> None:
@@ -204,7 +222,7 @@ def write_inputs(folder: Path, shape: Shape) -> None:
     def text(count: int) -> str:
         return " ".join(draw.choices(words, k=count))
 
-    for rows in {Rows(crossed=configuration.rows.crossed) for configuration in CONFIGURATIONS.values()}:
+    for rows in {dataclasses.replace(configuration.rows, completion=1.0) for configuration in CONFIGURATIONS.values()}:
         of_rows = _folder_of(folder, rows)
         of_rows.mkdir(exist_ok=True)
         demonstrations, comparisons = [], []
@@ -219,7 +237,7 @@ def write_inputs(folder: Path, shape: Shape) -> None:
 
 
 def _folder_of(folder: Path, rows: Rows) -> Path:
-    return folder / ("crossed" if rows.crossed else "straight")
+    return folder / ("crossed" if rows.crossed else "unlike" if rows.unlike else "alike")
 
 
 def write_recipe(name: str, folder: Path, shape: Shape) -> Path:

@@ -21,7 +21,7 @@ _NAME = "_ChunkedLogProbFunction"
 # Logits that exist at a time while scoring: they stay in the processor's cache.
 _LOGITS = 2**23
 # Those of a tile in training, which more passes go over; and its least width, below which products become slow.
-_TILE, _NARROWEST = 2**21, 1024
+SMALL_TILE, NARROWEST_TILE = 2**21, 1024
 
 
 class Compacted(ChunkedLogProbFunction):
@@ -61,7 +61,7 @@ class SmallTiles(Compacted):
         *others: Any,
     ) -> Any:
         rows = max(1, min(len(hidden), TOKEN_CHUNK_SIZE))
-        chunk_size = min(chunk_size, max(_NARROWEST, _TILE // rows))
+        chunk_size = min(chunk_size, max(NARROWEST_TILE, SMALL_TILE // rows))
         return Compacted.forward(ctx, hidden, weight, bias, targets, temperature, chunk_size, *others)
 
 

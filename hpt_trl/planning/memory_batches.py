@@ -1,19 +1,65 @@
-"""The micro-batches of Hybrid Post-Training that hold demonstrations: how many rows, and how wide they are."""
+"""The micro-batches of a recipe: whether their rows are padded, which share a prompt, which hold demonstrations."""
 
 import math
 from typing import TYPE_CHECKING, Any
 
 from hpt_trl.methods.environments import acting_arguments
 from hpt_trl.methods.hybrid.config import HybridPostConfig
-from hpt_trl.methods.hybrid.dropping import NOTHING, exact_dropping
+from hpt_trl.methods.hybrid.dropping import NOTHING, Dropping, exact_dropping
+from hpt_trl.models.padding_free.settings import pads_no_more
 from hpt_trl.planning.lengths import Lengths
 from hpt_trl.planning.memory_sizes import Batch
-from hpt_trl.rollouts.dealing import deal
+from hpt_trl.rollouts.dealing import deal, goes_by_micro_batch
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
     from hpt_trl.recipes.recipe import Recipe
+
+
+def attention_of(recipe: "Recipe") -> str:
+    """Returns the recipe's `attn_implementation`; empty for the model's own, which is `sdpa` where it can."""
+    loading = recipe.setting("model_init_kwargs") or {}
+    return recipe.model_args.attn_implementation or loading.get("attn_implementation") or ""
+
+
+def is_packed(recipe: "Recipe", config: "PretrainedConfig") -> bool:
+    """Whether a micro-batch is computed as one row of tokens, as far as it shows without the model."""
+    takes_it = attention_of(recipe) in ("", "sdpa") and not recipe.model_args.load_in_8bit
+    return pads_no_more(recipe.config) and takes_it and config.get_text_config() is config
+
+
+def prompts_at_once(recipe: "Recipe", config: "PretrainedConfig") -> int | None:
+    """Returns how many prompts a micro-batch of packed rollouts has at most; None where each row may have its own.
+
+    Rollouts of a prompt come to one micro-batch where rows are dealt anew and an optimizer step trains all that were
+    generated; those of several steps are shuffled.
+    """
+    settings: Any = recipe.config
+    rows, group, micro_batches = (
+        settings.per_device_train_batch_size,
+        settings.num_generations,
+        settings.steps_per_generation,
+    )
+    one_step = micro_batches == settings.gradient_accumulation_steps and _deals(settings, config)
+    if micro_batches > 1 and not one_step:
+        return None
+    if rows % group == 0:
+        return rows // group
+    # Rows of a group may lie in two micro-batches, at both ends of one.
+    return 1 if group % rows == 0 and recipe.world_size == 1 else min(rows, rows // group + 2)
+
+
+def _deals(settings: Any, config: "PretrainedConfig") -> bool:
+    if isinstance(settings, HybridPostConfig):
+        return _dropped(settings, config).flat
+    return not goes_by_micro_batch(settings)
+
+
+def _dropped(settings: HybridPostConfig, config: "PretrainedConfig") -> Dropping:
+    if not settings.skip_dead_rows:
+        return NOTHING
+    return exact_dropping(settings, bool(getattr(config.get_text_config(), "output_router_logits", False)))
 
 
 def demonstrated_batches(recipe: "Recipe", config: "PretrainedConfig", lengths: Lengths) -> tuple[Batch, ...]:
@@ -37,8 +83,7 @@ def demonstrated_batches(recipe: "Recipe", config: "PretrainedConfig", lengths: 
         settings.gradient_accumulation_steps,
         settings.num_generations,
     )
-    exact = exact_dropping(settings, bool(getattr(config.get_text_config(), "output_router_logits", False)))
-    dropping, replaces = exact if settings.skip_dead_rows else NOTHING, settings.unify_strategy == "switch"
+    dropping, replaces = _dropped(settings, config), settings.unify_strategy == "switch"
     if not dropping.flat:
         # Every other rollout stays in its micro-batch, and each process brings its own demonstrations.
         if dropping.gated and replaces:
@@ -53,15 +98,48 @@ def demonstrated_batches(recipe: "Recipe", config: "PretrainedConfig", lengths: 
     if replaces:
         # One prompt: of more of them more rollouts are left out than demonstrations come.
         rollouts, prompts = max(rollouts - group, 0), 1
-    widths = [rollout] * rollouts + [prompt + demonstration] * prompts
-    dealt = {(len(slot), max(widths[row] for row in slot)) for slot in deal(widths, slots) if slot}
-    return tuple(Batch(height, prompt, width - prompt) for height, width in sorted(_largest(dealt)))
+    rows_of = [(lengths.longest, settings.max_completion_length)] * rollouts + [(prompt, demonstration)] * prompts
+    packed = is_packed(recipe, config)
+    # A demonstration that comes beside rollouts has their prompt; what takes their place has it alone.
+    first = rollouts // group if replaces else 0
+    of_prompts = [place // group for place in range(rollouts)] + [first + place for place in range(prompts)]
+    dealt = {
+        _batch_of(slot, rows_of, of_prompts if packed else None)
+        for slot in deal([sum(row) for row in rows_of], slots, of_prompts if packed else None)
+        if slot
+    }
+    return tuple(sorted(_largest(dealt)))
 
 
-def _largest(batches: set[tuple[int, int]]) -> set[tuple[int, int]]:
-    """Those that no other is both as high and as wide as."""
+def _batch_of(slot: list[int], rows: list[tuple[int, int]], prompts: list[int] | None) -> Batch:
+    """The micro-batch of some rows, each given by the tokens of its prompt and of its completion.
+
+    Args:
+        slot: indices of the rows.
+        prompts: which prompt each row has, where packed rows share it.
+    """
+    prompt, width = max(rows[i][0] for i in slot), max(sum(rows[i]) for i in slot)
+    if prompts is None:
+        return Batch(len(slot), prompt, width - prompt)
+    shared: dict[int, int] = {}
+    for i in slot:
+        shared[prompts[i]] = max(rows[i][0], shared.get(prompts[i], 0))
+    return Batch(len(slot), prompt, width - prompt, sum(shared.values()), sum(rows[i][1] for i in slot))
+
+
+def _largest(batches: set[Batch]) -> set[Batch]:
+    """Those that no other is as large as, in every way."""
+
+    def size(batch: Batch) -> tuple[int, ...]:
+        if batch.prompt_tokens is None:
+            return batch.rows, batch.length
+        return batch.tokens, batch.completed
+
     return {
         one
         for one in batches
-        if not any(other != one and other[0] >= one[0] and other[1] >= one[1] for other in batches)
+        if not any(
+            other != one and all(of_other >= of_one for of_other, of_one in zip(size(other), size(one), strict=True))
+            for other in batches
+        )
     }

@@ -43,6 +43,8 @@ OPTIMIZER_STATE = (
 
 # Positions and vocabulary entries of one tile of TRL's fused head, which never holds the logits of all positions.
 HEAD_TILE = (4096, 32768)
+# Logits of a small tile and its least vocabulary entries, as in `models/fused_head.py`, which needs torch.
+SMALL_TILE, NARROWEST_TILE = 2**21, 1024
 # Where TRL has Triton, a tile is turned into its gradient in place. Elsewhere (CPUs) PyTorch does it, with float32
 # copies of the tile beside it: scaled logits, their distance from the largest, its exponential, a mask; going back also
 # the gradient and its summands (`_forward_tile` and `_backward_tile` of `trl.kernels.chunked_logprob`).
@@ -132,6 +134,8 @@ def activations(
     # The mask of a padded batch as each layer adds it to its scores, and once as it is made.
     mask = batch.rows * batch.length**2 if sizes.padded else 0
     one, working, size = tokens * layer.kept, tokens * layer.working + mask, sizes.activation_bytes
+    if sizes.packed:
+        one += _of_packed(text_config, sizes, batch)
     if sizes.eager:
         # Softmax is in float32; the product with the values takes it in its own type. Then the gradients of both.
         scores = text_config.num_attention_heads * batch.rows * batch.length**2
@@ -146,6 +150,24 @@ def activations(
         passing += one
     kept += heads.count * (passing if heads.kept else 0)
     return kept + one + working, one + working
+
+
+def _of_packed(text_config: "PretrainedConfig", sizes: Sizes, batch: Batch) -> float:
+    """Returns bytes that a layer keeps of packed rows more than of as many tokens of rows that are alike.
+
+    Attention has copies of what it takes, and its output comes once more in the order of the tokens. Behind a beginning
+    that rows share, it has that beginning's keys and values for each row, once for each head, and a mask.
+    """
+    values = text_config.to_dict()
+    heads = text_config.num_attention_heads
+    head_width = values.get("head_dim") or text_config.hidden_size // heads
+    more = heads * head_width * batch.tokens
+    if batch.shares:
+        groups = values.get("num_key_value_heads") or heads
+        own = batch.completed
+        pairs = own * batch.length
+        more += 2 * head_width * (batch.rows * batch.length * heads - own * groups) + pairs
+    return more * sizes.activation_bytes
 
 
 def head_of(text_config: "PretrainedConfig", sizes: Sizes, batch: Batch, *, trained: bool) -> tuple[float, float]:
@@ -164,7 +186,7 @@ def head_of(text_config: "PretrainedConfig", sizes: Sizes, batch: Batch, *, trai
         size = sizes.activation_bytes
         each = size if sizes.triton else 2 * size + 4 + (4 + size if size < 4 else 0)
         return states + logits * each + gradient, gradient
-    scored = tokens if not sizes.triton or not batch.prompt_length else batch.rows * batch.completion_length
+    scored = batch.completed if sizes.triton or sizes.packed else tokens
     states = scored * hidden * (sizes.activation_bytes + 4)
     forward = _tile(text_config, sizes, scored, TORCH_HEAD_FORWARD)
     if sizes.head_logits:
@@ -191,8 +213,10 @@ def _tile(text_config: "PretrainedConfig", sizes: Sizes, positions: float, more:
     Args:
         more: bytes of a logit beside its own, without Triton.
     """
-    logits = min(positions, HEAD_TILE[0]) * min(text_config.vocab_size, HEAD_TILE[1])
-    return logits * (sizes.activation_bytes + (0 if sizes.triton else more))
+    high, wide = min(positions, HEAD_TILE[0]), min(text_config.vocab_size, HEAD_TILE[1])
+    if sizes.packed and not sizes.triton:
+        wide = min(wide, max(NARROWEST_TILE, SMALL_TILE // max(high, 1)))
+    return high * wide * (sizes.activation_bytes + (0 if sizes.triton else more))
 
 
 def with_heads(counts: Parameters, sizes: Sizes) -> Parameters:

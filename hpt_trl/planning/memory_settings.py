@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Any
 from hpt_trl.methods.critic.baselines import is_language_model
 from hpt_trl.models.future_heads.heads import RESIDUALS
 from hpt_trl.models.future_heads.trunk import parts_of
-from hpt_trl.models.padding_free.settings import pads_no_more
 from hpt_trl.models.parameters import build_on_meta, count_parameters
 from hpt_trl.planning.lengths import Lengths
-from hpt_trl.planning.memory_batches import demonstrated_batches
+from hpt_trl.planning.memory_batches import attention_of, demonstrated_batches, is_packed, prompts_at_once
 from hpt_trl.planning.memory_parts import ZERO_BUCKET
 from hpt_trl.planning.memory_sizes import FurtherHeads, Sharding, Sizes
 
@@ -119,24 +118,23 @@ def rows_at_once(recipe: "Recipe", rows: int) -> int:
 def _of_rows(recipe: "Recipe", config: "PretrainedConfig", lengths: Lengths) -> dict[str, Any]:
     """Of the sizes: what goes through the model at once."""
     settings: Any = recipe.config
-    loading = recipe.setting("model_init_kwargs") or {}
-    attention = recipe.model_args.attn_implementation or loading.get("attn_implementation") or ""
-    draws, flash = _draws(recipe), "flash" in attention
+    draws = _draws(recipe)
     rows = rows_at_once(recipe, settings.per_device_train_batch_size)
+    packed = is_packed(recipe, config)
     # One row is not padded, but a rollout is as wide as those that were drawn with it.
-    laid_out = recipe.setting("packing", False) or recipe.setting("padding_free", False)
-    # As far as it shows without the model; in the worst batch all rows are as long as the longest.
-    free = pads_no_more(settings) and attention in ("", "sdpa") and config.get_text_config() is config
-    alike = not draws and (rows == 1 or laid_out or free)
+    alike = not draws and (rows == 1 or recipe.setting("packing", False) or recipe.setting("padding_free", False))
     return {
         "rows": rows,
         "generated_rows": settings.per_device_train_batch_size * settings.steps_per_generation if draws else 0,
         "prompt_length": lengths.longest if draws else 0,
         "completion_length": settings.max_completion_length if draws else lengths.longest,
         "accumulates": settings.gradient_accumulation_steps > 1,
-        "padded": not flash and not alike,
+        # Of packed rows the worst batch has as many tokens: all are as long as the longest.
+        "padded": not (packed or alike or "flash" in attention_of(recipe)),
+        "packed": packed,
+        "prompts": prompts_at_once(recipe, config) if packed and draws else None,
         "generates": draws and not settings.use_vllm,
-        "eager": attention == "eager",
+        "eager": attention_of(recipe) == "eager",
         "others": demonstrated_batches(recipe, config, lengths),
     }
 

@@ -61,17 +61,22 @@ class FurtherHeads:
 
 
 class Batch(NamedTuple):
-    """Sequences of one forward and backward pass, all as wide as the longest.
+    """Sequences of one forward and backward pass.
 
     Attributes:
         rows: how many.
-        prompt_length: tokens.
-        completion_length: tokens.
+        prompt_length: tokens of the longest.
+        completion_length: tokens of the longest.
+        prompt_tokens: of all of them, where rows are not padded and one that they share counts once; None: each is as
+            wide as the longest.
+        completion_tokens: the same of completions.
     """
 
     rows: int
     prompt_length: int
     completion_length: int
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
 
     @property
     def length(self) -> int:
@@ -81,7 +86,18 @@ class Batch(NamedTuple):
     @property
     def tokens(self) -> int:
         """Positions that are computed."""
-        return self.rows * self.length
+        prompts = self.rows * self.prompt_length if self.prompt_tokens is None else self.prompt_tokens
+        return prompts + self.completed
+
+    @property
+    def completed(self) -> int:
+        """Those of completions."""
+        return self.rows * self.completion_length if self.completion_tokens is None else self.completion_tokens
+
+    @property
+    def shares(self) -> bool:
+        """Whether a prompt is computed once for several rows."""
+        return self.prompt_tokens is not None and self.prompt_tokens < self.rows * self.prompt_length
 
 
 @dataclass(frozen=True)
@@ -117,10 +133,12 @@ class Sizes:
         gradient_checkpointing: only each layer's input is kept for the backward pass.
         accumulates: gradients of earlier micro-batches wait for the last one.
         padded: rows of a batch differ in length: attention then takes a mask, and keys and values once for each head.
+        packed: rows lie end to end in one row of tokens (`hpt_trl.models.padding_free`).
+        prompts: of a micro-batch, where packed rows share them; None: each row has its own.
         reference_model: a frozen copy of the weights (KL term without LoRA).
         generates: the process holds the KV cache of its rollouts (RL without vLLM).
         head_logits: the logits of all positions are held at once (no fused head).
-        triton: the fused head has its kernels (on GPUs); without them all positions are scored, in PyTorch.
+        triton: the fused head has its kernels (on GPUs); without them padded rows are scored whole, in PyTorch.
         trained_positions: share of the positions that the head goes back over (Rho-1's selected tokens).
         scores: the model is a sequence classifier: its head gives one number per row.
         reference_bytes: of a reference or value model that is no copy of the weights, held whole.
@@ -147,6 +165,8 @@ class Sizes:
     gradient_checkpointing: bool = True
     accumulates: bool = False
     padded: bool = False
+    packed: bool = False
+    prompts: int | None = None
     reference_model: bool = False
     generates: bool = True
     head_logits: bool = False
@@ -166,7 +186,8 @@ class Sizes:
     @property
     def batch(self) -> Batch:
         """The micro-batch without demonstrations."""
-        return Batch(self.rows, self.prompt_length, self.completion_length)
+        prompt_tokens = None if self.prompts is None else self.prompts * self.prompt_length
+        return Batch(self.rows, self.prompt_length, self.completion_length, prompt_tokens)
 
     @property
     def generated(self) -> Batch:

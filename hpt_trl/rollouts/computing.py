@@ -20,7 +20,7 @@ from trl.models.utils import disable_gradient_checkpointing
 
 from hpt_trl.models.padding_free.language_models import pad_no_more
 from hpt_trl.models.padding_free.settings import pads_no_more
-from hpt_trl.rollouts.dealing import dealt_anew
+from hpt_trl.rollouts.dealing import dealt_anew, goes_by_micro_batch
 from hpt_trl.rollouts.rows import SEGMENTS, Row, collate, unpad, unpad_shortened
 from hpt_trl.rollouts.step_metrics import PLACES, StepMetrics, lengths_of, take_back
 
@@ -69,10 +69,7 @@ class ComputesOnce(GRPOTrainer):
     @property
     def _deals_rows(self) -> bool:
         """Whether rows are dealt anew to the micro-batches of their optimizer step, so that prompts are shared."""
-        args = self.args
-        # Terms that are means over the tokens of a micro-batch depend on which rows it has.
-        by_entropy = args.entropy_coef != 0 or args.use_adaptive_entropy or args.top_entropy_quantile < 1
-        return self.is_padding_free and not (by_entropy or args.loss_type == "bnpo" or self.aux_loss_enabled)
+        return self.is_padding_free and not (goes_by_micro_batch(self.args) or self.aux_loss_enabled)
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
         before = self._buffered_inputs

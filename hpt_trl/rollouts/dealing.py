@@ -7,9 +7,16 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from trl import GRPOConfig
 
 from hpt_trl.rollouts.rows import Row
 from hpt_trl.rollouts.step_metrics import PLACES, Places, counts_of, totals_of
+
+
+def goes_by_micro_batch(args: GRPOConfig) -> bool:
+    """Whether a loss has means over the tokens of a micro-batch, which depend on the rows in it."""
+    by_entropy = args.entropy_coef != 0 or args.use_adaptive_entropy or args.top_entropy_quantile < 1
+    return bool(by_entropy or args.loss_type == "bnpo")
 
 
 def deal(lengths: list[int], slots: int, beginnings: Sequence[Hashable] | None = None) -> list[list[int]]:

@@ -15,6 +15,9 @@ from trl import ModelConfig
 from benchmarks import cluster
 from benchmarks import memory as benchmark
 from hpt_trl.cli import main
+from hpt_trl.models import fused_head
+from hpt_trl.models.padding_free.packing import pack
+from hpt_trl.models.padding_free.trunks import packed_arguments, take_packed_rows
 from hpt_trl.models.parameters import count_parameters
 from hpt_trl.planning import facts
 from hpt_trl.planning.critics import whole_value_model
@@ -27,7 +30,7 @@ from hpt_trl.planning.memory import (
     UPDATES,
     estimate,
 )
-from hpt_trl.planning.memory_parts import KEPT_LOGITS, ZERO_BUCKET
+from hpt_trl.planning.memory_parts import KEPT_LOGITS, NARROWEST_TILE, SMALL_TILE, ZERO_BUCKET
 from hpt_trl.planning.memory_settings import sharding_of
 from hpt_trl.planning.memory_sizes import Batch, Evaluated, Sizes
 from hpt_trl.recipes.bundled import find_recipe
@@ -96,9 +99,20 @@ def test_lora_parameters_follow_rank_and_target_modules():
 
 
 def kept_by_autograd(
-    config, dtype: torch.dtype, *, autocast: bool, lora: bool, padded: bool, attention: str = "sdpa"
+    config,
+    dtype: torch.dtype,
+    *,
+    autocast: bool,
+    lora: bool,
+    padded: bool,
+    attention: str = "sdpa",
+    shared: int | None = None,
 ) -> int:
-    """Returns the bytes of all storages that a forward of the backbone saves for the backward pass."""
+    """Returns the bytes of all storages that a forward of the backbone saves for the backward pass.
+
+    Args:
+        shared: tokens of a beginning that rows have in common, where they lie end to end; 0 of rows that share none.
+    """
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, attn_implementation=attention).to(dtype)
     trunk = model.model
@@ -118,7 +132,15 @@ def kept_by_autograd(
         mask[0, -5:] = 0
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
     with hooks, torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        trunk(input_ids=torch.randint(0, 512, (4, 256)), attention_mask=mask, use_cache=False)
+        ids = torch.randint(0, 512, (4, 256))
+        if shared is None:
+            trunk(input_ids=ids, attention_mask=mask, use_cache=False)
+        else:
+            ids[:, :shared], ids[:, shared] = ids[0, :shared], torch.arange(4)
+            asked = torch.arange(256).expand(4, -1) >= shared
+            take_packed_rows(trunk)
+            trunk.is_padding_free = True  # as its first batch would show
+            trunk(**packed_arguments(pack(ids, mask, asked)), use_cache=False)
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
@@ -147,6 +169,18 @@ def test_activations_of_a_layer_are_what_autograd_keeps(config_class, lora, padd
         # Autocast's copies of the weights, which the estimate counts by themselves.
         estimated += 2 * (count_parameters(tiny(config_class, 4)).linear - count_parameters(tiny(config_class)).linear)
     assert estimated == pytest.approx(four - two, rel=0.05)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shared", [0, 96])
+@pytest.mark.parametrize("config_class", [LlamaConfig, Qwen3Config])
+def test_packed_rows_keep_what_autograd_keeps_of_them(config_class, shared, dtype):
+    settings = {"autocast": False, "lora": False, "padded": False, "shared": shared}
+    two, four = (kept_by_autograd(tiny(config_class, layers), dtype, **settings) for layers in (2, 4))
+    size = dict.fromkeys(("weight_bytes", "linear_bytes", "activation_bytes"), dtype.itemsize)
+    numbers = sizes(**size, packed=True, prompts=1 if shared else None, gradient_checkpointing=False)
+    of_two, of_four = (estimate(tiny(config_class, layers), numbers).activations for layers in (2, 4))
+    assert of_four - of_two == pytest.approx(four - two, rel=0.01)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -212,6 +246,9 @@ def test_what_settings_change():
     # Without Triton all 1,024 positions, and seven float32 copies and a mask of their logits.
     on_cpu = estimate(config, sizes(triton=False)).head
     assert on_cpu == 1024 * 128 * 8 + 1024 * 512 * (4 + 7 * 4 + 1) + 512 * 128 * 4
+    # Packed rows: the 640 positions that are asked about, in tiles of 2^21 logits.
+    on_cpu = estimate(config, sizes(triton=False, packed=True)).head
+    assert on_cpu == 640 * 128 * 8 + 640 * 512 * (4 + 7 * 4 + 1) + 512 * 128 * 4
     value = estimate(config, sizes(), critic=whole_value_model(config, sizes()))
     trunk = count_parameters(config, scores=True).total
     assert value.critic == 4 * trunk and value.optimizer == 8 * (counts.total + trunk)
@@ -220,6 +257,18 @@ def test_what_settings_change():
     parts = estimate(config, sizes(weight_bytes=2, linear_bytes=0.5625, trainable_bytes=2, activation_bytes=2), lora)
     assert parts.gradients == 2 * adapter and parts.optimizer == 4 * adapter
     assert parts.weights == round(2 * (counts.total - counts.linear) + 0.5625 * counts.linear + 2 * adapter)
+
+
+def test_a_small_tile_is_that_of_the_head():
+    assert (SMALL_TILE, NARROWEST_TILE) == (fused_head.SMALL_TILE, fused_head.NARROWEST_TILE)
+    config = tiny()
+    config.vocab_size = 65536
+
+    def tile(**options) -> int:
+        whole = sizes(triton=False, completion_length=800, prompt_length=0, **options)
+        return estimate(config, whole).head - 3200 * 128 * 8 - 65536 * 128 * 4
+
+    assert tile() == 3200 * 32768 * 33 and tile(packed=True) == 3200 * 1024 * 33
 
 
 def test_modules_beside_an_adapter_are_trained_in_the_type_of_the_base():
