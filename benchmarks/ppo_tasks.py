@@ -51,7 +51,7 @@ class Task:
 
 TASKS = {
     "stories": Task(None, None, 30, 64, 2, 48, 3e-4, 0.1, 0),
-    "positive-words": Task("ppo/smollm2-135m-positive-words", "smollm2-135m", 20, 48, 1, 10, 5e-4, 0.1, 16),
+    "positive-words": Task("ppo/smollm2-135m-positive-words", "smollm2-135m", 12, 48, 1, 10, 5e-4, 0.1, 16),
 }
 
 
