@@ -4,8 +4,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from trl import get_peft_config
 
-from hpt_trl.methods.ppo.critics.making import Start, scoring_model, start_of
-from hpt_trl.models.parameters import Parameters, count_copied, count_parameters
+from hpt_trl.methods.ppo.critics.branch import branch_layers
+from hpt_trl.methods.ppo.critics.making import Start, critic_of, scoring_model, start_of
+from hpt_trl.models.parameters import Parameters, build_on_meta, count_copied, count_parameters
 from hpt_trl.models.readable import adapter_config
 from hpt_trl.planning.memory_sizes import Sizes
 from hpt_trl.rewards.completions import text_tokenizer
@@ -68,12 +69,15 @@ def critic_size(
         named: config of the value model that the recipe names, where that is known.
         reward_model: see `scoring_model_of`.
     """
-    settings, model_args = recipe.config, recipe.model_args
-    if not has_critic(recipe) or settings.critic == "head":
+    if not has_critic(recipe):
+        return None
+    settings, model_args, empty = recipe.config, recipe.model_args, build_on_meta(model)
+    kind = critic_of(settings, empty)
+    if kind == "head":
         return None
     adapter, branch = get_peft_config(model_args), None
-    if settings.critic == "branch":
-        branch = settings.critic_layers
+    if kind == "branch":
+        branch = branch_layers(empty, settings.critic_layers)
     elif (start := _start(recipe, reward_model)).adapter is not None:
         adapter = adapter_config(start.adapter)
     elif start.reward_model is not None:
@@ -106,14 +110,19 @@ def whole_value_model(config: "PretrainedConfig", sizes: Sizes, *, own: int | No
     return CriticSize(config, counts, layers, counts.total if own is None else own, 2.0 if halved else 4.0, 4.0)
 
 
-def describe_critic(recipe: "Recipe", reward_model: RewardModel | None) -> str:
-    """What a recipe's critic is, in words."""
-    settings, over = recipe.config, ", as an adapter over the policy's base"
-    if settings.critic == "head":
+def describe_critic(recipe: "Recipe", model: "PretrainedConfig", reward_model: RewardModel | None) -> str:
+    """What a recipe's critic is, in words.
+
+    Args:
+        model: config of the policy.
+    """
+    settings, over, empty = recipe.config, ", as an adapter over the policy's base", build_on_meta(model)
+    kind, lora = critic_of(settings, empty), recipe.model_args.use_peft
+    if kind == "head":
         return "a linear head on the policy's trunk"
-    lora = recipe.model_args.use_peft
-    if settings.critic == "branch":
-        return f"own copies of the last {settings.critic_layers} layers{over if lora else ''}"
+    if kind == "branch":
+        layers = branch_layers(empty, settings.critic_layers)
+        return f"own copies of the last {layers} layers{over if lora else ''}"
     start = _start(recipe, reward_model)
     shares = lora and (start.name is None or start.adapter is not None)
     return f"a value model, from {start.name or 'the policy'}{over if shares else ''}"

@@ -63,7 +63,7 @@ def facts(prepared: Prepared) -> str:
         decides = prepared.rewards[prepared.success].__name__
         lines.append(("solved", f"where {decides} is at least {prepared.success_threshold:g}"))
     lines += [
-        *([("critic", describe_critic(recipe, scoring_model_of(prepared)))] if has_critic(recipe) else []),
+        *([("critic", describe_critic(recipe, model, scoring_model_of(prepared)))] if has_critic(recipe) else []),
         ("batch", batch_line(recipe, prepared.splits.layout)),
         *([("rollouts", rollouts)] if (rollouts := describe(recipe)) else []),
         *_environment(prepared),

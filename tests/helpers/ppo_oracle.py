@@ -39,8 +39,9 @@ def oracle(
     reference = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float64)
     own = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float64).model
     head = torch.nn.Linear(policy.config.hidden_size, 1, dtype=torch.float64)
-    branched, whole = config.critic == "branch", config.critic == "value_model"
-    copies = own.layers[-config.critic_layers :] if branched else []
+    # By default a branch of two layers.
+    branched, whole = config.critic in (None, "branch"), config.critic == "value_model"
+    copies = own.layers[-(config.critic_layers or 2) :] if branched else []
     critic = {f"{'' if config.critic == 'head' else 'head.'}linear.{n}": p for n, p in head.named_parameters()}
     if whole:
         critic |= {f"trunk.{n}": p for n, p in own.named_parameters()}

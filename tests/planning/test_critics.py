@@ -25,7 +25,8 @@ from hpt_trl.runs.preparation import prepare
 from tests.helpers.stage_runs import LORA, results
 
 CASES: dict[str, tuple[dict[str, Any], str]] = {
-    "head": ({}, "a linear head on the policy's trunk"),
+    "by-default": ({}, "own copies of the last 2 layers"),
+    "head": ({"critic": "head"}, "a linear head on the policy's trunk"),
     "branch": ({"critic": "branch", "critic_layers": 1}, "own copies of the last 1 layers"),
     "value-model": ({"critic": "value_model"}, "a value model, from the policy"),
     "named": ({"value_model_name_or_path": "WHOLE"}, "a value model, from "),

@@ -8,8 +8,6 @@ from hpt_trl.settings.ranges import Rule, above, at_least, keep_to_rules, one_of
 
 KL_CONTROLLERS = ("fixed", "adaptive")
 CRITICS = ("value_model", "branch", "head")
-# The critic of a recipe that names none, nor a value model.
-DEFAULT_CRITIC = "head"
 SCORE_NORMALIZATIONS = ("none", "prompt", "batch")
 # The base's losses with PPO's clipped surrogate and a denominator that does not depend on how rows are sharded.
 LOSS_TYPES = ("dapo", "grpo", "dr_grpo")
@@ -83,15 +81,18 @@ class PPOConfig(RolloutConfig):
         default=None,
         metadata={
             "help": "`head`: a linear layer on the policy's trunk; `branch`: own copies of its last layers "
-            "(`critic_layers`) and a head; `value_model`: a trunk and a head of its own. By default `head`, or "
-            "`value_model` where one is named."
+            "(`critic_layers`) and a head; `value_model`: a trunk and a head of its own. By default `value_model` "
+            "where one is named, else `branch` where the model's layers can be copied, else `head`."
         },
     )
     critic_learning_rate: float | None = field(
         default=None,
         metadata={"help": "The critic's own learning rate, under the same schedule. By default the policy's."},
     )
-    critic_layers: int = field(default=2, metadata={"help": "`branch`: how many of the last layers are copied."})
+    critic_layers: int | None = field(
+        default=None,
+        metadata={"help": "`branch`: how many of the last layers are copied. By default 2, or as many as there are."},
+    )
     critic_warmup_steps: int = field(
         default=0,
         metadata={
@@ -158,8 +159,10 @@ class PPOConfig(RolloutConfig):
                 f"`critic` is {self.critic!r}, which has no trunk of its own, and `value_model_name_or_path` is "
                 f"{named!r}; drop it, or write `critic: value_model`."
             )
-        if self.critic is None:
-            self.critic = DEFAULT_CRITIC if named is None else "value_model"
+        if self.critic is None and named is not None:
+            self.critic = "value_model"
+        elif self.critic is None and self.critic_layers is not None:
+            self.critic = "branch"
         if self.beta != 0.0:
             raise ValueError(f"`beta` is {self.beta}; PPO's KL term is part of the reward: write `kl_coef`.")
         if self.sync_ref_model:

@@ -4,9 +4,10 @@ from transformers import PreTrainedTokenizerBase, Trainer
 
 from hpt_trl.errors import UserError
 from hpt_trl.methods.ppo.config import PPOConfig, refuse_what_cannot_work
-from hpt_trl.methods.ppo.critics.branch import check_branch
+from hpt_trl.methods.ppo.critics.branch import branch_layers
 from hpt_trl.methods.ppo.trainer import PPOTrainer
 from hpt_trl.models.loading import load_config
+from hpt_trl.models.parameters import build_on_meta
 from hpt_trl.recipes.recipe import Recipe, Stage, StageInputs
 from hpt_trl.rewards.completions import text_tokenizer
 from hpt_trl.rollouts.ranges import ROLLOUT_RULES
@@ -55,7 +56,7 @@ def _check_branch(recipe: Recipe) -> None:
     name = str(model_args.model_name_or_path)
     config = load_config(name, revision=model_args.model_revision, trust_remote_code=trusted)
     try:
-        check_branch(config, recipe.config.critic_layers)
+        branch_layers(build_on_meta(config), recipe.config.critic_layers)
     except UserError as error:
         key, _, message = str(error).partition(": ")
         raise recipe.error(key, message) from error

@@ -7,11 +7,19 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    Gemma3nTextConfig,
+)
 
 from hpt_trl import PPOConfig, PPOTrainer, UserError
-from hpt_trl.methods.ppo.critics.branch import BranchCritic
+from hpt_trl.methods.ppo.critics import making
+from hpt_trl.methods.ppo.critics.branch import BranchCritic, branch_layers
 from hpt_trl.models.folders import VALUE_HEAD_FILE
+from hpt_trl.models.parameters import build_on_meta
 from hpt_trl.models.value_model import load_value_model
 from hpt_trl.rewards.reward_model import RewardModel
 from tests.helpers.families import family_model
@@ -215,7 +223,7 @@ def test_a_later_run_goes_on_with_a_critic_of_its_kind(tiny_model_path, tmp_path
     again = build(FixedPPO, model, tmp_path, **PPO, **KINDS["branch"])
     assert all(torch.equal(value, critic_of(first)[name]) for name, value in critic_of(again).items())
     with caplog.at_level("WARNING"):
-        other = build(FixedPPO, model, tmp_path, **PPO)
+        other = build(FixedPPO, model, tmp_path, critic="head", **PPO)
     assert not other.model.value_head.linear.weight.any()
     assert "starts anew" in caplog.text and "`critic_layers`" in caplog.text
 
@@ -350,4 +358,18 @@ def test_settings_that_cannot_work_are_refused(tmp_path: Path, settings, message
 def test_a_named_value_model_is_the_critic(tmp_path):
     config = PPOConfig(str(tmp_path), use_cpu=True, bf16=False, value_model_name_or_path="x")
     assert config.critic == "value_model"
-    assert PPOConfig(str(tmp_path), use_cpu=True, bf16=False).critic == "head"
+    asked = PPOConfig(str(tmp_path), use_cpu=True, bf16=False, critic_layers=1)
+    assert asked.critic == "branch"
+
+
+def test_by_default_the_critic_is_a_branch_where_the_model_can_have_one(tiny_model_path, tmp_path, caplog):
+    args = PPOConfig(str(tmp_path), use_cpu=True, bf16=False)
+    config = AutoConfig.from_pretrained(tiny_model_path)
+    assert [len(build(FixedPPO, tiny_model_path, tmp_path, **PPO)._critic.module.layers)] == [2]
+    config.num_hidden_layers = 1
+    assert (making.critic_of(args, build_on_meta(config)), branch_layers(build_on_meta(config), None)) == ("branch", 1)
+    several = Gemma3nTextConfig(num_hidden_layers=2, num_kv_shared_layers=0, hidden_size=32, vocab_size=64)
+    with caplog.at_level("INFO"):
+        assert making.critic_of(args, build_on_meta(several)) == "head"
+    assert "several streams of hidden states" in caplog.text
+    assert making.critic_of(args, build_on_meta(config), can_copy=False) == "head"

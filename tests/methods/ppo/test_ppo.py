@@ -136,7 +136,7 @@ def test_the_engine_that_generates_sees_the_plain_model(tiny_model_path, tmp_pat
     trainer.use_vllm = True  # the engine itself: tests_vllm/
     trainer.train()
     assert seen == [set(start_weights(tiny_model_path))]
-    assert "value_head.linear.weight" in weights(trainer)
+    assert "value_head.head.linear.weight" in weights(trainer)
 
 
 def test_a_separate_value_model(tiny_model_path, tmp_path):
@@ -160,8 +160,9 @@ def test_files_hold_the_plain_model_and_the_head_beside_it(tiny_model_path, tmp_
     assert all(torch.equal(p, saved[n]) for n, p in model.named_parameters())
     # A run that starts from the folder takes the head along.
     again = build(FixedPPO, tiny_model_path, tmp_path / "again", model=model, **PPO)
-    assert torch.equal(again.model.value_head.linear.weight, trainer.model.value_head.linear.weight)
-    assert again.model.value_head.linear.weight.any()
+    critic, kept = again.model.value_head.state_dict(), trainer.model.value_head.state_dict()
+    assert critic.keys() == kept.keys() and all(torch.equal(critic[name], kept[name]) for name in kept)
+    assert critic["head.linear.weight"].any()
 
 
 def test_a_value_model_takes_over_the_head_of_a_reward_model(tiny_model_path, tmp_path):
@@ -175,7 +176,7 @@ def test_a_value_model_takes_over_the_head_of_a_reward_model(tiny_model_path, tm
     # A head of another shape beside the model is left alone.
     trainer.save_model(str(tmp_path / "saved"))
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "saved", dtype=torch.float32)
-    plain = build(FixedPPO, tiny_model_path, tmp_path / "plain", model=model, **PPO)
+    plain = build(FixedPPO, tiny_model_path, tmp_path / "plain", model=model, critic="head", **PPO)
     assert not plain.model.value_head.linear.weight.any()
 
 

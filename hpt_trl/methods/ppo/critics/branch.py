@@ -12,12 +12,14 @@ from hpt_trl.methods.ppo.critics.critic import Critic, base_of, of_batch
 from hpt_trl.methods.ppo.critics.head import new_head
 from hpt_trl.models.decoder_parts import DecoderParts, decoder_parts, hidden_of
 from hpt_trl.models.padding_free.attention import ROWS, PackedRows
-from hpt_trl.models.parameters import build_on_meta
 from hpt_trl.models.twins import twin
 from hpt_trl.models.value_model import ValueHead
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
+
+# Layers of a branch that nobody has asked for another number of.
+DEFAULT_LAYERS = 2
 
 # Families whose layers take more than one hidden state, or read what earlier layers left.
 _REFUSED = {
@@ -102,29 +104,27 @@ class BranchCritic(Critic):
         return [*entries, base_of(self.policy).base_model.register_forward_hook(leave)]
 
 
-def check_branch(config: "PretrainedConfig", layers: int) -> None:
-    """Check that a model has a branch of so many layers, before a weight is loaded.
+def branch_layers(model: "PreTrainedModel", asked: int | None) -> int:
+    """How many layers a branch on a model copies.
+
+    Args:
+        model: a language model; one without weights will do.
+        asked: `critic_layers`.
 
     Raises:
-        UserError: it has fewer layers, or its last ones cannot be run by themselves. The message begins with the key.
+        UserError: it has fewer, or none that can be found or run by themselves. The message begins with the key.
     """
-    if config.model_type in _REFUSED:
-        raise _cannot(config, _REFUSED[config.model_type])
-    refuse_too_many(build_on_meta(config), layers)
-
-
-def refuse_too_many(model: "PreTrainedModel", layers: int) -> None:
-    """Check that a model has so many decoder layers, and that they can be found.
-
-    Raises:
-        UserError: it has fewer, or none that can be found. The message begins with the key.
-    """
+    if model.config.model_type in _REFUSED:
+        raise _cannot(model.config, _REFUSED[model.config.model_type])
     try:
         found = len(decoder_parts(model).layers)
     except ValueError as error:
         raise _cannot(model.config, str(error)) from error
-    if layers > found:
-        raise UserError(f"critic_layers: {layers}, but the model has {found} layers; allowed: 1 to {found}.")
+    if asked is None:
+        return min(DEFAULT_LAYERS, found)
+    if asked > found:
+        raise UserError(f"critic_layers: {asked}, but the model has {found} layers; allowed: 1 to {found}.")
+    return asked
 
 
 def _cannot(config: "PretrainedConfig", why: str) -> UserError:

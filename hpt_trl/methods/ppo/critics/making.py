@@ -11,9 +11,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from trl.trainer.utils import get_config_model_id
 
+from hpt_trl.errors import UserError
 from hpt_trl.methods.ppo.config import PPOConfig
 from hpt_trl.methods.ppo.critics.adapters import is_over_base, value_model_of_adapter
-from hpt_trl.methods.ppo.critics.branch import BranchCritic, refuse_too_many
+from hpt_trl.methods.ppo.critics.branch import BranchCritic, branch_layers
 from hpt_trl.methods.ppo.critics.critic import Critic, base_of
 from hpt_trl.methods.ppo.critics.head import HeadCritic, new_head
 from hpt_trl.methods.ppo.critics.value_model import ValueModelCritic
@@ -48,12 +49,14 @@ def make_critic(
         UserError: a value model that is none, or a model that cannot have a branch.
         ValueError: ZeRO-3 has spread the weights that were to be copied.
     """
-    if args.critic == "head":
+    copied = isinstance(passed, str) or isinstance(policy, PeftModel) or not is_deepspeed_zero3_enabled()
+    kind = critic_of(args, base_of(policy), can_copy=copied)
+    if kind == "head":
         return HeadCritic(policy)
-    if args.critic == "branch":
-        refuse_too_many(base_of(policy), args.critic_layers)
+    if kind == "branch":
+        layers = branch_layers(base_of(policy), args.critic_layers)
         read = _read_again(policy, passed, args, policy.dtype)
-        return BranchCritic(policy, args.critic_layers, None if read is None else decoder_parts(read.trunk))
+        return BranchCritic(policy, layers, None if read is None else decoder_parts(read.trunk))
     model = _value_model(policy, passed, args, scoring)
     if args.pads_no_more:
         # It reads what the policy reads.
@@ -62,6 +65,24 @@ def make_critic(
     if args.value_model_name_or_path is None:
         critic.take_up()
     return critic
+
+
+def critic_of(args: PPOConfig, model: PreTrainedModel, *, can_copy: bool = True) -> str:
+    """Which critic a model gets: what `critic` says, by default a branch where it can have one, else a head.
+
+    Args:
+        args: the settings.
+        model: the policy without an adapter; one without weights will do.
+        can_copy: whether its weights are where they can be copied.
+    """
+    if args.critic is not None:
+        return args.critic
+    try:
+        branch_layers(model, args.critic_layers)
+    except UserError as error:
+        logger.info("The critic is a linear head. %s", error)
+        return "head"
+    return "branch" if can_copy else "head"
 
 
 class Scoring(NamedTuple):
