@@ -230,7 +230,7 @@ def test_a_reference_may_be_an_adapter_on_the_hub(hub, lora, base, recipe, tmp_p
 
 
 def test_the_head_of_a_ppo_run_with_lora_is_merged_along_and_taken_up(hub, base, recipe, tmp_path, capsys):
-    keys = {"model_name_or_path": base, "learning_rate": 0.05, "max_steps": 1}
+    keys = {"model_name_or_path": base, "critic": "head", "learning_rate": 0.05, "max_steps": 1}
     runner.run(recipe("ppo", push_to_hub=True, hub_model_id="me/ppo", **keys, **LORA), [])
     head = load(hub.repos["me/ppo"].files()["value_head/value_head.safetensors"])
     assert any(tensor.abs().max() > 0 for tensor in head.values())

@@ -14,7 +14,7 @@ from hpt_trl import cli
 from hpt_trl.errors import UserError
 from hpt_trl.hub.destination import Destination
 from hpt_trl.hub.pushing import push
-from hpt_trl.methods.ppo.critics.head import HeadCritic
+from hpt_trl.methods.ppo.critics.branch import BranchCritic
 from hpt_trl.models.future_heads.model import load_with_future_heads
 from hpt_trl.models.future_heads.shipped import find_shipped_heads
 from hpt_trl.models.value_model import load_value_model
@@ -125,11 +125,10 @@ def test_ppo_takes_its_value_head_up_from_the_hub(recipe, hub, base, capsys, tmp
     assert all(torch.equal(defined["head"][name], value) for name, value in head.items())
     assert "value-head" in card_of(hub, "me/ppo").data.tags
 
-    critic = HeadCritic(AutoModelForCausalLM.from_pretrained("me/ppo"))
+    critic = BranchCritic(AutoModelForCausalLM.from_pretrained("me/ppo"), 2)
     assert all(torch.equal(critic.module.state_dict()[name], value) for name, value in head.items())
-    assert all(
-        not value.any() for value in HeadCritic(AutoModelForCausalLM.from_pretrained(base)).module.state_dict().values()
-    )
+    fresh = BranchCritic(AutoModelForCausalLM.from_pretrained(base), 2)
+    assert not any(value.any() for value in fresh.head.state_dict().values())
     on = {"model_name_or_path": "me/ppo", "output_dir": str(tmp_path / "on"), "learning_rate": 1e-12, "max_steps": 1}
     runner.run(recipe("ppo", **on), [])
     kept = load_file(tmp_path / "on" / "value_head" / "value_head.safetensors")
