@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from hpt_trl import PPOConfig
 from hpt_trl.rollouts.config import RolloutConfig
@@ -182,3 +182,29 @@ def test_old_log_probabilities_of_the_first_step_are_its_own(tiny_model_path, tm
         for name in ("clip_ratio/region_mean", "clip_ratio/high_max", "entropy"):
             logs = [[line[name] for line in one.state.log_history if name in line] for one in (ours, padded)]
             assert logs[0] == pytest.approx(logs[1], rel=1e-3, abs=1e-5, nan_ok=True), name
+
+
+@pytest.mark.parametrize("trainer_class", [FixedMended, FixedHPT, FixedPPO])
+def test_a_reference_is_asked_about_as_many_micro_batches_as_fit(tiny_model_path, tmp_path, trainer_class):
+    """A pass without a gradient holds one layer at a time: of a model of eight layers two micro-batches at once."""
+    deep = AutoConfig.from_pretrained(tiny_model_path)
+    deep.num_hidden_layers = 8
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(deep).save_pretrained(tmp_path / "deep")
+    AutoTokenizer.from_pretrained(tiny_model_path).save_pretrained(tmp_path / "deep")
+    coefficient = "kl_coef" if trainer_class is FixedPPO else "beta"
+
+    def trained(**settings):
+        """The trainer, and how often its reference was asked."""
+        trainer = build(trainer_class, str(tmp_path / "deep"), tmp_path, learning_rate=0.1, **settings)
+        asked: list[int] = []
+        trainer.ref_model.register_forward_hook(lambda *_: asked.append(1))
+        trainer.train()
+        return trainer, len(asked)
+
+    (ours, asked), (padded, asked_padded) = (trained(padding_free=way, **{coefficient: 0.1}) for way in (True, False))
+    # PPO's pass is its own, with padding as well.
+    assert (asked, asked_padded) == (2, 2 if trainer_class is FixedPPO else 4)
+    start = {name: p.detach() for name, p in AutoModelForCausalLM.from_pretrained(tmp_path / "deep").named_parameters()}
+    start |= {name: torch.zeros_like(p) for name, p in weights(ours).items() if name not in start}
+    assert_same_update(weights(ours), weights(padded), start, 2e-5)
