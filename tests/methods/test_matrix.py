@@ -63,7 +63,7 @@ VARIANTS = {
     "ppo-lora": LORA,
     "critic-lora": LORA,
     "ppo-value": {},  # a value model of its own
-    "ppo-branch": {"critic": "branch", "critic_layers": 1, "critic_calibration": True, "critic_learning_rate": 3e-2},
+    "ppo-head": {"critic": "head", "critic_calibration": True, "critic_learning_rate": 3e-2},
     "ppo-lora-own": LORA | {"critic": "value_model", "critic_calibration": True, "gradient_checkpointing": True},
     "hpt-lora": LORA | {"gradient_checkpointing": True},
     "rho1-online": ONLINE,
