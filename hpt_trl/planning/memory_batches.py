@@ -84,13 +84,20 @@ def demonstrated_batches(recipe: "Recipe", config: "PretrainedConfig", lengths: 
         settings.num_generations,
     )
     dropping, replaces = _dropped(settings, config), settings.unify_strategy == "switch"
+    packed = is_packed(recipe, config)
     if not dropping.flat:
         # Every other rollout stays in its micro-batch, and each process brings its own demonstrations.
         if dropping.gated and replaces:
-            height = max(rows * steps - group, 0) // steps + 1
+            rollouts, prompts = max(rows * steps - group, 0) // steps, 1
         else:
-            height = rows + math.ceil(math.ceil(rows * steps / group) / steps)
-        return (Batch(height, prompt, wide - prompt),)
+            rollouts, prompts = rows, math.ceil(math.ceil(rows * steps / group) / steps)
+        padded = Batch(rollouts + prompts, prompt, wide - prompt)
+        if not packed:
+            return (padded,)
+        shared = prompts_at_once(recipe, config)
+        of_prompts = rollouts * lengths.longest + prompts * prompt if shared is None else shared * lengths.longest
+        of_completions = rollouts * settings.max_completion_length + prompts * demonstration
+        return (padded._replace(prompt_tokens=of_prompts, completion_tokens=of_completions),)
     # Rows with images and contexts of an environment stay with their process.
     apart = config.get_text_config() is not config or acting_arguments(recipe).environment is not None
     slots = steps * (1 if apart else recipe.world_size)
@@ -99,7 +106,6 @@ def demonstrated_batches(recipe: "Recipe", config: "PretrainedConfig", lengths: 
         # One prompt: of more of them more rollouts are left out than demonstrations come.
         rollouts, prompts = max(rollouts - group, 0), 1
     rows_of = [(lengths.longest, settings.max_completion_length)] * rollouts + [(prompt, demonstration)] * prompts
-    packed = is_packed(recipe, config)
     # A demonstration that comes beside rollouts has their prompt; what takes their place has it alone.
     first = rollouts // group if replaces else 0
     of_prompts = [place // group for place in range(rollouts)] + [first + place for place in range(prompts)]
