@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from hpt_trl.methods.environments import acting_arguments
 from hpt_trl.methods.hybrid.config import HybridPostConfig
 from hpt_trl.methods.hybrid.dropping import NOTHING, Dropping, exact_dropping
-from hpt_trl.models.padding_free.settings import pads_no_more
+from hpt_trl.models.padding_free.settings import PaddingFree, pads_no_more
 from hpt_trl.planning.lengths import Lengths
 from hpt_trl.planning.memory_sizes import Batch
 from hpt_trl.rollouts.dealing import deal, goes_by_micro_batch
@@ -25,8 +25,12 @@ def attention_of(recipe: "Recipe") -> str:
 
 def is_packed(recipe: "Recipe", config: "PretrainedConfig") -> bool:
     """Whether a micro-batch is computed as one row of tokens, as far as it shows without the model."""
+    settings: Any = recipe.config
     takes_it = attention_of(recipe) in ("", "sdpa") and not recipe.model_args.load_in_8bit
-    return pads_no_more(recipe.config) and takes_it and config.get_text_config() is config
+    # A trainer that leaves its arithmetic to TRL in Python does not in a recipe.
+    as_trl = isinstance(settings, PaddingFree) and settings.is_as_trl and settings.padding_free is not False
+    asked = as_trl or pads_no_more(settings)
+    return asked and takes_it and config.get_text_config() is config
 
 
 def prompts_at_once(recipe: "Recipe", config: "PretrainedConfig") -> int | None:
