@@ -175,7 +175,9 @@ def test_a_learning_rate_of_its_own(tiny_model_path, tmp_path, kind):
         torch.testing.assert_close(policy_of(ten)[name], value)
 
 
-@pytest.mark.parametrize("kind", [{"critic": "head"}, KINDS["branch"], KINDS["value-model-lora"]], ids=["head", "branch", "lora"])
+@pytest.mark.parametrize(
+    "kind", [{"critic": "head"}, KINDS["branch"], KINDS["value-model-lora"]], ids=["head", "branch", "lora"]
+)
 def test_the_policy_stays_as_it_is_while_the_critic_warms_up(tiny_model_path, tmp_path, kind):
     """Two generation batches of two epochs each; weight decay and moments do not touch the policy either."""
     settings = PPO | kind | {"optim": "adamw_torch", "weight_decay": 0.1, "learning_rate": 1e-2, "num_iterations": 2}
