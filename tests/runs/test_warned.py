@@ -106,7 +106,7 @@ GOES_WRONG = {
     "grpo_kl": ("grpo", "kl", {"learning_rate": 1.0, "beta": 0.01}),
     "ppo_kl": ("ppo", "kl", {"learning_rate": 1.0}),
     "entropy_low": ("ppo", "entropy_low", {"temperature": 1e-3}),
-    "entropy_high": ("ppo", "entropy_high", {"learning_rate": 0.05, "weight_decay": 10.0}),
+    "entropy_high": ("ppo", "entropy_high", {"learning_rate": 0.05, "weight_decay": 10.0, "critic": "head"}),
 }
 
 
