@@ -18,7 +18,6 @@ its hoard would be measured in place of the tensors.
 """
 
 import argparse
-import dataclasses
 import gc
 import hashlib
 import json
@@ -28,7 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -222,7 +221,7 @@ def write_inputs(folder: Path, shape: Shape) -> None:
     def text(count: int) -> str:
         return " ".join(draw.choices(words, k=count))
 
-    for rows in {dataclasses.replace(configuration.rows, completion=1.0) for configuration in CONFIGURATIONS.values()}:
+    for rows in {replace(configuration.rows, completion=1.0) for configuration in CONFIGURATIONS.values()}:
         of_rows = _folder_of(folder, rows)
         of_rows.mkdir(exist_ok=True)
         demonstrations, comparisons = [], []

@@ -1,12 +1,15 @@
 """The micro-batches of a recipe: whether their rows are padded, which share a prompt, which hold demonstrations."""
 
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from hpt_trl.methods.environments import acting_arguments
 from hpt_trl.methods.hybrid.config import HybridPostConfig
 from hpt_trl.methods.hybrid.dropping import NOTHING, Dropping, exact_dropping
 from hpt_trl.models.padding_free.settings import PaddingFree, pads_no_more
+from hpt_trl.models.padding_free.trunks import why_padded
+from hpt_trl.models.parameters import build_on_meta
 from hpt_trl.planning.lengths import Lengths
 from hpt_trl.planning.memory_sizes import Batch
 from hpt_trl.rollouts.dealing import deal, goes_by_micro_batch
@@ -27,31 +30,36 @@ def is_packed(recipe: "Recipe", config: "PretrainedConfig") -> bool:
     """Whether a micro-batch is computed as one row of tokens, as far as it shows without the model."""
     settings: Any = recipe.config
     takes_it = attention_of(recipe) in ("", "sdpa") and not recipe.model_args.load_in_8bit
+    if not takes_it or why_padded(build_on_meta(config)) is not None:
+        return False
     # A trainer that leaves its arithmetic to TRL in Python does not in a recipe.
     as_trl = isinstance(settings, PaddingFree) and settings.is_as_trl and settings.padding_free is not False
-    asked = as_trl or pads_no_more(settings)
-    return asked and takes_it and config.get_text_config() is config
+    return as_trl or pads_no_more(settings)
 
 
 def prompts_at_once(recipe: "Recipe", config: "PretrainedConfig") -> int | None:
     """Returns how many prompts a micro-batch of packed rollouts has at most; None where each row may have its own.
 
-    Rollouts of a prompt come to one micro-batch where rows are dealt anew and an optimizer step trains all that were
-    generated; those of several steps are shuffled.
+    Rollouts of a prompt come to one micro-batch where rows are dealt anew.
     """
     settings: Any = recipe.config
-    rows, group, micro_batches = (
-        settings.per_device_train_batch_size,
-        settings.num_generations,
-        settings.steps_per_generation,
-    )
-    one_step = micro_batches == settings.gradient_accumulation_steps and _deals(settings, config)
-    if micro_batches > 1 and not one_step:
+    rows, group = settings.per_device_train_batch_size, settings.num_generations
+    if not _shares(settings, config) or (settings.steps_per_generation > 1 and not _deals(settings, config)):
         return None
     if rows % group == 0:
         return rows // group
     # Rows of a group may lie in two micro-batches, at both ends of one.
     return 1 if group % rows == 0 and recipe.world_size == 1 else min(rows, rows // group + 2)
+
+
+def _shares(settings: Any, config: "PretrainedConfig") -> bool:
+    """Whether the rollouts of a prompt are in one optimizer step, and what they begin with is computed once."""
+    # Those of several steps are shuffled; a load-balancing loss counts each token of each row.
+    return settings.steps_per_generation in (1, settings.gradient_accumulation_steps) and not _is_balanced(config)
+
+
+def _is_balanced(config: "PretrainedConfig") -> bool:
+    return bool(getattr(config.get_text_config(), "output_router_logits", False))
 
 
 def _deals(settings: Any, config: "PretrainedConfig") -> bool:
@@ -63,7 +71,7 @@ def _deals(settings: Any, config: "PretrainedConfig") -> bool:
 def _dropped(settings: HybridPostConfig, config: "PretrainedConfig") -> Dropping:
     if not settings.skip_dead_rows:
         return NOTHING
-    return exact_dropping(settings, bool(getattr(config.get_text_config(), "output_router_logits", False)))
+    return exact_dropping(settings, _is_balanced(config))
 
 
 def demonstrated_batches(recipe: "Recipe", config: "PretrainedConfig", lengths: Lengths) -> tuple[Batch, ...]:
@@ -113,6 +121,8 @@ def demonstrated_batches(recipe: "Recipe", config: "PretrainedConfig", lengths: 
     # A demonstration that comes beside rollouts has their prompt; what takes their place has it alone.
     first = rollouts // group if replaces else 0
     of_prompts = [place // group for place in range(rollouts)] + [first + place for place in range(prompts)]
+    if not _shares(settings, config):
+        of_prompts = list(range(rollouts + prompts))
     dealt = {
         _batch_of(slot, rows_of, of_prompts if packed else None)
         for slot in deal([sum(row) for row in rows_of], slots, of_prompts if packed else None)
@@ -137,19 +147,17 @@ def _batch_of(slot: list[int], rows: list[tuple[int, int]], prompts: list[int] |
     return Batch(len(slot), prompt, width - prompt, sum(shared.values()), sum(rows[i][1] for i in slot))
 
 
-def _largest(batches: set[Batch]) -> set[Batch]:
-    """Those that no other is as large as, in every way."""
+def _largest(batches: Iterable[Batch]) -> list[Batch]:
+    """Those that no other is as large as, in every way; one of each size."""
+    of_size = {_size(batch): batch for batch in batches}
+    return [
+        batch
+        for size, batch in of_size.items()
+        if not any(other != size and other[0] >= size[0] and other[1] >= size[1] for other in of_size)
+    ]
 
-    def size(batch: Batch) -> tuple[int, ...]:
-        if batch.prompt_tokens is None:
-            return batch.rows, batch.length
-        return batch.tokens, batch.completed
 
-    return {
-        one
-        for one in batches
-        if not any(
-            other != one and all(of_other >= of_one for of_other, of_one in zip(size(other), size(one), strict=True))
-            for other in batches
-        )
-    }
+def _size(batch: Batch) -> tuple[int, int]:
+    if batch.prompt_tokens is None:
+        return batch.rows, batch.length
+    return batch.tokens, batch.completed

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from hpt_trl.models.fused_head import NARROWEST_TILE, SMALL_TILE
 from hpt_trl.models.parameters import Parameters
 from hpt_trl.planning.memory_sizes import Batch, Sizes
 
@@ -43,8 +44,6 @@ OPTIMIZER_STATE = (
 
 # Positions and vocabulary entries of one tile of TRL's fused head, which never holds the logits of all positions.
 HEAD_TILE = (4096, 32768)
-# Logits of a small tile and its least vocabulary entries, as in `models/fused_head.py`, which needs torch.
-SMALL_TILE, NARROWEST_TILE = 2**21, 1024
 # Where TRL has Triton, a tile is turned into its gradient in place. Elsewhere (CPUs) PyTorch does it, with float32
 # copies of the tile beside it: scaled logits, their distance from the largest, its exponential, a mask; going back also
 # the gradient and its summands (`_forward_tile` and `_backward_tile` of `trl.kernels.chunked_logprob`).
@@ -92,11 +91,9 @@ def layer_of(text_config: "PretrainedConfig", sizes: Sizes, counts: Parameters) 
     A projection keeps its input, for the gradient of its weight or its adapter: shared with its neighbours, unless it
     is cast for each of them, by autocast or to the adapter's type.
     """
-    values = text_config.to_dict()
-    hidden, heads = text_config.hidden_size, text_config.num_attention_heads
-    head_width = values.get("head_dim") or hidden // heads
-    queries = heads * head_width
-    keys_values = 2 * head_width * (values.get("num_key_value_heads") or heads)
+    values, hidden = text_config.to_dict(), text_config.hidden_size
+    heads, groups, head_width = _heads_of(text_config)
+    queries, keys_values = heads * head_width, 2 * head_width * groups
     width = values.get("intermediate_size") or 4 * hidden
     if values.get("num_experts_per_tok"):
         width = (values.get("moe_intermediate_size") or width) * values["num_experts_per_tok"]
@@ -118,6 +115,13 @@ def layer_of(text_config: "PretrainedConfig", sizes: Sizes, counts: Parameters) 
         input=hidden * stream,
         keys_values=keys_values * size,
     )
+
+
+def _heads_of(text_config: "PretrainedConfig") -> tuple[int, int, int]:
+    """Returns attention heads, those of keys and values, and the width of each."""
+    values, heads = text_config.to_dict(), text_config.num_attention_heads
+    width = values.get("head_dim") or text_config.hidden_size // heads
+    return heads, values.get("num_key_value_heads") or heads, width
 
 
 def activations(
@@ -158,15 +162,11 @@ def _of_packed(text_config: "PretrainedConfig", sizes: Sizes, batch: Batch) -> f
     Attention has copies of what it takes, and its output comes once more in the order of the tokens. Behind a beginning
     that rows share, it has that beginning's keys and values for each row, once for each head, and a mask.
     """
-    values = text_config.to_dict()
-    heads = text_config.num_attention_heads
-    head_width = values.get("head_dim") or text_config.hidden_size // heads
+    heads, groups, head_width = _heads_of(text_config)
     more = heads * head_width * batch.tokens
     if batch.shares:
-        groups = values.get("num_key_value_heads") or heads
         own = batch.completed
-        pairs = own * batch.length
-        more += 2 * head_width * (batch.rows * batch.length * heads - own * groups) + pairs
+        more += 2 * head_width * (batch.rows * batch.length * heads - own * groups) + own * batch.length
     return more * sizes.activation_bytes
 
 

@@ -9,7 +9,8 @@ from transformers import AutoConfig, AutoTokenizer
 from hpt_trl.cli import main
 from hpt_trl.planning.facts import estimate_of
 from hpt_trl.planning.lengths import Lengths, measured_rows
-from hpt_trl.planning.memory_batches import demonstrated_batches
+from hpt_trl.planning.memory_batches import _largest, demonstrated_batches, prompts_at_once
+from hpt_trl.planning.memory_sizes import Batch
 from hpt_trl.planning.rows import describe_rows
 from hpt_trl.recipes.resolving import read_recipe
 from hpt_trl.runs.building import build_trainer
@@ -154,6 +155,35 @@ def test_micro_batches_are_those_of_the_training(tiny_model_path, tmp_path, sett
     highest = max(batch.rows for batch in predicted if batch.length == widest)
     # Which micro-batches the gated rollouts leave, is the shuffle's to say: at worst each of them one.
     assert reached == highest or ("entropy_coef" in settings and highest - 3 < reached < highest)
+
+
+def test_micro_batches_of_one_size_are_counted_once():
+    """Two of as many tokens, or of one height and width, do not rule each other out."""
+    packed = [Batch(4, 10, 10, 20, 40), Batch(3, 12, 14, 20, 40), Batch(3, 12, 14, 20, 30)]
+    assert [(one.tokens, one.completed) for one in _largest(packed)] == [(60, 40)]
+    assert [(one.rows, one.length) for one in _largest([Batch(4, 10, 10), Batch(4, 12, 8)])] == [(4, 20)]
+
+
+def test_prompts_are_shared_where_a_micro_batch_has_their_rollouts(tiny_model_path, tmp_path):
+    config = AutoConfig.from_pretrained(tiny_model_path)
+    shape = {"num_generations": 4, "per_device_train_batch_size": 8, "gradient_accumulation_steps": 2}
+
+    def prompts(**settings) -> int | None:
+        return prompts_at_once(recipe_of(tmp_path, tiny_model_path, **shape, **settings), config)
+
+    assert [prompts(stage=stage, steps_per_generation=2) for stage in ("grpo", "ppo", "hpt")] == [2, 2, 2]
+    # Those of two steps are shuffled; a bonus that goes by the micro-batch leaves rows where they are.
+    assert prompts(stage="grpo", steps_per_generation=4) is None
+    assert prompts(stage="grpo", steps_per_generation=2, entropy_coef=0.01) is None
+    rows = {"unify_strategy": "soft", "soft_table": "on_sft", "padding_free": True}
+    lengths = Lengths(90, 90.0, (90, 10))
+    one, several = (
+        demonstrated_batches(
+            recipe_of(tmp_path, tiny_model_path, **shape, **rows, steps_per_generation=n), config, lengths
+        )
+        for n in (2, 4)
+    )
+    assert max(batch.prompt_tokens for batch in one) < 90 * 8 <= max(batch.prompt_tokens for batch in several)
 
 
 def test_a_recipe_without_demonstrations_has_no_such_batches(tiny_model_path, tmp_path):

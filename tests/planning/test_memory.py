@@ -15,7 +15,6 @@ from trl import ModelConfig
 from benchmarks import cluster
 from benchmarks import memory as benchmark
 from hpt_trl.cli import main
-from hpt_trl.models import fused_head
 from hpt_trl.models.padding_free.packing import pack
 from hpt_trl.models.padding_free.trunks import packed_arguments, take_packed_rows
 from hpt_trl.models.parameters import count_parameters
@@ -30,7 +29,7 @@ from hpt_trl.planning.memory import (
     UPDATES,
     estimate,
 )
-from hpt_trl.planning.memory_parts import KEPT_LOGITS, NARROWEST_TILE, SMALL_TILE, ZERO_BUCKET
+from hpt_trl.planning.memory_parts import KEPT_LOGITS, ZERO_BUCKET
 from hpt_trl.planning.memory_settings import sharding_of
 from hpt_trl.planning.memory_sizes import Batch, Evaluated, Sizes
 from hpt_trl.recipes.bundled import find_recipe
@@ -259,8 +258,7 @@ def test_what_settings_change():
     assert parts.weights == round(2 * (counts.total - counts.linear) + 0.5625 * counts.linear + 2 * adapter)
 
 
-def test_a_small_tile_is_that_of_the_head():
-    assert (SMALL_TILE, NARROWEST_TILE) == (fused_head.SMALL_TILE, fused_head.NARROWEST_TILE)
+def test_a_small_tile_stays_as_narrow_as_products_allow():
     config = tiny()
     config.vocab_size = 65536
 

@@ -82,7 +82,10 @@ def critic_of(args: PPOConfig, model: PreTrainedModel, *, can_copy: bool = True)
     except UserError as error:
         logger.info("The critic is a linear head. %s", error)
         return "head"
-    return "branch" if can_copy else "head"
+    if not can_copy:
+        logger.info("The critic is a linear head: ZeRO-3 has spread the weights that a branch would copy.")
+        return "head"
+    return "branch"
 
 
 class Scoring(NamedTuple):
