@@ -1,6 +1,5 @@
 """Trainers on rows that compute no padding: their configs, and which parts of a model take rows without it."""
 
-import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,10 +7,8 @@ from peft import PeftModel
 from trl import DPOConfig, RewardConfig, SFTConfig
 
 from hpt_trl.models.padding_free.language_models import pad_no_more
-from hpt_trl.models.padding_free.settings import PaddingFree, pads_no_more
+from hpt_trl.models.padding_free.settings import PaddingFree, log_padding, pads_no_more
 from hpt_trl.models.padding_free.trunks import take_packed_rows
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -53,15 +50,6 @@ def read_without_padding(trainer: Any, model: Any) -> None:
 
 
 def _asks(trainer: Any) -> bool:
-    if not pads_no_more(trainer.args):
-        return False
-    reasons = {
-        "torch_compile": "rows without it have another shape each time",
-        "neftune_noise_alpha": "the noise goes by the width of a batch",
-    }
-    for key, reason in reasons.items():
-        if getattr(trainer.args, key):
-            logger.info("`%s` is set: padding is computed, since %s.", key, reason)
-            return False
+    log_padding(trainer.args)
     # A sequence or weights that are spread over processes are not read row by row.
-    return trainer.accelerator.parallelism_config is None
+    return pads_no_more(trainer.args) and trainer.accelerator.parallelism_config is None

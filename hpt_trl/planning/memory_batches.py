@@ -32,9 +32,10 @@ def is_packed(recipe: "Recipe", config: "PretrainedConfig") -> bool:
     takes_it = attention_of(recipe) in ("", "sdpa") and not recipe.model_args.load_in_8bit
     if not takes_it or why_padded(build_on_meta(config)) is not None:
         return False
-    # A trainer that leaves its arithmetic to TRL in Python does not in a recipe.
-    as_trl = isinstance(settings, PaddingFree) and settings.is_as_trl and settings.padding_free is not False
-    return as_trl or pads_no_more(settings)
+    if isinstance(settings, PaddingFree) and settings.is_as_trl:
+        # A trainer that leaves its arithmetic to TRL in Python does not in a recipe.
+        return settings.padding_free is not False and settings.needs_padding is None
+    return pads_no_more(settings)
 
 
 def prompts_at_once(recipe: "Recipe", config: "PretrainedConfig") -> int | None:

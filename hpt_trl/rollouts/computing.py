@@ -19,7 +19,7 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
 from hpt_trl.models.padding_free.language_models import pad_no_more
-from hpt_trl.models.padding_free.settings import pads_no_more
+from hpt_trl.models.padding_free.settings import log_padding, pads_no_more
 from hpt_trl.rollouts.dealing import dealt_anew, goes_by_micro_batch
 from hpt_trl.rollouts.rows import SEGMENTS, Row, collate, unpad, unpad_shortened
 from hpt_trl.rollouts.step_metrics import PLACES, StepMetrics, lengths_of, take_back
@@ -44,6 +44,7 @@ class ComputesOnce(GRPOTrainer):
     def _compute_once(self) -> None:
         """Prepare models and metrics; once they are there."""
         self._step_metrics = StepMetrics(self.args, self.accelerator)
+        log_padding(self.args)
         if self.pads_no_more:
             for asked in (self.model, self.ref_model):
                 if asked is not None:

@@ -4,7 +4,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from hpt_trl import PPOConfig
+from hpt_trl import HybridPostConfig, PPOConfig
+from hpt_trl.models.padding_free.settings import pads_no_more
 from hpt_trl.rollouts.config import RolloutConfig
 from hpt_trl.rollouts.trainer import RolloutTrainer
 from tests.helpers.rollouts import (
@@ -156,8 +157,20 @@ def test_continuous_batching_goes_on_beside_it(tiny_model_path, tmp_path):
 
 
 def test_configs_say_so():
-    assert RolloutConfig("x", use_cpu=True, bf16=False).pads_no_more
-    assert not PPOConfig("x", use_cpu=True, bf16=False, padding_free=False).pads_no_more
+    of_cpu = {"use_cpu": True, "bf16": False}
+    assert pads_no_more(RolloutConfig("x", **of_cpu)) and pads_no_more(HybridPostConfig("x", **of_cpu))
+    assert not pads_no_more(PPOConfig("x", **of_cpu, padding_free=False))
+    assert not pads_no_more(HybridPostConfig("x", **of_cpu, skip_dead_rows=False))
+    for key, value in (("torch_compile", True), ("neftune_noise_alpha", 5.0)):
+        assert not pads_no_more(HybridPostConfig("x", **of_cpu, **{key: value}))
+
+
+def test_noise_that_goes_by_the_width_of_a_batch_is_that_of_padded_rows(tiny_model_path, tmp_path, caplog):
+    with caplog.at_level("INFO", "hpt_trl"):
+        noisy = train(RolloutTrainer, tiny_model_path, tmp_path, neftune_noise_alpha=5.0)
+    assert "`neftune_noise_alpha` is set: padding is computed" in caplog.text and not noisy.is_padding_free
+    padded = train(RolloutTrainer, tiny_model_path, tmp_path, neftune_noise_alpha=5.0, padding_free=False)
+    assert all(torch.equal(p, weights(padded)[name]) for name, p in weights(noisy).items())
 
 
 @pytest.mark.parametrize("trainer_class", [FixedMended, FixedHPT])

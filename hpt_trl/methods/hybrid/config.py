@@ -161,7 +161,7 @@ class HybridPostConfig(RolloutConfig):
             self.demonstration_reward = _number(self.demonstration_reward)
 
     @property
-    def pads_no_more(self) -> bool:
+    def asks_for_no_padding(self) -> bool:
         # Who keeps dead rows asks for the base's arithmetic, bit for bit.
         return self.skip_dead_rows if self.padding_free is None else self.padding_free
 

@@ -10,6 +10,7 @@ from trl import GRPOTrainer
 from trl.trainer.utils import add_fused_lm_head, create_model_from_path, use_adapter
 
 from hpt_trl.models.padding_free.language_models import pad_no_more
+from hpt_trl.models.padding_free.settings import pads_no_more
 from hpt_trl.rollouts.reference import add_frozen_adapter, frozen_copy, prepared
 
 # Name of the frozen copy of an adapter that was passed.
@@ -58,6 +59,6 @@ def _read(trainer: GRPOTrainer, name: str) -> PreTrainedModel:
     settings |= {"device_map": None, **(args.model_init_kwargs or {})}
     reference = create_model_from_path(name, **settings)
     add_fused_lm_head(reference, temperature=trainer.temperature, cast_lm_head_to_fp32=args.cast_lm_head_to_fp32)
-    if args.pads_no_more:
+    if pads_no_more(args):
         pad_no_more(reference)
     return reference.eval().requires_grad_(False)

@@ -98,11 +98,12 @@ def _forward(trunk: Any, padded_forward: Callable[..., Any], *args: Any, **kwarg
     mask, told = given.get("attention_mask"), {"input_ids", "attention_mask", "use_cache", "return_dict"}
     if args or given.get("use_cache") or not given.keys() <= told:
         return padded_forward(*args, **kwargs)
-    # Where weights are spread all processes try their first batch together, also one that has no padding.
-    is_known = trunk.is_padding_free is not None
-    if not isinstance(mask, Tensor) or mask.ndim != 2 or (is_known and bool(mask.all())):
+    if trunk.is_padding_free is False or not isinstance(mask, Tensor) or mask.ndim != 2:
         return padded_forward(**kwargs)
     packed = pack(given["input_ids"], mask, mask.bool())
+    # Where weights are spread all processes try their first batch together, also one of which nothing can be left out.
+    if trunk.is_padding_free is not None and len(packed.source) == mask.numel():
+        return padded_forward(**kwargs)
     arguments = packed_arguments(packed) | {"use_cache": False}
     if not is_padding_free(trunk, arguments):
         return padded_forward(**kwargs)

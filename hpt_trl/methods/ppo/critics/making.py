@@ -22,6 +22,7 @@ from hpt_trl.models.decoder_parts import decoder_parts
 from hpt_trl.models.folders import is_adapter
 from hpt_trl.models.hub_parts import value_model_folder
 from hpt_trl.models.loading import load_sequence_classifier
+from hpt_trl.models.padding_free.settings import pads_no_more
 from hpt_trl.models.padding_free.trunks import take_packed_rows
 from hpt_trl.models.sharded_weights import whole
 from hpt_trl.models.twins import twin
@@ -58,7 +59,7 @@ def make_critic(
         read = _read_again(policy, passed, args, policy.dtype)
         return BranchCritic(policy, layers, None if read is None else decoder_parts(read.trunk))
     model = _value_model(policy, passed, args, scoring)
-    if args.pads_no_more:
+    if pads_no_more(args):
         # It reads what the policy reads.
         take_packed_rows(model.trunk)
     critic = ValueModelCritic(policy, model)
