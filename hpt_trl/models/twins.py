@@ -5,6 +5,8 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from hpt_trl.models.dropout import leave_dropout_out
+
 Part = TypeVar("Part", bound=nn.Module)
 
 
@@ -19,13 +21,6 @@ def twin(part: Part) -> Part:
     copied = copy.deepcopy(part, shared)
     leave_dropout_out(copied)
     return copied
-
-
-def leave_dropout_out(model: nn.Module) -> None:
-    """Let the dropout layers of a model pass everything on."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
 
 
 def _quantization_states(module: nn.Module) -> list[Any]:

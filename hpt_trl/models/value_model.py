@@ -28,13 +28,13 @@ from transformers.utils import ModelOutput
 
 from hpt_trl.errors import UserError
 from hpt_trl.files import write_atomically
+from hpt_trl.models.dropout import leave_dropout_out
 from hpt_trl.models.folders import VALUE_CONFIG_FILE, VALUE_HEAD_FILE, VALUE_TASK, is_adapter, is_value_model
 from hpt_trl.models.hub_parts import value_model_folder
 from hpt_trl.models.loading import load_config
 from hpt_trl.models.readable import adapter_config
 from hpt_trl.models.sharded_weights import whole
 from hpt_trl.models.trainable import refuse_broken
-from hpt_trl.models.twins import leave_dropout_out
 from hpt_trl.models.whole_models import load_whole
 
 _FORMAT = 1

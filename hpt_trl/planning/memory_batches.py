@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from hpt_trl.methods.environments import acting_arguments
 from hpt_trl.methods.hybrid.config import HybridPostConfig
 from hpt_trl.methods.hybrid.dropping import NOTHING, Dropping, exact_dropping
+from hpt_trl.models.dropout import is_noisy
 from hpt_trl.models.padding_free.settings import PaddingFree, pads_no_more
 from hpt_trl.models.padding_free.trunks import why_padded
 from hpt_trl.models.parameters import build_on_meta
@@ -45,7 +46,7 @@ def prompts_at_once(recipe: "Recipe", config: "PretrainedConfig") -> int | None:
     """
     settings: Any = recipe.config
     rows, group = settings.per_device_train_batch_size, settings.num_generations
-    if not _shares(settings, config) or (settings.steps_per_generation > 1 and not _deals(settings, config)):
+    if not _shares(recipe, config) or (settings.steps_per_generation > 1 and not _deals(settings, config)):
         return None
     if rows % group == 0:
         return rows // group
@@ -53,8 +54,12 @@ def prompts_at_once(recipe: "Recipe", config: "PretrainedConfig") -> int | None:
     return 1 if group % rows == 0 and recipe.world_size == 1 else min(rows, rows // group + 2)
 
 
-def _shares(settings: Any, config: "PretrainedConfig") -> bool:
+def _shares(recipe: "Recipe", config: "PretrainedConfig") -> bool:
     """Whether the rollouts of a prompt are in one optimizer step, and what they begin with is computed once."""
+    settings: Any = recipe.config
+    adapted = recipe.model_args.use_peft and recipe.model_args.lora_dropout > 0
+    if not settings.disable_dropout and (adapted or is_noisy(build_on_meta(config))):
+        return False
     # Those of several steps are shuffled; a load-balancing loss counts each token of each row.
     return settings.steps_per_generation in (1, settings.gradient_accumulation_steps) and not _is_balanced(config)
 
@@ -122,7 +127,7 @@ def demonstrated_batches(recipe: "Recipe", config: "PretrainedConfig", lengths: 
     # A demonstration that comes beside rollouts has their prompt; what takes their place has it alone.
     first = rollouts // group if replaces else 0
     of_prompts = [place // group for place in range(rollouts)] + [first + place for place in range(prompts)]
-    if not _shares(settings, config):
+    if not _shares(recipe, config):
         of_prompts = list(range(rollouts + prompts))
     dealt = {
         _batch_of(slot, rows_of, of_prompts if packed else None)

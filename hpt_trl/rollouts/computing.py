@@ -15,11 +15,13 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import Tensor
+from transformers import PreTrainedModel
 from trl import GRPOConfig, GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
 from hpt_trl.models.padding_free.language_models import pad_no_more
 from hpt_trl.models.padding_free.settings import log_padding, pads_no_more
+from hpt_trl.models.padding_free.trunks import take_packed_rows
 from hpt_trl.rollouts.dealing import dealt_anew, goes_by_micro_batch
 from hpt_trl.rollouts.rows import SEGMENTS, Row, collate, unpad, unpad_shortened
 from hpt_trl.rollouts.step_metrics import PLACES, StepMetrics, lengths_of, take_back
@@ -45,10 +47,17 @@ class ComputesOnce(GRPOTrainer):
         """Prepare models and metrics; once they are there."""
         self._step_metrics = StepMetrics(self.args, self.accelerator)
         log_padding(self.args)
-        if self.pads_no_more:
-            for asked in (self.model, self.ref_model):
-                if asked is not None:
-                    pad_no_more(self.accelerator.unwrap_model(asked))
+        if not self.pads_no_more:
+            return
+        for asked in (self.model, self.ref_model):
+            if asked is not None:
+                pad_no_more(self.accelerator.unwrap_model(asked))
+        # Reward models that are passed as such; those that are named are no modules here.
+        for judge in self.reward_funcs:
+            model = self.accelerator.unwrap_model(judge) if isinstance(judge, torch.nn.Module) else None
+            base = model.get_base_model() if isinstance(model, PeftModel) else model
+            if isinstance(base, PreTrainedModel):
+                take_packed_rows(base.base_model)
 
     @property
     def pads_no_more(self) -> bool:

@@ -175,6 +175,9 @@ def test_prompts_are_shared_where_a_micro_batch_has_their_rollouts(tiny_model_pa
     # Those of two steps are shuffled; a bonus that goes by the micro-batch leaves rows where they are.
     assert prompts(stage="grpo", steps_per_generation=4) is None
     assert prompts(stage="grpo", steps_per_generation=2, entropy_coef=0.01) is None
+    # Dropout is drawn for each row, that of an adapter by default.
+    assert prompts(stage="grpo", steps_per_generation=2, use_peft=True) is None
+    assert prompts(stage="grpo", steps_per_generation=2, use_peft=True, lora_dropout=0.0) == 2
     rows = {"unify_strategy": "soft", "soft_table": "on_sft", "padding_free": True}
     lengths = Lengths(90, 90.0, (90, 10))
     one, several = (

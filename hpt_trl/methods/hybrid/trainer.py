@@ -141,7 +141,7 @@ class HybridPostTrainer(ActingTrainer):
 
     @property
     def _leaves_old_logps_out(self) -> bool:
-        return self._dropping.gated and not self._old_logps_are_known
+        return super()._finds_old_logps_later or (self._dropping.gated and not self._old_logps_are_known)
 
     # Generation: keep what routing needs to know.
 
@@ -274,7 +274,7 @@ class HybridPostTrainer(ActingTrainer):
         passed = rollouts + demonstrations or stock_rows
         if self.args.skip_dead_rows or demonstrations:
             forward = Forward.of(passed, pad_token, multiple)
-        if self._dropping.gated and "old_per_token_logps" in batch and not self._old_logps_are_known:
+        if self._leaves_old_logps_out and "old_per_token_logps" in batch:
             if is_first and self.pads_no_more:
                 # The update finds them.
                 del batch["old_per_token_logps"]

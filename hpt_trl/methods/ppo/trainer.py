@@ -14,7 +14,9 @@ The base generates, scores, masks tool outputs, corrects for vLLM, clips and acc
 import json
 import math
 import textwrap
+from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,8 @@ from hpt_trl.rollouts.rows import Forward, Row, loss_mask, unpad
 from hpt_trl.rollouts.trainer import RolloutTrainer
 
 _CONTROLLER_FILE = "kl_controller.json"
+# Log-probabilities, entropies and a load-balancing loss.
+_Found = tuple[Tensor, Tensor | None, Tensor | None]
 _UPDATE_METRICS = ("value_loss", "value_clipfrac", "clipfrac", "ratio", "approx_kl")
 
 
@@ -107,7 +111,8 @@ class PPOTrainer(RolloutTrainer):
             horizon=args.kl_horizon,
         )
         self._forward: Forward | None = None
-        self._values: Tensor  # of a micro-batch, in its layout
+        self._values: Tensor  # of the last forward pass, in its batch's layout
+        self._base_asks = False  # whether the base's own pass over the rollouts is to find their values as well
         self._window_sums = torch.zeros(len(_UPDATE_METRICS) + 1, device=self.accelerator.device)
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
@@ -131,6 +136,7 @@ class PPOTrainer(RolloutTrainer):
         args = self.args
         if not self.model.training:
             return super()._generate_and_score_completions(inputs)
+        self._base_asks = known = not self._leaves_old_logps_out
         batch = super()._generate_and_score_completions(inputs)
         scores = self._scores(batch)
         if scores.isnan().any():
@@ -139,7 +145,7 @@ class PPOTrainer(RolloutTrainer):
             batch["tool_mask"] = own * (~scores.isnan()).unsqueeze(1).to(own.dtype)
             scores = scores.nan_to_num(0.0)
         mask = loss_mask(batch)
-        old_logps, values, ref_logps = self._score_rollouts(batch)
+        old_logps, values, ref_logps = self._score_rollouts(batch, known=known)
         rewards = token_rewards(old_logps, ref_logps, mask, scores, self._kl_controller.coefficient)
         if args.critic_calibration and self._step == 0:
             values = self._calibrated(rewards, values, mask)
@@ -178,8 +184,12 @@ class PPOTrainer(RolloutTrainer):
         return scores[first : first + len(ids)]
 
     @torch.no_grad()
-    def _score_rollouts(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Old log-probabilities, values and the reference's log-probabilities, each (rollouts, completion tokens)."""
+    def _score_rollouts(self, batch: dict[str, Any], *, known: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Old log-probabilities, values and the reference's log-probabilities, each (rollouts, completion tokens).
+
+        Args:
+            known: the base's pass has found the first two.
+        """
         rows, width = self._rows_of(batch), batch["completion_ids"].size(1)
         prompts = prompts_of(rows) if self.is_padding_free else None
         at_once = self.args.per_device_train_batch_size * self._at_once
@@ -187,9 +197,12 @@ class PPOTrainer(RolloutTrainer):
         forwards = [(slot, self._forward_of([rows[i] for i in slot])) for slot in slots]
         zeros = torch.zeros(batch["completion_ids"].shape, device=batch["completion_ids"].device)
         old_logps, values, ref_logps = zeros, zeros.clone(), None
+        if known:
+            mask = batch["completion_mask"]
+            old_logps, values = batch["old_per_token_logps"] * mask, self._values * mask
         checkpointing: Any = self.args.gradient_checkpointing_kwargs
         with disable_gradient_checkpointing(self.model, checkpointing):
-            for slot, forward in forwards:
+            for slot, forward in () if known else forwards:
                 logps, _, _, of_critic = self._pass(self.model, forward, width)
                 old_logps[slot], values[slot] = logps, of_critic
             if self.args.kl_coef != 0.0:
@@ -213,7 +226,7 @@ class PPOTrainer(RolloutTrainer):
 
     @property
     def _leaves_old_logps_out(self) -> bool:
-        # They come with the values; only the base's correction for vLLM needs them before.
+        # They come with the values; where the base's correction for vLLM needs them before, values come with them.
         return not (self.use_vllm and self.vllm_importance_sampling_correction)
 
     def _forward_of(self, rows: list[Row]) -> Forward:
@@ -228,11 +241,9 @@ class PPOTrainer(RolloutTrainer):
             Log-probabilities, entropies (None if not asked for), the load-balancing loss of a mixture of experts, and
             values; per token (rows, width) from the completion's first token on, 0 after its end.
         """
-        with self._critic.asked() as chunks:
-            logps, entropies, aux_loss = super()._get_per_token_logps_and_entropies(model, **kwargs | forward.arguments)
-        kept, every = forward.arguments["logits_to_keep"], slice(None)
-        # The last position predicts a token that is not there.
-        values = torch.cat([chunk[:, :-1][:, -kept:] for chunk in chunks])
+        ask = partial(super()._get_per_token_logps_and_entropies, model, **kwargs | forward.arguments)
+        (logps, entropies, aux_loss), values = self._with_values(ask, forward.arguments["logits_to_keep"])
+        every = slice(None)
         entropies = None if entropies is None else forward.completions(entropies, every, width)
         return (
             forward.completions(logps, every, width),
@@ -240,6 +251,13 @@ class PPOTrainer(RolloutTrainer):
             aux_loss,
             forward.completions(values, every, width),
         )
+
+    def _with_values(self, ask: Callable[[], _Found], kept: int) -> tuple[_Found, Tensor]:
+        """What the policy is asked for, and the values of the last tokens that it reads, (rows, `kept`)."""
+        with self._critic.asked() as chunks:
+            found = ask()
+        # The last position predicts a token that is not there.
+        return found, torch.cat([chunk[:, :-1][:, -kept:] for chunk in chunks])
 
     def _log_rollouts(
         self,
@@ -276,9 +294,13 @@ class PPOTrainer(RolloutTrainer):
         self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         if self._forward is None:
-            return super()._get_per_token_logps_and_entropies(
-                model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
-            )
+            ask = partial(super()._get_per_token_logps_and_entropies, model, input_ids, attention_mask, logits_to_keep)
+            ask = partial(ask, *args, **kwargs)
+            if not self._base_asks:
+                return ask()
+            self._base_asks = False
+            found, self._values = self._with_values(ask, logits_to_keep)
+            return found
         logps, entropies, aux_loss, self._values = self._pass(model, self._forward, logits_to_keep, **kwargs)
         assert entropies is not None
         self._scored = logps, entropies

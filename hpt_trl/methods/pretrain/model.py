@@ -9,7 +9,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from hpt_trl.data.names import as_dict
 from hpt_trl.errors import UserError
 from hpt_trl.methods.pretrain.config import PretrainArguments
-from hpt_trl.models.loading import check_dropouts, load_config
+from hpt_trl.models.dropout import check_dropouts
+from hpt_trl.models.loading import load_config
 from hpt_trl.models.sharded_weights import whole_weights
 from hpt_trl.recipes.recipe import Recipe
 from hpt_trl.settings.values import did_you_mean

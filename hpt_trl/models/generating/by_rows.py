@@ -11,6 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import LogitsProcessorList, StoppingCriteriaList
 
+from hpt_trl.models.dropout import is_noisy
 from hpt_trl.models.generating.choosing import draw_tokens
 
 
@@ -37,7 +38,7 @@ def by_rows(
         Prompts and completions; padding after what has ended.
     """
     batch = len(input_ids)
-    first, group = _prompts(input_ids, shared=not _is_noisy(model))
+    first, group = _prompts(input_ids, shared=not is_noisy(model))
     outputs = model._prefill(input_ids[first], generation_config, _of_rows(model_kwargs, first, batch))
     cache = model_kwargs["past_key_values"]
     cache.batch_select_indices(group)
@@ -93,12 +94,3 @@ def _of_rows(model_kwargs: dict[str, Any], rows: Tensor, batch: int) -> dict[str
         name: value[rows] if isinstance(value, Tensor) and value.ndim and len(value) == batch else value
         for name, value in model_kwargs.items()
     }
-
-
-def _is_noisy(model: Any) -> bool:
-    """Whether dropout is on: rows of one prompt then have to differ from its first token on."""
-    if not model.training:
-        return False
-    of_config = [value for name, value in model.config.to_dict().items() if "dropout" in name or "pdrop" in name]
-    of_modules = [module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)]
-    return any(of_config) or any(of_modules)

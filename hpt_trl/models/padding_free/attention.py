@@ -104,7 +104,10 @@ class PackedRows:
             rows share the same index several times.
         asked: (rows, width) where these stand in the batch that the rows were laid out from.
         batch: of a trunk's forward pass: that batch.
+        are_tried: a mask of a layer's own, which would be lost, is an error.
     """
+
+    are_tried = False
 
     def __init__(
         self,
@@ -140,14 +143,21 @@ class PackedRows:
         query: Float[Tensor, "1 heads tokens dim"],
         key: Float[Tensor, "1 groups tokens dim"],
         value: Float[Tensor, "1 groups tokens dim"],
+        attention_mask: Tensor | None,
         sliding_window: int | None = None,
         **kwargs: Any,
     ) -> tuple[Float[Tensor, "1 tokens heads dim"], None]:
         """Attention of each row to itself and what it shares.
 
         Args:
+            attention_mask: that of the forward pass, which is not used.
             kwargs: of transformers' attention by scaled dot products.
+
+        Raises:
+            ValueError: of rows that are tried, the module has a mask of its own, or its window in the mask alone.
         """
+        if self.are_tried:
+            _check_mask(module, attention_mask, sliding_window)
         if sliding_window not in self._seen:
             self._seen[sliding_window] = [batch.seen(sliding_window) for batch in self._batches]
         found = []
@@ -156,6 +166,23 @@ class PackedRows:
             output, _ = sdpa_attention_forward(module, *taken, seen, is_causal=seen is None, **kwargs)
             found.append(output.flatten(0, 1))
         return torch.cat(found).index_select(0, self._order).unsqueeze(0), None
+
+
+def _check_mask(module: Any, attention_mask: Tensor | None, window: int | None) -> None:
+    if attention_mask is not None and attention_mask.numel() > 1:
+        raise ValueError("its attention has a mask of its own")
+    if window is None and _window_of(module):
+        raise ValueError("its attention has its window in the mask alone")
+
+
+def _window_of(module: Any) -> int | None:
+    """How many keys a query of an attention module sees, by its config; None: all before it."""
+    config = getattr(module, "config", None)
+    kinds, window = getattr(config, "layer_types", None), getattr(config, "sliding_window", None)
+    index = getattr(module, "layer_idx", None)
+    if kinds is None or index is None:
+        return window if getattr(config, "use_sliding_window", True) else None
+    return window if kinds[index] == "sliding_attention" else None
 
 
 def _taken(
@@ -195,7 +222,7 @@ def _attention(
     if rows is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     kwargs.pop("is_causal", None)
-    return rows.attend(module, query, key, value, **kwargs)
+    return rows.attend(module, query, key, value, attention_mask, **kwargs)
 
 
 AttentionInterface.register(IMPLEMENTATION, _attention)

@@ -13,9 +13,16 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
+from hpt_trl.models.dropout import is_noisy
 from hpt_trl.models.fused_head import small_tiles
 from hpt_trl.models.padding_free.packing import Packed, laid_out, pack
-from hpt_trl.models.padding_free.trunks import is_padding_free, packed_arguments, take_packed_rows
+from hpt_trl.models.padding_free.trunks import (
+    is_padding_free,
+    leave_padded,
+    packed_arguments,
+    take_packed_rows,
+    try_packed_rows,
+)
 from hpt_trl.models.padding_free.wrapping import wrap_forward
 
 # Arguments of a forward pass that mean the same for packed rows.
@@ -28,14 +35,15 @@ _BOUNDARIES = {"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k",
 def pad_no_more(model: torch.nn.Module) -> None:
     """Have a language model compute its log-probabilities without padding.
 
-    A model that reads more than text is left as it is. One that cannot do without padding says so at its first batch
-    and computes it.
+    A model that reads more than text is left as it is. One that cannot do without padding says so, at its first batch
+    at the latest, and computes it.
 
     Args:
         model: with TRL's fused head on it, under an adapter or not; before it is wrapped for several processes.
     """
     base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     if base.config.get_text_config() is not base.config:
+        leave_padded(base.base_model, "it reads more than text")
         return
     take_packed_rows(base.base_model)
     wrap_forward(base, _forward)
@@ -51,7 +59,7 @@ def _forward(model: Any, padded_forward: Callable[..., Any], *args: Any, **kwarg
     if _is_balanced(model, given):
         # A load-balancing loss goes by the mask: that of the batch, or none.
         arguments["attention_mask"] = None
-        if not is_padding_free(model.base_model, arguments):
+        if not is_padding_free(model.base_model, rows):
             return padded_forward(**kwargs)
     with small_tiles(given["input_ids"].device):
         output = padded_forward(
@@ -80,14 +88,14 @@ def _packed(model: Any, given: dict[str, Any]) -> Packed | None:
     if others == {"attention_mask"} and given["attention_mask"].shape == ids.shape:
         used = given["attention_mask"].bool()
         # A load-balancing loss counts each token of each row.
-        lay = partial(pack, ids, given["attention_mask"], whole=_is_balanced(model, given))
+        whole = _is_balanced(model, given)
+        lay = partial(pack, ids, given["attention_mask"], whole=whole, shared=not is_noisy(model))
     elif "position_ids" in others and others - {"position_ids"} <= _BOUNDARIES and len(ids) == 1:
         used, lay = torch.ones_like(asked), partial(laid_out, ids, given["position_ids"])
     else:
         return None
     if (asked & used).any():
         return lay(asked=asked)
-    if model.base_model.is_padding_free is None and used.any():
-        # Where weights are spread all processes try their first batch together, also one without a label.
-        is_padding_free(model.base_model, packed_arguments(lay(asked=used)))
+    # Where weights are spread all processes try their first batch together, also one without a label.
+    try_packed_rows(model.base_model, ids.device)
     return None

@@ -66,6 +66,7 @@ def pack(
     asked: Bool[Tensor, "rows width"],
     *,
     whole: bool = False,
+    shared: bool = True,
 ) -> Packed:
     """Lay the rows of a batch end to end.
 
@@ -75,6 +76,7 @@ def pack(
         attention_mask: 1 where there is a token.
         asked: positions whose hidden state is asked for; those without a token are not.
         whole: keep each token of each row, also those that nothing depends on and those that rows share.
+        shared: keep what rows begin with once. Dropout would be the same for all of them.
 
     At least one position with a token has to be asked for.
     """
@@ -99,7 +101,7 @@ def pack(
         positions.extend(range(begin, end))
         return start
 
-    for group in alone if whole else common_beginnings(tokens):
+    for group in alone if whole or not shared else common_beginnings(tokens):
         prefix = (0, 0)
         if group.shared:
             start = put(group.members[0], 0, group.shared)

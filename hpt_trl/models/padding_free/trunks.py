@@ -1,18 +1,19 @@
 """A trunk that takes packed rows: without padding where it can, else by the batch that they were laid out from.
 
-Where its rows must be padded shows at the first batch, which is computed in both ways.
+Where its rows must be padded shows at the first batch: a few rows of random tokens, the same in every process and
+whatever the batch, are computed in both ways.
 """
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from peft import PeftModel
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
+from hpt_trl.models.dropout import is_noisy, without_dropout
 from hpt_trl.models.padding_free.attention import IMPLEMENTATION, ROWS, PackedRows
 from hpt_trl.models.padding_free.packing import Packed, pack
 from hpt_trl.models.padding_free.wrapping import wrap_forward
@@ -22,6 +23,8 @@ from hpt_trl.models.padding_free.wrapping import wrap_forward
 _ROUNDING, _COARSE_ROUNDING = 1e-5, 0.05
 # Kinds of layers in which a row of tokens sees what its mask says and nothing else, as configs call them.
 _SEEING = {"full_attention", "sliding_attention"}
+# Of the rows that are tried: tokens, and those with which the last begins as the first does.
+_LENGTHS, _ALIKE = (16, 9, 12, 16), 7
 # What a forward pass over packed rows has in place of those of their batch.
 _OF_ROWS = ("input_ids", "attention_mask", "position_ids", ROWS)
 
@@ -62,18 +65,30 @@ def take_packed_rows(trunk: Any) -> None:
     if reason is not None:
         _tell(trunk, reason, logging.INFO)
     trunk.is_padding_free = False if reason else None  # None: not yet known
+    trunk.counts_padding = False
     wrap_forward(trunk, _forward)
 
 
-def is_padding_free(trunk: Any, arguments: dict[str, Any]) -> bool:
-    """Whether a trunk computes packed rows without padding; the first ones are tried.
+def leave_padded(trunk: Any, reason: str) -> None:
+    """Say of a trunk that is left as it is that its rows are padded."""
+    if "is_padding_free" not in vars(trunk):
+        _tell(trunk, reason, logging.INFO)
+        trunk.is_padding_free = False
 
-    Args:
-        arguments: of its forward pass, `packed_arguments` among them.
-    """
+
+def try_packed_rows(trunk: Any, device: torch.device) -> bool:
+    """Whether a trunk can compute rows without padding; at first it is tried, with a warning where it cannot."""
     if trunk.is_padding_free is None:
-        trunk.is_padding_free = _agrees(trunk, arguments)
+        _try(trunk, device)
     return trunk.is_padding_free
+
+
+def is_padding_free(trunk: Any, rows: PackedRows) -> bool:
+    """Whether a trunk computes these rows without padding."""
+    if not try_packed_rows(trunk, rows.kept.device):
+        return False
+    mask = rows.batch.get("attention_mask")
+    return not trunk.counts_padding or mask is None or bool(mask[:, 0].all())
 
 
 def packed_arguments(packed: Packed) -> dict[str, Any]:
@@ -100,12 +115,12 @@ def _forward(trunk: Any, padded_forward: Callable[..., Any], *args: Any, **kwarg
         return padded_forward(*args, **kwargs)
     if trunk.is_padding_free is False or not isinstance(mask, Tensor) or mask.ndim != 2:
         return padded_forward(**kwargs)
-    packed = pack(given["input_ids"], mask, mask.bool())
+    packed = pack(given["input_ids"], mask, mask.bool(), shared=not is_noisy(trunk))
     # Where weights are spread all processes try their first batch together, also one of which nothing can be left out.
     if trunk.is_padding_free is not None and len(packed.source) == mask.numel():
         return padded_forward(**kwargs)
     arguments = packed_arguments(packed) | {"use_cache": False}
-    if not is_padding_free(trunk, arguments):
+    if not is_padding_free(trunk, packed.rows):
         return padded_forward(**kwargs)
     output = _of_rows(trunk, packed.rows, arguments)
     output.last_hidden_state = packed.rows.spread(output.last_hidden_state)
@@ -114,39 +129,55 @@ def _forward(trunk: Any, padded_forward: Callable[..., Any], *args: Any, **kwarg
 
 def _of_rows(trunk: Any, rows: PackedRows, kwargs: dict[str, Any]) -> Any:
     """The hidden states that packed rows ask for."""
-    if is_padding_free(trunk, kwargs):
+    if is_padding_free(trunk, rows):
         output = trunk.padded_forward(**kwargs)
         output.last_hidden_state = output.last_hidden_state.index_select(1, rows.kept)
     else:
-        output = _of_batch(trunk, rows, kwargs)
+        others = {name: value for name, value in kwargs.items() if name not in _OF_ROWS}
+        output = trunk.padded_forward(**rows.batch, **others)
         output.last_hidden_state = output.last_hidden_state[rows.asked].unsqueeze(0)
     return output
 
 
-def _of_batch(trunk: Any, rows: PackedRows, kwargs: dict[str, Any]) -> Any:
-    """The same forward pass over the batch that the rows were laid out from."""
-    others = {name: value for name, value in kwargs.items() if name not in _OF_ROWS}
-    return trunk.padded_forward(**rows.batch, **others)
-
-
 @torch.no_grad()
-def _agrees(trunk: Any, arguments: dict[str, Any]) -> bool:
-    """Whether a trunk finds in packed rows what it finds in their batch; a warning where it does not."""
-    rows: PackedRows = arguments[ROWS]
+def _try(trunk: Any, device: torch.device) -> None:
+    """Find out whether a trunk finds in packed rows what it finds in a batch, padded on the right and on the left."""
     devices = {parameter.device for parameter in trunk.parameters() if parameter.device.type == "cuda"}
-    with torch.random.fork_rng(devices=list(devices)), _without_dropout(trunk):
-        padded = _of_batch(trunk, rows, arguments).last_hidden_state[rows.asked]
-        try:
-            output = trunk.padded_forward(**arguments)
-        except (TypeError, ValueError, RuntimeError) as error:
-            _tell(trunk, f"it takes no rows that lie end to end ({str(error).splitlines()[0]})", logging.WARNING)
-            return False
-    found = output.last_hidden_state[0, rows.kept]
-    differs = float((found.float() - padded.float()).abs().mean() / padded.float().abs().mean().clamp(min=1e-12))
-    if differs <= (_COARSE_ROUNDING if _rounds_coarsely(trunk, padded) else _ROUNDING):
-        return True
-    _tell(trunk, f"end to end its hidden states differ by {differs:.2g} of their size", logging.WARNING)
-    return False
+    differs = {}
+    with torch.random.fork_rng(devices=list(devices)), without_dropout(trunk):
+        for left in (False, True):
+            ids, mask = _rows_to_try(trunk.config.vocab_size, left=left)
+            packed = pack(ids.to(device), mask.to(device), mask.to(device).bool())
+            packed.rows.are_tried = True
+            padded = trunk.padded_forward(**packed.rows.batch, use_cache=False).last_hidden_state[packed.rows.asked]
+            try:
+                output = trunk.padded_forward(**packed_arguments(packed), use_cache=False)
+            except (TypeError, ValueError, RuntimeError) as error:
+                reason = f"it takes no rows that lie end to end ({str(error).splitlines()[0]})"
+                _tell(trunk, reason, logging.WARNING)
+                trunk.is_padding_free = False
+                return
+            found = output.last_hidden_state[0, packed.rows.kept].float()
+            size = padded.float().abs().mean().clamp(min=1e-12)
+            differs[left] = float((found - padded.float()).abs().mean() / size)
+    allowed = _COARSE_ROUNDING if _rounds_coarsely(trunk, padded) else _ROUNDING
+    trunk.is_padding_free = differs[False] <= allowed
+    # Positions are then those of the batch, also of tokens behind its padding.
+    trunk.counts_padding = differs[True] > allowed
+    if not trunk.is_padding_free:
+        _tell(trunk, f"end to end its hidden states differ by {differs[False]:.2g} of their size", logging.WARNING)
+
+
+def _rows_to_try(vocabulary: int, *, left: bool) -> tuple[Tensor, Tensor]:
+    """A batch of rows of unlike lengths, padded on one side, and its mask."""
+    width, lengths = max(_LENGTHS), torch.tensor(_LENGTHS)[:, None]
+    ids = torch.randint(vocabulary, (len(_LENGTHS), width), generator=torch.Generator().manual_seed(0))
+    ids[-1, :_ALIKE] = ids[0, :_ALIKE]
+    mask = torch.arange(width) < lengths
+    if left:
+        mask = mask.flip(1)
+        ids = torch.stack([row.roll(width - length) for row, length in zip(ids, _LENGTHS, strict=True)])
+    return ids, mask.long()
 
 
 def _rounds_coarsely(trunk: Any, hidden: Tensor) -> bool:
@@ -159,18 +190,3 @@ def _rounds_coarsely(trunk: Any, hidden: Tensor) -> bool:
 
 def _tell(trunk: Any, reason: str, level: int) -> None:
     logger.log(level, "%s computes the padding of its rows: %s.", type(trunk).__name__, reason)
-
-
-@contextmanager
-def _without_dropout(model: nn.Module) -> Iterator[None]:
-    """While open, nothing of a model is drawn by chance; what is not stays in the mode that it is in."""
-    modules: list[Any] = list(model.modules())
-    noisy = [m for m in modules if isinstance(m, nn.Dropout) or getattr(m, "attention_dropout", None)]
-    before = [module.training for module in noisy]
-    for module in noisy:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module, training in zip(noisy, before, strict=True):
-            module.training = training

@@ -20,7 +20,7 @@ from tests.helpers.rollouts import (
 )
 
 
-@pytest.mark.parametrize("loss_type", ["grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo"])
+@pytest.mark.parametrize("loss_type", ["grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"])
 @pytest.mark.parametrize("setting", [{"switch_gate": -1}, {"unify_strategy": "no"}], ids=["never", "no"])
 def test_gate_never_is_grpo_bit_for_bit(tiny_model_path, tmp_path, loss_type, setting):
     stock = weights(train(FixedGRPO, tiny_model_path, tmp_path, loss_type=loss_type, max_steps=2))

@@ -47,6 +47,14 @@ class ToolPPO(WithTool, FixedPPO):
     pass
 
 
+class SampledElsewhere(FixedPPO):
+    """As rollouts of vLLM are: the log-probabilities of another engine come with them."""
+
+    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
+        completions, _ = super()._generate_single_turn(*args, **kwargs)
+        return completions, [[-1.0] * len(ids) for ids in completions]
+
+
 @pytest.mark.parametrize("tool", [False, True], ids=["text", "tool"])
 @pytest.mark.parametrize("epochs", [1, 3])
 def test_the_step_is_the_papers(tiny_model_path, tmp_path, epochs, tool):
@@ -427,3 +435,30 @@ def test_masked_completions_neither_score_nor_scale(tiny_model_path, tmp_path, s
     discount = [sum(0.95**t for t in range(int(n))) for n in lengths]
     expected = sum(float(s) * d for s, d in zip(scores, discount, strict=True)) / float(lengths.sum())
     assert log["ppo/returns_mean"] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("critic", ["head", "branch", "value_model"])
+def test_values_come_with_the_log_probabilities_that_a_correction_needs(tiny_model_path, tmp_path, critic):
+    """Policy and critic are asked once. Where the correction can weigh nothing, the update is as without it."""
+    settings = PPO | {"critic": critic, "num_iterations": 2, "max_steps": 2}
+
+    def trained(trainer_class: type) -> tuple[Any, dict[str, torch.Tensor], int]:
+        trainer, asked = build(trainer_class, tiny_model_path, tmp_path, **settings), []
+        # No engine is started.
+        trainer.use_vllm = trainer_class is SampledElsewhere
+        trainer.vllm_importance_sampling_mode = "token_truncate"
+        trainer.vllm_importance_sampling_clip_min = trainer.vllm_importance_sampling_clip_max = 1.0
+        displace(trainer.model)
+        start = weights(trainer)
+        trunk = trainer.accelerator.unwrap_model(trainer.model).base_model
+        trunk.register_forward_hook(lambda *_: asked.append(torch.is_grad_enabled()))
+        trainer.train()
+        return trainer, start, asked.count(False)
+
+    (corrected, start, passes), (plain, _, expected) = trained(SampledElsewhere), trained(FixedPPO)
+    assert corrected.state.log_history[0]["sampling/sampling_logp_difference/mean"] > 0
+    assert passes == expected
+    assert_same_update(weights(corrected), weights(plain), start, 1e-5)
+    for name in ("ppo/values_mean", "ppo/explained_variance", "ppo/kl", "ppo/ratio"):
+        lines = [trainer.state.log_history[0][name] for trainer in (corrected, plain)]
+        assert lines[0] == pytest.approx(lines[1], rel=1e-4, abs=1e-6), name

@@ -110,7 +110,7 @@ def test_attention_of_packed_rows_is_that_of_a_mask_in_float64(window):
     module = nn.Module()
     module.num_key_value_groups = 2
     rows = PackedRows(SPANS, torch.zeros(0, dtype=torch.long), torch.zeros(1, 1, dtype=torch.bool), {})
-    found, _ = rows.attend(module, query, key, value, sliding_window=window, scaling=0.3, dropout=0.0)
+    found, _ = rows.attend(module, query, key, value, None, sliding_window=window, scaling=0.3, dropout=0.0)
     torch.testing.assert_close(found.transpose(1, 2), expected, rtol=1e-10, atol=1e-12)
     weight = torch.randn_like(expected)
     ours = torch.autograd.grad((found.transpose(1, 2) * weight).sum(), (query, key, value))

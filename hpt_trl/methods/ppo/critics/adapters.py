@@ -11,9 +11,10 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification
 
 from hpt_trl.models.built_in import BUILT_IN, is_unpacked, unpacked
+from hpt_trl.models.dropout import leave_dropout_out
 from hpt_trl.models.folders import is_adapter, is_value_model
 from hpt_trl.models.readable import adapter_config
-from hpt_trl.models.twins import leave_dropout_out, twin
+from hpt_trl.models.twins import twin
 from hpt_trl.models.value_model import HeadSettings, LinearValueHead, ValueModel, new_head, read_head_settings
 from hpt_trl.models.whole_files import refuse_damaged_model
 

@@ -169,6 +169,11 @@ def _value_model(policy: Any, passed: "str | PreTrainedModel", args: PPOConfig, 
             "model. Name it as `value_model_name_or_path` to train it as a whole model beside the policy.",
             reward_model.name,
         )
+    elif reward_model is None:
+        logger.info(
+            "The value model starts from the policy, under a head of zeros; it would start from a reward model of the "
+            "policy's vocabulary, the only one with a weight, whose name is given."
+        )
     return _read_again(policy, passed, args, torch.float32) or _from_policy(policy)
 
 
