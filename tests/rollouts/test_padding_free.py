@@ -180,6 +180,8 @@ def test_a_model_that_cannot_is_told_and_trained_the_padded_way(tiny_model_path,
 
 def test_continuous_batching_goes_on_beside_it(tiny_model_path, tmp_path):
     settings = {"use_transformers_continuous_batching": True, "learning_rate": 1e-3, "max_steps": 2}
+    # Its cache would take half of the machine's memory.
+    settings |= {"transformers_continuous_batching_config": {"num_blocks": 64, "max_batch_tokens": 512}}
     ours = train(RolloutTrainer, tiny_model_path, tmp_path, **settings)
     assert trunk_of(ours).is_padding_free and ours.state.global_step == 2
 
