@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-from peft import PeftModel
 from trl import DPOConfig, RewardConfig, SFTConfig
 
+from hpt_trl.models.adapters import base_of
 from hpt_trl.models.padding_free.language_models import pad_no_more
 from hpt_trl.models.padding_free.settings import PaddingFree, log_padding, pads_no_more
 from hpt_trl.models.padding_free.trunks import take_packed_rows
@@ -45,8 +45,7 @@ def read_without_padding(trainer: Any, model: Any) -> None:
         model: a sequence classifier, or the trunk of a value model.
     """
     if _asks(trainer):
-        base = model.get_base_model() if isinstance(model, PeftModel) else model
-        take_packed_rows(base.base_model)
+        take_packed_rows(base_of(model).base_model)
 
 
 def _asks(trainer: Any) -> bool:

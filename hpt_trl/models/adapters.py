@@ -1,9 +1,16 @@
-"""Adapters in training: what is saved of them, and in which type they go on."""
+"""Adapters: the model under one, what is saved of them, and in which type they go on in a training."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
+
+
+def base_of(model: Any) -> Any:
+    """The model under an adapter, or the model itself."""
+    from peft import PeftModel
+
+    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def keep_four_bit_trainable(model: Any) -> None:

@@ -13,12 +13,12 @@ What is wrapped of the base, and why:
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 from trl import GRPOConfig, GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
+from hpt_trl.models.adapters import base_of
 from hpt_trl.models.padding_free.language_models import pad_no_more
 from hpt_trl.models.padding_free.settings import log_padding, pads_no_more
 from hpt_trl.models.padding_free.trunks import take_packed_rows
@@ -54,8 +54,7 @@ class ComputesOnce(GRPOTrainer):
                 pad_no_more(self.accelerator.unwrap_model(asked))
         # Reward models that are passed as such; those that are named are no modules here.
         for judge in self.reward_funcs:
-            model = self.accelerator.unwrap_model(judge) if isinstance(judge, torch.nn.Module) else None
-            base = model.get_base_model() if isinstance(model, PeftModel) else model
+            base = base_of(self.accelerator.unwrap_model(judge)) if isinstance(judge, torch.nn.Module) else None
             if isinstance(base, PreTrainedModel):
                 take_packed_rows(base.base_model)
 
@@ -72,7 +71,7 @@ class ComputesOnce(GRPOTrainer):
     @property
     def _base_model(self) -> Any:
         model: Any = self.accelerator.unwrap_model(self.model)
-        return model.get_base_model() if isinstance(model, PeftModel) else model
+        return base_of(model)
 
     # The micro-batches of a generation batch.
 
@@ -110,6 +109,11 @@ class ComputesOnce(GRPOTrainer):
     # Old log-probabilities: those of the first optimizer step are its own.
 
     @property
+    def _corrects_sampling(self) -> bool:
+        """Whether the base's correction for vLLM needs old log-probabilities of every row before all else."""
+        return self.use_vllm and self.vllm_importance_sampling_correction
+
+    @property
     def _leaves_old_logps_out(self) -> bool:
         """Whether the base's own pass for them, of whole rows in the padding of the whole batch, is left out."""
         return self._finds_old_logps_later
@@ -118,10 +122,9 @@ class ComputesOnce(GRPOTrainer):
     def _finds_old_logps_later(self) -> bool:
         """Whether they are those of a rollout's own first step, or asked for once rows are dealt."""
         args = self.args
-        corrects = self.use_vllm and self.vllm_importance_sampling_correction
         # Else the base computes none: each generation is one optimizer step.
         several = args.gradient_accumulation_steps % (int(args.steps_per_generation or 1) * self.num_iterations) != 0
-        return several and not corrects and self.pads_no_more and not self._is_vlm
+        return several and not self._corrects_sampling and self.pads_no_more and not self._is_vlm
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         assert self.model is not None

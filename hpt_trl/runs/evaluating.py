@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list
-from peft import PeftModel
 from transformers import set_seed
 from trl import get_quantization_config
 from trl.trainer.utils import create_model_from_path
@@ -31,6 +30,7 @@ from hpt_trl.evaluation.scoring import Judge
 from hpt_trl.files import valid_json, write_atomically
 from hpt_trl.methods.environments import environment_conditions
 from hpt_trl.methods.evaluate.stage import measures_of
+from hpt_trl.models.adapters import base_of
 from hpt_trl.models.digests import adapter_digest, model_digest
 from hpt_trl.models.loading import check_architecture, load_config, parts_of, positions_of
 from hpt_trl.models.padding_free.trunks import take_packed_rows
@@ -137,9 +137,8 @@ def load_named(name: str, device: torch.device, **settings: Any) -> torch.nn.Mod
     check_architecture(parts.base, load_config(parts.base, revision=parts.revision, trust_remote_code=trusted))
     settings |= {"device_map": {"": device}, "revision": parts.revision}
     model: Any = load_whole(create_model_from_path, parts.base, adapter=parts.adapter, **settings)
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
     # Of rows whose likelihood is measured no padding is computed.
-    take_packed_rows(base.base_model)
+    take_packed_rows(base_of(model).base_model)
     return model.eval()
 
 

@@ -12,8 +12,6 @@ from hpt_trl.errors import UserError
 from hpt_trl.models.digests import digest_of_files
 from hpt_trl.models.folders import VALUE_CONFIG_FILE, is_value_model
 from hpt_trl.models.hub_parts import value_model_folder
-from hpt_trl.models.padding_free.settings import pads_no_more
-from hpt_trl.models.padding_free.trunks import take_packed_rows
 from hpt_trl.models.sharded_weights import whole_weights
 from hpt_trl.models.value_model import ValueModel, load_value_model, why_no_value
 from hpt_trl.token_scores.cache import ScoreCache
@@ -99,8 +97,6 @@ def load_frozen(config: ValueScoresConfig, device: torch.device) -> ValueModel:
     attention = dict(config.model_init_kwargs or {}).get("attn_implementation")  # type: ignore[arg-type]
     if attention is not None:
         model.set_attn_implementation(attention)
-    if pads_no_more(config):
-        take_packed_rows(model.trunk)
     model.requires_grad_(False)
     return model.to(device).eval()
 

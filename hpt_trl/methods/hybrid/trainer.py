@@ -131,17 +131,12 @@ class HybridPostTrainer(ActingTrainer):
             logger.info("Rollouts without an advantage stay in the training: %s.", self._dropping.reason)
 
     @property
-    def _old_logps_are_known(self) -> bool:
-        """The correction for vLLM needs old log-probabilities of every row; else they wait for the dead rows."""
-        return self.use_vllm and self.vllm_importance_sampling_correction
-
-    @property
     def _finds_old_logps_later(self) -> bool:
         return False  # but by a plan, below
 
     @property
     def _leaves_old_logps_out(self) -> bool:
-        return super()._finds_old_logps_later or (self._dropping.gated and not self._old_logps_are_known)
+        return super()._finds_old_logps_later or (self._dropping.gated and not self._corrects_sampling)
 
     # Generation: keep what routing needs to know.
 

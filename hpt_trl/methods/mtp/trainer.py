@@ -31,6 +31,7 @@ from hpt_trl.methods.mtp.own_heads import check_own_heads, check_same_heads
 from hpt_trl.methods.mtp.positions import longest_row, predicted
 from hpt_trl.methods.sft.trainer import MeasuredSFTTrainer
 from hpt_trl.methods.signatures import takes_arguments_of
+from hpt_trl.models.adapters import base_of
 from hpt_trl.models.fsdp2 import mend_fsdp2
 from hpt_trl.models.future_heads.chained import SHIPPED, load_chained_heads
 from hpt_trl.models.future_heads.heads import FutureHeads, new_heads
@@ -129,7 +130,7 @@ class WeightedMTPTrainer(MeasuredSFTTrainer, LossAhead):
     def _base(self) -> Any:
         """The model that has the heads, beneath wrapper and adapter."""
         model: Any = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-        return model.get_base_model() if isinstance(model, PeftModel) else model
+        return base_of(model)
 
     @property
     def _heads(self) -> FutureHeads | None:

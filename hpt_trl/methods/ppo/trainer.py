@@ -136,7 +136,7 @@ class PPOTrainer(RolloutTrainer):
         args = self.args
         if not self.model.training:
             return super()._generate_and_score_completions(inputs)
-        self._base_asks = known = not self._leaves_old_logps_out
+        self._base_asks = known = self._corrects_sampling
         batch = super()._generate_and_score_completions(inputs)
         scores = self._scores(batch)
         if scores.isnan().any():
@@ -227,7 +227,7 @@ class PPOTrainer(RolloutTrainer):
     @property
     def _leaves_old_logps_out(self) -> bool:
         # They come with the values; where the base's correction for vLLM needs them before, values come with them.
-        return not (self.use_vllm and self.vllm_importance_sampling_correction)
+        return not self._corrects_sampling
 
     def _forward_of(self, rows: list[Row]) -> Forward:
         return Forward.of(rows, self._tokenizer.pad_token_id, self.pad_to_multiple_of)

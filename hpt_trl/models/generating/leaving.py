@@ -11,6 +11,7 @@ from peft import PeftModel
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 from transformers.generation import GenerationMode
 
+from hpt_trl.models.adapters import base_of
 from hpt_trl.models.generating.by_rows import by_rows
 from hpt_trl.models.generating.cache import roomy_cache
 
@@ -41,7 +42,7 @@ def finished_rows_leave(model: Any, *, sharded: bool, stopping: StoppingCriteria
             _tell(reason)
         if reason is not None:
             return plain(*args, **kwargs)
-        return plain(*args, **kwargs, custom_generate=by_rows, past_key_values=roomy_cache(_base(model).config))
+        return plain(*args, **kwargs, custom_generate=by_rows, past_key_values=roomy_cache(base_of(model).config))
 
     model.generate = generate
     try:
@@ -53,13 +54,9 @@ def finished_rows_leave(model: Any, *, sharded: bool, stopping: StoppingCriteria
             model.generate = own
 
 
-def _base(model: Any) -> Any:
-    return model.get_base_model() if isinstance(model, PeftModel) else model
-
-
 def _hindrance(model: Any, *args: Any, generation_config: GenerationConfig, **kwargs: Any) -> str | None:
     """Why rows cannot leave; None where they can."""
-    base, mode = _base(model), generation_config.get_generation_mode(kwargs.get("assistant_model"))
+    base, mode = base_of(model), generation_config.get_generation_mode(kwargs.get("assistant_model"))
     unusual = [name for name in _UNUSUAL if getattr(generation_config, name, None) not in (None, False)]
     more = sorted(kwargs.keys() - {"input_ids", "attention_mask", "stopping_criteria"})
     adapters = model.peft_config.values() if isinstance(model, PeftModel) else ()

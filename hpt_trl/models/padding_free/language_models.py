@@ -10,9 +10,9 @@ from functools import partial
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import Tensor
 
+from hpt_trl.models.adapters import base_of
 from hpt_trl.models.dropout import is_noisy
 from hpt_trl.models.fused_head import small_tiles
 from hpt_trl.models.padding_free.packing import Packed, laid_out, pack
@@ -41,7 +41,7 @@ def pad_no_more(model: torch.nn.Module) -> None:
     Args:
         model: with TRL's fused head on it, under an adapter or not; before it is wrapped for several processes.
     """
-    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    base = base_of(model)
     if base.config.get_text_config() is not base.config:
         leave_padded(base.base_model, "it reads more than text")
         return

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from hpt_trl.models.adapters import base_of
 from hpt_trl.models.dropout import is_noisy, without_dropout
 from hpt_trl.models.padding_free.attention import IMPLEMENTATION, ROWS, PackedRows
 from hpt_trl.models.padding_free.packing import Packed, pack
@@ -58,7 +58,7 @@ def take_packed_rows(trunk: Any) -> None:
         trunk: a model of transformers without a head, under an adapter or not; before it is wrapped for several
             processes. One that does so already is left as it is.
     """
-    trunk = trunk.get_base_model() if isinstance(trunk, PeftModel) else trunk
+    trunk = base_of(trunk)
     if "is_padding_free" in vars(trunk):
         return
     reason = why_padded(trunk)

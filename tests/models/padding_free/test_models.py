@@ -66,6 +66,8 @@ UNABLE = {
     # Their windows, and what Doge finds worth seeing, are in masks of their own: with these sizes no row here shows it.
     "phimoe": {
         "sliding_window": 18,
+        "router_jitter_noise": 0.0,
+        "input_jitter_noise": 0.0,
         "num_local_experts": 4,
         "num_experts_per_tok": 2,
         "experts_implementation": "eager",
@@ -73,6 +75,7 @@ UNABLE = {
     "qwen2_moe": {
         "layer_types": ["full_attention", "sliding_attention"],
         "sliding_window": 18,
+        "use_sliding_window": True,
         "num_experts": 4,
         "experts_implementation": "eager",
     },

@@ -8,8 +8,9 @@ from torch.utils.hooks import RemovableHandle
 from transformers import Cache
 
 from hpt_trl.errors import UserError
-from hpt_trl.methods.ppo.critics.critic import Critic, base_of, of_batch
+from hpt_trl.methods.ppo.critics.critic import Critic, of_batch
 from hpt_trl.methods.ppo.critics.head import new_head
+from hpt_trl.models.adapters import base_of
 from hpt_trl.models.decoder_parts import DecoderParts, decoder_parts, hidden_of
 from hpt_trl.models.padding_free.attention import ROWS, PackedRows
 from hpt_trl.models.twins import twin

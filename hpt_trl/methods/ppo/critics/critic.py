@@ -8,7 +8,6 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from jaxtyping import Float
 from peft import PeftModel
@@ -16,11 +15,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
-from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from trl.trainer.utils import get_config_model_id
 
 from hpt_trl.errors import UserError
+from hpt_trl.models.adapters import base_of
 from hpt_trl.models.folders import VALUE_HEAD_FILE
 from hpt_trl.models.hub_parts import folder_with
 from hpt_trl.models.padding_free.attention import PackedRows
@@ -29,12 +28,6 @@ from hpt_trl.models.value_model import ValueHead
 _NAME = "value_head"
 
 logger = logging.getLogger(__name__)
-
-
-def base_of(policy: nn.Module) -> PreTrainedModel:
-    """The model under a PEFT adapter, or the model itself."""
-    model: Any = policy
-    return model.get_base_model() if isinstance(policy, PeftModel) else model
 
 
 def of_batch(found: Tensor, rows: PackedRows | None) -> Float[Tensor, "rows tokens"]:

@@ -15,9 +15,10 @@ from hpt_trl.errors import UserError
 from hpt_trl.methods.ppo.config import PPOConfig
 from hpt_trl.methods.ppo.critics.adapters import is_over_base, value_model_of_adapter
 from hpt_trl.methods.ppo.critics.branch import BranchCritic, branch_layers
-from hpt_trl.methods.ppo.critics.critic import Critic, base_of
+from hpt_trl.methods.ppo.critics.critic import Critic
 from hpt_trl.methods.ppo.critics.head import HeadCritic, new_head
 from hpt_trl.methods.ppo.critics.value_model import ValueModelCritic
+from hpt_trl.models.adapters import base_of
 from hpt_trl.models.decoder_parts import decoder_parts
 from hpt_trl.models.folders import is_adapter
 from hpt_trl.models.hub_parts import value_model_folder

@@ -5,7 +5,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from hpt_trl.methods.ppo.critics.critic import Critic, base_of, of_batch
+from hpt_trl.methods.ppo.critics.critic import Critic, of_batch
+from hpt_trl.models.adapters import base_of
 from hpt_trl.models.padding_free.attention import ROWS
 from hpt_trl.models.value_model import ValueModel
 
